@@ -1,0 +1,2 @@
+//! microdit
+fn main(){}

@@ -1,0 +1,78 @@
+//! Self- and cross-attention with query/key normalisation over the whole width, before the heads are split.
+
+use crate::{config::BlockConfig, init::{self, Init}, linear::Linear, ops::DitBackend};
+use burn::{module::Module, tensor::Tensor};
+
+/// Multi-head self-attention; its inner width may differ from the tokens' (layer-wise scaling).
+#[derive(Module, Debug)]
+pub struct SelfAttention<B: DitBackend> {
+    /// Queries, keys and values stacked: `[3 x width, dim]`.
+    pub qkv: Linear<B>,
+    /// Output projection `[dim, width]`.
+    pub proj: Linear<B>,
+    heads: usize,
+    eps: f64,
+}
+
+impl<B: DitBackend> SelfAttention<B> {
+    /// Attention of the widths of `block`.
+    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        let (dim, width, bias) = (block.dim, block.attention_dim, block.use_bias);
+        Self {
+            qkv: init.linear(dim, 3 * width, bias, init::STD),
+            proj: init.linear(width, dim, bias, block.output_std),
+            heads: block.heads,
+            eps: block.norm_eps,
+        }
+    }
+
+    /// `[batch, tokens, dim]` to the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [q, k, v] = split_last(self.qkv.forward(x));
+        self.proj
+            .forward(B::normed_attention(q, k, v, self.heads, self.eps))
+    }
+}
+
+/// Multi-head attention from image tokens to caption tokens.
+#[derive(Module, Debug)]
+pub struct CrossAttention<B: DitBackend> {
+    /// Queries `[dim, dim]`.
+    pub q_linear: Linear<B>,
+    /// Keys and values stacked: `[2 dim, dim]`.
+    pub kv_linear: Linear<B>,
+    /// Output projection `[dim, dim]`.
+    pub proj: Linear<B>,
+    heads: usize,
+    eps: f64,
+}
+
+impl<B: DitBackend> CrossAttention<B> {
+    /// Attention of the widths of `block`.
+    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        let (dim, bias) = (block.dim, block.use_bias);
+        Self {
+            q_linear: init.linear(dim, dim, bias, init::STD),
+            kv_linear: init.linear(dim, 2 * dim, bias, init::STD),
+            proj: init.linear(dim, dim, bias, block.output_std),
+            heads: block.cross_heads,
+            eps: block.norm_eps,
+        }
+    }
+
+    /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, words, dim]`.
+    pub fn forward(&self, x: Tensor<B, 3>, captions: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [k, v] = split_last(self.kv_linear.forward(captions));
+        let q = self.q_linear.forward(x);
+        self.proj
+            .forward(B::normed_attention(q, k, v, self.heads, self.eps))
+    }
+}
+
+/// Splits the last dimension into `N` equal parts.
+pub(crate) fn split_last<B: DitBackend, const D: usize, const N: usize>(
+    x: Tensor<B, D>,
+) -> [Tensor<B, D>; N] {
+    let width = x.dims()[D - 1] / N;
+    std::array::from_fn(|i| x.clone().narrow(D - 1, i * width, width))
+}

@@ -1,0 +1,137 @@
+//! Transformer blocks: the modulated block of mixer and backbone (DiT's adaLN block with cross-attention), and the
+//! plain block that refines the captions.
+
+use crate::{
+    attention::{CrossAttention, SelfAttention, split_last},
+    config::BlockConfig,
+    feed_forward::{FeedForward, SwiGlu},
+    init::Init,
+    linear::Linear,
+    norm::{LayerNorm, Modulation},
+    ops::DitBackend,
+};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation::gelu_approximate},
+};
+
+/// Modulated self-attention (gated), cross-attention, modulated feed-forward (gated).
+#[derive(Module, Debug)]
+pub struct DitBlock<B: DitBackend> {
+    /// Norm before the self-attention.
+    pub norm1: LayerNorm<B>,
+    /// Among the image tokens.
+    pub attn: SelfAttention<B>,
+    /// From image to caption tokens.
+    pub cross_attn: CrossAttention<B>,
+    /// Norm before the cross-attention.
+    pub norm2: LayerNorm<B>,
+    /// Norm before the feed-forward.
+    pub norm3: LayerNorm<B>,
+    /// Dense or experts.
+    pub mlp: FeedForward<B>,
+    /// Condition to shift, scale and gate of attention, then of feed-forward: `[6 dim, condition_dim]`.
+    pub modulation: Linear<B>,
+}
+
+/// Shifts, scales and gates of one block.
+#[derive(Clone, Debug)]
+pub struct BlockModulation<B: DitBackend> {
+    /// Of the norm before the self-attention.
+    pub attn: Modulation<B>,
+    /// Multiplies the self-attention's output, `[batch, dim]`.
+    pub attn_gate: Tensor<B, 2>,
+    /// Of the norm before the feed-forward.
+    pub mlp: Modulation<B>,
+    /// Multiplies the feed-forward's output, `[batch, dim]`.
+    pub mlp_gate: Tensor<B, 2>,
+}
+
+impl<B: DitBackend> DitBlock<B> {
+    /// A block of these widths.
+    pub fn new(config: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        let norm = |init: &Init<'_, B>| LayerNorm::new(config.dim, config.norm_eps, init);
+        Self {
+            norm1: norm(init),
+            attn: SelfAttention::new(config, init),
+            cross_attn: CrossAttention::new(config, init),
+            norm2: norm(init),
+            norm3: norm(init),
+            mlp: FeedForward::new(config, init),
+            modulation: init.zero_linear(config.condition_dim, 6 * config.dim, true),
+        }
+    }
+
+    /// Modulation by `condition` `[batch, condition_dim]`.
+    pub fn modulate(&self, condition: Tensor<B, 2>) -> BlockModulation<B> {
+        let [shift, scale, attn_gate, mlp_shift, mlp_scale, mlp_gate] =
+            split_last(self.modulation.forward(gelu_approximate(condition)));
+        BlockModulation {
+            attn: Modulation { shift, scale },
+            attn_gate,
+            mlp: Modulation {
+                shift: mlp_shift,
+                scale: mlp_scale,
+            },
+            mlp_gate,
+        }
+    }
+
+    /// `x` `[batch, tokens, dim]`, `captions` `[batch, words, dim]`, `condition` `[batch, condition_dim]`.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        captions: Tensor<B, 3>,
+        condition: Tensor<B, 2>,
+    ) -> Tensor<B, 3> {
+        let modulation = self.modulate(condition);
+        let attended = self
+            .attn
+            .forward(self.norm1.modulated(x.clone(), modulation.attn));
+        let x = B::gated_residual(x, attended, modulation.attn_gate);
+        let x = x.clone() + self.cross_attn.forward(self.norm2.forward(x), captions);
+        let fed = self
+            .mlp
+            .forward(self.norm3.modulated(x.clone(), modulation.mlp));
+        B::gated_residual(x, fed, modulation.mlp_gate)
+    }
+}
+
+/// Pre-norm self-attention and SwiGLU over caption tokens.
+#[derive(Module, Debug)]
+pub struct CaptionBlock<B: DitBackend> {
+    /// Norm before the attention.
+    pub norm1: LayerNorm<B>,
+    /// Among the caption tokens.
+    pub attn: SelfAttention<B>,
+    /// Norm before the feed-forward.
+    pub norm2: LayerNorm<B>,
+    /// Dense feed-forward.
+    pub mlp: SwiGlu<B>,
+}
+
+impl<B: DitBackend> CaptionBlock<B> {
+    /// A block of these widths that starts as the identity.
+    pub fn new(config: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        let wide = BlockConfig {
+            output_std: crate::init::STD,
+            ..config.clone()
+        };
+        let mut attn = SelfAttention::new(&wide, init);
+        let mut mlp = SwiGlu::new(&wide, init);
+        attn.proj = init.zero_linear(config.attention_dim, config.dim, config.use_bias);
+        mlp.w3 = init.zero_linear(config.hidden_dim, config.dim, config.use_bias);
+        Self {
+            norm1: LayerNorm::new(config.dim, config.norm_eps, init),
+            attn,
+            norm2: LayerNorm::new(config.dim, config.norm_eps, init),
+            mlp,
+        }
+    }
+
+    /// `[batch, words, dim]` to the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
+        x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+}

@@ -1,0 +1,471 @@
+//! `DitConfig`: every size of the network in one place, with presets and validation.
+
+use crate::width::{WidthScale, attention_width, expert_width, swiglu_width};
+use serde::{Deserialize, Serialize};
+
+/// A configuration that cannot be built: the field, and the rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("model.{field}: {rule}")]
+pub struct ConfigError {
+    /// The field of [`DitConfig`] at fault.
+    pub field: &'static str,
+    /// The rule, with the values that break it.
+    pub rule: String,
+}
+
+/// The patch-mixer: a small transformer that sees all patches before any is dropped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixerConfig {
+    /// Width of its tokens; where it differs from the backbone's, norm + linear map in and out.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention width over `dim`.
+    #[serde(default = "one")]
+    pub qkv_ratio: f64,
+    /// Feed-forward width over `dim`.
+    #[serde(default = "four")]
+    pub mlp_ratio: f64,
+}
+
+/// Expert-choice mixture of experts (arXiv 2202.09368) in the feed-forward of every n-th block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoeConfig {
+    /// Number of experts.
+    pub experts: usize,
+    /// Mean number of experts that process a token: an expert takes `capacity x tokens / experts` tokens.
+    pub capacity: f64,
+    /// Every n-th block has experts, except the last backbone block and the first mixer block.
+    pub every: usize,
+}
+
+/// Sizes of a [`Dit`](crate::Dit).
+///
+/// ```
+/// use microdit::DitConfig;
+/// let config = DitConfig::tiny_2().with_input_size(64).with_pos_interp_scale(2.0);
+/// config.validate()?;
+/// assert_eq!(config.tokens(), 1024);
+/// assert!(DitConfig::tiny_2().with_input_size(31).validate().is_err());
+/// # Ok::<(), microdit::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitConfig {
+    /// Height and width of the latent.
+    pub input_size: usize,
+    /// Side of a patch, in latent pixels.
+    pub patch_size: usize,
+    /// Channels of the latent.
+    pub in_channels: usize,
+    /// Width of the backbone's tokens.
+    pub dim: usize,
+    /// Number of backbone blocks.
+    pub depth: usize,
+    /// Nominal width of an attention head.
+    pub head_dim: usize,
+    /// Feed-forward widths are rounded up to a multiple of this.
+    pub multiple_of: usize,
+    /// Channels of a caption token.
+    pub caption_channels: usize,
+    /// Divides the patch coordinates: 2 stretches the positions of a 256 px model over 512 px.
+    #[serde(default = "one")]
+    pub pos_interp_scale: f64,
+    /// Epsilon of every layer norm.
+    #[serde(default = "default_norm_eps")]
+    pub norm_eps: f64,
+    /// Attention width over `dim`, by block.
+    pub qkv_width: WidthScale,
+    /// Feed-forward width over `dim`, by block.
+    pub ffn_width: WidthScale,
+    /// The patch-mixer; without one, masking can only be naive.
+    #[serde(default)]
+    pub mixer: Option<MixerConfig>,
+    /// The experts; without, every feed-forward is dense.
+    #[serde(default)]
+    pub moe: Option<MoeConfig>,
+    /// Biases in attention, dense feed-forward and mixer projections.
+    #[serde(default)]
+    pub use_bias: bool,
+    /// Scale the initial output projections of block i by 1 / sqrt(2 (i + 1)) instead of 1 / sqrt(2 depth).
+    #[serde(default = "yes")]
+    pub depth_init: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn four() -> f64 {
+    4.0
+}
+fn yes() -> bool {
+    true
+}
+fn default_norm_eps() -> f64 {
+    1e-6
+}
+
+/// Widths of one transformer block, derived from a [`DitConfig`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockConfig {
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Width of the vector that modulates the block.
+    pub condition_dim: usize,
+    /// Width of queries, keys and values of the self-attention.
+    pub attention_dim: usize,
+    /// Heads of the self-attention.
+    pub heads: usize,
+    /// Heads of the cross-attention, whose width is `dim`.
+    pub cross_heads: usize,
+    /// Hidden width of the feed-forward, or of one expert.
+    pub hidden_dim: usize,
+    /// Experts of this block, if it has any.
+    pub moe: Option<MoeConfig>,
+    /// Biases in attention and dense feed-forward.
+    pub use_bias: bool,
+    /// Epsilon of the layer norms.
+    pub norm_eps: f64,
+    /// Standard deviation of the initial output projections.
+    pub output_std: f64,
+}
+
+macro_rules! builders {
+    ($($(#[$doc:meta])* $name:ident: $field:ident: $type:ty;)*) => {
+        $($(#[$doc])* #[must_use] pub fn $name(mut self, value: $type) -> Self { self.$field = value; self })*
+    };
+}
+
+impl DitConfig {
+    /// MicroDiT-Tiny/2 for 256 px (32 x 32 x 4 latents): 200,692,752 parameters.
+    pub fn tiny_2() -> Self {
+        Self {
+            dim: 512,
+            depth: 16,
+            head_dim: 32,
+            mixer: Some(MixerConfig {
+                dim: 512,
+                depth: 4,
+                qkv_ratio: 1.0,
+                mlp_ratio: 4.0,
+            }),
+            ..Self::xl_2()
+        }
+    }
+
+    /// MicroDiT-XL/2 for 256 px (32 x 32 x 4 latents): 1,165,442,320 parameters.
+    pub fn xl_2() -> Self {
+        Self {
+            input_size: 32,
+            patch_size: 2,
+            in_channels: 4,
+            dim: 1024,
+            depth: 28,
+            head_dim: 64,
+            multiple_of: 256,
+            caption_channels: 1024,
+            pos_interp_scale: 1.0,
+            norm_eps: 1e-6,
+            qkv_width: WidthScale::Linear { from: 0.5, to: 1.0 },
+            ffn_width: WidthScale::Linear { from: 0.5, to: 4.0 },
+            mixer: Some(MixerConfig {
+                dim: 768,
+                depth: 6,
+                qkv_ratio: 1.0,
+                mlp_ratio: 4.0,
+            }),
+            moe: Some(MoeConfig {
+                experts: 8,
+                capacity: 2.0,
+                every: 2,
+            }),
+            use_bias: false,
+            depth_init: true,
+        }
+    }
+
+    builders! {
+        /// Sets the height and width of the latent.
+        with_input_size: input_size: usize;
+        /// Sets the side of a patch.
+        with_patch_size: patch_size: usize;
+        /// Sets the channels of the latent.
+        with_in_channels: in_channels: usize;
+        /// Sets the width of the backbone.
+        with_dim: dim: usize;
+        /// Sets the number of backbone blocks.
+        with_depth: depth: usize;
+        /// Sets the nominal width of a head.
+        with_head_dim: head_dim: usize;
+        /// Sets the multiple feed-forward widths are rounded up to.
+        with_multiple_of: multiple_of: usize;
+        /// Sets the channels of a caption token.
+        with_caption_channels: caption_channels: usize;
+        /// Sets the divisor of the patch coordinates.
+        with_pos_interp_scale: pos_interp_scale: f64;
+        /// Sets the epsilon of every layer norm.
+        with_norm_eps: norm_eps: f64;
+        /// Sets the growth of the attention widths.
+        with_qkv_width: qkv_width: WidthScale;
+        /// Sets the growth of the feed-forward widths.
+        with_ffn_width: ffn_width: WidthScale;
+        /// Sets or removes the patch-mixer.
+        with_mixer: mixer: Option<MixerConfig>;
+        /// Sets or removes the experts.
+        with_moe: moe: Option<MoeConfig>;
+        /// Sets whether attention and dense feed-forward have biases.
+        with_use_bias: use_bias: bool;
+        /// Sets whether the initial scale of the output projections depends on the depth of the block.
+        with_depth_init: depth_init: bool;
+    }
+
+    /// Patches along one side of the latent.
+    pub fn grid(&self) -> usize {
+        self.input_size / self.patch_size
+    }
+
+    /// Tokens of one image.
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// Numbers in one patch: `patch_size^2 x in_channels`.
+    pub fn patch_dim(&self) -> usize {
+        self.patch_size * self.patch_size * self.in_channels
+    }
+
+    /// Widths of every backbone block.
+    pub fn blocks(&self) -> Vec<BlockConfig> {
+        let qkv = self.qkv_width.multipliers(self.depth);
+        let ffn = self.ffn_width.multipliers(self.depth);
+        (0..self.depth)
+            .map(|i| {
+                let has_experts = |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i + 1 != self.depth;
+                let moe = self.moe.as_ref().filter(has_experts);
+                let layers = if self.depth_init { i + 1 } else { self.depth };
+                self.block(self.dim, (qkv[i], ffn[i]), moe, layers)
+            })
+            .collect()
+    }
+
+    /// Widths of every block of the patch-mixer; empty without one.
+    pub fn mixer_blocks(&self) -> Vec<BlockConfig> {
+        let Some(mixer) = &self.mixer else {
+            return Vec::new();
+        };
+        (0..mixer.depth)
+            .map(|i| {
+                let has_experts = |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i != 0;
+                let moe = self.moe.as_ref().filter(has_experts);
+                let ratios = (mixer.qkv_ratio, mixer.mlp_ratio);
+                self.block(mixer.dim, ratios, moe, self.depth)
+            })
+            .collect()
+    }
+
+    /// Widths of the caption block: a self-attention and a feed-forward, neither modulated nor masked.
+    pub fn caption_block(&self) -> BlockConfig {
+        self.block(self.dim, (1.0, 4.0), None, 1)
+    }
+
+    /// `layers` is the number of layers whose residuals the initial output projections are scaled for.
+    fn block(
+        &self,
+        dim: usize,
+        (qkv, ffn): (f64, f64),
+        moe: Option<&MoeConfig>,
+        layers: usize,
+    ) -> BlockConfig {
+        let (attention_dim, heads) = attention_width(dim, self.head_dim, qkv);
+        let hidden = if moe.is_some() {
+            expert_width
+        } else {
+            swiglu_width
+        };
+        BlockConfig {
+            dim,
+            condition_dim: self.dim,
+            attention_dim,
+            heads,
+            cross_heads: dim / self.head_dim,
+            hidden_dim: hidden(dim, ffn, self.multiple_of),
+            moe: moe.cloned(),
+            use_bias: self.use_bias,
+            norm_eps: self.norm_eps,
+            output_std: crate::init::STD / (2.0 * layers as f64).sqrt(),
+        }
+    }
+
+    /// Checks that a network of these sizes exists.
+    ///
+    /// # Errors
+    /// The first field that breaks a rule, with the rule and the values.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("input_size", self.input_size),
+            ("patch_size", self.patch_size),
+            ("in_channels", self.in_channels),
+            ("dim", self.dim),
+            ("depth", self.depth),
+            ("head_dim", self.head_dim),
+            ("multiple_of", self.multiple_of),
+            ("caption_channels", self.caption_channels),
+        ];
+        for (field, value) in positive {
+            require(value > 0, field, || "must be at least 1".into())?;
+        }
+        require(
+            self.input_size.is_multiple_of(self.patch_size),
+            "input_size",
+            || {
+                format!(
+                    "{} is not a multiple of patch_size {}: the patches must form a square grid",
+                    self.input_size, self.patch_size
+                )
+            },
+        )?;
+        require(self.dim.is_multiple_of(4), "dim", || {
+            format!("{} is not a multiple of 4, which the 2-D positions need", self.dim)
+        })?;
+        require_heads("head_dim", self.dim, self.head_dim)?;
+        let scale = self.pos_interp_scale;
+        require(scale.is_finite() && scale > 0.0, "pos_interp_scale", || {
+            format!("{scale} is not a positive number")
+        })?;
+        let eps = self.norm_eps;
+        require(eps.is_finite() && eps > 0.0, "norm_eps", || {
+            format!("{eps} is not a positive number")
+        })?;
+        for (field, width) in [("qkv_width", &self.qkv_width), ("ffn_width", &self.ffn_width)] {
+            if let Some(rule) = width.problem(self.depth) {
+                return Err(ConfigError { field, rule });
+            }
+        }
+        if let Some(mixer) = &self.mixer {
+            require(mixer.dim > 0 && mixer.depth > 0, "mixer", || {
+                "dim and depth must be at least 1; leave the mixer out with None".into()
+            })?;
+            require_heads("mixer.dim", mixer.dim, self.head_dim)?;
+            for (field, ratio) in [
+                ("mixer.qkv_ratio", mixer.qkv_ratio),
+                ("mixer.mlp_ratio", mixer.mlp_ratio),
+            ] {
+                require(ratio.is_finite() && ratio > 0.0, field, || {
+                    format!("{ratio} is not a positive number")
+                })?;
+            }
+        }
+        if let Some(moe) = &self.moe {
+            require(moe.experts > 0, "moe.experts", || "must be at least 1".into())?;
+            require(moe.every > 0, "moe.every", || "must be at least 1".into())?;
+            let capacity = moe.capacity;
+            require(capacity.is_finite() && capacity > 0.0, "moe.capacity", || {
+                format!("{capacity} is not a positive number")
+            })?;
+            self.validate_capacity(self.tokens())?;
+        }
+        for block in self.blocks().iter().chain(&self.mixer_blocks()) {
+            require(block.hidden_dim > 0, "ffn_width", || {
+                "gives a feed-forward of width 0".into()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every expert gets between one token and all of them when `tokens` are present, as after masking.
+    ///
+    /// # Errors
+    /// `moe.capacity`, with the numbers.
+    pub fn validate_capacity(&self, tokens: usize) -> Result<(), ConfigError> {
+        let Some(moe) = &self.moe else { return Ok(()) };
+        let taken = moe.tokens_per_expert(tokens);
+        require((1..=tokens).contains(&taken), "moe.capacity", || {
+            format!(
+                "capacity {} over {} experts lets each take {taken} of {tokens} tokens; it must be 1 to {tokens}",
+                moe.capacity, moe.experts
+            )
+        })
+    }
+}
+
+impl MoeConfig {
+    /// Tokens each expert takes of `tokens`: `floor(capacity x tokens / experts)`.
+    pub fn tokens_per_expert(&self, tokens: usize) -> usize {
+        (self.capacity * tokens as f64 / self.experts as f64) as usize
+    }
+}
+
+fn require(
+    holds: bool,
+    field: &'static str,
+    rule: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError {
+            field,
+            rule: rule(),
+        })
+    }
+}
+
+/// Heads of a width that is not scaled: `dim / head_dim`, which must divide `dim`.
+fn require_heads(field: &'static str, dim: usize, head_dim: usize) -> Result<(), ConfigError> {
+    let heads = dim / head_dim;
+    require(heads > 0 && dim.is_multiple_of(heads), field, || {
+        format!("width {dim} cannot be split into heads of {head_dim}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid() {
+        DitConfig::tiny_2().validate().unwrap();
+        DitConfig::xl_2().validate().unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let broken = [
+            (DitConfig::tiny_2().with_input_size(33), "input_size"),
+            (DitConfig::tiny_2().with_dim(510), "dim"),
+            (DitConfig::tiny_2().with_head_dim(600), "head_dim"),
+            (DitConfig::tiny_2().with_depth(0), "depth"),
+            (
+                DitConfig::tiny_2().with_qkv_width(WidthScale::Steps(vec![1.0; 3])),
+                "qkv_width",
+            ),
+            (
+                DitConfig::tiny_2().with_moe(Some(MoeConfig {
+                    experts: 1000,
+                    capacity: 1.0,
+                    every: 2,
+                })),
+                "moe.capacity",
+            ),
+        ];
+        for (config, field) in broken {
+            assert_eq!(config.validate().unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn experts_skip_the_last_block_and_the_first_mixer_block() {
+        let config = DitConfig::tiny_2().with_moe(Some(MoeConfig {
+            experts: 8,
+            capacity: 2.0,
+            every: 1,
+        }));
+        let with_experts: Vec<bool> = config.blocks().iter().map(|b| b.moe.is_some()).collect();
+        assert!(with_experts[..15].iter().all(|&moe| moe) && !with_experts[15]);
+        let with_experts: Vec<bool> =
+            config.mixer_blocks().iter().map(|b| b.moe.is_some()).collect();
+        assert_eq!(with_experts, [false, true, true, true]);
+    }
+}

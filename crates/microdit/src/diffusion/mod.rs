@@ -1,0 +1,5 @@
+//! Diffusion mathematics: EDM's preconditioning and loss, noise schedules, samplers.
+
+pub mod edm;
+pub mod sampler;
+pub mod schedule;

@@ -1,0 +1,212 @@
+//! The network: embed -> mixer -> mask -> backbone -> final layer.
+
+use crate::{
+    block::{CaptionBlock, DitBlock},
+    attention::split_last,
+    config::{ConfigError, DitConfig},
+    embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
+    init::Init,
+    linear::Linear,
+    mask::{MaskStage, TokenMask},
+    mixer::PatchMixer,
+    norm::{LayerNorm, Modulation},
+    ops::DitBackend,
+};
+use burn::{
+    module::Module,
+    tensor::{Tensor, TensorData, activation::gelu_approximate},
+};
+
+/// What the blocks are conditioned on.
+#[derive(Clone, Debug)]
+pub struct Conditioning<B: DitBackend> {
+    /// Refined caption tokens, the context of every cross-attention: `[batch, words, dim]`.
+    pub captions: Tensor<B, 3>,
+    /// Time plus pooled caption, drives every modulation: `[batch, dim]`.
+    pub vector: Tensor<B, 2>,
+}
+
+/// Modulated norm and projection to patches.
+#[derive(Module, Debug)]
+pub struct FinalLayer<B: DitBackend> {
+    /// `[patch x patch x channels, dim]`.
+    pub linear: Linear<B>,
+    /// Condition to shift and scale `[2 dim, dim]`.
+    pub modulation: Linear<B>,
+    /// Norm over `dim`.
+    pub norm_final: LayerNorm<B>,
+}
+
+impl<B: DitBackend> FinalLayer<B> {
+    fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+        Self {
+            linear: init.zero_linear(config.dim, config.patch_dim(), true),
+            modulation: init.zero_linear(config.dim, 2 * config.dim, true),
+            norm_final: LayerNorm::new(config.dim, config.norm_eps, init),
+        }
+    }
+
+    /// `[batch, tokens, dim]` and condition `[batch, dim]` to `[batch, tokens, patch x patch x channels]`.
+    pub fn forward(&self, x: Tensor<B, 3>, condition: Tensor<B, 2>) -> Tensor<B, 3> {
+        let [shift, scale] = split_last(self.modulation.forward(gelu_approximate(condition)));
+        self.linear
+            .forward(self.norm_final.modulated(x, Modulation { shift, scale }))
+    }
+}
+
+/// A diffusion transformer with patch-mixer, deferred masking, expert-choice MoE and layer-wise scaling
+/// (MicroDiT, arXiv 2407.15811).
+#[derive(Module, Debug)]
+pub struct Dit<B: DitBackend> {
+    /// Patches to tokens.
+    pub x_embedder: PatchEmbed<B>,
+    /// Noise level to vector.
+    pub t_embedder: TimestepEmbed<B>,
+    /// Caption channels to `dim`.
+    pub y_proj: Mlp<B>,
+    /// Refines the caption tokens.
+    pub y_emb_preprocess: CaptionBlock<B>,
+    /// Mean caption token to vector.
+    pub pooled_y_emb_process: Mlp<B>,
+    /// Sees all tokens.
+    pub mixer: Option<PatchMixer<B>>,
+    /// The backbone; sees the kept tokens.
+    pub blocks: Vec<DitBlock<B>>,
+    /// Tokens to patches.
+    pub final_layer: FinalLayer<B>,
+    positions: Tensor<B, 3>,
+    patch_size: usize,
+}
+
+impl DitConfig {
+    /// A network of these sizes with initial weights drawn from `seed`.
+    ///
+    /// ```
+    /// use burn::tensor::Tensor;
+    /// use burn_flex::Flex;
+    /// use microdit::{DitConfig, WidthScale};
+    /// let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
+    ///     .with_multiple_of(16).with_caption_channels(12).with_mixer(None);
+    /// let device = Default::default();
+    /// let dit = config.init::<Flex>(0, &device)?;
+    /// let x = Tensor::ones([1, 4, 8, 8], &device);
+    /// let y = dit.forward(x, Tensor::zeros([1], &device), Tensor::ones([1, 5, 12], &device));
+    /// assert_eq!(y.dims(), [1, 4, 8, 8]);
+    /// # Ok::<(), microdit::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If [`validate`](Self::validate) rejects the sizes.
+    pub fn init<B: DitBackend>(&self, seed: u64, device: &B::Device) -> Result<Dit<B>, ConfigError> {
+        self.validate()?;
+        let mut init = Init::new(seed, device);
+        let (dim, eps) = (self.dim, self.norm_eps);
+        let positions = sincos_positions(dim, self.grid(), self.pos_interp_scale);
+        Ok(Dit {
+            x_embedder: PatchEmbed::new(self, &mut init),
+            t_embedder: TimestepEmbed::new(dim, &mut init),
+            y_proj: Mlp::new(self.caption_channels, dim, eps, &mut init),
+            y_emb_preprocess: CaptionBlock::new(&self.caption_block(), &mut init),
+            pooled_y_emb_process: Mlp::new(dim, dim, eps, &mut init),
+            mixer: PatchMixer::new(self, &mut init),
+            blocks: self
+                .blocks()
+                .iter()
+                .map(|block| DitBlock::new(block, &mut init))
+                .collect(),
+            final_layer: FinalLayer::new(self, &mut init),
+            positions: Tensor::from_data(
+                TensorData::new(positions, [1, self.tokens(), dim]),
+                device,
+            ),
+            patch_size: self.patch_size,
+        })
+    }
+}
+
+impl<B: DitBackend> Dit<B> {
+    /// Side of a patch in latent pixels.
+    pub fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
+    /// Position table `[1, tokens, dim]`: computed from the configuration, never loaded.
+    pub fn positions(&self) -> Tensor<B, 3> {
+        self.positions.clone()
+    }
+
+    /// Latents `[batch, channels, height, width]` to positioned tokens `[batch, tokens, dim]`.
+    pub fn embed(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
+        self.x_embedder.forward(x) + self.positions.clone()
+    }
+
+    /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, words, channels]` to the conditioning.
+    pub fn condition(&self, t: Tensor<B, 1>, captions: Tensor<B, 3>) -> Conditioning<B> {
+        let captions = self.y_emb_preprocess.forward(self.y_proj.forward(captions));
+        let [_, _, dim] = captions.dims();
+        let mean = captions.clone().mean_dim(1).reshape([-1, dim as i64]);
+        // A single time is added to every row.
+        let vector = self.pooled_y_emb_process.forward(mean) + self.t_embedder.forward(t);
+        Conditioning { captions, vector }
+    }
+
+    /// Network output for every pixel, no token dropped: `x` `[batch, channels, height, width]` (already scaled by
+    /// `c_in`), `t` `[batch]` or `[1]`, `captions` `[batch, words, channels]`, to the shape of `x`.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 4>,
+        t: Tensor<B, 1>,
+        captions: Tensor<B, 3>,
+    ) -> Tensor<B, 4> {
+        unpatchify(self.forward_tokens(x, t, captions, None), self.patch_size)
+    }
+
+    /// Network output for the kept tokens: `[batch, kept, patch x patch x channels]`. The backbone never computes on
+    /// a dropped token; [`TokenMask::scatter`] puts the kept ones back into the image where that is wanted.
+    pub fn forward_tokens(
+        &self,
+        x: Tensor<B, 4>,
+        t: Tensor<B, 1>,
+        captions: Tensor<B, 3>,
+        mask: Option<&TokenMask<B>>,
+    ) -> Tensor<B, 3> {
+        let drop_at = |stage, x| match mask {
+            Some(mask) if mask.stage() == stage => mask.gather(x),
+            _ => x,
+        };
+        let condition = self.condition(t, captions);
+        let x = drop_at(MaskStage::BeforeMixer, self.embed(x));
+        let x = match &self.mixer {
+            Some(mixer) => {
+                let mixed = mixer.forward(x, &condition);
+                mixer.map_out(drop_at(MaskStage::AfterMixer, mixed))
+            }
+            None => drop_at(MaskStage::AfterMixer, x),
+        };
+        let x = self.blocks.iter().fold(x, |x, block| {
+            block.forward(x, condition.captions.clone(), condition.vector.clone())
+        });
+        self.final_layer.forward(x, condition.vector)
+    }
+
+    /// Classifier-free guidance (arXiv 2207.12598) with a zero caption: `uncond + scale (cond - uncond)`, both halves
+    /// in one batch; a scale of 1 runs the conditional half alone. Shapes as [`forward`](Self::forward).
+    pub fn forward_guided(
+        &self,
+        x: Tensor<B, 4>,
+        t: Tensor<B, 1>,
+        captions: Tensor<B, 3>,
+        scale: f64,
+    ) -> Tensor<B, 4> {
+        if scale == 1.0 {
+            return self.forward(x, t, captions);
+        }
+        let batch = x.dims()[0];
+        let t = if t.dims()[0] == 1 { t } else { Tensor::cat(vec![t.clone(), t], 0) };
+        let captions = Tensor::cat(vec![captions.clone(), captions.zeros_like()], 0);
+        let both = self.forward(Tensor::cat(vec![x.clone(), x], 0), t, captions);
+        let conditional = both.clone().narrow(0, 0, batch);
+        let unconditional = both.narrow(0, batch, batch);
+        unconditional.clone() + (conditional - unconditional) * scale
+    }
+}

@@ -1,0 +1,121 @@
+//! Averages of weights over training.
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Tensor, TensorPrimitive, backend::Backend},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::VecDeque, marker::PhantomData};
+
+/// How fast an average forgets.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Decay {
+    /// The average keeps this fraction at every update, `0..1`.
+    Smoothing(f64),
+    /// After this many steps the average has forgotten half.
+    HalfLife(f64),
+}
+
+/// When and how an average is updated.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmaConfig {
+    /// How fast it forgets.
+    pub decay: Decay,
+    /// Finished steps after which it starts, as a copy of the weights.
+    #[serde(default)]
+    pub start: u64,
+    /// Steps between updates.
+    #[serde(default = "every_step")]
+    pub every: u64,
+}
+
+fn every_step() -> u64 {
+    1
+}
+
+impl EmaConfig {
+    /// Fraction kept at an update.
+    pub fn smoothing(&self) -> f64 {
+        match self.decay {
+            Decay::Smoothing(smoothing) => smoothing,
+            Decay::HalfLife(steps) => 0.5f64.powf(self.every as f64 / steps),
+        }
+    }
+}
+
+/// An exponential moving average of a module's parameters: `ema = s ema + (1 - s) w`.
+#[derive(Clone, Debug)]
+pub struct Ema<M> {
+    config: EmaConfig,
+    average: Option<M>,
+}
+
+impl<M> Ema<M> {
+    /// An average that has not started.
+    pub fn new(config: EmaConfig) -> Self {
+        Self {
+            config,
+            average: None,
+        }
+    }
+
+    /// Continues from a saved average.
+    pub fn resume(config: EmaConfig, average: Option<M>) -> Self {
+        Self { config, average }
+    }
+
+    /// The average; none before its start step.
+    pub fn average(&self) -> Option<&M> {
+        self.average.as_ref()
+    }
+
+    /// Takes in the weights after `step` finished steps, if an update is due.
+    pub fn update<B: Backend>(&mut self, live: &M, step: u64)
+    where
+        M: Module<B>,
+    {
+        if step < self.config.start {
+            return;
+        }
+        self.average = match self.average.take() {
+            None => Some(live.clone()),
+            Some(average) if (step - self.config.start).is_multiple_of(self.config.every.max(1)) => {
+                Some(blend(average, live, self.config.smoothing()))
+            }
+            unchanged => unchanged,
+        };
+    }
+}
+
+/// `smoothing average + (1 - smoothing) live`, parameter by parameter.
+///
+/// # Panics
+/// If the two modules do not have the same parameters.
+pub fn blend<B: Backend, M: Module<B>>(average: M, live: &M, smoothing: f64) -> M {
+    struct Collect<B: Backend>(VecDeque<TensorPrimitive<B>>);
+    impl<B: Backend> ModuleVisitor<B> for Collect<B> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            self.0.push_back(param.val().into_primitive());
+        }
+    }
+    struct Blend<B: Backend> {
+        live: VecDeque<TensorPrimitive<B>>,
+        smoothing: f64,
+        backend: PhantomData<B>,
+    }
+    impl<B: Backend> ModuleMapper<B> for Blend<B> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+            let live = self.live.pop_front().expect("modules of one shape");
+            let live = Tensor::from_primitive(live);
+            param.map(|average| average * self.smoothing + live * (1.0 - self.smoothing))
+        }
+    }
+    let mut collect = Collect(VecDeque::new());
+    live.visit(&mut collect);
+    average.map(&mut Blend {
+        live: collect.0,
+        smoothing,
+        backend: PhantomData,
+    })
+}

@@ -1,0 +1,167 @@
+//! Embeddings: patches, their 2-D positions, the time, and the captions.
+
+use crate::{config::DitConfig, init::{self, Init}, linear::Linear, norm::LayerNorm, ops::DitBackend};
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, activation::gelu_approximate, backend::Backend},
+};
+
+/// Frequencies of the time embedding: half of them cosines, half sines.
+const TIME_CHANNELS: usize = 512;
+
+/// Non-overlapping square patches, each through one linear map.
+#[derive(Module, Debug)]
+pub struct PatchEmbed<B: DitBackend> {
+    /// The map, kept in the layout of a convolution.
+    pub proj: PatchProjection<B>,
+}
+
+/// Weight `[dim, channels, patch, patch]` and bias `[dim]`.
+#[derive(Module, Debug)]
+pub struct PatchProjection<B: DitBackend> {
+    /// `[dim, channels, patch, patch]`.
+    pub weight: Param<Tensor<B, 4>>,
+    /// `[dim]`.
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: DitBackend> PatchEmbed<B> {
+    /// Glorot weights over the flattened patch.
+    pub fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+        let (patch, fan_in) = (config.patch_size, config.patch_dim());
+        let shape = [config.dim, config.in_channels, patch, patch];
+        Self {
+            proj: PatchProjection {
+                weight: init.xavier(shape, fan_in, config.dim),
+                bias: init.uniform([config.dim], (fan_in as f64).powf(-0.5)),
+            },
+        }
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, tokens, dim]`, tokens row by row.
+    pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
+        let [dim, channels, patch, _] = self.proj.weight.dims();
+        let weight = self
+            .proj
+            .weight
+            .val()
+            .reshape([dim, channels * patch * patch]);
+        B::project(channel_patches(x, patch), weight, Some(self.proj.bias.val()))
+    }
+}
+
+/// `[batch, channels, height, width]` to `[batch, tokens, channels x patch x patch]`: the order of a convolution's weight.
+fn channel_patches<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
+    let [batch, channels, height, width] = x.dims();
+    let (rows, columns) = (height / patch, width / patch);
+    x.reshape([batch, channels, rows, patch, columns, patch])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([batch, rows * columns, channels * patch * patch])
+}
+
+/// `[batch, channels, height, width]` to `[batch, tokens, patch x patch x channels]`: the order of the network's output.
+pub fn patchify<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
+    let [batch, channels, height, width] = x.dims();
+    let (rows, columns) = (height / patch, width / patch);
+    x.reshape([batch, channels, rows, patch, columns, patch])
+        .permute([0, 2, 4, 3, 5, 1])
+        .reshape([batch, rows * columns, patch * patch * channels])
+}
+
+/// Inverse of [`patchify`] for a square image.
+///
+/// # Panics
+/// If the tokens do not form a square.
+pub fn unpatchify<B: Backend>(tokens: Tensor<B, 3>, patch: usize) -> Tensor<B, 4> {
+    let [batch, count, patch_dim] = tokens.dims();
+    let grid = count.isqrt();
+    assert_eq!(grid * grid, count, "{count} tokens do not form a square");
+    let channels = patch_dim / (patch * patch);
+    tokens
+        .reshape([batch, grid, grid, patch, patch, channels])
+        .permute([0, 5, 1, 3, 2, 4])
+        .reshape([batch, channels, grid * patch, grid * patch])
+}
+
+/// Fixed 2-D sine-cosine positions `[grid x grid, dim]`, row by row: the first half of the channels encodes the
+/// column, the second half the row; in each half `dim / 4` sines, then as many cosines.
+///
+/// Coordinates are divided by `interp_scale` in f32, the rest is f64, as the reference computes it.
+pub fn sincos_positions(dim: usize, grid: usize, interp_scale: f64) -> Vec<f32> {
+    let quarter = dim / 4;
+    let coordinate = |index: usize| f64::from(index as f32 / interp_scale as f32);
+    let frequencies: Vec<f64> = (0..quarter)
+        .map(|i| 1.0 / 10_000f64.powf(i as f64 / quarter as f64))
+        .collect();
+    let mut table = Vec::with_capacity(grid * grid * dim);
+    for row in 0..grid {
+        for column in 0..grid {
+            for position in [coordinate(column), coordinate(row)] {
+                table.extend(frequencies.iter().map(|f| (position * f).sin() as f32));
+                table.extend(frequencies.iter().map(|f| (position * f).cos() as f32));
+            }
+        }
+    }
+    table
+}
+
+/// Embeds the noise level: sinusoids through a two-layer MLP.
+#[derive(Module, Debug)]
+pub struct TimestepEmbed<B: DitBackend> {
+    /// `[dim, 512]`.
+    pub fc1: Linear<B>,
+    /// `[dim, dim]`.
+    pub fc2: Linear<B>,
+}
+
+impl<B: DitBackend> TimestepEmbed<B> {
+    /// An embedding of width `dim`.
+    pub fn new(dim: usize, init: &mut Init<'_, B>) -> Self {
+        Self {
+            fc1: init.linear(TIME_CHANNELS, dim, true, init::STD),
+            fc2: init.linear(dim, dim, true, init::STD),
+        }
+    }
+
+    /// `[batch]` to `[batch, dim]`.
+    pub fn forward(&self, t: Tensor<B, 1>) -> Tensor<B, 2> {
+        let half = TIME_CHANNELS / 2;
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| (-(10_000f64.ln()) * i as f64 / half as f64).exp() as f32)
+            .collect();
+        let frequencies =
+            Tensor::<B, 2>::from_data(TensorData::new(frequencies, [1, half]), &t.device());
+        let angles = t.unsqueeze_dim::<2>(1) * frequencies;
+        let sinusoids = Tensor::cat(vec![angles.clone().cos(), angles.sin()], 1);
+        self.fc2
+            .forward(gelu_approximate(self.fc1.forward(sinusoids)))
+    }
+}
+
+/// Linear, tanh-GELU, layer norm, linear: the caption projection and the pooled-caption path.
+#[derive(Module, Debug)]
+pub struct Mlp<B: DitBackend> {
+    /// `[dim, input]`.
+    pub fc1: Linear<B>,
+    /// `[dim]`.
+    pub norm: LayerNorm<B>,
+    /// `[dim, dim]`.
+    pub fc2: Linear<B>,
+}
+
+impl<B: DitBackend> Mlp<B> {
+    /// From `input` channels to `dim`.
+    pub fn new(input: usize, dim: usize, eps: f64, init: &mut Init<'_, B>) -> Self {
+        Self {
+            fc1: init.linear(input, dim, true, init::STD),
+            norm: LayerNorm::new(dim, eps, init),
+            fc2: init.linear(dim, dim, true, init::STD),
+        }
+    }
+
+    /// `[..., input]` to `[..., dim]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let hidden = gelu_approximate(self.fc1.forward(x));
+        self.fc2.forward(self.norm.forward(hidden))
+    }
+}

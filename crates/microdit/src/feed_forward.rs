@@ -1,0 +1,60 @@
+//! Feed-forward layers: the dense SwiGLU, and the choice between it and experts.
+
+use crate::{config::BlockConfig, init::{self, Init}, linear::Linear, moe::ExpertChoice, ops::DitBackend};
+use burn::{module::Module, tensor::Tensor};
+
+/// `w3(silu(w1 x) * w2 x)` (arXiv 2002.05202).
+#[derive(Module, Debug)]
+pub struct SwiGlu<B: DitBackend> {
+    /// The gated branch `[hidden, dim]`.
+    pub w1: Linear<B>,
+    /// The linear branch `[hidden, dim]`.
+    pub w2: Linear<B>,
+    /// Output `[dim, hidden]`.
+    pub w3: Linear<B>,
+}
+
+impl<B: DitBackend> SwiGlu<B> {
+    /// A layer of the widths of `block`.
+    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        let (dim, hidden, bias) = (block.dim, block.hidden_dim, block.use_bias);
+        Self {
+            w1: init.linear(dim, hidden, bias, init::STD),
+            w2: init.linear(dim, hidden, bias, block.output_std),
+            w3: init.linear(hidden, dim, bias, block.output_std),
+        }
+    }
+
+    /// `[batch, tokens, dim]` to the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let gate = self.w1.forward(x.clone());
+        self.w3.forward(B::swiglu(gate, self.w2.forward(x)))
+    }
+}
+
+/// The feed-forward of a block.
+#[derive(Module, Debug)]
+pub enum FeedForward<B: DitBackend> {
+    /// Every token through one SwiGLU.
+    Dense(SwiGlu<B>),
+    /// Every expert through the tokens it chooses.
+    Experts(ExpertChoice<B>),
+}
+
+impl<B: DitBackend> FeedForward<B> {
+    /// The layer `block` asks for.
+    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+        match &block.moe {
+            Some(moe) => Self::Experts(ExpertChoice::new(block, moe, init)),
+            None => Self::Dense(SwiGlu::new(block, init)),
+        }
+    }
+
+    /// `[batch, tokens, dim]` to the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match self {
+            Self::Dense(dense) => dense.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
+    }
+}

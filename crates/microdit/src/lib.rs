@@ -1,0 +1,52 @@
+//! Micro-budget text-to-image diffusion transformers on [burn]: the network, the masking and the diffusion mathematics
+//! of "Stretching Each Dollar" (MicroDiT, arXiv 2407.15811), each piece usable on its own.
+//!
+//! ```
+//! use burn::tensor::Tensor;
+//! use burn_flex::Flex;
+//! use microdit::{DitConfig, Masking, TokenMask, diffusion::edm::Edm};
+//!
+//! // A small network over 8 x 8 latents, and a batch of two latents with captions of five vectors.
+//! let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
+//!     .with_multiple_of(16).with_caption_channels(12).with_mixer(None).with_moe(None);
+//! let device = Default::default();
+//! let dit = config.init::<Flex>(0, &device)?;
+//! let latents = Tensor::<Flex, 4>::ones([2, 4, 8, 8], &device);
+//! let noise = Tensor::<Flex, 4>::ones([2, 4, 8, 8], &device);
+//! let captions = Tensor::<Flex, 3>::ones([2, 5, 12], &device);
+//!
+//! // The training loss with three quarters of the tokens dropped.
+//! let mask = TokenMask::draw(Masking::Deferred { ratio: 0.75 }, config.tokens(), 0, 0, 2, &device);
+//! let loss = Edm::default().loss(latents, noise, &[0.5, 2.0], config.patch_size, mask.as_ref(), |x, t| {
+//!     dit.forward_tokens(x, t, captions, mask.as_ref())
+//! });
+//! assert_eq!(loss.dims(), [2]);
+//! # Ok::<(), microdit::ConfigError>(())
+//! ```
+
+pub mod attention;
+pub mod block;
+mod config;
+pub mod diffusion;
+mod dit;
+pub mod ema;
+pub mod embed;
+pub mod feed_forward;
+pub mod flops;
+pub mod init;
+mod linear;
+mod mask;
+pub mod mixer;
+pub mod moe;
+pub mod norm;
+pub mod ops;
+pub mod rng;
+pub mod weights;
+mod width;
+
+pub use config::{BlockConfig, ConfigError, DitConfig, MixerConfig, MoeConfig};
+pub use dit::{Conditioning, Dit, FinalLayer};
+pub use linear::Linear;
+pub use mask::{MaskStage, Masking, TokenMask};
+pub use ops::DitBackend;
+pub use width::WidthScale;

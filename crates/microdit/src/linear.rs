@@ -1,0 +1,23 @@
+//! A linear layer whose weight has PyTorch's layout, so that a checkpoint is the memory as it stands.
+
+use crate::ops::DitBackend;
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+
+/// `y = x W^T + b` over the last dimension; built by [`Init`](crate::init::Init).
+#[derive(Module, Debug)]
+pub struct Linear<B: DitBackend> {
+    /// `[output, input]`.
+    pub weight: Param<Tensor<B, 2>>,
+    /// `[output]`.
+    pub bias: Option<Param<Tensor<B, 1>>>,
+}
+
+impl<B: DitBackend> Linear<B> {
+    /// `[..., input]` to `[..., output]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        B::project(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}

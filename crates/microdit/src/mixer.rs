@@ -1,0 +1,86 @@
+//! The patch-mixer (MicroDiT section 3): a small transformer over all patches, so that the tokens which survive the
+//! mask carry what the dropped ones knew.
+
+use crate::{
+    block::DitBlock, config::DitConfig, dit::Conditioning, init::Init, linear::Linear,
+    norm::LayerNorm, ops::DitBackend,
+};
+use burn::{module::Module, tensor::Tensor};
+
+/// A norm and a linear map from one width to another.
+#[derive(Module, Debug)]
+pub struct Projection<B: DitBackend> {
+    /// Norm over the input width.
+    pub norm: LayerNorm<B>,
+    /// `[output, input]`.
+    pub linear: Linear<B>,
+}
+
+impl<B: DitBackend> Projection<B> {
+    fn new(input: usize, output: usize, config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+        Self {
+            norm: LayerNorm::new(input, config.norm_eps, init),
+            linear: init.xavier_linear(input, output, config.use_bias),
+        }
+    }
+
+    /// `[batch, tokens, input]` to `[batch, tokens, output]`.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.linear.forward(self.norm.forward(x))
+    }
+}
+
+/// Blocks over all patches, with maps between their width and the backbone's where the two differ.
+#[derive(Module, Debug)]
+pub struct PatchMixer<B: DitBackend> {
+    /// Backbone to mixer width, for the patches.
+    pub map_in: Option<Projection<B>>,
+    /// Mixer to backbone width; runs after masking, on the kept tokens only.
+    pub map_out: Option<Projection<B>>,
+    /// Backbone to mixer width, for the captions.
+    pub map_captions: Option<Projection<B>>,
+    /// The mixer's blocks.
+    pub blocks: Vec<DitBlock<B>>,
+}
+
+impl<B: DitBackend> PatchMixer<B> {
+    /// The mixer of `config`, if it has one.
+    pub fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Option<Self> {
+        let mixer = config.mixer.as_ref()?;
+        let differs = mixer.dim != config.dim;
+        let mut map = |input, output| differs.then(|| Projection::new(input, output, config, init));
+        let map_in = map(config.dim, mixer.dim);
+        let map_out = map(mixer.dim, config.dim);
+        let map_captions = map(config.dim, mixer.dim);
+        Some(Self {
+            map_in,
+            map_out,
+            map_captions,
+            blocks: config
+                .mixer_blocks()
+                .iter()
+                .map(|block| DitBlock::new(block, init))
+                .collect(),
+        })
+    }
+
+    /// All patches `[batch, tokens, dim]` to `[batch, tokens, mixer dim]`.
+    pub fn forward(&self, x: Tensor<B, 3>, condition: &Conditioning<B>) -> Tensor<B, 3> {
+        let captions = map(&self.map_captions, condition.captions.clone());
+        self.blocks.iter().fold(map(&self.map_in, x), |x, block| {
+            block.forward(x, captions.clone(), condition.vector.clone())
+        })
+    }
+
+    /// Kept tokens `[batch, kept, mixer dim]` to the backbone's width.
+    pub fn map_out(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        map(&self.map_out, x)
+    }
+}
+
+fn map<B: DitBackend>(projection: &Option<Projection<B>>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    match projection {
+        Some(projection) => projection.forward(x),
+        None => x,
+    }
+}

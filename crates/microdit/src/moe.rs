@@ -1,0 +1,75 @@
+//! Expert-choice mixture of experts (arXiv 2202.09368): every expert takes the tokens it scores highest, so the load
+//! is balanced by construction, and a token may be processed by several experts or by none.
+
+use crate::{
+    config::{BlockConfig, MoeConfig},
+    init::{self, Init},
+    linear::Linear,
+    ops::DitBackend,
+};
+use burn::{
+    module::{Module, Param},
+    tensor::{Int, Tensor, activation::softmax},
+};
+
+/// Two-layer GELU experts over tokens they choose themselves, per image.
+#[derive(Module, Debug)]
+pub struct ExpertChoice<B: DitBackend> {
+    /// First layers `[experts, dim, hidden]`.
+    pub w1: Param<Tensor<B, 3>>,
+    /// Second layers `[experts, hidden, dim]`.
+    pub w2: Param<Tensor<B, 3>>,
+    /// Router `[experts, dim]`.
+    pub gate: Linear<B>,
+    capacity: f64,
+}
+
+/// Which tokens each expert takes, and how much each counts.
+#[derive(Clone, Debug)]
+pub struct Routing<B: DitBackend> {
+    /// Softmax over the experts `[batch, tokens, experts]`.
+    pub probabilities: Tensor<B, 3>,
+    /// Chosen tokens, best first `[batch, experts, taken]`.
+    pub tokens: Tensor<B, 3, Int>,
+    /// Their probabilities `[batch, experts, taken]`.
+    pub weights: Tensor<B, 3>,
+}
+
+impl<B: DitBackend> ExpertChoice<B> {
+    /// Experts of the widths of `block`.
+    pub fn new(block: &BlockConfig, moe: &MoeConfig, init: &mut Init<'_, B>) -> Self {
+        let (dim, hidden) = (block.dim, block.hidden_dim);
+        Self {
+            w1: init.truncated_normal([moe.experts, dim, hidden], init::STD),
+            w2: init.truncated_normal([moe.experts, hidden, dim], block.output_std),
+            gate: init.linear(dim, moe.experts, false, init::STD),
+            capacity: moe.capacity,
+        }
+    }
+
+    /// Routes `x` `[batch, tokens, dim]`: each expert takes `floor(capacity x tokens / experts)` tokens.
+    pub fn route(&self, x: Tensor<B, 3>) -> Routing<B> {
+        let probabilities = softmax(self.gate.forward(x), 2);
+        let [_, tokens, experts] = probabilities.dims();
+        let taken = (self.capacity * tokens as f64 / experts as f64) as usize;
+        let by_expert = probabilities.clone().swap_dims(1, 2); // [batch, experts, tokens]
+        let (_, chosen) = by_expert.clone().detach().topk_with_indices(taken, 2);
+        Routing {
+            weights: by_expert.gather(2, chosen.clone()),
+            tokens: chosen,
+            probabilities,
+        }
+    }
+
+    /// `[batch, tokens, dim]` to the same: the sum over the experts that took a token, zero where none did.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let routing = self.route(x.clone());
+        B::experts(
+            x,
+            routing.tokens,
+            routing.weights,
+            self.w1.val(),
+            self.w2.val(),
+        )
+    }
+}

@@ -1,0 +1,50 @@
+//! Layer normalisation with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
+
+use crate::{init::Init, ops::DitBackend};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+
+/// `(x - mean) / sqrt(variance + eps) * weight` over the last dimension.
+#[derive(Module, Debug)]
+pub struct LayerNorm<B: DitBackend> {
+    /// `[dim]`.
+    pub weight: Param<Tensor<B, 1>>,
+    eps: f64,
+}
+
+/// Shift and scale of an adaptive norm, each `[batch, dim]`.
+#[derive(Clone, Debug)]
+pub struct Modulation<B: DitBackend> {
+    /// Added after the scale.
+    pub shift: Tensor<B, 2>,
+    /// `1 + scale` multiplies.
+    pub scale: Tensor<B, 2>,
+}
+
+impl<B: DitBackend> LayerNorm<B> {
+    /// A norm over `dim` channels, weight 1.
+    pub fn new(dim: usize, eps: f64, init: &Init<'_, B>) -> Self {
+        Self {
+            weight: init.constant([dim], 1.0),
+            eps,
+        }
+    }
+
+    /// Normalises over the last dimension.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        B::norm(x, Some(self.weight.val()), self.eps)
+    }
+
+    /// `norm(x) * (1 + scale) + shift` for `x` `[batch, tokens, dim]`.
+    pub fn modulated(&self, x: Tensor<B, 3>, modulation: Modulation<B>) -> Tensor<B, 3> {
+        B::modulated_norm(
+            x,
+            self.weight.val(),
+            modulation.shift,
+            modulation.scale,
+            self.eps,
+        )
+    }
+}
