@@ -1,1 +1,5 @@
-//! Shared helpers of the cross-crate tests.
+//! Golden cases and what the cross-crate tests share.
+
+pub mod cases;
+pub mod golden;
+pub mod report;

@@ -1,1 +1,471 @@
-//! wip
+//! Weights under the reference's names: PyTorch state dicts in and out.
+//!
+//! Parameters lie in memory as they lie in the file, so only names differ; `.pt` files are read by `burn-store`, which
+//! interprets the pickle's tensor records and executes nothing.
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{DType, Tensor, TensorData, backend::Backend},
+};
+use burn_store::pytorch::PytorchReader;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
+const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
+
+/// Where a training checkpoint of the reference keeps the network.
+const NESTED: &str = "state.model.";
+const NESTED_PREFIX: &str = "dit.";
+
+/// The largest header a safetensors file may have (the format's own limit).
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Names of a path segment or of two, ours and the reference's.
+const RENAMED: &[(&str, &str)] = &[
+    ("t_embedder.fc1.", "t_embedder.mlp.0."),
+    ("t_embedder.fc2.", "t_embedder.mlp.2."),
+    ("y_proj.", "y_embedder.y_proj."),
+    ("mixer.blocks.", "patch_mixer."),
+    ("mixer.map_in.norm.", "patch_mixer_map_xin.0."),
+    ("mixer.map_in.linear.", "patch_mixer_map_xin.1."),
+    ("mixer.map_out.norm.", "patch_mixer_map_xout.0."),
+    ("mixer.map_out.linear.", "patch_mixer_map_xout.1."),
+    ("mixer.map_captions.norm.", "patch_mixer_map_y.0."),
+    ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
+];
+
+/// A file of weights that cannot be read, written, or does not fit.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The file is not what its extension says.
+    #[error("{}: {message}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what was expected.
+        message: String,
+    },
+    /// The tensors do not fit the network.
+    #[error("{}", describe(.origin, .missing, .surplus, .misshapen))]
+    Mismatch {
+        /// The file, or another name of the source.
+        origin: String,
+        /// Parameters of the network the source does not have.
+        missing: Vec<String>,
+        /// Tensors of the source the network does not have.
+        surplus: Vec<String>,
+        /// Name, shape in the network, shape in the source.
+        misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    },
+}
+
+fn describe(
+    origin: &str,
+    missing: &[String],
+    surplus: &[String],
+    misshapen: &[(String, Vec<usize>, Vec<usize>)],
+) -> String {
+    let mut text = format!(
+        "{origin} does not fit the network: {} tensors missing, {} surplus, {} of another shape; is it the checkpoint of this model configuration?",
+        missing.len(),
+        surplus.len(),
+        misshapen.len()
+    );
+    // Writing to a string cannot fail.
+    for name in missing {
+        let _ = write!(text, "\n  missing    {name}");
+    }
+    for name in surplus {
+        let _ = write!(text, "\n  surplus    {name}");
+    }
+    for (name, expected, found) in misshapen {
+        let _ = write!(text, "\n  misshapen  {name}: expected {expected:?}, found {found:?}");
+    }
+    text
+}
+
+/// The reference's name of the parameter at a module path.
+///
+/// ```
+/// let path = ["mixer", "blocks", "3", "modulation", "weight"].map(String::from);
+/// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
+/// ```
+pub fn reference_name(path: &[String]) -> String {
+    let segments: Vec<&str> = path
+        .iter()
+        .map(String::as_str)
+        // Variants of an enum are no part of the reference's names.
+        .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
+        .map(|segment| match segment {
+            "modulation" => "adaLN_modulation.1",
+            other => other,
+        })
+        .collect();
+    let name = segments.join(".");
+    RENAMED
+        .iter()
+        .find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)))
+        .unwrap_or(name)
+}
+
+/// Tensors by the reference's names, without its buffers.
+#[derive(Clone, Debug)]
+pub struct StateDict {
+    tensors: BTreeMap<String, TensorData>,
+    origin: String,
+}
+
+impl StateDict {
+    /// A state dict of the given tensors.
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
+        Self {
+            tensors: tensors.into_iter().collect(),
+            origin: "the state dict".into(),
+        }
+    }
+
+    /// The float parameters of a module.
+    pub fn from_module<B: Backend, M: Module<B>>(module: &M) -> Self {
+        struct Collect {
+            path: Vec<String>,
+            tensors: BTreeMap<String, TensorData>,
+        }
+        impl<B: Backend> ModuleVisitor<B> for Collect {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+                self.tensors
+                    .insert(reference_name(&self.path), param.val().into_data());
+            }
+        }
+        let mut collect = Collect {
+            path: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        module.visit(&mut collect);
+        Self::from_tensors(collect.tensors)
+    }
+
+    /// Reads `.safetensors` (f32, f16, bf16), or a PyTorch file: a bare state dict, or a training checkpoint that
+    /// keeps the network under `state.model` with prefix `dit.`, whose other entries are skipped.
+    ///
+    /// # Errors
+    /// An unreadable, damaged or foreign file.
+    pub fn read(path: &Path) -> Result<Self, WeightsError> {
+        let mut tensors = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("safetensors") => read_safetensors(path)?,
+            Some("pt" | "pth" | "bin" | "ckpt") => read_pytorch(path)?,
+            _ => return Err(format_error(path, "expected a .safetensors, .pt or .pth file")),
+        };
+        tensors.retain(|name, _| !BUFFERS.contains(&name.as_str()));
+        Ok(Self {
+            tensors,
+            origin: path.display().to_string(),
+        })
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&TensorData> {
+        self.tensors.get(name)
+    }
+
+    /// Puts the tensors into a module, whose parameters keep their ids and their float type.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`] with every missing, surplus and misshapen tensor.
+    pub fn load_into<B: Backend, M: Module<B>>(
+        mut self,
+        module: M,
+        device: &B::Device,
+    ) -> Result<M, WeightsError> {
+        struct Load<'a, B: Backend> {
+            path: Vec<String>,
+            tensors: &'a mut BTreeMap<String, TensorData>,
+            device: &'a B::Device,
+            missing: Vec<String>,
+            misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+        }
+        impl<B: Backend> ModuleMapper<B> for Load<'_, B> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn map_float<const D: usize>(
+                &mut self,
+                param: Param<Tensor<B, D>>,
+            ) -> Param<Tensor<B, D>> {
+                let name = reference_name(&self.path);
+                let Some(data) = self.tensors.remove(&name) else {
+                    self.missing.push(name);
+                    return param;
+                };
+                let expected = param.shape();
+                if data.shape.as_slice() != expected.as_slice() {
+                    self.misshapen
+                        .push((name, expected.to_vec(), data.shape.to_vec()));
+                    return param;
+                }
+                let required = param.is_require_grad();
+                param.map(|old| {
+                    let data = data.convert_dtype(old.dtype());
+                    Tensor::from_data(data, self.device).set_require_grad(required)
+                })
+            }
+        }
+        let mut load = Load::<B> {
+            path: Vec::new(),
+            tensors: &mut self.tensors,
+            device,
+            missing: Vec::new(),
+            misshapen: Vec::new(),
+        };
+        let module = module.map(&mut load);
+        let (missing, misshapen) = (load.missing, load.misshapen);
+        let surplus: Vec<String> = self.tensors.into_keys().collect();
+        if missing.is_empty() && misshapen.is_empty() && surplus.is_empty() {
+            return Ok(module);
+        }
+        Err(WeightsError::Mismatch {
+            origin: self.origin,
+            missing,
+            surplus,
+            misshapen,
+        })
+    }
+
+    /// Writes a safetensors file of float type `dtype`, whole or not at all, together with `buffers` (PyTorch's strict
+    /// loading expects the reference's `pos_embed` and `mask_token`) and `metadata`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_safetensors(
+        &self,
+        path: &Path,
+        dtype: DType,
+        metadata: HashMap<String, String>,
+        buffers: impl IntoIterator<Item = (String, TensorData)>,
+    ) -> Result<(), WeightsError> {
+        let stored = match dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            other => return Err(format_error(path, &format!("weights are stored as F32, F16 or BF16, not {other:?}"))),
+        };
+        let own = self.tensors.iter().map(|(name, data)| (name.clone(), data.clone()));
+        let converted: Vec<(String, TensorData)> = own
+            .chain(buffers)
+            .map(|(name, data)| (name, data.convert_dtype(dtype)))
+            .collect();
+        let views = converted
+            .iter()
+            .map(|(name, data)| {
+                let view = TensorView::new(stored, data.shape.to_vec(), data.as_bytes());
+                view.map(|view| (name.as_str(), view))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format_error(path, &error.to_string()))?;
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|error| format_error(path, &error.to_string()))?;
+        write_whole(path, &bytes).map_err(io_error(path))
+    }
+}
+
+/// Writes under a temporary name, flushes to the disk, then renames: a reader sees the old file or the new.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    let result = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    if result.is_err() {
+        // The first error is the one to report; a leftover is harmless.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+/// Reads tensor after tensor, so that the file is never in memory twice.
+fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+    let mut file = File::open(path).map_err(io_error(path))?;
+    let length = file.metadata().map_err(io_error(path))?.len();
+    let mut prefix = [0u8; 8];
+    file.read_exact(&mut prefix).map_err(io_error(path))?;
+    let header_length = u64::from_le_bytes(prefix);
+    if header_length > MAX_HEADER || header_length + 8 > length {
+        return Err(format_error(path, &format!(
+            "its header claims {header_length} of the file's {length} bytes; this is no safetensors file, or a truncated one"
+        )));
+    }
+    let mut header = prefix.to_vec();
+    header.resize(8 + header_length as usize, 0);
+    file.read_exact(&mut header[8..]).map_err(io_error(path))?;
+    let (_, metadata) = SafeTensors::read_metadata(&header)
+        .map_err(|error| format_error(path, &format!("damaged header: {error}")))?;
+    let mut tensors = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        let offset = 8 + header_length + start as u64;
+        if 8 + header_length + end as u64 > length {
+            return Err(format_error(path, &format!("{name} ends beyond the file's {length} bytes: it is truncated")));
+        }
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(format_error(path, &format!("{name} has type {other:?}; expected F32, F16 or BF16"))),
+        };
+        let mut bytes = vec![0; end - start];
+        file.seek(SeekFrom::Start(offset)).map_err(io_error(path))?;
+        file.read_exact(&mut bytes).map_err(io_error(path))?;
+        let data = TensorData::from_bytes_vec(bytes, info.shape.clone(), dtype);
+        tensors.insert(name, data.convert_dtype(DType::F32));
+    }
+    Ok(tensors)
+}
+
+fn read_pytorch(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
+    File::open(path).map_err(io_error(path))?;
+    let reader = PytorchReader::new(path)
+        .map_err(|error| format_error(path, &format!("no PyTorch file that can be read: {error}")))?;
+    let all = reader.into_tensors();
+    let nested = all.keys().any(|name| name.starts_with(NESTED));
+    let mut tensors = BTreeMap::new();
+    for (name, snapshot) in all {
+        let name = if nested {
+            let inner = name.strip_prefix(NESTED).and_then(|name| name.strip_prefix(NESTED_PREFIX));
+            match inner {
+                Some(inner) => inner.to_owned(),
+                None => continue,
+            }
+        } else {
+            name.strip_prefix(NESTED_PREFIX).unwrap_or(&name).to_owned()
+        };
+        if !snapshot.dtype.is_float() {
+            return Err(format_error(path, &format!("{name} has type {:?}; expected a float type", snapshot.dtype)));
+        }
+        let data = snapshot
+            .to_data()
+            .map_err(|error| format_error(path, &format!("{name}: {error:?}")))?;
+        tensors.insert(name, data.convert_dtype(DType::F32));
+    }
+    Ok(tensors)
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> WeightsError + '_ {
+    move |source| WeightsError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn format_error(path: &Path, message: &str) -> WeightsError {
+    WeightsError::Format {
+        path: path.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dit, DitConfig, MixerConfig, WidthScale};
+    use burn_flex::Flex;
+
+    fn small() -> DitConfig {
+        DitConfig::tiny_2()
+            .with_input_size(8)
+            .with_dim(16)
+            .with_depth(3)
+            .with_head_dim(8)
+            .with_multiple_of(8)
+            .with_caption_channels(6)
+            .with_qkv_width(WidthScale::Constant(1.0))
+            .with_mixer(Some(MixerConfig {
+                dim: 8,
+                depth: 2,
+                qkv_ratio: 1.0,
+                mlp_ratio: 2.0,
+            }))
+    }
+
+    fn network(seed: u64) -> Dit<Flex> {
+        small().init(seed, &Default::default()).unwrap()
+    }
+
+    #[test]
+    fn a_file_gives_back_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for (dtype, tolerance) in [(DType::F32, 0.0), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+            let path = folder.path().join("w.safetensors");
+            let written = StateDict::from_module(&network(1));
+            written.write_safetensors(&path, dtype, HashMap::new(), []).unwrap();
+            let loaded = StateDict::read(&path).unwrap().load_into(network(2), &Default::default()).unwrap();
+            let loaded = StateDict::from_module(&loaded);
+            for (name, data) in &written.tensors {
+                for (a, b) in data.iter::<f32>().zip(loaded.get(name).unwrap().iter::<f32>()) {
+                    assert!((a - b).abs() <= tolerance * a.abs(), "{name} {dtype:?}: {a} became {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_misfit_is_listed_at_once() {
+        let mut state = StateDict::from_module(&network(0));
+        let moved = state.tensors.remove("blocks.0.norm1.weight").unwrap();
+        state.tensors.insert("blocks.9.norm1.weight".into(), moved);
+        state.tensors.insert("final_layer.linear.bias".into(), TensorData::zeros::<f32, _>([5]));
+        let message = state.load_into(network(0), &Default::default()).unwrap_err().to_string();
+        for part in ["missing    blocks.0.norm1.weight", "surplus    blocks.9.norm1.weight", "final_layer.linear.bias: expected [16], found [5]"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        for bytes in [&b"short"[..], &u64::MAX.to_le_bytes(), &[0; 64], b"\x10\0\0\0\0\0\0\0{\"a\":1}         "] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(StateDict::read(&path).is_err());
+        }
+        let path = folder.path().join("w.pt");
+        std::fs::write(&path, b"no pickle").unwrap();
+        assert!(StateDict::read(&path).is_err());
+    }
+}

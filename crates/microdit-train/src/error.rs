@@ -1,0 +1,71 @@
+//! What can go wrong between a recipe and a finished run.
+
+use std::path::{Path, PathBuf};
+
+/// A run that cannot start or go on: what, where, and the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A file or directory could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The recipe is not valid RON, or has a wrong key or type.
+    #[error("{origin}: {message}")]
+    Recipe {
+        /// File and line, or the `--set` at fault.
+        origin: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// The run directory already holds a run.
+    #[error("{} already holds a run; choose another directory with --run, or remove it", .0.display())]
+    RunExists(PathBuf),
+    /// The directory holds no finished run.
+    #[error("{} holds no run ({missing} is missing); give the directory that `microdit train` wrote", directory.display())]
+    NoRun {
+        /// The directory given.
+        directory: PathBuf,
+        /// The file that is not there.
+        missing: String,
+    },
+    /// The sizes of the network contradict each other.
+    #[error(transparent)]
+    Config(#[from] microdit::ConfigError),
+    /// A checkpoint could not be read, written, or does not fit the network.
+    #[error(transparent)]
+    Weights(#[from] microdit::weights::WeightsError),
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(#[from] microdit_data::DataError),
+    /// The loss is not a number any more.
+    #[error("the loss at step {step} is {loss}; lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm)")]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f32,
+    },
+    /// The picture could not be written.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: image::ImageError,
+    },
+}
+
+impl TrainError {
+    /// An operating system's error at `path`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

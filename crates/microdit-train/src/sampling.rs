@@ -1,0 +1,127 @@
+//! Pictures from a run: prompts in, images out.
+
+use crate::{
+    encode::{CaptionEncoder, Codec},
+    error::TrainError,
+    recipe::{Recipe, SamplingConfig},
+    run::RunDir,
+};
+use burn::tensor::{Tensor, TensorData};
+use image::RgbImage;
+use microdit::{
+    Dit, DitBackend,
+    diffusion::sampler::{Churn, sample},
+    rng::{Purpose, Stream},
+    weights::StateDict,
+};
+use std::path::Path;
+
+/// Pictures denoised together.
+const BATCH: usize = 16;
+
+/// A trained network and what turns words into its conditions and latents into pictures.
+pub struct Painter<B: DitBackend> {
+    recipe: Recipe,
+    dit: Dit<B>,
+    device: B::Device,
+}
+
+impl<B: DitBackend> Painter<B> {
+    /// A painter over a network in memory.
+    pub fn new(recipe: Recipe, dit: Dit<B>, device: B::Device) -> Self {
+        Self {
+            recipe,
+            dit,
+            device,
+        }
+    }
+
+    /// Loads the averaged weights of a run, or the raw ones if it has no average.
+    ///
+    /// # Errors
+    /// If the directory holds no finished run, or its weights do not fit its recipe.
+    pub fn load(run: &Path, device: B::Device) -> Result<Self, TrainError> {
+        let (run, recipe) = RunDir::open(run)?;
+        let path = [run.ema(), run.weights()]
+            .into_iter()
+            .find(|path| path.is_file())
+            .ok_or_else(|| TrainError::NoRun {
+                directory: run.path().to_owned(),
+                missing: "weights.safetensors".into(),
+            })?;
+        let dit = recipe.model.init(recipe.seed, &device)?;
+        let dit = StateDict::read(&path)?.load_into(dit, &device)?;
+        Ok(Self::new(recipe, dit, device))
+    }
+
+    /// The run's own sampling settings.
+    pub fn settings(&self) -> &SamplingConfig {
+        &self.recipe.sampling
+    }
+
+    /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
+    /// so that it does not depend on how many are drawn; `progress` is told of every finished solver step.
+    pub fn draw(
+        &self,
+        settings: &SamplingConfig,
+        seed: u64,
+        mut progress: impl FnMut(),
+    ) -> Vec<RgbImage> {
+        let prompts: Vec<&String> = settings
+            .prompts
+            .iter()
+            .flat_map(|prompt| std::iter::repeat_n(prompt, settings.count))
+            .collect();
+        prompts
+            .chunks(BATCH)
+            .enumerate()
+            .flat_map(|(chunk, prompts)| {
+                self.draw_batch(settings, seed, chunk * BATCH, prompts, &mut progress)
+            })
+            .collect()
+    }
+
+    /// Batches a call to [`draw`](Self::draw) runs, each of `settings.steps` solver steps.
+    pub fn batches(settings: &SamplingConfig) -> usize {
+        (settings.prompts.len() * settings.count).div_ceil(BATCH)
+    }
+
+    fn draw_batch(
+        &self,
+        settings: &SamplingConfig,
+        seed: u64,
+        first: usize,
+        prompts: &[&String],
+        progress: &mut impl FnMut(),
+    ) -> Vec<RgbImage> {
+        let model = &self.recipe.model;
+        let shape = [prompts.len(), model.in_channels, model.input_size, model.input_size];
+        let size: usize = shape[1..].iter().product();
+        let draw = |purpose, step: usize| -> Vec<f32> {
+            (first..first + prompts.len())
+                .flat_map(|i| Stream::new(seed, purpose, step as u64, i as u64).normal(size))
+                .collect()
+        };
+        let encoder = CaptionEncoder::new(&self.recipe);
+        let captions: Tensor<B, 3> = encoder.encode(prompts, &self.device);
+        let noise = TensorData::new(draw(Purpose::Noise, 0), shape);
+        let latents = sample(
+            settings.solver,
+            Tensor::<B, 4>::from_data(noise, &self.device),
+            &settings.sigmas.sigmas(settings.steps),
+            |x, sigma| {
+                self.recipe.diffusion.denoise(x, sigma, |x, t| {
+                    self.dit.forward_guided(x, t, captions.clone(), settings.guidance)
+                })
+            },
+            &Churn::default(),
+            |step| draw(Purpose::Churn, step),
+            |step, _| {
+                if step > 0 {
+                    progress();
+                }
+            },
+        );
+        Codec::new(&self.recipe).decode(latents)
+    }
+}

@@ -1,0 +1,83 @@
+//! Learning-rate schedules: a multiplier of the base rate by step.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate changes over a run.
+///
+/// ```
+/// use microdit_train::schedule::{Curve, Schedule};
+/// let schedule = Schedule::new(Curve::Cosine { warmup: 10, total: 110, floor: 0.1 });
+/// assert_eq!(schedule.multiplier(5), 0.5);
+/// assert_eq!(schedule.multiplier(10), 1.0);
+/// assert!((schedule.multiplier(110) - 0.1).abs() < 1e-12);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// The curve.
+    pub curve: Curve,
+    /// Train batch b with the multiplier of batch b - 1, as the reference's trainer does: it advances the schedule
+    /// before it counts the batch, so that batches 0 and 1 share a multiplier.
+    #[serde(default)]
+    pub one_batch_lag: bool,
+}
+
+/// A multiplier as a function of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Curve {
+    /// 1 throughout, after a linear rise from 0.
+    Constant {
+        /// Steps of the rise.
+        #[serde(default)]
+        warmup: u64,
+    },
+    /// A linear rise from 0, then half a cosine down to a floor, which holds from then on.
+    Cosine {
+        /// Steps of the rise.
+        #[serde(default)]
+        warmup: u64,
+        /// Step at which the floor is reached, warm-up included.
+        total: u64,
+        /// Multiplier at the end.
+        #[serde(default)]
+        floor: f64,
+    },
+}
+
+impl Schedule {
+    /// A schedule without lag.
+    pub fn new(curve: Curve) -> Self {
+        Self {
+            curve,
+            one_batch_lag: false,
+        }
+    }
+
+    /// Multiplier of the base learning rate while batch `step`, counted from 0, is trained.
+    pub fn multiplier(&self, step: u64) -> f64 {
+        let step = if self.one_batch_lag {
+            step.saturating_sub(1)
+        } else {
+            step
+        };
+        self.curve.at(step)
+    }
+}
+
+impl Curve {
+    /// The multiplier at `step`.
+    pub fn at(&self, step: u64) -> f64 {
+        let (Self::Constant { warmup } | Self::Cosine { warmup, .. }) = *self;
+        if step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        match *self {
+            Self::Constant { .. } => 1.0,
+            Self::Cosine { total, floor, .. } => {
+                let span = total.saturating_sub(warmup).max(1) as f64;
+                let done = ((step - warmup) as f64 / span).min(1.0);
+                floor + (1.0 - floor) * (1.0 + (std::f64::consts::PI * done).cos()) / 2.0
+            }
+        }
+    }
+}

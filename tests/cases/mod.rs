@@ -1,0 +1,42 @@
+//! One function per kind of golden file.
+
+mod checkpoint;
+mod network;
+mod sampling;
+mod tables;
+mod training;
+
+use crate::report::Report;
+use burn_autodiff::Autodiff;
+use std::path::Path;
+
+/// The backend under test.
+#[cfg(not(feature = "cuda"))]
+pub type Inner = burn_flex::Flex;
+/// The backend under test.
+#[cfg(feature = "cuda")]
+pub type Inner = burn_cuda::Cuda;
+/// The backend under test, differentiable.
+pub type Train = Autodiff<Inner>;
+
+/// What the limits, stated for f32, are multiplied by: products run in TF32 on a GPU, with 10 bits of mantissa
+/// where f32 has 23; a thousand times leaves errors that a wrong formula exceeds.
+pub const SLACK: f64 = if cfg!(feature = "cuda") { 1000.0 } else { 1.0 };
+
+/// What a golden file of some kind is checked by: the file (json or checkpoint) and where to report.
+pub type Check = fn(&Path, &mut Report);
+
+/// Kinds in the order of their checks; the longest prefix of a file's name decides.
+pub const KINDS: &[(&str, Check)] = &[
+    ("dit_forward", network::dit_forward),
+    ("dit_masked", network::dit_masked),
+    ("edm_loss", training::edm_loss),
+    ("train_steps", training::train_steps),
+    ("composer_run", training::composer_run),
+    ("edm_sampler", sampling::edm_sampler),
+    ("ema", tables::ema),
+    ("lr_schedule", tables::lr_schedule),
+    ("pos_embed", tables::pos_embed),
+    ("manifest", tables::manifest),
+    ("ckpt", checkpoint::ckpt),
+];

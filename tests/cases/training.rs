@@ -1,0 +1,389 @@
+//! edm_loss, train_steps, composer_run: the loss, the gradient of every parameter, and the optimiser.
+
+use super::{Inner, Train};
+use crate::{
+    golden::{Array, Golden, values},
+    report::Report,
+};
+use burn::{
+    module::{AutodiffModule, Module, ModuleVisitor, Param},
+    tensor::{Tensor, backend::AutodiffBackend},
+};
+use microdit::{
+    Dit, MaskStage, Masking, TokenMask,
+    diffusion::edm::Edm,
+    embed::unpatchify,
+    weights::{StateDict, reference_name},
+};
+use microdit_train::{
+    optim::{AdamW, AdamWConfig, Moments},
+    schedule::{Curve, Schedule},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// Losses, relative.
+const LOSS: f64 = 1e-6;
+/// Gradients in the L2 norm, relative to max(own norm, 1e-4 global norm).
+const GRADIENT: f64 = 1e-4;
+/// Mean absolute error of weights after the optimiser's steps.
+const WEIGHT_MEAN: f64 = 1e-7;
+/// An isolated weight may be this far off ...
+const WEIGHT_OUTLIER: f64 = 1e-5;
+/// ... and this many of them: their gradient is almost 0, where Adam amplifies rounding.
+const WEIGHT_OUTLIERS: f64 = 8.0;
+/// Moments in the L2 norm, relative to their own.
+const MOMENT: f64 = 1e-4;
+
+/// Gradients by reference name.
+struct Named<'a> {
+    grads: &'a <Train as AutodiffBackend>::Gradients,
+    path: Vec<String>,
+    found: BTreeMap<String, Vec<f64>>,
+}
+
+impl ModuleVisitor<Train> for Named<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Train, D>>) {
+        if let Some(grad) = param.val().grad(self.grads) {
+            self.found.insert(reference_name(&self.path), values(grad));
+        }
+    }
+}
+
+/// A golden file's network, diffusion and mask.
+struct Setup {
+    golden: Golden,
+    dit: Dit<Train>,
+    edm: Edm,
+    masking: Masking,
+    tokens: usize,
+}
+
+/// The tensors one loss is computed from.
+struct Batch {
+    x: Array,
+    y: Array,
+    normal: Array,
+    noise: Array,
+    mask_noise: Array,
+}
+
+impl Setup {
+    fn open(path: &Path) -> Self {
+        let golden = Golden::open(&path.with_extension("safetensors"));
+        let device = Default::default();
+        let config = golden.dit();
+        let dit = config.init::<Train>(0, &device).expect("a golden network exists");
+        let dit = golden
+            .state_dict("weights.")
+            .load_into(dit, &device)
+            .expect("a golden state dict fits its network");
+        let edm = Edm {
+            sigma_data: golden.number("sigma_data"),
+            p_mean: golden.number("P_mean"),
+            p_std: golden.number("P_std"),
+        };
+        let ratio = golden.number("mask_ratio");
+        Self {
+            dit,
+            edm,
+            masking: Masking::Deferred { ratio },
+            tokens: config.tokens(),
+            golden,
+        }
+    }
+
+    fn sigma(&self, normal: &Array) -> Vec<f32> {
+        normal.to_f32().iter().map(|&n| self.edm.sigma(n)).collect()
+    }
+
+    fn mask(&self, noise: &Array, masking: Masking) -> Option<TokenMask<Train>> {
+        let kept = masking.kept(self.tokens);
+        (kept < self.tokens).then(|| {
+            let noise = noise.to_f32();
+            TokenMask::from_noise(&noise, self.tokens, kept, MaskStage::AfterMixer, &Default::default())
+        })
+    }
+
+    /// Loss of each sample.
+    fn loss(&self, dit: &Dit<Train>, batch: &Batch, masking: Masking) -> Tensor<Train, 1> {
+        let device = Default::default();
+        let mask = self.mask(&batch.mask_noise, masking);
+        let y = batch.y.captions(&device);
+        self.edm.loss(
+            batch.x.float(&device),
+            batch.noise.float(&device),
+            &self.sigma(&batch.normal),
+            dit.patch_size(),
+            mask.as_ref(),
+            |x, t| dit.forward_tokens(x, t, y, mask.as_ref()),
+        )
+    }
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The loss with and without mask, and both gradients.
+pub(super) fn edm_loss(path: &Path, report: &mut Report) {
+    let setup = Setup::open(path);
+    let golden = &setup.golden;
+    let get = |name: &str| golden.get(name).clone();
+    let batch = Batch {
+        x: get("in.x"),
+        y: get("in.y"),
+        normal: get("in.rnd_normal"),
+        noise: get("in.noise"),
+        mask_noise: get("in.mask_noise"),
+    };
+    preconditioning(&setup, &batch, report);
+    for (name, masking) in [("unmasked", Masking::None), ("masked", setup.masking)] {
+        outputs(&setup, &batch, name, masking, report);
+        let losses = setup.loss(&setup.dit, &batch, masking);
+        let loss = losses.clone().mean();
+        let expected = golden.get(&format!("out.{name}.loss_per_sample"));
+        report.close(format!("{name}.loss_per_sample"), &values(losses), expected, LOSS * expected.max_abs());
+        let expected = golden.get(&format!("out.{name}.loss"));
+        report.close(format!("{name}.loss"), &values(loss.clone()), expected, LOSS * expected.max_abs());
+
+        let grads = loss.backward();
+        let mut named = Named {
+            grads: &grads,
+            path: Vec::new(),
+            found: BTreeMap::new(),
+        };
+        setup.dit.visit(&mut named);
+        let global = golden.get(&format!("out.{name}.grad_norm"));
+        let found = norm(&named.found.values().flatten().copied().collect::<Vec<_>>());
+        report.close(format!("{name}.grad_norm"), &[found], global, GRADIENT * global.max_abs());
+        let floor = 1e-4 * global.max_abs();
+        for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
+            let error = match named.found.get(parameter) {
+                Some(grad) => distance(grad, &expected.data) / norm(&expected.data).max(floor),
+                None => f64::INFINITY,
+            };
+            report.at_most(format!("grad.{name}.{parameter}"), error, GRADIENT);
+        }
+    }
+}
+
+/// Noise levels, preconditioning and the network's input.
+fn preconditioning(setup: &Setup, batch: &Batch, report: &mut Report) {
+    let sigma = setup.sigma(&batch.normal);
+    let c: Vec<_> = sigma.iter().map(|&s| setup.edm.precondition(s)).collect();
+    let columns: [(&str, Vec<f32>); 6] = [
+        ("sigma", sigma.clone()),
+        ("weight", c.iter().map(|c| c.weight).collect()),
+        ("c_skip", c.iter().map(|c| c.c_skip).collect()),
+        ("c_out", c.iter().map(|c| c.c_out).collect()),
+        ("c_in", c.iter().map(|c| c.c_in).collect()),
+        ("c_noise", c.iter().map(|c| c.c_noise).collect()),
+    ];
+    for (name, found) in columns {
+        let expected = setup.golden.get(&format!("out.{name}"));
+        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+        report.close(name, &found, expected, 1e-6 * expected.max_abs());
+    }
+    let expected = setup.golden.get("out.net_in");
+    let (scale, count) = (&c, batch.x.data.len() / sigma.len());
+    let found: Vec<f64> = (0..batch.x.data.len())
+        .map(|i| {
+            let sample = i / count;
+            f64::from(scale[sample].c_in)
+                * (batch.x.data[i] + f64::from(sigma[sample]) * batch.noise.data[i])
+        })
+        .collect();
+    report.close("net_in", &found, expected, 1e-6 * expected.max_abs());
+}
+
+/// The raw output F and the denoised estimate D as whole images, zeros where tokens were dropped.
+fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &mut Report) {
+    let device = Default::default();
+    let golden = &setup.golden;
+    let net_in = golden.get("out.net_in").float::<Train, 4>(&device);
+    let c_noise = golden.get("out.c_noise").float::<Train, 1>(&device);
+    let mask = setup.mask(&batch.mask_noise, masking);
+    let y = batch.y.captions(&device);
+    let tokens = setup.dit.forward_tokens(net_in, c_noise, y, mask.as_ref());
+    let whole = match &mask {
+        Some(mask) => mask.scatter(tokens),
+        None => tokens,
+    };
+    let f = values(unpatchify(whole, setup.dit.patch_size()));
+    let expected = golden.get(&format!("out.{name}.F"));
+    report.close(format!("{name}.F"), &f, expected, 2e-5 * expected.max_abs());
+    let sigma = setup.sigma(&batch.normal);
+    let count = f.len() / sigma.len();
+    let d: Vec<f64> = (0..f.len())
+        .map(|i| {
+            let sigma = sigma[i / count];
+            let c = setup.edm.precondition(sigma);
+            let noisy = batch.x.data[i] + f64::from(sigma) * batch.noise.data[i];
+            f64::from(c.c_skip) * noisy + f64::from(c.c_out) * f[i]
+        })
+        .collect();
+    let expected = golden.get(&format!("out.{name}.D"));
+    report.close(format!("{name}.D"), &d, expected, 2e-5 * expected.max_abs());
+}
+
+fn optimiser(golden: &Golden) -> AdamWConfig {
+    let settings = &golden.config["optimizer"];
+    let number = |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
+    AdamWConfig {
+        lr: settings["lr"].as_f64().unwrap_or(0.0),
+        beta1: number(&settings["betas"][0]),
+        beta2: number(&settings["betas"][1]),
+        eps: number(&settings["eps"]),
+        weight_decay: number(&settings["weight_decay"]),
+        clip_norm: Some(golden.number("clip_norm")),
+    }
+}
+
+/// Compares weights under `prefix`.
+fn weights(golden: &Golden, prefix: &str, dit: &Dit<Train>, report: &mut Report) {
+    let state = StateDict::from_module(&dit.valid());
+    let (mut sum, mut count, mut outliers) = (0.0, 0.0, 0.0);
+    for (name, expected) in golden.with_prefix(prefix) {
+        let found = state
+            .get(name)
+            .unwrap_or_else(|| panic!("the network has no parameter {name}"));
+        let errors: Vec<f64> = found
+            .iter::<f64>()
+            .zip(&expected.data)
+            .map(|(a, b)| (a - b).abs())
+            .collect();
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        // One element of a small tensor may carry an outlier; the total below bounds their number.
+        let allowed = WEIGHT_MEAN.max(2.0 * WEIGHT_OUTLIER / errors.len() as f64);
+        report.at_most(format!("{prefix}{name}"), mean, allowed);
+        sum += errors.iter().sum::<f64>();
+        count += errors.len() as f64;
+        outliers += errors.iter().filter(|&&e| !(e <= WEIGHT_OUTLIER)).count() as f64;
+    }
+    report.at_most(format!("{prefix}* mean error"), sum / count, WEIGHT_MEAN);
+    report.at_most(format!("{prefix}* errors over 1e-5"), outliers, WEIGHT_OUTLIERS);
+}
+
+fn moments(golden: &Golden, optimiser: &AdamW<Inner>, report: &mut Report) {
+    type Pick = fn(&Moments<Inner>) -> Tensor<Inner, 1>;
+    let kinds: [(&str, Pick); 2] = [
+        ("out.exp_avg.", |m| m.first.clone()),
+        ("out.exp_avg_sq.", |m| m.second.clone()),
+    ];
+    for (prefix, pick) in kinds {
+        for (name, expected) in golden.with_prefix(prefix) {
+            let error = match optimiser.moments().get(name) {
+                Some(moments) => {
+                    // A moment that is rounding noise of a zero gradient has no digits to compare.
+                    let floor = norm(&expected.data).max(1e-12);
+                    distance(&values(pick(moments)), &expected.data) / floor
+                }
+                None => f64::INFINITY,
+            };
+            report.at_most(format!("{prefix}{name}"), error, MOMENT);
+        }
+    }
+}
+
+/// Optimiser steps: loss, backward, global-norm clip, AdamW.
+pub(super) fn train_steps(path: &Path, report: &mut Report) {
+    let setup = Setup::open(path);
+    let golden = &setup.golden;
+    let mut dit = setup.dit.clone();
+    let mut adamw = AdamW::new(optimiser(golden));
+    let steps = golden.get("in.x").shape[0];
+    for step in 0..steps {
+        let at = |name: &str| golden.get(name).row(step);
+        let mut y = at("in.y");
+        let keep = at("in.drop_caption_mask");
+        let size = y.data.len() / keep.data.len();
+        for (caption, keep) in y.data.chunks_mut(size).zip(&keep.data) {
+            caption.iter_mut().for_each(|value| *value *= keep);
+        }
+        let batch = Batch {
+            x: at("in.x"),
+            y,
+            normal: at("in.rnd_normal"),
+            noise: at("in.noise"),
+            mask_noise: at("in.mask_noise"),
+        };
+        let sigma: Vec<f64> = setup.sigma(&batch.normal).into_iter().map(f64::from).collect();
+        let expected = at("out.sigma");
+        report.close(format!("sigma.{step}"), &sigma, &expected, 1e-6 * expected.max_abs());
+        let loss = setup.loss(&dit, &batch, setup.masking).mean();
+        let expected = golden.get("out.loss").data[step];
+        let found = values(loss.clone())[0];
+        report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
+        let grads = loss.backward();
+        let lr = golden.get("in.lr").data[step];
+        let (updated, norm) = adamw.step::<Train, _>(dit, &grads, lr);
+        dit = updated;
+        let expected = golden.get("out.grad_norm").data[step];
+        let error = (values(norm)[0] / expected - 1.0).abs();
+        report.at_most(format!("grad_norm.{step}"), error, GRADIENT);
+        if step == 0 {
+            weights(golden, "out.step1.", &dit, report);
+        }
+    }
+    weights(golden, "out.final.", &dit, report);
+    moments(golden, &adamw, report);
+}
+
+/// A run of the reference's trainer: micro-batches, and the schedule's lag of one batch.
+pub(super) fn composer_run(path: &Path, report: &mut Report) {
+    let setup = Setup::open(path);
+    let golden = &setup.golden;
+    let size = |key: &str| golden.number(key) as usize;
+    let settings = &golden.config["schedule"];
+    let count = |key: &str| settings[key].as_u64().expect("a schedule's step is a whole number");
+    let schedule = Schedule {
+        curve: Curve::Cosine {
+            warmup: count("t_warmup"),
+            total: count("t_max"),
+            floor: settings["alpha_f"].as_f64().expect("a floor is a number"),
+        },
+        one_batch_lag: true,
+    };
+    let mut dit = setup.dit.clone();
+    let mut adamw = AdamW::new(optimiser(golden));
+    for step in 0..size("batches") {
+        let lr = adamw.config().lr * schedule.multiplier(step as u64);
+        let expected = golden.get("out.lr").data[step];
+        report.at_most(format!("lr.{step}"), (lr - expected).abs(), 1e-15);
+        let first = step * size("batch_size");
+        // The mean over equal micro-batches, divided before it is summed, is the mean over the batch.
+        let parts = size("batch_size") / size("microbatch");
+        let losses = (0..parts).map(|part| {
+            let start = first + part * size("microbatch");
+            let at = |name: &str| golden.get(name).rows(start..start + size("microbatch"));
+            let batch = Batch {
+                x: at("in.x"),
+                y: at("in.y"),
+                normal: at("in.rnd_normal"),
+                noise: at("in.noise"),
+                mask_noise: at("in.mask_noise"),
+            };
+            setup.loss(&dit, &batch, setup.masking).mean() / parts as f64
+        });
+        let loss = losses.reduce(|a, b| a + b).expect("a batch has a micro-batch");
+        let expected = golden.get("out.loss").data[step];
+        let found = values(loss.clone())[0];
+        report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
+        let grads = loss.backward();
+        (dit, _) = adamw.step::<Train, _>(dit, &grads, lr);
+    }
+    weights(golden, "out.final.", &dit, report);
+    moments(golden, &adamw, report);
+}
