@@ -7,7 +7,7 @@ use crate::{
     rng::{Purpose, Stream},
 };
 use burn::{
-    module::{Param, ParamId},
+    module::Param,
     tensor::{Tensor, TensorData},
 };
 
@@ -100,6 +100,6 @@ impl<'a, B: DitBackend> Init<'a, B> {
 
     fn param<const D: usize>(&self, shape: [usize; D], values: Vec<f32>) -> Param<Tensor<B, D>> {
         let data = TensorData::new(values, shape);
-        Param::initialized(ParamId::new(), Tensor::from_data(data, self.device))
+        Param::from_tensor(Tensor::from_data(data, self.device))
     }
 }

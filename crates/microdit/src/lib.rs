@@ -40,6 +40,7 @@ pub mod mixer;
 pub mod moe;
 pub mod norm;
 pub mod ops;
+mod pickle;
 pub mod rng;
 pub mod weights;
 mod width;

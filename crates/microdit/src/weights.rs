@@ -1,13 +1,12 @@
 //! Weights under the reference's names: PyTorch state dicts in and out.
 //!
-//! Parameters lie in memory as they lie in the file, so only names differ; `.pt` files are read by `burn-store`, which
-//! interprets the pickle's tensor records and executes nothing.
+//! Parameters lie in memory as they lie in the file, so only names differ.
 
+use crate::pickle::Checkpoint;
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
-use burn_store::pytorch::PytorchReader;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,8 +19,7 @@ use std::{
 /// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
 const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
 
-/// Where a training checkpoint of the reference keeps the network.
-const NESTED: &str = "state.model.";
+/// Prefix of the network's tensors in a training checkpoint of the reference.
 const NESTED_PREFIX: &str = "dit.";
 
 /// The largest header a safetensors file may have (the format's own limit).
@@ -359,31 +357,37 @@ fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorData>, Weights
 }
 
 fn read_pytorch(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-    File::open(path).map_err(io_error(path))?;
-    let reader = PytorchReader::new(path)
-        .map_err(|error| format_error(path, &format!("no PyTorch file that can be read: {error}")))?;
-    let all = reader.into_tensors();
-    let nested = all.keys().any(|name| name.starts_with(NESTED));
-    let mut tensors = BTreeMap::new();
-    for (name, snapshot) in all {
-        let name = if nested {
-            let inner = name.strip_prefix(NESTED).and_then(|name| name.strip_prefix(NESTED_PREFIX));
-            match inner {
-                Some(inner) => inner.to_owned(),
-                None => continue,
-            }
-        } else {
-            name.strip_prefix(NESTED_PREFIX).unwrap_or(&name).to_owned()
-        };
-        if !snapshot.dtype.is_float() {
-            return Err(format_error(path, &format!("{name} has type {:?}; expected a float type", snapshot.dtype)));
-        }
-        let data = snapshot
-            .to_data()
-            .map_err(|error| format_error(path, &format!("{name}: {error:?}")))?;
-        tensors.insert(name, data.convert_dtype(DType::F32));
+    let fail = |message: String| format_error(path, &message);
+    let file = File::open(path).map_err(io_error(path))?;
+    let mut checkpoint = Checkpoint::open(path, file).map_err(fail)?;
+    let nested = checkpoint
+        .root
+        .entry("state")
+        .and_then(|state| state.entry("model"));
+    let records = match &nested {
+        Some(model) => model
+            .tensors()
+            .into_iter()
+            .filter_map(|(name, record)| {
+                Some((name.strip_prefix(NESTED_PREFIX)?.to_owned(), record))
+            })
+            .collect(),
+        None => checkpoint.root.tensors(),
+    };
+    if records.is_empty() {
+        return Err(fail(
+            "it holds no tensors of a network; expected a state dict, or a checkpoint with state.model.dit.*".into(),
+        ));
     }
-    Ok(tensors)
+    records
+        .into_iter()
+        .map(|(name, record)| {
+            let data = checkpoint
+                .read(&record)
+                .map_err(|error| fail(format!("{name}: {error}")))?;
+            Ok((name, data.convert_dtype(DType::F32)))
+        })
+        .collect()
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> WeightsError + '_ {

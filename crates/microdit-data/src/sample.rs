@@ -1,0 +1,50 @@
+//! A captioned image, and what can be wrong with data.
+
+use image::RgbImage;
+use std::path::PathBuf;
+
+/// The image of a sample: decoding is left to the loader's threads.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// A compressed file.
+    Encoded(Vec<u8>),
+    /// Pixels.
+    Decoded(RgbImage),
+}
+
+/// A captioned image.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its name in the dataset.
+    pub key: String,
+    /// Its caption, trimmed, never empty.
+    pub caption: String,
+    /// Its image.
+    pub image: Image,
+}
+
+/// Data that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The path leads to nothing, or to no shards.
+    #[error("{0}: no such shard; expected a .tar, a directory of .tar files, or a pattern such as train-{{000..009}}.tar")]
+    NoShards(String),
+    /// A shard could not be read.
+    #[error("{}: {message}", shard.display())]
+    Unreadable {
+        /// The shard.
+        shard: PathBuf,
+        /// What its reader says.
+        message: String,
+    },
+    /// A shard without one usable sample.
+    #[error("{}: no usable sample; expected members KEY.jpg (or .png, .webp) and KEY.txt", .0.display())]
+    EmptyShard(PathBuf),
+    /// No image of a whole pass could be decoded.
+    #[error("no image could be decoded in {0} samples; the first warnings name some")]
+    NothingDecodes(usize),
+    /// The loader's thread ended early.
+    #[error("the loader stopped unexpectedly; this is a bug, please report it")]
+    Stopped,
+}

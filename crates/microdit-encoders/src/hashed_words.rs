@@ -1,0 +1,80 @@
+//! The built-in caption encoder: one random but fixed vector per word.
+
+use microdit::rng::{Purpose, Stream};
+
+/// Encodes a caption as one vector per word plus its position, padded or cut to a fixed length.
+///
+/// A stand-in for CLIP that needs no download: it knows no meanings, so "cat" and "cats" are as unrelated as "cat" and
+/// "sky". That is enough where the captions' words are few.
+///
+/// ```
+/// use microdit_encoders::HashedWords;
+/// let encoder = HashedWords { tokens: 4, channels: 8 };
+/// let one = encoder.encode(&["A red circle."]);
+/// assert_eq!(one.len(), 4 * 8);
+/// assert_eq!(one, encoder.encode(&["a RED circle"]));
+/// assert_ne!(one, encoder.encode(&["circle a red"]));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashedWords {
+    /// Words kept, and padded to.
+    pub tokens: usize,
+    /// Channels of a vector.
+    pub channels: usize,
+}
+
+impl HashedWords {
+    /// Captions to `[batch, tokens, channels]`, row-major.
+    pub fn encode(&self, captions: &[impl AsRef<str>]) -> Vec<f32> {
+        let mut out = Vec::with_capacity(captions.len() * self.tokens * self.channels);
+        for caption in captions {
+            let lower = caption.as_ref().to_lowercase();
+            let words = lower
+                .split(|c: char| !c.is_alphanumeric())
+                .filter(|word| !word.is_empty());
+            // No word is empty, so the empty word can stand for padding.
+            let padded = words.chain(std::iter::repeat("")).take(self.tokens);
+            for (position, word) in padded.enumerate() {
+                let vector = Stream::new(0, Purpose::Word, 0, hash(word)).normal(self.channels);
+                let place = (0..self.channels).map(|i| self.position(position, i));
+                out.extend(vector.iter().zip(place).map(|(value, place)| value + place));
+            }
+        }
+        out
+    }
+
+    /// Sinusoidal position (arXiv 1706.03762, section 3.5).
+    fn position(&self, position: usize, channel: usize) -> f32 {
+        let exponent = (channel / 2 * 2) as f64 / self.channels as f64;
+        let angle = position as f64 / 10_000f64.powf(exponent);
+        let wave = if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() };
+        wave as f32
+    }
+}
+
+/// FNV-1a, which is fixed for ever: a trained network depends on it.
+fn hash(word: &str) -> u64 {
+    word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // Published test vectors of the algorithm.
+        assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(hash("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn long_captions_are_cut_and_short_ones_padded() {
+        let encoder = HashedWords { tokens: 2, channels: 6 };
+        assert_eq!(encoder.encode(&["red blue green"]), encoder.encode(&["red blue"]));
+        assert_ne!(encoder.encode(&["red"]), encoder.encode(&["red blue"]));
+    }
+}
