@@ -48,7 +48,11 @@ impl Golden {
                 (name.to_owned(), Array { shape, data })
             })
             .collect();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Self {
             name,
             config,
@@ -69,7 +73,10 @@ impl Golden {
     }
 
     /// Tensors whose name starts with `prefix`, by the rest of their name.
-    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Array)> {
+    pub fn with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Array)> {
         self.tensors
             .iter()
             .filter_map(move |(name, array)| Some((name.strip_prefix(prefix)?, array)))
@@ -109,7 +116,11 @@ impl Array {
     }
 
     /// On the device, reshaped to `D` dimensions by `shape`.
-    pub fn tensor<B: Backend, const D: usize>(&self, shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+    pub fn tensor<B: Backend, const D: usize>(
+        &self,
+        shape: [usize; D],
+        device: &B::Device,
+    ) -> Tensor<B, D> {
         Tensor::from_data(TensorData::new(self.to_f32(), shape), device)
     }
 
@@ -148,7 +159,9 @@ impl Array {
 
     /// Largest absolute value.
     pub fn max_abs(&self) -> f64 {
-        self.data.iter().fold(0.0, |max, value| max.max(value.abs()))
+        self.data
+            .iter()
+            .fold(0.0, |max, value| max.max(value.abs()))
     }
 }
 
@@ -164,9 +177,17 @@ pub fn indices<B: Backend, const D: usize>(tensor: Tensor<B, D, Int>) -> Vec<f64
 
 /// Reads the configuration keys of the reference's denoiser.
 pub fn dit_config(json: &Value) -> DitConfig {
-    let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("dit config has no {key}"));
+    let number = |key: &str| {
+        json[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("dit config has no {key}"))
+    };
     let size = |key: &str| number(key) as usize;
-    let flag = |key: &str| json[key].as_bool().unwrap_or_else(|| panic!("dit config has no {key}"));
+    let flag = |key: &str| {
+        json[key]
+            .as_bool()
+            .unwrap_or_else(|| panic!("dit config has no {key}"))
+    };
     let depth = size("depth");
     let scale = |key: &str| {
         let list: Vec<f64> = json[key]

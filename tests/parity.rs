@@ -37,7 +37,9 @@ fn goldens() {
         PathBuf::from,
     );
     let only = std::env::var("MICRODIT_GOLDENS_ONLY").ok();
-    let only: Option<Vec<&str>> = only.as_deref().map(|list| list.split(',').map(str::trim).collect());
+    let only: Option<Vec<&str>> = only
+        .as_deref()
+        .map(|list| list.split(',').map(str::trim).collect());
     if let Some(only) = &only {
         for kind in only {
             assert!(
@@ -59,7 +61,9 @@ fn goldens() {
         let Some((kind, check)) = kind_of(path) else {
             let prefix = |kind: &&str| name.starts_with(*kind);
             if !only.as_ref().is_some_and(|only| !only.iter().any(prefix)) {
-                failures.push(format!("{name}: unknown kind, or a kind not implemented yet"));
+                failures.push(format!(
+                    "{name}: unknown kind, or a kind not implemented yet"
+                ));
             }
             continue;
         };
@@ -74,9 +78,19 @@ fn goldens() {
             failures.push(format!("{name}: did not run to its end"));
         }
         compared += report.compared();
-        failures.extend(report.failures().into_iter().map(|line| format!("{name}: {line}")));
+        failures.extend(
+            report
+                .failures()
+                .into_iter()
+                .map(|line| format!("{name}: {line}")),
+        );
     }
     assert!(compared > 0, "no golden case in {}", directory.display());
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     println!("{compared} comparisons agree");
 }

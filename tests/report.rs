@@ -37,7 +37,13 @@ impl Report {
             .zip(&expected.data)
             .map(|(a, b)| (a - b).abs())
             // NaN must fail, and f64::max drops it.
-            .fold(0.0, |max, e| if e.is_nan() { f64::INFINITY } else { e.max(max) });
+            .fold(0.0, |max, e| {
+                if e.is_nan() {
+                    f64::INFINITY
+                } else {
+                    e.max(max)
+                }
+            });
         let limit = limit * self.slack;
         self.lines.push(Line { what, error, limit });
     }
@@ -46,7 +52,11 @@ impl Report {
     pub fn at_most(&mut self, what: impl Into<String>, error: f64, limit: f64) {
         let limit = limit * self.slack;
         let error = if error.is_nan() { f64::INFINITY } else { error };
-        self.lines.push(Line { what: what.into(), error, limit });
+        self.lines.push(Line {
+            what: what.into(),
+            error,
+            limit,
+        });
     }
 
     /// The same values exactly, whatever the slack.
@@ -80,7 +90,11 @@ impl Report {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.error <= self.limit { "ok  " } else { "FAIL" };
+        let verdict = if self.error <= self.limit {
+            "ok  "
+        } else {
+            "FAIL"
+        };
         write!(
             f,
             "{verdict} {:<60} error {:>10.3e}  limit {:>10.3e}",
@@ -91,6 +105,8 @@ impl fmt::Display for Line {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lines.iter().try_for_each(|line| writeln!(f, "  {line}"))
+        self.lines
+            .iter()
+            .try_for_each(|line| writeln!(f, "  {line}"))
     }
 }

@@ -21,7 +21,11 @@ pub(super) fn ckpt(path: &Path, report: &mut Report) {
     };
     let state = StateDict::read(path).expect("a golden checkpoint is readable");
     let names = golden.state_dict(prefix);
-    report.equal("number of tensors", &[state.len() as f64], &[names.len() as f64]);
+    report.equal(
+        "number of tensors",
+        &[state.len() as f64],
+        &[names.len() as f64],
+    );
     for (name, array) in golden.with_prefix(prefix) {
         if let Some(found) = state.get(name) {
             report.equal(name, &found.iter::<f64>().collect::<Vec<_>>(), &array.data);
@@ -30,7 +34,9 @@ pub(super) fn ckpt(path: &Path, report: &mut Report) {
         }
     }
     let device = Default::default();
-    let dit = dit_config(&golden.config["dit"]).init::<Inner>(0, &device).expect("a golden network exists");
+    let dit = dit_config(&golden.config["dit"])
+        .init::<Inner>(0, &device)
+        .expect("a golden network exists");
     let fits = state.load_into(dit, &device).is_ok();
     report.at_most("fits its network", f64::from(u8::from(!fits)), 0.0);
 }
@@ -40,7 +46,10 @@ fn run_of(path: &Path, directory: &Path) -> Golden {
     let entries = std::fs::read_dir(directory).expect("a golden directory is readable");
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "safetensors")
+        })
         .map(|path| Golden::open(&path))
         .find(|golden| golden.config["checkpoint"] == *name)
         .unwrap_or_else(|| panic!("no file says what {} must give", path.display()))

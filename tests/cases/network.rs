@@ -7,9 +7,7 @@ use crate::{
 };
 use burn::tensor::Tensor;
 use microdit::{
-    Conditioning, Dit, MaskStage, TokenMask,
-    block::DitBlock,
-    embed::unpatchify,
+    Conditioning, Dit, MaskStage, TokenMask, block::DitBlock, embed::unpatchify,
     feed_forward::FeedForward,
 };
 use std::path::Path;
@@ -55,10 +53,13 @@ impl Stages<'_> {
             &format!("{name}.modulation"),
             block
                 .modulation
-                .forward(burn::tensor::activation::gelu_approximate(condition.clone())),
+                .forward(burn::tensor::activation::gelu_approximate(
+                    condition.clone(),
+                )),
         );
         let modulation = block.modulate(condition);
-        let gate = |update: Tensor<Inner, 3>, gate: Tensor<Inner, 2>| update * gate.unsqueeze_dim(1);
+        let gate =
+            |update: Tensor<Inner, 3>, gate: Tensor<Inner, 2>| update * gate.unsqueeze_dim(1);
         let attended = block
             .attn
             .forward(block.norm1.modulated(x.clone(), modulation.attn));
@@ -77,8 +78,11 @@ impl Stages<'_> {
             let key = format!("out.{name}.moe_topk_idx");
             if self.golden.has(&key) {
                 let expected = &self.golden.get(&key).data;
-                self.report
-                    .equal(format!("{name}.moe_topk_idx"), &indices(routing.tokens), expected);
+                self.report.equal(
+                    format!("{name}.moe_topk_idx"),
+                    &indices(routing.tokens),
+                    expected,
+                );
             }
         }
         self.check(&format!("{name}.mlp"), block.mlp.forward(normed));
@@ -145,7 +149,10 @@ impl Stages<'_> {
 
 fn load(golden: &Golden) -> Dit<Inner> {
     let device = Default::default();
-    let dit = golden.dit().init(0, &device).expect("a golden network exists");
+    let dit = golden
+        .dit()
+        .init(0, &device)
+        .expect("a golden network exists");
     golden
         .state_dict("weights.")
         .load_into(dit, &device)

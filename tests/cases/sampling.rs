@@ -25,7 +25,10 @@ fn parse(run: &str) -> Option<(usize, f64)> {
 pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
     let device = Default::default();
-    let dit = golden.dit().init::<Inner>(0, &device).expect("a golden network exists");
+    let dit = golden
+        .dit()
+        .init::<Inner>(0, &device)
+        .expect("a golden network exists");
     let dit = golden
         .state_dict("weights.")
         .load_into(dit, &device)
@@ -43,7 +46,12 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
     for (steps, expected) in golden.with_prefix("out.t_steps_") {
         let steps: usize = steps.parse().expect("t_steps_ ends in a number of steps");
         // f64 throughout: only the rounding of two powers may differ.
-        report.close(format!("t_steps_{steps}"), &schedule.sigmas(steps), expected, 1e-12 * schedule.sigma_max);
+        report.close(
+            format!("t_steps_{steps}"),
+            &schedule.sigmas(steps),
+            expected,
+            1e-12 * schedule.sigma_max,
+        );
     }
     let runs: Vec<&str> = golden
         .with_prefix("out.")
@@ -85,7 +93,12 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
             let key = format!("out.{run}.{part}");
             if golden.has(&key) {
                 let expected = golden.get(&key);
-                report.close(format!("{run}.{part}"), found, expected, LATENT * expected.max_abs());
+                report.close(
+                    format!("{run}.{part}"),
+                    found,
+                    expected,
+                    LATENT * expected.max_abs(),
+                );
             }
         };
         check("final", &values(end));

@@ -9,13 +9,7 @@ use burn::{
     module::{Module, Param, ParamId},
     tensor::{Tensor, backend::Backend},
 };
-use microdit::{
-    DitConfig,
-    ema::blend,
-    embed::sincos_positions,
-    flops,
-    weights::StateDict,
-};
+use microdit::{DitConfig, ema::blend, embed::sincos_positions, flops, weights::StateDict};
 use microdit_train::schedule::{Curve, Schedule};
 use std::{collections::BTreeMap, path::Path};
 
@@ -44,7 +38,12 @@ pub(super) fn ema(path: &Path, report: &mut Report) {
             let expected = golden.get(&format!("out.ema{update}.{name}"));
             // Two roundings of f32.
             let limit = 2.0 * f64::from(f32::EPSILON) * expected.max_abs();
-            report.close(format!("ema{update}.{name}"), &values(average.value.val()), expected, limit);
+            report.close(
+                format!("ema{update}.{name}"),
+                &values(average.value.val()),
+                expected,
+                limit,
+            );
         }
     }
 }
@@ -83,15 +82,25 @@ pub(super) fn pos_embed(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
     let tables = golden.config.as_object().expect("one entry per table");
     for (name, settings) in tables {
-        let number = |key: &str| settings[key].as_f64().expect("a table's setting is a number");
+        let number = |key: &str| {
+            settings[key]
+                .as_f64()
+                .expect("a table's setting is a number")
+        };
         // The coordinates are scaled by base / grid, which the model always has at 1.
         let interp = number("pos_interp_scale") * number("grid") / number("base_size");
-        let found: Vec<f64> = sincos_positions(number("dim") as usize, number("grid") as usize, interp)
-            .into_iter()
-            .map(f64::from)
-            .collect();
+        let found: Vec<f64> =
+            sincos_positions(number("dim") as usize, number("grid") as usize, interp)
+                .into_iter()
+                .map(f64::from)
+                .collect();
         // Sine and cosine of f64, rounded to f32 once.
-        report.close(name.clone(), &found, golden.get(&format!("out.{name}")), 1.2e-7);
+        report.close(
+            name.clone(),
+            &found,
+            golden.get(&format!("out.{name}")),
+            1.2e-7,
+        );
     }
 }
 
@@ -108,7 +117,9 @@ pub(super) fn manifest(path: &Path, report: &mut Report) {
     };
     let mut config = preset;
     for (key, value) in arguments.as_object().expect("arguments are named") {
-        let number = value.as_f64().unwrap_or_else(|| panic!("argument {key} is a number"));
+        let number = value
+            .as_f64()
+            .unwrap_or_else(|| panic!("argument {key} is a number"));
         config = match key.as_str() {
             "input_size" => config.with_input_size(number as usize),
             "pos_interp_scale" => config.with_pos_interp_scale(number),
@@ -119,8 +130,16 @@ pub(super) fn manifest(path: &Path, report: &mut Report) {
     }
     config.validate().expect("a published network is valid");
     let total = |key: &str| manifest[key].as_f64().unwrap_or(f64::NAN);
-    report.equal("total_parameters", &[flops::parameters(&config) as f64], &[total("total_parameters")]);
-    report.equal("moe_parameters", &[flops::expert_parameters(&config) as f64], &[total("moe_parameters")]);
+    report.equal(
+        "total_parameters",
+        &[flops::parameters(&config) as f64],
+        &[total("total_parameters")],
+    );
+    report.equal(
+        "moe_parameters",
+        &[flops::expert_parameters(&config) as f64],
+        &[total("moe_parameters")],
+    );
     report.equal("tokens", &[config.tokens() as f64], &[total("tokens")]);
     let expected: BTreeMap<String, Vec<f64>> = manifest["entries"]
         .as_array()
@@ -135,9 +154,15 @@ pub(super) fn manifest(path: &Path, report: &mut Report) {
         .collect();
     // Building XL/2 takes 4.6 GB: the names are checked on the network itself only where it is small.
     if total("total_parameters") < 3e8 {
-        let dit = config.init::<Inner>(0, &Default::default()).expect("a published network is valid");
+        let dit = config
+            .init::<Inner>(0, &Default::default())
+            .expect("a published network is valid");
         let state = StateDict::from_module(&dit);
-        report.equal("number of parameters' names", &[state.len() as f64], &[expected.len() as f64]);
+        report.equal(
+            "number of parameters' names",
+            &[state.len() as f64],
+            &[expected.len() as f64],
+        );
         for (name, shape) in &expected {
             let found: Vec<f64> = state
                 .get(name)

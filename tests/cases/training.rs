@@ -80,7 +80,9 @@ impl Setup {
         let golden = Golden::open(&path.with_extension("safetensors"));
         let device = Default::default();
         let config = golden.dit();
-        let dit = config.init::<Train>(0, &device).expect("a golden network exists");
+        let dit = config
+            .init::<Train>(0, &device)
+            .expect("a golden network exists");
         let dit = golden
             .state_dict("weights.")
             .load_into(dit, &device)
@@ -108,7 +110,13 @@ impl Setup {
         let kept = masking.kept(self.tokens);
         (kept < self.tokens).then(|| {
             let noise = noise.to_f32();
-            TokenMask::from_noise(&noise, self.tokens, kept, MaskStage::AfterMixer, &Default::default())
+            TokenMask::from_noise(
+                &noise,
+                self.tokens,
+                kept,
+                MaskStage::AfterMixer,
+                &Default::default(),
+            )
         })
     }
 
@@ -133,7 +141,11 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// The loss with and without mask, and both gradients.
@@ -154,9 +166,19 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
         let losses = setup.loss(&setup.dit, &batch, masking);
         let loss = losses.clone().mean();
         let expected = golden.get(&format!("out.{name}.loss_per_sample"));
-        report.close(format!("{name}.loss_per_sample"), &values(losses), expected, LOSS * expected.max_abs());
+        report.close(
+            format!("{name}.loss_per_sample"),
+            &values(losses),
+            expected,
+            LOSS * expected.max_abs(),
+        );
         let expected = golden.get(&format!("out.{name}.loss"));
-        report.close(format!("{name}.loss"), &values(loss.clone()), expected, LOSS * expected.max_abs());
+        report.close(
+            format!("{name}.loss"),
+            &values(loss.clone()),
+            expected,
+            LOSS * expected.max_abs(),
+        );
 
         let grads = loss.backward();
         let mut named = Named {
@@ -167,7 +189,12 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
         setup.dit.visit(&mut named);
         let global = golden.get(&format!("out.{name}.grad_norm"));
         let found = norm(&named.found.values().flatten().copied().collect::<Vec<_>>());
-        report.close(format!("{name}.grad_norm"), &[found], global, GRADIENT * global.max_abs());
+        report.close(
+            format!("{name}.grad_norm"),
+            &[found],
+            global,
+            GRADIENT * global.max_abs(),
+        );
         let floor = 1e-4 * global.max_abs();
         for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
             let error = match named.found.get(parameter) {
@@ -240,7 +267,8 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
 
 fn optimiser(golden: &Golden) -> AdamWConfig {
     let settings = &golden.config["optimizer"];
-    let number = |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
+    let number =
+        |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
     AdamWConfig {
         lr: settings["lr"].as_f64().unwrap_or(0.0),
         beta1: number(&settings["betas"][0]),
@@ -273,7 +301,11 @@ fn weights(golden: &Golden, prefix: &str, dit: &Dit<Train>, report: &mut Report)
         outliers += errors.iter().filter(|&&e| !(e <= WEIGHT_OUTLIER)).count() as f64;
     }
     report.at_most(format!("{prefix}* mean error"), sum / count, WEIGHT_MEAN);
-    report.at_most(format!("{prefix}* errors over 1e-5"), outliers, WEIGHT_OUTLIERS);
+    report.at_most(
+        format!("{prefix}* errors over 1e-5"),
+        outliers,
+        WEIGHT_OUTLIERS,
+    );
 }
 
 fn moments(golden: &Golden, optimiser: &AdamW<Inner>, report: &mut Report) {
@@ -319,9 +351,18 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
             noise: at("in.noise"),
             mask_noise: at("in.mask_noise"),
         };
-        let sigma: Vec<f64> = setup.sigma(&batch.normal).into_iter().map(f64::from).collect();
+        let sigma: Vec<f64> = setup
+            .sigma(&batch.normal)
+            .into_iter()
+            .map(f64::from)
+            .collect();
         let expected = at("out.sigma");
-        report.close(format!("sigma.{step}"), &sigma, &expected, 1e-6 * expected.max_abs());
+        report.close(
+            format!("sigma.{step}"),
+            &sigma,
+            &expected,
+            1e-6 * expected.max_abs(),
+        );
         let loss = setup.loss(&dit, &batch, setup.masking).mean();
         let expected = golden.get("out.loss").data[step];
         let found = values(loss.clone())[0];
@@ -347,7 +388,11 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
     let golden = &setup.golden;
     let size = |key: &str| golden.number(key) as usize;
     let settings = &golden.config["schedule"];
-    let count = |key: &str| settings[key].as_u64().expect("a schedule's step is a whole number");
+    let count = |key: &str| {
+        settings[key]
+            .as_u64()
+            .expect("a schedule's step is a whole number")
+    };
     let schedule = Schedule {
         curve: Curve::Cosine {
             warmup: count("t_warmup"),
@@ -377,7 +422,9 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
             };
             setup.loss(&dit, &batch, setup.masking).mean() / parts as f64
         });
-        let loss = losses.reduce(|a, b| a + b).expect("a batch has a micro-batch");
+        let loss = losses
+            .reduce(|a, b| a + b)
+            .expect("a batch has a micro-batch");
         let expected = golden.get("out.loss").data[step];
         let found = values(loss.clone())[0];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);

@@ -1,2 +1,37 @@
-//! microdit
-fn main(){}
+//! The `microdit` command: one thin file per subcommand.
+
+mod device;
+mod sample;
+mod train;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Train),
+    Sample(sample::Sample),
+}
+
+fn main() -> miette::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    match Cli::parse().command {
+        Command::Train(train) => train.run(),
+        Command::Sample(sample) => sample.run(),
+    }
+}

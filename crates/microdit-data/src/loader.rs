@@ -120,7 +120,13 @@ fn decode_all(samples: Vec<Sample>, config: &LoaderConfig) -> Vec<Option<Decoded
     thread::scope(|scope| {
         let workers: Vec<_> = samples
             .chunks(share)
-            .map(|part| scope.spawn(|| part.iter().map(|sample| decode(sample, config.image_size)).collect::<Vec<_>>()))
+            .map(|part| {
+                scope.spawn(|| {
+                    part.iter()
+                        .map(|sample| decode(sample, config.image_size))
+                        .collect::<Vec<_>>()
+                })
+            })
             .collect();
         workers
             .into_iter()
@@ -136,7 +142,10 @@ fn decode(sample: &Sample, size: u32) -> Option<Decoded> {
         Image::Encoded(bytes) => match image::load_from_memory(bytes) {
             Ok(image) => image.into_rgb8(),
             Err(error) => {
-                tracing::warn!("sample {} cannot be decoded ({error}); it is skipped", sample.key);
+                tracing::warn!(
+                    "sample {} cannot be decoded ({error}); it is skipped",
+                    sample.key
+                );
                 return None;
             }
         },
@@ -162,7 +171,14 @@ fn crop(image: RgbImage, size: u32) -> RgbImage {
     let scaled = |side: u32| ((f64::from(side) * scale).round() as u32).max(size);
     let (width, height) = (scaled(width), scaled(height));
     let resized = imageops::resize(&image, width, height, imageops::FilterType::CatmullRom);
-    imageops::crop_imm(&resized, (width - size) / 2, (height - size) / 2, size, size).to_image()
+    imageops::crop_imm(
+        &resized,
+        (width - size) / 2,
+        (height - size) / 2,
+        size,
+        size,
+    )
+    .to_image()
 }
 
 #[cfg(test)]
@@ -171,7 +187,9 @@ mod tests {
     use std::path::Path;
 
     fn golden(name: &str) -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/goldens")
+            .join(name);
         path.to_string_lossy().into_owned()
     }
 
@@ -189,7 +207,9 @@ mod tests {
         let load = |threads| {
             let source = Source::Shards(Shards::open(&golden("wds_clean.tar")).unwrap());
             let mut loader = Loader::new(source, config(threads));
-            (0..5).map(|_| loader.next_batch().unwrap()).collect::<Vec<_>>()
+            (0..5)
+                .map(|_| loader.next_batch().unwrap())
+                .collect::<Vec<_>>()
         };
         let one = load(1);
         assert_eq!(one, load(3));
@@ -217,8 +237,14 @@ mod tests {
     #[test]
     fn a_folder_without_shards_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Shards::open(&folder.path().to_string_lossy()), Err(DataError::NoShards(_))));
-        assert!(matches!(Shards::open("no/such.tar"), Err(DataError::NoShards(_))));
+        assert!(matches!(
+            Shards::open(&folder.path().to_string_lossy()),
+            Err(DataError::NoShards(_))
+        ));
+        assert!(matches!(
+            Shards::open("no/such.tar"),
+            Err(DataError::NoShards(_))
+        ));
         let path = folder.path().join("empty.tar");
         std::fs::write(&path, [0; 1024]).unwrap();
         assert!(matches!(Shards::read(&path), Err(DataError::EmptyShard(_))));

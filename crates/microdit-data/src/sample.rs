@@ -28,7 +28,9 @@ pub struct Sample {
 #[non_exhaustive]
 pub enum DataError {
     /// The path leads to nothing, or to no shards.
-    #[error("{0}: no such shard; expected a .tar, a directory of .tar files, or a pattern such as train-{{000..009}}.tar")]
+    #[error(
+        "{0}: no such shard; expected a .tar, a directory of .tar files, or a pattern such as train-{{000..009}}.tar"
+    )]
     NoShards(String),
     /// A shard could not be read.
     #[error("{}: {message}", shard.display())]

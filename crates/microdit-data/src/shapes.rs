@@ -76,12 +76,16 @@ impl Shapes {
             Some(&(relation, dx, dy)) => {
                 let (first, a) = shape([0.5 + dx / 2.0, 0.5 + dy / 2.0]);
                 let (second, b) = shape([0.5 - dx / 2.0, 0.5 - dy / 2.0]);
-                let caption = format!("a {first} {relation} a {second} on a {background} background");
+                let caption =
+                    format!("a {first} {relation} a {second} on a {background} background");
                 (caption, vec![a, b])
             }
             None => {
                 let (words, only) = shape([0.5, 0.5]);
-                (format!("a {words} on a {background} background"), vec![only])
+                (
+                    format!("a {words} on a {background} background"),
+                    vec![only],
+                )
             }
         };
         Sample {
@@ -102,7 +106,9 @@ impl Shapes {
                 ];
                 let hit = shapes.iter().find(|shape| shape.contains(at));
                 let colour = hit.map_or(ground, |shape| shape.colour);
-                sum.iter_mut().zip(colour).for_each(|(sum, level)| *sum += u32::from(level));
+                sum.iter_mut()
+                    .zip(colour)
+                    .for_each(|(sum, level)| *sum += u32::from(level));
             }
             Rgb(sum.map(|level| (level / (SUBPIXELS * SUBPIXELS)) as u8))
         })
@@ -140,7 +146,10 @@ mod tests {
                 assert_eq!(named, shown(colour) > 4, "{}: {word}", sample.caption);
             }
             for (word, colour) in BACKGROUNDS {
-                assert_eq!(sample.caption.contains(&format!("on a {word} ")), shown(colour) > 100);
+                assert_eq!(
+                    sample.caption.contains(&format!("on a {word} ")),
+                    shown(colour) > 100
+                );
             }
         }
     }
@@ -148,7 +157,10 @@ mod tests {
     #[test]
     fn the_first_shape_lies_where_the_caption_says() {
         let centre = |image: &RgbImage, colour: [u8; 3]| {
-            let hits: Vec<_> = image.enumerate_pixels().filter(|(_, _, p)| p.0 == colour).collect();
+            let hits: Vec<_> = image
+                .enumerate_pixels()
+                .filter(|(_, _, p)| p.0 == colour)
+                .collect();
             let mean = |of: fn(&(u32, u32, &Rgb<u8>)) -> u32| {
                 hits.iter().map(of).sum::<u32>() as f32 / hits.len() as f32
             };
@@ -157,7 +169,10 @@ mod tests {
         for index in 0..200 {
             let sample = Shapes { size: 64 }.sample(5, index);
             let words: Vec<&str> = sample.caption.split(' ').collect();
-            let Some(relation) = words.iter().find(|w| ["above", "below", "left", "right"].contains(w)) else {
+            let Some(relation) = words
+                .iter()
+                .find(|w| ["above", "below", "left", "right"].contains(w))
+            else {
                 continue;
             };
             let named: Vec<[u8; 3]> = words

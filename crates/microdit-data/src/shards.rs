@@ -69,8 +69,14 @@ impl Shards {
         for entry in dataset.iter() {
             let entry = entry.map_err(|error| unreadable(&error))?;
             let key = entry.key().unwrap_or_default().to_owned();
-            let bytes = |names: &[&str]| entry.get_first(names)?.as_bytes().map(|bytes| bytes.to_vec());
-            let caption = bytes(&["txt"]).map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+            let bytes = |names: &[&str]| {
+                entry
+                    .get_first(names)?
+                    .as_bytes()
+                    .map(|bytes| bytes.to_vec())
+            };
+            let caption =
+                bytes(&["txt"]).map(|text| String::from_utf8_lossy(&text).trim().to_owned());
             match (bytes(&IMAGES), caption) {
                 (Some(image), Some(caption)) if !caption.is_empty() => samples.push(Sample {
                     key,
@@ -85,13 +91,20 @@ impl Shards {
                         _ => "an empty caption",
                     };
                     if skipped <= MAX_WARNINGS {
-                        tracing::warn!("{}: sample {key} has {lack}; it is skipped", path.display());
+                        tracing::warn!(
+                            "{}: sample {key} has {lack}; it is skipped",
+                            path.display()
+                        );
                     }
                 }
             }
         }
         if skipped > 0 {
-            tracing::warn!("{}: {skipped} of {} samples are incomplete", path.display(), samples.len() + skipped as usize);
+            tracing::warn!(
+                "{}: {skipped} of {} samples are incomplete",
+                path.display(),
+                samples.len() + skipped as usize
+            );
         }
         if samples.is_empty() {
             return Err(DataError::EmptyShard(path.to_owned()));
@@ -101,7 +114,10 @@ impl Shards {
 
     /// An endless stream: every pass has its own order of shards, and samples are drawn from a buffer that several
     /// shards flow through. It depends on `seed` alone.
-    pub(crate) fn stream(self, seed: u64) -> impl Iterator<Item = Result<Sample, DataError>> + Send {
+    pub(crate) fn stream(
+        self,
+        seed: u64,
+    ) -> impl Iterator<Item = Result<Sample, DataError>> + Send {
         (0..).flat_map(move |epoch| Pass::new(self.paths.clone(), seed, epoch))
     }
 }

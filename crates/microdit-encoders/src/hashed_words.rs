@@ -47,7 +47,11 @@ impl HashedWords {
     fn position(&self, position: usize, channel: usize) -> f32 {
         let exponent = (channel / 2 * 2) as f64 / self.channels as f64;
         let angle = position as f64 / 10_000f64.powf(exponent);
-        let wave = if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() };
+        let wave = if channel.is_multiple_of(2) {
+            angle.sin()
+        } else {
+            angle.cos()
+        };
         wave as f32
     }
 }
@@ -73,8 +77,14 @@ mod tests {
 
     #[test]
     fn long_captions_are_cut_and_short_ones_padded() {
-        let encoder = HashedWords { tokens: 2, channels: 6 };
-        assert_eq!(encoder.encode(&["red blue green"]), encoder.encode(&["red blue"]));
+        let encoder = HashedWords {
+            tokens: 2,
+            channels: 6,
+        };
+        assert_eq!(
+            encoder.encode(&["red blue green"]),
+            encoder.encode(&["red blue"])
+        );
         assert_ne!(encoder.encode(&["red"]), encoder.encode(&["red blue"]));
     }
 }

@@ -24,7 +24,11 @@ impl PixelCodec {
     /// Latents `[batch, 3, height, width]` to pictures; values beyond the range are cut.
     pub fn decode(&self, latents: &[f32], width: u32, height: u32) -> Vec<RgbImage> {
         let plane = (width * height) as usize;
-        let level = |value: f32| ((value / self.scale + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let level = |value: f32| {
+            ((value / self.scale + 1.0) * 127.5)
+                .round()
+                .clamp(0.0, 255.0) as u8
+        };
         latents
             .chunks_exact(3 * plane)
             .map(|image| {

@@ -40,7 +40,12 @@ impl Codec {
     }
 
     /// Pixels in -1..1, `batch` squares of three channels, to latents `[batch, channels, height, width]`.
-    pub fn encode<B: Backend>(&self, pixels: &[f32], batch: usize, device: &B::Device) -> Tensor<B, 4> {
+    pub fn encode<B: Backend>(
+        &self,
+        pixels: &[f32],
+        batch: usize,
+        device: &B::Device,
+    ) -> Tensor<B, 4> {
         let side = (pixels.len() / batch / 3).isqrt();
         let data = TensorData::new(self.0.encode(pixels), [batch, 3, side, side]);
         Tensor::from_data(data, device)

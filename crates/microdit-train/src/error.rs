@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum TrainError {
     /// A file or directory could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -43,7 +43,9 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] microdit_data::DataError),
     /// The loss is not a number any more.
-    #[error("the loss at step {step} is {loss}; lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm)")]
+    #[error(
+        "the loss at step {step} is {loss}; lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm)"
+    )]
     NotFinite {
         /// The step.
         step: u64,

@@ -5,7 +5,10 @@
 
 use burn::{
     module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Tensor, backend::{AutodiffBackend, Backend}},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use microdit::weights::reference_name;
 use serde::{Deserialize, Serialize};
@@ -90,10 +93,12 @@ impl<B: Backend> AdamW<B> {
         self.steps += 1;
         let norm = global_norm::<AB, M>(&module, grads);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)), computed without a read-back.
-        let scale = self
-            .config
-            .clip_norm
-            .map(|clip| (norm.clone() + 1e-6).recip().mul_scalar(clip).clamp_max(1.0));
+        let scale = self.config.clip_norm.map(|clip| {
+            (norm.clone() + 1e-6)
+                .recip()
+                .mul_scalar(clip)
+                .clamp_max(1.0)
+        });
         let module = module.map(&mut Update::<AB> {
             config: self.config,
             lr,

@@ -207,7 +207,11 @@ impl Recipe {
             }
         };
         require(self.batch > 0, "batch", "must be at least 1")?;
-        require(!self.stages.is_empty(), "stages", "a run needs at least one stage")?;
+        require(
+            !self.stages.is_empty(),
+            "stages",
+            "a run needs at least one stage",
+        )?;
         require(self.log_every > 0, "log_every", "must be at least 1")?;
         require(
             self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize,
@@ -221,16 +225,26 @@ impl Recipe {
         )?;
         let CaptionConfig::HashedWords { tokens, drop } = self.captions;
         require(tokens > 0, "captions.tokens", "must be at least 1")?;
-        require((0.0..=1.0).contains(&drop), "captions.drop", "must be in 0..=1")?;
+        require(
+            (0.0..=1.0).contains(&drop),
+            "captions.drop",
+            "must be in 0..=1",
+        )?;
         for stage in &self.stages {
             let ratio = stage.masking.ratio();
             let key = format!("stages.{}.masking", stage.name);
-            require((0.0..1.0).contains(&ratio), &key, "the ratio must be in 0..1")?;
+            require(
+                (0.0..1.0).contains(&ratio),
+                &key,
+                "the ratio must be in 0..1",
+            )?;
             let kept = stage.masking.kept(self.model.tokens());
             require(kept > 0, &key, "no token would be kept")?;
-            self.model.validate_capacity(kept).map_err(|error: ConfigError| {
-                problem(&key, &format!("{} tokens are kept: {error}", kept))
-            })?;
+            self.model
+                .validate_capacity(kept)
+                .map_err(|error: ConfigError| {
+                    problem(&key, &format!("{} tokens are kept: {error}", kept))
+                })?;
         }
         Ok(())
     }
@@ -258,7 +272,9 @@ fn descend<'a>(tree: &'a mut Value, path: &str) -> Result<&'a mut Value, String>
                 .and_then(|index: usize| list.get_mut(index))
                 .ok_or_else(|| format!("`{key}` is no index into a list of {length}"))
         }
-        _ => Err(format!("nothing lies below `{key}`'s parent: it is a plain value")),
+        _ => Err(format!(
+            "nothing lies below `{key}`'s parent: it is a plain value"
+        )),
     })
 }
 
@@ -275,9 +291,15 @@ mod tests {
     fn overrides_replace_values_and_name_bad_paths() {
         let set = |entry: &str| quickstart().with_overrides(&[entry.to_owned()]);
         assert_eq!(set("stages.0.steps=7").unwrap().stages[0].steps, 7);
-        assert_eq!(set("data.shards=a.tar").unwrap().data.shards.as_deref(), Some("a.tar"));
+        assert_eq!(
+            set("data.shards=a.tar").unwrap().data.shards.as_deref(),
+            Some("a.tar")
+        );
         let message = set("data.shard=a.tar").unwrap_err().to_string();
-        assert!(message.contains("no key `shard`") && message.contains("image_size"), "{message}");
+        assert!(
+            message.contains("no key `shard`") && message.contains("image_size"),
+            "{message}"
+        );
         assert!(set("batch=many").is_err());
     }
 }

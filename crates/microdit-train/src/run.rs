@@ -41,7 +41,10 @@ impl RunDir {
     /// If the directory already holds anything, or cannot be written.
     pub fn create(path: &Path, recipe: &Recipe) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path))?;
-        let occupied = fs::read_dir(path).map_err(TrainError::io(path))?.next().is_some();
+        let occupied = fs::read_dir(path)
+            .map_err(TrainError::io(path))?
+            .next()
+            .is_some();
         if occupied {
             return Err(TrainError::RunExists(path.to_owned()));
         }

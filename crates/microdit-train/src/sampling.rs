@@ -95,7 +95,12 @@ impl<B: DitBackend> Painter<B> {
         progress: &mut impl FnMut(),
     ) -> Vec<RgbImage> {
         let model = &self.recipe.model;
-        let shape = [prompts.len(), model.in_channels, model.input_size, model.input_size];
+        let shape = [
+            prompts.len(),
+            model.in_channels,
+            model.input_size,
+            model.input_size,
+        ];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
             (first..first + prompts.len())
@@ -111,7 +116,8 @@ impl<B: DitBackend> Painter<B> {
             &settings.sigmas.sigmas(settings.steps),
             |x, sigma| {
                 self.recipe.diffusion.denoise(x, sigma, |x, t| {
-                    self.dit.forward_guided(x, t, captions.clone(), settings.guidance)
+                    self.dit
+                        .forward_guided(x, t, captions.clone(), settings.guidance)
                 })
             },
             &Churn::default(),

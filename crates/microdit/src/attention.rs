@@ -1,6 +1,11 @@
 //! Self- and cross-attention with query/key normalisation over the whole width, before the heads are split.
 
-use crate::{config::BlockConfig, init::{self, Init}, linear::Linear, ops::DitBackend};
+use crate::{
+    config::BlockConfig,
+    init::{self, Init},
+    linear::Linear,
+    ops::DitBackend,
+};
 use burn::{module::Module, tensor::Tensor};
 
 /// Multi-head self-attention; its inner width may differ from the tokens' (layer-wise scaling).

@@ -242,7 +242,8 @@ impl DitConfig {
         let ffn = self.ffn_width.multipliers(self.depth);
         (0..self.depth)
             .map(|i| {
-                let has_experts = |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i + 1 != self.depth;
+                let has_experts =
+                    |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i + 1 != self.depth;
                 let moe = self.moe.as_ref().filter(has_experts);
                 let layers = if self.depth_init { i + 1 } else { self.depth };
                 self.block(self.dim, (qkv[i], ffn[i]), moe, layers)
@@ -327,7 +328,10 @@ impl DitConfig {
             },
         )?;
         require(self.dim.is_multiple_of(4), "dim", || {
-            format!("{} is not a multiple of 4, which the 2-D positions need", self.dim)
+            format!(
+                "{} is not a multiple of 4, which the 2-D positions need",
+                self.dim
+            )
         })?;
         require_heads("head_dim", self.dim, self.head_dim)?;
         let scale = self.pos_interp_scale;
@@ -338,7 +342,10 @@ impl DitConfig {
         require(eps.is_finite() && eps > 0.0, "norm_eps", || {
             format!("{eps} is not a positive number")
         })?;
-        for (field, width) in [("qkv_width", &self.qkv_width), ("ffn_width", &self.ffn_width)] {
+        for (field, width) in [
+            ("qkv_width", &self.qkv_width),
+            ("ffn_width", &self.ffn_width),
+        ] {
             if let Some(rule) = width.problem(self.depth) {
                 return Err(ConfigError { field, rule });
             }
@@ -358,12 +365,16 @@ impl DitConfig {
             }
         }
         if let Some(moe) = &self.moe {
-            require(moe.experts > 0, "moe.experts", || "must be at least 1".into())?;
+            require(moe.experts > 0, "moe.experts", || {
+                "must be at least 1".into()
+            })?;
             require(moe.every > 0, "moe.every", || "must be at least 1".into())?;
             let capacity = moe.capacity;
-            require(capacity.is_finite() && capacity > 0.0, "moe.capacity", || {
-                format!("{capacity} is not a positive number")
-            })?;
+            require(
+                capacity.is_finite() && capacity > 0.0,
+                "moe.capacity",
+                || format!("{capacity} is not a positive number"),
+            )?;
             self.validate_capacity(self.tokens())?;
         }
         for block in self.blocks().iter().chain(&self.mixer_blocks()) {
@@ -464,8 +475,11 @@ mod tests {
         }));
         let with_experts: Vec<bool> = config.blocks().iter().map(|b| b.moe.is_some()).collect();
         assert!(with_experts[..15].iter().all(|&moe| moe) && !with_experts[15]);
-        let with_experts: Vec<bool> =
-            config.mixer_blocks().iter().map(|b| b.moe.is_some()).collect();
+        let with_experts: Vec<bool> = config
+            .mixer_blocks()
+            .iter()
+            .map(|b| b.moe.is_some())
+            .collect();
         assert_eq!(with_experts, [false, true, true, true]);
     }
 }

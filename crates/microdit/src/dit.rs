@@ -1,8 +1,8 @@
 //! The network: embed -> mixer -> mask -> backbone -> final layer.
 
 use crate::{
-    block::{CaptionBlock, DitBlock},
     attention::split_last,
+    block::{CaptionBlock, DitBlock},
     config::{ConfigError, DitConfig},
     embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
     init::Init,
@@ -97,7 +97,11 @@ impl DitConfig {
     ///
     /// # Errors
     /// If [`validate`](Self::validate) rejects the sizes.
-    pub fn init<B: DitBackend>(&self, seed: u64, device: &B::Device) -> Result<Dit<B>, ConfigError> {
+    pub fn init<B: DitBackend>(
+        &self,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Dit<B>, ConfigError> {
         self.validate()?;
         let mut init = Init::new(seed, device);
         let (dim, eps) = (self.dim, self.norm_eps);
@@ -202,7 +206,11 @@ impl<B: DitBackend> Dit<B> {
             return self.forward(x, t, captions);
         }
         let batch = x.dims()[0];
-        let t = if t.dims()[0] == 1 { t } else { Tensor::cat(vec![t.clone(), t], 0) };
+        let t = if t.dims()[0] == 1 {
+            t
+        } else {
+            Tensor::cat(vec![t.clone(), t], 0)
+        };
         let captions = Tensor::cat(vec![captions.clone(), captions.zeros_like()], 0);
         let both = self.forward(Tensor::cat(vec![x.clone(), x], 0), t, captions);
         let conditional = both.clone().narrow(0, 0, batch);

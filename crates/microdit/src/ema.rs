@@ -70,6 +70,11 @@ impl<M> Ema<M> {
         self.average.as_ref()
     }
 
+    /// The average itself; none before its start step.
+    pub fn into_average(self) -> Option<M> {
+        self.average
+    }
+
     /// Takes in the weights after `step` finished steps, if an update is due.
     pub fn update<B: Backend>(&mut self, live: &M, step: u64)
     where
@@ -80,7 +85,9 @@ impl<M> Ema<M> {
         }
         self.average = match self.average.take() {
             None => Some(live.clone()),
-            Some(average) if (step - self.config.start).is_multiple_of(self.config.every.max(1)) => {
+            Some(average)
+                if (step - self.config.start).is_multiple_of(self.config.every.max(1)) =>
+            {
                 Some(blend(average, live, self.config.smoothing()))
             }
             unchanged => unchanged,

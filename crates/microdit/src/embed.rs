@@ -1,6 +1,12 @@
 //! Embeddings: patches, their 2-D positions, the time, and the captions.
 
-use crate::{config::DitConfig, init::{self, Init}, linear::Linear, norm::LayerNorm, ops::DitBackend};
+use crate::{
+    config::DitConfig,
+    init::{self, Init},
+    linear::Linear,
+    norm::LayerNorm,
+    ops::DitBackend,
+};
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, TensorData, activation::gelu_approximate, backend::Backend},
@@ -46,7 +52,11 @@ impl<B: DitBackend> PatchEmbed<B> {
             .weight
             .val()
             .reshape([dim, channels * patch * patch]);
-        B::project(channel_patches(x, patch), weight, Some(self.proj.bias.val()))
+        B::project(
+            channel_patches(x, patch),
+            weight,
+            Some(self.proj.bias.val()),
+        )
     }
 }
 

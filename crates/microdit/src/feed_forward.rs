@@ -1,6 +1,12 @@
 //! Feed-forward layers: the dense SwiGLU, and the choice between it and experts.
 
-use crate::{config::BlockConfig, init::{self, Init}, linear::Linear, moe::ExpertChoice, ops::DitBackend};
+use crate::{
+    config::BlockConfig,
+    init::{self, Init},
+    linear::Linear,
+    moe::ExpertChoice,
+    ops::DitBackend,
+};
 use burn::{module::Module, tensor::Tensor};
 
 /// `w3(silu(w1 x) * w2 x)` (arXiv 2002.05202).

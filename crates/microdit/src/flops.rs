@@ -32,7 +32,12 @@ pub fn parameters(config: &DitConfig) -> usize {
     let mlp = |input| linear(input, dim, true) + dim + linear(dim, dim, true);
     let caption = config.caption_block();
     let caption_block = 2 * dim + self_attention(&caption) + dense(&caption);
-    let blocks: usize = config.blocks().iter().chain(&config.mixer_blocks()).map(block).sum();
+    let blocks: usize = config
+        .blocks()
+        .iter()
+        .chain(&config.mixer_blocks())
+        .map(block)
+        .sum();
     let maps = match mapped_dim(config) {
         Some(mixer) => {
             let bias = config.use_bias;
@@ -42,13 +47,24 @@ pub fn parameters(config: &DitConfig) -> usize {
     };
     let time = linear(TIME_CHANNELS, dim, true) + linear(dim, dim, true);
     let last = linear(dim, patch, true) + linear(dim, 2 * dim, true) + dim;
-    linear(patch, dim, true) + time + mlp(config.caption_channels) + caption_block + mlp(dim) + maps + blocks + last
+    linear(patch, dim, true)
+        + time
+        + mlp(config.caption_channels)
+        + caption_block
+        + mlp(dim)
+        + maps
+        + blocks
+        + last
 }
 
 /// Parameters of all experts and their routers.
 pub fn expert_parameters(config: &DitConfig) -> usize {
     let blocks = config.blocks();
-    blocks.iter().chain(&config.mixer_blocks()).map(experts).sum()
+    blocks
+        .iter()
+        .chain(&config.mixer_blocks())
+        .map(experts)
+        .sum()
 }
 
 /// FLOPs for one image: the mixer runs on `mixer_tokens`, the backbone on `backbone_tokens`, captions have
@@ -73,7 +89,8 @@ pub fn per_image(
     let embeddings = patch * dim * mixer_tokens
         + dim * (TIME_CHANNELS + dim)
         + mlp(config.caption_channels) * caption_tokens
-        + (self_attention_products(&caption, caption_tokens) + dense_products(&caption) * caption_tokens)
+        + (self_attention_products(&caption, caption_tokens)
+            + dense_products(&caption) * caption_tokens)
         + mlp(dim);
     let maps = match mapped_dim(config) {
         Some(mixer) => dim * mixer * (mixer_tokens + caption_tokens + backbone_tokens),
@@ -120,8 +137,16 @@ fn experts(block: &BlockConfig) -> usize {
 fn block(block: &BlockConfig) -> usize {
     let (dim, bias) = (block.dim, block.use_bias);
     let cross = linear(dim, dim, bias) + linear(dim, 2 * dim, bias) + linear(dim, dim, bias);
-    let feed_forward = if block.moe.is_some() { experts(block) } else { dense(block) };
-    3 * dim + self_attention(block) + cross + feed_forward + linear(block.condition_dim, 6 * dim, true)
+    let feed_forward = if block.moe.is_some() {
+        experts(block)
+    } else {
+        dense(block)
+    };
+    3 * dim
+        + self_attention(block)
+        + cross
+        + feed_forward
+        + linear(block.condition_dim, 6 * dim, true)
 }
 
 /// Multiply-accumulates of a self-attention over `tokens`: projections, scores, values.
@@ -154,11 +179,20 @@ mod tests {
     #[test]
     fn flops_of_xl_2_are_the_papers() {
         // GFLOP per image, forward and backward: 256 px and 512 px, 75 % of the tokens dropped and none.
-        for (size, kept, gflop) in [(32, 0.25, 283.0), (32, 1.0, 717.0), (64, 0.25, 1072.0), (64, 1.0, 3015.0)] {
+        for (size, kept, gflop) in [
+            (32, 0.25, 283.0),
+            (32, 1.0, 717.0),
+            (64, 0.25, 1072.0),
+            (64, 1.0, 3015.0),
+        ] {
             let config = DitConfig::xl_2().with_input_size(size);
             let tokens = config.tokens();
-            let found = per_image(&config, tokens, (tokens as f64 * kept) as usize, 77).total() / 1e9;
-            assert!((found / gflop - 1.0).abs() < 0.01, "{size} {kept}: {found} GFLOP, expected {gflop}");
+            let found =
+                per_image(&config, tokens, (tokens as f64 * kept) as usize, 77).total() / 1e9;
+            assert!(
+                (found / gflop - 1.0).abs() < 0.01,
+                "{size} {kept}: {found} GFLOP, expected {gflop}"
+            );
         }
     }
 

@@ -125,7 +125,13 @@ impl<B: DitBackend> TokenMask<B> {
         let noise: Vec<f32> = (0..batch as u64)
             .flat_map(|sample| Stream::new(seed, Purpose::Mask, step, sample).uniform(tokens))
             .collect();
-        Some(Self::from_noise(&noise, tokens, kept, masking.stage(), device))
+        Some(Self::from_noise(
+            &noise,
+            tokens,
+            kept,
+            masking.stage(),
+            device,
+        ))
     }
 
     /// Where in the network the others are dropped.

@@ -113,9 +113,14 @@ impl Checkpoint {
         let prefix = pickle.trim_end_matches("data.pkl").to_owned();
         if let Ok(mut order) = archive.by_name(&format!("{prefix}byteorder")) {
             let mut text = String::new();
-            order.read_to_string(&mut text).map_err(|error| error.to_string())?;
+            order
+                .read_to_string(&mut text)
+                .map_err(|error| error.to_string())?;
             if text.trim() != "little" {
-                return Err(format!("it was written on a {}-endian machine", text.trim()));
+                return Err(format!(
+                    "it was written on a {}-endian machine",
+                    text.trim()
+                ));
             }
         }
         let bytes = read_entry(&mut archive, &pickle)?;
@@ -130,20 +135,33 @@ impl Checkpoint {
     /// The values of a tensor, row-major.
     pub(crate) fn read(&mut self, tensor: &TensorRecord) -> Result<TensorData, String> {
         let dtype = tensor.storage.dtype;
-        let bytes = read_entry(&mut self.archive, &format!("{}data/{}", self.prefix, tensor.storage.key))?;
+        let bytes = read_entry(
+            &mut self.archive,
+            &format!("{}data/{}", self.prefix, tensor.storage.key),
+        )?;
         let size = dtype.size();
-        let count: usize = tensor.shape.iter().try_fold(1usize, |count, &side| count.checked_mul(side))
+        let count: usize = tensor
+            .shape
+            .iter()
+            .try_fold(1usize, |count, &side| count.checked_mul(side))
             .ok_or_else(|| format!("shape {:?} is too large", tensor.shape))?;
         // Every element comes from the storage; a count beyond it would need overlapping strides.
         if count > bytes.len() / size {
-            return Err(format!("shape {:?} needs more than its storage's {} bytes", tensor.shape, bytes.len()));
+            return Err(format!(
+                "shape {:?} needs more than its storage's {} bytes",
+                tensor.shape,
+                bytes.len()
+            ));
         }
         let mut values = Vec::with_capacity(count * size);
         let mut index = vec![0usize; tensor.shape.len()];
         for _ in 0..count {
-            let place = index.iter().zip(&tensor.strides).try_fold(tensor.offset, |place, (i, stride)| {
-                place.checked_add(i.checked_mul(*stride)?)
-            });
+            let place = index
+                .iter()
+                .zip(&tensor.strides)
+                .try_fold(tensor.offset, |place, (i, stride)| {
+                    place.checked_add(i.checked_mul(*stride)?)
+                });
             let element = place.and_then(|place| {
                 let start = place.checked_mul(size)?;
                 bytes.get(start..start.checked_add(size)?)
@@ -157,14 +175,25 @@ impl Checkpoint {
                 *i = 0;
             }
         }
-        Ok(TensorData::from_bytes_vec(values, tensor.shape.clone(), dtype))
+        Ok(TensorData::from_bytes_vec(
+            values,
+            tensor.shape.clone(),
+            dtype,
+        ))
     }
 }
 
-fn read_entry(archive: &mut zip::ZipArchive<BufReader<File>>, name: &str) -> Result<Vec<u8>, String> {
-    let mut entry = archive.by_name(name).map_err(|error| format!("{name}: {error}"))?;
+fn read_entry(
+    archive: &mut zip::ZipArchive<BufReader<File>>,
+    name: &str,
+) -> Result<Vec<u8>, String> {
+    let mut entry = archive
+        .by_name(name)
+        .map_err(|error| format!("{name}: {error}"))?;
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+    entry
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("{name}: {error}"))?;
     Ok(bytes)
 }
 
@@ -267,7 +296,9 @@ impl<'a> Machine<'a> {
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     let global = match (module, name) {
-                        (Value::Str(module), Value::Str(name)) => Value::Global(format!("{module}.{name}").into()),
+                        (Value::Str(module), Value::Str(name)) => {
+                            Value::Global(format!("{module}.{name}").into())
+                        }
                         _ => Value::Opaque,
                     };
                     self.stack.push(global);
@@ -287,13 +318,20 @@ impl<'a> Machine<'a> {
                     let id = self.pop()?;
                     self.stack.push(storage(&id)?);
                 }
-                other => return Err(format!("the pickle uses the unknown opcode {other:#04x}: it is damaged, or no torch.save file")),
+                other => {
+                    return Err(format!(
+                        "the pickle uses the unknown opcode {other:#04x}: it is damaged, or no torch.save file"
+                    ));
+                }
             }
         }
     }
 
     fn slice(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.input.split_at_checked(count).ok_or("the pickle is truncated")?;
+        let (head, rest) = self
+            .input
+            .split_at_checked(count)
+            .ok_or("the pickle is truncated")?;
         self.input = rest;
         Ok(head)
     }
@@ -348,30 +386,44 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Result<String, String> {
-        let end = self.input.iter().position(|&byte| byte == b'\n').ok_or("the pickle is truncated")?;
+        let end = self
+            .input
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .ok_or("the pickle is truncated")?;
         let line = String::from_utf8_lossy(self.slice(end)?).into_owned();
         self.slice(1)?;
         Ok(line)
     }
 
     fn pop(&mut self) -> Result<Value, String> {
-        self.stack.pop().ok_or_else(|| "the pickle's stack is empty".into())
+        self.stack
+            .pop()
+            .ok_or_else(|| "the pickle's stack is empty".into())
     }
 
     fn top(&self) -> Result<&Value, String> {
-        self.stack.last().ok_or_else(|| "the pickle's stack is empty".into())
+        self.stack
+            .last()
+            .ok_or_else(|| "the pickle's stack is empty".into())
     }
 
     /// The values since the last mark.
     fn group(&mut self) -> Result<Vec<Value>, String> {
-        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
-        let items = self.stack.split_off(mark.ok_or("the pickle lacks a mark")? + 1);
+        let mark = self
+            .stack
+            .iter()
+            .rposition(|value| matches!(value, Value::Mark));
+        let items = self
+            .stack
+            .split_off(mark.ok_or("the pickle lacks a mark")? + 1);
         self.stack.pop();
         Ok(items)
     }
 
     fn sequence(&mut self, items: Vec<Value>) {
-        self.stack.push(Value::Sequence(Rc::new(RefCell::new(items))));
+        self.stack
+            .push(Value::Sequence(Rc::new(RefCell::new(items))));
     }
 
     /// Appends to the list on top; to an opaque object it is of no interest.
@@ -386,7 +438,9 @@ impl<'a> Machine<'a> {
     fn insert(&mut self, items: Vec<Value>) -> Result<(), String> {
         if let Value::Dict(dict) = self.top()? {
             let (pairs, _) = items.as_chunks::<2>();
-            let pairs = pairs.iter().map(|[key, value]| (key.clone(), value.clone()));
+            let pairs = pairs
+                .iter()
+                .map(|[key, value]| (key.clone(), value.clone()));
             dict.borrow_mut().extend(pairs);
         }
         Ok(())
@@ -399,7 +453,11 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, slot: u32) -> Result<(), String> {
-        let value = self.memo.get(&slot).cloned().ok_or("the pickle recalls what it never stored")?;
+        let value = self
+            .memo
+            .get(&slot)
+            .cloned()
+            .ok_or("the pickle recalls what it never stored")?;
         self.stack.push(value);
         Ok(())
     }
@@ -411,8 +469,12 @@ fn construct(class: &Value, arguments: &Value) -> Result<Value, String> {
         return Ok(Value::Opaque);
     };
     match &**name {
-        "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => Ok(Value::Dict(Rc::default())),
-        "torch._utils._rebuild_parameter" => Ok(arguments.items()?.first().cloned().unwrap_or(Value::Opaque)),
+        "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => {
+            Ok(Value::Dict(Rc::default()))
+        }
+        "torch._utils._rebuild_parameter" => {
+            Ok(arguments.items()?.first().cloned().unwrap_or(Value::Opaque))
+        }
         "torch._utils._rebuild_tensor_v2" => {
             let arguments = arguments.items()?;
             if matches!(arguments.first(), Some(Value::Opaque)) {
@@ -421,10 +483,18 @@ fn construct(class: &Value, arguments: &Value) -> Result<Value, String> {
             let [Value::Storage(storage), offset, shape, strides, ..] = &arguments[..] else {
                 return Err("a tensor's record is not as torch.save writes it".into());
             };
-            let sizes = |value: &Value| value.items()?.iter().map(Value::size).collect::<Result<Vec<_>, _>>();
+            let sizes = |value: &Value| {
+                value
+                    .items()?
+                    .iter()
+                    .map(Value::size)
+                    .collect::<Result<Vec<_>, _>>()
+            };
             let (shape, strides) = (sizes(shape)?, sizes(strides)?);
             if shape.len() != strides.len() {
-                return Err(format!("a tensor of shape {shape:?} has strides {strides:?}"));
+                return Err(format!(
+                    "a tensor of shape {shape:?} has strides {strides:?}"
+                ));
             }
             Ok(Value::Tensor(Rc::new(TensorRecord {
                 storage: storage.clone(),
@@ -466,7 +536,17 @@ mod tests {
     #[test]
     fn hostile_pickles_are_errors() {
         // Truncated, popping an empty stack, recalling nothing, text of 2^64 bytes, an unknown opcode.
-        for bytes in [&b""[..], b"\x80\x02", b".", b"0", b"h\x05", b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff", b"\xff", b"u", b"Q"] {
+        for bytes in [
+            &b""[..],
+            b"\x80\x02",
+            b".",
+            b"0",
+            b"h\x05",
+            b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\xff",
+            b"u",
+            b"Q",
+        ] {
             assert!(Machine::new(bytes).run().is_err(), "{bytes:?}");
         }
     }
@@ -474,7 +554,9 @@ mod tests {
     #[test]
     fn no_global_is_called() {
         // os.system("x") as a pickle of protocol 2: an opaque value is all that remains.
-        let value = Machine::new(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.").run().unwrap();
+        let value = Machine::new(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.")
+            .run()
+            .unwrap();
         assert!(matches!(value, Value::Opaque));
     }
 }

@@ -93,7 +93,10 @@ fn describe(
         let _ = write!(text, "\n  surplus    {name}");
     }
     for (name, expected, found) in misshapen {
-        let _ = write!(text, "\n  misshapen  {name}: expected {expected:?}, found {found:?}");
+        let _ = write!(
+            text,
+            "\n  misshapen  {name}: expected {expected:?}, found {found:?}"
+        );
     }
     text
 }
@@ -173,7 +176,12 @@ impl StateDict {
         let mut tensors = match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => read_safetensors(path)?,
             Some("pt" | "pth" | "bin" | "ckpt") => read_pytorch(path)?,
-            _ => return Err(format_error(path, "expected a .safetensors, .pt or .pth file")),
+            _ => {
+                return Err(format_error(
+                    path,
+                    "expected a .safetensors, .pt or .pth file",
+                ));
+            }
         };
         tensors.retain(|name, _| !BUFFERS.contains(&name.as_str()));
         Ok(Self {
@@ -279,9 +287,17 @@ impl StateDict {
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
-            other => return Err(format_error(path, &format!("weights are stored as F32, F16 or BF16, not {other:?}"))),
+            other => {
+                return Err(format_error(
+                    path,
+                    &format!("weights are stored as F32, F16 or BF16, not {other:?}"),
+                ));
+            }
         };
-        let own = self.tensors.iter().map(|(name, data)| (name.clone(), data.clone()));
+        let own = self
+            .tensors
+            .iter()
+            .map(|(name, data)| (name.clone(), data.clone()));
         let converted: Vec<(String, TensorData)> = own
             .chain(buffers)
             .map(|(name, data)| (name, data.convert_dtype(dtype)))
@@ -325,9 +341,12 @@ fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorData>, Weights
     file.read_exact(&mut prefix).map_err(io_error(path))?;
     let header_length = u64::from_le_bytes(prefix);
     if header_length > MAX_HEADER || header_length + 8 > length {
-        return Err(format_error(path, &format!(
-            "its header claims {header_length} of the file's {length} bytes; this is no safetensors file, or a truncated one"
-        )));
+        return Err(format_error(
+            path,
+            &format!(
+                "its header claims {header_length} of the file's {length} bytes; this is no safetensors file, or a truncated one"
+            ),
+        ));
     }
     let mut header = prefix.to_vec();
     header.resize(8 + header_length as usize, 0);
@@ -339,13 +358,21 @@ fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorData>, Weights
         let (start, end) = info.data_offsets;
         let offset = 8 + header_length + start as u64;
         if 8 + header_length + end as u64 > length {
-            return Err(format_error(path, &format!("{name} ends beyond the file's {length} bytes: it is truncated")));
+            return Err(format_error(
+                path,
+                &format!("{name} ends beyond the file's {length} bytes: it is truncated"),
+            ));
         }
         let dtype = match info.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(format_error(path, &format!("{name} has type {other:?}; expected F32, F16 or BF16"))),
+            other => {
+                return Err(format_error(
+                    path,
+                    &format!("{name} has type {other:?}; expected F32, F16 or BF16"),
+                ));
+            }
         };
         let mut bytes = vec![0; end - start];
         file.seek(SeekFrom::Start(offset)).map_err(io_error(path))?;
@@ -437,12 +464,23 @@ mod tests {
         for (dtype, tolerance) in [(DType::F32, 0.0), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
             let path = folder.path().join("w.safetensors");
             let written = StateDict::from_module(&network(1));
-            written.write_safetensors(&path, dtype, HashMap::new(), []).unwrap();
-            let loaded = StateDict::read(&path).unwrap().load_into(network(2), &Default::default()).unwrap();
+            written
+                .write_safetensors(&path, dtype, HashMap::new(), [])
+                .unwrap();
+            let loaded = StateDict::read(&path)
+                .unwrap()
+                .load_into(network(2), &Default::default())
+                .unwrap();
             let loaded = StateDict::from_module(&loaded);
             for (name, data) in &written.tensors {
-                for (a, b) in data.iter::<f32>().zip(loaded.get(name).unwrap().iter::<f32>()) {
-                    assert!((a - b).abs() <= tolerance * a.abs(), "{name} {dtype:?}: {a} became {b}");
+                for (a, b) in data
+                    .iter::<f32>()
+                    .zip(loaded.get(name).unwrap().iter::<f32>())
+                {
+                    assert!(
+                        (a - b).abs() <= tolerance * a.abs(),
+                        "{name} {dtype:?}: {a} became {b}"
+                    );
                 }
             }
         }
@@ -453,9 +491,19 @@ mod tests {
         let mut state = StateDict::from_module(&network(0));
         let moved = state.tensors.remove("blocks.0.norm1.weight").unwrap();
         state.tensors.insert("blocks.9.norm1.weight".into(), moved);
-        state.tensors.insert("final_layer.linear.bias".into(), TensorData::zeros::<f32, _>([5]));
-        let message = state.load_into(network(0), &Default::default()).unwrap_err().to_string();
-        for part in ["missing    blocks.0.norm1.weight", "surplus    blocks.9.norm1.weight", "final_layer.linear.bias: expected [16], found [5]"] {
+        state.tensors.insert(
+            "final_layer.linear.bias".into(),
+            TensorData::zeros::<f32, _>([5]),
+        );
+        let message = state
+            .load_into(network(0), &Default::default())
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "missing    blocks.0.norm1.weight",
+            "surplus    blocks.9.norm1.weight",
+            "final_layer.linear.bias: expected [16], found [5]",
+        ] {
             assert!(message.contains(part), "{message}");
         }
     }
@@ -464,7 +512,12 @@ mod tests {
     fn damaged_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
-        for bytes in [&b"short"[..], &u64::MAX.to_le_bytes(), &[0; 64], b"\x10\0\0\0\0\0\0\0{\"a\":1}         "] {
+        for bytes in [
+            &b"short"[..],
+            &u64::MAX.to_le_bytes(),
+            &[0; 64],
+            b"\x10\0\0\0\0\0\0\0{\"a\":1}         ",
+        ] {
             std::fs::write(&path, bytes).unwrap();
             assert!(StateDict::read(&path).is_err());
         }

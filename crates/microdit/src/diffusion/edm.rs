@@ -140,8 +140,10 @@ mod tests {
         let c = edm.precondition(2.0);
         let f = (clean.clone() - (clean.clone() + noise.clone() * 2.0) * c.c_skip) / c.c_out;
         let loss = |f: Tensor<Flex, 4>| {
-            edm.loss(clean.clone(), noise.clone(), &[2.0], 1, None, |_, _| patchify(f, 1))
-                .into_scalar()
+            edm.loss(clean.clone(), noise.clone(), &[2.0], 1, None, |_, _| {
+                patchify(f, 1)
+            })
+            .into_scalar()
         };
         assert!(loss(f.clone()) < 1e-10);
         assert!(loss(f + 0.1) > 1e-3);

@@ -87,10 +87,16 @@ pub fn sample<B: Backend>(
             }
         }
         let slope = |x: &[f64], denoised: &[f64], sigma: f64| -> Vec<f64> {
-            x.iter().zip(denoised).map(|(x, d)| (x - d) / sigma).collect()
+            x.iter()
+                .zip(denoised)
+                .map(|(x, d)| (x - d) / sigma)
+                .collect()
         };
         let advance = |slope: &[f64]| -> Vec<f64> {
-            x.iter().zip(slope).map(|(x, d)| x + (next - raised) * d).collect()
+            x.iter()
+                .zip(slope)
+                .map(|(x, d)| x + (next - raised) * d)
+                .collect()
         };
         let start = slope(&x, &denoised(&x, raised), raised);
         let euler = advance(&start);
@@ -124,7 +130,15 @@ mod tests {
         let start = Tensor::<Flex, 4>::ones([1, 1, 1, 1], &Default::default());
         let denoise = |x: Tensor<Flex, 4>, sigma: f64| x / (1.0 + sigma * sigma);
         let none = |_| Vec::new();
-        let end = sample(solver, start, &sigmas, denoise, &Churn::default(), none, |_, _| ());
+        let end = sample(
+            solver,
+            start,
+            &sigmas,
+            denoise,
+            &Churn::default(),
+            none,
+            |_, _| (),
+        );
         (host(end)[0] - 80.0 / (1.0f64 + 6400.0).sqrt()).abs()
     }
 

@@ -53,8 +53,7 @@ pub trait DitBackend: Backend {
         scale: Tensor<Self, 2>,
         eps: f64,
     ) -> Tensor<Self, 3> {
-        Self::norm(x, Some(weight), eps) * (scale + 1.0).unsqueeze_dim(1)
-            + shift.unsqueeze_dim(1)
+        Self::norm(x, Some(weight), eps) * (scale + 1.0).unsqueeze_dim(1) + shift.unsqueeze_dim(1)
     }
 
     /// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`.
@@ -108,9 +107,7 @@ pub trait DitBackend: Backend {
         let [batch, tokens, dim] = x.dims();
         let [_, experts, taken] = chosen.dims();
         let rows = experts * taken;
-        let places = chosen
-            .reshape([batch, rows, 1])
-            .expand([batch, rows, dim]);
+        let places = chosen.reshape([batch, rows, 1]).expand([batch, rows, dim]);
         let input = x
             .clone()
             .gather(1, places.clone())

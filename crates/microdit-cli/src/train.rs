@@ -1,0 +1,140 @@
+//! `microdit train`: a recipe into a run directory.
+
+use crate::{
+    device::{Device, on_device},
+    sample::save_grid,
+};
+use burn_autodiff::Autodiff;
+use indicatif::{ProgressBar, ProgressStyle};
+use microdit::DitBackend;
+use microdit_train::{
+    Recipe,
+    run::{Metrics, RunDir},
+    sampling::Painter,
+    trainer::train,
+};
+use miette::{IntoDiagnostic, WrapErr};
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Train a recipe and draw its prompts.
+#[derive(clap::Args)]
+pub(crate) struct Train {
+    /// Recipe file
+    recipe: PathBuf,
+    /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// Replace a value of the recipe, such as stages.0.steps=100; may be given several times
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    overrides: Vec<String>,
+    /// Device to train on
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+}
+
+impl Train {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        on_device!(self.device, Inner => self.run_on::<Inner>(&Default::default()))
+    }
+
+    fn run_on<B: DitBackend>(self, device: &B::Device) -> miette::Result<()> {
+        let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
+        let run = RunDir::create(&self.run.unwrap_or_else(|| default_run(&recipe)), &recipe)
+            .into_diagnostic()?;
+        println!("training {} into {}", recipe.name, run.path().display());
+        let stop = stop_on_ctrl_c()?;
+        let mut progress = Progress::new(recipe.steps());
+        let outcome = train::<Autodiff<B>>(&recipe, &run, device, &stop, |metrics| {
+            progress.show(metrics)
+        })
+        .into_diagnostic()?;
+        progress.finish();
+        println!(
+            "weights after {} steps: {}",
+            outcome.steps,
+            run.weights().display()
+        );
+        if outcome.stopped {
+            println!(
+                "stopped before the last step; `microdit sample --run {}` draws what it learned",
+                run.path().display()
+            );
+            return Ok(());
+        }
+        let painter = Painter::new(recipe.clone(), outcome.dit, device.clone());
+        save_grid(&painter, &recipe.sampling, recipe.seed, &run.samples())
+    }
+}
+
+/// The first Ctrl-C asks the trainer to stop, the second ends the process.
+fn stop_on_ctrl_c() -> miette::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to quit at once");
+    })
+    .into_diagnostic()
+    .wrap_err("Ctrl-C cannot be handled")?;
+    Ok(stop)
+}
+
+fn default_run(recipe: &Recipe) -> PathBuf {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
+    PathBuf::from("runs").join(format!("{}-{seconds}", recipe.name))
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    steps: u64,
+}
+
+impl Progress {
+    fn new(steps: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}, {eta} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(steps).with_style(style)
+        });
+        Self { bar, steps }
+    }
+
+    fn show(&mut self, metrics: &Metrics) {
+        let Metrics {
+            step,
+            stage,
+            loss,
+            images_per_second,
+            images,
+            ..
+        } = metrics;
+        let message = format!("{stage}: loss {loss:.4}, {images_per_second:.1} images/s");
+        if let Some(bar) = &self.bar {
+            bar.set_position(*step);
+            bar.set_message(message);
+        } else {
+            let left =
+                (self.steps - step) as f64 * *images as f64 / *step as f64 / images_per_second;
+            println!("step {step}/{} {message}, {left:.0} s left", self.steps);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}
