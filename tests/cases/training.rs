@@ -298,7 +298,10 @@ fn weights(golden: &Golden, prefix: &str, dit: &Dit<Train>, report: &mut Report)
         report.at_most(format!("{prefix}{name}"), mean, allowed);
         sum += errors.iter().sum::<f64>();
         count += errors.len() as f64;
-        outliers += errors.iter().filter(|&&e| !(e <= WEIGHT_OUTLIER)).count() as f64;
+        outliers += errors
+            .iter()
+            .filter(|e| e.is_nan() || **e > WEIGHT_OUTLIER)
+            .count() as f64;
     }
     report.at_most(format!("{prefix}* mean error"), sum / count, WEIGHT_MEAN);
     report.at_most(

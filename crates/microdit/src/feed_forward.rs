@@ -39,6 +39,8 @@ impl<B: DitBackend> SwiGlu<B> {
 }
 
 /// The feed-forward of a block.
+// A network has a handful of these: their size on the stack does not matter, and a box would be in everyone's way.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum FeedForward<B: DitBackend> {
     /// Every token through one SwiGLU.
