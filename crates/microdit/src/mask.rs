@@ -63,7 +63,7 @@ impl Masking {
 /// use microdit::{MaskStage, TokenMask};
 /// let noise = [0.9, 0.1, 0.5, 0.3];
 /// let mask = TokenMask::<Flex>::from_noise(&noise, 4, 2, MaskStage::AfterMixer, &Default::default());
-/// assert_eq!(mask.keep().to_data().to_vec::<i64>().unwrap(), [1, 3]);
+/// assert_eq!(mask.keep().to_data().iter::<i64>().collect::<Vec<_>>(), [1, 3]);
 /// ```
 #[derive(Clone, Debug)]
 pub struct TokenMask<B: DitBackend> {
@@ -198,8 +198,8 @@ mod tests {
                 .unwrap()
                 .keep()
                 .to_data()
-                .to_vec::<i64>()
-                .unwrap()
+                .iter::<i64>()
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(7, 3)[..64], draw(7, 2)[..]);
         assert_ne!(draw(7, 1), draw(8, 1));
