@@ -134,13 +134,13 @@ fn bad_recipes_name_file_line_and_key() {
     );
     let quickstart = std::fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
     for (from, to, parts) in [
-        ("batch: 64", "bach: 64", &["bad.ron:", "bach"][..]),
+        ("batch: 32", "bach: 32", &["bad.ron:", "bach"][..]),
         (
             "dataset: Shapes",
             "dataset: ImageNet",
             &["bad.ron:", "ImageNet", "WebDataset"],
         ),
-        ("batch: 64", "batch: \"many\"", &["bad.ron:"]),
+        ("batch: 32", "batch: \"many\"", &["bad.ron:"]),
         (
             "patch_size: 4",
             "patch_size: 5",
@@ -153,7 +153,9 @@ fn bad_recipes_name_file_line_and_key() {
         ),
     ] {
         let path = folder.path().join("bad.ron");
-        std::fs::write(&path, quickstart.replacen(from, to, 1)).unwrap();
+        let broken = quickstart.replacen(from, to, 1);
+        assert_ne!(broken, quickstart, "the recipe no longer has `{from}`");
+        std::fs::write(&path, broken).unwrap();
         fails(
             &microdit(&["train", &path.to_string_lossy(), "--run", &run]),
             parts,
