@@ -79,14 +79,14 @@ impl Value {
     fn size(&self) -> Result<usize, String> {
         match self {
             Self::Int(value) => usize::try_from(*value).map_err(|_| format!("{value} is no size")),
-            other => Err(format!("expected a size, found {other:?}")),
+            _ => Err("expected a size, found another value".into()),
         }
     }
 
     fn items(&self) -> Result<Vec<Value>, String> {
         match self {
             Self::Sequence(items) => Ok(items.borrow().clone()),
-            other => Err(format!("expected a tuple, found {other:?}")),
+            _ => Err("expected a tuple, found another value".into()),
         }
     }
 }
