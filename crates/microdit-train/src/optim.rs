@@ -10,7 +10,11 @@ use burn::{
         backend::{AutodiffBackend, Backend},
     },
 };
-use microdit::weights::reference_name;
+use microdit::{
+    DitBackend,
+    ops::{AdamState, AdamStep},
+    weights::reference_name,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -63,7 +67,7 @@ pub struct AdamW<B: Backend> {
     moments: BTreeMap<String, Moments<B>>,
 }
 
-impl<B: Backend> AdamW<B> {
+impl<B: DitBackend> AdamW<B> {
     /// An optimiser that has taken no step.
     pub fn new(config: AdamWConfig) -> Self {
         Self {
@@ -93,16 +97,22 @@ impl<B: Backend> AdamW<B> {
         self.steps += 1;
         let norm = global_norm::<AB, M>(&module, grads);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)), computed without a read-back.
-        let scale = self.config.clip_norm.map(|clip| {
-            (norm.clone() + 1e-6)
+        let scale = match self.config.clip_norm {
+            Some(clip) => (norm.clone() + 1e-6)
                 .recip()
                 .mul_scalar(clip)
-                .clamp_max(1.0)
-        });
+                .clamp_max(1.0),
+            None => norm.ones_like(),
+        };
         let module = module.map(&mut Update::<AB> {
-            config: self.config,
-            lr,
-            steps: self.steps,
+            update: AdamStep {
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                eps: self.config.eps,
+                lr,
+                weight_decay: self.config.weight_decay,
+                step: self.steps,
+            },
             scale,
             grads,
             moments: &mut self.moments,
@@ -116,6 +126,7 @@ impl<B: Backend> AdamW<B> {
 pub fn global_norm<AB, M>(module: &M, grads: &AB::Gradients) -> Tensor<AB::InnerBackend, 1>
 where
     AB: AutodiffBackend,
+    AB::InnerBackend: DitBackend,
     M: Module<AB>,
 {
     struct SumSquares<'a, AB: AutodiffBackend> {
@@ -123,10 +134,15 @@ where
         sum: Option<Tensor<AB::InnerBackend, 1>>,
         backend: PhantomData<AB>,
     }
-    impl<AB: AutodiffBackend> ModuleVisitor<AB> for SumSquares<'_, AB> {
+    impl<AB> ModuleVisitor<AB> for SumSquares<'_, AB>
+    where
+        AB: AutodiffBackend,
+        AB::InnerBackend: DitBackend,
+    {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
             if let Some(grad) = param.val().grad(self.grads) {
-                let squares = grad.powi_scalar(2).sum();
+                let count = grad.shape().num_elements();
+                let squares = AB::InnerBackend::sum_of_squares(grad.reshape([count]));
                 self.sum = Some(match self.sum.take() {
                     Some(sum) => sum + squares,
                     None => squares,
@@ -147,16 +163,18 @@ where
 }
 
 struct Update<'a, AB: AutodiffBackend> {
-    config: AdamWConfig,
-    lr: f64,
-    steps: u64,
-    scale: Option<Tensor<AB::InnerBackend, 1>>,
+    update: AdamStep,
+    scale: Tensor<AB::InnerBackend, 1>,
     grads: &'a AB::Gradients,
     moments: &'a mut BTreeMap<String, Moments<AB::InnerBackend>>,
     path: Vec<String>,
 }
 
-impl<AB: AutodiffBackend> ModuleMapper<AB> for Update<'_, AB> {
+impl<AB> ModuleMapper<AB> for Update<'_, AB>
+where
+    AB: AutodiffBackend,
+    AB::InnerBackend: DitBackend,
+{
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -171,35 +189,26 @@ impl<AB: AutodiffBackend> ModuleMapper<AB> for Update<'_, AB> {
         };
         let shape = grad.shape();
         let count = shape.num_elements();
-        let mut grad: Tensor<AB::InnerBackend, 1> = grad.reshape([count]);
-        if let Some(scale) = &self.scale {
-            grad = grad * scale.clone();
-        }
+        let grad: Tensor<AB::InnerBackend, 1> = grad.reshape([count]);
         let name = reference_name(&self.path);
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            ..
-        } = self.config;
-        let old = self.moments.remove(&name).unwrap_or_else(|| Moments {
+        let Moments { first, second } = self.moments.remove(&name).unwrap_or_else(|| Moments {
             first: grad.zeros_like(),
             second: grad.zeros_like(),
         });
-        let new = Moments {
-            first: old.first * beta1 + grad.clone() * (1.0 - beta1),
-            second: old.second * beta2 + grad.powi_scalar(2) * (1.0 - beta2),
-        };
-        let correction1 = 1.0 - beta1.powf(self.steps as f64);
-        let correction2 = 1.0 - beta2.powf(self.steps as f64);
-        let root = new.second.clone().sqrt() / correction2.sqrt() + eps;
-        let change = new.first.clone() / root * (self.lr / correction1);
-        self.moments.insert(name, new);
-        let shrink = 1.0 - self.lr * weight_decay;
         param.map(|tensor| {
-            let updated = tensor.inner() * shrink - change.reshape(shape);
-            Tensor::from_inner(updated).require_grad()
+            let state = AdamState {
+                param: tensor.inner().reshape([count]),
+                first,
+                second,
+            };
+            let scale = self.scale.clone();
+            let AdamState {
+                param,
+                first,
+                second,
+            } = AB::InnerBackend::adam(state, grad, scale, &self.update);
+            self.moments.insert(name, Moments { first, second });
+            Tensor::from_inner(param.reshape(shape)).require_grad()
         })
     }
 }

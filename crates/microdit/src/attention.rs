@@ -33,9 +33,9 @@ impl<B: DitBackend> SelfAttention<B> {
 
     /// `[batch, tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [q, k, v] = split_last(self.qkv.forward(x));
+        let qkv = self.qkv.forward(x);
         self.proj
-            .forward(B::normed_attention(q, k, v, self.heads, self.eps))
+            .forward(B::self_attention(qkv, self.heads, self.eps))
     }
 }
 
@@ -67,17 +67,8 @@ impl<B: DitBackend> CrossAttention<B> {
 
     /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, words, dim]`.
     pub fn forward(&self, x: Tensor<B, 3>, captions: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [k, v] = split_last(self.kv_linear.forward(captions));
-        let q = self.q_linear.forward(x);
+        let (q, kv) = (self.q_linear.forward(x), self.kv_linear.forward(captions));
         self.proj
-            .forward(B::normed_attention(q, k, v, self.heads, self.eps))
+            .forward(B::cross_attention(q, kv, self.heads, self.eps))
     }
-}
-
-/// Splits the last dimension into `N` equal parts.
-pub(crate) fn split_last<B: DitBackend, const D: usize, const N: usize>(
-    x: Tensor<B, D>,
-) -> [Tensor<B, D>; N] {
-    let width = x.dims()[D - 1] / N;
-    std::array::from_fn(|i| x.clone().narrow(D - 1, i * width, width))
 }

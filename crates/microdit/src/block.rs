@@ -2,13 +2,13 @@
 //! plain block that refines the captions.
 
 use crate::{
-    attention::{CrossAttention, SelfAttention, split_last},
+    attention::{CrossAttention, SelfAttention},
     config::BlockConfig,
     feed_forward::{FeedForward, SwiGlu},
     init::Init,
     linear::Linear,
     norm::{LayerNorm, Modulation},
-    ops::DitBackend,
+    ops::{DitBackend, split_last},
 };
 use burn::{
     module::Module,

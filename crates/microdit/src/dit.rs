@@ -1,7 +1,6 @@
 //! The network: embed -> mixer -> mask -> backbone -> final layer.
 
 use crate::{
-    attention::split_last,
     block::{CaptionBlock, DitBlock},
     config::{ConfigError, DitConfig},
     embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
@@ -10,7 +9,7 @@ use crate::{
     mask::{MaskStage, TokenMask},
     mixer::PatchMixer,
     norm::{LayerNorm, Modulation},
-    ops::DitBackend,
+    ops::{DitBackend, split_last},
 };
 use burn::{
     module::Module,

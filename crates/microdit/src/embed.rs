@@ -5,7 +5,7 @@ use crate::{
     init::{self, Init},
     linear::Linear,
     norm::LayerNorm,
-    ops::DitBackend,
+    ops::{DitBackend, over_rows},
 };
 use burn::{
     module::{Module, Param},
@@ -52,11 +52,9 @@ impl<B: DitBackend> PatchEmbed<B> {
             .weight
             .val()
             .reshape([dim, channels * patch * patch]);
-        B::project(
-            channel_patches(x, patch),
-            weight,
-            Some(self.proj.bias.val()),
-        )
+        over_rows(channel_patches(x, patch), |patches| {
+            B::project(patches, weight, Some(self.proj.bias.val()))
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A linear layer whose weight has PyTorch's layout, so that a checkpoint is the memory as it stands.
 
-use crate::ops::DitBackend;
+use crate::ops::{DitBackend, over_rows};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -18,6 +18,8 @@ pub struct Linear<B: DitBackend> {
 impl<B: DitBackend> Linear<B> {
     /// `[..., input]` to `[..., output]`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        B::project(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        over_rows(x, |x| {
+            B::project(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        })
     }
 }

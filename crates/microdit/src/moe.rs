@@ -5,7 +5,7 @@ use crate::{
     config::{BlockConfig, MoeConfig},
     init::{self, Init},
     linear::Linear,
-    ops::DitBackend,
+    ops::{DitBackend, ExpertInputs},
 };
 use burn::{
     module::{Module, Param},
@@ -64,12 +64,13 @@ impl<B: DitBackend> ExpertChoice<B> {
     /// `[batch, tokens, dim]` to the same: the sum over the experts that took a token, zero where none did.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let routing = self.route(x.clone());
-        B::experts(
+        let (output, _) = B::experts(ExpertInputs {
             x,
-            routing.tokens,
-            routing.weights,
-            self.w1.val(),
-            self.w2.val(),
-        )
+            chosen: routing.tokens,
+            weights: routing.weights,
+            w1: self.w1.val(),
+            w2: self.w2.val(),
+        });
+        output
     }
 }

@@ -1,6 +1,9 @@
 //! Layer normalisation with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
 
-use crate::{init::Init, ops::DitBackend};
+use crate::{
+    init::Init,
+    ops::{DitBackend, over_rows},
+};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -34,7 +37,7 @@ impl<B: DitBackend> LayerNorm<B> {
 
     /// Normalises over the last dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        B::norm(x, Some(self.weight.val()), self.eps)
+        over_rows(x, |x| B::norm(x, self.weight.val(), self.eps))
     }
 
     /// `norm(x) * (1 + scale) + shift` for `x` `[batch, tokens, dim]`.

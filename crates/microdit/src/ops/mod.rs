@@ -1,48 +1,83 @@
 //! `DitBackend`: the operations worth fusing, behind one trait.
 //!
 //! Every method has a body composed from burn tensors, so supporting another backend is one empty `impl`; a backend
-//! overrides what it can do faster. Nobody outside this module knows which version runs.
+//! overrides what it can do faster. The `_backward` methods give the gradients of an operation's inputs from the
+//! gradient `grad` of its output; `Autodiff` calls them, so each operation is one node of the graph that keeps its
+//! inputs and nothing in between. Nobody outside this module knows which version runs.
 
-mod backends;
+mod autodiff;
+mod composed;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod flex;
+#[cfg(test)]
+mod tests;
 
-use burn::tensor::{
-    IndexingUpdateOp, Int, Tensor,
-    activation::{gelu, silu, softmax},
-    backend::Backend,
-};
+pub(crate) use composed::split_last;
+
+use burn::tensor::{Int, Tensor, backend::Backend};
+
+/// Sizes and constants of one optimiser step (AdamW, arXiv 1711.05101, algorithm 2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamStep {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the corrected second moment.
+    pub eps: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// This step's number, from 1: corrects the moments' start at zero.
+    pub step: u64,
+}
+
+/// A parameter and its moments, flattened.
+#[derive(Clone, Debug)]
+pub struct AdamState<B: Backend> {
+    /// The parameter.
+    pub param: Tensor<B, 1>,
+    /// Mean of the gradients.
+    pub first: Tensor<B, 1>,
+    /// Mean of the squared gradients.
+    pub second: Tensor<B, 1>,
+}
 
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: Backend {
-    /// `x W^T + b`: `x` `[..., input]`, `weight` `[output, input]`, `bias` `[output]` to `[..., output]`.
-    fn project<const D: usize>(
-        x: Tensor<Self, D>,
+    /// `x W^T + b`: `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` to `[rows, output]`.
+    fn project(
+        x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
-    ) -> Tensor<Self, D> {
-        let mut dims = x.dims();
-        let [output, input] = weight.dims();
-        let rows = x.shape().num_elements() / input;
-        let mut y = x.reshape([rows, input]).matmul(weight.transpose());
-        if let Some(bias) = bias {
-            y = y + bias.unsqueeze();
-        }
-        dims[D - 1] = output;
-        y.reshape(dims)
+    ) -> Tensor<Self, 2> {
+        composed::project(x, weight, bias)
     }
 
-    /// Layer norm over the last dimension, `(x - mean) / sqrt(variance + eps)`, times `weight` if given.
-    fn norm<const D: usize>(
-        x: Tensor<Self, D>,
-        weight: Option<Tensor<Self, 1>>,
+    /// Gradients of `x`, `weight` and `bias` of [`project`](Self::project).
+    fn project_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        grad: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>, Tensor<Self, 1>) {
+        composed::project_backward(x, weight, grad)
+    }
+
+    /// Layer norm `(x - mean) / sqrt(variance + eps) * weight` of every row: `x` `[rows, dim]`, `weight` `[dim]`.
+    fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        composed::norm(x, eps) * weight.unsqueeze()
+    }
+
+    /// Gradients of `x` and `weight` of [`norm`](Self::norm).
+    fn norm_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
         eps: f64,
-    ) -> Tensor<Self, D> {
-        let centred = x.clone() - x.mean_dim(D - 1);
-        let variance = centred.clone().powi_scalar(2).mean_dim(D - 1);
-        let normed = centred / (variance + eps).sqrt();
-        match weight {
-            Some(weight) => normed * weight.unsqueeze(),
-            None => normed,
-        }
+        grad: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        composed::norm_backward(x, weight, eps, grad)
     }
 
     /// `norm(x) * (1 + scale) + shift`: `x` `[batch, tokens, dim]`, `shift` and `scale` `[batch, dim]`.
@@ -53,7 +88,18 @@ pub trait DitBackend: Backend {
         scale: Tensor<Self, 2>,
         eps: f64,
     ) -> Tensor<Self, 3> {
-        Self::norm(x, Some(weight), eps) * (scale + 1.0).unsqueeze_dim(1) + shift.unsqueeze_dim(1)
+        composed::modulated_norm(x, weight, shift, scale, eps)
+    }
+
+    /// Gradients of `x`, `weight`, `shift` and `scale` of [`modulated_norm`](Self::modulated_norm).
+    fn modulated_norm_backward(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        scale: Tensor<Self, 2>,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> ModulatedNormGrads<Self> {
+        composed::modulated_norm_backward(x, weight, scale, eps, grad)
     }
 
     /// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`.
@@ -65,66 +111,146 @@ pub trait DitBackend: Backend {
         x + update * gate.unsqueeze_dim(1)
     }
 
-    /// `silu(gate) * x`.
-    fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
-        silu(gate) * x
+    /// Gradients of `update` and `gate` of [`gated_residual`](Self::gated_residual); `x`'s is `grad` itself.
+    fn gated_residual_backward(
+        update: Tensor<Self, 3>,
+        gate: Tensor<Self, 2>,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 2>) {
+        composed::gated_residual_backward(update, gate, grad)
     }
 
-    /// Attention over packed heads, queries and keys normalised over the whole width first:
-    /// `q` `[batch, tokens, width]`, `k` and `v` `[batch, words, width]` to `[batch, tokens, width]`.
-    fn normed_attention(
+    /// `silu(gate) * x`, of one shape.
+    fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        composed::swiglu(gate, x)
+    }
+
+    /// Gradients of `gate` and `x` of [`swiglu`](Self::swiglu).
+    fn swiglu_backward(
+        gate: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        composed::swiglu_backward(gate, x, grad)
+    }
+
+    /// Self-attention over packed heads, queries and keys normalised over the whole width first: `qkv`
+    /// `[batch, tokens, 3 x width]` to `[batch, tokens, width]`.
+    fn self_attention(qkv: Tensor<Self, 3>, heads: usize, eps: f64) -> Tensor<Self, 3> {
+        composed::self_attention(qkv, heads, eps)
+    }
+
+    /// Gradient of `qkv` of [`self_attention`](Self::self_attention).
+    fn self_attention_backward(
+        qkv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> Tensor<Self, 3> {
+        composed::self_attention_backward(qkv, heads, eps, grad)
+    }
+
+    /// Attention of `q` `[batch, tokens, width]` to the packed `kv` `[batch, words, 2 x width]`, normalised likewise.
+    fn cross_attention(
         q: Tensor<Self, 3>,
-        k: Tensor<Self, 3>,
-        v: Tensor<Self, 3>,
+        kv: Tensor<Self, 3>,
         heads: usize,
         eps: f64,
     ) -> Tensor<Self, 3> {
-        let [batch, tokens, width] = q.dims();
-        let head_dim = width / heads;
-        let split = |x: Tensor<Self, 3>| {
-            let words = x.dims()[1];
-            x.reshape([batch, words, heads, head_dim]).swap_dims(1, 2)
-        };
-        let q = split(Self::norm(q, None, eps)) / (head_dim as f64).sqrt();
-        let k = split(Self::norm(k, None, eps));
-        let scores = softmax(q.matmul(k.swap_dims(2, 3)), 3); // [batch, heads, tokens, words]
-        scores
-            .matmul(split(v))
-            .swap_dims(1, 2)
-            .reshape([batch, tokens, width])
+        composed::cross_attention(q, kv, heads, eps)
     }
 
-    /// Two-layer GELU experts over the tokens each has chosen, summed back into the tokens' places:
-    /// `x` `[batch, tokens, dim]`, `chosen` and `weights` `[batch, experts, taken]`,
-    /// `w1` `[experts, dim, hidden]`, `w2` `[experts, hidden, dim]`.
-    fn experts(
-        x: Tensor<Self, 3>,
-        chosen: Tensor<Self, 3, Int>,
-        weights: Tensor<Self, 3>,
-        w1: Tensor<Self, 3>,
-        w2: Tensor<Self, 3>,
-    ) -> Tensor<Self, 3> {
-        let [batch, tokens, dim] = x.dims();
-        let [_, experts, taken] = chosen.dims();
-        let rows = experts * taken;
-        let places = chosen.reshape([batch, rows, 1]).expand([batch, rows, dim]);
-        let input = x
-            .clone()
-            .gather(1, places.clone())
-            .reshape([batch, experts, taken, dim])
-            .swap_dims(0, 1)
-            .reshape([experts, batch * taken, dim]);
-        let output = gelu(input.matmul(w1))
-            .matmul(w2)
-            .reshape([experts, batch, taken, dim])
-            .swap_dims(0, 1)
-            .reshape([batch, rows, dim])
-            * weights.reshape([batch, rows, 1]);
-        Tensor::zeros([batch, tokens, dim], &x.device()).scatter(
-            1,
-            places,
-            output,
-            IndexingUpdateOp::Add,
-        )
+    /// Gradients of `q` and `kv` of [`cross_attention`](Self::cross_attention).
+    fn cross_attention_backward(
+        q: Tensor<Self, 3>,
+        kv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        composed::cross_attention_backward(q, kv, heads, eps, grad)
     }
+
+    /// Two-layer GELU experts over the tokens each has chosen, summed back into the tokens' places; also returns what
+    /// the backward pass needs again, the hidden layer before its GELU `[experts, batch x taken, hidden]`.
+    fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        composed::experts(inputs)
+    }
+
+    /// Gradients of the float inputs of [`experts`](Self::experts).
+    fn experts_backward(
+        inputs: ExpertInputs<Self>,
+        hidden: Tensor<Self, 3>,
+        grad: Tensor<Self, 3>,
+    ) -> ExpertGrads<Self> {
+        composed::experts_backward(inputs, hidden, grad)
+    }
+
+    /// Sum of the squares of all elements, `[1]`.
+    fn sum_of_squares(x: Tensor<Self, 1>) -> Tensor<Self, 1> {
+        x.powi_scalar(2).sum()
+    }
+
+    /// One AdamW step with the gradient times `scale` `[1]`.
+    fn adam(
+        state: AdamState<Self>,
+        grad: Tensor<Self, 1>,
+        scale: Tensor<Self, 1>,
+        step: &AdamStep,
+    ) -> AdamState<Self> {
+        composed::adam(state, grad, scale, step)
+    }
+}
+
+/// What [`DitBackend::experts`] computes with.
+#[derive(Clone, Debug)]
+pub struct ExpertInputs<B: Backend> {
+    /// Tokens `[batch, tokens, dim]`.
+    pub x: Tensor<B, 3>,
+    /// The tokens each expert takes `[batch, experts, taken]`; an expert takes a token at most once.
+    pub chosen: Tensor<B, 3, Int>,
+    /// How much each counts `[batch, experts, taken]`.
+    pub weights: Tensor<B, 3>,
+    /// First layers `[experts, dim, hidden]`.
+    pub w1: Tensor<B, 3>,
+    /// Second layers `[experts, hidden, dim]`.
+    pub w2: Tensor<B, 3>,
+}
+
+/// Gradients of the float inputs of [`DitBackend::experts`], shaped like them.
+#[derive(Clone, Debug)]
+pub struct ExpertGrads<B: Backend> {
+    /// Of the tokens.
+    pub x: Tensor<B, 3>,
+    /// Of the tokens' weights.
+    pub weights: Tensor<B, 3>,
+    /// Of the first layers.
+    pub w1: Tensor<B, 3>,
+    /// Of the second layers.
+    pub w2: Tensor<B, 3>,
+}
+
+/// Gradients of the inputs of [`DitBackend::modulated_norm`], shaped like them.
+#[derive(Clone, Debug)]
+pub struct ModulatedNormGrads<B: Backend> {
+    /// Of the tokens.
+    pub x: Tensor<B, 3>,
+    /// Of the norm's weight.
+    pub weight: Tensor<B, 1>,
+    /// Of the shift.
+    pub shift: Tensor<B, 2>,
+    /// Of the scale.
+    pub scale: Tensor<B, 2>,
+}
+
+/// Applies an operation on rows over the last dimension of `x`.
+pub(crate) fn over_rows<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    op: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
+) -> Tensor<B, D> {
+    let mut dims = x.dims();
+    let rows: usize = dims[..D - 1].iter().product();
+    let y = op(x.reshape([rows, dims[D - 1]]));
+    dims[D - 1] = y.dims()[1];
+    y.reshape(dims)
 }

@@ -1,0 +1,245 @@
+//! The operations under automatic differentiation: each is one node of burn's graph, whose backward step calls the
+//! inner backend's gradients.
+
+use super::{DitBackend, ExpertInputs};
+use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn_autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use std::{fmt, sync::Arc};
+
+/// From the gradient of an operation's output to those of its `N` inputs.
+struct Pullback<B: Backend, const N: usize>(
+    Arc<dyn Fn(FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync>,
+);
+
+impl<B: Backend, const N: usize> Clone for Pullback<B, N> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B: Backend, const N: usize> fmt::Debug for Pullback<B, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pullback")
+    }
+}
+
+#[derive(Debug)]
+struct Fused;
+
+impl<B: Backend, const N: usize> Backward<B, N> for Fused {
+    type State = Pullback<B, N>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let input_grads = (ops.state.0)(grads.consume::<B>(&ops.node));
+        for (parent, grad) in ops.parents.into_iter().zip(input_grads) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// Runs `forward` on the inner tensors and, if any of them is tracked, records its pullback.
+fn record<B, C, P, const N: usize>(
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    forward: impl FnOnce([FloatTensor<B>; N]) -> (FloatTensor<B>, P),
+) -> FloatTensor<Autodiff<B, C>>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    P: Fn(FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync + 'static,
+{
+    let nodes = inputs.each_ref().map(|input| input.node.clone());
+    let (output, pullback) = forward(inputs.map(|input| input.primitive));
+    match Backward::<B, N>::prepare::<C>(Fused, nodes)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(op) => op.finish(Pullback(Arc::new(pullback)), output),
+        OpsKind::UnTracked(op) => op.finish(output),
+    }
+}
+
+/// The tensor's primitive.
+fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+/// The tensor of a primitive.
+fn tensor<B: Backend, const D: usize>(primitive: &FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive.clone()))
+}
+
+/// The tensor that owns a primitive.
+fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
+    fn project(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        wrap(match bias {
+            Some(bias) => record::<B, C, _, 3>([raw(x), raw(weight), raw(bias)], |[x, w, b]| {
+                let y = B::project(tensor(&x), tensor(&w), Some(wrap(b)));
+                let pullback = move |grad| {
+                    let (x, w, b) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
+                    [raw(x), raw(w), raw(b)]
+                };
+                (raw(y), pullback)
+            }),
+            None => record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
+                let y = B::project(tensor(&x), tensor(&w), None);
+                let pullback = move |grad| {
+                    let (x, w, _) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
+                    [raw(x), raw(w)]
+                };
+                (raw(y), pullback)
+            }),
+        })
+    }
+
+    fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        wrap(record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
+            let y = B::norm(tensor(&x), tensor(&w), eps);
+            let pullback = move |grad| {
+                let (x, w) = B::norm_backward(tensor(&x), tensor(&w), eps, wrap(grad));
+                [raw(x), raw(w)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn modulated_norm(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        shift: Tensor<Self, 2>,
+        scale: Tensor<Self, 2>,
+        eps: f64,
+    ) -> Tensor<Self, 3> {
+        let inputs = [raw(x), raw(weight), raw(shift), raw(scale)];
+        wrap(record::<B, C, _, 4>(inputs, |[x, w, shift, scale]| {
+            let y = B::modulated_norm(tensor(&x), tensor(&w), wrap(shift), tensor(&scale), eps);
+            let pullback = move |grad| {
+                let (x, w, scale) = (tensor(&x), tensor(&w), tensor(&scale));
+                let grads = B::modulated_norm_backward(x, w, scale, eps, wrap(grad));
+                [
+                    raw(grads.x),
+                    raw(grads.weight),
+                    raw(grads.shift),
+                    raw(grads.scale),
+                ]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn gated_residual(
+        x: Tensor<Self, 3>,
+        update: Tensor<Self, 3>,
+        gate: Tensor<Self, 2>,
+    ) -> Tensor<Self, 3> {
+        let inputs = [raw(x), raw(update), raw(gate)];
+        wrap(record::<B, C, _, 3>(inputs, |[x, update, gate]| {
+            let y = B::gated_residual(wrap(x), tensor(&update), tensor(&gate));
+            let pullback = move |grad: FloatTensor<B>| {
+                let (update, gate) =
+                    B::gated_residual_backward(tensor(&update), tensor(&gate), tensor(&grad));
+                [grad, raw(update), raw(gate)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 2>([raw(gate), raw(x)], |[gate, x]| {
+            let y = B::swiglu(tensor(&gate), tensor(&x));
+            let pullback = move |grad| {
+                let (gate, x) = B::swiglu_backward(tensor(&gate), tensor(&x), wrap(grad));
+                [raw(gate), raw(x)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn self_attention(qkv: Tensor<Self, 3>, heads: usize, eps: f64) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 1>([raw(qkv)], |[qkv]| {
+            let y = B::self_attention(tensor(&qkv), heads, eps);
+            let pullback = move |grad| {
+                [raw(B::self_attention_backward(
+                    tensor(&qkv),
+                    heads,
+                    eps,
+                    wrap(grad),
+                ))]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn cross_attention(
+        q: Tensor<Self, 3>,
+        kv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+    ) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 2>([raw(q), raw(kv)], |[q, kv]| {
+            let y = B::cross_attention(tensor(&q), tensor(&kv), heads, eps);
+            let pullback = move |grad| {
+                let (q, kv) = (tensor(&q), tensor(&kv));
+                let (q, kv) = B::cross_attention_backward(q, kv, heads, eps, wrap(grad));
+                [raw(q), raw(kv)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    /// The hidden layer it returns is not tracked.
+    fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        let ExpertInputs {
+            x,
+            chosen,
+            weights,
+            w1,
+            w2,
+        } = inputs;
+        let chosen = Tensor::<B, 3, Int>::from_primitive(chosen.into_primitive());
+        let mut kept = None;
+        let inputs = [raw(x), raw(weights), raw(w1), raw(w2)];
+        let y = record::<B, C, _, 4>(inputs, |[x, weights, w1, w2]| {
+            let inputs = move || ExpertInputs {
+                x: tensor(&x),
+                chosen: chosen.clone(),
+                weights: tensor(&weights),
+                w1: tensor(&w1),
+                w2: tensor(&w2),
+            };
+            let (y, hidden) = B::experts(inputs());
+            kept = Some(hidden.clone());
+            let pullback = move |grad| {
+                let grads = B::experts_backward(inputs(), hidden.clone(), wrap(grad));
+                [
+                    raw(grads.x),
+                    raw(grads.weights),
+                    raw(grads.w1),
+                    raw(grads.w2),
+                ]
+            };
+            (raw(y), pullback)
+        });
+        let hidden = kept.expect("the forward pass ran");
+        (wrap(y), Tensor::from_inner(hidden))
+    }
+}

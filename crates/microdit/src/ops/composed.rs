@@ -1,0 +1,356 @@
+//! The operations and their gradients, composed from burn tensors: what every backend can run, and what a fused version
+//! is compared with.
+
+use super::{AdamState, AdamStep, ExpertGrads, ExpertInputs, ModulatedNormGrads};
+use burn::tensor::{
+    IndexingUpdateOp, Int, Tensor,
+    activation::{gelu, sigmoid, silu, softmax},
+    backend::Backend,
+};
+
+pub(super) fn project<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 2> {
+    let y = x.matmul(weight.transpose());
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
+}
+
+pub(super) fn project_backward<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    grad: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>) {
+    (
+        grad.clone().matmul(weight),
+        grad.clone().transpose().matmul(x),
+        grad.sum_dim(0).squeeze_dim(0),
+    )
+}
+
+/// `(x - mean) / sqrt(variance + eps)` over the last dimension.
+pub(super) fn norm<B: Backend, const D: usize>(x: Tensor<B, D>, eps: f64) -> Tensor<B, D> {
+    normed(x, eps).0
+}
+
+/// The normed tensor and `1 / sqrt(variance + eps)`.
+fn normed<B: Backend, const D: usize>(x: Tensor<B, D>, eps: f64) -> (Tensor<B, D>, Tensor<B, D>) {
+    let centred = x.clone() - x.mean_dim(D - 1);
+    let variance = centred.clone().powi_scalar(2).mean_dim(D - 1);
+    let inverse = (variance + eps).sqrt().recip();
+    (centred * inverse.clone(), inverse)
+}
+
+/// Gradient of a norm's input, from the gradient of the normed tensor:
+/// `(g - mean(g) - n mean(g n)) / sqrt(variance + eps)`.
+fn through_norm<B: Backend, const D: usize>(
+    normed: Tensor<B, D>,
+    inverse: Tensor<B, D>,
+    grad: Tensor<B, D>,
+) -> Tensor<B, D> {
+    let along = (grad.clone() * normed.clone()).mean_dim(D - 1);
+    (grad.clone() - grad.mean_dim(D - 1) - normed * along) * inverse
+}
+
+pub(super) fn norm_backward<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    eps: f64,
+    grad: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Tensor<B, 1>) {
+    let (normed, inverse) = normed(x, eps);
+    let weight_grad = (grad.clone() * normed.clone()).sum_dim(0).squeeze_dim(0);
+    let x_grad = through_norm(normed, inverse, grad * weight.unsqueeze());
+    (x_grad, weight_grad)
+}
+
+pub(super) fn modulated_norm<B: Backend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    shift: Tensor<B, 2>,
+    scale: Tensor<B, 2>,
+    eps: f64,
+) -> Tensor<B, 3> {
+    let gain = (scale + 1.0) * weight.unsqueeze();
+    norm(x, eps) * gain.unsqueeze_dim(1) + shift.unsqueeze_dim(1)
+}
+
+pub(super) fn modulated_norm_backward<B: Backend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    scale: Tensor<B, 2>,
+    eps: f64,
+    grad: Tensor<B, 3>,
+) -> ModulatedNormGrads<B> {
+    let (normed, inverse) = normed(x, eps);
+    let weight = weight.unsqueeze::<2>();
+    let scale = scale + 1.0;
+    let gain = scale.clone() * weight.clone();
+    let along: Tensor<B, 2> = (grad.clone() * normed.clone()).sum_dim(1).squeeze_dim(1);
+    ModulatedNormGrads {
+        x: through_norm(normed, inverse, grad.clone() * gain.unsqueeze_dim(1)),
+        weight: (along.clone() * scale).sum_dim(0).squeeze_dim(0),
+        shift: grad.sum_dim(1).squeeze_dim(1),
+        scale: along * weight,
+    }
+}
+
+pub(super) fn gated_residual_backward<B: Backend>(
+    update: Tensor<B, 3>,
+    gate: Tensor<B, 2>,
+    grad: Tensor<B, 3>,
+) -> (Tensor<B, 3>, Tensor<B, 2>) {
+    (
+        grad.clone() * gate.unsqueeze_dim(1),
+        (grad * update).sum_dim(1).squeeze_dim(1),
+    )
+}
+
+pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 3>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    silu(gate) * x
+}
+
+pub(super) fn swiglu_backward<B: Backend>(
+    gate: Tensor<B, 3>,
+    x: Tensor<B, 3>,
+    grad: Tensor<B, 3>,
+) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    // silu' = s + g s (1 - s) with s = sigmoid(g).
+    let s = sigmoid(gate.clone());
+    let value = gate * s.clone();
+    let slope = s.clone() + value.clone() * (-s + 1.0);
+    (grad.clone() * x * slope, grad * value)
+}
+
+/// `[batch, tokens, width]` to `[batch, heads, tokens, width / heads]`.
+fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch, tokens, heads, width / heads])
+        .swap_dims(1, 2)
+}
+
+/// Inverse of [`split_heads`].
+fn join_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    let [batch, heads, tokens, head_dim] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, tokens, heads * head_dim])
+}
+
+fn attention<B: Backend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+) -> Tensor<B, 3> {
+    let scale = head_scale(&q, heads);
+    let q = split_heads(norm(q, eps), heads) * scale;
+    let k = split_heads(norm(k, eps), heads);
+    let scores = softmax(q.matmul(k.swap_dims(2, 3)), 3); // [batch, heads, tokens, words]
+    join_heads(scores.matmul(split_heads(v, heads)))
+}
+
+/// `1 / sqrt(head_dim)`.
+fn head_scale<B: Backend>(q: &Tensor<B, 3>, heads: usize) -> f64 {
+    ((q.dims()[2] / heads) as f64).sqrt().recip()
+}
+
+/// Gradients of `q`, `k` and `v`, with the scores computed again.
+fn attention_backward<B: Backend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+    grad: Tensor<B, 3>,
+) -> [Tensor<B, 3>; 3] {
+    let scale = head_scale(&q, heads);
+    let ((q, q_inverse), (k, k_inverse)) = (normed(q, eps), normed(k, eps));
+    let q_heads = split_heads(q.clone(), heads);
+    let k_heads = split_heads(k.clone(), heads);
+    let v_heads = split_heads(v, heads);
+    let grad = split_heads(grad, heads);
+    let scores = softmax(
+        q_heads.clone().matmul(k_heads.clone().swap_dims(2, 3)) * scale,
+        3,
+    );
+    let v_grad = scores.clone().swap_dims(2, 3).matmul(grad.clone());
+    let score_grad = grad.matmul(v_heads.swap_dims(2, 3));
+    // Softmax: p (g - sum(g p)).
+    let along = (score_grad.clone() * scores.clone()).sum_dim(3);
+    let logit_grad = scores * (score_grad - along) * scale;
+    let q_grad = logit_grad.clone().matmul(k_heads);
+    let k_grad = logit_grad.swap_dims(2, 3).matmul(q_heads);
+    [
+        through_norm(q, q_inverse, join_heads(q_grad)),
+        through_norm(k, k_inverse, join_heads(k_grad)),
+        join_heads(v_grad),
+    ]
+}
+
+/// Splits the last dimension into `N` equal parts.
+pub(crate) fn split_last<B: Backend, const D: usize, const N: usize>(
+    x: Tensor<B, D>,
+) -> [Tensor<B, D>; N] {
+    let width = x.dims()[D - 1] / N;
+    std::array::from_fn(|i| x.clone().narrow(D - 1, i * width, width))
+}
+
+pub(super) fn self_attention<B: Backend>(
+    qkv: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+) -> Tensor<B, 3> {
+    let [q, k, v] = split_last(qkv);
+    attention(q, k, v, heads, eps)
+}
+
+pub(super) fn self_attention_backward<B: Backend>(
+    qkv: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+    grad: Tensor<B, 3>,
+) -> Tensor<B, 3> {
+    let [q, k, v] = split_last(qkv);
+    Tensor::cat(attention_backward(q, k, v, heads, eps, grad).into(), 2)
+}
+
+pub(super) fn cross_attention<B: Backend>(
+    q: Tensor<B, 3>,
+    kv: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+) -> Tensor<B, 3> {
+    let [k, v] = split_last(kv);
+    attention(q, k, v, heads, eps)
+}
+
+pub(super) fn cross_attention_backward<B: Backend>(
+    q: Tensor<B, 3>,
+    kv: Tensor<B, 3>,
+    heads: usize,
+    eps: f64,
+    grad: Tensor<B, 3>,
+) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    let [k, v] = split_last(kv);
+    let [q, k, v] = attention_backward(q, k, v, heads, eps, grad);
+    (q, Tensor::cat(vec![k, v], 2))
+}
+
+/// Indices of the chosen tokens over every channel `[batch, experts x taken, dim]`.
+fn places<B: Backend>(chosen: Tensor<B, 3, Int>, dim: usize) -> Tensor<B, 3, Int> {
+    let [batch, experts, taken] = chosen.dims();
+    let rows = experts * taken;
+    chosen.reshape([batch, rows, 1]).expand([batch, rows, dim])
+}
+
+/// `[batch, experts x taken, dim]` to `[experts, batch x taken, dim]`.
+fn by_expert<B: Backend>(x: Tensor<B, 3>, experts: usize) -> Tensor<B, 3> {
+    let [batch, rows, dim] = x.dims();
+    let taken = rows / experts;
+    x.reshape([batch, experts, taken, dim])
+        .swap_dims(0, 1)
+        .reshape([experts, batch * taken, dim])
+}
+
+/// Inverse of [`by_expert`].
+fn by_sample<B: Backend>(x: Tensor<B, 3>, batch: usize) -> Tensor<B, 3> {
+    let [experts, rows, dim] = x.dims();
+    let taken = rows / batch;
+    x.reshape([experts, batch, taken, dim])
+        .swap_dims(0, 1)
+        .reshape([batch, experts * taken, dim])
+}
+
+pub(super) fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    let ExpertInputs {
+        x,
+        chosen,
+        weights,
+        w1,
+        w2,
+    } = inputs;
+    let [batch, tokens, dim] = x.dims();
+    let [_, experts, taken] = chosen.dims();
+    let places = places(chosen, dim);
+    let input = by_expert(x.clone().gather(1, places.clone()), experts);
+    let hidden = input.matmul(w1);
+    let output = by_sample(gelu(hidden.clone()).matmul(w2), batch)
+        * weights.reshape([batch, experts * taken, 1]);
+    let sum = Tensor::zeros([batch, tokens, dim], &x.device());
+    (
+        sum.scatter(1, places, output, IndexingUpdateOp::Add),
+        hidden,
+    )
+}
+
+pub(super) fn experts_backward<B: Backend>(
+    inputs: ExpertInputs<B>,
+    hidden: Tensor<B, 3>,
+    grad: Tensor<B, 3>,
+) -> ExpertGrads<B> {
+    let ExpertInputs {
+        x,
+        chosen,
+        weights,
+        w1,
+        w2,
+    } = inputs;
+    let [batch, tokens, dim] = x.dims();
+    let [_, experts, taken] = chosen.dims();
+    let places = places(chosen, dim);
+    let weights = by_expert(weights.reshape([batch, experts * taken, 1]), experts);
+    let grad = by_expert(grad.gather(1, places.clone()), experts);
+    let activated = gelu(hidden.clone());
+    let back = grad.clone().matmul(w2.swap_dims(1, 2)); // [experts, batch x taken, hidden]
+    let weight_grad = (back.clone() * activated.clone()).sum_dim(2);
+    // gelu' = Phi(h) + h phi(h).
+    let bell = (hidden.clone().powi_scalar(2) * -0.5).exp() * (0.5 / std::f64::consts::PI).sqrt();
+    let cumulative = ((hidden.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    let hidden_grad = back * weights.clone() * (cumulative + hidden * bell);
+    let w2_grad = activated.swap_dims(1, 2).matmul(grad * weights);
+    let input = by_expert(x.clone().gather(1, places.clone()), experts);
+    let w1_grad = input.swap_dims(1, 2).matmul(hidden_grad.clone());
+    let x_grad = by_sample(hidden_grad.matmul(w1.swap_dims(1, 2)), batch);
+    ExpertGrads {
+        x: Tensor::zeros([batch, tokens, dim], &x.device()).scatter(
+            1,
+            places,
+            x_grad,
+            IndexingUpdateOp::Add,
+        ),
+        weights: by_sample(weight_grad, batch).reshape([batch, experts, taken]),
+        w1: w1_grad,
+        w2: w2_grad,
+    }
+}
+
+pub(super) fn adam<B: Backend>(
+    state: AdamState<B>,
+    grad: Tensor<B, 1>,
+    scale: Tensor<B, 1>,
+    step: &AdamStep,
+) -> AdamState<B> {
+    let grad = grad * scale;
+    let first = state.first * step.beta1 + grad.clone() * (1.0 - step.beta1);
+    let second = state.second * step.beta2 + grad.powi_scalar(2) * (1.0 - step.beta2);
+    let (correction1, correction2) = step.corrections();
+    let root = second.clone().sqrt() / correction2.sqrt() + step.eps;
+    let change = first.clone() / root * (step.lr / correction1);
+    AdamState {
+        param: state.param * (1.0 - step.lr * step.weight_decay) - change,
+        first,
+        second,
+    }
+}
+
+impl AdamStep {
+    /// What the moments lack of their final scale: `1 - beta^step`.
+    pub(super) fn corrections(&self) -> (f64, f64) {
+        let lacking = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        (lacking(self.beta1), lacking(self.beta2))
+    }
+}

@@ -1,0 +1,505 @@
+//! Fused operations for burn's CPU backend, in f32; other types of numbers take the composed ones.
+//!
+//! Work is split by rows, samples or experts, never by the number of threads, so that results do not depend on it.
+
+mod adam;
+mod attention;
+mod experts;
+mod matrix;
+mod norm;
+mod pointwise;
+mod simd;
+
+use super::{
+    AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
+};
+use attention::{Heads, Rows, Scratch, pack};
+use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
+use burn_flex::{Flex, FlexTensor};
+use matrix::{Matrix, Threads, multiply};
+use norm::Groups;
+use rayon::prelude::*;
+
+/// Rows that share one partial sum in the gradient of a norm's weight.
+const NORM_ROWS: usize = 64;
+
+/// The tensor in one piece of memory.
+fn flat<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
+    x.into_primitive().tensor().to_contiguous()
+}
+
+/// A tensor of new values.
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+    let data = burn::tensor::TensorData::new(values, Shape::from(shape));
+    Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(data)))
+}
+
+fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
+    x.dtype() == DType::F32
+}
+
+/// The elements of contiguous tensors.
+fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
+    tensors.each_ref().map(FlexTensor::storage::<f32>)
+}
+
+/// Who computes within a sample.
+fn threads_within(samples: usize) -> Threads {
+    if samples == 1 {
+        Threads::All
+    } else {
+        Threads::One
+    }
+}
+
+impl DitBackend for Flex {
+    fn project(
+        x: Tensor<Flex, 2>,
+        weight: Tensor<Flex, 2>,
+        bias: Option<Tensor<Flex, 1>>,
+    ) -> Tensor<Flex, 2> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::project(x, weight, bias);
+        }
+        let ([rows, input], [output, _]) = (x.dims(), weight.dims());
+        let tensors = [flat(x), flat(weight)];
+        let [x, weight] = slices(&tensors);
+        let accumulate = bias.is_some();
+        let mut y = match bias {
+            Some(bias) => pointwise::repeat_row(flat(bias).storage(), rows),
+            None => vec![0.0; rows * output],
+        };
+        let weight = Matrix::new(weight, output, input).t();
+        multiply(
+            &mut y,
+            output,
+            Matrix::new(x, rows, input),
+            weight,
+            1.0,
+            accumulate,
+            Threads::All,
+        );
+        tensor(y, [rows, output])
+    }
+
+    fn project_backward(
+        x: Tensor<Flex, 2>,
+        weight: Tensor<Flex, 2>,
+        grad: Tensor<Flex, 2>,
+    ) -> (Tensor<Flex, 2>, Tensor<Flex, 2>, Tensor<Flex, 1>) {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::project_backward(x, weight, grad);
+        }
+        let ([rows, input], [output, _]) = (x.dims(), weight.dims());
+        let tensors = [flat(x), flat(weight), flat(grad)];
+        let [x, weight, grad] = slices(&tensors);
+        let mut x_grad = vec![0.0; rows * input];
+        let mut weight_grad = vec![0.0; output * input];
+        let bias_grad = pointwise::sum_rows(grad, output);
+        let grad = Matrix::new(grad, rows, output);
+        let weight = Matrix::new(weight, output, input);
+        multiply(&mut x_grad, input, grad, weight, 1.0, false, Threads::All);
+        let x = Matrix::new(x, rows, input);
+        multiply(
+            &mut weight_grad,
+            input,
+            grad.t(),
+            x,
+            1.0,
+            false,
+            Threads::All,
+        );
+        (
+            tensor(x_grad, [rows, input]),
+            tensor(weight_grad, [output, input]),
+            tensor(bias_grad, [output]),
+        )
+    }
+
+    fn norm(x: Tensor<Flex, 2>, weight: Tensor<Flex, 1>, eps: f64) -> Tensor<Flex, 2> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::norm(x, eps) * weight.unsqueeze();
+        }
+        let shape @ [_, dim] = x.dims();
+        let tensors = [flat(x), flat(weight)];
+        let [x, weight] = slices(&tensors);
+        let groups = Groups {
+            dim,
+            rows: NORM_ROWS,
+        };
+        tensor(norm::forward(x, weight, None, groups, eps as f32), shape)
+    }
+
+    fn norm_backward(
+        x: Tensor<Flex, 2>,
+        weight: Tensor<Flex, 1>,
+        eps: f64,
+        grad: Tensor<Flex, 2>,
+    ) -> (Tensor<Flex, 2>, Tensor<Flex, 1>) {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::norm_backward(x, weight, eps, grad);
+        }
+        let shape @ [_, dim] = x.dims();
+        let tensors = [flat(x), flat(weight), flat(grad)];
+        let [x, weight, grad] = slices(&tensors);
+        let groups = Groups {
+            dim,
+            rows: NORM_ROWS,
+        };
+        let grads = norm::backward(x, weight, grad, groups, eps as f32);
+        (
+            tensor(grads.x, shape),
+            tensor(pointwise::sum_rows(&grads.along, dim), [dim]),
+        )
+    }
+
+    fn modulated_norm(
+        x: Tensor<Flex, 3>,
+        weight: Tensor<Flex, 1>,
+        shift: Tensor<Flex, 2>,
+        scale: Tensor<Flex, 2>,
+        eps: f64,
+    ) -> Tensor<Flex, 3> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::modulated_norm(x, weight, shift, scale, eps);
+        }
+        let shape @ [_, rows, dim] = x.dims();
+        let gain = (scale + 1.0) * weight.unsqueeze();
+        let tensors = [flat(x), flat(gain), flat(shift)];
+        let [x, gain, shift] = slices(&tensors);
+        let groups = Groups { dim, rows };
+        tensor(
+            norm::forward(x, gain, Some(shift), groups, eps as f32),
+            shape,
+        )
+    }
+
+    fn modulated_norm_backward(
+        x: Tensor<Flex, 3>,
+        weight: Tensor<Flex, 1>,
+        scale: Tensor<Flex, 2>,
+        eps: f64,
+        grad: Tensor<Flex, 3>,
+    ) -> ModulatedNormGrads<Flex> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::modulated_norm_backward(x, weight, scale, eps, grad);
+        }
+        let shape @ [batch, rows, dim] = x.dims();
+        let (weight, scale) = (weight.unsqueeze::<2>(), scale + 1.0);
+        let gain = scale.clone() * weight.clone();
+        let tensors = [flat(x), flat(gain), flat(grad)];
+        let [x, gain, grad] = slices(&tensors);
+        let grads = norm::backward(x, gain, grad, Groups { dim, rows }, eps as f32);
+        let along = tensor(grads.along, [batch, dim]);
+        ModulatedNormGrads {
+            x: tensor(grads.x, shape),
+            weight: (along.clone() * scale).sum_dim(0).squeeze_dim(0),
+            shift: tensor(grads.total, [batch, dim]),
+            scale: along * weight,
+        }
+    }
+
+    fn gated_residual(
+        x: Tensor<Flex, 3>,
+        update: Tensor<Flex, 3>,
+        gate: Tensor<Flex, 2>,
+    ) -> Tensor<Flex, 3> {
+        if !is_f32(&x) || !is_f32(&update) {
+            return x + update * gate.unsqueeze_dim(1);
+        }
+        let shape @ [_, tokens, dim] = x.dims();
+        let tensors = [flat(x), flat(update), flat(gate)];
+        let [x, update, gate] = slices(&tensors);
+        tensor(
+            pointwise::gated_residual(x, update, gate, tokens, dim),
+            shape,
+        )
+    }
+
+    fn gated_residual_backward(
+        update: Tensor<Flex, 3>,
+        gate: Tensor<Flex, 2>,
+        grad: Tensor<Flex, 3>,
+    ) -> (Tensor<Flex, 3>, Tensor<Flex, 2>) {
+        if !is_f32(&update) || !is_f32(&gate) {
+            return composed::gated_residual_backward(update, gate, grad);
+        }
+        let shape @ [batch, tokens, dim] = update.dims();
+        let tensors = [flat(update), flat(gate), flat(grad)];
+        let [update, gate, grad] = slices(&tensors);
+        let (update, gate) = pointwise::gated_residual_backward(update, gate, grad, tokens, dim);
+        (tensor(update, shape), tensor(gate, [batch, dim]))
+    }
+
+    fn swiglu(gate: Tensor<Flex, 3>, x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&gate) || !is_f32(&x) {
+            return composed::swiglu(gate, x);
+        }
+        let shape = x.dims();
+        let tensors = [flat(gate), flat(x)];
+        let [gate, x] = slices(&tensors);
+        tensor(pointwise::swiglu(gate, x), shape)
+    }
+
+    fn swiglu_backward(
+        gate: Tensor<Flex, 3>,
+        x: Tensor<Flex, 3>,
+        grad: Tensor<Flex, 3>,
+    ) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
+        if !is_f32(&gate) || !is_f32(&x) {
+            return composed::swiglu_backward(gate, x, grad);
+        }
+        let shape = x.dims();
+        let tensors = [flat(gate), flat(x), flat(grad)];
+        let [gate, x, grad] = slices(&tensors);
+        let (gate, x) = pointwise::swiglu_backward(gate, x, grad);
+        (tensor(gate, shape), tensor(x, shape))
+    }
+
+    fn self_attention(qkv: Tensor<Flex, 3>, heads: usize, eps: f64) -> Tensor<Flex, 3> {
+        if !is_f32(&qkv) {
+            return composed::self_attention(qkv, heads, eps);
+        }
+        let [batch, tokens, packed] = qkv.dims();
+        let width = packed / 3;
+        let heads = Heads {
+            count: heads,
+            eps: eps as f32,
+            threads: threads_within(batch),
+        };
+        let qkv = flat(qkv);
+        let mut out = vec![0.0; batch * tokens * width];
+        out.par_chunks_mut(tokens * width)
+            .zip(qkv.storage::<f32>().par_chunks(tokens * packed))
+            .for_each_init(Scratch::default, |scratch, (out, qkv)| {
+                let [q, k, v] = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
+                scratch.forward(out, q, k, v, heads);
+            });
+        tensor(out, [batch, tokens, width])
+    }
+
+    fn self_attention_backward(
+        qkv: Tensor<Flex, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Flex, 3>,
+    ) -> Tensor<Flex, 3> {
+        if !is_f32(&qkv) {
+            return composed::self_attention_backward(qkv, heads, eps, grad);
+        }
+        let shape @ [batch, tokens, packed] = qkv.dims();
+        let width = packed / 3;
+        let heads = Heads {
+            count: heads,
+            eps: eps as f32,
+            threads: threads_within(batch),
+        };
+        let tensors = [flat(qkv), flat(grad)];
+        let [qkv, grad] = slices(&tensors);
+        let mut out = vec![0.0; qkv.len()];
+        let inputs = (
+            qkv.par_chunks(tokens * packed),
+            grad.par_chunks(tokens * width),
+        );
+        out.par_chunks_mut(tokens * packed)
+            .zip(inputs.into_par_iter())
+            .for_each_init(Scratch::default, |scratch, (out, (qkv, grad))| {
+                let [q, k, v] = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
+                scratch.backward(q, k, v, grad, heads);
+                pack(&scratch.q_grad, out, width, 3, 0);
+                pack(&scratch.k_grad, out, width, 3, 1);
+                pack(&scratch.v_grad, out, width, 3, 2);
+            });
+        tensor(out, shape)
+    }
+
+    fn cross_attention(
+        q: Tensor<Flex, 3>,
+        kv: Tensor<Flex, 3>,
+        heads: usize,
+        eps: f64,
+    ) -> Tensor<Flex, 3> {
+        if !is_f32(&q) || !is_f32(&kv) {
+            return composed::cross_attention(q, kv, heads, eps);
+        }
+        let (shape @ [batch, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
+        let heads = Heads {
+            count: heads,
+            eps: eps as f32,
+            threads: threads_within(batch),
+        };
+        let tensors = [flat(q), flat(kv)];
+        let [q, kv] = slices(&tensors);
+        let mut out = vec![0.0; q.len()];
+        let inputs = (
+            q.par_chunks(tokens * width),
+            kv.par_chunks(words * 2 * width),
+        );
+        out.par_chunks_mut(tokens * width)
+            .zip(inputs.into_par_iter())
+            .for_each_init(Scratch::default, |scratch, (out, (q, kv))| {
+                let q = Rows::packed(q, width, 1, 0);
+                let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
+                scratch.forward(out, q, k, v, heads);
+            });
+        tensor(out, shape)
+    }
+
+    fn cross_attention_backward(
+        q: Tensor<Flex, 3>,
+        kv: Tensor<Flex, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Flex, 3>,
+    ) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
+        if !is_f32(&q) || !is_f32(&kv) {
+            return composed::cross_attention_backward(q, kv, heads, eps, grad);
+        }
+        let (q_shape @ [batch, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
+        let heads = Heads {
+            count: heads,
+            eps: eps as f32,
+            threads: threads_within(batch),
+        };
+        let tensors = [flat(q), flat(kv), flat(grad)];
+        let [q, kv, grad] = slices(&tensors);
+        let (mut q_grad, mut kv_grad) = (vec![0.0; q.len()], vec![0.0; kv.len()]);
+        let outputs = (
+            q_grad.par_chunks_mut(tokens * width),
+            kv_grad.par_chunks_mut(words * 2 * width),
+        );
+        let inputs = (
+            q.par_chunks(tokens * width),
+            kv.par_chunks(words * 2 * width),
+            grad.par_chunks(tokens * width),
+        );
+        outputs
+            .into_par_iter()
+            .zip(inputs.into_par_iter())
+            .for_each_init(
+                Scratch::default,
+                |scratch, ((q_grad, kv_grad), (q, kv, grad))| {
+                    let q = Rows::packed(q, width, 1, 0);
+                    let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
+                    scratch.backward(q, k, v, grad, heads);
+                    pack(&scratch.q_grad, q_grad, width, 1, 0);
+                    pack(&scratch.k_grad, kv_grad, width, 2, 0);
+                    pack(&scratch.v_grad, kv_grad, width, 2, 1);
+                },
+            );
+        (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
+    }
+
+    fn experts(inputs: ExpertInputs<Flex>) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
+        if !is_f32(&inputs.x) || !is_f32(&inputs.w1) || inputs.chosen.dims()[2] == 0 {
+            return composed::experts(inputs);
+        }
+        let shape = inputs.x.dims();
+        with_experts(inputs, |layer, x| {
+            let (out, hidden) = layer.forward(x);
+            let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
+            (tensor(out, shape), tensor(hidden, hidden_shape))
+        })
+    }
+
+    fn experts_backward(
+        inputs: ExpertInputs<Flex>,
+        hidden: Tensor<Flex, 3>,
+        grad: Tensor<Flex, 3>,
+    ) -> ExpertGrads<Flex> {
+        if !is_f32(&inputs.x) || !is_f32(&inputs.w1) || inputs.chosen.dims()[2] == 0 {
+            return composed::experts_backward(inputs, hidden, grad);
+        }
+        let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
+        let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
+        let tensors = [flat(hidden), flat(grad)];
+        with_experts(inputs, |layer, tokens| {
+            let [hidden, grad] = slices(&tensors);
+            let grads = layer.backward(tokens, hidden, grad);
+            ExpertGrads {
+                x: tensor(grads.x, x),
+                weights: tensor(grads.weights, weights),
+                w1: tensor(grads.w1, w1),
+                w2: tensor(grads.w2, w2),
+            }
+        })
+    }
+
+    fn sum_of_squares(x: Tensor<Flex, 1>) -> Tensor<Flex, 1> {
+        if !is_f32(&x) {
+            return x.powi_scalar(2).sum();
+        }
+        tensor(vec![adam::sum_of_squares(flat(x).storage())], [1])
+    }
+
+    fn adam(
+        state: AdamState<Flex>,
+        grad: Tensor<Flex, 1>,
+        scale: Tensor<Flex, 1>,
+        step: &AdamStep,
+    ) -> AdamState<Flex> {
+        if !is_f32(&state.param) || !is_f32(&grad) || !is_f32(&state.first) {
+            return composed::adam(state, grad, scale, step);
+        }
+        let AdamState {
+            param,
+            first,
+            second,
+        } = state;
+        // In place where nobody else holds the memory; a copy of the shared otherwise.
+        let [mut param, mut first, mut second] = [flat(param), flat(first), flat(second)];
+        let tensors = [flat(grad), flat(scale)];
+        let [grad, scale] = slices(&tensors);
+        adam::step(
+            param.storage_mut(),
+            first.storage_mut(),
+            second.storage_mut(),
+            grad,
+            scale[0],
+            step,
+        );
+        let [param, first, second] =
+            [param, first, second].map(|x| Tensor::from_primitive(TensorPrimitive::Float(x)));
+        AdamState {
+            param,
+            first,
+            second,
+        }
+    }
+}
+
+/// Runs `with` on the experts' sizes and slices, and on the tokens.
+fn with_experts<R>(
+    inputs: ExpertInputs<Flex>,
+    with: impl FnOnce(experts::Experts<'_>, &[f32]) -> R,
+) -> R {
+    let [batch, tokens, dim] = inputs.x.dims();
+    let [experts, _, hidden] = inputs.w1.dims();
+    let taken = inputs.chosen.dims()[2];
+    let chosen: Vec<usize> = inputs
+        .chosen
+        .into_data()
+        .iter::<i64>()
+        .map(|token| token as usize)
+        .collect();
+    let tensors = [
+        flat(inputs.x),
+        flat(inputs.weights),
+        flat(inputs.w1),
+        flat(inputs.w2),
+    ];
+    let [x, weights, w1, w2] = slices(&tensors);
+    let layer = experts::Experts {
+        batch,
+        tokens,
+        dim,
+        hidden,
+        experts,
+        taken,
+        chosen: &chosen,
+        weights,
+        w1,
+        w2,
+    };
+    with(layer, x)
+}

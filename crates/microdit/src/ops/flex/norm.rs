@@ -1,0 +1,138 @@
+//! Layer norm with a gain and a shift per group of rows: of the whole tensor, or of each sample.
+
+use super::simd::{simd, sum, sum2};
+use rayon::prelude::*;
+
+/// How rows share gains: `rows` of `dim` elements, group after group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Groups {
+    pub(super) dim: usize,
+    pub(super) rows: usize,
+}
+
+/// Mean and `1 / sqrt(variance + eps)` of a row.
+#[inline(always)]
+pub(super) fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = sum(row, |x| x) / count;
+    let variance = sum(row, |x| (x - mean) * (x - mean)) / count;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+/// The gradient of a row's normed values, in place, becomes the gradient of the row:
+/// `(g - mean(g) - n mean(g n)) / sqrt(variance + eps)`.
+#[inline(always)]
+pub(super) fn through_norm(grad: &mut [f32], normed: &[f32], inverse: f32) {
+    let count = grad.len() as f32;
+    let mean = sum(grad, |g| g) / count;
+    let along = sum2(grad, normed, |g, n| g * n) / count;
+    for (g, n) in grad.iter_mut().zip(normed) {
+        *g = (*g - mean - n * along) * inverse;
+    }
+}
+
+/// The part of `values` that belongs to a group: one for all, or one per group.
+#[inline(always)]
+fn of_group(values: &[f32], group: usize, dim: usize) -> &[f32] {
+    if values.len() == dim {
+        values
+    } else {
+        &values[group * dim..][..dim]
+    }
+}
+
+/// `normed * gain + shift`, with one gain for all or one per group, and a shift per group if any.
+pub(super) fn forward(
+    x: &[f32],
+    gain: &[f32],
+    shift: Option<&[f32]>,
+    groups: Groups,
+    eps: f32,
+) -> Vec<f32> {
+    let Groups { dim, rows } = groups;
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(rows * dim)
+        .zip(x.par_chunks(rows * dim))
+        .enumerate()
+        .for_each(|(group, (out, x))| {
+            let gain = of_group(gain, group, dim);
+            simd(|| {
+                for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+                    let (mean, inverse) = statistics(x, eps);
+                    match shift {
+                        Some(shift) => {
+                            let shift = of_group(shift, group, dim);
+                            for (((out, x), gain), shift) in
+                                out.iter_mut().zip(x).zip(gain).zip(shift)
+                            {
+                                *out = (x - mean) * inverse * gain + shift;
+                            }
+                        }
+                        None => {
+                            for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+                                *out = (x - mean) * inverse * gain;
+                            }
+                        }
+                    }
+                }
+            });
+        });
+    out
+}
+
+/// What the gradients of a norm are made of.
+pub(super) struct NormGrads {
+    /// Gradient of the rows.
+    pub(super) x: Vec<f32>,
+    /// Sum over each group's rows of gradient times normed value `[groups, dim]`.
+    pub(super) along: Vec<f32>,
+    /// Sum over each group's rows of the gradient `[groups, dim]`.
+    pub(super) total: Vec<f32>,
+}
+
+/// Gradients from the output's `grad`.
+pub(super) fn backward(
+    x: &[f32],
+    gain: &[f32],
+    grad: &[f32],
+    groups: Groups,
+    eps: f32,
+) -> NormGrads {
+    let Groups { dim, rows } = groups;
+    let count = x.len().div_ceil(rows * dim);
+    let mut grads = NormGrads {
+        x: vec![0.0; x.len()],
+        along: vec![0.0; count * dim],
+        total: vec![0.0; count * dim],
+    };
+    let outputs = (
+        grads.x.par_chunks_mut(rows * dim),
+        grads.along.par_chunks_mut(dim),
+        grads.total.par_chunks_mut(dim),
+    );
+    let inputs = (x.par_chunks(rows * dim), grad.par_chunks(rows * dim));
+    outputs
+        .into_par_iter()
+        .zip(inputs.into_par_iter())
+        .enumerate()
+        .for_each_init(
+            || vec![0.0; dim],
+            |normed, (group, ((out, along, total), (x, grad)))| {
+                let gain = of_group(gain, group, dim);
+                simd(|| {
+                    let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
+                    for (out, (x, grad)) in out.chunks_exact_mut(dim).zip(rows) {
+                        let (mean, inverse) = statistics(x, eps);
+                        for i in 0..dim {
+                            normed[i] = (x[i] - mean) * inverse;
+                            along[i] += grad[i] * normed[i];
+                            total[i] += grad[i];
+                            out[i] = grad[i] * gain[i];
+                        }
+                        through_norm(out, normed, inverse);
+                    }
+                });
+            },
+        );
+    grads
+}

@@ -1,0 +1,157 @@
+//! Elementwise operations and sums over rows.
+
+use super::simd::{sigmoid, simd};
+use rayon::prelude::*;
+
+/// Elements one task takes: a few times the first-level cache, so that scheduling costs nothing next to the work. The
+/// partition never depends on the number of threads, nor do the sums.
+pub(super) const TASK: usize = 1 << 14;
+
+/// `silu(gate) * x`.
+pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let inputs = (gate.par_chunks(TASK), x.par_chunks(TASK)).into_par_iter();
+    out.par_chunks_mut(TASK)
+        .zip(inputs)
+        .for_each(|(out, (gate, x))| {
+            simd(|| {
+                for ((out, g), x) in out.iter_mut().zip(gate).zip(x) {
+                    *out = g * sigmoid(*g) * x;
+                }
+            });
+        });
+    out
+}
+
+/// Gradients of gate and `x`.
+pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (mut gate_grad, mut x_grad) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let outputs = (gate_grad.par_chunks_mut(TASK), x_grad.par_chunks_mut(TASK)).into_par_iter();
+    let inputs = (
+        gate.par_chunks(TASK),
+        x.par_chunks(TASK),
+        grad.par_chunks(TASK),
+    )
+        .into_par_iter();
+    outputs
+        .zip(inputs)
+        .for_each(|((gate_grad, x_grad), (gate, x, grad))| {
+            simd(|| {
+                let inputs = gate.iter().zip(x).zip(grad);
+                for ((gate_grad, x_grad), ((g, x), grad)) in
+                    gate_grad.iter_mut().zip(x_grad).zip(inputs)
+                {
+                    let s = sigmoid(*g);
+                    *x_grad = grad * g * s;
+                    *gate_grad = grad * x * s * (1.0 + g * (1.0 - s));
+                }
+            });
+        });
+    (gate_grad, x_grad)
+}
+
+/// `x + gate * update` with one gate `[dim]` per sample of `tokens` rows.
+pub(super) fn gated_residual(
+    x: &[f32],
+    update: &[f32],
+    gate: &[f32],
+    tokens: usize,
+    dim: usize,
+) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let sample = tokens * dim;
+    let inputs = (
+        x.par_chunks(sample),
+        update.par_chunks(sample),
+        gate.par_chunks(dim),
+    )
+        .into_par_iter();
+    out.par_chunks_mut(sample)
+        .zip(inputs)
+        .for_each(|(out, (x, update, gate))| {
+            simd(|| {
+                let inputs = x.chunks_exact(dim).zip(update.chunks_exact(dim));
+                for (out, (x, update)) in out.chunks_exact_mut(dim).zip(inputs) {
+                    for i in 0..dim {
+                        out[i] = x[i] + update[i] * gate[i];
+                    }
+                }
+            });
+        });
+    out
+}
+
+/// Gradients of update and gate.
+pub(super) fn gated_residual_backward(
+    update: &[f32],
+    gate: &[f32],
+    grad: &[f32],
+    tokens: usize,
+    dim: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut update_grad, mut gate_grad) = (vec![0.0; update.len()], vec![0.0; gate.len()]);
+    let sample = tokens * dim;
+    let outputs = (
+        update_grad.par_chunks_mut(sample),
+        gate_grad.par_chunks_mut(dim),
+    )
+        .into_par_iter();
+    let inputs = (
+        update.par_chunks(sample),
+        gate.par_chunks(dim),
+        grad.par_chunks(sample),
+    )
+        .into_par_iter();
+    outputs
+        .zip(inputs)
+        .for_each(|((update_grad, gate_grad), (update, gate, grad))| {
+            simd(|| {
+                let inputs = update.chunks_exact(dim).zip(grad.chunks_exact(dim));
+                for (out, (update, grad)) in update_grad.chunks_exact_mut(dim).zip(inputs) {
+                    for i in 0..dim {
+                        out[i] = grad[i] * gate[i];
+                        gate_grad[i] += grad[i] * update[i];
+                    }
+                }
+            });
+        });
+    (update_grad, gate_grad)
+}
+
+/// Sum of all rows `[dim]`.
+pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
+    let rows = (TASK / dim).max(1);
+    let partial: Vec<Vec<f32>> = x
+        .par_chunks(rows * dim)
+        .map(|x| {
+            let mut sum = vec![0.0; dim];
+            simd(|| {
+                for row in x.chunks_exact(dim) {
+                    for i in 0..dim {
+                        sum[i] += row[i];
+                    }
+                }
+            });
+            sum
+        })
+        .collect();
+    let mut total = vec![0.0; dim];
+    for part in partial {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
+        }
+    }
+    total
+}
+
+/// `rows` copies of `row`.
+pub(super) fn repeat_row(row: &[f32], rows: usize) -> Vec<f32> {
+    let mut out = vec![0.0; rows * row.len()];
+    let task = (TASK / row.len()).max(1) * row.len();
+    out.par_chunks_mut(task).for_each(|out| {
+        for out in out.chunks_exact_mut(row.len()) {
+            out.copy_from_slice(row);
+        }
+    });
+    out
+}

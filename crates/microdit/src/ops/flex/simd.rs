@@ -1,0 +1,165 @@
+//! Plain loops over slices, compiled for the widest vectors the processor has.
+//!
+//! Nothing here names an instruction: the loops are written so that the compiler vectorises them (independent lanes, no
+//! branches), and [`simd`] picks the version of them for this processor at run time.
+
+/// Partial sums kept side by side; enough to fill the pipelines of 512-bit units.
+const LANES: usize = 32;
+
+/// Runs `body` compiled for AVX-512, AVX2 or NEON where the processor has it, else for the build's target.
+///
+/// Everything `body` calls must be inlined into it, or it runs without the wider vectors.
+#[inline(always)]
+pub(super) fn simd<R>(body: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(body)
+}
+
+/// Sum of `f` over an array.
+#[inline(always)]
+pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum2(x, x, |a, _| f(a))
+}
+
+/// Sum of `f` over two arrays of one length.
+#[inline(always)]
+pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let mut lanes = [0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i]);
+        }
+    }
+    for (i, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
+        lanes[i] += f(a, b);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Largest element; minus infinity if there is none.
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] {
+                chunk[i]
+            } else {
+                lanes[i]
+            };
+        }
+    }
+    let largest = |m: f32, &x: &f32| if x > m { x } else { m };
+    let m = lanes.iter().fold(f32::NEG_INFINITY, largest);
+    rest.iter().fold(m, largest)
+}
+
+/// `e^x` within 2 units in the last place, infinite from 88.73 on and 0 below -87.34.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+    const SHIFT: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.336_54, 88.72);
+    let shifted = clamped * std::f32::consts::LOG2_E + SHIFT;
+    let n = shifted - SHIFT;
+    // ln 2 in two parts, the first exact when multiplied by n (Cody and Waite).
+    let r = (clamped - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    // Taylor's polynomial: |r| <= ln(2) / 2 leaves a remainder below 2^-26.
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * (r * r) + r + 1.0;
+    // n may be 128, whose power of two is not a number: multiply by two halves of it.
+    let n = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let y = p * power(half) * power(n - half);
+    let y = if x > 88.722_84 { f32::INFINITY } else { y };
+    let y = if x < -87.336_54 { 0.0 } else { y };
+    if x.is_nan() { x } else { y }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Cumulative distribution `Phi` and density `phi` of the standard normal, the former within 1e-7 (Abramowitz and
+/// Stegun, formula 7.1.26, whose exponential the density shares).
+#[inline(always)]
+pub(super) fn normal_distribution(x: f32) -> (f32, f32) {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let bell = exp(-z * z);
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let p = 1.061_405_4;
+    let p = p * t - 1.453_152;
+    let p = p * t + 1.421_413_7;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    let tail = 0.5 * p * t * bell; // 1 - Phi(|x|)
+    let cumulative = if x > 0.0 { 1.0 - tail } else { tail };
+    (cumulative, bell * 0.398_942_3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relative(found: f32, expected: f64) -> f64 {
+        (f64::from(found) - expected).abs() / expected.abs().max(f64::from(f32::MIN_POSITIVE))
+    }
+
+    #[test]
+    fn exponential_is_exact_to_two_ulp() {
+        for i in -873_000..=887_000 {
+            let x = i as f32 * 1e-4;
+            let error = relative(exp(x), f64::from(x).exp());
+            assert!(error < 2.5e-7, "exp({x}) is off by {error:e}");
+        }
+        assert_eq!(exp(100.0), f32::INFINITY);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn cumulative_normal_is_exact_to_1e_7() {
+        // Simpson's rule over the density, which is exact to far more than f32.
+        let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        let (mut cumulative, step) = (0.5, 1e-3);
+        for i in 0..6000 {
+            let x = f64::from(i) * step;
+            for (x, expected) in [(x, cumulative), (-x, 1.0 - cumulative)] {
+                let (found, bell) = normal_distribution(x as f32);
+                assert!((f64::from(found) - expected).abs() < 1.5e-7, "Phi({x})");
+                assert!((f64::from(bell) - density(x)).abs() < 1e-7, "phi({x})");
+            }
+            let simpson = density(x) + 4.0 * density(x + step / 2.0) + density(x + step);
+            cumulative += simpson * step / 6.0;
+        }
+    }
+
+    #[test]
+    fn sums_and_maxima_of_any_length() {
+        for length in [0, 1, 31, 32, 33, 100] {
+            let x: Vec<f32> = (0..length).map(|i| (i * 37 % 101) as f32).collect();
+            assert_eq!(sum(&x, |x| x), x.iter().sum::<f32>());
+            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let products: f32 = x.iter().map(|x| x * x).sum();
+            assert_eq!(sum2(&x, &x, |a, b| a * b), products);
+        }
+    }
+}

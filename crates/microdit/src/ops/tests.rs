@@ -1,0 +1,388 @@
+//! Every operation's fused version against the composed one, and both gradients against automatic differentiation of
+//! the composed forward pass, on shapes that include one token, one head, one sample and experts that take nothing.
+
+use super::{AdamState, AdamStep, DitBackend, ExpertInputs, composed};
+use crate::rng::{Purpose, Stream};
+use burn::tensor::{Int, Tensor, TensorData};
+use burn_autodiff::Autodiff;
+use burn_flex::Flex;
+
+type Tracked = Autodiff<Flex>;
+
+/// Draws tensors and sizes.
+struct Draw(Stream);
+
+impl Draw {
+    fn new(case: u64) -> Self {
+        Self(Stream::new(7, Purpose::Noise, case, 0))
+    }
+
+    fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<Flex, D> {
+        let values = self.0.normal(shape.iter().product());
+        Tensor::from_data(TensorData::new(values, shape), &Default::default())
+    }
+
+    /// A whole number in `1..=most`.
+    fn size(&mut self, most: usize) -> usize {
+        1 + (self.0.uniform(1)[0] * most as f32) as usize
+    }
+}
+
+/// Asserts that the largest difference is below 2e-5 of the largest element. f32 sums of some hundred products in
+/// another order differ by a few 1e-7 of it; a wrong index, factor or missing term by 1e-2 and more.
+#[track_caller]
+fn assert_close<const D: usize>(name: &str, found: &Tensor<Flex, D>, expected: &Tensor<Flex, D>) {
+    assert_eq!(found.dims(), expected.dims(), "{name}");
+    let most = |x: Tensor<Flex, D>| {
+        let values = x.into_data().to_vec::<f32>().unwrap();
+        assert!(values.iter().all(|x| x.is_finite()), "{name}: not finite");
+        values.iter().fold(0f32, |m, x| m.max(x.abs()))
+    };
+    let error = most(found.clone() - expected.clone());
+    let size = most(expected.clone()).max(1e-3);
+    assert!(error < 2e-5 * size, "{name}: {error:e} of {size:e}");
+}
+
+fn track<const D: usize>(x: &Tensor<Flex, D>) -> Tensor<Tracked, D> {
+    Tensor::from_inner(x.clone()).require_grad()
+}
+
+/// Gradients of the sum of `output * weights`.
+fn pull<const D: usize>(
+    output: Tensor<Tracked, D>,
+    weights: &Tensor<Flex, D>,
+) -> <Tracked as burn::tensor::backend::AutodiffBackend>::Gradients {
+    (output * Tensor::from_inner(weights.clone()))
+        .sum()
+        .backward()
+}
+
+/// Compares the gradients of the fused graph, and those composed by hand, with automatic differentiation.
+macro_rules! compare_gradients {
+    ($name:literal, $weights:expr, [$($input:ident),*], $fused:expr, $reference:expr, [$($by_hand:expr),*]) => {{
+        $(let $input = track(&$input);)*
+        let fused = $fused;
+        let reference = $reference;
+        assert_close($name, &fused.clone().inner(), &reference.clone().inner());
+        let fused = pull(fused, &$weights);
+        let reference = pull(reference, &$weights);
+        let by_hand = ($($by_hand,)*);
+        compare_gradients!(@each $name, fused, reference, by_hand, [$($input),*]);
+    }};
+    (@each $name:literal, $fused:ident, $reference:ident, $by_hand:ident, [$a:ident $(, $b:ident $(, $c:ident $(, $d:ident)?)?)?]) => {{
+        compare_gradients!(@one $name, $fused, $reference, $by_hand.0, $a);
+        $(compare_gradients!(@one $name, $fused, $reference, $by_hand.1, $b);
+        $(compare_gradients!(@one $name, $fused, $reference, $by_hand.2, $c);
+        $(compare_gradients!(@one $name, $fused, $reference, $by_hand.3, $d);)?)?)?
+    }};
+    (@one $name:literal, $fused:ident, $reference:ident, $by_hand:expr, $input:ident) => {{
+        let expected = $input.grad(&$reference).expect("a gradient");
+        let name = concat!($name, ": gradient of ", stringify!($input));
+        assert_close(name, &$input.grad(&$fused).expect("a gradient"), &expected);
+        assert_close(concat!($name, ": composed gradient of ", stringify!($input)), &$by_hand, &expected);
+    }};
+}
+
+#[test]
+fn projections() {
+    for case in 0..12 {
+        let mut draw = Draw::new(case);
+        let (rows, input, output) = (draw.size(130), draw.size(70), draw.size(90));
+        let x = draw.tensor([rows, input]);
+        let weight = draw.tensor([output, input]);
+        let bias = draw.tensor([output]);
+        let grad = draw.tensor([rows, output]);
+        let by_hand = composed::project_backward(x.clone(), weight.clone(), grad.clone());
+        compare_gradients!(
+            "project",
+            grad,
+            [x, weight, bias],
+            Tracked::project(x.clone(), weight.clone(), Some(bias.clone())),
+            composed::project(x.clone(), weight.clone(), Some(bias.clone())),
+            [by_hand.0, by_hand.1, by_hand.2]
+        );
+    }
+}
+
+#[test]
+fn projections_without_bias() {
+    let mut draw = Draw::new(0);
+    let (x, weight, grad) = (
+        draw.tensor([5, 7]),
+        draw.tensor([3, 7]),
+        draw.tensor([5, 3]),
+    );
+    let by_hand = composed::project_backward(x.clone(), weight.clone(), grad.clone());
+    compare_gradients!(
+        "project",
+        grad,
+        [x, weight],
+        Tracked::project(x.clone(), weight.clone(), None),
+        composed::project(x.clone(), weight.clone(), None),
+        [by_hand.0, by_hand.1]
+    );
+}
+
+#[test]
+fn norms() {
+    for case in 0..12 {
+        let mut draw = Draw::new(case);
+        let (rows, dim) = (draw.size(200), 1 + draw.size(100));
+        let x = draw.tensor([rows, dim]);
+        let weight = draw.tensor([dim]);
+        let grad = draw.tensor([rows, dim]);
+        let by_hand = composed::norm_backward(x.clone(), weight.clone(), 1e-5, grad.clone());
+        compare_gradients!(
+            "norm",
+            grad,
+            [x, weight],
+            Tracked::norm(x.clone(), weight.clone(), 1e-5),
+            composed::norm(x.clone(), 1e-5) * weight.clone().unsqueeze(),
+            [by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn modulated_norms() {
+    for case in 0..12 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, dim) = (draw.size(4), draw.size(40), 1 + draw.size(100));
+        let x = draw.tensor([batch, tokens, dim]);
+        let weight = draw.tensor([dim]);
+        let shift = draw.tensor([batch, dim]);
+        let scale = draw.tensor([batch, dim]);
+        let grad = draw.tensor([batch, tokens, dim]);
+        let by_hand = composed::modulated_norm_backward(
+            x.clone(),
+            weight.clone(),
+            scale.clone(),
+            1e-5,
+            grad.clone(),
+        );
+        compare_gradients!(
+            "modulated norm",
+            grad,
+            [x, weight, shift, scale],
+            Tracked::modulated_norm(
+                x.clone(),
+                weight.clone(),
+                shift.clone(),
+                scale.clone(),
+                1e-5
+            ),
+            composed::modulated_norm(
+                x.clone(),
+                weight.clone(),
+                shift.clone(),
+                scale.clone(),
+                1e-5
+            ),
+            [by_hand.x, by_hand.weight, by_hand.shift, by_hand.scale]
+        );
+    }
+}
+
+#[test]
+fn gated_residuals() {
+    for case in 0..8 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, dim) = (draw.size(4), draw.size(40), draw.size(100));
+        let x = draw.tensor([batch, tokens, dim]);
+        let update = draw.tensor([batch, tokens, dim]);
+        let gate = draw.tensor([batch, dim]);
+        let grad = draw.tensor([batch, tokens, dim]);
+        let by_hand = composed::gated_residual_backward(update.clone(), gate.clone(), grad.clone());
+        compare_gradients!(
+            "gated residual",
+            grad,
+            [x, update, gate],
+            Tracked::gated_residual(x.clone(), update.clone(), gate.clone()),
+            x.clone() + update.clone() * gate.clone().unsqueeze_dim(1),
+            [grad.clone(), by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn swiglus() {
+    for case in 0..8 {
+        let mut draw = Draw::new(case);
+        let shape = [draw.size(4), draw.size(40), draw.size(300)];
+        let (gate, x) = (draw.tensor(shape) * 4.0, draw.tensor(shape));
+        let grad = draw.tensor(shape);
+        let by_hand = composed::swiglu_backward(gate.clone(), x.clone(), grad.clone());
+        compare_gradients!(
+            "swiglu",
+            grad,
+            [gate, x],
+            Tracked::swiglu(gate.clone(), x.clone()),
+            composed::swiglu(gate.clone(), x.clone()),
+            [by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn attentions() {
+    for case in 0..16 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, words) = (draw.size(3), draw.size(40), draw.size(20));
+        let (heads, head_dim) = (draw.size(4), 1 + draw.size(33));
+        let width = heads * head_dim;
+        let qkv = draw.tensor([batch, tokens, 3 * width]);
+        let grad = draw.tensor([batch, tokens, width]);
+        let by_hand = composed::self_attention_backward(qkv.clone(), heads, 1e-6, grad.clone());
+        compare_gradients!(
+            "self-attention",
+            grad,
+            [qkv],
+            Tracked::self_attention(qkv.clone(), heads, 1e-6),
+            composed::self_attention(qkv.clone(), heads, 1e-6),
+            [by_hand]
+        );
+        let q = draw.tensor([batch, tokens, width]);
+        let kv = draw.tensor([batch, words, 2 * width]);
+        let by_hand =
+            composed::cross_attention_backward(q.clone(), kv.clone(), heads, 1e-6, grad.clone());
+        compare_gradients!(
+            "cross-attention",
+            grad,
+            [q, kv],
+            Tracked::cross_attention(q.clone(), kv.clone(), heads, 1e-6),
+            composed::cross_attention(q.clone(), kv.clone(), heads, 1e-6),
+            [by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn expert_layers() {
+    for case in 0..16 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, experts) = (draw.size(3), draw.size(24), draw.size(5));
+        let (dim, hidden) = (draw.size(40), draw.size(60));
+        let taken = match case {
+            0 => 0,
+            1 => tokens,
+            _ => draw.size(tokens),
+        };
+        let x = draw.tensor([batch, tokens, dim]);
+        let weights = draw.tensor([batch, experts, taken]);
+        let (w1, w2) = (
+            draw.tensor([experts, dim, hidden]),
+            draw.tensor([experts, hidden, dim]),
+        );
+        let grad = draw.tensor([batch, tokens, dim]);
+        // Each expert takes the tokens with the largest of some random numbers: none twice.
+        let chosen: Tensor<Flex, 3, Int> = draw
+            .tensor([batch, experts, tokens])
+            .argsort_descending(2)
+            .narrow(2, 0, taken.max(1));
+        let chosen = if taken == 0 {
+            Tensor::zeros([batch, experts, 0], &Default::default())
+        } else {
+            chosen
+        };
+        let inputs = ExpertInputs {
+            x: x.clone(),
+            chosen: chosen.clone(),
+            weights: weights.clone(),
+            w1: w1.clone(),
+            w2: w2.clone(),
+        };
+        if taken == 0 {
+            let (output, _) = Flex::experts(inputs);
+            assert_eq!(output.abs().sum().into_scalar(), 0.0);
+            continue;
+        }
+        let hidden_layer = composed::experts(inputs.clone()).1;
+        let by_hand = composed::experts_backward(inputs, hidden_layer, grad.clone());
+        let chosen = Tensor::<Tracked, 3, Int>::from_inner(chosen);
+        let inputs = |x: &Tensor<Tracked, 3>,
+                      weights: &Tensor<Tracked, 3>,
+                      w1: &Tensor<Tracked, 3>,
+                      w2: &Tensor<Tracked, 3>| ExpertInputs {
+            x: x.clone(),
+            chosen: chosen.clone(),
+            weights: weights.clone(),
+            w1: w1.clone(),
+            w2: w2.clone(),
+        };
+        compare_gradients!(
+            "experts",
+            grad,
+            [x, weights, w1, w2],
+            Tracked::experts(inputs(&x, &weights, &w1, &w2)).0,
+            composed::experts(inputs(&x, &weights, &w1, &w2)).0,
+            [by_hand.x, by_hand.weights, by_hand.w1, by_hand.w2]
+        );
+    }
+}
+
+#[test]
+fn adam_steps() {
+    for case in 0..4 {
+        let mut draw = Draw::new(case);
+        let count = draw.size(40_000);
+        let state = AdamState {
+            param: draw.tensor([count]),
+            first: draw.tensor([count]) * 0.1,
+            second: draw.tensor([count]).powi_scalar(2) * 0.01,
+        };
+        let grad = draw.tensor([count]);
+        let step = AdamStep {
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            lr: 0.02,
+            weight_decay: 0.1,
+            step: 3,
+        };
+        let scale = Tensor::from_data([0.3], &Default::default());
+        let untouched = state.clone();
+        let found = Flex::adam(state, grad.clone(), scale.clone(), &step);
+        // The caller's other handle on the memory sees nothing of the update.
+        let expected = composed::adam(untouched, grad.clone(), scale, &step);
+        assert_close("adam: parameter", &found.param, &expected.param);
+        assert_close("adam: first moment", &found.first, &expected.first);
+        assert_close("adam: second moment", &found.second, &expected.second);
+        let squares = grad.clone().powi_scalar(2).sum();
+        assert_close("sum of squares", &Flex::sum_of_squares(grad), &squares);
+    }
+}
+
+#[test]
+fn views_are_read_in_their_order() {
+    // A transposed and a narrowed view, whose memory is in another order than their elements.
+    let mut draw = Draw::new(1);
+    let x = draw.tensor([9, 6]).transpose().narrow(1, 2, 5);
+    let weight = draw.tensor([5, 4]).transpose();
+    let found = Flex::project(x.clone(), weight.clone(), None);
+    assert_close(
+        "project",
+        &found,
+        &composed::project(x.clone(), weight, None),
+    );
+    let weight = draw.tensor([10]).narrow(0, 3, 5);
+    let expected = composed::norm(x.clone(), 1e-5) * weight.clone().unsqueeze();
+    assert_close("norm", &Flex::norm(x, weight, 1e-5), &expected);
+}
+
+#[test]
+fn other_types_of_numbers_take_the_composed_operations() {
+    use burn::tensor::DType;
+    let x = Draw::new(2).tensor([4, 8]);
+    let weight = Tensor::<Flex, 1>::ones([8], &Default::default());
+    let found = Flex::norm(
+        x.clone().cast(DType::F64),
+        weight.clone().cast(DType::F64),
+        1e-5,
+    );
+    assert_eq!(found.dtype(), DType::F64);
+    assert_close(
+        "norm",
+        &found.cast(DType::F32),
+        &Flex::norm(x, weight, 1e-5),
+    );
+}
