@@ -64,6 +64,9 @@ impl<B: DitBackend> ExpertChoice<B> {
     /// `[batch, tokens, dim]` to the same: the sum over the experts that took a token, zero where none did.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let routing = self.route(x.clone());
+        if routing.tokens.dims()[2] == 0 {
+            return x.zeros_like();
+        }
         let (output, _) = B::experts(ExpertInputs {
             x,
             chosen: routing.tokens,
