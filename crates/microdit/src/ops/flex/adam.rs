@@ -31,15 +31,18 @@ pub(super) fn step(
         .into_par_iter()
         .zip(grad.par_chunks(TASK))
         .for_each(|((param, first, second), grad)| {
-            simd(|| {
-                let state = param.iter_mut().zip(first).zip(second);
-                for (((param, first), second), grad) in state.zip(grad) {
-                    let grad = grad * scale;
-                    *first = *first * beta1 + grad * rest1;
-                    *second = *second * beta2 + grad * grad * rest2;
-                    *param = *param * shrink - *first / (second.sqrt() / root + eps) * rate;
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    let state = param.iter_mut().zip(first).zip(second);
+                    for (((param, first), second), grad) in state.zip(grad) {
+                        let grad = grad * scale;
+                        *first = *first * beta1 + grad * rest1;
+                        *second = *second * beta2 + grad * grad * rest2;
+                        *param = *param * shrink - *first / (second.sqrt() / root + eps) * rate;
+                    }
+                },
+            );
         });
 }
 
@@ -47,7 +50,12 @@ pub(super) fn step(
 pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
     let partial: Vec<f32> = x
         .par_chunks(TASK)
-        .map(|x| simd(|| sum(x, |x| x * x)))
+        .map(|x| {
+            simd(
+                #[inline(always)]
+                || sum(x, |x| x * x),
+            )
+        })
         .collect();
     sum(&partial, |x| x)
 }

@@ -74,17 +74,20 @@ impl Normed {
     fn fill(&mut self, rows: Rows<'_>, eps: f32) {
         self.values.resize(rows.count * rows.width, 0.0);
         self.inverse.resize(rows.count, 0.0);
-        simd(|| {
-            let out = self.values.chunks_exact_mut(rows.width);
-            for (i, (out, inverse)) in out.zip(&mut self.inverse).enumerate() {
-                let row = rows.row(i);
-                let (mean, factor) = statistics(row, eps);
-                *inverse = factor;
-                for (out, x) in out.iter_mut().zip(row) {
-                    *out = (x - mean) * factor;
+        simd(
+            #[inline(always)]
+            || {
+                let out = self.values.chunks_exact_mut(rows.width);
+                for (i, (out, inverse)) in out.zip(&mut self.inverse).enumerate() {
+                    let row = rows.row(i);
+                    let (mean, factor) = statistics(row, eps);
+                    *inverse = factor;
+                    for (out, x) in out.iter_mut().zip(row) {
+                        *out = (x - mean) * factor;
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     fn rows(&self, width: usize) -> Rows<'_> {
@@ -93,29 +96,41 @@ impl Normed {
 
     /// Turns gradients of the normed rows into gradients of the rows.
     fn backward(&self, grad: &mut [f32], width: usize) {
-        simd(|| {
-            let rows = self.values.chunks_exact(width).zip(&self.inverse);
-            for (grad, (normed, &inverse)) in grad.chunks_exact_mut(width).zip(rows) {
-                through_norm(grad, normed, inverse);
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                let rows = self.values.chunks_exact(width).zip(&self.inverse);
+                for (grad, (normed, &inverse)) in grad.chunks_exact_mut(width).zip(rows) {
+                    through_norm(grad, normed, inverse);
+                }
+            },
+        );
     }
 }
 
 /// Softmax of every row, in place.
 fn softmax(scores: &mut [f32], words: usize) {
-    simd(|| {
-        for row in scores.chunks_exact_mut(words) {
-            let top = max(row);
-            for x in row.iter_mut() {
-                *x = exp(*x - top);
+    simd(
+        #[inline(always)]
+        || {
+            for row in scores.chunks_exact_mut(words) {
+                let top = max(row);
+                for x in row {
+                    *x -= top;
+                }
             }
-            let factor = 1.0 / sum(row, |x| x);
-            for x in row.iter_mut() {
-                *x *= factor;
+            // In one loop over all rows, which may be too short to fill a vector each.
+            for x in scores.iter_mut() {
+                *x = exp(*x);
             }
-        }
-    });
+            for row in scores.chunks_exact_mut(words) {
+                let factor = 1.0 / sum(row, |x| x);
+                for x in row {
+                    *x *= factor;
+                }
+            }
+        },
+    );
 }
 
 impl Scratch {
@@ -198,16 +213,19 @@ impl Scratch {
                 false,
                 heads.threads,
             );
-            simd(|| {
-                // Softmax: p (g - sum(g p)).
-                let rows = self.scores.chunks_exact(words);
-                for (grad, scores) in self.score_grad.chunks_exact_mut(words).zip(rows) {
-                    let along = sum2(grad, scores, |g, p| g * p);
-                    for (g, p) in grad.iter_mut().zip(scores) {
-                        *g = p * (*g - along);
+            simd(
+                #[inline(always)]
+                || {
+                    // Softmax: p (g - sum(g p)).
+                    let rows = self.scores.chunks_exact(words);
+                    for (grad, scores) in self.score_grad.chunks_exact_mut(words).zip(rows) {
+                        let along = sum2(grad, scores, |g, p| g * p);
+                        for (g, p) in grad.iter_mut().zip(scores) {
+                            *g = p * (*g - along);
+                        }
                     }
-                }
-            });
+                },
+            );
             let logit_grad = Matrix::new(&self.score_grad, q.count, words);
             let k = self.k.rows(width).head(head, head_dim);
             let q_grad = &mut self.q_grad[first..];

@@ -1,6 +1,7 @@
 //! Experts over the tokens they chose: gather, two products per expert, scatter.
 
 use super::{
+    buffer::unwritten,
     matrix::{Matrix, Threads, multiply},
     simd::{normal_distribution, simd, sum2},
 };
@@ -72,20 +73,24 @@ impl<'a> Experts<'a> {
         out.par_chunks_mut(self.tokens * self.dim)
             .enumerate()
             .for_each(|(sample, out)| {
-                simd(|| {
-                    for expert in 0..self.experts {
-                        for place in 0..self.taken {
-                            let row = sample * self.taken + place;
-                            let slot = self.slot(expert, row);
-                            let from = &rows[(expert * self.rows() + row) * self.dim..][..self.dim];
-                            let to = &mut out[self.chosen[slot] * self.dim..][..self.dim];
-                            let weight = weights.map_or(1.0, |weights| weights[slot]);
-                            for (to, from) in to.iter_mut().zip(from) {
-                                *to += weight * from;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for expert in 0..self.experts {
+                            for place in 0..self.taken {
+                                let row = sample * self.taken + place;
+                                let slot = self.slot(expert, row);
+                                let from =
+                                    &rows[(expert * self.rows() + row) * self.dim..][..self.dim];
+                                let to = &mut out[self.chosen[slot] * self.dim..][..self.dim];
+                                let weight = weights.map_or(1.0, |weights| weights[slot]);
+                                for (to, from) in to.iter_mut().zip(from) {
+                                    *to += weight * from;
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
             });
         out
     }
@@ -104,8 +109,8 @@ impl<'a> Experts<'a> {
     pub(super) fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (rows, dim, width) = (self.rows(), self.dim, self.hidden);
         let threads = self.threads();
-        let mut hidden = vec![0.0; self.experts * rows * width];
-        let mut output = vec![0.0; self.experts * rows * dim];
+        let mut hidden = unwritten(self.experts * rows * width);
+        let mut output = unwritten(self.experts * rows * dim);
         (
             hidden.par_chunks_mut(rows * width),
             output.par_chunks_mut(rows * dim),
@@ -116,12 +121,15 @@ impl<'a> Experts<'a> {
                 let input = self.gather(x, expert);
                 let input = Matrix::new(&input, rows, dim);
                 multiply(hidden, width, input, self.w1(expert), 1.0, false, threads);
-                let mut activated = vec![0.0; hidden.len()];
-                simd(|| {
-                    for (out, h) in activated.iter_mut().zip(&*hidden) {
-                        *out = h * normal_distribution(*h).0;
-                    }
-                });
+                let mut activated = unwritten(hidden.len());
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (out, h) in activated.iter_mut().zip(&*hidden) {
+                            *out = h * normal_distribution(*h).0;
+                        }
+                    },
+                );
                 let activated = Matrix::new(&activated, rows, width);
                 multiply(output, dim, activated, self.w2(expert), 1.0, false, threads);
             });
@@ -132,10 +140,10 @@ impl<'a> Experts<'a> {
     pub(super) fn backward(&self, x: &[f32], hidden: &[f32], grad: &[f32]) -> Grads {
         let (rows, dim, width) = (self.rows(), self.dim, self.hidden);
         let threads = self.threads();
-        let mut w1_grad = vec![0.0; self.w1.len()];
-        let mut w2_grad = vec![0.0; self.w2.len()];
-        let mut input_grad = vec![0.0; self.experts * rows * dim];
-        let mut row_grad = vec![0.0; self.experts * rows];
+        let mut w1_grad = unwritten(self.w1.len());
+        let mut w2_grad = unwritten(self.w2.len());
+        let mut input_grad = unwritten(self.experts * rows * dim);
+        let mut row_grad = unwritten(self.experts * rows);
         let outputs = (
             w1_grad.par_chunks_mut(dim * width),
             w2_grad.par_chunks_mut(dim * width),
@@ -150,7 +158,7 @@ impl<'a> Experts<'a> {
                 |(expert, ((w1_grad, w2_grad, input_grad, row_grad), hidden))| {
                     let mut grad = self.gather(grad, expert);
                     // Gradient of the activated layer, then of the hidden one.
-                    let mut back = vec![0.0; hidden.len()];
+                    let mut back = unwritten(hidden.len());
                     let output_grad = Matrix::new(&grad, rows, dim);
                     multiply(
                         &mut back,
@@ -161,27 +169,30 @@ impl<'a> Experts<'a> {
                         false,
                         threads,
                     );
-                    let mut activated = vec![0.0; hidden.len()];
-                    simd(|| {
-                        for row in 0..rows {
-                            let weight = self.weights[self.slot(expert, row)];
-                            let part = row * width..(row + 1) * width;
-                            let (back, activated) =
-                                (&mut back[part.clone()], &mut activated[part.clone()]);
-                            let hidden = &hidden[part];
-                            for (out, h) in activated.iter_mut().zip(hidden) {
-                                *out = h * normal_distribution(*h).0;
+                    let mut activated = unwritten(hidden.len());
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for row in 0..rows {
+                                let weight = self.weights[self.slot(expert, row)];
+                                let part = row * width..(row + 1) * width;
+                                let (back, activated) =
+                                    (&mut back[part.clone()], &mut activated[part.clone()]);
+                                let hidden = &hidden[part];
+                                for (out, h) in activated.iter_mut().zip(hidden) {
+                                    *out = h * normal_distribution(*h).0;
+                                }
+                                row_grad[row] = sum2(back, activated, |b, a| b * a);
+                                for (back, h) in back.iter_mut().zip(hidden) {
+                                    let (cumulative, bell) = normal_distribution(*h);
+                                    *back *= weight * (cumulative + h * bell);
+                                }
+                                for g in &mut grad[row * dim..][..dim] {
+                                    *g *= weight;
+                                }
                             }
-                            row_grad[row] = sum2(back, activated, |b, a| b * a);
-                            for (back, h) in back.iter_mut().zip(hidden) {
-                                let (cumulative, bell) = normal_distribution(*h);
-                                *back *= weight * (cumulative + h * bell);
-                            }
-                            for g in &mut grad[row * dim..][..dim] {
-                                *g *= weight;
-                            }
-                        }
-                    });
+                        },
+                    );
                     let activated = Matrix::new(&activated, rows, width);
                     let output_grad = Matrix::new(&grad, rows, dim);
                     multiply(
@@ -208,7 +219,7 @@ impl<'a> Experts<'a> {
                     );
                 },
             );
-        let mut weights = vec![0.0; row_grad.len()];
+        let mut weights = unwritten(row_grad.len());
         for (i, grad) in row_grad.into_iter().enumerate() {
             weights[self.slot(i / rows, i % rows)] = grad;
         }

@@ -4,6 +4,7 @@
 
 mod adam;
 mod attention;
+mod buffer;
 mod experts;
 mod matrix;
 mod norm;
@@ -14,6 +15,7 @@ use super::{
     AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
 };
 use attention::{Heads, Rows, Scratch, pack};
+use buffer::unwritten;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 use matrix::{Matrix, Threads, multiply};
@@ -67,7 +69,7 @@ impl DitBackend for Flex {
         let accumulate = bias.is_some();
         let mut y = match bias {
             Some(bias) => pointwise::repeat_row(flat(bias).storage(), rows),
-            None => vec![0.0; rows * output],
+            None => unwritten(rows * output),
         };
         let weight = Matrix::new(weight, output, input).t();
         multiply(
@@ -93,8 +95,8 @@ impl DitBackend for Flex {
         let ([rows, input], [output, _]) = (x.dims(), weight.dims());
         let tensors = [flat(x), flat(weight), flat(grad)];
         let [x, weight, grad] = slices(&tensors);
-        let mut x_grad = vec![0.0; rows * input];
-        let mut weight_grad = vec![0.0; output * input];
+        let mut x_grad = unwritten(rows * input);
+        let mut weight_grad = unwritten(output * input);
         let bias_grad = pointwise::sum_rows(grad, output);
         let grad = Matrix::new(grad, rows, output);
         let weight = Matrix::new(weight, output, input);
@@ -268,7 +270,7 @@ impl DitBackend for Flex {
             threads: threads_within(batch),
         };
         let qkv = flat(qkv);
-        let mut out = vec![0.0; batch * tokens * width];
+        let mut out = unwritten(batch * tokens * width);
         out.par_chunks_mut(tokens * width)
             .zip(qkv.storage::<f32>().par_chunks(tokens * packed))
             .for_each_init(Scratch::default, |scratch, (out, qkv)| {
@@ -296,7 +298,7 @@ impl DitBackend for Flex {
         };
         let tensors = [flat(qkv), flat(grad)];
         let [qkv, grad] = slices(&tensors);
-        let mut out = vec![0.0; qkv.len()];
+        let mut out = unwritten(qkv.len());
         let inputs = (
             qkv.par_chunks(tokens * packed),
             grad.par_chunks(tokens * width),
@@ -330,7 +332,7 @@ impl DitBackend for Flex {
         };
         let tensors = [flat(q), flat(kv)];
         let [q, kv] = slices(&tensors);
-        let mut out = vec![0.0; q.len()];
+        let mut out = unwritten(q.len());
         let inputs = (
             q.par_chunks(tokens * width),
             kv.par_chunks(words * 2 * width),
@@ -363,7 +365,7 @@ impl DitBackend for Flex {
         };
         let tensors = [flat(q), flat(kv), flat(grad)];
         let [q, kv, grad] = slices(&tensors);
-        let (mut q_grad, mut kv_grad) = (vec![0.0; q.len()], vec![0.0; kv.len()]);
+        let (mut q_grad, mut kv_grad) = (unwritten(q.len()), unwritten(kv.len()));
         let outputs = (
             q_grad.par_chunks_mut(tokens * width),
             kv_grad.par_chunks_mut(words * 2 * width),

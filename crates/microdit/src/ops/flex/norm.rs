@@ -1,6 +1,9 @@
 //! Layer norm with a gain and a shift per group of rows: of the whole tensor, or of each sample.
 
-use super::simd::{simd, sum, sum2};
+use super::{
+    buffer::unwritten,
+    simd::{simd, sum, sum2},
+};
 use rayon::prelude::*;
 
 /// How rows share gains: `rows` of `dim` elements, group after group.
@@ -50,32 +53,35 @@ pub(super) fn forward(
     eps: f32,
 ) -> Vec<f32> {
     let Groups { dim, rows } = groups;
-    let mut out = vec![0.0; x.len()];
+    let mut out = unwritten(x.len());
     out.par_chunks_mut(rows * dim)
         .zip(x.par_chunks(rows * dim))
         .enumerate()
         .for_each(|(group, (out, x))| {
             let gain = of_group(gain, group, dim);
-            simd(|| {
-                for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
-                    let (mean, inverse) = statistics(x, eps);
-                    match shift {
-                        Some(shift) => {
-                            let shift = of_group(shift, group, dim);
-                            for (((out, x), gain), shift) in
-                                out.iter_mut().zip(x).zip(gain).zip(shift)
-                            {
-                                *out = (x - mean) * inverse * gain + shift;
+            simd(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+                        let (mean, inverse) = statistics(x, eps);
+                        match shift {
+                            Some(shift) => {
+                                let shift = of_group(shift, group, dim);
+                                for (((out, x), gain), shift) in
+                                    out.iter_mut().zip(x).zip(gain).zip(shift)
+                                {
+                                    *out = (x - mean) * inverse * gain + shift;
+                                }
                             }
-                        }
-                        None => {
-                            for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
-                                *out = (x - mean) * inverse * gain;
+                            None => {
+                                for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+                                    *out = (x - mean) * inverse * gain;
+                                }
                             }
                         }
                     }
-                }
-            });
+                },
+            );
         });
     out
 }
@@ -101,7 +107,7 @@ pub(super) fn backward(
     let Groups { dim, rows } = groups;
     let count = x.len().div_ceil(rows * dim);
     let mut grads = NormGrads {
-        x: vec![0.0; x.len()],
+        x: unwritten(x.len()),
         along: vec![0.0; count * dim],
         total: vec![0.0; count * dim],
     };
@@ -119,19 +125,22 @@ pub(super) fn backward(
             || vec![0.0; dim],
             |normed, (group, ((out, along, total), (x, grad)))| {
                 let gain = of_group(gain, group, dim);
-                simd(|| {
-                    let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
-                    for (out, (x, grad)) in out.chunks_exact_mut(dim).zip(rows) {
-                        let (mean, inverse) = statistics(x, eps);
-                        for i in 0..dim {
-                            normed[i] = (x[i] - mean) * inverse;
-                            along[i] += grad[i] * normed[i];
-                            total[i] += grad[i];
-                            out[i] = grad[i] * gain[i];
+                simd(
+                    #[inline(always)]
+                    || {
+                        let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
+                        for (out, (x, grad)) in out.chunks_exact_mut(dim).zip(rows) {
+                            let (mean, inverse) = statistics(x, eps);
+                            for i in 0..dim {
+                                normed[i] = (x[i] - mean) * inverse;
+                                along[i] += grad[i] * normed[i];
+                                total[i] += grad[i];
+                                out[i] = grad[i] * gain[i];
+                            }
+                            through_norm(out, normed, inverse);
                         }
-                        through_norm(out, normed, inverse);
-                    }
-                });
+                    },
+                );
             },
         );
     grads

@@ -1,6 +1,9 @@
 //! Elementwise operations and sums over rows.
 
-use super::simd::{sigmoid, simd};
+use super::{
+    buffer::unwritten,
+    simd::{sigmoid, simd},
+};
 use rayon::prelude::*;
 
 /// Elements one task takes: a few times the first-level cache, so that scheduling costs nothing next to the work. The
@@ -9,23 +12,26 @@ pub(super) const TASK: usize = 1 << 14;
 
 /// `silu(gate) * x`.
 pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    let mut out = unwritten(x.len());
     let inputs = (gate.par_chunks(TASK), x.par_chunks(TASK)).into_par_iter();
     out.par_chunks_mut(TASK)
         .zip(inputs)
         .for_each(|(out, (gate, x))| {
-            simd(|| {
-                for ((out, g), x) in out.iter_mut().zip(gate).zip(x) {
-                    *out = g * sigmoid(*g) * x;
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    for ((out, g), x) in out.iter_mut().zip(gate).zip(x) {
+                        *out = g * sigmoid(*g) * x;
+                    }
+                },
+            );
         });
     out
 }
 
 /// Gradients of gate and `x`.
 pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut gate_grad, mut x_grad) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let (mut gate_grad, mut x_grad) = (unwritten(x.len()), unwritten(x.len()));
     let outputs = (gate_grad.par_chunks_mut(TASK), x_grad.par_chunks_mut(TASK)).into_par_iter();
     let inputs = (
         gate.par_chunks(TASK),
@@ -36,16 +42,19 @@ pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32
     outputs
         .zip(inputs)
         .for_each(|((gate_grad, x_grad), (gate, x, grad))| {
-            simd(|| {
-                let inputs = gate.iter().zip(x).zip(grad);
-                for ((gate_grad, x_grad), ((g, x), grad)) in
-                    gate_grad.iter_mut().zip(x_grad).zip(inputs)
-                {
-                    let s = sigmoid(*g);
-                    *x_grad = grad * g * s;
-                    *gate_grad = grad * x * s * (1.0 + g * (1.0 - s));
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    let inputs = gate.iter().zip(x).zip(grad);
+                    for ((gate_grad, x_grad), ((g, x), grad)) in
+                        gate_grad.iter_mut().zip(x_grad).zip(inputs)
+                    {
+                        let s = sigmoid(*g);
+                        *x_grad = grad * g * s;
+                        *gate_grad = grad * x * s * (1.0 + g * (1.0 - s));
+                    }
+                },
+            );
         });
     (gate_grad, x_grad)
 }
@@ -58,7 +67,7 @@ pub(super) fn gated_residual(
     tokens: usize,
     dim: usize,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    let mut out = unwritten(x.len());
     let sample = tokens * dim;
     let inputs = (
         x.par_chunks(sample),
@@ -69,14 +78,17 @@ pub(super) fn gated_residual(
     out.par_chunks_mut(sample)
         .zip(inputs)
         .for_each(|(out, (x, update, gate))| {
-            simd(|| {
-                let inputs = x.chunks_exact(dim).zip(update.chunks_exact(dim));
-                for (out, (x, update)) in out.chunks_exact_mut(dim).zip(inputs) {
-                    for i in 0..dim {
-                        out[i] = x[i] + update[i] * gate[i];
+            simd(
+                #[inline(always)]
+                || {
+                    let inputs = x.chunks_exact(dim).zip(update.chunks_exact(dim));
+                    for (out, (x, update)) in out.chunks_exact_mut(dim).zip(inputs) {
+                        for i in 0..dim {
+                            out[i] = x[i] + update[i] * gate[i];
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     out
 }
@@ -89,7 +101,7 @@ pub(super) fn gated_residual_backward(
     tokens: usize,
     dim: usize,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (mut update_grad, mut gate_grad) = (vec![0.0; update.len()], vec![0.0; gate.len()]);
+    let (mut update_grad, mut gate_grad) = (unwritten(update.len()), vec![0.0; gate.len()]);
     let sample = tokens * dim;
     let outputs = (
         update_grad.par_chunks_mut(sample),
@@ -105,15 +117,18 @@ pub(super) fn gated_residual_backward(
     outputs
         .zip(inputs)
         .for_each(|((update_grad, gate_grad), (update, gate, grad))| {
-            simd(|| {
-                let inputs = update.chunks_exact(dim).zip(grad.chunks_exact(dim));
-                for (out, (update, grad)) in update_grad.chunks_exact_mut(dim).zip(inputs) {
-                    for i in 0..dim {
-                        out[i] = grad[i] * gate[i];
-                        gate_grad[i] += grad[i] * update[i];
+            simd(
+                #[inline(always)]
+                || {
+                    let inputs = update.chunks_exact(dim).zip(grad.chunks_exact(dim));
+                    for (out, (update, grad)) in update_grad.chunks_exact_mut(dim).zip(inputs) {
+                        for i in 0..dim {
+                            out[i] = grad[i] * gate[i];
+                            gate_grad[i] += grad[i] * update[i];
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     (update_grad, gate_grad)
 }
@@ -125,13 +140,16 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
         .par_chunks(rows * dim)
         .map(|x| {
             let mut sum = vec![0.0; dim];
-            simd(|| {
-                for row in x.chunks_exact(dim) {
-                    for i in 0..dim {
-                        sum[i] += row[i];
+            simd(
+                #[inline(always)]
+                || {
+                    for row in x.chunks_exact(dim) {
+                        for i in 0..dim {
+                            sum[i] += row[i];
+                        }
                     }
-                }
-            });
+                },
+            );
             sum
         })
         .collect();
@@ -146,7 +164,7 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
 
 /// `rows` copies of `row`.
 pub(super) fn repeat_row(row: &[f32], rows: usize) -> Vec<f32> {
-    let mut out = vec![0.0; rows * row.len()];
+    let mut out = unwritten(rows * row.len());
     let task = (TASK / row.len()).max(1) * row.len();
     out.par_chunks_mut(task).for_each(|out| {
         for out in out.chunks_exact_mut(row.len()) {
