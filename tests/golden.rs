@@ -1,7 +1,9 @@
 //! A golden file: named tensors and the configuration that made them.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use microdit::{DitConfig, MixerConfig, MoeConfig, WidthScale, weights::StateDict};
+use microdit::{
+    Dit, DitBackend, DitConfig, MixerConfig, MoeConfig, WidthScale, weights::StateDict,
+};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
@@ -101,6 +103,16 @@ impl Golden {
                 .filter(|(name, _)| !["pos_embed", "mask_token"].contains(name))
                 .map(|(name, array)| (name.to_owned(), array.to_data())),
         )
+    }
+
+    /// The denoiser with the file's weights.
+    pub fn load<B: DitBackend>(&self, device: &B::Device) -> Dit<B> {
+        let fail = |error: &dyn std::fmt::Display| -> ! { panic!("{}: {error}", self.name) };
+        let dit = self.dit().init(0, device);
+        let dit = dit.unwrap_or_else(|error| fail(&error));
+        self.state_dict("weights.")
+            .load_into(dit, device)
+            .unwrap_or_else(|error| fail(&error))
     }
 }
 

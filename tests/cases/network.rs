@@ -147,22 +147,10 @@ impl Stages<'_> {
     }
 }
 
-fn load(golden: &Golden) -> Dit<Inner> {
-    let device = Default::default();
-    let dit = golden
-        .dit()
-        .init(0, &device)
-        .expect("a golden network exists");
-    golden
-        .state_dict("weights.")
-        .load_into(dit, &device)
-        .expect("a golden state dict fits its network")
-}
-
 /// The forward pass without masking, with one time for the batch, and guided.
 pub(super) fn dit_forward(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
-    let dit = load(&golden);
+    let dit = golden.load(&Default::default());
     let device = Default::default();
     let input = || {
         (
@@ -189,7 +177,7 @@ pub(super) fn dit_forward(path: &Path, report: &mut Report) {
 /// The forward pass with tokens dropped between mixer and backbone.
 pub(super) fn dit_masked(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
-    let dit = load(&golden);
+    let dit = golden.load(&Default::default());
     let device = Default::default();
     let tokens = golden.dit().tokens();
     let kept = microdit::Masking::Deferred {

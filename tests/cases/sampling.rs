@@ -25,14 +25,7 @@ fn parse(run: &str) -> Option<(usize, f64)> {
 pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
     let device = Default::default();
-    let dit = golden
-        .dit()
-        .init::<Inner>(0, &device)
-        .expect("a golden network exists");
-    let dit = golden
-        .state_dict("weights.")
-        .load_into(dit, &device)
-        .expect("a golden state dict fits its network");
+    let dit = golden.load::<Inner>(&device);
     let edm = Edm {
         sigma_data: golden.number("sigma_data"),
         ..Edm::default()

@@ -79,14 +79,7 @@ impl Setup {
     fn open(path: &Path) -> Self {
         let golden = Golden::open(&path.with_extension("safetensors"));
         let device = Default::default();
-        let config = golden.dit();
-        let dit = config
-            .init::<Train>(0, &device)
-            .expect("a golden network exists");
-        let dit = golden
-            .state_dict("weights.")
-            .load_into(dit, &device)
-            .expect("a golden state dict fits its network");
+        let dit = golden.load(&device);
         let edm = Edm {
             sigma_data: golden.number("sigma_data"),
             p_mean: golden.number("P_mean"),
@@ -97,7 +90,7 @@ impl Setup {
             dit,
             edm,
             masking: Masking::Deferred { ratio },
-            tokens: config.tokens(),
+            tokens: golden.dit().tokens(),
             golden,
         }
     }

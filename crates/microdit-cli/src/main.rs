@@ -30,8 +30,10 @@ fn main() -> miette::Result<()> {
         .without_time()
         .with_target(false)
         .init();
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // On a worker of the pool, a parallel operation starts without waking another thread first.
+    rayon::scope(|_| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
-    }
+    })
 }

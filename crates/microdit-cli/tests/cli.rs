@@ -134,13 +134,13 @@ fn bad_recipes_name_file_line_and_key() {
     );
     let quickstart = std::fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
     for (from, to, parts) in [
-        ("batch: 32", "bach: 32", &["bad.ron:", "bach"][..]),
+        ("batch: 64", "bach: 64", &["bad.ron:", "bach"][..]),
         (
             "dataset: Shapes",
             "dataset: ImageNet",
             &["bad.ron:", "ImageNet", "WebDataset"],
         ),
-        ("batch: 32", "batch: \"many\"", &["bad.ron:"]),
+        ("batch: 64", "batch: \"many\"", &["bad.ron:"]),
         (
             "patch_size: 4",
             "patch_size: 5",

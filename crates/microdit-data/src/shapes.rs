@@ -18,8 +18,10 @@ const BACKGROUNDS: [(&str, [u8; 3]); 3] = [
     ("gray", [128, 128, 128]),
 ];
 const SHAPES: [&str; 4] = ["circle", "square", "triangle", "cross"];
-/// Words, and the two shapes' radii as fractions of the image's side.
-const SIZES: [(&str, f32); 2] = [("small", 0.13), ("large", 0.21)];
+/// Words, and the radius of a shape that is alone, as a fraction of the image's side.
+const SIZES: [(&str, f32); 2] = [("small", 0.2), ("large", 0.36)];
+/// Shapes in a pair are smaller by this factor, so that both find room.
+const PAIR: f32 = 0.6;
 /// Words, and the first shape's offset from the second.
 const RELATIONS: [(&str, f32, f32); 4] = [
     ("above", 0.0, -0.5),
@@ -30,7 +32,8 @@ const RELATIONS: [(&str, f32, f32); 4] = [
 /// Sub-pixels along one side of a pixel.
 const SUBPIXELS: u32 = 4;
 
-/// A generator of images of `size` pixels with one or two shapes; sample i is a pure function of (seed, i).
+/// A generator of images of `size` pixels with one shape or, one time in three, a pair; sample i is a pure function
+/// of (seed, i).
 ///
 /// ```
 /// use microdit_data::Shapes;
@@ -57,7 +60,7 @@ impl Shapes {
         let mut random = Stream::new(seed, Purpose::Synthetic, 0, index);
         let (background, ground) = BACKGROUNDS[random.below(BACKGROUNDS.len())];
         let jitter = |random: &mut Stream| 0.1 * (random.uniform(1)[0] - 0.5);
-        let mut shape = |centre: [f32; 2]| {
+        let mut shape = |centre: [f32; 2], scale: f32| {
             let (colour, paint) = COLOURS[random.below(COLOURS.len())];
             let (size, radius) = SIZES[random.below(SIZES.len())];
             let kind = random.below(SHAPES.len());
@@ -67,21 +70,21 @@ impl Shapes {
                 kind,
                 colour: paint,
                 centre,
-                radius,
+                radius: radius * scale,
             };
             (words, shape)
         };
-        let choice = Stream::new(seed, Purpose::Synthetic, 1, index).below(2 * RELATIONS.len());
+        let choice = Stream::new(seed, Purpose::Synthetic, 1, index).below(3 * RELATIONS.len());
         let (caption, shapes) = match RELATIONS.get(choice) {
             Some(&(relation, dx, dy)) => {
-                let (first, a) = shape([0.5 + dx / 2.0, 0.5 + dy / 2.0]);
-                let (second, b) = shape([0.5 - dx / 2.0, 0.5 - dy / 2.0]);
+                let (first, a) = shape([0.5 + dx / 2.0, 0.5 + dy / 2.0], PAIR);
+                let (second, b) = shape([0.5 - dx / 2.0, 0.5 - dy / 2.0], PAIR);
                 let caption =
                     format!("a {first} {relation} a {second} on a {background} background");
                 (caption, vec![a, b])
             }
             None => {
-                let (words, only) = shape([0.5, 0.5]);
+                let (words, only) = shape([0.5, 0.5], 1.0);
                 (
                     format!("a {words} on a {background} background"),
                     vec![only],

@@ -5,7 +5,7 @@ use burn::tensor::{DType, TensorData};
 use microdit::{Dit, DitBackend, weights::StateDict};
 use serde::Serialize;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
@@ -122,15 +122,15 @@ impl RunDir {
     ) -> Result<(), TrainError> {
         let positions = dit.positions().into_data();
         let patch = dit.final_layer.linear.weight.dims()[0];
-        let buffers = [
+        let buffers = BTreeMap::from([
             ("pos_embed".to_owned(), positions),
             (
                 "mask_token".to_owned(),
                 TensorData::new(vec![0f32; patch], [1, 1, patch]),
             ),
-        ];
+        ]);
         let metadata = HashMap::from([("step".to_owned(), step.to_string())]);
-        StateDict::from_module(dit).write_safetensors(path, DType::F32, metadata, buffers)?;
+        StateDict::from_module(dit).write_safetensors(path, DType::F32, metadata, &buffers)?;
         Ok(())
     }
 }

@@ -40,9 +40,9 @@ pub mod mixer;
 pub mod moe;
 pub mod norm;
 pub mod ops;
-mod pickle;
 pub mod rng;
 pub mod weights;
+mod whole;
 mod width;
 
 pub use config::{BlockConfig, ConfigError, DitConfig, MixerConfig, MoeConfig};
@@ -50,4 +50,5 @@ pub use dit::{Conditioning, Dit, FinalLayer};
 pub use linear::Linear;
 pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;
+pub use whole::write_whole;
 pub use width::WidthScale;

@@ -2,45 +2,23 @@
 //!
 //! Parameters lie in memory as they lie in the file, so only names differ.
 
-use crate::pickle::Checkpoint;
+mod names;
+mod pickle;
+mod pytorch;
+mod safetensors;
+
+pub use names::reference_name;
+
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorView},
-};
+use names::BUFFERS;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    fs::File,
-    io::{Read, Seek, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
-
-/// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
-const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
-
-/// Prefix of the network's tensors in a training checkpoint of the reference.
-const NESTED_PREFIX: &str = "dit.";
-
-/// The largest header a safetensors file may have (the format's own limit).
-const MAX_HEADER: u64 = 100_000_000;
-
-/// Names of a path segment or of two, ours and the reference's.
-const RENAMED: &[(&str, &str)] = &[
-    ("t_embedder.fc1.", "t_embedder.mlp.0."),
-    ("t_embedder.fc2.", "t_embedder.mlp.2."),
-    ("y_proj.", "y_embedder.y_proj."),
-    ("mixer.blocks.", "patch_mixer."),
-    ("mixer.map_in.norm.", "patch_mixer_map_xin.0."),
-    ("mixer.map_in.linear.", "patch_mixer_map_xin.1."),
-    ("mixer.map_out.norm.", "patch_mixer_map_xout.0."),
-    ("mixer.map_out.linear.", "patch_mixer_map_xout.1."),
-    ("mixer.map_captions.norm.", "patch_mixer_map_y.0."),
-    ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
-];
 
 /// A file of weights that cannot be read, written, or does not fit.
 #[derive(Debug, thiserror::Error)]
@@ -104,30 +82,6 @@ fn describe(
     text
 }
 
-/// The reference's name of the parameter at a module path.
-///
-/// ```
-/// let path = ["mixer", "blocks", "3", "modulation", "weight"].map(String::from);
-/// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
-/// ```
-pub fn reference_name(path: &[String]) -> String {
-    let segments: Vec<&str> = path
-        .iter()
-        .map(String::as_str)
-        // Variants of an enum are no part of the reference's names.
-        .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
-        .map(|segment| match segment {
-            "modulation" => "adaLN_modulation.1",
-            other => other,
-        })
-        .collect();
-    let name = segments.join(".");
-    RENAMED
-        .iter()
-        .find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)))
-        .unwrap_or(name)
-}
-
 /// Tensors by the reference's names, without its buffers.
 #[derive(Clone, Debug)]
 pub struct StateDict {
@@ -177,8 +131,8 @@ impl StateDict {
     /// An unreadable, damaged or foreign file.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let mut tensors = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("safetensors") => read_safetensors(path)?,
-            Some("pt" | "pth" | "bin" | "ckpt") => read_pytorch(path)?,
+            Some("safetensors") => safetensors::read(path)?,
+            Some("pt" | "pth" | "bin" | "ckpt") => pytorch::read(path)?,
             _ => {
                 return Err(format_error(
                     path,
@@ -253,8 +207,7 @@ impl StateDict {
                 }
                 let required = param.is_require_grad();
                 param.map(|old| {
-                    let data = data.convert_dtype(old.dtype());
-                    Tensor::from_data(data, self.device).set_require_grad(required)
+                    Tensor::from_data(data, (self.device, old.dtype())).set_require_grad(required)
                 })
             }
         }
@@ -289,140 +242,19 @@ impl StateDict {
         path: &Path,
         dtype: DType,
         metadata: HashMap<String, String>,
-        buffers: impl IntoIterator<Item = (String, TensorData)>,
+        buffers: &BTreeMap<String, TensorData>,
     ) -> Result<(), WeightsError> {
-        let stored = match dtype {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            other => {
+        let mut tensors: BTreeMap<&String, &TensorData> = self.tensors.iter().collect();
+        for (name, data) in buffers {
+            if tensors.insert(name, data).is_some() {
                 return Err(format_error(
                     path,
-                    &format!("weights are stored as F32, F16 or BF16, not {other:?}"),
+                    &format!("`{name}` is both a parameter and a buffer"),
                 ));
             }
-        };
-        let own = self
-            .tensors
-            .iter()
-            .map(|(name, data)| (name.clone(), data.clone()));
-        let converted: Vec<(String, TensorData)> = own
-            .chain(buffers)
-            .map(|(name, data)| (name, data.convert_dtype(dtype)))
-            .collect();
-        let views = converted
-            .iter()
-            .map(|(name, data)| {
-                let view = TensorView::new(stored, data.shape.to_vec(), data.as_bytes());
-                view.map(|view| (name.as_str(), view))
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format_error(path, &error.to_string()))?;
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|error| format_error(path, &error.to_string()))?;
-        write_whole(path, &bytes).map_err(io_error(path))
-    }
-}
-
-/// Writes under a temporary name, flushes to the disk, then renames: a reader sees the old file or the new.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".part");
-    let result = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    if result.is_err() {
-        // The first error is the one to report; a leftover is harmless.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
-}
-
-/// Reads tensor after tensor, so that the file is never in memory twice.
-fn read_safetensors(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-    let mut file = File::open(path).map_err(io_error(path))?;
-    let length = file.metadata().map_err(io_error(path))?.len();
-    let mut prefix = [0u8; 8];
-    file.read_exact(&mut prefix).map_err(io_error(path))?;
-    let header_length = u64::from_le_bytes(prefix);
-    if header_length > MAX_HEADER || header_length + 8 > length {
-        return Err(format_error(
-            path,
-            &format!(
-                "its header claims {header_length} of the file's {length} bytes; this is no safetensors file, or a truncated one"
-            ),
-        ));
-    }
-    let mut header = vec![0; header_length as usize];
-    file.read_exact(&mut header).map_err(io_error(path))?;
-    // Its conversion checks that offsets follow each other and agree with shapes and types.
-    let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|error| format_error(path, &format!("damaged header: {error}")))?;
-    let mut tensors = BTreeMap::new();
-    for (name, info) in metadata.tensors() {
-        let (start, end) = info.data_offsets;
-        let offset = 8 + header_length + start as u64;
-        if 8 + header_length + end as u64 > length {
-            return Err(format_error(
-                path,
-                &format!("{name} ends beyond the file's {length} bytes: it is truncated"),
-            ));
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(format_error(
-                    path,
-                    &format!("{name} has type {other:?}; expected F32, F16 or BF16"),
-                ));
-            }
-        };
-        let mut bytes = vec![0; end - start];
-        file.seek(SeekFrom::Start(offset)).map_err(io_error(path))?;
-        file.read_exact(&mut bytes).map_err(io_error(path))?;
-        let data = TensorData::from_bytes_vec(bytes, info.shape.clone(), dtype);
-        tensors.insert(name, data.convert_dtype(DType::F32));
+        safetensors::write(path, dtype, tensors, metadata)
     }
-    Ok(tensors)
-}
-
-fn read_pytorch(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-    let fail = |message: String| format_error(path, &message);
-    let file = File::open(path).map_err(io_error(path))?;
-    let mut checkpoint = Checkpoint::open(path, file).map_err(fail)?;
-    let nested = checkpoint
-        .root
-        .entry("state")
-        .and_then(|state| state.entry("model"));
-    let records = match &nested {
-        Some(model) => model
-            .tensors()
-            .into_iter()
-            .filter_map(|(name, record)| {
-                Some((name.strip_prefix(NESTED_PREFIX)?.to_owned(), record))
-            })
-            .collect(),
-        None => checkpoint.root.tensors(),
-    };
-    if records.is_empty() {
-        return Err(fail(
-            "it holds no tensors of a network; expected a state dict, or a checkpoint with state.model.dit.*".into(),
-        ));
-    }
-    records
-        .into_iter()
-        .map(|(name, record)| {
-            let data = checkpoint
-                .read(&record)
-                .map_err(|error| fail(format!("{name}: {error}")))?;
-            Ok((name, data.convert_dtype(DType::F32)))
-        })
-        .collect()
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> WeightsError + '_ {
@@ -479,7 +311,7 @@ mod tests {
             let path = folder.path().join("w.safetensors");
             let written = StateDict::from_module(&network(1));
             written
-                .write_safetensors(&path, dtype, HashMap::new(), [])
+                .write_safetensors(&path, dtype, HashMap::new(), &BTreeMap::new())
                 .unwrap();
             let loaded = StateDict::read(&path)
                 .unwrap()

@@ -1,29 +1,25 @@
-//! Reads the tensors of a PyTorch checkpoint (`torch.save`'s zip layout) without executing its pickle.
+//! Reads the pickle of a PyTorch checkpoint without executing it.
 //!
 //! A pickle is a program for a small stack machine. This one builds plain data only: the few constructors tensors are
 //! made of are interpreted, every other class becomes an opaque value, and nothing is ever called.
 
-use burn::tensor::{DType, TensorData};
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fs::File,
-    io::{BufReader, Read},
-    path::Path,
-    rc::Rc,
-};
+use burn::tensor::DType;
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+type Sequence = Rc<RefCell<Vec<Value>>>;
+type Dict = Rc<RefCell<Vec<(Value, Value)>>>;
 
 /// What a pickle can leave on the stack.
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
+pub(super) enum Value {
     /// A number, as far as tensors need it.
     Int(i64),
     /// Text.
     Str(Rc<str>),
     /// A list, tuple or set.
-    Sequence(Rc<RefCell<Vec<Value>>>),
+    Sequence(Sequence),
     /// A dictionary, in its order.
-    Dict(Rc<RefCell<Vec<(Value, Value)>>>),
+    Dict(Dict),
     /// A class or function, by its full name.
     Global(Rc<str>),
     /// A tensor's memory.
@@ -38,23 +34,23 @@ pub(crate) enum Value {
 
 /// A file of the archive that holds the memory of one or several tensors.
 #[derive(Debug)]
-pub(crate) struct Storage {
-    dtype: DType,
-    key: String,
+pub(super) struct Storage {
+    pub(super) dtype: DType,
+    pub(super) key: String,
 }
 
 /// A view into a storage; offset and strides count elements.
 #[derive(Debug)]
-pub(crate) struct TensorRecord {
-    storage: Rc<Storage>,
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
+pub(super) struct TensorRecord {
+    pub(super) storage: Rc<Storage>,
+    pub(super) offset: usize,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<usize>,
 }
 
 impl Value {
     /// The entry of a dictionary with a text key.
-    pub(crate) fn entry(&self, key: &str) -> Option<Value> {
+    pub(super) fn entry(&self, key: &str) -> Option<Value> {
         let Self::Dict(dict) = self else { return None };
         let dict = dict.borrow();
         dict.iter()
@@ -63,7 +59,7 @@ impl Value {
     }
 
     /// The tensors of a dictionary by name; entries that are no tensors are left out.
-    pub(crate) fn tensors(&self) -> Vec<(String, Rc<TensorRecord>)> {
+    pub(super) fn tensors(&self) -> Vec<(String, Rc<TensorRecord>)> {
         let Self::Dict(dict) = self else {
             return Vec::new();
         };
@@ -91,110 +87,48 @@ impl Value {
     }
 }
 
-/// A checkpoint: its pickled data, and the archive that holds the tensors' memory.
-pub(crate) struct Checkpoint {
-    archive: zip::ZipArchive<BufReader<File>>,
-    prefix: String,
+/// What a pickle held.
+pub(super) struct Pickle {
     /// The pickled object.
-    pub(crate) root: Value,
+    pub(super) root: Value,
+    _containers: Containers,
 }
 
-impl Checkpoint {
-    /// Opens a checkpoint and reads its pickle.
-    pub(crate) fn open(path: &Path, file: File) -> Result<Self, String> {
-        let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            format!("no zip archive as torch.save writes since PyTorch 1.6 ({error}); save {} again with a newer PyTorch, or as safetensors", path.display())
-        })?;
-        let pickle = archive
-            .file_names()
-            .find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
-            .map(str::to_owned)
-            .ok_or("the archive holds no data.pkl: it is no torch.save file")?;
-        let prefix = pickle.trim_end_matches("data.pkl").to_owned();
-        if let Ok(mut order) = archive.by_name(&format!("{prefix}byteorder")) {
-            let mut text = String::new();
-            order
-                .read_to_string(&mut text)
-                .map_err(|error| error.to_string())?;
-            if text.trim() != "little" {
-                return Err(format!(
-                    "it was written on a {}-endian machine",
-                    text.trim()
-                ));
-            }
-        }
-        let bytes = read_entry(&mut archive, &pickle)?;
-        let root = Machine::new(&bytes).run()?;
-        Ok(Self {
-            archive,
-            prefix,
-            root,
-        })
-    }
+/// Every list and dictionary of a pickle. They may hold each other to any depth, and themselves: emptied one by one,
+/// they are freed without recursion.
+#[derive(Default)]
+struct Containers {
+    sequences: Vec<Sequence>,
+    dicts: Vec<Dict>,
+}
 
-    /// The values of a tensor, row-major.
-    pub(crate) fn read(&mut self, tensor: &TensorRecord) -> Result<TensorData, String> {
-        let dtype = tensor.storage.dtype;
-        let bytes = read_entry(
-            &mut self.archive,
-            &format!("{}data/{}", self.prefix, tensor.storage.key),
-        )?;
-        let size = dtype.size();
-        let count: usize = tensor
-            .shape
+impl Drop for Containers {
+    fn drop(&mut self) {
+        self.sequences
             .iter()
-            .try_fold(1usize, |count, &side| count.checked_mul(side))
-            .ok_or_else(|| format!("shape {:?} is too large", tensor.shape))?;
-        // Every element comes from the storage; a count beyond it would need overlapping strides.
-        if count > bytes.len() / size {
-            return Err(format!(
-                "shape {:?} needs more than its storage's {} bytes",
-                tensor.shape,
-                bytes.len()
-            ));
-        }
-        let mut values = Vec::with_capacity(count * size);
-        let mut index = vec![0usize; tensor.shape.len()];
-        for _ in 0..count {
-            let place = index
-                .iter()
-                .zip(&tensor.strides)
-                .try_fold(tensor.offset, |place, (i, stride)| {
-                    place.checked_add(i.checked_mul(*stride)?)
-                });
-            let element = place.and_then(|place| {
-                let start = place.checked_mul(size)?;
-                bytes.get(start..start.checked_add(size)?)
-            });
-            values.extend_from_slice(element.ok_or("a tensor reaches beyond its storage")?);
-            for (i, side) in index.iter_mut().zip(&tensor.shape).rev() {
-                *i += 1;
-                if *i < *side {
-                    break;
-                }
-                *i = 0;
-            }
-        }
-        Ok(TensorData::from_bytes_vec(
-            values,
-            tensor.shape.clone(),
-            dtype,
-        ))
+            .for_each(|items| items.borrow_mut().clear());
+        self.dicts
+            .iter()
+            .for_each(|pairs| pairs.borrow_mut().clear());
     }
 }
 
-fn read_entry(
-    archive: &mut zip::ZipArchive<BufReader<File>>,
-    name: &str,
-) -> Result<Vec<u8>, String> {
-    let mut entry = archive
-        .by_name(name)
-        .map_err(|error| format!("{name}: {error}"))?;
-    let mut bytes = Vec::new();
-    entry
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("{name}: {error}"))?;
-    Ok(bytes)
+/// Builds what a pickle describes.
+///
+/// # Errors
+/// If it is truncated, or uses its stack or an opcode as no writer does.
+pub(super) fn load(bytes: &[u8]) -> Result<Pickle, String> {
+    let mut machine = Machine {
+        input: bytes,
+        stack: Vec::new(),
+        memo: HashMap::new(),
+        containers: Containers::default(),
+    };
+    let root = machine.run()?;
+    Ok(Pickle {
+        root,
+        _containers: machine.containers,
+    })
 }
 
 /// The stack machine.
@@ -202,18 +136,11 @@ struct Machine<'a> {
     input: &'a [u8],
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
+    containers: Containers,
 }
 
 impl<'a> Machine<'a> {
-    fn new(input: &'a [u8]) -> Self {
-        Self {
-            input,
-            stack: Vec::new(),
-            memo: HashMap::new(),
-        }
-    }
-
-    fn run(mut self) -> Result<Value, String> {
+    fn run(&mut self) -> Result<Value, String> {
         loop {
             let [code] = self.take()?;
             match code {
@@ -246,7 +173,10 @@ impl<'a> Machine<'a> {
                 b'C' | b'U' => self.bytes::<1>()?,
                 0x8e | 0x96 => self.bytes::<8>()?,
                 b']' | b')' | 0x8f => self.sequence(Vec::new()),
-                b'}' => self.stack.push(Value::Dict(Rc::default())),
+                b'}' => {
+                    let dict = self.dict();
+                    self.stack.push(dict);
+                }
                 b't' | 0x91 => {
                     let items = self.group()?;
                     self.sequence(items);
@@ -305,12 +235,14 @@ impl<'a> Machine<'a> {
                 }
                 b'R' | 0x81 => {
                     let (arguments, class) = (self.pop()?, self.pop()?);
-                    self.stack.push(construct(&class, &arguments)?);
+                    let value = self.construct(&class, &arguments)?;
+                    self.stack.push(value);
                 }
                 0x92 => {
                     self.pop()?;
                     let (arguments, class) = (self.pop()?, self.pop()?);
-                    self.stack.push(construct(&class, &arguments)?);
+                    let value = self.construct(&class, &arguments)?;
+                    self.stack.push(value);
                 }
                 // The state of an object: what is read here has none that matters.
                 b'b' => drop(self.pop()?),
@@ -422,8 +354,16 @@ impl<'a> Machine<'a> {
     }
 
     fn sequence(&mut self, items: Vec<Value>) {
-        self.stack
-            .push(Value::Sequence(Rc::new(RefCell::new(items))));
+        let sequence = Rc::new(RefCell::new(items));
+        self.containers.sequences.push(sequence.clone());
+        self.stack.push(Value::Sequence(sequence));
+    }
+
+    /// A new dictionary.
+    fn dict(&mut self) -> Value {
+        let dict = Dict::default();
+        self.containers.dicts.push(dict.clone());
+        Value::Dict(dict)
     }
 
     /// Appends to the list on top; to an opaque object it is of no interest.
@@ -461,49 +401,49 @@ impl<'a> Machine<'a> {
         self.stack.push(value);
         Ok(())
     }
-}
 
-/// What a constructor leaves: dictionaries and tensors are built, all other classes are opaque.
-fn construct(class: &Value, arguments: &Value) -> Result<Value, String> {
-    let Value::Global(name) = class else {
-        return Ok(Value::Opaque);
-    };
-    match &**name {
-        "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => {
-            Ok(Value::Dict(Rc::default()))
-        }
-        "torch._utils._rebuild_parameter" => {
-            Ok(arguments.items()?.first().cloned().unwrap_or(Value::Opaque))
-        }
-        "torch._utils._rebuild_tensor_v2" => {
-            let arguments = arguments.items()?;
-            if matches!(arguments.first(), Some(Value::Opaque)) {
-                return Ok(Value::Opaque);
+    /// What a constructor leaves: dictionaries and tensors are built, all other classes are opaque.
+    fn construct(&mut self, class: &Value, arguments: &Value) -> Result<Value, String> {
+        let Value::Global(name) = class else {
+            return Ok(Value::Opaque);
+        };
+        match &**name {
+            "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => {
+                Ok(self.dict())
             }
-            let [Value::Storage(storage), offset, shape, strides, ..] = &arguments[..] else {
-                return Err("a tensor's record is not as torch.save writes it".into());
-            };
-            let sizes = |value: &Value| {
-                value
-                    .items()?
-                    .iter()
-                    .map(Value::size)
-                    .collect::<Result<Vec<_>, _>>()
-            };
-            let (shape, strides) = (sizes(shape)?, sizes(strides)?);
-            if shape.len() != strides.len() {
-                return Err(format!(
-                    "a tensor of shape {shape:?} has strides {strides:?}"
-                ));
+            "torch._utils._rebuild_parameter" => {
+                Ok(arguments.items()?.first().cloned().unwrap_or(Value::Opaque))
             }
-            Ok(Value::Tensor(Rc::new(TensorRecord {
-                storage: storage.clone(),
-                offset: offset.size()?,
-                shape,
-                strides,
-            })))
+            "torch._utils._rebuild_tensor_v2" => {
+                let arguments = arguments.items()?;
+                if matches!(arguments.first(), Some(Value::Opaque)) {
+                    return Ok(Value::Opaque);
+                }
+                let [Value::Storage(storage), offset, shape, strides, ..] = &arguments[..] else {
+                    return Err("a tensor's record is not as torch.save writes it".into());
+                };
+                let sizes = |value: &Value| {
+                    value
+                        .items()?
+                        .iter()
+                        .map(Value::size)
+                        .collect::<Result<Vec<_>, _>>()
+                };
+                let (shape, strides) = (sizes(shape)?, sizes(strides)?);
+                if shape.len() != strides.len() {
+                    return Err(format!(
+                        "a tensor of shape {shape:?} has strides {strides:?}"
+                    ));
+                }
+                Ok(Value::Tensor(Rc::new(TensorRecord {
+                    storage: storage.clone(),
+                    offset: offset.size()?,
+                    shape,
+                    strides,
+                })))
+            }
+            _ => Ok(Value::Opaque),
         }
-        _ => Ok(Value::Opaque),
     }
 }
 
@@ -547,16 +487,23 @@ mod tests {
             b"u",
             b"Q",
         ] {
-            assert!(Machine::new(bytes).run().is_err(), "{bytes:?}");
+            assert!(load(bytes).is_err(), "{bytes:?}");
         }
     }
 
     #[test]
     fn no_global_is_called() {
         // os.system("x") as a pickle of protocol 2: an opaque value is all that remains.
-        let value = Machine::new(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.")
-            .run()
-            .unwrap();
-        assert!(matches!(value, Value::Opaque));
+        let pickle = load(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.").unwrap();
+        assert!(matches!(pickle.root, Value::Opaque));
+    }
+
+    #[test]
+    fn a_pickle_of_any_depth_is_freed() {
+        // A million lists, each in the next.
+        let mut bytes = vec![b']'];
+        bytes.extend(b"\x85".repeat(1_000_000));
+        bytes.push(b'.');
+        assert!(matches!(load(&bytes).unwrap().root, Value::Sequence(_)));
     }
 }

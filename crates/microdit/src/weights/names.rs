@@ -1,0 +1,42 @@
+//! The reference's names of our parameters.
+
+/// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
+pub(super) const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
+
+/// Names of a path segment or of two, ours and the reference's.
+const RENAMED: &[(&str, &str)] = &[
+    ("t_embedder.fc1.", "t_embedder.mlp.0."),
+    ("t_embedder.fc2.", "t_embedder.mlp.2."),
+    ("y_proj.", "y_embedder.y_proj."),
+    ("mixer.blocks.", "patch_mixer."),
+    ("mixer.map_in.norm.", "patch_mixer_map_xin.0."),
+    ("mixer.map_in.linear.", "patch_mixer_map_xin.1."),
+    ("mixer.map_out.norm.", "patch_mixer_map_xout.0."),
+    ("mixer.map_out.linear.", "patch_mixer_map_xout.1."),
+    ("mixer.map_captions.norm.", "patch_mixer_map_y.0."),
+    ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
+];
+
+/// The reference's name of the parameter at a module path.
+///
+/// ```
+/// let path = ["mixer", "blocks", "3", "modulation", "weight"].map(String::from);
+/// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
+/// ```
+pub fn reference_name(path: &[String]) -> String {
+    let segments: Vec<&str> = path
+        .iter()
+        .map(String::as_str)
+        // Variants of an enum are no part of the reference's names.
+        .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
+        .map(|segment| match segment {
+            "modulation" => "adaLN_modulation.1",
+            other => other,
+        })
+        .collect();
+    let name = segments.join(".");
+    RENAMED
+        .iter()
+        .find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)))
+        .unwrap_or(name)
+}
