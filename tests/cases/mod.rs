@@ -1,6 +1,7 @@
 //! One function per kind of golden file.
 
 mod checkpoint;
+mod lamb;
 mod network;
 mod sampling;
 mod tables;
@@ -33,6 +34,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("edm_loss", training::edm_loss),
     ("train_steps", training::train_steps),
     ("composer_run", training::composer_run),
+    ("lamb", lamb::lamb_steps),
     ("edm_sampler", sampling::edm_sampler),
     ("ema", tables::ema),
     ("lr_schedule", tables::lr_schedule),

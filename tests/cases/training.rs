@@ -5,21 +5,15 @@ use crate::{
     golden::{Array, Golden, values},
     report::Report,
 };
-use burn::{
-    module::{AutodiffModule, Module, ModuleVisitor, Param},
-    tensor::{Tensor, backend::AutodiffBackend},
-};
+use burn::{module::AutodiffModule, tensor::Tensor};
 use microdit::{
-    Dit, MaskStage, Masking, TokenMask,
-    diffusion::edm::Edm,
-    embed::unpatchify,
-    weights::{StateDict, reference_name},
+    Dit, MaskStage, Masking, TokenMask, diffusion::edm::Edm, embed::unpatchify, weights::StateDict,
 };
 use microdit_train::{
-    optim::{AdamW, AdamWConfig, Moments},
+    optim::{Gradients, Moments, Optimiser, OptimiserConfig},
     schedule::{Curve, Schedule},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 /// Losses, relative.
 const LOSS: f64 = 1e-6;
@@ -33,29 +27,6 @@ const WEIGHT_OUTLIER: f64 = 1e-5;
 const WEIGHT_OUTLIERS: f64 = 8.0;
 /// Moments in the L2 norm, relative to their own.
 const MOMENT: f64 = 1e-4;
-
-/// Gradients by reference name.
-struct Named<'a> {
-    grads: &'a <Train as AutodiffBackend>::Gradients,
-    path: Vec<String>,
-    found: BTreeMap<String, Vec<f64>>,
-}
-
-impl ModuleVisitor<Train> for Named<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Train, D>>) {
-        if let Some(grad) = param.val().grad(self.grads) {
-            self.found.insert(reference_name(&self.path), values(grad));
-        }
-    }
-}
 
 /// A golden file's network, diffusion and mask.
 struct Setup {
@@ -173,15 +144,9 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
             LOSS * expected.max_abs(),
         );
 
-        let grads = loss.backward();
-        let mut named = Named {
-            grads: &grads,
-            path: Vec::new(),
-            found: BTreeMap::new(),
-        };
-        setup.dit.visit(&mut named);
+        let grads = Gradients::collect(&setup.dit, &mut loss.backward());
         let global = golden.get(&format!("out.{name}.grad_norm"));
-        let found = norm(&named.found.values().flatten().copied().collect::<Vec<_>>());
+        let found = values(grads.norm())[0];
         report.close(
             format!("{name}.grad_norm"),
             &[found],
@@ -190,10 +155,10 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
         );
         let floor = 1e-4 * global.max_abs();
         for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
-            let error = match named.found.get(parameter) {
-                Some(grad) => distance(grad, &expected.data) / norm(&expected.data).max(floor),
-                None => f64::INFINITY,
-            };
+            let found = grads.iter().find(|(name, _)| *name == parameter);
+            let error = found.map_or(f64::INFINITY, |(_, grad)| {
+                distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
+            });
             report.at_most(format!("grad.{name}.{parameter}"), error, GRADIENT);
         }
     }
@@ -258,17 +223,18 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
     report.close(format!("{name}.D"), &d, expected, 2e-5 * expected.max_abs());
 }
 
-fn optimiser(golden: &Golden) -> AdamWConfig {
+fn optimiser(golden: &Golden) -> OptimiserConfig {
     let settings = &golden.config["optimizer"];
     let number =
         |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
-    AdamWConfig {
+    OptimiserConfig {
         lr: settings["lr"].as_f64().unwrap_or(0.0),
         beta1: number(&settings["betas"][0]),
         beta2: number(&settings["betas"][1]),
         eps: number(&settings["eps"]),
         weight_decay: number(&settings["weight_decay"]),
         clip_norm: Some(golden.number("clip_norm")),
+        ..OptimiserConfig::default()
     }
 }
 
@@ -304,7 +270,7 @@ fn weights(golden: &Golden, prefix: &str, dit: &Dit<Train>, report: &mut Report)
     );
 }
 
-fn moments(golden: &Golden, optimiser: &AdamW<Inner>, report: &mut Report) {
+fn moments(golden: &Golden, optimiser: &Optimiser<Inner>, report: &mut Report) {
     type Pick = fn(&Moments<Inner>) -> Tensor<Inner, 1>;
     let kinds: [(&str, Pick); 2] = [
         ("out.exp_avg.", |m| m.first.clone()),
@@ -330,7 +296,7 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
     let setup = Setup::open(path);
     let golden = &setup.golden;
     let mut dit = setup.dit.clone();
-    let mut adamw = AdamW::new(optimiser(golden));
+    let mut adamw = Optimiser::new(optimiser(golden));
     let steps = golden.get("in.x").shape[0];
     for step in 0..steps {
         let at = |name: &str| golden.get(name).row(step);
@@ -363,9 +329,9 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
         let expected = golden.get("out.loss").data[step];
         let found = values(loss.clone())[0];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
-        let grads = loss.backward();
+        let grads = Gradients::collect(&dit, &mut loss.backward());
         let lr = golden.get("in.lr").data[step];
-        let (updated, norm) = adamw.step::<Train, _>(dit, &grads, lr);
+        let (updated, norm) = adamw.step::<Train, _>(dit, grads, lr);
         dit = updated;
         let expected = golden.get("out.grad_norm").data[step];
         let error = (values(norm)[0] / expected - 1.0).abs();
@@ -398,15 +364,15 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
         one_batch_lag: true,
     };
     let mut dit = setup.dit.clone();
-    let mut adamw = AdamW::new(optimiser(golden));
+    let mut adamw = Optimiser::new(optimiser(golden));
     for step in 0..size("batches") {
         let lr = adamw.config().lr * schedule.multiplier(step as u64);
         let expected = golden.get("out.lr").data[step];
         report.at_most(format!("lr.{step}"), (lr - expected).abs(), 1e-15);
         let first = step * size("batch_size");
         // The mean over equal micro-batches, divided before it is summed, is the mean over the batch.
-        let parts = size("batch_size") / size("microbatch");
-        let losses = (0..parts).map(|part| {
+        let count = size("batch_size") / size("microbatch");
+        let parts = (0..count).map(|part| {
             let start = first + part * size("microbatch");
             let at = |name: &str| golden.get(name).rows(start..start + size("microbatch"));
             let batch = Batch {
@@ -416,16 +382,16 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
                 noise: at("in.noise"),
                 mask_noise: at("in.mask_noise"),
             };
-            setup.loss(&dit, &batch, setup.masking).mean() / parts as f64
+            let loss = setup.loss(&dit, &batch, setup.masking).mean() / count as f64;
+            let value = values(loss.clone())[0];
+            (value, Gradients::collect(&dit, &mut loss.backward()))
         });
-        let loss = losses
-            .reduce(|a, b| a + b)
+        let (found, grads) = parts
+            .reduce(|(loss, grads), (part, more)| (loss + part, grads.plus(more)))
             .expect("a batch has a micro-batch");
         let expected = golden.get("out.loss").data[step];
-        let found = values(loss.clone())[0];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
-        let grads = loss.backward();
-        (dit, _) = adamw.step::<Train, _>(dit, &grads, lr);
+        (dit, _) = adamw.step::<Train, _>(dit, grads, lr);
     }
     weights(golden, "out.final.", &dit, report);
     moments(golden, &adamw, report);

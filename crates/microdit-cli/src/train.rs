@@ -11,7 +11,7 @@ use microdit_train::{
     Recipe,
     run::{Metrics, RunDir},
     sampling::Painter,
-    trainer::train,
+    trainer::{Ending, train},
 };
 use miette::{IntoDiagnostic, WrapErr};
 use std::{
@@ -32,7 +32,10 @@ pub(crate) struct Train {
     /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Replace a value of the recipe, such as stages.0.steps=100; may be given several times
+    /// Continue the run in --run from its newest checkpoint, or start it if there is none yet
+    #[arg(long, requires = "run")]
+    resume: bool,
+    /// Replace a value of the recipe, such as batch=64 or stages.masked.steps=100; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
     /// Device to train on
@@ -47,42 +50,58 @@ impl Train {
 
     fn run_on<B: DitBackend>(self, device: &B::Device) -> miette::Result<()> {
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
-        let run = RunDir::create(&self.run.unwrap_or_else(|| default_run(&recipe)), &recipe)
-            .into_diagnostic()?;
-        println!("training {} into {}", recipe.name, run.path().display());
-        let stop = stop_on_ctrl_c()?;
+        let path = self.run.unwrap_or_else(|| default_run(&recipe));
+        let run = RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?;
+        println!("training {} into {}", recipe.run.name, path.display());
+        let stop = stop_on_signal()?;
         let mut progress = Progress::new(recipe.steps());
         let outcome = train::<Autodiff<B>>(&recipe, &run, device, &stop, |metrics| {
             progress.show(metrics)
         })
         .into_diagnostic()?;
         progress.finish();
-        println!(
-            "weights after {} steps: {}",
-            outcome.steps,
-            run.weights().display()
-        );
-        if outcome.stopped {
-            println!(
-                "stopped before the last step; `microdit sample --run {}` draws what it learned",
-                run.path().display()
-            );
-            return Ok(());
+        match outcome.ending {
+            Ending::AlreadyFinished => {
+                println!(
+                    "{} has finished its {} steps already; nothing was changed",
+                    path.display(),
+                    outcome.steps
+                );
+                return Ok(());
+            }
+            Ending::Stopped => {
+                println!(
+                    "stopped after {} of {} steps; the same command with --resume goes on from there",
+                    outcome.steps,
+                    recipe.steps()
+                );
+                return Ok(());
+            }
+            Ending::Finished => println!(
+                "weights after {} steps: {}",
+                outcome.steps,
+                run.weights().display()
+            ),
         }
         let painter = Painter::new(recipe.clone(), outcome.dit, device.clone());
-        save_grid(&painter, &recipe.sampling, recipe.seed, &run.samples())
+        save_grid(
+            &painter,
+            &recipe.run.sampling,
+            recipe.run.seed,
+            &run.samples(),
+        )
     }
 }
 
-/// The first Ctrl-C asks the trainer to stop, the second ends the process.
-fn stop_on_ctrl_c() -> miette::Result<Arc<AtomicBool>> {
+/// The first Ctrl-C or SIGTERM asks the trainer to stop, the second ends the process.
+fn stop_on_signal() -> miette::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; press Ctrl-C again to quit at once");
+        eprintln!("saving the state after this step; press Ctrl-C again to quit at once");
     })
     .into_diagnostic()
     .wrap_err("Ctrl-C cannot be handled")?;
@@ -93,7 +112,7 @@ fn default_run(recipe: &Recipe) -> PathBuf {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs());
-    PathBuf::from("runs").join(format!("{}-{seconds}", recipe.name))
+    PathBuf::from("runs").join(format!("{}-{seconds}", recipe.run.name))
 }
 
 /// A bar on a terminal, plain lines elsewhere.

@@ -1,13 +1,12 @@
 //! The real binary, from recipe to picture, and its answers to bad input.
 
+mod common;
+
+use common::{root, small};
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 fn microdit(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_microdit"))
@@ -30,23 +29,12 @@ fn text(output: &Output) -> String {
 /// The quickstart, small enough for a test, with further arguments.
 fn train(run: &Path, more: &[&str]) -> Output {
     let run = run.to_string_lossy();
-    let mut arguments = vec!["train", "recipes/quickstart.ron", "--run", &run];
-    for set in [
-        "model.dim=32",
-        "model.depth=2",
-        "model.mixer.dim=32",
-        "model.mixer.depth=1",
-        "batch=4",
-        "log_every=1",
-        "stages.0.steps=3",
-        "stages.1.steps=2",
-        "ema.start=2",
-        "sampling.steps=2",
-        "sampling.count=1",
-    ] {
-        arguments.extend(["--set", set]);
-    }
-    arguments.extend(more);
+    let start = ["train", "recipes/quickstart.ron", "--run", &run];
+    let arguments: Vec<&str> = start
+        .into_iter()
+        .chain(small())
+        .chain(more.iter().copied())
+        .collect();
     microdit(&arguments)
 }
 
@@ -134,13 +122,17 @@ fn bad_recipes_name_file_line_and_key() {
     );
     let quickstart = std::fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
     for (from, to, parts) in [
-        ("batch: 64", "bach: 64", &["bad.ron:", "bach"][..]),
+        (
+            "batch: 32",
+            "bach: 32",
+            &["bad.ron:24", "bach", "did you mean `batch`?"][..],
+        ),
         (
             "dataset: Shapes",
             "dataset: ImageNet",
             &["bad.ron:", "ImageNet", "WebDataset"],
         ),
-        ("batch: 64", "batch: \"many\"", &["bad.ron:"]),
+        ("batch: 32", "batch: \"many\"", &["bad.ron:"]),
         (
             "patch_size: 4",
             "patch_size: 5",
@@ -167,7 +159,7 @@ fn bad_recipes_name_file_line_and_key() {
     }
     fails(
         &train(Path::new(&run), &["--set", "stages.0.step=1"]),
-        &["no key `step`", "steps"],
+        &["--set stages.0.step=1", "`step`", "did you mean `steps`?"],
     );
 }
 

@@ -6,6 +6,6 @@ mod shapes;
 mod shards;
 
 pub use loader::{Batch, Loader, LoaderConfig, Source};
-pub use sample::{DataError, Image, Sample};
+pub use sample::{DataError, Image, Position, Sample};
 pub use shapes::Shapes;
 pub use shards::Shards;

@@ -1,9 +1,9 @@
 //! Reads ahead: decodes and crops in the background, so that a step does not wait for its data.
 
 use crate::{
-    sample::{DataError, Image, Sample},
+    sample::{DataError, Image, Position, Sample},
     shapes::Shapes,
-    shards::Shards,
+    shards::{ShardStream, Shards},
 };
 use image::{RgbImage, imageops};
 use std::{sync::mpsc, thread};
@@ -45,6 +45,8 @@ pub struct Batch {
     pub captions: Vec<String>,
     /// `[batch, 3, size, size]` in -1..1, row-major.
     pub pixels: Vec<f32>,
+    /// Where the batch after this one begins.
+    pub next: Position,
 }
 
 /// An endless supply of batches, which depends on source, seed and batch size alone.
@@ -54,15 +56,15 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts loading. The threads end when the loader is dropped.
-    pub fn new(source: Source, config: LoaderConfig) -> Self {
+    /// Starts loading at `start`. The threads end when the loader is dropped.
+    pub fn new(source: Source, config: LoaderConfig, start: Position) -> Self {
         let (sender, batches) = mpsc::sync_channel(AHEAD);
         thread::spawn(move || {
-            let mut samples: Box<dyn Iterator<Item = _> + Send> = match source {
-                Source::Shapes(shapes) => {
-                    Box::new((0..).map(move |index| Ok(shapes.sample(config.seed, index))))
+            let mut samples = match source {
+                Source::Shapes(shapes) => Samples::Shapes(shapes, config.seed, start),
+                Source::Shards(shards) => {
+                    Samples::Shards(ShardStream::new(shards, config.seed, start))
                 }
-                Source::Shards(shards) => Box::new(shards.stream(config.seed)),
             };
             loop {
                 let batch = next_batch(&mut samples, &config);
@@ -85,21 +87,46 @@ impl Loader {
     }
 }
 
+/// An endless supply of samples that knows where it is.
+enum Samples {
+    Shapes(Shapes, u64, Position),
+    Shards(ShardStream),
+}
+
+impl Samples {
+    fn next(&mut self) -> Result<Sample, DataError> {
+        match self {
+            Self::Shapes(shapes, seed, position) => {
+                position.sample += 1;
+                Ok(shapes.sample(*seed, position.sample - 1))
+            }
+            Self::Shards(stream) => stream.next(),
+        }
+    }
+
+    fn position(&self) -> Position {
+        match self {
+            Self::Shapes(_, _, position) => *position,
+            Self::Shards(stream) => stream.position(),
+        }
+    }
+}
+
 type Decoded = (String, String, Vec<f32>);
 
-fn next_batch(
-    samples: &mut dyn Iterator<Item = Result<Sample, DataError>>,
-    config: &LoaderConfig,
-) -> Result<Batch, DataError> {
+fn next_batch(samples: &mut Samples, config: &LoaderConfig) -> Result<Batch, DataError> {
     let mut batch = Batch {
         keys: Vec::new(),
         captions: Vec::new(),
         pixels: Vec::new(),
+        next: samples.position(),
     };
     let mut failed = 0;
     while batch.keys.len() < config.batch {
         let wanted = config.batch - batch.keys.len();
-        let raw: Vec<Sample> = samples.take(wanted).collect::<Result<_, _>>()?;
+        let raw: Vec<Sample> = (0..wanted)
+            .map(|_| samples.next())
+            .collect::<Result<_, _>>()?;
         let decoded = decode_all(raw, config);
         failed += decoded.iter().filter(|sample| sample.is_none()).count();
         if failed > MAX_UNDECODABLE {
@@ -111,6 +138,7 @@ fn next_batch(
             batch.pixels.extend(pixels);
         }
     }
+    batch.next = samples.position();
     Ok(batch)
 }
 
@@ -206,7 +234,7 @@ mod tests {
     fn batches_do_not_depend_on_the_threads() {
         let load = |threads| {
             let source = Source::Shards(Shards::open(&golden("wds_clean.tar")).unwrap());
-            let mut loader = Loader::new(source, config(threads));
+            let mut loader = Loader::new(source, config(threads), Position::default());
             (0..5)
                 .map(|_| loader.next_batch().unwrap())
                 .collect::<Vec<_>>()
@@ -218,6 +246,30 @@ mod tests {
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), 16);
+    }
+
+    #[test]
+    fn a_position_is_found_again() {
+        // Two shards with damaged samples among them, over several passes.
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["wds_clean.tar", "wds_dirty.tar"] {
+            std::fs::copy(golden(name), folder.path().join(name)).unwrap();
+        }
+        let load = |start, count| {
+            let source = Source::Shards(Shards::open(&folder.path().to_string_lossy()).unwrap());
+            let mut loader = Loader::new(source, config(2), start);
+            let batch = |_| loader.next_batch().unwrap();
+            (0..count).map(batch).collect::<Vec<_>>()
+        };
+        let whole = load(Position::default(), 20);
+        assert!(whole[19].next.epoch > 1, "{:?}", whole[19].next);
+        for stop in [1, 3, 4, 9] {
+            assert_eq!(
+                load(whole[stop - 1].next, 20 - stop),
+                whole[stop..],
+                "stop {stop}"
+            );
+        }
     }
 
     #[test]

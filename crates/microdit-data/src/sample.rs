@@ -1,6 +1,7 @@
 //! A captioned image, and what can be wrong with data.
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The image of a sample: decoding is left to the loader's threads.
@@ -21,6 +22,17 @@ pub struct Sample {
     pub caption: String,
     /// Its image.
     pub image: Image,
+}
+
+/// Where in the data a run is: enough to go on without what came before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Passes over the data finished.
+    pub epoch: u64,
+    /// Shards of this pass before the window the next sample comes from.
+    pub shard: usize,
+    /// Samples of that window already taken, damaged ones included; of a generated dataset, all samples.
+    pub sample: u64,
 }
 
 /// Data that cannot be used.

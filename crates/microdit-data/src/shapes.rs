@@ -29,10 +29,12 @@ const RELATIONS: [(&str, f32, f32); 4] = [
     ("left of", -0.5, 0.0),
     ("right of", 0.5, 0.0),
 ];
+/// How far a shape's centre may lie from its place, as a fraction of the image's side.
+const JITTER: f32 = 0.03;
 /// Sub-pixels along one side of a pixel.
 const SUBPIXELS: u32 = 4;
 
-/// A generator of images of `size` pixels with one shape or, one time in three, a pair; sample i is a pure function
+/// A generator of images of `size` pixels with one shape or, one time in four, a pair; sample i is a pure function
 /// of (seed, i).
 ///
 /// ```
@@ -59,7 +61,7 @@ impl Shapes {
     pub fn sample(&self, seed: u64, index: u64) -> Sample {
         let mut random = Stream::new(seed, Purpose::Synthetic, 0, index);
         let (background, ground) = BACKGROUNDS[random.below(BACKGROUNDS.len())];
-        let jitter = |random: &mut Stream| 0.1 * (random.uniform(1)[0] - 0.5);
+        let jitter = |random: &mut Stream| JITTER * (2.0 * random.uniform(1)[0] - 1.0);
         let mut shape = |centre: [f32; 2], scale: f32| {
             let (colour, paint) = COLOURS[random.below(COLOURS.len())];
             let (size, radius) = SIZES[random.below(SIZES.len())];
@@ -74,7 +76,7 @@ impl Shapes {
             };
             (words, shape)
         };
-        let choice = Stream::new(seed, Purpose::Synthetic, 1, index).below(3 * RELATIONS.len());
+        let choice = Stream::new(seed, Purpose::Synthetic, 1, index).below(4 * RELATIONS.len());
         let (caption, shapes) = match RELATIONS.get(choice) {
             Some(&(relation, dx, dy)) => {
                 let (first, a) = shape([0.5 + dx / 2.0, 0.5 + dy / 2.0], PAIR);

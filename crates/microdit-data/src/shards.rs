@@ -1,6 +1,6 @@
 //! WebDataset tars: members `KEY.jpg` (or .png, .webp) and `KEY.txt` make a sample.
 
-use crate::sample::{DataError, Image, Sample};
+use crate::sample::{DataError, Image, Position, Sample};
 use microdit::rng::{Purpose, Stream};
 use std::path::{Path, PathBuf};
 use webdataset::{NodeSplit, WebDataset};
@@ -8,8 +8,8 @@ use webdataset::{NodeSplit, WebDataset};
 /// Extensions of images, in the order they are looked for.
 const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
-/// Samples that wait, undecoded, to be drawn in random order.
-const SHUFFLE_BUFFER: usize = 2000;
+/// Samples that are shuffled among each other, undecoded.
+const WINDOW: usize = 2000;
 
 /// Warnings about single samples after which the rest are only counted.
 const MAX_WARNINGS: u64 = 10;
@@ -111,51 +111,88 @@ impl Shards {
         }
         Ok(samples)
     }
-
-    /// An endless stream: every pass has its own order of shards, and samples are drawn from a buffer that several
-    /// shards flow through. It depends on `seed` alone.
-    pub(crate) fn stream(
-        self,
-        seed: u64,
-    ) -> impl Iterator<Item = Result<Sample, DataError>> + Send {
-        (0..).flat_map(move |epoch| Pass::new(self.paths.clone(), seed, epoch))
-    }
 }
 
-/// One pass over all shards.
-struct Pass {
-    shards: std::vec::IntoIter<PathBuf>,
-    buffer: Vec<Sample>,
-    random: Stream,
+/// An endless supply of samples. Every pass has its own order of shards; shards are read in windows of at least
+/// `WINDOW` samples, and each window has its own order of samples. So a position is found again by reading one window.
+pub(crate) struct ShardStream {
+    shards: Shards,
+    seed: u64,
+    /// Of the next sample.
+    position: Position,
+    /// What is left of the window, the next sample last.
+    window: Vec<Sample>,
+    /// Shards of this pass up to the end of the window.
+    end: usize,
 }
 
-impl Pass {
-    fn new(mut paths: Vec<PathBuf>, seed: u64, epoch: u64) -> Self {
-        let mut random = Stream::new(seed, Purpose::Shuffle, epoch, 0);
-        random.shuffle(&mut paths);
+impl ShardStream {
+    /// The samples from `position` on, which must come from the same shards and seed.
+    pub(crate) fn new(shards: Shards, seed: u64, position: Position) -> Self {
         Self {
-            shards: paths.into_iter(),
-            buffer: Vec::new(),
-            random,
+            shards,
+            seed,
+            position,
+            window: Vec::new(),
+            end: position.shard,
         }
     }
-}
 
-impl Iterator for Pass {
-    type Item = Result<Sample, DataError>;
+    /// Where the next sample comes from.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.buffer.len() < SHUFFLE_BUFFER {
-            match self.shards.next().map(|path| Shards::read(&path)) {
-                Some(Ok(samples)) => self.buffer.extend(samples),
-                Some(Err(error)) => return Some(Err(error)),
-                None => break,
+    /// The next sample.
+    ///
+    /// # Errors
+    /// An unreadable shard.
+    pub(crate) fn next(&mut self) -> Result<Sample, DataError> {
+        loop {
+            if let Some(sample) = self.window.pop() {
+                self.position.sample += 1;
+                return Ok(sample);
+            }
+            self.advance();
+            self.read_window()?;
+        }
+    }
+
+    /// Moves on to the next window if this one is used up.
+    fn advance(&mut self) {
+        if self.end > self.position.shard {
+            self.position.shard = self.end;
+            self.position.sample = 0;
+        }
+        // Shards may have been taken away since the position was saved.
+        if self.position.shard >= self.shards.paths.len() {
+            self.position = Position {
+                epoch: self.position.epoch + 1,
+                ..Position::default()
+            };
+        }
+        self.end = self.position.shard;
+    }
+
+    fn read_window(&mut self) -> Result<(), DataError> {
+        let Position {
+            epoch,
+            shard,
+            sample,
+        } = self.position;
+        let mut paths = self.shards.paths.clone();
+        Stream::new(self.seed, Purpose::Shuffle, epoch, 0).shuffle(&mut paths);
+        for path in &paths[shard..] {
+            self.window.extend(Shards::read(path)?);
+            self.end += 1;
+            if self.window.len() >= WINDOW {
+                break;
             }
         }
-        if self.buffer.is_empty() {
-            return None;
-        }
-        let place = self.random.below(self.buffer.len());
-        Some(Ok(self.buffer.swap_remove(place)))
+        let mut random = Stream::new(self.seed, Purpose::Shuffle, epoch, 1 + shard as u64);
+        random.shuffle(&mut self.window);
+        let left = self.window.len().saturating_sub(sample as usize);
+        self.window.truncate(left);
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Between data and network: captions to vectors, pixels to latents and back, as the recipe says.
 
-use crate::recipe::{CaptionConfig, CodecConfig, Recipe};
+use crate::recipe::{CaptionConfig, CodecConfig, Stage};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use image::RgbImage;
 use microdit_encoders::{HashedWords, PixelCodec};
@@ -9,12 +9,12 @@ use microdit_encoders::{HashedWords, PixelCodec};
 pub struct CaptionEncoder(HashedWords);
 
 impl CaptionEncoder {
-    /// The encoder `recipe` names, for its network's caption channels.
-    pub fn new(recipe: &Recipe) -> Self {
-        let CaptionConfig::HashedWords { tokens, .. } = recipe.captions;
+    /// The encoder `stage` names, for its network's caption channels.
+    pub fn new(stage: &Stage) -> Self {
+        let CaptionConfig::HashedWords { tokens, .. } = stage.captions;
         Self(HashedWords {
             tokens,
-            channels: recipe.model.caption_channels,
+            channels: stage.model.caption_channels,
         })
     }
 
@@ -33,9 +33,9 @@ impl CaptionEncoder {
 pub struct Codec(PixelCodec);
 
 impl Codec {
-    /// The codec `recipe` names.
-    pub fn new(recipe: &Recipe) -> Self {
-        let CodecConfig::Pixels { scale } = recipe.codec;
+    /// The codec `stage` names.
+    pub fn new(stage: &Stage) -> Self {
+        let CodecConfig::Pixels { scale } = stage.codec;
         Self(PixelCodec { scale })
     }
 

@@ -23,7 +23,7 @@ pub enum TrainError {
         message: String,
     },
     /// The run directory already holds a run.
-    #[error("{} already holds a run; choose another directory with --run, or remove it", .0.display())]
+    #[error("{} already holds a run; continue it with --resume, choose another directory with --run, or remove it", .0.display())]
     RunExists(PathBuf),
     /// The directory holds no finished run.
     #[error("{} holds no run ({missing} is missing); give the directory that `microdit train` wrote", directory.display())]
@@ -42,15 +42,25 @@ pub enum TrainError {
     /// The data could not be read.
     #[error(transparent)]
     Data(#[from] microdit_data::DataError),
-    /// The loss is not a number any more.
+    /// Another process is in the run directory.
+    #[error("{}: another microdit is at work there; wait for it, or choose another directory with --run", .0.display())]
+    RunBusy(PathBuf),
+    /// The checkpoint is of a stage the recipe does not have.
     #[error(
-        "the loss at step {step} is {loss}; lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm)"
+        "the newest checkpoint is of stage number {0}, which the recipe no longer has; resume with the recipe the run began with"
     )]
-    NotFinite {
-        /// The step.
-        step: u64,
-        /// The loss.
-        loss: f32,
+    StageGone(usize),
+    /// Loss or gradient were not finite too often.
+    #[error(
+        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, the last checkpoint is sound, and the batches are in {}. Lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm), then resume", batches.display()
+    )]
+    Broken {
+        /// Steps in a row.
+        steps: u64,
+        /// The last of them.
+        last: u64,
+        /// File of the batches.
+        batches: PathBuf,
     },
     /// The picture could not be written.
     #[error("{}: {source}", path.display())]

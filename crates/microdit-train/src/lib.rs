@@ -1,13 +1,16 @@
 //! From recipe to run: the trainer, its optimiser, schedules, weights and logs.
 
+pub mod checkpoint;
 pub mod encode;
 mod error;
+mod objective;
 pub mod optim;
 pub mod recipe;
 pub mod run;
 pub mod sampling;
 pub mod schedule;
 pub mod trainer;
+mod tree;
 
 pub use error::TrainError;
 pub use recipe::Recipe;

@@ -1,24 +1,93 @@
 //! A recipe: everything a run is determined by, in one RON file.
+//!
+//! The keys of a stage stand at the top of the file, where they hold for every stage, or in a stage, where they hold for
+//! it alone. A file may extend another one.
 
-use crate::{error::TrainError, optim::AdamWConfig, schedule::Schedule};
+use crate::{
+    error::TrainError,
+    optim::OptimiserConfig,
+    schedule::Schedule,
+    tree::{Failure, Node, Origin, Value},
+};
 use microdit::{
-    ConfigError, DitConfig, Masking,
+    DitConfig, Masking,
     diffusion::{edm::Edm, sampler::Solver, schedule::SigmaSchedule},
     ema::EmaConfig,
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::path::Path;
+use ron::extensions::Extensions;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::{Path, PathBuf};
 
 /// A training run.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// What belongs to the run as a whole.
+    pub run: RunConfig,
+    /// What is trained, in order.
+    pub stages: Vec<Stage>,
+    /// The recipe as RON, with everything it extends and every `--set` worked in.
+    pub source: String,
+}
+
+/// What belongs to the run as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct RunConfig {
     /// Name of the run, the first part of its default directory.
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// Sizes of the network.
+    /// What is drawn at the end.
+    pub sampling: SamplingConfig,
+    /// Steps between lines of the log.
+    #[serde(default = "ten")]
+    pub log_every: u64,
+    /// When the state is saved.
+    #[serde(default)]
+    pub checkpoints: CheckpointConfig,
+    /// Steps in a row without a finite gradient after which the run stops.
+    #[serde(default = "ten")]
+    pub max_broken_steps: u64,
+}
+
+fn ten() -> u64 {
+    10
+}
+
+/// When the state of a run is saved, and which states are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Newest checkpoints kept.
+    pub keep: usize,
+    /// Checkpoints at multiples of this many steps are kept for good.
+    pub milestones: Option<u64>,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            every: 1000,
+            keep: 2,
+            milestones: None,
+        }
+    }
+}
+
+/// A part of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Name in the log.
+    pub name: String,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// What it takes over from the stage before.
+    #[serde(default)]
+    pub hand_over: HandOver,
+    /// Sizes of the network; a later stage may change the resolution only.
     pub model: DitConfig,
     /// Noise distribution and preconditioning.
     pub diffusion: Edm,
@@ -28,41 +97,43 @@ pub struct Recipe {
     pub codec: CodecConfig,
     /// How captions become vectors.
     pub captions: CaptionConfig,
+    /// Which tokens are dropped.
+    #[serde(default)]
+    pub masking: Masking,
     /// Images in a step.
     pub batch: usize,
+    /// Images computed at once; the whole batch if absent. The weights are the same for any number.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
     /// Optimiser.
-    pub optimiser: AdamWConfig,
-    /// Weight average used for sampling.
     #[serde(default)]
-    pub ema: Option<EmaConfig>,
-    /// What is trained, in order.
-    pub stages: Vec<Stage>,
-    /// What is drawn at the end.
-    pub sampling: SamplingConfig,
-    /// Steps between lines of the log.
-    #[serde(default = "ten")]
-    pub log_every: u64,
-}
-
-fn ten() -> u64 {
-    10
-}
-
-/// A part of the run with its own mask and learning rate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stage {
-    /// Name in the log.
-    pub name: String,
-    /// Optimiser steps.
-    pub steps: u64,
-    /// Which tokens are dropped.
-    pub masking: Masking,
-    /// Learning rate before the schedule; the optimiser's own if absent.
-    #[serde(default)]
-    pub lr: Option<f64>,
+    pub optimiser: OptimiserConfig,
     /// Multiplier of the learning rate over the stage's own steps.
+    #[serde(default)]
     pub schedule: Schedule,
+    /// Averages of the weights, counted in the stage's own steps; the first one is what is sampled from.
+    #[serde(default)]
+    pub ema: Vec<EmaConfig>,
+}
+
+/// What a stage takes over from the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandOver {
+    /// Which weights.
+    pub weights: Handed,
+    /// Whether the optimiser's moments come along, if its method stays the same.
+    pub optimiser: bool,
+}
+
+/// Weights handed from stage to stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handed {
+    /// As trained.
+    #[default]
+    Raw,
+    /// The first average, or as trained if there is none yet.
+    Ema,
 }
 
 /// Where images and captions come from.
@@ -149,21 +220,65 @@ fn five() -> f64 {
     5.0
 }
 
+/// Keys that belong to the run; all others are a stage's.
+const RUN_KEYS: [&str; 6] = [
+    "name",
+    "seed",
+    "sampling",
+    "log_every",
+    "checkpoints",
+    "max_broken_steps",
+];
+
+/// Recipes that may extend each other in a row; more are taken for a circle.
+const MAX_EXTENDS: usize = 16;
+
 impl Recipe {
-    /// Reads a recipe and applies `path=value` overrides.
+    /// Reads a recipe and what it extends, and applies `path=value` overrides such as `stages.masked.steps=10` or
+    /// `data.shards=train.tar`.
     ///
     /// # Errors
     /// A missing file, a syntax error, an unknown key or a wrong type, each with file, line and key; sizes that
     /// contradict each other.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
-        let recipe: Self = ron::from_str(&text).map_err(|error| TrainError::Recipe {
-            origin: format!("{}:{}", path.display(), error.span.start.line),
-            message: error.code.to_string(),
-        })?;
-        let recipe = recipe.with_overrides(overrides)?;
+        let mut tree = read(path, 0)?;
+        for entry in overrides {
+            let missing = || (Origin::command_line(entry), "write it as path=value".into());
+            let (key, value) = entry.split_once('=').ok_or_else(missing)?;
+            tree.set(key, Node::parse_entry(value, entry)?)?;
+        }
+        let recipe = Self::from_tree(tree)?;
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    fn from_tree(mut tree: Node) -> Result<Self, TrainError> {
+        let source = tree.write().0;
+        let origin = tree.origin.clone();
+        let stages = tree.take("stages")?;
+        let mut run = Vec::new();
+        for key in RUN_KEYS {
+            run.extend(tree.take(key)?.map(|node| (key.to_owned(), node)));
+        }
+        let run = Node {
+            value: Value::Struct(String::new(), run),
+            origin: origin.clone(),
+        };
+        let stages = match stages.map(|stages| (stages.value, stages.origin)) {
+            Some((Value::List(stages), _)) => stages,
+            Some((_, origin)) => {
+                return Err((origin, "stages are a list: [(name: ...)]".into()).into());
+            }
+            None => Vec::new(),
+        };
+        Ok(Self {
+            run: typed(&run)?,
+            stages: stages
+                .into_iter()
+                .map(|stage| typed(&tree.clone().merge(stage)))
+                .collect::<Result<_, _>>()?,
+            source,
+        })
     }
 
     /// Total steps over all stages.
@@ -171,82 +286,165 @@ impl Recipe {
         self.stages.iter().map(|stage| stage.steps).sum()
     }
 
-    /// Replaces values by `path=value`, such as `data.shards=train.tar` or `stages.0.steps=10`.
+    /// The stage whose network is drawn with.
     ///
-    /// # Errors
-    /// A path that is no key of the recipe, or a value of another type.
-    pub fn with_overrides(self, overrides: &[String]) -> Result<Self, TrainError> {
-        if overrides.is_empty() {
-            return Ok(self);
-        }
-        let mut tree = serde_json::to_value(&self).map_err(|error| problem("recipe", &error))?;
-        for entry in overrides {
-            let origin = format!("--set {entry}");
-            let (path, value) = entry
-                .split_once('=')
-                .ok_or_else(|| problem(&origin, &"write it as path=value"))?;
-            let place = descend(&mut tree, path).map_err(|message| problem(&origin, &message))?;
-            // A bare word is a string: shell quoting of strings would be a nuisance.
-            *place = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.into()));
-        }
-        serde_json::from_value(tree)
-            .map_err(|error| problem(&format!("--set {}", overrides.join(" --set ")), &error))
+    /// # Panics
+    /// If there are no stages, which [`load`](Self::load) does not let happen.
+    pub fn last_stage(&self) -> &Stage {
+        self.stages.last().expect("a recipe has a stage")
     }
 
     /// Checks what the types do not.
-    ///
-    /// # Errors
-    /// The key, the rule and the values.
-    pub fn validate(&self) -> Result<(), TrainError> {
-        self.model.validate()?;
-        let require = |holds: bool, key: &str, rule: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(problem(key, &rule))
-            }
-        };
-        require(self.batch > 0, "batch", "must be at least 1")?;
+    fn validate(&self) -> Result<(), TrainError> {
+        let run = &self.run;
         require(
             !self.stages.is_empty(),
             "stages",
             "a run needs at least one stage",
         )?;
-        require(self.log_every > 0, "log_every", "must be at least 1")?;
+        require(run.log_every > 0, "log_every", "must be at least 1")?;
+        require(
+            run.checkpoints.every > 0,
+            "checkpoints.every",
+            "must be at least 1",
+        )?;
+        require(
+            run.checkpoints.keep > 0,
+            "checkpoints.keep",
+            "must be at least 1",
+        )?;
+        require(
+            run.max_broken_steps > 0,
+            "max_broken_steps",
+            "must be at least 1",
+        )?;
+        require(
+            run.checkpoints.milestones != Some(0),
+            "checkpoints.milestones",
+            "must be at least 1",
+        )?;
+        for (i, stage) in self.stages.iter().enumerate() {
+            let key = |key: &str| format!("stages.{}.{key}", stage.name);
+            stage.validate()?;
+            let Some(before) = i.checked_sub(1).map(|i| &self.stages[i]) else {
+                continue;
+            };
+            require(
+                self.stages[..i]
+                    .iter()
+                    .all(|other| other.name != stage.name),
+                &key("name"),
+                "two stages have this name",
+            )?;
+            let mut same = stage.model.clone();
+            same.input_size = before.model.input_size;
+            same.pos_interp_scale = before.model.pos_interp_scale;
+            require(
+                same == before.model,
+                &key("model"),
+                "between stages only input_size and pos_interp_scale may change: the weights are handed on",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Stage {
+    fn validate(&self) -> Result<(), TrainError> {
+        let key = |key: &str| format!("stages.{}.{key}", self.name);
+        self.model.validate()?;
+        require(self.batch > 0, &key("batch"), "must be at least 1")?;
+        require(
+            self.micro_batch != Some(0),
+            &key("micro_batch"),
+            "must be at least 1",
+        )?;
+        if let Some((name, rule)) = self.optimiser.broken_rule() {
+            return Err(problem(&key(&format!("optimiser.{name}")), &rule));
+        }
         require(
             self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize,
-            "model.input_size",
+            &key("model.input_size"),
             "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size",
         )?;
         require(
             self.data.dataset != Dataset::WebDataset || self.data.shards.is_some(),
-            "data.shards",
+            &key("data.shards"),
             "a WebDataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
         )?;
         let CaptionConfig::HashedWords { tokens, drop } = self.captions;
-        require(tokens > 0, "captions.tokens", "must be at least 1")?;
+        require(tokens > 0, &key("captions.tokens"), "must be at least 1")?;
         require(
             (0.0..=1.0).contains(&drop),
-            "captions.drop",
+            &key("captions.drop"),
             "must be in 0..=1",
         )?;
-        for stage in &self.stages {
-            let ratio = stage.masking.ratio();
-            let key = format!("stages.{}.masking", stage.name);
-            require(
-                (0.0..1.0).contains(&ratio),
-                &key,
-                "the ratio must be in 0..1",
-            )?;
-            let kept = stage.masking.kept(self.model.tokens());
-            require(kept > 0, &key, "no token would be kept")?;
-            self.model
-                .validate_capacity(kept)
-                .map_err(|error: ConfigError| {
-                    problem(&key, &format!("{} tokens are kept: {error}", kept))
-                })?;
-        }
+        let masking = key("masking");
+        require(
+            (0.0..1.0).contains(&self.masking.ratio()),
+            &masking,
+            "the ratio must be in 0..1",
+        )?;
+        let kept = self.masking.kept(self.model.tokens());
+        require(kept > 0, &masking, "no token would be kept")?;
+        let capacity = self.model.validate_capacity(kept);
+        capacity.map_err(|error| problem(&masking, &format!("{kept} tokens are kept: {error}")))
+    }
+}
+
+fn require(holds: bool, key: &str, rule: &str) -> Result<(), TrainError> {
+    if holds {
         Ok(())
+    } else {
+        Err(problem(key, &rule))
+    }
+}
+
+/// A file, laid over the one it extends.
+fn read(path: &Path, depth: usize) -> Result<Node, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+    let mut node = Node::parse(&text, &path.display().to_string())?;
+    let Some(base) = node.take("extends")? else {
+        return Ok(node);
+    };
+    if depth == MAX_EXTENDS {
+        return Err((base.origin, "recipes extend each other in a circle".into()).into());
+    }
+    let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    Ok(read(&folder.join(base.as_text()?), depth + 1)?.merge(node))
+}
+
+/// Gives a tree its type; an error is told at the line its value came from.
+fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
+    let (text, origins) = node.write();
+    let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
+    options.from_str(&text).map_err(|error| {
+        let line = error.span.end.line.clamp(1, origins.len());
+        let message = explain(&error.code);
+        (origins[line - 1].clone(), message).into()
+    })
+}
+
+/// The parser's message, with the nearest known name where one is unknown.
+fn explain(error: &ron::Error) -> String {
+    let (ron::Error::NoSuchStructField {
+        expected, found, ..
+    }
+    | ron::Error::NoSuchEnumVariant {
+        expected, found, ..
+    }) = error
+    else {
+        return error.to_string();
+    };
+    let near = expected
+        .iter()
+        .chain(&RUN_KEYS)
+        .map(|name| (strsim::jaro_winkler(name, found), name))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((_, name)) => format!("{error}; did you mean `{name}`?"),
+        None => error.to_string(),
     }
 }
 
@@ -257,49 +455,8 @@ fn problem(origin: &str, message: &dyn std::fmt::Display) -> TrainError {
     }
 }
 
-/// The value at a dotted path; every part must exist.
-fn descend<'a>(tree: &'a mut Value, path: &str) -> Result<&'a mut Value, String> {
-    path.split('.').try_fold(tree, |tree, key| match tree {
-        Value::Object(map) => {
-            let known = map.keys().cloned().collect::<Vec<_>>().join(", ");
-            map.get_mut(key)
-                .ok_or_else(|| format!("no key `{key}`; there are {known}"))
-        }
-        Value::Array(list) => {
-            let length = list.len();
-            key.parse()
-                .ok()
-                .and_then(|index: usize| list.get_mut(index))
-                .ok_or_else(|| format!("`{key}` is no index into a list of {length}"))
-        }
-        _ => Err(format!(
-            "nothing lies below `{key}`'s parent: it is a plain value"
-        )),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quickstart() -> Recipe {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
-        Recipe::load(&path, &[]).unwrap()
-    }
-
-    #[test]
-    fn overrides_replace_values_and_name_bad_paths() {
-        let set = |entry: &str| quickstart().with_overrides(&[entry.to_owned()]);
-        assert_eq!(set("stages.0.steps=7").unwrap().stages[0].steps, 7);
-        assert_eq!(
-            set("data.shards=a.tar").unwrap().data.shards.as_deref(),
-            Some("a.tar")
-        );
-        let message = set("data.shard=a.tar").unwrap_err().to_string();
-        assert!(
-            message.contains("no key `shard`") && message.contains("image_size"),
-            "{message}"
-        );
-        assert!(set("batch=many").is_err());
+impl From<Failure> for TrainError {
+    fn from((origin, message): Failure) -> Self {
+        problem(&origin.to_string(), &message)
     }
 }

@@ -1,19 +1,21 @@
-//! A run directory: the recipe as resolved, the log, the weights and the pictures.
+//! A run directory: the recipe as resolved, the log, checkpoints, the final weights and the pictures.
 
-use crate::{error::TrainError, recipe::Recipe};
-use burn::tensor::{DType, TensorData};
-use microdit::{Dit, DitBackend, weights::StateDict};
-use serde::Serialize;
+use crate::{checkpoint::Checkpoint, error::TrainError, recipe::Recipe};
+use microdit::write_whole;
+use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
 };
 
 /// Paths inside a run directory.
-#[derive(Clone, Debug)]
-pub struct RunDir(PathBuf);
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Held while the run is trained; the system lets go of it however the process ends.
+    _lock: Option<File>,
+}
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,7 +24,7 @@ pub struct Metrics {
     pub step: u64,
     /// Stage the step belongs to.
     pub stage: String,
-    /// Mean loss since the line before.
+    /// Mean loss since the line before, over the steps where it was finite.
     pub loss: f32,
     /// Global gradient norm of the last step, before clipping.
     pub grad_norm: f32,
@@ -32,36 +34,46 @@ pub struct Metrics {
     pub images_per_second: f64,
     /// Images seen.
     pub images: u64,
+    /// Steps since the line before that were left out because loss or gradient were not finite.
+    pub broken: u64,
 }
 
+/// Name of the log.
+const LOG: &str = "metrics.jsonl";
+
 impl RunDir {
-    /// Creates the directory of a new run and stores its recipe.
+    /// Creates the directory of a run, or with `resume` enters one that is there, and stores the recipe. No other
+    /// process can enter it until this value is dropped.
     ///
     /// # Errors
-    /// If the directory already holds anything, or cannot be written.
-    pub fn create(path: &Path, recipe: &Recipe) -> Result<Self, TrainError> {
+    /// If the directory already holds a run and `resume` is not asked for, another process is in it, or it cannot be
+    /// written.
+    pub fn enter(path: &Path, recipe: &Recipe, resume: bool) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path))?;
-        let occupied = fs::read_dir(path)
-            .map_err(TrainError::io(path))?
-            .next()
-            .is_some();
-        if occupied {
+        if !resume && holds_anything(path)? {
             return Err(TrainError::RunExists(path.to_owned()));
         }
-        let run = Self(path.to_owned());
-        let text = ron::ser::to_string_pretty(recipe, ron::ser::PrettyConfig::default())
-            .expect("a recipe is plain data");
+        let run = Self {
+            path: path.to_owned(),
+            _lock: Some(lock(path)?),
+        };
+        let checkpoints = run.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
         let file = run.recipe();
-        fs::write(&file, text).map_err(TrainError::io(&file))?;
+        write_whole(&file, |file| fs::write(file, &recipe.source))
+            .map_err(TrainError::io(&file))?;
         Ok(run)
     }
 
-    /// Opens the directory of a run and reads its recipe.
+    /// Opens the directory of a run to draw from it, and reads its recipe.
     ///
     /// # Errors
     /// If the directory holds no run, or its recipe cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Recipe), TrainError> {
-        let run = Self(path.to_owned());
+        let run = Self {
+            path: path.to_owned(),
+            _lock: None,
+        };
         if !run.recipe().is_file() {
             return Err(TrainError::NoRun {
                 directory: path.to_owned(),
@@ -74,63 +86,114 @@ impl RunDir {
 
     /// The directory itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The recipe as resolved.
     pub fn recipe(&self) -> PathBuf {
-        self.0.join("recipe.ron")
+        self.path.join("recipe.ron")
     }
 
-    /// Raw weights under the reference's names.
+    /// The directory of the checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Weights as trained, under the reference's names.
     pub fn weights(&self) -> PathBuf {
-        self.0.join("weights.safetensors")
+        self.path.join("weights.safetensors")
     }
 
     /// Averaged weights under the reference's names.
     pub fn ema(&self) -> PathBuf {
-        self.0.join("ema.safetensors")
+        self.path.join("ema.safetensors")
     }
 
     /// The grid drawn at the end.
     pub fn samples(&self) -> PathBuf {
-        self.0.join("samples.png")
+        self.path.join("samples.png")
     }
 
-    /// Opens the log for appending.
-    pub(crate) fn log(&self) -> Result<File, TrainError> {
-        let path = self.0.join("metrics.jsonl");
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(TrainError::io(&path))
+    /// Batches that were left out because loss or gradient were not finite.
+    pub fn broken(&self) -> PathBuf {
+        self.path.join("broken.jsonl")
     }
 
-    /// Appends one line to the log.
-    pub(crate) fn append(&self, log: &mut File, metrics: &Metrics) -> Result<(), TrainError> {
-        let line = serde_json::to_string(metrics).expect("metrics are plain data");
-        writeln!(log, "{line}").map_err(TrainError::io(&self.0.join("metrics.jsonl")))
+    /// The weights to sample from: the final ones, averaged if there is an average, or the newest checkpoint's.
+    ///
+    /// # Errors
+    /// If there are none yet.
+    pub fn drawable(&self) -> Result<PathBuf, TrainError> {
+        let final_weights = [self.ema(), self.weights()];
+        if let Some(path) = final_weights.into_iter().find(|path| path.is_file()) {
+            return Ok(path);
+        }
+        let newest = Checkpoint::newest(&self.checkpoints())?;
+        let newest = newest.ok_or_else(|| TrainError::NoRun {
+            directory: self.path.clone(),
+            missing: "weights.safetensors".into(),
+        })?;
+        Ok(newest.weights())
     }
 
-    /// Writes a network with the buffers PyTorch's strict loading expects.
-    pub(crate) fn save<B: DitBackend>(
-        &self,
-        path: &Path,
-        dit: &Dit<B>,
+    /// Opens the log for appending, without the lines beyond `step`, which a run resumed from there writes again.
+    pub(crate) fn log(&self, step: u64) -> Result<JsonLines, TrainError> {
+        let path = self.path.join(LOG);
+        if path.is_file() {
+            let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+            let kept: String = text
+                .lines()
+                .filter(|line| logged_step(line).is_some_and(|logged| logged <= step))
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            write_whole(&path, |path| fs::write(path, kept)).map_err(TrainError::io(&path))?;
+        }
+        JsonLines::append_to(path)
+    }
+}
+
+/// A file of one JSON value a line.
+pub(crate) struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Opens the file, which need not be there.
+    pub(crate) fn append_to(path: PathBuf) -> Result<Self, TrainError> {
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let file = opened.map_err(TrainError::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Writes one line.
+    pub(crate) fn push(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
+        let line = serde_json::to_string(line).expect("a line of the log is plain data");
+        writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))
+    }
+}
+
+/// The step of a line of the log; none if it is damaged, as the last line of a killed run may be.
+fn logged_step(line: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Logged {
         step: u64,
-    ) -> Result<(), TrainError> {
-        let positions = dit.positions().into_data();
-        let patch = dit.final_layer.linear.weight.dims()[0];
-        let buffers = BTreeMap::from([
-            ("pos_embed".to_owned(), positions),
-            (
-                "mask_token".to_owned(),
-                TensorData::new(vec![0f32; patch], [1, 1, patch]),
-            ),
-        ]);
-        let metadata = HashMap::from([("step".to_owned(), step.to_string())]);
-        StateDict::from_module(dit).write_safetensors(path, DType::F32, metadata, &buffers)?;
-        Ok(())
+    }
+    let logged: Logged = serde_json::from_str(line).ok()?;
+    Some(logged.step)
+}
+
+fn holds_anything(path: &Path) -> Result<bool, TrainError> {
+    let mut entries = fs::read_dir(path).map_err(TrainError::io(path))?;
+    Ok(entries.next().is_some())
+}
+
+fn lock(path: &Path) -> Result<File, TrainError> {
+    let name = path.join("lock");
+    let file = File::create(&name).map_err(TrainError::io(&name))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::RunBusy(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(TrainError::io(&name)(error)),
     }
 }

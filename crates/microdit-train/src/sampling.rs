@@ -36,27 +36,20 @@ impl<B: DitBackend> Painter<B> {
         }
     }
 
-    /// Loads the averaged weights of a run, or the raw ones if it has no average.
+    /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
     ///
     /// # Errors
-    /// If the directory holds no finished run, or its weights do not fit its recipe.
+    /// If the directory holds no weights, or they do not fit its recipe.
     pub fn load(run: &Path, device: B::Device) -> Result<Self, TrainError> {
         let (run, recipe) = RunDir::open(run)?;
-        let path = [run.ema(), run.weights()]
-            .into_iter()
-            .find(|path| path.is_file())
-            .ok_or_else(|| TrainError::NoRun {
-                directory: run.path().to_owned(),
-                missing: "weights.safetensors".into(),
-            })?;
-        let dit = recipe.model.init(recipe.seed, &device)?;
-        let dit = StateDict::read(&path)?.load_into(dit, &device)?;
+        let dit = recipe.last_stage().model.init(recipe.run.seed, &device)?;
+        let dit = StateDict::read(&run.drawable()?)?.load_into(dit, &device)?;
         Ok(Self::new(recipe, dit, device))
     }
 
     /// The run's own sampling settings.
     pub fn settings(&self) -> &SamplingConfig {
-        &self.recipe.sampling
+        &self.recipe.run.sampling
     }
 
     /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
@@ -94,7 +87,8 @@ impl<B: DitBackend> Painter<B> {
         prompts: &[&String],
         progress: &mut impl FnMut(),
     ) -> Vec<RgbImage> {
-        let model = &self.recipe.model;
+        let stage = self.recipe.last_stage();
+        let model = &stage.model;
         let shape = [
             prompts.len(),
             model.in_channels,
@@ -107,7 +101,7 @@ impl<B: DitBackend> Painter<B> {
                 .flat_map(|i| Stream::new(seed, purpose, step as u64, i as u64).normal(size))
                 .collect()
         };
-        let encoder = CaptionEncoder::new(&self.recipe);
+        let encoder = CaptionEncoder::new(stage);
         let captions: Tensor<B, 3> = encoder.encode(prompts, &self.device);
         let noise = TensorData::new(draw(Purpose::Noise, 0), shape);
         let latents = sample(
@@ -115,7 +109,7 @@ impl<B: DitBackend> Painter<B> {
             Tensor::<B, 4>::from_data(noise, &self.device),
             &settings.sigmas.sigmas(settings.steps),
             |x, sigma| {
-                self.recipe.diffusion.denoise(x, sigma, |x, t| {
+                stage.diffusion.denoise(x, sigma, |x, t| {
                     self.dit
                         .forward_guided(x, t, captions.clone(), settings.guidance)
                 })
@@ -128,6 +122,6 @@ impl<B: DitBackend> Painter<B> {
                 }
             },
         );
-        Codec::new(&self.recipe).decode(latents)
+        Codec::new(stage).decode(latents)
     }
 }

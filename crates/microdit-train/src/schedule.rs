@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(schedule.multiplier(10), 1.0);
 /// assert!((schedule.multiplier(110) - 0.1).abs() < 1e-12);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// The curve.
@@ -42,6 +42,13 @@ pub enum Curve {
         #[serde(default)]
         floor: f64,
     },
+}
+
+impl Default for Curve {
+    /// No schedule.
+    fn default() -> Self {
+        Self::Constant { warmup: 0 }
+    }
 }
 
 impl Schedule {

@@ -1,212 +1,438 @@
 //! The training loop: recipe in, run directory out.
 
 use crate::{
-    encode::{CaptionEncoder, Codec},
+    checkpoint::{Checkpoint, Progress, State, save_network},
     error::TrainError,
-    optim::AdamW,
-    recipe::{CaptionConfig, Dataset, Recipe, Stage},
-    run::{Metrics, RunDir},
+    objective::Objective,
+    optim::{Gradients, Optimiser},
+    recipe::{Dataset, Handed, Recipe, Stage},
+    run::{JsonLines, Metrics, RunDir},
 };
 use burn::{
     module::AutodiffModule,
-    tensor::{Tensor, TensorData, backend::AutodiffBackend},
+    tensor::{Tensor, backend::AutodiffBackend},
 };
-use microdit::{
-    Dit, DitBackend, TokenMask,
-    ema::Ema,
-    rng::{Purpose, Stream},
-};
-use microdit_data::{Batch, Loader, LoaderConfig, Shapes, Shards, Source};
+use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
+use microdit_data::{Batch, Loader, LoaderConfig, Position, Shapes, Shards, Source};
+use serde::Serialize;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-/// A finished or stopped run.
+/// A run that ended in order.
 #[derive(Debug)]
 pub struct Outcome<B: DitBackend> {
     /// The weights to sample from: averaged where the recipe asks for it.
     pub dit: Dit<B>,
     /// Finished steps.
     pub steps: u64,
-    /// Whether it was stopped before the recipe's last step.
-    pub stopped: bool,
+    /// How it ended.
+    pub ending: Ending,
 }
 
-/// Trains `recipe` into `run`. `report` is told of every line of the log; setting `stop` ends the run after the
-/// current step, with its weights saved.
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// At the recipe's last step.
+    Finished,
+    /// Before it, because it was asked to; its state is saved.
+    Stopped,
+    /// There was nothing left to do.
+    AlreadyFinished,
+}
+
+/// Trains `recipe` into `run`, from its newest checkpoint if it has one. `report` is told of every line of the log;
+/// setting `stop` ends the run after the current step, with its state saved.
 ///
 /// # Errors
-/// Unreadable data, a loss that is not finite, files that cannot be written.
+/// Unreadable data, too many steps in a row without a finite gradient, files that cannot be written.
 pub fn train<B>(
     recipe: &Recipe,
     run: &RunDir,
     device: &B::Device,
     stop: &AtomicBool,
-    mut report: impl FnMut(&Metrics),
+    report: impl FnMut(&Metrics),
 ) -> Result<Outcome<B::InnerBackend>, TrainError>
 where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
-    let mut loader = Loader::new(source(recipe)?, loader_config(recipe));
-    let mut log = run.log()?;
-    let mut dit = recipe.model.init::<B>(recipe.seed, device)?;
-    let mut adamw = AdamW::<B::InnerBackend>::new(recipe.optimiser);
-    let mut ema = recipe.ema.map(Ema::<Dit<B::InnerBackend>>::new);
-    let objective = Objective::new(recipe, device);
-    let total = recipe.steps();
-    let mut step = 0;
-    let mut losses: Option<Tensor<B::InnerBackend, 1>> = None;
-    let (mut since, mut summed) = (Instant::now(), 0);
-    'stages: for stage in &recipe.stages {
-        let base = stage.lr.unwrap_or(recipe.optimiser.lr);
-        for stage_step in 0..stage.steps {
-            if stop.load(Ordering::Relaxed) {
-                break 'stages;
-            }
-            let batch = loader.next_batch()?;
-            let loss = objective.loss(&dit, &batch, stage, step);
-            let value = loss.clone().inner();
-            let grads = loss.backward();
-            let lr = base * stage.schedule.multiplier(stage_step);
-            let (updated, grad_norm) = adamw.step::<B, _>(dit, &grads, lr);
-            dit = updated;
-            step += 1;
-            if let Some(ema) = &mut ema {
-                ema.update(&dit.valid(), step);
-            }
-            // Losses stay on the device until a line is due, so that a step never waits for the host.
-            losses = Some(match losses.take() {
-                Some(sum) => sum + value,
-                None => value,
-            });
-            summed += 1;
-            if step.is_multiple_of(recipe.log_every)
-                || step == total
-                || stage_step + 1 == stage.steps
-            {
-                let loss = scalar(losses.take()) / summed as f32;
-                let metrics = Metrics {
-                    step,
-                    stage: stage.name.clone(),
-                    loss,
-                    grad_norm: scalar(Some(grad_norm)),
-                    lr,
-                    images_per_second: (summed * recipe.batch) as f64
-                        / since.elapsed().as_secs_f64(),
-                    images: step * recipe.batch as u64,
-                };
-                run.append(&mut log, &metrics)?;
-                report(&metrics);
-                if !loss.is_finite() {
-                    return Err(TrainError::NotFinite { step, loss });
-                }
-                (since, summed) = (Instant::now(), 0);
-            }
+    let mut state = match Checkpoint::newest(&run.checkpoints())? {
+        Some(checkpoint) => {
+            let stage = recipe.stages.get(checkpoint.progress().stage);
+            let stage = stage.ok_or(TrainError::StageGone(checkpoint.progress().stage))?;
+            checkpoint.load::<B>(stage, recipe.run.seed, device)?
+        }
+        None => fresh(recipe, device)?,
+    };
+    if state.progress.step >= recipe.steps() && run.weights().is_file() {
+        return Ok(outcome(state, Ending::AlreadyFinished));
+    }
+    let mut trainer = Trainer {
+        recipe,
+        run,
+        device,
+        stop,
+        report,
+        log: run.log(state.progress.step)?,
+        pending: Vec::new(),
+        settled: Vec::new(),
+        since: Instant::now(),
+        broken_in_a_row: 0,
+    };
+    loop {
+        state = trainer.stage(state)?;
+        let next = state.progress.stage + 1;
+        let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
+        let folder = state.save(&run.checkpoints(), &recipe.run.checkpoints)?;
+        tracing::info!("state saved in {}", folder.display());
+        if unfinished {
+            return Ok(outcome(state, Ending::Stopped));
+        }
+        match recipe.stages.get(next) {
+            Some(stage) => state = hand_over(state, stage, recipe.run.seed, device)?,
+            None => break,
         }
     }
-    let raw = dit.valid();
-    run.save(&run.weights(), &raw, step)?;
-    let averaged = ema.and_then(Ema::into_average);
-    if let Some(average) = &averaged {
-        run.save(&run.ema(), average, step)?;
+    save_network(&run.weights(), &state.dit.valid())?;
+    if let Some(average) = state.emas.first().and_then(Ema::average) {
+        save_network(&run.ema(), average)?;
     }
-    Ok(Outcome {
-        dit: averaged.unwrap_or(raw),
-        steps: step,
-        stopped: step < total,
-    })
+    Ok(outcome(state, Ending::Finished))
 }
 
-fn scalar<B: DitBackend>(value: Option<Tensor<B, 1>>) -> f32 {
-    value.map_or(f32::NAN, |value| {
-        value.into_data().iter::<f32>().next().unwrap_or(f32::NAN)
-    })
-}
-
-fn source(recipe: &Recipe) -> Result<Source, TrainError> {
-    Ok(match recipe.data.dataset {
-        Dataset::Shapes => Source::Shapes(Shapes {
-            size: recipe.data.image_size,
-        }),
-        Dataset::WebDataset => {
-            let shards = recipe.data.shards.as_deref().unwrap_or_default();
-            Source::Shards(Shards::open(shards)?)
-        }
-    })
-}
-
-fn loader_config(recipe: &Recipe) -> LoaderConfig {
-    LoaderConfig {
-        seed: recipe.seed,
-        batch: recipe.batch,
-        image_size: recipe.data.image_size,
-        threads: recipe.data.threads,
+fn outcome<B>(state: State<B>, ending: Ending) -> Outcome<B::InnerBackend>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let average = state.emas.into_iter().next().and_then(Ema::into_average);
+    Outcome {
+        dit: average.unwrap_or_else(|| state.dit.valid()),
+        steps: state.progress.step,
+        ending,
     }
 }
 
-/// From a batch to its loss, with all randomness keyed by (seed, step, sample).
-struct Objective<'a, B: DitBackend> {
+/// A run that has not taken a step.
+fn fresh<B>(recipe: &Recipe, device: &B::Device) -> Result<State<B>, TrainError>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let stage = &recipe.stages[0];
+    Ok(State {
+        progress: Progress::default(),
+        dit: stage.model.init(recipe.run.seed, device)?,
+        optimiser: Optimiser::new(stage.optimiser.clone()),
+        emas: stage.ema.iter().copied().map(Ema::new).collect(),
+    })
+}
+
+/// The state in which the next stage begins.
+fn hand_over<B>(
+    state: State<B>,
+    stage: &Stage,
+    seed: u64,
+    device: &B::Device,
+) -> Result<State<B>, TrainError>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let average = state.emas.first().and_then(Ema::average);
+    let weights = match (stage.hand_over.weights, average) {
+        (Handed::Ema, Some(average)) => StateDict::from_module(average),
+        _ => StateDict::from_module(&state.dit.valid()),
+    };
+    // A new network, because positions belong to a resolution.
+    let dit = weights.load_into(stage.model.init::<B>(seed, device)?, device)?;
+    let old = state.optimiser;
+    let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
+        let (steps, moments) = (old.steps(), old.into_moments());
+        Optimiser::resume(stage.optimiser.clone(), steps, moments)
+    } else {
+        Optimiser::new(stage.optimiser.clone())
+    };
+    Ok(State {
+        progress: Progress {
+            stage: state.progress.stage + 1,
+            stage_step: 0,
+            optimiser_steps: optimiser.steps(),
+            ..state.progress
+        },
+        dit,
+        optimiser,
+        emas: stage.ema.iter().copied().map(Ema::new).collect(),
+    })
+}
+
+/// A step whose numbers are still on the device.
+struct Pending<B: DitBackend> {
+    step: u64,
+    keys: Vec<String>,
+    sigmas: Vec<f32>,
+    loss: Tensor<B, 1>,
+    grad_norm: Tensor<B, 1>,
+}
+
+/// A line of `broken.jsonl`: enough to compute the step again.
+#[derive(Serialize)]
+struct Broken<'a> {
+    step: u64,
+    seed: u64,
+    loss: f32,
+    grad_norm: f32,
+    keys: &'a [String],
+    sigmas: &'a [f32],
+}
+
+struct Trainer<'a, B, R>
+where
+    B: AutodiffBackend,
+    B::InnerBackend: DitBackend,
+{
     recipe: &'a Recipe,
-    captions: CaptionEncoder,
-    codec: Codec,
+    run: &'a RunDir,
     device: &'a B::Device,
+    stop: &'a AtomicBool,
+    report: R,
+    log: JsonLines,
+    /// Steps whose numbers are still on the device.
+    pending: Vec<Pending<B::InnerBackend>>,
+    /// Other steps since the last line of the log.
+    settled: Vec<Settled>,
+    /// When that line was written.
+    since: Instant,
+    broken_in_a_row: u64,
 }
 
-impl<'a, B: DitBackend> Objective<'a, B> {
-    fn new(recipe: &'a Recipe, device: &'a B::Device) -> Self {
-        Self {
-            recipe,
-            captions: CaptionEncoder::new(recipe),
-            codec: Codec::new(recipe),
-            device,
+impl<B, R> Trainer<'_, B, R>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+    R: FnMut(&Metrics),
+{
+    /// Runs what is left of a stage, or of it until the run is asked to stop.
+    fn stage(&mut self, mut state: State<B>) -> Result<State<B>, TrainError> {
+        let stage = &self.recipe.stages[state.progress.stage];
+        let every = self.recipe.run.checkpoints.every;
+        let objective = Objective::new(stage, self.recipe.run.seed, self.device);
+        let mut loader = self.loader(stage, &state.progress)?;
+        self.since = Instant::now();
+        while state.progress.stage_step < stage.steps && !self.stop.load(Ordering::Relaxed) {
+            let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
+            state = self.step(state, stage, &objective, &loader.next_batch()?, lr);
+            let Progress {
+                step, stage_step, ..
+            } = state.progress;
+            if step.is_multiple_of(self.recipe.run.log_every) || stage_step == stage.steps {
+                self.write_line(stage, &state.progress, lr)?;
+            }
+            // The end of the stage is saved by the caller.
+            if step.is_multiple_of(every) && stage_step < stage.steps {
+                self.settle()?;
+                state.save(&self.run.checkpoints(), &self.recipe.run.checkpoints)?;
+            }
+        }
+        self.settle()?;
+        Ok(state)
+    }
+
+    fn loader(&self, stage: &Stage, progress: &Progress) -> Result<Loader, TrainError> {
+        let source = match stage.data.dataset {
+            Dataset::Shapes => Source::Shapes(Shapes {
+                size: stage.data.image_size,
+            }),
+            Dataset::WebDataset => {
+                let shards = stage.data.shards.as_deref().unwrap_or_default();
+                Source::Shards(Shards::open(shards)?)
+            }
+        };
+        let config = LoaderConfig {
+            seed: self.recipe.run.seed,
+            batch: stage.batch,
+            image_size: stage.data.image_size,
+            threads: stage.data.threads,
+        };
+        Ok(Loader::new(source, config, self.start(stage, progress)))
+    }
+
+    /// A position means nothing in other data.
+    fn start(&self, stage: &Stage, progress: &Progress) -> Position {
+        let before = progress
+            .stage
+            .checked_sub(1)
+            .map(|i| &self.recipe.stages[i].data);
+        let same = before.is_none_or(|before| {
+            (before.dataset, &before.shards) == (stage.data.dataset, &stage.data.shards)
+        });
+        if same || progress.stage_step > 0 {
+            progress.position
+        } else {
+            Position::default()
         }
     }
 
-    fn loss(&self, dit: &Dit<B>, batch: &Batch, stage: &Stage, step: u64) -> Tensor<B, 1> {
-        let recipe = self.recipe;
-        let size = batch.keys.len();
-        let draw = |purpose, count| -> Vec<f32> {
-            (0..size as u64)
-                .flat_map(|i| Stream::new(recipe.seed, purpose, step, i).normal(count))
-                .collect()
+    /// One step of the optimiser.
+    fn step(
+        &mut self,
+        state: State<B>,
+        stage: &Stage,
+        objective: &Objective<'_, B>,
+        batch: &Batch,
+        lr: f64,
+    ) -> State<B> {
+        let State {
+            mut progress,
+            dit,
+            mut optimiser,
+            mut emas,
+        } = state;
+        let (loss, grads) = gradients(&dit, stage, objective, batch, progress.step);
+        let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, lr);
+        self.pending.push(Pending {
+            step: progress.step + 1,
+            keys: batch.keys.clone(),
+            sigmas: objective.sigmas(progress.step, &(0..batch.keys.len())),
+            loss,
+            grad_norm,
+        });
+        progress = Progress {
+            stage: progress.stage,
+            stage_step: progress.stage_step + 1,
+            step: progress.step + 1,
+            images: progress.images + batch.keys.len() as u64,
+            position: batch.next,
+            optimiser_steps: optimiser.steps(),
         };
-        let clean: Tensor<B, 4> = self.codec.encode(&batch.pixels, size, self.device);
-        let shape = clean.dims();
-        let noise = TensorData::new(draw(Purpose::Noise, shape[1..].iter().product()), shape);
-        let noise = Tensor::from_data(noise, self.device);
-        let sigma: Vec<f32> = draw(Purpose::Sigma, 1)
-            .into_iter()
-            .map(|normal| recipe.diffusion.sigma(normal))
-            .collect();
-        let tokens = recipe.model.tokens();
-        let mask = TokenMask::draw(stage.masking, tokens, recipe.seed, step, size, self.device);
-        let captions =
-            self.captions.encode(&batch.captions, self.device) * self.kept_captions(size, step);
-        recipe
-            .diffusion
-            .loss(
-                clean,
-                noise,
-                &sigma,
-                recipe.model.patch_size,
-                mask.as_ref(),
-                |x, t| dit.forward_tokens(x, t, captions, mask.as_ref()),
-            )
-            .mean()
+        if !emas.is_empty() {
+            let live = dit.valid();
+            emas.iter_mut()
+                .for_each(|ema| ema.update(&live, progress.stage_step));
+        }
+        State {
+            progress,
+            dit,
+            optimiser,
+            emas,
+        }
     }
 
-    /// 0 where a sample's caption is dropped, 1 elsewhere: `[batch, 1, 1]`.
-    fn kept_captions(&self, size: usize, step: u64) -> Tensor<B, 3> {
-        let CaptionConfig::HashedWords { drop, .. } = self.recipe.captions;
-        let keep: Vec<f32> = (0..size as u64)
-            .map(|i| {
-                let draw =
-                    Stream::new(self.recipe.seed, Purpose::CaptionDrop, step, i).uniform(1)[0];
-                f32::from(f64::from(draw) >= drop)
-            })
-            .collect();
-        Tensor::from_data(TensorData::new(keep, [size, 1, 1]), self.device)
+    /// Writes and reports a line of the log.
+    fn write_line(
+        &mut self,
+        stage: &Stage,
+        progress: &Progress,
+        lr: f64,
+    ) -> Result<(), TrainError> {
+        self.settle()?;
+        let steps = std::mem::take(&mut self.settled);
+        let images: usize = steps.iter().map(|step| step.images).sum();
+        let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
+        let metrics = Metrics {
+            step: progress.step,
+            stage: stage.name.clone(),
+            loss: sound.iter().sum::<f32>() / sound.len() as f32,
+            grad_norm: steps.last().map_or(f32::NAN, |step| step.grad_norm),
+            lr,
+            images_per_second: images as f64 / self.since.elapsed().as_secs_f64(),
+            images: progress.images,
+            broken: (steps.len() - sound.len()) as u64,
+        };
+        self.since = Instant::now();
+        self.log.push(&metrics)?;
+        (self.report)(&metrics);
+        Ok(())
     }
+
+    /// Reads the numbers of the pending steps, all at once so that a step never waits for the host, and writes down the
+    /// batches of those that were left out.
+    fn settle(&mut self) -> Result<(), TrainError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let numbers = pending
+            .iter()
+            .flat_map(|step| [step.loss.clone(), step.grad_norm.clone()])
+            .collect();
+        let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
+        let (numbers, _) = numbers.as_chunks::<2>();
+        for (step, &[loss, grad_norm]) in pending.into_iter().zip(numbers) {
+            let settled = Settled {
+                images: step.keys.len(),
+                loss,
+                grad_norm,
+            };
+            if settled.sound_loss().is_some() {
+                self.broken_in_a_row = 0;
+            } else {
+                self.broken_in_a_row += 1;
+                JsonLines::append_to(self.run.broken())?.push(&Broken {
+                    step: step.step,
+                    seed: self.recipe.run.seed,
+                    loss,
+                    grad_norm,
+                    keys: &step.keys,
+                    sigmas: &step.sigmas,
+                })?;
+                tracing::warn!(
+                    "step {} is left out: loss {loss}, gradient norm {grad_norm}; its batch is in {}",
+                    step.step,
+                    self.run.broken().display()
+                );
+            }
+            self.settled.push(settled);
+            if self.broken_in_a_row >= self.recipe.run.max_broken_steps {
+                return Err(TrainError::Broken {
+                    steps: self.broken_in_a_row,
+                    last: step.step,
+                    batches: self.run.broken(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of a step on the host.
+struct Settled {
+    images: usize,
+    loss: f32,
+    grad_norm: f32,
+}
+
+impl Settled {
+    /// The loss, if the step was taken.
+    fn sound_loss(&self) -> Option<f32> {
+        (self.loss.is_finite() && self.grad_norm.is_finite()).then_some(self.loss)
+    }
+}
+
+/// Mean loss of a batch and its gradients, summed over micro-batches.
+fn gradients<B>(
+    dit: &Dit<B>,
+    stage: &Stage,
+    objective: &Objective<'_, B>,
+    batch: &Batch,
+    step: u64,
+) -> (Tensor<B::InnerBackend, 1>, Gradients<B::InnerBackend>)
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let size = batch.keys.len();
+    let part = stage.micro_batch.unwrap_or(size).min(size);
+    (0..size)
+        .step_by(part)
+        .map(|start| {
+            let samples = start..(start + part).min(size);
+            let loss = objective.losses(dit, batch, samples, step).sum() / size as f64;
+            let value = loss.clone().inner();
+            (value, Gradients::collect(dit, &mut loss.backward()))
+        })
+        .reduce(|(loss, grads), (part, more)| (loss + part, grads.plus(more)))
+        .expect("a batch holds a sample")
 }

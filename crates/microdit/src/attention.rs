@@ -9,6 +9,18 @@ use crate::{
 use burn::{module::Module, tensor::Tensor};
 
 /// Multi-head self-attention; its inner width may differ from the tokens' (layer-wise scaling).
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, attention::SelfAttention, init::Init};
+///
+/// let device = Default::default();
+/// let block = &DitConfig::tiny_2().blocks()[0]; // dim 512, inner width 256
+/// let attention = SelfAttention::<Flex>::new(block, &mut Init::new(0, &device));
+/// assert_eq!(attention.qkv.weight.dims(), [3 * 256, 512]);
+/// assert_eq!(attention.forward(Tensor::ones([2, 16, 512], &device)).dims(), [2, 16, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct SelfAttention<B: DitBackend> {
     /// Queries, keys and values stacked: `[3 x width, dim]`.
@@ -40,6 +52,17 @@ impl<B: DitBackend> SelfAttention<B> {
 }
 
 /// Multi-head attention from image tokens to caption tokens.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, attention::CrossAttention, init::Init};
+///
+/// let device = Default::default();
+/// let attention = CrossAttention::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// let (x, captions) = (Tensor::ones([2, 16, 512], &device), Tensor::ones([2, 77, 512], &device));
+/// assert_eq!(attention.forward(x, captions).dims(), [2, 16, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct CrossAttention<B: DitBackend> {
     /// Queries `[dim, dim]`.

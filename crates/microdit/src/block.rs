@@ -16,6 +16,18 @@ use burn::{
 };
 
 /// Modulated self-attention (gated), cross-attention, modulated feed-forward (gated).
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, block::DitBlock, init::Init};
+///
+/// let device = Default::default();
+/// let block = DitBlock::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// let x = Tensor::ones([2, 16, 512], &device);
+/// let (captions, condition) = (Tensor::ones([2, 77, 512], &device), Tensor::ones([2, 512], &device));
+/// assert_eq!(block.forward(x, captions, condition).dims(), [2, 16, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct DitBlock<B: DitBackend> {
     /// Norm before the self-attention.
@@ -98,6 +110,18 @@ impl<B: DitBackend> DitBlock<B> {
 }
 
 /// Pre-norm self-attention and SwiGLU over caption tokens.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, block::CaptionBlock, init::Init};
+///
+/// let device = Default::default();
+/// let block = CaptionBlock::<Flex>::new(&DitConfig::tiny_2().caption_block(), &mut Init::new(0, &device));
+/// // It starts as the identity.
+/// let captions = Tensor::<Flex, 3>::ones([2, 77, 512], &device);
+/// assert_eq!(block.forward(captions.clone()).to_data(), captions.to_data());
+/// ```
 #[derive(Module, Debug)]
 pub struct CaptionBlock<B: DitBackend> {
     /// Norm before the attention.

@@ -45,6 +45,21 @@ impl EmaConfig {
 }
 
 /// An exponential moving average of a module's parameters: `ema = s ema + (1 - s) w`.
+///
+/// ```
+/// use burn_flex::Flex;
+/// use microdit::{ema::{Decay, Ema, EmaConfig}, init::{Init, STD}, Linear};
+///
+/// let device = Default::default();
+/// let mut init = Init::<Flex>::new(0, &device);
+/// let mut ema = Ema::new(EmaConfig { decay: Decay::Smoothing(0.9), start: 1, every: 1 });
+/// let layers: Vec<Linear<Flex>> = (0..2).map(|_| init.linear(4, 4, false, STD)).collect();
+/// ema.update(&layers[0], 1);
+/// ema.update(&layers[1], 2);
+/// let average = ema.average().expect("it has started").weight.val();
+/// let expected = layers[0].weight.val() * 0.9 + layers[1].weight.val() * 0.1;
+/// assert!((average - expected).abs().max().into_scalar() < 1e-7);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ema<M> {
     config: EmaConfig,

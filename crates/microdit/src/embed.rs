@@ -16,6 +16,17 @@ use burn::{
 const TIME_CHANNELS: usize = 512;
 
 /// Non-overlapping square patches, each through one linear map.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, embed::PatchEmbed, init::Init};
+///
+/// let device = Default::default();
+/// let embed = PatchEmbed::<Flex>::new(&DitConfig::tiny_2(), &mut Init::new(0, &device));
+/// // 32 x 32 latents of four channels in patches of 2 x 2.
+/// assert_eq!(embed.forward(Tensor::ones([1, 4, 32, 32], &device)).dims(), [1, 256, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct PatchEmbed<B: DitBackend> {
     /// The map, kept in the layout of a convolution.
@@ -68,6 +79,17 @@ fn channel_patches<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
 }
 
 /// `[batch, channels, height, width]` to `[batch, tokens, patch x patch x channels]`: the order of the network's output.
+///
+/// ```
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use microdit::embed::{patchify, unpatchify};
+///
+/// let x = Tensor::<Flex, 4>::random([2, 3, 8, 8], Distribution::Default, &Default::default());
+/// let tokens = patchify(x.clone(), 2);
+/// assert_eq!(tokens.dims(), [2, 16, 12]);
+/// assert_eq!(unpatchify(tokens, 2).to_data(), x.to_data());
+/// ```
 pub fn patchify<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
     let [batch, channels, height, width] = x.dims();
     let (rows, columns) = (height / patch, width / patch);
@@ -95,6 +117,16 @@ pub fn unpatchify<B: Backend>(tokens: Tensor<B, 3>, patch: usize) -> Tensor<B, 4
 /// column, the second half the row; in each half `dim / 4` sines, then as many cosines.
 ///
 /// Coordinates are divided by `interp_scale` in f32, the rest is f64, as the reference computes it.
+///
+/// ```
+/// let table = microdit::embed::sincos_positions(8, 2, 1.0);
+/// assert_eq!(table.len(), 2 * 2 * 8);
+/// // Row 0, column 0: sines of 0, then cosines of 0, for the column and for the row.
+/// assert_eq!(table[..8], [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+/// // Twice the grid at half the scale covers the same range: token (2, 2) lies where (1, 1) was.
+/// let finer = microdit::embed::sincos_positions(8, 4, 2.0);
+/// assert_eq!(finer[(2 * 4 + 2) * 8..][..8], table[3 * 8..]);
+/// ```
 pub fn sincos_positions(dim: usize, grid: usize, interp_scale: f64) -> Vec<f32> {
     let quarter = dim / 4;
     let coordinate = |index: usize| f64::from(index as f32 / interp_scale as f32);
@@ -114,6 +146,16 @@ pub fn sincos_positions(dim: usize, grid: usize, interp_scale: f64) -> Vec<f32> 
 }
 
 /// Embeds the noise level: sinusoids through a two-layer MLP.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{embed::TimestepEmbed, init::Init};
+///
+/// let device = Default::default();
+/// let embed = TimestepEmbed::<Flex>::new(64, &mut Init::new(0, &device));
+/// assert_eq!(embed.forward(Tensor::from_floats([-1.5, 0.0, 1.0], &device)).dims(), [3, 64]);
+/// ```
 #[derive(Module, Debug)]
 pub struct TimestepEmbed<B: DitBackend> {
     /// `[dim, 512]`.
@@ -147,6 +189,16 @@ impl<B: DitBackend> TimestepEmbed<B> {
 }
 
 /// Linear, tanh-GELU, layer norm, linear: the caption projection and the pooled-caption path.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{embed::Mlp, init::Init};
+///
+/// let device = Default::default();
+/// let project = Mlp::<Flex>::new(1024, 64, 1e-6, &mut Init::new(0, &device));
+/// assert_eq!(project.forward(Tensor::<_, 3>::ones([2, 77, 1024], &device)).dims(), [2, 77, 64]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Mlp<B: DitBackend> {
     /// `[dim, input]`.

@@ -10,6 +10,16 @@ use crate::{
 use burn::{module::Module, tensor::Tensor};
 
 /// `w3(silu(w1 x) * w2 x)` (arXiv 2002.05202).
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, feed_forward::SwiGlu, init::Init};
+///
+/// let device = Default::default();
+/// let layer = SwiGlu::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// assert_eq!(layer.forward(Tensor::ones([2, 16, 512], &device)).dims(), [2, 16, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct SwiGlu<B: DitBackend> {
     /// The gated branch `[hidden, dim]`.
@@ -39,6 +49,17 @@ impl<B: DitBackend> SwiGlu<B> {
 }
 
 /// The feed-forward of a block.
+///
+/// ```
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, feed_forward::FeedForward, init::Init};
+///
+/// let device = Default::default();
+/// let blocks = DitConfig::tiny_2().blocks(); // experts in every second block
+/// let mut init = Init::<Flex>::new(0, &device);
+/// assert!(matches!(FeedForward::new(&blocks[0], &mut init), FeedForward::Dense(_)));
+/// assert!(matches!(FeedForward::new(&blocks[1], &mut init), FeedForward::Experts(_)));
+/// ```
 // A network has a handful of these: their size on the stack does not matter, and a box would be in everyone's way.
 #[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]

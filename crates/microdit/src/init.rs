@@ -16,6 +16,16 @@ pub const STD: f64 = 0.02;
 
 /// Draws initial weights: parameter after parameter from (seed, parameter's number), so that a seed gives the same
 /// network on every backend.
+///
+/// ```
+/// use burn_flex::Flex;
+/// use microdit::init::{Init, STD};
+///
+/// let device = Default::default();
+/// let draw = |seed| Init::<Flex>::new(seed, &device).linear(8, 4, false, STD).weight.to_data();
+/// assert_eq!(draw(0), draw(0));
+/// assert_ne!(draw(0), draw(1));
+/// ```
 pub struct Init<'a, B: DitBackend> {
     seed: u64,
     drawn: u64,

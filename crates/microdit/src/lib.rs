@@ -16,7 +16,7 @@
 //! let captions = Tensor::<Flex, 3>::ones([2, 5, 12], &device);
 //!
 //! // The training loss with three quarters of the tokens dropped.
-//! let mask = TokenMask::draw(Masking::Deferred { ratio: 0.75 }, config.tokens(), 0, 0, 2, &device);
+//! let mask = TokenMask::draw(Masking::Deferred { ratio: 0.75 }, config.tokens(), 0, 0, 0..2, &device);
 //! let loss = Edm::default().loss(latents, noise, &[0.5, 2.0], config.patch_size, mask.as_ref(), |x, t| {
 //!     dit.forward_tokens(x, t, captions, mask.as_ref())
 //! });
@@ -52,3 +52,8 @@ pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;
 pub use whole::write_whole;
 pub use width::WidthScale;
+
+/// The README's example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -7,6 +7,17 @@ use burn::{
 };
 
 /// `y = x W^T + b` over the last dimension; built by [`Init`](crate::init::Init).
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::init::{Init, STD};
+///
+/// let device = Default::default();
+/// let linear = Init::<Flex>::new(0, &device).linear(8, 4, true, STD);
+/// assert_eq!(linear.weight.dims(), [4, 8]);
+/// assert_eq!(linear.forward(Tensor::<_, 2>::ones([5, 8], &device)).dims(), [5, 4]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Linear<B: DitBackend> {
     /// `[output, input]`.

@@ -6,11 +6,13 @@ use crate::{
 };
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How a training run drops tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Masking {
     /// Every token stays.
+    #[default]
     None,
     /// Tokens are dropped before anything sees them: the baseline.
     Naive {
@@ -109,20 +111,20 @@ impl<B: DitBackend> TokenMask<B> {
         }
     }
 
-    /// Draws the mask of samples `first..first + batch` at `step`; `None` if `masking` drops nothing.
+    /// Draws the mask of `samples` of the batch of `step`; `None` if `masking` drops nothing.
     pub fn draw(
         masking: Masking,
         tokens: usize,
         seed: u64,
         step: u64,
-        batch: usize,
+        samples: Range<u64>,
         device: &B::Device,
     ) -> Option<Self> {
         let kept = masking.kept(tokens);
         if kept == tokens {
             return None;
         }
-        let noise: Vec<f32> = (0..batch as u64)
+        let noise: Vec<f32> = samples
             .flat_map(|sample| Stream::new(seed, Purpose::Mask, step, sample).uniform(tokens))
             .collect();
         Some(Self::from_noise(

@@ -31,6 +31,25 @@ impl<B: DitBackend> Projection<B> {
 }
 
 /// Blocks over all patches, with maps between their width and the backbone's where the two differ.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{Conditioning, DitConfig, MixerConfig, init::Init, mixer::PatchMixer};
+///
+/// let device = Default::default();
+/// let narrow = MixerConfig { dim: 64, depth: 2, qkv_ratio: 1.0, mlp_ratio: 4.0 };
+/// let config = DitConfig::tiny_2().with_mixer(Some(narrow)); // beside a backbone of width 512
+/// let mixer = PatchMixer::<Flex>::new(&config, &mut Init::new(0, &device)).expect("it has a mixer");
+/// let condition = Conditioning {
+///     captions: Tensor::ones([2, 77, 512], &device),
+///     vector: Tensor::ones([2, 512], &device),
+/// };
+/// let mixed = mixer.forward(Tensor::ones([2, 256, 512], &device), &condition);
+/// assert_eq!(mixed.dims(), [2, 256, 64]);
+/// // Only what survives the mask is widened.
+/// assert_eq!(mixer.map_out(mixed.narrow(1, 0, 64)).dims(), [2, 64, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct PatchMixer<B: DitBackend> {
     /// Backbone to mixer width, for the patches.

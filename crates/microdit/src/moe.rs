@@ -13,6 +13,20 @@ use burn::{
 };
 
 /// Two-layer GELU experts over tokens they choose themselves, per image.
+///
+/// ```
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, init::Init, moe::ExpertChoice};
+///
+/// let device = Default::default();
+/// let config = DitConfig::tiny_2(); // 8 experts of capacity 2
+/// let moe = config.moe.as_ref().expect("it has experts");
+/// let experts = ExpertChoice::<Flex>::new(&config.blocks()[0], moe, &mut Init::new(0, &device));
+/// let x = Tensor::random([2, 64, 512], Distribution::Default, &device);
+/// assert_eq!(experts.route(x.clone()).tokens.dims(), [2, 8, 2 * 64 / 8]);
+/// assert_eq!(experts.forward(x).dims(), [2, 64, 512]);
+/// ```
 #[derive(Module, Debug)]
 pub struct ExpertChoice<B: DitBackend> {
     /// First layers `[experts, dim, hidden]`.

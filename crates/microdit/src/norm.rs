@@ -10,6 +10,17 @@ use burn::{
 };
 
 /// `(x - mean) / sqrt(variance + eps) * weight` over the last dimension.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{init::Init, norm::LayerNorm};
+///
+/// let device = Default::default();
+/// let norm = LayerNorm::<Flex>::new(4, 1e-6, &Init::new(0, &device));
+/// let y = norm.forward(Tensor::<_, 2>::from_floats([[1.0, 2.0, 3.0, 4.0]], &device));
+/// assert!(y.mean().into_scalar().abs() < 1e-6);
+/// ```
 #[derive(Module, Debug)]
 pub struct LayerNorm<B: DitBackend> {
     /// `[dim]`.

@@ -5,6 +5,15 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 /// Parameters of the diffusion.
+///
+/// ```
+/// use microdit::diffusion::edm::Edm;
+///
+/// let edm = Edm::default();
+/// assert_eq!(edm.sigma(0.0), (-0.6f32).exp());
+/// // Almost clean: the input is the answer. Almost pure noise: the network is.
+/// assert!(edm.precondition(1e-3).c_skip > 0.999 && edm.precondition(1e3).c_skip < 1e-5);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edm {

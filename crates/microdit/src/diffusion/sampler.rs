@@ -57,6 +57,25 @@ impl Churn {
 /// `denoise(x, sigma)` returns the denoised estimate; `churn_noise(step)` the standard normal numbers of a step that
 /// adds noise, as many as `noise` has; `observe(step, state)` sees the state before each step and, with
 /// `step = steps`, the result.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::diffusion::{sampler::{Churn, Solver, sample}, schedule::SigmaSchedule};
+///
+/// // If all data are one image of 0.25, the ideal denoiser knows it, and every path ends there.
+/// let noise = Tensor::<Flex, 4>::ones([1, 1, 2, 2], &Default::default());
+/// let drawn = sample(
+///     Solver::Heun,
+///     noise,
+///     &SigmaSchedule::default().sigmas(18),
+///     |x, _sigma| x.full_like(0.25),
+///     &Churn::default(),
+///     |_step| Vec::new(),
+///     |_step, _state| (),
+/// );
+/// assert!((drawn - 0.25).abs().max().into_scalar() < 1e-6);
+/// ```
 pub fn sample<B: Backend>(
     solver: Solver,
     noise: Tensor<B, 4>,

@@ -334,22 +334,25 @@ pub(super) fn adam<B: Backend>(
     scale: Tensor<B, 1>,
     step: &AdamStep,
 ) -> AdamState<B> {
+    let broken = scale.clone().is_nan().expand(grad.dims());
+    let keep = |old: Tensor<B, 1>, new: Tensor<B, 1>| new.mask_where(broken.clone(), old);
     let grad = grad * scale;
-    let first = state.first * step.beta1 + grad.clone() * (1.0 - step.beta1);
-    let second = state.second * step.beta2 + grad.powi_scalar(2) * (1.0 - step.beta2);
+    let first = state.first.clone() * step.beta1 + grad.clone() * (1.0 - step.beta1);
+    let second = state.second.clone() * step.beta2 + grad.powi_scalar(2) * (1.0 - step.beta2);
     let (correction1, correction2) = step.corrections();
     let root = second.clone().sqrt() / correction2.sqrt() + step.eps;
     let change = first.clone() / root * (step.lr / correction1);
+    let param = state.param.clone() * (1.0 - step.lr * step.weight_decay) - change;
     AdamState {
-        param: state.param * (1.0 - step.lr * step.weight_decay) - change,
-        first,
-        second,
+        param: keep(state.param, param),
+        first: keep(state.first, first),
+        second: keep(state.second, second),
     }
 }
 
 impl AdamStep {
     /// What the moments lack of their final scale: `1 - beta^step`.
-    pub(super) fn corrections(&self) -> (f64, f64) {
+    pub fn corrections(&self) -> (f64, f64) {
         let lacking = |beta: f64| 1.0 - beta.powf(self.step as f64);
         (lacking(self.beta1), lacking(self.beta2))
     }

@@ -191,7 +191,8 @@ pub trait DitBackend: Backend {
         x.powi_scalar(2).sum()
     }
 
-    /// One AdamW step with the gradient times `scale` `[1]`.
+    /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is no number, nothing changes: so a step
+    /// with a broken gradient is left out without the host having to look.
     fn adam(
         state: AdamState<Self>,
         grad: Tensor<Self, 1>,

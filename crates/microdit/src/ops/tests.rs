@@ -327,6 +327,18 @@ fn adam_steps() {
         };
         let scale = Tensor::from_data([0.3], &Default::default());
         let untouched = state.clone();
+        let broken = Tensor::from_data([f32::NAN], &Default::default());
+        for left in [
+            Flex::adam(state.clone(), grad.clone(), broken.clone(), &step),
+            composed::adam(state.clone(), grad.clone(), broken, &step),
+        ] {
+            assert_eq!(
+                left.param.into_data(),
+                state.param.to_data(),
+                "a broken step is left out"
+            );
+            assert_eq!(left.second.into_data(), state.second.to_data());
+        }
         let found = Flex::adam(state, grad.clone(), scale.clone(), &step);
         // The caller's other handle on the memory sees nothing of the update.
         let expected = composed::adam(untouched, grad.clone(), scale, &step);

@@ -83,6 +83,24 @@ fn describe(
 }
 
 /// Tensors by the reference's names, without its buffers.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, weights::StateDict};
+/// use std::collections::{BTreeMap, HashMap};
+///
+/// let config = DitConfig::tiny_2().with_dim(32).with_depth(2).with_head_dim(16).with_multiple_of(16)
+///     .with_mixer(None).with_moe(None);
+/// let device = Default::default();
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("weights.safetensors");
+/// let trained = config.init::<Flex>(0, &device)?;
+/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new(), &BTreeMap::new())?;
+/// let loaded = StateDict::read(&path)?.load_into(config.init::<Flex>(1, &device)?, &device)?;
+/// assert_eq!(StateDict::from_module(&loaded).len(), StateDict::from_module(&trained).len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StateDict {
     tensors: BTreeMap<String, TensorData>,

@@ -16,6 +16,9 @@ pub(super) fn step(
     scale: f32,
     step: &AdamStep,
 ) {
+    if scale.is_nan() {
+        return;
+    }
     let (correction1, correction2) = step.corrections();
     let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
     let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);

@@ -1,0 +1,67 @@
+//! Every command of the README, as printed, but on sizes that fit a test.
+
+mod common;
+
+use common::{root, small};
+use std::process::Command;
+
+/// Lines of the `sh` blocks, continued lines joined.
+fn commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = readme.split("```sh\n").skip(1);
+    blocks
+        .flat_map(|block| {
+            let block = block.split("```").next().unwrap().replace("\\\n", " ");
+            block.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter(|line| !line.trim().is_empty())
+        .collect()
+}
+
+/// Splits at spaces outside double quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (i, part) in line.split('"').enumerate() {
+        match i % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
+#[test]
+fn every_command_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(root().join("recipes"), folder.path().join("recipes")).unwrap();
+    let shards = root().join("tests/goldens/wds_clean.tar");
+    let mut ran = 0;
+    for line in commands() {
+        // This test is part of that command, and the gate runs it as printed.
+        if line == "cargo test --workspace --locked" {
+            let gate = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+            assert!(gate.lines().any(|gated| gated == line));
+            continue;
+        }
+        let arguments = line
+            .strip_prefix("cargo run -- ")
+            .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
+        let line = arguments.replace("PATH/TO/TARS", &shards.to_string_lossy());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
+        command.args(words(&line)).current_dir(folder.path());
+        if line.starts_with("train") {
+            command.args(small());
+        }
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "microdit {line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        ran += 1;
+    }
+    assert!(ran >= 3, "the README lost its commands");
+    for made in ["runs/quickstart/samples.png", "circle.png"] {
+        assert!(folder.path().join(made).is_file(), "{made}");
+    }
+}

@@ -1,0 +1,103 @@
+//! From a batch to its loss, with all randomness keyed by (seed, step, sample).
+
+use crate::{
+    encode::{CaptionEncoder, Codec},
+    recipe::{CaptionConfig, Stage},
+};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use microdit::{
+    Dit, DitBackend, TokenMask,
+    rng::{Purpose, Stream},
+};
+use microdit_data::Batch;
+use std::ops::Range;
+
+/// The loss of a stage.
+pub(crate) struct Objective<'a, B: Backend> {
+    stage: &'a Stage,
+    seed: u64,
+    captions: CaptionEncoder,
+    codec: Codec,
+    device: &'a B::Device,
+}
+
+impl<'a, B: DitBackend> Objective<'a, B> {
+    pub(crate) fn new(stage: &'a Stage, seed: u64, device: &'a B::Device) -> Self {
+        Self {
+            stage,
+            seed,
+            captions: CaptionEncoder::new(stage),
+            codec: Codec::new(stage),
+            device,
+        }
+    }
+
+    /// Losses of `samples` of the batch trained at `step`: what a sample's loss is does not depend on which others are
+    /// computed with it.
+    pub(crate) fn losses(
+        &self,
+        dit: &Dit<B>,
+        batch: &Batch,
+        samples: Range<usize>,
+        step: u64,
+    ) -> Tensor<B, 1> {
+        let model = &self.stage.model;
+        let pixels = batch.pixels.len() / batch.keys.len();
+        let pixels = &batch.pixels[samples.start * pixels..samples.end * pixels];
+        let clean: Tensor<B, 4> = self.codec.encode(pixels, samples.len(), self.device);
+        let shape = clean.dims();
+        let count = shape[1..].iter().product();
+        let noise = self.normal(Purpose::Noise, step, &samples, count);
+        let noise = Tensor::from_data(TensorData::new(noise, shape), self.device);
+        let mask = TokenMask::draw(
+            self.stage.masking,
+            model.tokens(),
+            self.seed,
+            step,
+            samples.start as u64..samples.end as u64,
+            self.device,
+        );
+        let captions = self
+            .captions
+            .encode(&batch.captions[samples.clone()], self.device)
+            * self.kept_captions(step, &samples);
+        self.stage.diffusion.loss(
+            clean,
+            noise,
+            &self.sigmas(step, &samples),
+            model.patch_size,
+            mask.as_ref(),
+            |x, t| dit.forward_tokens(x, t, captions, mask.as_ref()),
+        )
+    }
+
+    /// Noise levels of `samples` at `step`.
+    pub(crate) fn sigmas(&self, step: u64, samples: &Range<usize>) -> Vec<f32> {
+        let draws = self.normal(Purpose::Sigma, step, samples, 1).into_iter();
+        draws
+            .map(|normal| self.stage.diffusion.sigma(normal))
+            .collect()
+    }
+
+    fn normal(
+        &self,
+        purpose: Purpose,
+        step: u64,
+        samples: &Range<usize>,
+        count: usize,
+    ) -> Vec<f32> {
+        let draw = |i| Stream::new(self.seed, purpose, step, i as u64).normal(count);
+        samples.clone().flat_map(draw).collect()
+    }
+
+    /// 0 where a sample's caption is dropped, 1 elsewhere: `[batch, 1, 1]`.
+    fn kept_captions(&self, step: u64, samples: &Range<usize>) -> Tensor<B, 3> {
+        let CaptionConfig::HashedWords { drop, .. } = self.stage.captions;
+        let keep = |i| {
+            let draw = Stream::new(self.seed, Purpose::CaptionDrop, step, i as u64).uniform(1)[0];
+            f32::from(f64::from(draw) >= drop)
+        };
+        let keep: Vec<f32> = samples.clone().map(keep).collect();
+        Tensor::from_data(TensorData::new(keep, [samples.len(), 1, 1]), self.device)
+    }
+}

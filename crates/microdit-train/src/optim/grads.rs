@@ -1,0 +1,91 @@
+//! Gradients out of automatic differentiation, by parameter: what is summed over micro-batches, averaged over devices,
+//! measured, and handed to the optimiser.
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use microdit::{DitBackend, weights::reference_name};
+use std::collections::BTreeMap;
+
+/// Gradients by the reference's parameter names, flattened.
+#[derive(Clone, Debug)]
+pub struct Gradients<B: Backend>(BTreeMap<String, Tensor<B, 1>>);
+
+impl<B: DitBackend> Gradients<B> {
+    /// The gradients of `module`'s parameters; a parameter the loss does not depend on has none.
+    pub fn collect<AB, M>(module: &M, grads: &mut AB::Gradients) -> Self
+    where
+        AB: AutodiffBackend<InnerBackend = B>,
+        M: Module<AB>,
+    {
+        struct Collect<'a, AB: AutodiffBackend> {
+            grads: &'a mut AB::Gradients,
+            path: Vec<String>,
+            found: BTreeMap<String, Tensor<AB::InnerBackend, 1>>,
+        }
+        impl<AB: AutodiffBackend> ModuleVisitor<AB> for Collect<'_, AB> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+                if let Some(grad) = param.val().grad_remove(self.grads) {
+                    let count = grad.shape().num_elements();
+                    self.found
+                        .insert(reference_name(&self.path), grad.reshape([count]));
+                }
+            }
+        }
+        let mut collect = Collect::<AB> {
+            grads,
+            path: Vec::new(),
+            found: BTreeMap::new(),
+        };
+        module.visit(&mut collect);
+        Self(collect.found)
+    }
+
+    /// Gradients from elsewhere, flattened.
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor<B, 1>)>) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+
+    /// Names and gradients, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Tensor<B, 1>)> {
+        self.0.iter()
+    }
+
+    /// The sum, parameter by parameter.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (name, grad) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(own) => own + grad,
+                None => grad,
+            };
+            self.0.insert(name, sum);
+        }
+        self
+    }
+
+    /// L2 norm over all of them, `[1]`, on the device.
+    ///
+    /// # Panics
+    /// If there are none: a loss that depends on no parameter cannot be trained.
+    pub fn norm(&self) -> Tensor<B, 1> {
+        let squares = self.0.values().cloned().map(B::sum_of_squares);
+        let sum = squares.reduce(|a, b| a + b);
+        sum.expect("the loss depends on a parameter").sqrt()
+    }
+
+    /// Takes a gradient out.
+    pub(super) fn take(&mut self, name: &str) -> Option<Tensor<B, 1>> {
+        self.0.remove(name)
+    }
+}

@@ -1,0 +1,338 @@
+//! Optimisers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
+//! clipping by the global norm.
+//!
+//! State is kept under the reference's parameter names, which is what makes a checkpoint readable elsewhere, and on the
+//! inner backend, where nothing is recorded for differentiation.
+
+mod grads;
+mod groups;
+mod lamb;
+mod muon;
+
+pub use grads::Gradients;
+pub use groups::{ParamGroup, ParamKind};
+pub use lamb::lamb;
+
+use burn::{
+    module::{AutodiffModule, ModuleMapper, Param},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use microdit::{
+    DitBackend,
+    ops::{AdamState, AdamStep},
+    weights::reference_name,
+};
+use muon::{MuonStep, muon};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a gradient becomes an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Method {
+    /// Adam with decoupled weight decay.
+    #[default]
+    AdamW,
+    /// Adam scaled per tensor, for large batches.
+    Lamb,
+    /// Orthogonalised momentum for the matrices of blocks and experts; AdamW for everything else.
+    Muon {
+        /// Decay of the momentum.
+        momentum: f64,
+    },
+}
+
+/// Settings of an [`Optimiser`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimiserConfig {
+    /// The method.
+    pub method: Method,
+    /// Learning rate before the schedule's multiplier.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; none leaves them.
+    pub clip_norm: Option<f64>,
+    /// Multipliers for kinds of parameters; kinds in no group have 1.
+    pub groups: Vec<ParamGroup>,
+}
+
+impl Default for OptimiserConfig {
+    /// The values of MicroDiT's first phase.
+    fn default() -> Self {
+        Self {
+            method: Method::AdamW,
+            lr: 2.4e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: Some(0.25),
+            groups: Vec::new(),
+        }
+    }
+}
+
+impl OptimiserConfig {
+    /// The key and the rule that is broken, if one is.
+    pub(crate) fn broken_rule(&self) -> Option<(&'static str, &'static str)> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        let kinds: Vec<_> = self.groups.iter().flat_map(|group| &group.kinds).collect();
+        let twice = (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i]));
+        let rules = [
+            (
+                self.lr.is_finite() && self.lr >= 0.0,
+                "lr",
+                "must be at least 0",
+            ),
+            (fraction(self.beta1), "beta1", "must be in 0..1"),
+            (fraction(self.beta2), "beta2", "must be in 0..1"),
+            (positive(self.eps), "eps", "must be above 0"),
+            (
+                self.clip_norm.is_none_or(positive),
+                "clip_norm",
+                "must be above 0",
+            ),
+            (
+                !twice,
+                "groups",
+                "a kind of parameters stands in two groups",
+            ),
+        ];
+        let broken = rules.into_iter().find(|(holds, ..)| !holds);
+        broken.map(|(_, key, rule)| (key, rule))
+    }
+
+    /// Multipliers of learning rate and weight decay.
+    fn multipliers(&self, kind: ParamKind) -> (f64, f64) {
+        let group = self.groups.iter().find(|group| group.kinds.contains(&kind));
+        group.map_or((1.0, 1.0), |group| (group.lr, group.weight_decay))
+    }
+}
+
+/// First and second moment of one parameter, flattened.
+#[derive(Clone, Debug)]
+pub struct Moments<B: Backend> {
+    /// Mean of the gradients; the momentum where Muon applies.
+    pub first: Tensor<B, 1>,
+    /// Mean of the squared gradients; unused where Muon applies.
+    pub second: Tensor<B, 1>,
+}
+
+/// An optimiser and its state.
+#[derive(Clone, Debug)]
+pub struct Optimiser<B: Backend> {
+    config: OptimiserConfig,
+    steps: u64,
+    moments: BTreeMap<String, Moments<B>>,
+}
+
+impl<B: DitBackend> Optimiser<B> {
+    /// An optimiser that has taken no step.
+    pub fn new(config: OptimiserConfig) -> Self {
+        Self::resume(config, 0, BTreeMap::new())
+    }
+
+    /// Continues from a saved state.
+    pub fn resume(
+        config: OptimiserConfig,
+        steps: u64,
+        moments: BTreeMap<String, Moments<B>>,
+    ) -> Self {
+        Self {
+            config,
+            steps,
+            moments,
+        }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &OptimiserConfig {
+        &self.config
+    }
+
+    /// Steps taken, which the bias correction depends on.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Moments by the parameter's reference name.
+    pub fn moments(&self) -> &BTreeMap<String, Moments<B>> {
+        &self.moments
+    }
+
+    /// The moments themselves.
+    pub fn into_moments(self) -> BTreeMap<String, Moments<B>> {
+        self.moments
+    }
+
+    /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
+    /// before clipping, `[1]`, still on the device. A parameter without a gradient is left as it is; where the norm is
+    /// not finite all of them are, without the host having to look.
+    ///
+    /// # Panics
+    /// If there are no gradients.
+    pub fn step<AB, M>(&mut self, module: M, grads: Gradients<B>, lr: f64) -> (M, Tensor<B, 1>)
+    where
+        AB: AutodiffBackend<InnerBackend = B>,
+        M: AutodiffModule<AB>,
+    {
+        self.steps += 1;
+        let norm = grads.norm();
+        // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
+        let clip = match self.config.clip_norm {
+            Some(clip) => (norm.clone() + 1e-6)
+                .recip()
+                .mul_scalar(clip)
+                .clamp_max(1.0),
+            None => norm.ones_like(),
+        };
+        // Zero times infinity is no number, which is the sign to leave the parameters alone.
+        let scale = clip + norm.clone() * 0.0;
+        let module = module.map(&mut Update::<AB> {
+            config: &self.config,
+            step: AdamStep {
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                eps: self.config.eps,
+                lr,
+                weight_decay: self.config.weight_decay,
+                step: self.steps,
+            },
+            scale,
+            grads,
+            moments: &mut self.moments,
+            path: Vec::new(),
+        });
+        (module, norm)
+    }
+}
+
+struct Update<'a, AB: AutodiffBackend> {
+    config: &'a OptimiserConfig,
+    step: AdamStep,
+    scale: Tensor<AB::InnerBackend, 1>,
+    grads: Gradients<AB::InnerBackend>,
+    moments: &'a mut BTreeMap<String, Moments<AB::InnerBackend>>,
+    path: Vec<String>,
+}
+
+impl<B, AB> Update<'_, AB>
+where
+    B: DitBackend,
+    AB: AutodiffBackend<InnerBackend = B>,
+{
+    /// A parameter of the given name and shape after the step.
+    fn apply(
+        &mut self,
+        name: String,
+        param: Tensor<B, 1>,
+        grad: Tensor<B, 1>,
+        shape: &[usize],
+    ) -> Tensor<B, 1> {
+        let Moments { first, second } = self.moments.remove(&name).unwrap_or_else(|| Moments {
+            first: grad.zeros_like(),
+            second: grad.zeros_like(),
+        });
+        let kind = ParamKind::of(&name, shape.len());
+        let (lr, weight_decay) = self.config.multipliers(kind);
+        let step = AdamStep {
+            lr: self.step.lr * lr,
+            weight_decay: self.step.weight_decay * weight_decay,
+            ..self.step
+        };
+        let state = AdamState {
+            param,
+            first,
+            second,
+        };
+        let scale = self.scale.clone();
+        let state = match (self.config.method, matrices(kind, shape)) {
+            (Method::Lamb, _) => self.unless_broken(state, |state| lamb(state, grad, scale, &step)),
+            (Method::Muon { momentum }, Some(shape)) => self.unless_broken(state, |state| {
+                let settings = MuonStep {
+                    lr: step.lr,
+                    momentum,
+                    weight_decay: step.weight_decay,
+                };
+                let (param, first) = muon(state.param, state.first, grad, scale, shape, &settings);
+                AdamState {
+                    param,
+                    first,
+                    second: state.second,
+                }
+            }),
+            // Leaves a broken step out by itself.
+            _ => B::adam(state, grad, scale, &step),
+        };
+        let (first, second) = (state.first, state.second);
+        self.moments.insert(name, Moments { first, second });
+        state.param
+    }
+
+    /// The state after `update`, or as it was where the gradients are not finite.
+    fn unless_broken(
+        &self,
+        old: AdamState<B>,
+        update: impl FnOnce(AdamState<B>) -> AdamState<B>,
+    ) -> AdamState<B> {
+        let broken = self.scale.clone().is_nan();
+        let choose = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
+            let broken = broken.clone().expand(old.dims());
+            new.mask_where(broken, old)
+        };
+        let new = update(old.clone());
+        AdamState {
+            param: choose(old.param, new.param),
+            first: choose(old.first, new.first),
+            second: choose(old.second, new.second),
+        }
+    }
+}
+
+/// The stack of matrices Muon makes orthogonal, if it applies: not to embeddings, and not to routers, whose rows are
+/// votes rather than directions.
+fn matrices(kind: ParamKind, shape: &[usize]) -> Option<[usize; 3]> {
+    match (kind, shape) {
+        (ParamKind::Matrices, &[rows, columns]) => Some([1, rows, columns]),
+        (ParamKind::Moe, &[experts, rows, columns]) => Some([experts, rows, columns]),
+        _ => None,
+    }
+}
+
+impl<AB> ModuleMapper<AB> for Update<'_, AB>
+where
+    AB: AutodiffBackend,
+    AB::InnerBackend: DitBackend,
+{
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
+        let name = reference_name(&self.path);
+        let Some(grad) = self.grads.take(&name) else {
+            return param;
+        };
+        param.map(|tensor| {
+            let shape = tensor.shape();
+            let flat = tensor.inner().reshape([shape.num_elements()]);
+            let updated = self.apply(name, flat, grad, shape.as_slice());
+            Tensor::from_inner(updated.reshape(shape)).require_grad()
+        })
+    }
+}
