@@ -4,6 +4,15 @@ mod device;
 mod sample;
 mod train;
 
+/// A line on the standard output, which a run outlives: whoever read it may have gone (`microdit train ... | head`).
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 

@@ -1,6 +1,9 @@
 //! `microdit sample`: prompts into a picture.
 
-use crate::device::{Device, on_device};
+use crate::{
+    device::{Device, on_device},
+    say,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::DitBackend;
 use microdit_encoders::grid;
@@ -78,7 +81,7 @@ pub(crate) fn save_grid<B: DitBackend>(
             source,
         })
         .into_diagnostic()?;
-    println!(
+    say!(
         "{} pictures, one row per prompt: {}",
         images.len(),
         path.display()

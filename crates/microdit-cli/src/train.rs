@@ -3,6 +3,7 @@
 use crate::{
     device::{Device, on_device},
     sample::save_grid,
+    say,
 };
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,7 +16,7 @@ use microdit_train::{
 };
 use miette::{IntoDiagnostic, WrapErr};
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     path::PathBuf,
     sync::{
         Arc,
@@ -52,7 +53,7 @@ impl Train {
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let run = RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?;
-        println!("training {} into {}", recipe.run.name, path.display());
+        say!("training {} into {}", recipe.run.name, path.display());
         let stop = stop_on_signal()?;
         let mut progress = Progress::new(recipe.steps());
         let outcome = train::<Autodiff<B>>(&recipe, &run, device, &stop, |metrics| {
@@ -62,7 +63,7 @@ impl Train {
         progress.finish();
         match outcome.ending {
             Ending::AlreadyFinished => {
-                println!(
+                say!(
                     "{} has finished its {} steps already; nothing was changed",
                     path.display(),
                     outcome.steps
@@ -70,14 +71,14 @@ impl Train {
                 return Ok(());
             }
             Ending::Stopped => {
-                println!(
+                say!(
                     "stopped after {} of {} steps; the same command with --resume goes on from there",
                     outcome.steps,
                     recipe.steps()
                 );
                 return Ok(());
             }
-            Ending::Finished => println!(
+            Ending::Finished => say!(
                 "weights after {} steps: {}",
                 outcome.steps,
                 run.weights().display()
@@ -101,7 +102,10 @@ fn stop_on_signal() -> miette::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("saving the state after this step; press Ctrl-C again to quit at once");
+        let _ = writeln!(
+            std::io::stderr(),
+            "saving the state after this step; press Ctrl-C again to quit at once"
+        );
     })
     .into_diagnostic()
     .wrap_err("Ctrl-C cannot be handled")?;
@@ -147,7 +151,7 @@ impl Progress {
         } else {
             let left =
                 (self.steps - step) as f64 * *images as f64 / *step as f64 / images_per_second;
-            println!("step {step}/{} {message}, {left:.0} s left", self.steps);
+            say!("step {step}/{} {message}, {left:.0} s left", self.steps);
         }
     }
 
