@@ -1,6 +1,7 @@
 //! The `microdit` command: one thin file per subcommand.
 
 mod device;
+mod plan;
 mod sample;
 mod train;
 
@@ -28,6 +29,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Sample(sample::Sample),
+    Plan(plan::PlanCommand),
 }
 
 fn main() -> miette::Result<()> {
@@ -44,5 +46,6 @@ fn main() -> miette::Result<()> {
     rayon::scope(|_| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
+        Command::Plan(plan) => plan.run(),
     })
 }

@@ -5,6 +5,7 @@ pub mod encode;
 mod error;
 mod objective;
 pub mod optim;
+pub mod plan;
 pub mod recipe;
 pub mod run;
 pub mod sampling;

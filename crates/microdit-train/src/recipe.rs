@@ -187,6 +187,14 @@ pub enum CaptionConfig {
     },
 }
 
+impl CaptionConfig {
+    /// Vectors of a caption.
+    pub fn tokens(&self) -> usize {
+        let Self::HashedWords { tokens, .. } = self;
+        *tokens
+    }
+}
+
 /// What is drawn when training ends, and the defaults of `microdit sample`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -86,7 +86,7 @@ pub fn per_image(
     let (dim, patch) = (config.dim, config.patch_dim());
     let caption = config.caption_block();
     let mlp = |input: usize| dim * (input + dim);
-    let embeddings = patch * dim * mixer_tokens
+    let embeddings = patch * dim * config.tokens()
         + dim * (TIME_CHANNELS + dim)
         + mlp(config.caption_channels) * caption_tokens
         + (self_attention_products(&caption, caption_tokens)

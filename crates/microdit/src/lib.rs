@@ -36,6 +36,7 @@ pub mod flops;
 pub mod init;
 mod linear;
 mod mask;
+pub mod memory;
 pub mod mixer;
 pub mod moe;
 pub mod norm;

@@ -1,0 +1,165 @@
+//! `microdit plan`: what a recipe will cost.
+
+use crate::say;
+use microdit_train::{
+    Recipe,
+    plan::{Gpu, Machine, Plan},
+};
+use miette::IntoDiagnostic;
+use std::path::PathBuf;
+
+/// Print FLOPs, memory, hours and dollars of every stage of a recipe.
+#[derive(clap::Args)]
+pub(crate) struct PlanCommand {
+    /// Recipe file
+    recipe: PathBuf,
+    /// Replace a value of the recipe; may be given several times
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    overrides: Vec<String>,
+    /// Kind of GPU
+    #[arg(long, default_value = "h100", value_parser = parse_gpu)]
+    gpu: Gpu,
+    /// Number of GPUs
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Fraction of the peak rate that becomes FLOPs of the model; the published run reached 0.185
+    #[arg(long, default_value_t = 0.185, value_parser = parse_fraction)]
+    mfu: f64,
+    /// Price of one GPU for an hour
+    #[arg(long, default_value_t = 3.79, value_parser = parse_price)]
+    usd_per_gpu_hour: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_gpu(name: &str) -> Result<Gpu, String> {
+    let known = Gpu::known();
+    let names: Vec<&str> = known.iter().map(|gpu| gpu.name.as_str()).collect();
+    let unknown = format!("known are {}", names.join(", "));
+    let found = known.iter().find(|gpu| gpu.name.eq_ignore_ascii_case(name));
+    found.cloned().ok_or(unknown)
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number")?;
+    let valid = value > 0.0 && value <= 1.0;
+    valid
+        .then_some(value)
+        .ok_or("must be above 0 and at most 1".into())
+}
+
+fn parse_price(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number")?;
+    let valid = value.is_finite() && value >= 0.0;
+    valid.then_some(value).ok_or("must be at least 0".into())
+}
+
+impl PlanCommand {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
+        let machine = Machine {
+            gpu: self.gpu,
+            count: self.count as usize,
+            mfu: self.mfu,
+            usd_per_gpu_hour: self.usd_per_gpu_hour,
+        };
+        let plan = Plan::new(&recipe, machine);
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(&plan).into_diagnostic()?);
+        } else {
+            print(&plan);
+        }
+        Ok(())
+    }
+}
+
+fn print(plan: &Plan) {
+    let machine = &plan.machine;
+    say!(
+        "{} on {} x {} at {:.1} % of {} TFLOP/s, ${:.2} per GPU-hour",
+        plan.recipe,
+        machine.count,
+        machine.gpu.name,
+        100.0 * machine.mfu,
+        machine.gpu.tflops,
+        machine.usd_per_gpu_hour
+    );
+    say!(
+        "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
+        "stage",
+        "params",
+        "images",
+        "GFLOP",
+        "FLOP",
+        "images/s",
+        "hours",
+        "$"
+    );
+    say!(
+        "{:24}{:>8}{:>9}{:>9}{:>10}{:>12}",
+        "",
+        "M",
+        "M",
+        "/image",
+        "",
+        "/GPU"
+    );
+    for stage in &plan.stages {
+        say!(
+            "{:24}{:>8.1}{:>9.2}{:>9.2}{:>10.2e}{:>12.1}{:>8.1}{:>9.0}",
+            stage.name,
+            stage.parameters as f64 / 1e6,
+            stage.images as f64 / 1e6,
+            stage.flop_per_image / 1e9,
+            stage.flop,
+            stage.images_per_second_per_gpu,
+            stage.hours,
+            stage.usd
+        );
+    }
+    say!(
+        "{:24}{:>8}{:>9}{:>9}{:>10.2e}{:>12}{:>8.1}{:>9.0}",
+        "total",
+        "",
+        "",
+        "",
+        plan.flop,
+        "",
+        plan.hours,
+        plan.usd
+    );
+    say!(
+        "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
+        "GiB per GPU",
+        "batch",
+        "weights",
+        "grads",
+        "optimiser",
+        "activations",
+        "EMA",
+        "total"
+    );
+    for stage in &plan.stages {
+        let memory = &stage.memory;
+        let warning = if memory.total > machine.gpu.gib {
+            format!(
+                "  more than the {} GiB there are: lower micro_batch",
+                machine.gpu.gib
+            )
+        } else {
+            String::new()
+        };
+        say!(
+            "{:24}{:>8}{:>9.2}{:>9.2}{:>10.2}{:>12.2}{:>8.2}{:>9.2}{warning}",
+            stage.name,
+            memory.micro_batch,
+            memory.weights,
+            memory.gradients,
+            memory.optimiser,
+            memory.activations,
+            memory.averages,
+            memory.total
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
+
+use crate::recipe::{Recipe, Stage};
+use microdit::{MaskStage, flops, memory};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a number: weights, gradients, moments and activations are f32.
+const BYTES: f64 = 4.0;
+
+/// A kind of GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Name on the command line.
+    pub name: String,
+    /// Peak rate of bf16 matrix products without sparsity, in TFLOP/s.
+    pub tflops: f64,
+    /// Memory in GiB.
+    pub gib: f64,
+}
+
+impl Gpu {
+    /// The GPUs that are known.
+    ///
+    /// # Panics
+    /// Never: the list is part of the program, and a test reads it.
+    pub fn known() -> Vec<Self> {
+        ron::from_str(include_str!("../data/gpus.ron")).expect("the list of GPUs is valid")
+    }
+}
+
+/// What a run is to be carried out on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Machine {
+    /// Kind of its devices.
+    pub gpu: Gpu,
+    /// Number of devices.
+    pub count: usize,
+    /// Fraction of the peak rate that becomes FLOPs of the model.
+    pub mfu: f64,
+    /// Price of a device for an hour, in dollars.
+    pub usd_per_gpu_hour: f64,
+}
+
+/// The bill of one stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StagePlan {
+    /// Name of the stage.
+    pub name: String,
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// Images trained on.
+    pub images: u64,
+    /// FLOPs of an image, forward and backward.
+    pub flop_per_image: f64,
+    /// FLOPs of the stage.
+    pub flop: f64,
+    /// Memory of one device.
+    pub memory: Memory,
+    /// Images a device takes in a second.
+    pub images_per_second_per_gpu: f64,
+    /// Time on the whole machine.
+    pub hours: f64,
+    /// Price of the whole machine for that time.
+    pub usd: f64,
+}
+
+/// Memory of one device, in GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// Images computed at once.
+    pub micro_batch: usize,
+    /// Weights.
+    pub weights: f64,
+    /// Their gradients.
+    pub gradients: f64,
+    /// Two moments of each weight.
+    pub optimiser: f64,
+    /// Averages of the weights.
+    pub averages: f64,
+    /// What the forward pass leaves for the backward pass.
+    pub activations: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+/// The bill of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// What it is carried out on.
+    pub machine: Machine,
+    /// Stage by stage.
+    pub stages: Vec<StagePlan>,
+    /// FLOPs of the run.
+    pub flop: f64,
+    /// Time of the run.
+    pub hours: f64,
+    /// Price of the run.
+    pub usd: f64,
+}
+
+impl Plan {
+    /// The bill of `recipe` on `machine`.
+    pub fn new(recipe: &Recipe, machine: Machine) -> Self {
+        let stages: Vec<StagePlan> = recipe
+            .stages
+            .iter()
+            .map(|stage| plan(stage, &machine))
+            .collect();
+        let sum = |of: fn(&StagePlan) -> f64| stages.iter().map(of).sum();
+        Self {
+            recipe: recipe.run.name.clone(),
+            flop: sum(|stage| stage.flop),
+            hours: sum(|stage| stage.hours),
+            usd: sum(|stage| stage.usd),
+            machine,
+            stages,
+        }
+    }
+}
+
+/// FLOPs of an image of `stage`, forward and backward.
+pub fn flop_per_image(stage: &Stage) -> f64 {
+    let [mixer, backbone, words] = tokens(stage);
+    flops::per_image(&stage.model, mixer, backbone, words).total()
+}
+
+/// Tokens in the mixer and in the backbone, and of a caption.
+fn tokens(stage: &Stage) -> [usize; 3] {
+    let all = stage.model.tokens();
+    let kept = stage.masking.kept(all);
+    let mixer = match stage.masking.stage() {
+        MaskStage::BeforeMixer => kept,
+        MaskStage::AfterMixer => all,
+    };
+    [mixer, kept, stage.captions.tokens()]
+}
+
+fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
+    let parameters = flops::parameters(&stage.model);
+    let images = stage.steps * stage.batch as u64;
+    let flop_per_image = flop_per_image(stage);
+    let flop = flop_per_image * images as f64;
+    let rate = machine.gpu.tflops * 1e12 * machine.mfu;
+    let hours = flop / (rate * machine.count as f64) / 3600.0;
+    StagePlan {
+        name: stage.name.clone(),
+        parameters,
+        images,
+        flop_per_image,
+        flop,
+        memory: memory_of(stage, parameters, machine.count),
+        images_per_second_per_gpu: rate / flop_per_image,
+        hours,
+        usd: hours * machine.count as f64 * machine.usd_per_gpu_hour,
+    }
+}
+
+fn memory_of(stage: &Stage, parameters: usize, devices: usize) -> Memory {
+    let gib = |numbers: usize| numbers as f64 * BYTES / f64::from(1 << 30);
+    let share = stage.batch.div_ceil(devices);
+    let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
+    let [mixer, backbone, words] = tokens(stage);
+    let weights = gib(parameters);
+    let averages = weights * stage.ema.len() as f64;
+    let activations = gib(memory::activations(&stage.model, mixer, backbone, words) * micro_batch);
+    Memory {
+        micro_batch,
+        weights,
+        gradients: weights,
+        optimiser: 2.0 * weights,
+        averages,
+        activations,
+        total: 4.0 * weights + averages + activations,
+    }
+}

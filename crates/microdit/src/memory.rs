@@ -1,0 +1,57 @@
+//! What training keeps in memory, in numbers: the source of every memory estimate.
+
+use crate::config::{BlockConfig, DitConfig};
+
+/// Numbers the forward pass of one image leaves for the backward pass: what the operations of
+/// [`DitBackend`](crate::DitBackend) store under automatic differentiation. Tokens and captions are counted as in
+/// [`flops::per_image`](crate::flops::per_image).
+///
+/// ```
+/// use microdit::{DitConfig, memory};
+/// let config = DitConfig::tiny_2();
+/// let (masked, whole) = (memory::activations(&config, 256, 64, 77), memory::activations(&config, 256, 256, 77));
+/// assert!(masked < whole / 2);
+/// ```
+pub fn activations(
+    config: &DitConfig,
+    mixer_tokens: usize,
+    backbone_tokens: usize,
+    caption_tokens: usize,
+) -> usize {
+    let run = |blocks: &[BlockConfig], tokens| -> usize {
+        let kept = |block| block_activations(block, tokens, caption_tokens);
+        blocks.iter().map(kept).sum()
+    };
+    let caption = config.caption_block();
+    // Norms and projections keep their input, the attention its queries, keys and values, the gate both its factors.
+    let captions = caption_tokens
+        * (config.caption_channels
+            + 7 * caption.dim
+            + 4 * caption.attention_dim
+            + 3 * caption.hidden_dim);
+    let maps = match &config.mixer {
+        Some(mixer) if mixer.dim != config.dim => {
+            2 * (config.dim * (mixer_tokens + caption_tokens) + mixer.dim * backbone_tokens)
+        }
+        _ => 0,
+    };
+    let ends = config.patch_dim() * config.tokens() + 2 * config.dim * backbone_tokens;
+    captions
+        + maps
+        + ends
+        + run(&config.mixer_blocks(), mixer_tokens)
+        + run(&config.blocks(), backbone_tokens)
+}
+
+/// Of one block: ten times the tokens (inputs of three norms, four projections and two gates, and the queries of the
+/// cross-attention), packed queries, keys and values and what they attend to, the captions' keys and values, six
+/// vectors of modulation, and the hidden layer.
+fn block_activations(block: &BlockConfig, tokens: usize, words: usize) -> usize {
+    let hidden = match &block.moe {
+        Some(moe) => moe.experts * moe.tokens_per_expert(tokens),
+        None => 3 * tokens,
+    };
+    tokens * (10 * block.dim + 4 * block.attention_dim)
+        + hidden * block.hidden_dim
+        + (2 * words + 6) * block.dim
+}
