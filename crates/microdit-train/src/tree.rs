@@ -396,7 +396,8 @@ impl<'a> Parser<'a> {
         let named = !key.is_empty() && self.eat(':')?;
         (self.rest, self.line) = (rest, line);
         // `()` is taken for a struct without fields.
-        if !named && !(name.is_empty() && rest.starts_with(')')) {
+        let empty = name.is_empty() && rest.starts_with(')');
+        if !named && !empty {
             return Ok(Value::Tuple(name.to_owned(), self.items(')', depth)?));
         }
         let mut fields: Vec<(String, Node)> = Vec::new();
