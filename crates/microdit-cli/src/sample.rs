@@ -72,7 +72,9 @@ pub(crate) fn save_grid<B: DitBackend>(
     let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(steps as u64).with_style(style);
-    let images = painter.draw(settings, seed, || bar.inc(1));
+    let images = painter
+        .draw(settings, seed, || bar.inc(1))
+        .into_diagnostic()?;
     bar.finish_and_clear();
     grid(&images, settings.count)
         .save(path)

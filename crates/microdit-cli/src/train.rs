@@ -84,13 +84,16 @@ impl Train {
                 run.weights().display()
             ),
         }
-        let painter = Painter::new(recipe.clone(), outcome.dit, device.clone());
-        save_grid(
-            &painter,
-            &recipe.run.sampling,
-            recipe.run.seed,
-            &run.samples(),
-        )
+        match Painter::new(recipe.clone(), outcome.dit, device.clone()) {
+            Ok(painter) => {
+                let settings = &recipe.run.sampling;
+                save_grid(&painter, settings, recipe.run.seed, &run.samples())
+            }
+            Err(reason) => {
+                say!("{reason}");
+                Ok(())
+            }
+        }
     }
 }
 

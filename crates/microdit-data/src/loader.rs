@@ -1,6 +1,7 @@
 //! Reads ahead: decodes and crops in the background, so that a step does not wait for its data.
 
 use crate::{
+    npy,
     sample::{DataError, Image, Position, Sample},
     shapes::Shapes,
     shards::{ShardStream, Shards},
@@ -30,8 +31,11 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Samples in a batch.
     pub batch: usize,
-    /// Side the images are cropped and resized to.
-    pub image_size: u32,
+    /// Channels, height and width of what a sample becomes. Images are cropped and resized to it; pre-computed latents
+    /// must have it.
+    pub shape: [usize; 3],
+    /// Words and channels pre-computed captions must have.
+    pub caption: [usize; 2],
     /// Threads that decode; the batches are the same for any number.
     pub threads: usize,
 }
@@ -42,11 +46,20 @@ pub struct Batch {
     /// Names of the samples.
     pub keys: Vec<String>,
     /// Captions.
-    pub captions: Vec<String>,
-    /// `[batch, 3, size, size]` in -1..1, row-major.
-    pub pixels: Vec<f32>,
+    pub captions: Captions,
+    /// Pixels in -1..1, or latents: `[batch, channels, height, width]`, row-major.
+    pub images: Vec<f32>,
     /// Where the batch after this one begins.
     pub next: Position,
+}
+
+/// The captions of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Captions {
+    /// To be encoded.
+    Texts(Vec<String>),
+    /// Encoded beforehand: `[batch, words, channels]`, row-major.
+    Vectors(Vec<f32>),
 }
 
 /// An endless supply of batches, which depends on source, seed and batch size alone.
@@ -112,81 +125,136 @@ impl Samples {
     }
 }
 
-type Decoded = (String, String, Vec<f32>);
+/// A sample ready for the network.
+struct Decoded {
+    key: String,
+    image: Vec<f32>,
+    caption: Caption,
+}
+
+enum Caption {
+    Text(String),
+    Vectors(Vec<f32>),
+}
 
 fn next_batch(samples: &mut Samples, config: &LoaderConfig) -> Result<Batch, DataError> {
-    let mut batch = Batch {
-        keys: Vec::new(),
-        captions: Vec::new(),
-        pixels: Vec::new(),
-        next: samples.position(),
-    };
+    let mut decoded: Vec<Decoded> = Vec::new();
     let mut failed = 0;
-    while batch.keys.len() < config.batch {
-        let wanted = config.batch - batch.keys.len();
-        let raw: Vec<Sample> = (0..wanted)
+    while decoded.len() < config.batch {
+        let raw: Vec<Sample> = (decoded.len()..config.batch)
             .map(|_| samples.next())
             .collect::<Result<_, _>>()?;
-        let decoded = decode_all(raw, config);
-        failed += decoded.iter().filter(|sample| sample.is_none()).count();
+        let results = decode_all(&raw, config);
+        for (sample, result) in raw.iter().zip(results) {
+            match result {
+                Ok(sample) => decoded.push(sample),
+                Err(error) => {
+                    tracing::warn!(
+                        "sample {} cannot be decoded ({error}); it is skipped",
+                        sample.key
+                    );
+                    failed += 1;
+                }
+            }
+        }
         if failed > MAX_UNDECODABLE {
             return Err(DataError::NothingDecodes(failed));
         }
-        for (key, caption, pixels) in decoded.into_iter().flatten() {
-            batch.keys.push(key);
-            batch.captions.push(caption);
-            batch.pixels.extend(pixels);
-        }
     }
-    batch.next = samples.position();
-    Ok(batch)
+    Ok(collate(decoded, samples.position()))
 }
 
-/// Decodes in parallel, keeping the order; `None` where an image is broken.
-fn decode_all(samples: Vec<Sample>, config: &LoaderConfig) -> Vec<Option<Decoded>> {
+fn collate(decoded: Vec<Decoded>, next: Position) -> Batch {
+    let (mut keys, mut images) = (Vec::new(), Vec::new());
+    // A source has captions of one kind only.
+    let (mut texts, mut vectors) = (Vec::new(), Vec::new());
+    for sample in decoded {
+        keys.push(sample.key);
+        images.extend(sample.image);
+        match sample.caption {
+            Caption::Text(text) => texts.push(text),
+            Caption::Vectors(values) => vectors.extend(values),
+        }
+    }
+    Batch {
+        keys,
+        captions: match texts.is_empty() {
+            true => Captions::Vectors(vectors),
+            false => Captions::Texts(texts),
+        },
+        images,
+        next,
+    }
+}
+
+/// Decodes in parallel, keeping the order.
+fn decode_all(samples: &[Sample], config: &LoaderConfig) -> Vec<Result<Decoded, String>> {
     let share = samples.len().div_ceil(config.threads.max(1)).max(1);
     thread::scope(|scope| {
         let workers: Vec<_> = samples
             .chunks(share)
             .map(|part| {
-                scope.spawn(|| {
-                    part.iter()
-                        .map(|sample| decode(sample, config.image_size))
-                        .collect::<Vec<_>>()
-                })
+                let decode = |sample| decode(sample, config);
+                let worker = scope.spawn(move || part.iter().map(decode).collect::<Vec<_>>());
+                (part.len(), worker)
             })
             .collect();
         workers
             .into_iter()
-            // A panic in a decoder counts as broken images, not as the end of the run.
-            .flat_map(|worker| worker.join().unwrap_or_default())
+            .flat_map(|(count, worker)| {
+                // A panic in a decoder counts as broken images, not as the end of the run.
+                let panicked = || Err("its decoder panicked".to_owned());
+                let results = worker.join();
+                results.unwrap_or_else(|_| (0..count).map(|_| panicked()).collect())
+            })
             .collect()
     })
 }
 
-fn decode(sample: &Sample, size: u32) -> Option<Decoded> {
-    let image = match &sample.image {
-        Image::Decoded(image) => image.clone(),
-        Image::Encoded(bytes) => match image::load_from_memory(bytes) {
-            Ok(image) => image.into_rgb8(),
-            Err(error) => {
-                tracing::warn!(
-                    "sample {} cannot be decoded ({error}); it is skipped",
-                    sample.key
-                );
-                return None;
-            }
-        },
+fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
+    let text = || Caption::Text(sample.caption.clone());
+    let (image, caption) = match &sample.image {
+        Image::Decoded(image) => (pixels(image.clone(), config.shape), text()),
+        Image::Encoded(bytes) => {
+            let image = image::load_from_memory(bytes).map_err(|error| error.to_string())?;
+            (pixels(image.into_rgb8(), config.shape), text())
+        }
+        Image::Precomputed { latent, caption } => {
+            let latent = array("latent", latent, &config.shape)?;
+            let caption = array("caption", caption, &config.caption)?;
+            (latent, Caption::Vectors(caption))
+        }
     };
-    let image = crop(image, size);
-    let plane = (size * size) as usize;
+    Ok(Decoded {
+        key: sample.key.clone(),
+        image,
+        caption,
+    })
+}
+
+/// The values of a pre-computed array, which must have the given shape.
+fn array(what: &str, bytes: &[u8], shape: &[usize]) -> Result<Vec<f32>, String> {
+    let array = npy::read(bytes).map_err(|error| format!("its {what}: {error}"))?;
+    if array.shape == shape {
+        return Ok(array.values);
+    }
+    let found = array.shape;
+    Err(format!(
+        "its {what} has shape {found:?}, expected {shape:?}"
+    ))
+}
+
+/// Pixels in -1..1, channel by channel.
+fn pixels(image: RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
+    let image = crop(image, width.min(height) as u32);
+    let plane = height * width;
     let mut pixels = vec![0.0; 3 * plane];
     for (i, pixel) in image.pixels().enumerate() {
         for (channel, level) in pixel.0.into_iter().enumerate() {
             pixels[channel * plane + i] = f32::from(level) / 127.5 - 1.0;
         }
     }
-    Some((sample.key.clone(), sample.caption.clone(), pixels))
+    pixels
 }
 
 /// Shrinks or grows the shorter side to `size` and takes the centre.
@@ -212,6 +280,7 @@ fn crop(image: RgbImage, size: u32) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::Members;
     use std::path::Path;
 
     fn golden(name: &str) -> String {
@@ -221,11 +290,16 @@ mod tests {
         path.to_string_lossy().into_owned()
     }
 
+    fn pictures(spec: &str) -> Result<Shards, DataError> {
+        Shards::open(spec, Members::Pictures)
+    }
+
     fn config(threads: usize) -> LoaderConfig {
         LoaderConfig {
             seed: 1,
             batch: 6,
-            image_size: 16,
+            shape: [3, 16, 16],
+            caption: [3, 2],
             threads,
         }
     }
@@ -233,7 +307,7 @@ mod tests {
     #[test]
     fn batches_do_not_depend_on_the_threads() {
         let load = |threads| {
-            let source = Source::Shards(Shards::open(&golden("wds_clean.tar")).unwrap());
+            let source = Source::Shards(pictures(&golden("wds_clean.tar")).unwrap());
             let mut loader = Loader::new(source, config(threads), Position::default());
             (0..5)
                 .map(|_| loader.next_batch().unwrap())
@@ -256,7 +330,7 @@ mod tests {
             std::fs::copy(golden(name), folder.path().join(name)).unwrap();
         }
         let load = |start, count| {
-            let source = Source::Shards(Shards::open(&folder.path().to_string_lossy()).unwrap());
+            let source = Source::Shards(pictures(&folder.path().to_string_lossy()).unwrap());
             let mut loader = Loader::new(source, config(2), start);
             let batch = |_| loader.next_batch().unwrap();
             (0..count).map(batch).collect::<Vec<_>>()
@@ -281,10 +355,14 @@ mod tests {
             (text("key"), text("caption"))
         };
         let read = |name| {
-            let samples = Shards::read(Path::new(&golden(name))).unwrap();
-            let decoded = decode_all(samples, &config(2)).into_iter().flatten();
+            let path = golden(name);
+            let samples = pictures(&path).unwrap().read(Path::new(&path)).unwrap();
+            let decoded = decode_all(&samples, &config(2)).into_iter().flatten();
             decoded
-                .map(|(key, caption, _)| (key, caption))
+                .map(|sample| match sample.caption {
+                    Caption::Text(caption) => (sample.key, caption),
+                    Caption::Vectors(_) => panic!("captions are texts"),
+                })
                 .collect::<Vec<_>>()
         };
         let clean: Vec<_> = expected["clean"]
@@ -301,18 +379,62 @@ mod tests {
     }
 
     #[test]
+    fn latents_of_the_size_asked_for_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("latents.tar");
+        let floats = |count: usize, value: f32| -> Vec<u8> {
+            (0..count).flat_map(|_| value.to_le_bytes()).collect()
+        };
+        let latent =
+            |side, value| npy::write("<f4", &[4, side, side], &floats(4 * side * side, value));
+        let caption = npy::write("<f4", &[3, 2], &floats(6, 7.0));
+        let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+        let mut member = |name: &str, data: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, name, data).unwrap();
+        };
+        for key in 0..6 {
+            member(&format!("{key}.latent-16.npy"), &latent(2, key as f32));
+            member(&format!("{key}.latent-32.npy"), &latent(4, -1.0));
+            member(&format!("{key}.caption.npy"), &caption);
+        }
+        // One of another shape, and one without a latent of this size.
+        member("wrong.latent-16.npy", &latent(3, 9.0));
+        member("wrong.caption.npy", &caption);
+        member("lacking.latent-32.npy", &latent(4, 9.0));
+        member("lacking.caption.npy", &caption);
+        tar.finish().unwrap();
+        let shards = Shards::open(&path.to_string_lossy(), Members::Latents { size: 16 }).unwrap();
+        let config = LoaderConfig {
+            shape: [4, 2, 2],
+            ..config(2)
+        };
+        let mut loader = Loader::new(Source::Shards(shards), config, Position::default());
+        let batch = loader.next_batch().unwrap();
+        for (key, image) in batch.keys.iter().zip(batch.images.chunks_exact(16)) {
+            assert_eq!(image, [key.parse::<f32>().unwrap(); 16], "sample {key}");
+        }
+        assert_eq!(batch.captions, Captions::Vectors(vec![7.0; 6 * 6]));
+    }
+
+    #[test]
     fn a_folder_without_shards_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
-            Shards::open(&folder.path().to_string_lossy()),
+            pictures(&folder.path().to_string_lossy()),
             Err(DataError::NoShards(_))
         ));
         assert!(matches!(
-            Shards::open("no/such.tar"),
+            pictures("no/such.tar"),
             Err(DataError::NoShards(_))
         ));
         let path = folder.path().join("empty.tar");
         std::fs::write(&path, [0; 1024]).unwrap();
-        assert!(matches!(Shards::read(&path), Err(DataError::EmptyShard(_))));
+        let empty = pictures(&path.to_string_lossy()).unwrap();
+        assert!(matches!(
+            empty.read(&path),
+            Err(DataError::EmptyShard { .. })
+        ));
     }
 }

@@ -11,6 +11,13 @@ pub enum Image {
     Encoded(Vec<u8>),
     /// Pixels.
     Decoded(RgbImage),
+    /// What encoders made of image and caption beforehand, as files of NumPy arrays.
+    Precomputed {
+        /// `[channels, height, width]`.
+        latent: Vec<u8>,
+        /// `[words, channels]`.
+        caption: Vec<u8>,
+    },
 }
 
 /// A captioned image.
@@ -18,7 +25,7 @@ pub enum Image {
 pub struct Sample {
     /// Its name in the dataset.
     pub key: String,
-    /// Its caption, trimmed, never empty.
+    /// Its caption, trimmed; never empty where the image is one.
     pub caption: String,
     /// Its image.
     pub image: Image,
@@ -53,10 +60,15 @@ pub enum DataError {
         message: String,
     },
     /// A shard without one usable sample.
-    #[error("{}: no usable sample; expected members KEY.jpg (or .png, .webp) and KEY.txt", .0.display())]
-    EmptyShard(PathBuf),
-    /// No image of a whole pass could be decoded.
-    #[error("no image could be decoded in {0} samples; the first warnings name some")]
+    #[error("{}: no usable sample; expected members {expected}", shard.display())]
+    EmptyShard {
+        /// The shard.
+        shard: PathBuf,
+        /// Members of a sample.
+        expected: String,
+    },
+    /// Too many samples in a row could not be decoded.
+    #[error("{0} samples in a row could not be decoded; the warnings name some")]
     NothingDecodes(usize),
     /// The loader's thread ended early.
     #[error("the loader stopped unexpectedly; this is a bug, please report it")]

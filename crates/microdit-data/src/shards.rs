@@ -1,4 +1,4 @@
-//! WebDataset tars: members `KEY.jpg` (or .png, .webp) and `KEY.txt` make a sample.
+//! WebDataset tars, whose members with one key make a sample.
 
 use crate::sample::{DataError, Image, Position, Sample};
 use microdit::rng::{Purpose, Stream};
@@ -14,10 +14,23 @@ const WINDOW: usize = 2000;
 /// Warnings about single samples after which the rest are only counted.
 const MAX_WARNINGS: u64 = 10;
 
+/// Which members of a shard make a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// `KEY.jpg` (or .png, .webp) and `KEY.txt`.
+    Pictures,
+    /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, pre-computed for images of SIZE pixels.
+    Latents {
+        /// Side of the images in pixels.
+        size: u32,
+    },
+}
+
 /// A list of shards.
 #[derive(Clone, Debug)]
 pub struct Shards {
     paths: Vec<PathBuf>,
+    members: Members,
 }
 
 impl Shards {
@@ -25,7 +38,7 @@ impl Shards {
     ///
     /// # Errors
     /// If that names no existing shard.
-    pub fn open(spec: &str) -> Result<Self, DataError> {
+    pub fn open(spec: &str, members: Members) -> Result<Self, DataError> {
         let missing = || DataError::NoShards(spec.to_owned());
         let path = Path::new(spec);
         let paths: Vec<PathBuf> = if path.is_dir() {
@@ -46,14 +59,14 @@ impl Shards {
         if paths.is_empty() {
             return Err(missing());
         }
-        Ok(Self { paths })
+        Ok(Self { paths, members })
     }
 
-    /// The samples of one shard in their order. A sample without image or caption is skipped and named in a warning.
+    /// The samples of one shard in their order. An incomplete sample is skipped and named in a warning.
     ///
     /// # Errors
     /// An unreadable shard, or one without a usable sample.
-    pub fn read(path: &Path) -> Result<Vec<Sample>, DataError> {
+    pub fn read(&self, path: &Path) -> Result<Vec<Sample>, DataError> {
         let unreadable = |error: &dyn std::fmt::Display| DataError::Unreadable {
             shard: path.to_owned(),
             message: error.to_string(),
@@ -68,28 +81,12 @@ impl Shards {
         let mut skipped = 0;
         for entry in dataset.iter() {
             let entry = entry.map_err(|error| unreadable(&error))?;
-            let key = entry.key().unwrap_or_default().to_owned();
-            let bytes = |names: &[&str]| {
-                entry
-                    .get_first(names)?
-                    .as_bytes()
-                    .map(|bytes| bytes.to_vec())
-            };
-            let caption =
-                bytes(&["txt"]).map(|text| String::from_utf8_lossy(&text).trim().to_owned());
-            match (bytes(&IMAGES), caption) {
-                (Some(image), Some(caption)) if !caption.is_empty() => samples.push(Sample {
-                    key,
-                    caption,
-                    image: Image::Encoded(image),
-                }),
-                (image, caption) => {
+            let bytes = |names: &[&str]| Some(entry.get_first(names)?.as_bytes()?.to_vec());
+            let key = entry.key().unwrap_or_default();
+            match self.members.sample(key, bytes) {
+                Ok(sample) => samples.push(sample),
+                Err(lack) => {
                     skipped += 1;
-                    let lack = match (image, caption) {
-                        (None, _) => "no image",
-                        (_, None) => "no caption",
-                        _ => "an empty caption",
-                    };
                     if skipped <= MAX_WARNINGS {
                         tracing::warn!(
                             "{}: sample {key} has {lack}; it is skipped",
@@ -107,9 +104,54 @@ impl Shards {
             );
         }
         if samples.is_empty() {
-            return Err(DataError::EmptyShard(path.to_owned()));
+            return Err(DataError::EmptyShard {
+                shard: path.to_owned(),
+                expected: self.members.describe(),
+            });
         }
         Ok(samples)
+    }
+}
+
+impl Members {
+    /// A sample of the members `bytes` finds, or what it lacks.
+    fn sample(
+        self,
+        key: &str,
+        bytes: impl Fn(&[&str]) -> Option<Vec<u8>>,
+    ) -> Result<Sample, String> {
+        let text = bytes(&["txt"]).map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        let (caption, image) = match self {
+            Self::Pictures => {
+                let image = bytes(&IMAGES).ok_or("no image")?;
+                let caption = text.ok_or("no caption")?;
+                if caption.is_empty() {
+                    return Err("an empty caption".into());
+                }
+                (caption, Image::Encoded(image))
+            }
+            Self::Latents { size } => {
+                let array = |name: &str| bytes(&[name]).ok_or_else(|| format!("no {name}"));
+                let latent = array(&format!("latent-{size}.npy"))?;
+                let caption = array("caption.npy")?;
+                (
+                    text.unwrap_or_default(),
+                    Image::Precomputed { latent, caption },
+                )
+            }
+        };
+        Ok(Sample {
+            key: key.to_owned(),
+            caption,
+            image,
+        })
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Self::Pictures => "KEY.jpg (or .png, .webp) and KEY.txt".into(),
+            Self::Latents { size } => format!("KEY.latent-{size}.npy and KEY.caption.npy"),
+        }
     }
 }
 
@@ -183,7 +225,7 @@ impl ShardStream {
         let mut paths = self.shards.paths.clone();
         Stream::new(self.seed, Purpose::Shuffle, epoch, 0).shuffle(&mut paths);
         for path in &paths[shard..] {
-            self.window.extend(Shards::read(path)?);
+            self.window.extend(self.shards.read(path)?);
             self.end += 1;
             if self.window.len() >= WINDOW {
                 break;

@@ -62,6 +62,11 @@ pub enum TrainError {
         /// File of the batches.
         batches: PathBuf,
     },
+    /// The recipe trains on pre-computed latents, and nothing can turn them into pictures.
+    #[error(
+        "no pictures: the recipe trains on pre-computed latents and captions, and names neither VAE nor text encoder"
+    )]
+    NoDecoder,
     /// The picture could not be written.
     #[error("{}: {source}", path.display())]
     Image {

@@ -2,7 +2,7 @@
 
 use crate::{
     encode::{CaptionEncoder, Codec},
-    recipe::{CaptionConfig, Stage},
+    recipe::Stage,
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::{
@@ -42,12 +42,12 @@ impl<'a, B: DitBackend> Objective<'a, B> {
         step: u64,
     ) -> Tensor<B, 1> {
         let model = &self.stage.model;
-        let pixels = batch.pixels.len() / batch.keys.len();
-        let pixels = &batch.pixels[samples.start * pixels..samples.end * pixels];
-        let clean: Tensor<B, 4> = self.codec.encode(pixels, samples.len(), self.device);
-        let shape = clean.dims();
-        let count = shape[1..].iter().product();
-        let noise = self.normal(Purpose::Noise, step, &samples, count);
+        let side = model.input_size;
+        let shape = [samples.len(), model.in_channels, side, side];
+        let size: usize = shape[1..].iter().product();
+        let images = &batch.images[samples.start * size..samples.end * size];
+        let clean: Tensor<B, 4> = self.codec.encode(images, shape, self.device);
+        let noise = self.normal(Purpose::Noise, step, &samples, size);
         let noise = Tensor::from_data(TensorData::new(noise, shape), self.device);
         let mask = TokenMask::draw(
             self.stage.masking,
@@ -59,7 +59,7 @@ impl<'a, B: DitBackend> Objective<'a, B> {
         );
         let captions = self
             .captions
-            .encode(&batch.captions[samples.clone()], self.device)
+            .batch(&batch.captions, samples.clone(), self.device)
             * self.kept_captions(step, &samples);
         self.stage.diffusion.loss(
             clean,
@@ -92,7 +92,7 @@ impl<'a, B: DitBackend> Objective<'a, B> {
 
     /// 0 where a sample's caption is dropped, 1 elsewhere: `[batch, 1, 1]`.
     fn kept_captions(&self, step: u64, samples: &Range<usize>) -> Tensor<B, 3> {
-        let CaptionConfig::HashedWords { drop, .. } = self.stage.captions;
+        let drop = self.stage.captions.drop();
         let keep = |i| {
             let draw = Stream::new(self.seed, Purpose::CaptionDrop, step, i as u64).uniform(1)[0];
             f32::from(f64::from(draw) >= drop)

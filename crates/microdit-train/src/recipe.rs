@@ -142,7 +142,7 @@ pub enum Handed {
 pub struct DataConfig {
     /// The dataset.
     pub dataset: Dataset,
-    /// For `WebDataset`: a tar, a directory of tars, or a pattern.
+    /// For `WebDataset` and `Latents`: a tar, a directory of tars, or a pattern.
     #[serde(default)]
     pub shards: Option<String>,
     /// Side of the images in pixels.
@@ -163,6 +163,8 @@ pub enum Dataset {
     Shapes,
     /// Tars of images and texts.
     WebDataset,
+    /// Tars of pre-computed latents and caption vectors, for images of `image_size` pixels.
+    Latents,
 }
 
 /// How images become latents.
@@ -173,6 +175,8 @@ pub enum CodecConfig {
         /// The scale; 0.5 gives photographs a standard deviation near 0.25.
         scale: f32,
     },
+    /// They are latents already, as the shards hold them.
+    Latents,
 }
 
 /// How captions become vectors.
@@ -185,13 +189,26 @@ pub enum CaptionConfig {
         /// Fraction of the captions replaced by zeros, for classifier-free guidance.
         drop: f64,
     },
+    /// They are vectors already, as the shards hold them.
+    Precomputed {
+        /// Vectors of a caption.
+        tokens: usize,
+        /// Fraction of the captions replaced by zeros, for classifier-free guidance.
+        drop: f64,
+    },
 }
 
 impl CaptionConfig {
     /// Vectors of a caption.
     pub fn tokens(&self) -> usize {
-        let Self::HashedWords { tokens, .. } = self;
+        let (Self::HashedWords { tokens, .. } | Self::Precomputed { tokens, .. }) = self;
         *tokens
+    }
+
+    /// Fraction of the captions replaced by zeros.
+    pub fn drop(&self) -> f64 {
+        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = self;
+        *drop
     }
 }
 
@@ -253,11 +270,33 @@ impl Recipe {
         for entry in overrides {
             let missing = || (Origin::command_line(entry), "write it as path=value".into());
             let (key, value) = entry.split_once('=').ok_or_else(missing)?;
-            tree.set(key, Node::parse_entry(value, entry)?)?;
+            tree.set(key, Node::parse_entry(value, entry))?;
         }
-        let recipe = Self::from_tree(tree)?;
+        let recipe = match Self::from_tree(tree.clone()) {
+            Err(error) => Self::with_bare_strings(tree, overrides).ok_or(error)?,
+            recipe => recipe?,
+        };
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    /// The recipe if bare words of the command line are taken for strings wherever no name fits: shell quoting of
+    /// strings would be a nuisance.
+    fn with_bare_strings(mut tree: Node, overrides: &[String]) -> Option<Self> {
+        let mut recipe = Self::from_tree(tree.clone());
+        for _ in overrides {
+            let Err(TrainError::Recipe { origin, .. }) = &recipe else {
+                break;
+            };
+            let entry = overrides
+                .iter()
+                .find(|entry| Origin::command_line(entry).to_string() == *origin)?;
+            let (key, value) = entry.split_once('=')?;
+            let string = Node::parse_entry(&format!("{value:?}"), entry);
+            tree.set(key, string).ok()?;
+            recipe = Self::from_tree(tree.clone());
+        }
+        recipe.ok()
     }
 
     fn from_tree(mut tree: Node) -> Result<Self, TrainError> {
@@ -370,23 +409,14 @@ impl Stage {
         if let Some((name, rule)) = self.optimiser.broken_rule() {
             return Err(problem(&key(&format!("optimiser.{name}")), &rule));
         }
+        self.validate_data()?;
         require(
-            self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize,
-            &key("model.input_size"),
-            "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size",
+            self.captions.tokens() > 0,
+            &key("captions.tokens"),
+            "must be at least 1",
         )?;
-        require(
-            self.data.dataset != Dataset::WebDataset || self.data.shards.is_some(),
-            &key("data.shards"),
-            "a WebDataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
-        )?;
-        let CaptionConfig::HashedWords { tokens, drop } = self.captions;
-        require(tokens > 0, &key("captions.tokens"), "must be at least 1")?;
-        require(
-            (0.0..=1.0).contains(&drop),
-            &key("captions.drop"),
-            "must be in 0..=1",
-        )?;
+        let drop = (0.0..=1.0).contains(&self.captions.drop());
+        require(drop, &key("captions.drop"), "must be in 0..=1")?;
         let masking = key("masking");
         require(
             (0.0..1.0).contains(&self.masking.ratio()),
@@ -397,6 +427,36 @@ impl Stage {
         require(kept > 0, &masking, "no token would be kept")?;
         let capacity = self.model.validate_capacity(kept);
         capacity.map_err(|error| problem(&masking, &format!("{kept} tokens are kept: {error}")))
+    }
+}
+
+impl Stage {
+    /// Data, codec and captions must speak of the same things.
+    fn validate_data(&self) -> Result<(), TrainError> {
+        let key = |key: &str| format!("stages.{}.{key}", self.name);
+        let latents = self.data.dataset == Dataset::Latents;
+        require(
+            latents == (self.codec == CodecConfig::Latents),
+            &key("codec"),
+            "the Latents dataset goes with codec: Latents, and only with it",
+        )?;
+        require(
+            latents == matches!(self.captions, CaptionConfig::Precomputed { .. }),
+            &key("captions"),
+            "the Latents dataset goes with captions: Precomputed(...), and only with it",
+        )?;
+        let pixels =
+            self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize;
+        require(
+            latents || pixels,
+            &key("model.input_size"),
+            "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size",
+        )?;
+        require(
+            self.data.dataset == Dataset::Shapes || self.data.shards.is_some(),
+            &key("data.shards"),
+            "this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
+        )
     }
 }
 

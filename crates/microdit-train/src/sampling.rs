@@ -23,17 +23,26 @@ const BATCH: usize = 16;
 pub struct Painter<B: DitBackend> {
     recipe: Recipe,
     dit: Dit<B>,
+    codec: Codec,
     device: B::Device,
 }
 
 impl<B: DitBackend> Painter<B> {
     /// A painter over a network in memory.
-    pub fn new(recipe: Recipe, dit: Dit<B>, device: B::Device) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If the recipe has no way from texts to caption vectors, or from latents to pictures.
+    pub fn new(recipe: Recipe, dit: Dit<B>, device: B::Device) -> Result<Self, TrainError> {
+        let codec = Codec::new(recipe.last_stage());
+        if !codec.decodes() {
+            return Err(TrainError::NoDecoder);
+        }
+        Ok(Self {
             recipe,
             dit,
+            codec,
             device,
-        }
+        })
     }
 
     /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
@@ -44,7 +53,7 @@ impl<B: DitBackend> Painter<B> {
         let (run, recipe) = RunDir::open(run)?;
         let dit = recipe.last_stage().model.init(recipe.run.seed, &device)?;
         let dit = StateDict::read(&run.drawable()?)?.load_into(dit, &device)?;
-        Ok(Self::new(recipe, dit, device))
+        Self::new(recipe, dit, device)
     }
 
     /// The run's own sampling settings.
@@ -54,24 +63,26 @@ impl<B: DitBackend> Painter<B> {
 
     /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
     /// so that it does not depend on how many are drawn; `progress` is told of every finished solver step.
+    ///
+    /// # Errors
+    /// If latents cannot become pictures.
     pub fn draw(
         &self,
         settings: &SamplingConfig,
         seed: u64,
         mut progress: impl FnMut(),
-    ) -> Vec<RgbImage> {
+    ) -> Result<Vec<RgbImage>, TrainError> {
         let prompts: Vec<&String> = settings
             .prompts
             .iter()
             .flat_map(|prompt| std::iter::repeat_n(prompt, settings.count))
             .collect();
-        prompts
-            .chunks(BATCH)
-            .enumerate()
-            .flat_map(|(chunk, prompts)| {
-                self.draw_batch(settings, seed, chunk * BATCH, prompts, &mut progress)
-            })
-            .collect()
+        let mut images = Vec::with_capacity(prompts.len());
+        for part in prompts.chunks(BATCH) {
+            let first = images.len();
+            images.extend(self.draw_batch(settings, seed, first, part, &mut progress)?);
+        }
+        Ok(images)
     }
 
     /// Batches a call to [`draw`](Self::draw) runs, each of `settings.steps` solver steps.
@@ -86,7 +97,7 @@ impl<B: DitBackend> Painter<B> {
         first: usize,
         prompts: &[&String],
         progress: &mut impl FnMut(),
-    ) -> Vec<RgbImage> {
+    ) -> Result<Vec<RgbImage>, TrainError> {
         let stage = self.recipe.last_stage();
         let model = &stage.model;
         let shape = [
@@ -122,6 +133,6 @@ impl<B: DitBackend> Painter<B> {
                 }
             },
         );
-        Codec::new(stage).decode(latents)
+        self.codec.decode(latents)
     }
 }

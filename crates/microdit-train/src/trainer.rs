@@ -13,7 +13,7 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
-use microdit_data::{Batch, Loader, LoaderConfig, Position, Shapes, Shards, Source};
+use microdit_data::{Batch, Loader, LoaderConfig, Members, Position, Shapes, Shards, Source};
 use serde::Serialize;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -241,20 +241,24 @@ where
     }
 
     fn loader(&self, stage: &Stage, progress: &Progress) -> Result<Loader, TrainError> {
-        let source = match stage.data.dataset {
-            Dataset::Shapes => Source::Shapes(Shapes {
-                size: stage.data.image_size,
-            }),
-            Dataset::WebDataset => {
-                let shards = stage.data.shards.as_deref().unwrap_or_default();
-                Source::Shards(Shards::open(shards)?)
-            }
+        let data = &stage.data;
+        let open = |members| {
+            let shards = data.shards.as_deref().unwrap_or_default();
+            Shards::open(shards, members).map(Source::Shards)
         };
+        let size = data.image_size;
+        let source = match data.dataset {
+            Dataset::Shapes => Source::Shapes(Shapes { size }),
+            Dataset::WebDataset => open(Members::Pictures)?,
+            Dataset::Latents => open(Members::Latents { size })?,
+        };
+        let model = &stage.model;
         let config = LoaderConfig {
             seed: self.recipe.run.seed,
             batch: stage.batch,
-            image_size: stage.data.image_size,
-            threads: stage.data.threads,
+            shape: [model.in_channels, model.input_size, model.input_size],
+            caption: [stage.captions.tokens(), model.caption_channels],
+            threads: data.threads,
         };
         Ok(Loader::new(source, config, self.start(stage, progress)))
     }

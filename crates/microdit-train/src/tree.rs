@@ -66,23 +66,15 @@ impl Node {
         .document()
     }
 
-    /// Reads the value of a `--set`, in which a bare word may stand for a string: shell quoting would be a nuisance.
-    pub(crate) fn parse_entry(text: &str, entry: &str) -> Result<Self, Failure> {
+    /// Reads the value of a `--set`; what is no RON is a string.
+    pub(crate) fn parse_entry(text: &str, entry: &str) -> Self {
         let origin = Origin::command_line(entry);
-        let mut parser = Parser {
-            rest: text,
-            line: 1,
-            source: origin.source.clone(),
-        };
-        let mut node = match parser.document() {
-            Ok(node) => node,
-            Err(_) => Self {
-                value: Value::Literal(format!("{text:?}")),
-                origin: origin.clone(),
-            },
-        };
+        let mut node = Self::parse(text, entry).unwrap_or_else(|_| Self {
+            value: Value::Literal(format!("{text:?}")),
+            origin: origin.clone(),
+        });
         node.relocate(&origin);
-        Ok(node)
+        node
     }
 
     fn relocate(&mut self, origin: &Origin) {
@@ -468,7 +460,7 @@ mod tests {
             ("mask", "None"),
             ("new", "3"),
         ] {
-            let value = Node::parse_entry(value, path).unwrap();
+            let value = Node::parse_entry(value, path);
             node.set(path, value).unwrap();
         }
         let text = flat(&node);
@@ -482,7 +474,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
-        let value = Node::parse_entry("1", "list.three.x=1").unwrap();
+        let value = Node::parse_entry("1", "list.three.x=1");
         let (origin, message) = node.set("list.three.x", value).unwrap_err();
         assert_eq!(origin.to_string(), "--set list.three.x=1");
         assert!(message.contains("three"), "{message}");

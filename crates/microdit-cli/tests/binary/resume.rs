@@ -1,8 +1,6 @@
 //! Nothing is lost: runs killed, damaged, doubled and stopped.
 
-mod common;
-
-use common::{root, small};
+use crate::common::{fails, root, small, text};
 use microdit::rng::{Purpose, Stream};
 use std::{
     fs,
@@ -38,10 +36,9 @@ fn command(run: &Path, more: &[&str]) -> Command {
 #[track_caller]
 fn finish(run: &Path, more: &[&str]) -> String {
     let output = command(run, more).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(output.status.success(), "{text}");
-    text
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    said
 }
 
 /// Lets a run go on until it has reported `step`, and a little longer; whether it got that far.
@@ -144,11 +141,7 @@ fn a_directory_has_one_master_and_a_signal_saves_the_state() {
     let mut first = command(&stopped, &[]).spawn().unwrap();
     assert!(run_until(&mut first, 2, Duration::ZERO));
     let second = command(&stopped, &["--resume"]).output().unwrap();
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(
-        !second.status.success() && said.contains("another microdit is at work"),
-        "{said}"
-    );
+    fails(&second, &["another microdit is at work"]);
     let terminated = Command::new("kill").arg(first.id().to_string()).status();
     assert!(terminated.unwrap().success());
     assert!(first.wait().unwrap().success());
@@ -211,14 +204,7 @@ fn a_run_without_finite_gradients_stops_and_names_its_batches() {
         "max_broken_steps=4",
     ];
     let output = command(&run, &more).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let said = said
-        .replace("│", " ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
-    assert!(!output.status.success(), "{said}");
-    assert!(said.contains("in 4 steps in a row, up to step 4"), "{said}");
+    fails(&output, &["in 4 steps in a row, up to step 4"]);
     let broken = fs::read_to_string(run.join("broken.jsonl")).unwrap();
     assert_eq!(broken.lines().count(), 4);
     let line: serde_json::Value = serde_json::from_str(broken.lines().next().unwrap()).unwrap();

@@ -1,8 +1,6 @@
 //! Every command of the README, as printed, but on sizes that fit a test.
 
-mod common;
-
-use common::{root, small};
+use crate::common::{root, small};
 use std::process::Command;
 
 /// Lines of the `sh` blocks, continued lines joined.

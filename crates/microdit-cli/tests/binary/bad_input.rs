@@ -1,0 +1,92 @@
+//! Answers to bad input.
+
+use crate::common::{fails, microdit, root, text, train};
+use std::path::Path;
+
+#[test]
+fn bad_recipes_name_file_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run").to_string_lossy().into_owned();
+    fails(
+        &microdit(&["train", "no/such.ron", "--run", &run]),
+        &["no/such.ron", "No such file"],
+    );
+    let quickstart = std::fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
+    for (from, to, parts) in [
+        (
+            "batch: 32",
+            "bach: 32",
+            &["bad.ron:24", "bach", "did you mean `batch`?"][..],
+        ),
+        (
+            "dataset: Shapes",
+            "dataset: ImageNet",
+            &["bad.ron:", "ImageNet", "WebDataset"],
+        ),
+        ("batch: 32", "batch: \"many\"", &["bad.ron:"]),
+        (
+            "patch_size: 4",
+            "patch_size: 5",
+            &["model.input_size", "patch_size 5"],
+        ),
+        (
+            "ratio: 0.75",
+            "ratio: 1.5",
+            &["stages.masked.masking", "0..1"],
+        ),
+    ] {
+        let path = folder.path().join("bad.ron");
+        let broken = quickstart.replacen(from, to, 1);
+        assert_ne!(broken, quickstart, "the recipe no longer has `{from}`");
+        std::fs::write(&path, broken).unwrap();
+        fails(
+            &microdit(&["train", &path.to_string_lossy(), "--run", &run]),
+            parts,
+        );
+        assert!(
+            !Path::new(&run).exists(),
+            "a bad recipe leaves no run behind"
+        );
+    }
+    fails(
+        &train(Path::new(&run), &["--set", "stages.0.step=1"]),
+        &["--set stages.0.step=1", "`step`", "did you mean `steps`?"],
+    );
+}
+
+#[test]
+fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = |shards: &str, name: &str| {
+        let set = format!("data.shards={shards}");
+        train(
+            &folder.path().join(name),
+            &["--set", "data.dataset=WebDataset", "--set", &set],
+        )
+    };
+    fails(
+        &web("no/such.tar", "missing"),
+        &["no/such.tar", "no such shard"],
+    );
+    let empty = folder.path().join("empty.tar");
+    std::fs::write(&empty, [0; 1024]).unwrap();
+    fails(
+        &web(&empty.to_string_lossy(), "empty"),
+        &["empty.tar", "no usable sample"],
+    );
+    fails(
+        &microdit(&["train", "recipes/cifar10.ron"]),
+        &["data.shards", "--set data.shards=PATH"],
+    );
+    let dirty = web("tests/goldens/wds_dirty.tar", "dirty");
+    let said = text(&dirty);
+    assert!(dirty.status.success(), "{said}");
+    assert!(
+        said.contains("has no image") && said.contains("cannot be decoded"),
+        "{said}"
+    );
+    fails(
+        &microdit(&["sample", "--run", &folder.path().to_string_lossy()]),
+        &["holds no run", "recipe.ron"],
+    );
+}

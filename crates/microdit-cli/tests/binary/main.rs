@@ -1,0 +1,8 @@
+//! The real binary, from recipe to picture.
+
+mod bad_input;
+mod common;
+mod readme;
+mod recipes;
+mod resume;
+mod train_and_draw;

@@ -1,0 +1,161 @@
+//! Every bundled recipe loads, and runs in small; the bill of the paper's run is the paper's.
+
+use crate::common::{microdit, root, text};
+use npyz::{WriteOptions, WriterBuilder};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+#[track_caller]
+fn succeeds(arguments: &[&str]) -> String {
+    let output = microdit(arguments);
+    let said = text(&output);
+    assert!(output.status.success(), "microdit {arguments:?}: {said}");
+    said
+}
+
+/// A shard of eight samples: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3 vectors of 6 numbers.
+fn latents(path: &Path) {
+    let array = |shape: &[u64]| {
+        let mut bytes = Vec::new();
+        let options = WriteOptions::new().default_dtype().shape(shape);
+        let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
+        let count = shape.iter().product::<u64>();
+        writer.extend((0..count).map(|i| (i as f32).sin())).unwrap();
+        writer.finish().unwrap();
+        bytes
+    };
+    let mut tar = tar::Builder::new(File::create(path).unwrap());
+    for key in 0..8 {
+        for (name, shape) in [
+            ("latent-256.npy", &[4, 8, 8][..]),
+            ("latent-512.npy", &[4, 16, 16]),
+            ("caption.npy", &[3, 6]),
+        ] {
+            let data = array(shape);
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            let name = format!("{key}.{name}");
+            tar.append_data(&mut header, name, &data[..]).unwrap();
+        }
+    }
+    tar.finish().unwrap();
+}
+
+/// All files under recipes/ with the extension of one.
+fn bundled(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let recipes = files
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ron| ron == "ron"));
+    recipes
+        .chain(folders.iter().flat_map(|folder| bundled(folder)))
+        .collect()
+}
+
+#[test]
+fn every_recipe_is_whole_or_a_piece_of_another() {
+    let all = bundled(&root().join("recipes"));
+    assert!(all.len() >= 7, "{all:?}");
+    let texts: Vec<String> = all
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for path in &all {
+        let file = path.file_name().unwrap().to_string_lossy();
+        let piece = texts
+            .iter()
+            .any(|text| text.contains(&format!("{file}\",")));
+        if !piece {
+            succeeds(&["plan", &path.to_string_lossy(), "--set", "data.shards=x"]);
+        }
+    }
+}
+
+/// Sizes for which a run takes a second, on latents of `latents`.
+const SMALL: [&str; 14] = [
+    "model.dim=32",
+    "model.depth=2",
+    "model.head_dim=16",
+    "model.multiple_of=16",
+    "model.input_size=8",
+    "model.caption_channels=6",
+    "model.mixer.dim=16",
+    "model.mixer.depth=1",
+    "model.moe.experts=2",
+    "captions.tokens=3",
+    "batch=4",
+    "micro_batch=2",
+    "log_every=1",
+    "checkpoints.every=2",
+];
+
+#[test]
+fn the_recipes_over_latents_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("latents.tar");
+    latents(&shard);
+    let shards = format!("data.shards={}", shard.display());
+    let phases = ["256-masked", "256-unmasked", "512-masked", "512-unmasked"];
+    for (recipe, stages) in [
+        ("microdit-xl2", &phases[..]),
+        ("microdit-tiny2", &phases),
+        ("cifar-captions/baseline", &["masked"]),
+    ] {
+        let run = folder.path().join(recipe.replace('/', "-"));
+        let mut sets: Vec<String> = SMALL.map(str::to_owned).into();
+        sets.push(shards.clone());
+        for stage in stages {
+            sets.push(format!("stages.{stage}.steps=3"));
+            if stage.starts_with("512") {
+                sets.push(format!("stages.{stage}.model.input_size=16"));
+                sets.push(format!("stages.{stage}.ema.0.start=1"));
+            }
+        }
+        let path = format!("recipes/{recipe}.ron");
+        let run_text = run.to_string_lossy();
+        let mut arguments = vec!["train", &path, "--run", &run_text];
+        arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+        let said = succeeds(&arguments);
+        assert!(said.contains("no pictures"), "{said}");
+        let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        assert_eq!(log.lines().count(), 3 * stages.len(), "{log}");
+        for stage in stages {
+            assert!(log.contains(&format!("\"stage\":\"{stage}\"")), "{log}");
+        }
+        assert_eq!(run.join("ema.safetensors").is_file(), stages.len() > 1);
+    }
+}
+
+#[test]
+fn the_bill_is_the_papers() {
+    let recipe = "recipes/microdit-xl2.ron";
+    let said = succeeds(&["plan", recipe, "--json", "--set", "data.shards=x"]);
+    let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let near = |found: &serde_json::Value, expected: f64| {
+        let found = found.as_f64().unwrap();
+        assert!(
+            (found / expected - 1.0).abs() < 0.02,
+            "{found}, expected {expected}"
+        );
+    };
+    near(&plan["hours"], 62.4);
+    near(&plan["usd"], 1890.0);
+    // GFLOP per image, images per second and GPU, hours, dollars.
+    let table = [
+        [283.0, 648.0, 27.4, 831.0],
+        [717.0, 256.0, 8.3, 253.0],
+        [1072.0, 171.0, 20.8, 630.0],
+        [3015.0, 61.0, 5.8, 177.0],
+    ];
+    for (stage, [gflop, rate, hours, usd]) in plan["stages"].as_array().unwrap().iter().zip(table) {
+        near(&stage["flop_per_image"], gflop * 1e9);
+        near(&stage["images_per_second_per_gpu"], rate);
+        near(&stage["hours"], hours);
+        near(&stage["usd"], usd);
+    }
+}

@@ -1,0 +1,99 @@
+//! Arrays of 16- or 32-bit floats in NumPy's format.
+
+use half::f16;
+use npyz::NpyFile;
+
+/// A float array.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Array {
+    /// Its sides, outermost first.
+    pub(crate) shape: Vec<usize>,
+    /// Its values, row by row.
+    pub(crate) values: Vec<f32>,
+}
+
+/// Reads an array; what is wrong with it, if it is none. Memory is bounded by the bytes given, whatever their header
+/// claims.
+pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
+    let file = NpyFile::new(bytes).map_err(|error| error.to_string())?;
+    let shape: Option<Vec<usize>> = file
+        .shape()
+        .iter()
+        .map(|&side| usize::try_from(side).ok())
+        .collect();
+    let count = |shape: &Vec<usize>| {
+        shape
+            .iter()
+            .try_fold(1usize, |n, side| n.checked_mul(*side))
+    };
+    let (shape, count) = shape
+        .and_then(|shape| count(&shape).map(|count| (shape, count)))
+        .ok_or("its shape is larger than any memory")?;
+    if count > bytes.len() {
+        return Err(format!(
+            "shape {shape:?} needs more than its {} bytes",
+            bytes.len()
+        ));
+    }
+    if file.order() != npyz::Order::C {
+        return Err("it is stored column by column; expected row by row".into());
+    }
+    let dtype = file.dtype().descr();
+    let values = match dtype.trim_matches('\'') {
+        "<f2" => {
+            let values = file.into_vec::<f16>().map_err(|error| error.to_string())?;
+            values.into_iter().map(f16::to_f32).collect()
+        }
+        "<f4" => file.into_vec::<f32>().map_err(|error| error.to_string())?,
+        other => return Err(format!("its type is {other}; expected <f2 or <f4")),
+    };
+    Ok(Array { shape, values })
+}
+
+/// An array in NumPy's format.
+#[cfg(test)]
+pub(crate) fn write(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape:?}, }}\n")
+        .replace('[', "(")
+        .replace(']', ",)");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_types_are_read() {
+        let values = [1.0f32, -2.0, 0.5, 65504.0, 0.0, 3.0];
+        let wide: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let narrow: Vec<u8> = values
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect();
+        for (descr, data) in [("<f4", wide), ("<f2", narrow)] {
+            let array = read(&write(descr, &[2, 3], &data)).unwrap();
+            assert_eq!((array.shape, array.values), (vec![2, 3], values.to_vec()));
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_errors() {
+        let huge = usize::MAX / 2;
+        for bytes in [
+            write("<f4", &[huge], &[0; 8]),
+            write("<f4", &[huge, huge], &[0; 8]),
+            write("<f4", &[3], &[0; 8]),
+            write("<i8", &[1], &[0; 8]),
+            write(">f4", &[2], &[0; 8]),
+            b"\x93NUMPY".to_vec(),
+            Vec::new(),
+        ] {
+            assert!(read(&bytes).is_err(), "{bytes:?}");
+        }
+    }
+}
