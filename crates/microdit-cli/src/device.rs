@@ -1,6 +1,7 @@
 //! Where the work runs.
 
 use clap::ValueEnum;
+use microdit_train::plan::Gpu;
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -10,6 +11,17 @@ pub(crate) enum Device {
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda,
+}
+
+impl Device {
+    /// The GPU it is, if it is one whose peak rate is known.
+    pub(crate) fn gpu(self) -> Option<Gpu> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Gpu::detect(),
+        }
+    }
 }
 
 /// Runs an expression with the type `$backend` bound to the device's backend.

@@ -6,8 +6,10 @@ use crate::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::DitBackend;
-use microdit_encoders::grid;
-use microdit_train::{TrainError, recipe::SamplingConfig, sampling::Painter};
+use microdit_train::{
+    recipe::SamplingConfig,
+    sampling::{Painter, save_grid},
+};
 use miette::IntoDiagnostic;
 use std::path::{Path, PathBuf};
 
@@ -46,8 +48,8 @@ impl Sample {
     }
 
     fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
-        let painter = Painter::<B>::load(&self.run, device).into_diagnostic()?;
-        let mut settings = painter.settings().clone();
+        let (painter, recipe) = Painter::<B>::load(&self.run, device).into_diagnostic()?;
+        let mut settings = recipe.run.sampling;
         if !self.prompt.is_empty() {
             settings.prompts = self.prompt;
         }
@@ -57,12 +59,12 @@ impl Sample {
         if settings.count == 0 || settings.steps == 0 {
             return Err(miette::miette!("--count and --steps must be at least 1"));
         }
-        save_grid(&painter, &settings, self.seed, &self.out)
+        draw_grid(&painter, &settings, self.seed, &self.out)
     }
 }
 
 /// Draws and writes a grid with one row per prompt.
-pub(crate) fn save_grid<B: DitBackend>(
+pub(crate) fn draw_grid<B: DitBackend>(
     painter: &Painter<B>,
     settings: &SamplingConfig,
     seed: u64,
@@ -76,13 +78,7 @@ pub(crate) fn save_grid<B: DitBackend>(
         .draw(settings, seed, || bar.inc(1))
         .into_diagnostic()?;
     bar.finish_and_clear();
-    grid(&images, settings.count)
-        .save(path)
-        .map_err(|source| TrainError::Image {
-            path: path.to_owned(),
-            source,
-        })
-        .into_diagnostic()?;
+    save_grid(&images, settings.count, path).into_diagnostic()?;
     say!(
         "{} pictures, one row per prompt: {}",
         images.len(),

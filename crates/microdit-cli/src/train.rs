@@ -2,7 +2,7 @@
 
 use crate::{
     device::{Device, on_device},
-    sample::save_grid,
+    sample::draw_grid,
     say,
 };
 use burn_autodiff::Autodiff;
@@ -12,7 +12,7 @@ use microdit_train::{
     Recipe,
     run::{Metrics, RunDir},
     sampling::Painter,
-    trainer::{Ending, train},
+    trainer::{Ending, Session, train},
 };
 use miette::{IntoDiagnostic, WrapErr};
 use std::{
@@ -55,8 +55,12 @@ impl Train {
         let run = RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?;
         say!("training {} into {}", recipe.run.name, path.display());
         let stop = stop_on_signal()?;
+        let session = Session {
+            stop: &stop,
+            gpu: self.device.gpu(),
+        };
         let mut progress = Progress::new(recipe.steps());
-        let outcome = train::<Autodiff<B>>(&recipe, &run, device, &stop, |metrics| {
+        let outcome = train::<Autodiff<B>>(&recipe, &run, device, &session, |metrics| {
             progress.show(metrics)
         })
         .into_diagnostic()?;
@@ -70,9 +74,13 @@ impl Train {
                 );
                 return Ok(());
             }
-            Ending::Stopped => {
+            Ending::Stopped | Ending::Spent => {
+                let reason = match outcome.ending {
+                    Ending::Spent => "the budget is spent: ",
+                    _ => "",
+                };
                 say!(
-                    "stopped after {} of {} steps; the same command with --resume goes on from there",
+                    "{reason}stopped after {} of {} steps; the same command with --resume goes on from there",
                     outcome.steps,
                     recipe.steps()
                 );
@@ -84,10 +92,10 @@ impl Train {
                 run.weights().display()
             ),
         }
-        match Painter::new(recipe.clone(), outcome.dit, device.clone()) {
+        match Painter::new(recipe.last_stage().clone(), outcome.dit, device.clone()) {
             Ok(painter) => {
                 let settings = &recipe.run.sampling;
-                save_grid(&painter, settings, recipe.run.seed, &run.samples())
+                draw_grid(&painter, settings, recipe.run.seed, &run.samples())
             }
             Err(reason) => {
                 say!("{reason}");
@@ -145,9 +153,21 @@ impl Progress {
             loss,
             images_per_second,
             images,
+            mfu,
+            usd,
+            usd_left,
             ..
         } = metrics;
-        let message = format!("{stage}: loss {loss:.4}, {images_per_second:.1} images/s");
+        let mut message = format!("{stage}: loss {loss:.4}, {images_per_second:.1} images/s");
+        if let Some(mfu) = mfu {
+            message += &format!(", MFU {:.1} %", 100.0 * mfu);
+        }
+        if let Some(usd) = usd {
+            message += &format!(", ${usd:.2} spent");
+        }
+        if let Some(left) = usd_left {
+            message += &format!(", ${left:.2} left");
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(*step);
             bar.set_message(message);

@@ -35,7 +35,7 @@ const OPTIMISER: &str = "optimiser.safetensors";
 const PART: &str = ".part-";
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Index of the stage.
     pub stage: usize,
@@ -49,6 +49,8 @@ pub struct Progress {
     pub position: Position,
     /// Steps the optimiser has taken.
     pub optimiser_steps: u64,
+    /// Time spent, in seconds.
+    pub seconds: f64,
 }
 
 /// Everything a run goes on from.
@@ -79,7 +81,7 @@ struct Manifest {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Sum {
     bytes: u64,
-    crc32: u32,
+    crc32c: u32,
 }
 
 /// A checkpoint that was verified.
@@ -197,7 +199,7 @@ impl Checkpoint {
             if found != *expected {
                 return Err(format!(
                     "{name}: expected {} bytes of checksum {:08x}, found {} of {:08x}",
-                    expected.bytes, expected.crc32, found.bytes, found.crc32
+                    expected.bytes, expected.crc32c, found.bytes, found.crc32c
                 ));
             }
         }
@@ -355,21 +357,17 @@ fn file_names(folder: &Path) -> Result<Vec<String>, TrainError> {
 
 fn sum(path: &Path) -> Result<Sum, TrainError> {
     let mut file = File::open(path).map_err(TrainError::io(path))?;
-    let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
+    let (mut bytes, mut crc32c) = (0, 0);
     loop {
         let count = file.read(&mut buffer).map_err(TrainError::io(path))?;
         if count == 0 {
             break;
         }
-        hasher.update(&buffer[..count]);
+        crc32c = crc32c::crc32c_append(crc32c, &buffer[..count]);
         bytes += count as u64;
     }
-    Ok(Sum {
-        bytes,
-        crc32: hasher.finalize(),
-    })
+    Ok(Sum { bytes, crc32c })
 }
 
 /// Flushes a directory's names to the disk; systems that do not open directories do that themselves.

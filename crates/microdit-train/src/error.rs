@@ -67,14 +67,6 @@ pub enum TrainError {
         "no pictures: the recipe trains on pre-computed latents and captions, and names neither VAE nor text encoder"
     )]
     NoDecoder,
-    /// The picture could not be written.
-    #[error("{}: {source}", path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: image::ImageError,
-    },
 }
 
 impl TrainError {

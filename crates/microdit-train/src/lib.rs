@@ -3,6 +3,8 @@
 pub mod checkpoint;
 pub mod encode;
 mod error;
+mod evaluation;
+mod events;
 mod objective;
 pub mod optim;
 pub mod plan;
@@ -10,6 +12,7 @@ pub mod recipe;
 pub mod run;
 pub mod sampling;
 pub mod schedule;
+mod source;
 pub mod trainer;
 mod tree;
 

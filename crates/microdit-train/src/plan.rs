@@ -27,6 +27,26 @@ impl Gpu {
     pub fn known() -> Vec<Self> {
         ron::from_str(include_str!("../data/gpus.ron")).expect("the list of GPUs is valid")
     }
+
+    /// The first NVIDIA GPU of this machine, as its driver names it, if it is a known one.
+    pub fn detect() -> Option<Self> {
+        let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+        let first = gpus
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .min()?;
+        let text = std::fs::read_to_string(first.join("information")).ok()?;
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Self::by_model(model)
+    }
+
+    /// The GPU whose name is part of a driver's name of it, such as "NVIDIA H100 80GB HBM3".
+    fn by_model(model: &str) -> Option<Self> {
+        let model: String = model.to_lowercase().split_whitespace().collect();
+        let known = Self::known().into_iter();
+        let named = known.filter(|gpu| model.contains(&gpu.name));
+        named.max_by_key(|gpu| gpu.name.len())
+    }
 }
 
 /// What a run is to be carried out on.
@@ -174,5 +194,25 @@ fn memory_of(stage: &Stage, parameters: usize, devices: usize) -> Memory {
         averages,
         activations,
         total: 4.0 * weights + averages + activations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_names_are_recognised() {
+        for (model, name) in [
+            ("NVIDIA H200", Some("h200")),
+            ("NVIDIA H100 80GB HBM3", Some("h100")),
+            ("NVIDIA A100-SXM4-80GB", Some("a100")),
+            ("NVIDIA GeForce RTX 4090", Some("rtx4090")),
+            ("NVIDIA L40S", Some("l40s")),
+            ("Quadro P400", None),
+        ] {
+            let found = Gpu::by_model(model).map(|gpu| gpu.name);
+            assert_eq!(found.as_deref(), name, "{model}");
+        }
     }
 }

@@ -48,6 +48,51 @@ pub struct RunConfig {
     /// Steps in a row without a finite gradient after which the run stops.
     #[serde(default = "ten")]
     pub max_broken_steps: u64,
+    /// When the loss on held-out samples is measured; never if absent.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationConfig>,
+    /// What the run may cost.
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+/// When the loss on held-out samples is measured, and on which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Steps between evaluations.
+    pub every: u64,
+    /// Number of samples.
+    pub samples: usize,
+    /// Held-out shards; generated datasets need none.
+    #[serde(default)]
+    pub shards: Option<String>,
+}
+
+/// What a run may cost; when it is spent, the run stops with its state saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Hours of the whole machine.
+    pub hours: Option<f64>,
+    /// Dollars.
+    pub usd: Option<f64>,
+    /// Price of one device for an hour, in dollars; `usd` needs it.
+    pub usd_per_gpu_hour: Option<f64>,
+}
+
+impl Budget {
+    /// Price of a time on `devices`.
+    pub fn usd_after(&self, seconds: f64, devices: usize) -> Option<f64> {
+        Some(self.usd_per_gpu_hour? * seconds / 3600.0 * devices as f64)
+    }
+
+    /// Whether nothing is left after that time on `devices`.
+    pub fn is_spent(&self, seconds: f64, devices: usize) -> bool {
+        let spent = self.usd_after(seconds, devices);
+        let dollars = self.usd.zip(spent).is_some_and(|(usd, spent)| spent >= usd);
+        dollars || self.hours.is_some_and(|hours| seconds / 3600.0 >= hours)
+    }
 }
 
 fn ten() -> u64 {
@@ -205,6 +250,14 @@ impl CaptionConfig {
         *tokens
     }
 
+    /// The same without replacing any by zeros.
+    #[must_use]
+    pub(crate) fn without_drop(mut self) -> Self {
+        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = &mut self;
+        *drop = 0.0;
+        self
+    }
+
     /// Fraction of the captions replaced by zeros.
     pub fn drop(&self) -> f64 {
         let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = self;
@@ -221,6 +274,9 @@ pub struct SamplingConfig {
     /// Pictures per prompt.
     #[serde(default = "one")]
     pub count: usize,
+    /// Steps of training between grids; only one at the end if absent.
+    #[serde(default)]
+    pub every: Option<u64>,
     /// Steps of the solver.
     #[serde(default = "thirty")]
     pub steps: usize,
@@ -246,13 +302,15 @@ fn five() -> f64 {
 }
 
 /// Keys that belong to the run; all others are a stage's.
-const RUN_KEYS: [&str; 6] = [
+const RUN_KEYS: [&str; 8] = [
     "name",
     "seed",
     "sampling",
     "log_every",
     "checkpoints",
     "max_broken_steps",
+    "evaluation",
+    "budget",
 ];
 
 /// Recipes that may extend each other in a row; more are taken for a circle.
@@ -370,6 +428,30 @@ impl Recipe {
             "checkpoints.milestones",
             "must be at least 1",
         )?;
+        require(
+            run.sampling.every != Some(0),
+            "sampling.every",
+            "must be at least 1",
+        )?;
+        require(
+            run.budget.usd.is_none() || run.budget.usd_per_gpu_hour.is_some(),
+            "budget.usd_per_gpu_hour",
+            "a budget in dollars needs the price of a device",
+        )?;
+        if let Some(evaluation) = &run.evaluation {
+            let positive = evaluation.every > 0 && evaluation.samples > 0;
+            require(
+                positive,
+                "evaluation",
+                "every and samples must be at least 1",
+            )?;
+            let generated = |stage: &Stage| stage.data.dataset == Dataset::Shapes;
+            require(
+                evaluation.shards.is_some() || self.stages.iter().all(generated),
+                "evaluation.shards",
+                "name shards that are not trained on",
+            )?;
+        }
         for (i, stage) in self.stages.iter().enumerate() {
             let key = |key: &str| format!("stages.{}.{key}", stage.name);
             stage.validate()?;

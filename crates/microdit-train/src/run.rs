@@ -1,6 +1,6 @@
 //! A run directory: the recipe as resolved, the log, checkpoints, the final weights and the pictures.
 
-use crate::{checkpoint::Checkpoint, error::TrainError, recipe::Recipe};
+use crate::{checkpoint::Checkpoint, error::TrainError, events::EventFile, recipe::Recipe};
 use microdit::write_whole;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -36,10 +36,56 @@ pub struct Metrics {
     pub images: u64,
     /// Steps since the line before that were left out because loss or gradient were not finite.
     pub broken: u64,
+    /// Time the run has taken so far.
+    pub hours: f64,
+    /// Model FLOPs over the devices' peak rate since the line before; none where the rate is not known.
+    pub mfu: Option<f64>,
+    /// Price of that time, if the recipe names one.
+    pub usd: Option<f64>,
+    /// What the budget leaves of it.
+    pub usd_left: Option<f64>,
 }
 
-/// Name of the log.
-const LOG: &str = "metrics.jsonl";
+/// One line of `evaluation.jsonl`: the loss on held-out samples, always with the same noise and without mask.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evaluated {
+    /// Finished optimiser steps.
+    pub step: u64,
+    /// Of the weights as trained.
+    pub loss: f32,
+    /// Of the first average, where there is one.
+    pub ema_loss: Option<f32>,
+}
+
+/// What a run writes down while it trains.
+pub(crate) struct Log {
+    metrics: JsonLines,
+    evaluation: JsonLines,
+    events: EventFile,
+}
+
+impl Log {
+    pub(crate) fn metrics(&mut self, line: &Metrics) -> Result<(), TrainError> {
+        self.metrics.push(line)?;
+        let mut scalars = vec![
+            ("train/loss", f64::from(line.loss)),
+            ("train/grad_norm", f64::from(line.grad_norm)),
+            ("train/lr", line.lr),
+            ("speed/images_per_second", line.images_per_second),
+        ];
+        scalars.extend(line.mfu.map(|mfu| ("speed/mfu", mfu)));
+        scalars.extend(line.usd.map(|usd| ("cost/usd", usd)));
+        self.events.scalars(line.step, &scalars)
+    }
+
+    pub(crate) fn evaluated(&mut self, line: &Evaluated) -> Result<(), TrainError> {
+        self.evaluation.push(line)?;
+        let mut scalars = vec![("evaluation/loss", f64::from(line.loss))];
+        let average = line.ema_loss.map(f64::from);
+        scalars.extend(average.map(|loss| ("evaluation/ema_loss", loss)));
+        self.events.scalars(line.step, &scalars)
+    }
+}
 
 impl RunDir {
     /// Creates the directory of a run, or with `resume` enters one that is there, and stores the recipe. No other
@@ -114,6 +160,11 @@ impl RunDir {
         self.path.join("samples.png")
     }
 
+    /// The grid drawn after `step`.
+    pub fn samples_at(&self, step: u64) -> PathBuf {
+        self.path.join(format!("samples-{step:08}.png"))
+    }
+
     /// Batches that were left out because loss or gradient were not finite.
     pub fn broken(&self) -> PathBuf {
         self.path.join("broken.jsonl")
@@ -136,20 +187,33 @@ impl RunDir {
         Ok(newest.weights())
     }
 
-    /// Opens the log for appending, without the lines beyond `step`, which a run resumed from there writes again.
-    pub(crate) fn log(&self, step: u64) -> Result<JsonLines, TrainError> {
-        let path = self.path.join(LOG);
-        if path.is_file() {
-            let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
-            let kept: String = text
-                .lines()
-                .filter(|line| logged_step(line).is_some_and(|logged| logged <= step))
-                .flat_map(|line| [line, "\n"])
-                .collect();
-            write_whole(&path, |path| fs::write(path, kept)).map_err(TrainError::io(&path))?;
-        }
-        JsonLines::append_to(path)
+    /// Opens the log, without what it says beyond `step`: a run resumed from there says it again.
+    pub(crate) fn log(&self, step: u64) -> Result<Log, TrainError> {
+        let lines = |name: &str| {
+            let path = self.path.join(name);
+            forget_beyond(&path, step)?;
+            JsonLines::append_to(path)
+        };
+        Ok(Log {
+            metrics: lines("metrics.jsonl")?,
+            evaluation: lines("evaluation.jsonl")?,
+            events: EventFile::create(&self.path)?,
+        })
     }
+}
+
+/// Removes the lines of later steps, and a last line that a killed process left unfinished.
+fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io(path))?;
+    let kept: String = text
+        .lines()
+        .filter(|line| logged_step(line).is_some_and(|logged| logged <= step))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    write_whole(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))
 }
 
 /// A file of one JSON value a line.

@@ -3,42 +3,44 @@
 use crate::{
     encode::{CaptionEncoder, Codec},
     error::TrainError,
-    recipe::{Recipe, SamplingConfig},
+    recipe::{Recipe, SamplingConfig, Stage},
     run::RunDir,
 };
 use burn::tensor::{Tensor, TensorData};
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use microdit::{
     Dit, DitBackend,
     diffusion::sampler::{Churn, sample},
     rng::{Purpose, Stream},
     weights::StateDict,
+    write_whole,
 };
-use std::path::Path;
+use microdit_encoders::grid;
+use std::{io, path::Path};
 
 /// Pictures denoised together.
 const BATCH: usize = 16;
 
 /// A trained network and what turns words into its conditions and latents into pictures.
 pub struct Painter<B: DitBackend> {
-    recipe: Recipe,
+    stage: Stage,
     dit: Dit<B>,
     codec: Codec,
     device: B::Device,
 }
 
 impl<B: DitBackend> Painter<B> {
-    /// A painter over a network in memory.
+    /// A painter over a network trained in `stage`.
     ///
     /// # Errors
-    /// If the recipe has no way from texts to caption vectors, or from latents to pictures.
-    pub fn new(recipe: Recipe, dit: Dit<B>, device: B::Device) -> Result<Self, TrainError> {
-        let codec = Codec::new(recipe.last_stage());
+    /// If the stage has no way from texts to caption vectors, or from latents to pictures.
+    pub fn new(stage: Stage, dit: Dit<B>, device: B::Device) -> Result<Self, TrainError> {
+        let codec = Codec::new(&stage);
         if !codec.decodes() {
             return Err(TrainError::NoDecoder);
         }
         Ok(Self {
-            recipe,
+            stage,
             dit,
             codec,
             device,
@@ -46,19 +48,16 @@ impl<B: DitBackend> Painter<B> {
     }
 
     /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
+    /// Also returns the run's recipe.
     ///
     /// # Errors
     /// If the directory holds no weights, or they do not fit its recipe.
-    pub fn load(run: &Path, device: B::Device) -> Result<Self, TrainError> {
+    pub fn load(run: &Path, device: B::Device) -> Result<(Self, Recipe), TrainError> {
         let (run, recipe) = RunDir::open(run)?;
-        let dit = recipe.last_stage().model.init(recipe.run.seed, &device)?;
+        let stage = recipe.last_stage().clone();
+        let dit = stage.model.init(recipe.run.seed, &device)?;
         let dit = StateDict::read(&run.drawable()?)?.load_into(dit, &device)?;
-        Self::new(recipe, dit, device)
-    }
-
-    /// The run's own sampling settings.
-    pub fn settings(&self) -> &SamplingConfig {
-        &self.recipe.run.sampling
+        Ok((Self::new(stage, dit, device)?, recipe))
     }
 
     /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
@@ -98,7 +97,7 @@ impl<B: DitBackend> Painter<B> {
         prompts: &[&String],
         progress: &mut impl FnMut(),
     ) -> Result<Vec<RgbImage>, TrainError> {
-        let stage = self.recipe.last_stage();
+        let stage = &self.stage;
         let model = &stage.model;
         let shape = [
             prompts.len(),
@@ -135,4 +134,17 @@ impl<B: DitBackend> Painter<B> {
         );
         self.codec.decode(latents)
     }
+}
+
+/// Writes pictures as a grid, `columns` in a row, whole or not at all.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_grid(images: &[RgbImage], columns: usize, path: &Path) -> Result<(), TrainError> {
+    let grid = grid(images, columns);
+    let written = write_whole(path, |part| {
+        let result = grid.save_with_format(part, ImageFormat::Png);
+        result.map_err(io::Error::other)
+    });
+    written.map_err(TrainError::io(path))
 }

@@ -3,21 +3,25 @@
 use crate::{
     checkpoint::{Checkpoint, Progress, State, save_network},
     error::TrainError,
+    evaluation::Evaluation,
     objective::Objective,
     optim::{Gradients, Optimiser},
-    recipe::{Dataset, Handed, Recipe, Stage},
-    run::{JsonLines, Metrics, RunDir},
+    plan::{self, Gpu},
+    recipe::{Handed, Recipe, Stage},
+    run::{Evaluated, JsonLines, Log, Metrics, RunDir},
+    sampling::{Painter, save_grid},
+    source,
 };
 use burn::{
     module::AutodiffModule,
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
-use microdit_data::{Batch, Loader, LoaderConfig, Members, Position, Shapes, Shards, Source};
+use microdit_data::{Batch, Loader, Position};
 use serde::Serialize;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// A run that ended in order.
@@ -38,12 +42,22 @@ pub enum Ending {
     Finished,
     /// Before it, because it was asked to; its state is saved.
     Stopped,
+    /// Before it, because its budget is spent; its state is saved.
+    Spent,
     /// There was nothing left to do.
     AlreadyFinished,
 }
 
-/// Trains `recipe` into `run`, from its newest checkpoint if it has one. `report` is told of every line of the log;
-/// setting `stop` ends the run after the current step, with its state saved.
+/// What a run is told from outside.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// Set to end the run after the current step, with its state saved.
+    pub stop: &'a AtomicBool,
+    /// The kind of device it runs on, if its peak rate is known.
+    pub gpu: Option<Gpu>,
+}
+
+/// Trains `recipe` into `run`, from its newest checkpoint if it has one. `report` is told of every line of the log.
 ///
 /// # Errors
 /// Unreadable data, too many steps in a row without a finite gradient, files that cannot be written.
@@ -51,7 +65,7 @@ pub fn train<B>(
     recipe: &Recipe,
     run: &RunDir,
     device: &B::Device,
-    stop: &AtomicBool,
+    session: &Session<'_>,
     report: impl FnMut(&Metrics),
 ) -> Result<Outcome<B::InnerBackend>, TrainError>
 where
@@ -73,9 +87,10 @@ where
         recipe,
         run,
         device,
-        stop,
+        session,
         report,
         log: run.log(state.progress.step)?,
+        started: Instant::now() - Duration::from_secs_f64(state.progress.seconds),
         pending: Vec::new(),
         settled: Vec::new(),
         since: Instant::now(),
@@ -88,7 +103,11 @@ where
         let folder = state.save(&run.checkpoints(), &recipe.run.checkpoints)?;
         tracing::info!("state saved in {}", folder.display());
         if unfinished {
-            return Ok(outcome(state, Ending::Stopped));
+            let ending = match trainer.is_spent() {
+                true => Ending::Spent,
+                false => Ending::Stopped,
+            };
+            return Ok(outcome(state, ending));
         }
         match recipe.stages.get(next) {
             Some(stage) => state = hand_over(state, stage, recipe.run.seed, device)?,
@@ -196,9 +215,11 @@ where
     recipe: &'a Recipe,
     run: &'a RunDir,
     device: &'a B::Device,
-    stop: &'a AtomicBool,
+    session: &'a Session<'a>,
     report: R,
-    log: JsonLines,
+    log: Log,
+    /// When the run would have begun, had it never been interrupted.
+    started: Instant,
     /// Steps whose numbers are still on the device.
     pending: Vec<Pending<B::InnerBackend>>,
     /// Other steps since the last line of the log.
@@ -219,19 +240,22 @@ where
         let stage = &self.recipe.stages[state.progress.stage];
         let every = self.recipe.run.checkpoints.every;
         let objective = Objective::new(stage, self.recipe.run.seed, self.device);
+        let evaluation = Evaluation::<B::InnerBackend>::new(self.recipe, stage, self.device)?;
         let mut loader = self.loader(stage, &state.progress)?;
         self.since = Instant::now();
-        while state.progress.stage_step < stage.steps && !self.stop.load(Ordering::Relaxed) {
+        while state.progress.stage_step < stage.steps && !self.must_stop() {
             let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
             state = self.step(state, stage, &objective, &loader.next_batch()?, lr);
             let Progress {
                 step, stage_step, ..
             } = state.progress;
-            if step.is_multiple_of(self.recipe.run.log_every) || stage_step == stage.steps {
+            let last = stage_step == stage.steps;
+            if step.is_multiple_of(self.recipe.run.log_every) || last {
                 self.write_line(stage, &state.progress, lr)?;
             }
+            self.look(stage, &state, evaluation.as_ref())?;
             // The end of the stage is saved by the caller.
-            if step.is_multiple_of(every) && stage_step < stage.steps {
+            if step.is_multiple_of(every) && !last {
                 self.settle()?;
                 state.save(&self.run.checkpoints(), &self.recipe.run.checkpoints)?;
             }
@@ -240,27 +264,51 @@ where
         Ok(state)
     }
 
+    fn must_stop(&self) -> bool {
+        self.session.stop.load(Ordering::Relaxed) || self.is_spent()
+    }
+
+    fn is_spent(&self) -> bool {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.recipe.run.budget.is_spent(seconds, 1)
+    }
+
+    /// Measures the loss on held-out samples and draws the prompts, when that is due.
+    fn look(
+        &mut self,
+        stage: &Stage,
+        state: &State<B>,
+        evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
+    ) -> Result<(), TrainError> {
+        let run = &self.recipe.run;
+        let due = |every: Option<u64>| {
+            every.is_some_and(|every| state.progress.step.is_multiple_of(every))
+        };
+        let step = state.progress.step;
+        let average = state.emas.first().and_then(Ema::average);
+        if let Some(evaluation) = evaluation
+            && due(run.evaluation.as_ref().map(|config| config.every))
+        {
+            let line = Evaluated {
+                step,
+                loss: evaluation.loss(&state.dit.valid()),
+                ema_loss: average.map(|average| evaluation.loss(average)),
+            };
+            self.log.evaluated(&line)?;
+        }
+        if due(run.sampling.every) {
+            let dit = average.cloned().unwrap_or_else(|| state.dit.valid());
+            let painter = Painter::new(stage.clone(), dit, self.device.clone())?;
+            let images = painter.draw(&run.sampling, run.seed, || ())?;
+            save_grid(&images, run.sampling.count, &self.run.samples_at(step))?;
+        }
+        Ok(())
+    }
+
     fn loader(&self, stage: &Stage, progress: &Progress) -> Result<Loader, TrainError> {
-        let data = &stage.data;
-        let open = |members| {
-            let shards = data.shards.as_deref().unwrap_or_default();
-            Shards::open(shards, members).map(Source::Shards)
-        };
-        let size = data.image_size;
-        let source = match data.dataset {
-            Dataset::Shapes => Source::Shapes(Shapes { size }),
-            Dataset::WebDataset => open(Members::Pictures)?,
-            Dataset::Latents => open(Members::Latents { size })?,
-        };
-        let model = &stage.model;
-        let config = LoaderConfig {
-            seed: self.recipe.run.seed,
-            batch: stage.batch,
-            shape: [model.in_channels, model.input_size, model.input_size],
-            caption: [stage.captions.tokens(), model.caption_channels],
-            threads: data.threads,
-        };
-        Ok(Loader::new(source, config, self.start(stage, progress)))
+        let shards = stage.data.shards.as_deref();
+        let start = self.start(stage, progress);
+        source::loader(stage, shards, self.recipe.run.seed, stage.batch, start)
     }
 
     /// A position means nothing in other data.
@@ -310,6 +358,7 @@ where
             images: progress.images + batch.keys.len() as u64,
             position: batch.next,
             optimiser_steps: optimiser.steps(),
+            seconds: self.started.elapsed().as_secs_f64(),
         };
         if !emas.is_empty() {
             let live = dit.valid();
@@ -335,18 +384,28 @@ where
         let steps = std::mem::take(&mut self.settled);
         let images: usize = steps.iter().map(|step| step.images).sum();
         let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
-        let metrics = Metrics {
-            step: progress.step,
-            stage: stage.name.clone(),
-            loss: sound.iter().sum::<f32>() / sound.len() as f32,
-            grad_norm: steps.last().map_or(f32::NAN, |step| step.grad_norm),
-            lr,
-            images_per_second: images as f64 / self.since.elapsed().as_secs_f64(),
-            images: progress.images,
-            broken: (steps.len() - sound.len()) as u64,
-        };
+        let images_per_second = images as f64 / self.since.elapsed().as_secs_f64();
+        let budget = &self.recipe.run.budget;
+        let usd = budget.usd_after(progress.seconds, 1);
+        let metrics =
+            Metrics {
+                step: progress.step,
+                stage: stage.name.clone(),
+                loss: sound.iter().sum::<f32>() / sound.len() as f32,
+                grad_norm: steps.last().map_or(f32::NAN, |step| step.grad_norm),
+                lr,
+                images_per_second,
+                images: progress.images,
+                broken: (steps.len() - sound.len()) as u64,
+                hours: progress.seconds / 3600.0,
+                mfu: self.session.gpu.as_ref().map(|gpu| {
+                    plan::flop_per_image(stage) * images_per_second / (gpu.tflops * 1e12)
+                }),
+                usd,
+                usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),
+            };
         self.since = Instant::now();
-        self.log.push(&metrics)?;
+        self.log.metrics(&metrics)?;
         (self.report)(&metrics);
         Ok(())
     }

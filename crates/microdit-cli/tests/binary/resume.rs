@@ -25,6 +25,10 @@ fn command(run: &Path, more: &[&str]) -> Command {
         .args(["--set", "checkpoints.every=3"])
         .args(["--set", "data.dataset=WebDataset", "--set"])
         .arg(format!("data.shards={}", shards.display()))
+        .arg("--set")
+        .arg(format!(
+            "evaluation=(every: 4, samples: 5, shards: {shards:?})"
+        ))
         .args(more)
         .current_dir(root())
         .stdout(Stdio::piped())
@@ -54,20 +58,34 @@ fn run_until(child: &mut Child, step: u64, longer: Duration) -> bool {
     reached
 }
 
-/// The results of a run: weights, averages, and the log without its timings.
-fn results(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<String>) {
+/// The results of a run.
+#[derive(Debug, PartialEq)]
+struct Results {
+    weights: Vec<u8>,
+    averages: Vec<u8>,
+    /// Lines of the log, without their timings.
+    log: Vec<String>,
+    evaluation: String,
+}
+
+fn results(run: &Path) -> Results {
     let read = |name: &str| fs::read(run.join(name)).unwrap();
-    let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let text = |name: &str| fs::read_to_string(run.join(name)).unwrap();
     let timeless = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line["images_per_second"].take();
+        for key in ["images_per_second", "hours", "usd", "usd_left"] {
+            line[key].take();
+        }
         line.to_string()
     };
-    (
-        read("weights.safetensors"),
-        read("ema.safetensors"),
-        log.lines().map(timeless).collect(),
-    )
+    let evaluation = text("evaluation.jsonl");
+    assert_eq!(evaluation.lines().count() as u64, STEPS / 4, "{evaluation}");
+    Results {
+        weights: read("weights.safetensors"),
+        averages: read("ema.safetensors"),
+        log: text("metrics.jsonl").lines().map(timeless).collect(),
+        evaluation,
+    }
 }
 
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
@@ -172,13 +190,41 @@ fn a_directory_has_one_master_and_a_signal_saves_the_state() {
 }
 
 #[test]
+fn a_spent_budget_stops_the_run_and_more_of_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, poor) = (folder.path().join("whole"), folder.path().join("poor"));
+    finish(&whole, &[]);
+    // A hundredth of a second at a dollar an hour.
+    let little = ["--set", "budget=(usd: 3e-6, usd_per_gpu_hour: 1.0)"];
+    let said = finish(&poor, &little);
+    assert!(
+        said.contains("the budget is spent: stopped after"),
+        "{said}"
+    );
+    assert!(!poor.join("weights.safetensors").exists());
+    let said = finish(
+        &poor,
+        &[
+            "--resume",
+            "--set",
+            "budget=(usd: 9.0, usd_per_gpu_hour: 1.0)",
+        ],
+    );
+    assert!(said.contains("$0.00 spent, $9.00 left"), "{said}");
+    assert_eq!(results(&poor), results(&whole));
+}
+
+#[test]
 fn micro_batches_give_the_weights_of_the_whole_batch() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     finish(&whole, &[]);
     finish(&parts, &["--set", "micro_batch=3"]);
     let (a, b) = (results(&whole), results(&parts));
-    assert_ne!(a.0, b.0, "sums in another order differ in the last bits");
+    assert_ne!(
+        a.weights, b.weights,
+        "sums in another order differ in the last bits"
+    );
     let losses = |log: &[String]| -> Vec<f64> {
         let loss = |line: &String| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -186,7 +232,7 @@ fn micro_batches_give_the_weights_of_the_whole_batch() {
         };
         log.iter().map(loss).collect()
     };
-    for (step, (a, b)) in losses(&a.2).iter().zip(losses(&b.2)).enumerate() {
+    for (step, (a, b)) in losses(&a.log).iter().zip(losses(&b.log)).enumerate() {
         // f32 rounding, amplified by Adam over some twenty steps; one dropped sample changes a loss by percents.
         assert!((a / b - 1.0).abs() < 1e-3, "step {step}: {a} and {b}");
     }

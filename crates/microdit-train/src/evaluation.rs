@@ -1,0 +1,76 @@
+//! The loss on held-out samples, always with the same noise, so that curves can be compared across steps and runs.
+
+use crate::{
+    error::TrainError,
+    objective::Objective,
+    recipe::{EvaluationConfig, Recipe, Stage},
+    source,
+};
+use burn::tensor::backend::Backend;
+use microdit::{Dit, DitBackend, Masking};
+use microdit_data::{Batch, Position};
+
+/// The step whose randomness belongs to the evaluation: no run gets there.
+const HELD_OUT_STEP: u64 = u64::MAX;
+
+/// Where the held-out part of a generated dataset begins: no run gets there.
+const HELD_OUT_SAMPLE: u64 = 1 << 40;
+
+/// Held-out samples of a stage.
+pub(crate) struct Evaluation<'a, B: Backend> {
+    stage: Stage,
+    seed: u64,
+    batch: Batch,
+    device: &'a B::Device,
+}
+
+impl<'a, B: DitBackend> Evaluation<'a, B> {
+    /// Reads the samples, if the recipe asks for an evaluation.
+    pub(crate) fn new(
+        recipe: &Recipe,
+        stage: &Stage,
+        device: &'a B::Device,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(EvaluationConfig {
+            samples, shards, ..
+        }) = &recipe.run.evaluation
+        else {
+            return Ok(None);
+        };
+        let seed = recipe.run.seed;
+        let start = match shards {
+            Some(_) => Position::default(),
+            None => Position {
+                sample: HELD_OUT_SAMPLE,
+                ..Position::default()
+            },
+        };
+        let batch =
+            source::loader(stage, shards.as_deref(), seed, *samples, start)?.next_batch()?;
+        // Stages differ in their mask, and a caption that is dropped says nothing about captions.
+        let stage = Stage {
+            masking: Masking::None,
+            captions: stage.captions.without_drop(),
+            ..stage.clone()
+        };
+        Ok(Some(Self {
+            stage,
+            seed,
+            batch,
+            device,
+        }))
+    }
+
+    /// Mean loss of `dit`.
+    pub(crate) fn loss(&self, dit: &Dit<B>) -> f32 {
+        let objective = Objective::new(&self.stage, self.seed, self.device);
+        let count = self.batch.keys.len();
+        let part = self.stage.micro_batch.unwrap_or(self.stage.batch);
+        let losses = (0..count).step_by(part).flat_map(|start| {
+            let samples = start..(start + part).min(count);
+            let losses = objective.losses(dit, &self.batch, samples, HELD_OUT_STEP);
+            losses.into_data().iter::<f32>().collect::<Vec<_>>()
+        });
+        losses.sum::<f32>() / count as f32
+    }
+}
