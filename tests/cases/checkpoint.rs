@@ -5,7 +5,7 @@ use crate::{
     golden::{Golden, dit_config},
     report::Report,
 };
-use microdit::weights::StateDict;
+use microdit::weights::{StateDict, TrainerCheckpoint};
 use std::path::Path;
 
 /// A `.pt` gives the tensors of the file that states what it must give: `X_expected` beside `X.pt`, or the run whose
@@ -33,12 +33,44 @@ pub(super) fn ckpt(path: &Path, report: &mut Report) {
             report.at_most(format!("{name} is missing"), f64::INFINITY, 0.0);
         }
     }
+    if golden.with_prefix("out.exp_avg.").next().is_some() {
+        trainer_state(path, &golden, report);
+    }
     let device = Default::default();
     let dit = dit_config(&golden.config["dit"])
         .init::<Inner>(0, &device)
         .expect("a golden network exists");
     let fits = state.load_into(dit, &device).is_ok();
     report.at_most("fits its network", f64::from(u8::from(!fits)), 0.0);
+}
+
+/// Moments and counters of a run of the reference's trainer.
+fn trainer_state(path: &Path, golden: &Golden, report: &mut Report) {
+    let checkpoint = TrainerCheckpoint::read(path).expect("a golden checkpoint is readable");
+    for (index, prefix) in ["out.exp_avg.", "out.exp_avg_sq."].into_iter().enumerate() {
+        for (name, array) in golden.with_prefix(prefix) {
+            let found = checkpoint.moments.get(name).map(|moments| &moments[index]);
+            let found = found.map_or_else(Vec::new, |data| data.iter::<f64>().collect());
+            report.equal(format!("{prefix}{name}"), &found, &array.data);
+        }
+    }
+    let batches = golden.number("batches");
+    let counters = [
+        checkpoint.batches as f64,
+        checkpoint.optimiser_steps as f64,
+        checkpoint.samples as f64,
+    ];
+    let expected = [batches, batches, batches * golden.number("batch_size")];
+    report.equal("batches, steps, samples", &counters, &expected);
+    let unread = checkpoint
+        .unread
+        .iter()
+        .any(|name| name == "datetime.timedelta");
+    report.at_most(
+        "tells what it left unread",
+        f64::from(u8::from(!unread)),
+        0.0,
+    );
 }
 
 fn run_of(path: &Path, directory: &Path) -> Golden {

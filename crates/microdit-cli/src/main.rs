@@ -1,7 +1,9 @@
 //! The `microdit` command: one thin file per subcommand.
 
+mod convert;
 mod device;
 mod plan;
+mod recipe;
 mod sample;
 mod train;
 
@@ -30,6 +32,9 @@ enum Command {
     Train(train::Train),
     Sample(sample::Sample),
     Plan(plan::PlanCommand),
+    Convert(convert::Convert),
+    #[command(subcommand)]
+    Recipe(recipe::RecipeCommand),
 }
 
 fn main() -> miette::Result<()> {
@@ -47,5 +52,7 @@ fn main() -> miette::Result<()> {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
         Command::Plan(plan) => plan.run(),
+        Command::Convert(convert) => convert.run(),
+        Command::Recipe(recipe) => recipe.run(),
     })
 }

@@ -145,12 +145,10 @@ where
             ]
         });
         let moments = StateDict::from_tensors(moments);
-        moments.write_safetensors(
-            &part.join(OPTIMISER),
-            DType::F32,
-            HashMap::new(),
-            &BTreeMap::new(),
-        )?;
+        // A stage that has not taken a step has none.
+        if !moments.is_empty() {
+            moments.write_safetensors(&part.join(OPTIMISER), DType::F32, HashMap::new())?;
+        }
         let mut files = BTreeMap::new();
         for name in file_names(part)? {
             files.insert(name.clone(), sum(&part.join(name))?);
@@ -248,7 +246,10 @@ impl Checkpoint {
             };
             emas.push(Ema::resume(*config, average));
         }
-        let moments = read_moments(&self.folder.join(OPTIMISER), device)?;
+        let moments = match self.files.iter().any(|name| name == OPTIMISER) {
+            true => read_moments(&self.folder.join(OPTIMISER), device)?,
+            false => BTreeMap::new(),
+        };
         let steps = self.progress.optimiser_steps;
         Ok(State {
             progress: self.progress,
@@ -262,14 +263,16 @@ impl Checkpoint {
 /// Writes a network with the buffers PyTorch's strict loading expects.
 pub(crate) fn save_network<B: DitBackend>(path: &Path, dit: &Dit<B>) -> Result<(), WeightsError> {
     let patch = dit.final_layer.linear.weight.dims()[0];
-    let buffers = BTreeMap::from([
+    let buffers = [
         ("pos_embed".to_owned(), dit.positions().into_data()),
         (
             "mask_token".to_owned(),
             TensorData::new(vec![0f32; patch], [1, 1, patch]),
         ),
-    ]);
-    StateDict::from_module(dit).write_safetensors(path, DType::F32, HashMap::new(), &buffers)
+    ];
+    StateDict::from_module(dit)
+        .with_buffers(buffers)
+        .write_safetensors(path, DType::F32, HashMap::new())
 }
 
 fn read_moments<B: DitBackend>(

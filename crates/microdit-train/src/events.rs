@@ -11,6 +11,9 @@ use std::{
 /// Added to a checksum after a rotation, so that checksums of checksums are no special case (TensorFlow's record format).
 const MASK: u32 = 0xa282_ead8;
 
+/// Start of a file's name.
+pub(crate) const EVENTS: &str = "events.out.tfevents.";
+
 /// A file of scalars.
 pub(crate) struct EventFile {
     path: PathBuf,
@@ -20,7 +23,7 @@ pub(crate) struct EventFile {
 impl EventFile {
     /// Starts a new file in `folder`, beside those of earlier processes: TensorBoard reads them as one run.
     pub(crate) fn create(folder: &Path) -> Result<Self, TrainError> {
-        let name = format!("events.out.tfevents.{:.6}.microdit", wall_time());
+        let name = format!("{EVENTS}{:.6}.microdit", wall_time());
         let path = folder.join(name);
         let file = File::create(&path).map_err(TrainError::io(&path))?;
         let mut events = Self { path, file };
@@ -124,8 +127,7 @@ mod tests {
         ];
         assert_eq!(message.0, expected);
         // The checksum of the standard's test vector "123456789" is e3069283.
-        let crc = 0xe306_9283u32;
-        let masked = (crc >> 15 | crc << 17).wrapping_add(MASK);
+        let masked = 0xe306_9283u32.rotate_right(15).wrapping_add(MASK);
         assert_eq!(checksum(b"123456789"), masked.to_le_bytes());
     }
 }

@@ -13,6 +13,7 @@ pub mod run;
 pub mod sampling;
 pub mod schedule;
 mod source;
+pub mod takeover;
 pub mod trainer;
 mod tree;
 

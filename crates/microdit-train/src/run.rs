@@ -1,6 +1,11 @@
 //! A run directory: the recipe as resolved, the log, checkpoints, the final weights and the pictures.
 
-use crate::{checkpoint::Checkpoint, error::TrainError, events::EventFile, recipe::Recipe};
+use crate::{
+    checkpoint::Checkpoint,
+    error::TrainError,
+    events::{EVENTS, EventFile},
+    recipe::Recipe,
+};
 use microdit::write_whole;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -96,7 +101,7 @@ impl RunDir {
     /// written.
     pub fn enter(path: &Path, recipe: &Recipe, resume: bool) -> Result<Self, TrainError> {
         fs::create_dir_all(path).map_err(TrainError::io(path))?;
-        if !resume && holds_anything(path)? {
+        if !resume && is_taken(path)? {
             return Err(TrainError::RunExists(path.to_owned()));
         }
         let run = Self {
@@ -247,9 +252,30 @@ fn logged_step(line: &str) -> Option<u64> {
     Some(logged.step)
 }
 
-fn holds_anything(path: &Path) -> Result<bool, TrainError> {
-    let mut entries = fs::read_dir(path).map_err(TrainError::io(path))?;
-    Ok(entries.next().is_some())
+/// Whether a directory holds anything but what a run leaves that failed before its first line of the log.
+fn is_taken(path: &Path) -> Result<bool, TrainError> {
+    for entry in fs::read_dir(path).map_err(TrainError::io(path))? {
+        let entry = entry.map_err(TrainError::io(path))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let empty = || -> std::io::Result<bool> {
+            Ok(match path.is_dir() {
+                true => fs::read_dir(&path)?.next().is_none(),
+                false => entry.metadata()?.len() == 0,
+            })
+        };
+        let harmless = match name.to_str() {
+            Some("lock" | "recipe.ron") => true,
+            Some("checkpoints" | "metrics.jsonl" | "evaluation.jsonl") => {
+                empty().map_err(TrainError::io(&path))?
+            }
+            Some(name) => name.starts_with(EVENTS),
+            None => false,
+        };
+        if !harmless {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn lock(path: &Path) -> Result<File, TrainError> {

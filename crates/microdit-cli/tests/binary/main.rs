@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod common;
+mod convert;
 mod readme;
 mod recipes;
 mod resume;

@@ -8,6 +8,7 @@ mod pytorch;
 mod safetensors;
 
 pub use names::reference_name;
+pub use pytorch::TrainerCheckpoint;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
@@ -88,7 +89,7 @@ fn describe(
 /// use burn::tensor::DType;
 /// use burn_flex::Flex;
 /// use microdit::{DitConfig, weights::StateDict};
-/// use std::collections::{BTreeMap, HashMap};
+/// use std::collections::HashMap;
 ///
 /// let config = DitConfig::tiny_2().with_dim(32).with_depth(2).with_head_dim(16).with_multiple_of(16)
 ///     .with_mixer(None).with_moe(None);
@@ -96,7 +97,7 @@ fn describe(
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("weights.safetensors");
 /// let trained = config.init::<Flex>(0, &device)?;
-/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new(), &BTreeMap::new())?;
+/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new())?;
 /// let loaded = StateDict::read(&path)?.load_into(config.init::<Flex>(1, &device)?, &device)?;
 /// assert_eq!(StateDict::from_module(&loaded).len(), StateDict::from_module(&trained).len());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -104,6 +105,8 @@ fn describe(
 #[derive(Clone, Debug)]
 pub struct StateDict {
     tensors: BTreeMap<String, TensorData>,
+    /// What PyTorch's strict loading expects beside the parameters.
+    buffers: BTreeMap<String, TensorData>,
     origin: String,
 }
 
@@ -112,6 +115,7 @@ impl StateDict {
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
         Self {
             tensors: tensors.into_iter().collect(),
+            buffers: BTreeMap::new(),
             origin: "the state dict".into(),
         }
     }
@@ -148,7 +152,7 @@ impl StateDict {
     /// # Errors
     /// An unreadable, damaged or foreign file.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
-        let mut tensors = match path.extension().and_then(|extension| extension.to_str()) {
+        let tensors = match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => safetensors::read(path)?,
             Some("pt" | "pth" | "bin" | "ckpt") => pytorch::read(path)?,
             _ => {
@@ -158,11 +162,28 @@ impl StateDict {
                 ));
             }
         };
-        tensors.retain(|name, _| !BUFFERS.contains(&name.as_str()));
-        Ok(Self {
+        Ok(Self::new(tensors, path))
+    }
+
+    /// What the file at `path` holds.
+    fn new(mut tensors: BTreeMap<String, TensorData>, path: &Path) -> Self {
+        let mut buffers = BTreeMap::new();
+        for name in BUFFERS {
+            buffers.extend(tensors.remove_entry(name));
+        }
+        Self {
             tensors,
+            buffers,
             origin: path.display().to_string(),
-        })
+        }
+    }
+
+    /// Adds buffers, which are written and never loaded: PyTorch's strict loading expects the reference's `pos_embed` and
+    /// `mask_token`.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: impl IntoIterator<Item = (String, TensorData)>) -> Self {
+        self.buffers.extend(buffers);
+        self
     }
 
     /// Number of tensors.
@@ -250,28 +271,26 @@ impl StateDict {
         })
     }
 
-    /// Writes a safetensors file of float type `dtype`, whole or not at all, together with `buffers` (PyTorch's strict
-    /// loading expects the reference's `pos_embed` and `mask_token`) and `metadata`.
+    /// Writes a safetensors file of float type `dtype`, whole or not at all, with `metadata`.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, or a buffer has the name of a parameter.
     pub fn write_safetensors(
         &self,
         path: &Path,
         dtype: DType,
         metadata: HashMap<String, String>,
-        buffers: &BTreeMap<String, TensorData>,
     ) -> Result<(), WeightsError> {
-        let mut tensors: BTreeMap<&String, &TensorData> = self.tensors.iter().collect();
-        for (name, data) in buffers {
-            if tensors.insert(name, data).is_some() {
-                return Err(format_error(
-                    path,
-                    &format!("`{name}` is both a parameter and a buffer"),
-                ));
-            }
+        if let Some(name) = self
+            .buffers
+            .keys()
+            .find(|name| self.tensors.contains_key(*name))
+        {
+            let message = format!("`{name}` is both a parameter and a buffer");
+            return Err(format_error(path, &message));
         }
-        safetensors::write(path, dtype, tensors, metadata)
+        let all = self.tensors.iter().chain(&self.buffers);
+        safetensors::write(path, dtype, all, metadata)
     }
 }
 
@@ -329,7 +348,7 @@ mod tests {
             let path = folder.path().join("w.safetensors");
             let written = StateDict::from_module(&network(1));
             written
-                .write_safetensors(&path, dtype, HashMap::new(), &BTreeMap::new())
+                .write_safetensors(&path, dtype, HashMap::new())
                 .unwrap();
             let loaded = StateDict::read(&path)
                 .unwrap()

@@ -4,7 +4,11 @@
 //! made of are interpreted, every other class becomes an opaque value, and nothing is ever called.
 
 use burn::tensor::DType;
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
 
 type Sequence = Rc<RefCell<Vec<Value>>>;
 type Dict = Rc<RefCell<Vec<(Value, Value)>>>;
@@ -58,18 +62,32 @@ impl Value {
             .map(|(_, value)| value.clone())
     }
 
-    /// The tensors of a dictionary by name; entries that are no tensors are left out.
-    pub(super) fn tensors(&self) -> Vec<(String, Rc<TensorRecord>)> {
+    /// The tensor, if it is one.
+    pub(super) fn tensor(&self) -> Option<Rc<TensorRecord>> {
+        let Self::Tensor(tensor) = self else {
+            return None;
+        };
+        Some(tensor.clone())
+    }
+
+    /// The values of a dictionary whose keys are texts, by key.
+    pub(super) fn entries(&self) -> Vec<(String, Value)> {
         let Self::Dict(dict) = self else {
             return Vec::new();
         };
         dict.borrow()
             .iter()
-            .filter_map(|(name, value)| match (name, value) {
-                (Self::Str(name), Self::Tensor(tensor)) => Some((name.to_string(), tensor.clone())),
+            .filter_map(|(name, value)| match name {
+                Self::Str(name) => Some((name.to_string(), value.clone())),
                 _ => None,
             })
             .collect()
+    }
+
+    /// The number, if it is one that is not negative.
+    pub(super) fn count(&self) -> Option<u64> {
+        let Self::Int(value) = self else { return None };
+        u64::try_from(*value).ok()
     }
 
     fn size(&self) -> Result<usize, String> {
@@ -91,6 +109,8 @@ impl Value {
 pub(super) struct Pickle {
     /// The pickled object.
     pub(super) root: Value,
+    /// Classes of objects that were left unread.
+    pub(super) unread: BTreeSet<String>,
     _containers: Containers,
 }
 
@@ -123,10 +143,12 @@ pub(super) fn load(bytes: &[u8]) -> Result<Pickle, String> {
         stack: Vec::new(),
         memo: HashMap::new(),
         containers: Containers::default(),
+        unread: BTreeSet::new(),
     };
     let root = machine.run()?;
     Ok(Pickle {
         root,
+        unread: machine.unread,
         _containers: machine.containers,
     })
 }
@@ -137,6 +159,7 @@ struct Machine<'a> {
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
     containers: Containers,
+    unread: BTreeSet<String>,
 }
 
 impl<'a> Machine<'a> {
@@ -442,7 +465,10 @@ impl<'a> Machine<'a> {
                     strides,
                 })))
             }
-            _ => Ok(Value::Opaque),
+            unknown => {
+                self.unread.insert(unknown.to_owned());
+                Ok(Value::Opaque)
+            }
         }
     }
 }
@@ -496,6 +522,7 @@ mod tests {
         // os.system("x") as a pickle of protocol 2: an opaque value is all that remains.
         let pickle = load(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.").unwrap();
         assert!(matches!(pickle.root, Value::Opaque));
+        assert!(pickle.unread.contains("os.system"));
     }
 
     #[test]

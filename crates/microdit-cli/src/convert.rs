@@ -1,0 +1,94 @@
+//! `microdit convert`: checkpoints and weights of the reference, taken over and written again.
+
+use crate::{
+    device::{Device, on_device},
+    say,
+};
+use burn_autodiff::Autodiff;
+use clap::ValueEnum;
+use microdit::{
+    DitBackend,
+    weights::{StateDict, TrainerCheckpoint},
+};
+use microdit_train::{Recipe, run::RunDir, takeover::take_over};
+use miette::IntoDiagnostic;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+/// Take over a checkpoint of the reference's trainer into a run, or write weights in another form.
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("goal").required(true))]
+pub(crate) struct Convert {
+    /// Checkpoint of the trainer (.pt), or a file of weights (.pt, .safetensors)
+    checkpoint: PathBuf,
+    /// Run directory to create, from which `microdit train RECIPE --run DIR --resume` goes on
+    #[arg(long, group = "goal", requires = "recipe")]
+    run: Option<PathBuf>,
+    /// Recipe of that run
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Replace a value of the recipe; may be given several times
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    overrides: Vec<String>,
+    /// File of weights to write (.safetensors, which PyTorch loads)
+    #[arg(long, group = "goal")]
+    out: Option<PathBuf>,
+    /// Type of the numbers in that file
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Convert {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        if let Some(out) = &self.out {
+            let weights = StateDict::read(&self.checkpoint).into_diagnostic()?;
+            let dtype = match self.dtype {
+                Dtype::F32 => burn::tensor::DType::F32,
+                Dtype::F16 => burn::tensor::DType::F16,
+                Dtype::Bf16 => burn::tensor::DType::BF16,
+            };
+            weights
+                .write_safetensors(out, dtype, HashMap::new())
+                .into_diagnostic()?;
+            say!("{} tensors: {}", weights.len(), out.display());
+        }
+        match (&self.run, &self.recipe) {
+            (Some(run), Some(recipe)) => {
+                let recipe = Recipe::load(recipe, &self.overrides).into_diagnostic()?;
+                on_device!(Device::Cpu, Inner => self.take_over::<Inner>(&recipe, run))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_over<B: DitBackend>(&self, recipe: &Recipe, run: &Path) -> miette::Result<()> {
+        let checkpoint = TrainerCheckpoint::read(&self.checkpoint).into_diagnostic()?;
+        if !checkpoint.unread.is_empty() {
+            say!("left unread: {}", checkpoint.unread.join(", "));
+        }
+        let state = take_over::<Autodiff<B>>(recipe, checkpoint, &Default::default());
+        let state = state.into_diagnostic()?;
+        let progress = state.progress;
+        let run = RunDir::enter(run, recipe, false).into_diagnostic()?;
+        let kept = &recipe.run.checkpoints;
+        state.save(&run.checkpoints(), kept).into_diagnostic()?;
+        say!(
+            "{} batches, {} samples, {} optimiser steps: {} goes on in stage {} with --resume",
+            progress.step,
+            progress.images,
+            progress.optimiser_steps,
+            run.path().display(),
+            recipe.stages[progress.stage].name
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! A run of the reference's trainer is taken over, and weights are written in other forms.
+
+use crate::common::{fails, microdit, root, text};
+use std::{fs, path::Path};
+
+/// A recipe for the network of the golden checkpoint, which was trained for five batches.
+fn recipe(folder: &Path, config: &serde_json::Value) -> String {
+    let dit = &config["dit"];
+    let ratio = |key: &str| dit[key].as_f64().unwrap();
+    let text = format!(
+        r#"(
+    name: "taken-over",
+    seed: 0,
+    model: (
+        input_size: {}, patch_size: {}, in_channels: {}, dim: {}, depth: {}, head_dim: {}, multiple_of: {},
+        caption_channels: {}, qkv_width: PerLayer({}), ffn_width: PerLayer({}),
+        mixer: (dim: {}, depth: {}, qkv_ratio: {:?}, mlp_ratio: {:?}),
+        moe: (experts: {}, capacity: {:?}, every: {}),
+    ),
+    diffusion: (sigma_data: 0.9, p_mean: -0.6, p_std: 1.2),
+    data: (dataset: Latents, image_size: 256, shards: "latents.tar"),
+    codec: Latents,
+    captions: Precomputed(tokens: 3, drop: 0.1),
+    batch: 4,
+    stages: [
+        (name: "first", steps: 3, masking: Deferred(ratio: 0.75)),
+        (name: "second", steps: 4, hand_over: (optimiser: true)),
+    ],
+    sampling: (prompts: []),
+)"#,
+        dit["input_size"],
+        dit["patch_size"],
+        dit["in_channels"],
+        dit["dim"],
+        dit["depth"],
+        dit["head_dim"],
+        dit["multiple_of"],
+        dit["caption_channels"],
+        dit["qkv_multipliers"],
+        dit["ffn_multipliers"],
+        dit["patch_mixer_dim"],
+        dit["patch_mixer_depth"],
+        ratio("patch_mixer_qkv_ratio"),
+        ratio("patch_mixer_mlp_ratio"),
+        dit["num_experts"],
+        ratio("expert_capacity"),
+        dit["experts_every_n"],
+    );
+    let path = folder.join("recipe.ron");
+    fs::write(&path, text).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_checkpoint_of_the_trainer_becomes_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let goldens = root().join("tests/goldens");
+    let sidecar = fs::read_to_string(goldens.join("composer_run.json")).unwrap();
+    let sidecar: serde_json::Value = serde_json::from_str(&sidecar).unwrap();
+    let recipe = recipe(folder.path(), &sidecar["config"]);
+    let run = folder.path().join("run");
+    let (run_text, checkpoint) = (run.to_string_lossy(), goldens.join("ckpt_composer.pt"));
+    let checkpoint = checkpoint.to_string_lossy();
+    let output = microdit(&[
+        "convert",
+        &checkpoint,
+        "--recipe",
+        &recipe,
+        "--run",
+        &run_text,
+    ]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "5 batches, 20 samples, 5 optimiser steps",
+        "in stage second",
+        "datetime.timedelta",
+    ] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    let folder_of = run.join("checkpoints/step-0000000005");
+    let state = fs::read_to_string(folder_of.join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["progress"]["stage"], 1);
+    assert_eq!(state["progress"]["stage_step"], 2);
+    // Moments and weights are the trainer's, bit for bit.
+    let read = |path: &Path| fs::read(path).unwrap();
+    let golden = read(&goldens.join("composer_run.safetensors"));
+    let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+    for (file, ours, theirs) in [
+        ("optimiser", "exp_avg.", "out.exp_avg."),
+        ("optimiser", "exp_avg_sq.", "out.exp_avg_sq."),
+        ("model", "", "out.final."),
+    ] {
+        let bytes = read(&folder_of.join(format!("{file}.safetensors")));
+        let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut compared = 0;
+        for (name, expected) in golden.iter() {
+            if let Some(name) = name.strip_prefix(theirs) {
+                let found = found.tensor(&format!("{ours}{name}")).unwrap();
+                assert_eq!(found.data(), expected.data(), "{ours}{name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 80, "{file}: {compared} tensors compared");
+    }
+    // Another network is refused, with every tensor that does not fit.
+    let other = folder.path().join("other");
+    let wider = ["--set", "model.mixer.dim=24"];
+    let arguments = [
+        "convert",
+        &checkpoint,
+        "--recipe",
+        &recipe,
+        "--run",
+        &other.to_string_lossy(),
+    ];
+    fails(
+        &microdit(&[&arguments[..], &wider].concat()),
+        &["does not fit", "patch_mixer.0"],
+    );
+}
+
+#[test]
+fn weights_are_written_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = root().join("tests/goldens/ckpt_bare.pt");
+    let expected = fs::read(root().join("tests/goldens/ckpt_bare_expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+    for (dtype, size) in [("f32", 4), ("bf16", 2), ("f16", 2)] {
+        let out = folder.path().join(format!("{dtype}.safetensors"));
+        let output = microdit(&[
+            "convert",
+            &bare.to_string_lossy(),
+            "--out",
+            &out.to_string_lossy(),
+            "--dtype",
+            dtype,
+        ]);
+        assert!(output.status.success(), "{}", text(&output));
+        let bytes = fs::read(out).unwrap();
+        let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        // Every name PyTorch's strict loading expects, buffers included.
+        for (name, tensor) in expected.iter() {
+            let name = name.strip_prefix("weights.").unwrap();
+            let found = found.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
+            assert_eq!(found.shape(), tensor.shape(), "{name}");
+            assert_eq!(found.data().len(), tensor.data().len() / 4 * size, "{name}");
+            if dtype == "f32" {
+                assert_eq!(found.data(), tensor.data(), "{name}");
+            }
+        }
+        assert_eq!(found.len(), expected.len());
+    }
+    fails(
+        &microdit(&[
+            "convert",
+            &bare.to_string_lossy(),
+            "--recipe",
+            "recipes/quickstart.ron",
+            "--run",
+            &folder.path().join("r").to_string_lossy(),
+        ]),
+        &["no checkpoint of the trainer"],
+    );
+}
