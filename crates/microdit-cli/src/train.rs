@@ -1,7 +1,7 @@
 //! `microdit train`: a recipe into a run directory.
 
 use crate::{
-    device::{Device, on_device},
+    device::{Device, Devices, on_device, parse_devices},
     sample::draw_grid,
     say,
 };
@@ -39,17 +39,21 @@ pub(crate) struct Train {
     /// Replace a value of the recipe, such as batch=64 or stages.masked.steps=100; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
-    /// Device to train on
+    /// Kind of device to train on
     #[arg(long, value_enum, default_value = "cpu")]
     device: Device,
+    /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
+    #[arg(long, default_value = "0", value_parser = parse_devices)]
+    devices: Devices,
 }
 
 impl Train {
     pub(crate) fn run(self) -> miette::Result<()> {
-        on_device!(self.device, Inner => self.run_on::<Inner>(&Default::default()))
+        on_device!(self.device, Inner => self.run_on::<Inner>())
     }
 
-    fn run_on<B: DitBackend>(self, device: &B::Device) -> miette::Result<()> {
+    fn run_on<B: DitBackend>(self) -> miette::Result<()> {
+        let devices = self.devices.of::<B>();
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let run = RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?;
@@ -60,7 +64,7 @@ impl Train {
             gpu: self.device.gpu(),
         };
         let mut progress = Progress::new(recipe.steps());
-        let outcome = train::<Autodiff<B>>(&recipe, &run, device, &session, |metrics| {
+        let outcome = train::<Autodiff<B>>(&recipe, &run, &devices, &session, |metrics| {
             progress.show(metrics)
         })
         .into_diagnostic()?;
@@ -92,7 +96,7 @@ impl Train {
                 run.weights().display()
             ),
         }
-        match Painter::new(recipe.last_stage().clone(), outcome.dit, device.clone()) {
+        match Painter::new(recipe.last_stage().clone(), outcome.dit, devices[0].clone()) {
             Ok(painter) => {
                 let settings = &recipe.run.sampling;
                 draw_grid(&painter, settings, recipe.run.seed, &run.samples())

@@ -7,6 +7,7 @@ mod evaluation;
 mod events;
 mod objective;
 pub mod optim;
+mod parallel;
 pub mod plan;
 pub mod recipe;
 pub mod run;

@@ -5,7 +5,8 @@ use crate::{
     error::TrainError,
     evaluation::Evaluation,
     objective::Objective,
-    optim::{Gradients, Optimiser},
+    optim::Optimiser,
+    parallel::gradients,
     plan::{self, Gpu},
     recipe::{Handed, Recipe, Stage},
     run::{Evaluated, JsonLines, Log, Metrics, RunDir},
@@ -57,14 +58,15 @@ pub struct Session<'a> {
     pub gpu: Option<Gpu>,
 }
 
-/// Trains `recipe` into `run`, from its newest checkpoint if it has one. `report` is told of every line of the log.
+/// Trains `recipe` into `run`, from its newest checkpoint if it has one, on `devices`, of which each computes a share of
+/// every batch. `report` is told of every line of the log.
 ///
 /// # Errors
 /// Unreadable data, too many steps in a row without a finite gradient, files that cannot be written.
 pub fn train<B>(
     recipe: &Recipe,
     run: &RunDir,
-    device: &B::Device,
+    devices: &[B::Device],
     session: &Session<'_>,
     report: impl FnMut(&Metrics),
 ) -> Result<Outcome<B::InnerBackend>, TrainError>
@@ -72,6 +74,8 @@ where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
+    assert!(!devices.is_empty(), "training needs a device");
+    let device = &devices[0];
     let mut state = match Checkpoint::newest(&run.checkpoints())? {
         Some(checkpoint) => {
             let stage = recipe.stages.get(checkpoint.progress().stage);
@@ -86,7 +90,7 @@ where
     let mut trainer = Trainer {
         recipe,
         run,
-        device,
+        devices,
         session,
         report,
         log: run.log(state.progress.step)?,
@@ -214,7 +218,7 @@ where
 {
     recipe: &'a Recipe,
     run: &'a RunDir,
-    device: &'a B::Device,
+    devices: &'a [B::Device],
     session: &'a Session<'a>,
     report: R,
     log: Log,
@@ -239,8 +243,8 @@ where
     fn stage(&mut self, mut state: State<B>) -> Result<State<B>, TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
         let every = self.recipe.run.checkpoints.every;
-        let objective = Objective::new(stage, self.recipe.run.seed, self.device);
-        let evaluation = Evaluation::<B::InnerBackend>::new(self.recipe, stage, self.device)?;
+        let objective = Objective::<B>::new(stage, self.recipe.run.seed, &self.devices[0]);
+        let evaluation = Evaluation::<B::InnerBackend>::new(self.recipe, stage, &self.devices[0])?;
         let mut loader = self.loader(stage, &state.progress)?;
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps && !self.must_stop() {
@@ -270,7 +274,7 @@ where
 
     fn is_spent(&self) -> bool {
         let seconds = self.started.elapsed().as_secs_f64();
-        self.recipe.run.budget.is_spent(seconds, 1)
+        self.recipe.run.budget.is_spent(seconds, self.devices.len())
     }
 
     /// Measures the loss on held-out samples and draws the prompts, when that is due.
@@ -298,7 +302,7 @@ where
         }
         if due(run.sampling.every) {
             let dit = average.cloned().unwrap_or_else(|| state.dit.valid());
-            let painter = Painter::new(stage.clone(), dit, self.device.clone())?;
+            let painter = Painter::new(stage.clone(), dit, self.devices[0].clone())?;
             let images = painter.draw(&run.sampling, run.seed, || ())?;
             save_grid(&images, run.sampling.count, &self.run.samples_at(step))?;
         }
@@ -342,7 +346,8 @@ where
             mut optimiser,
             mut emas,
         } = state;
-        let (loss, grads) = gradients(&dit, stage, objective, batch, progress.step);
+        let seed = self.recipe.run.seed;
+        let (loss, grads) = gradients(&dit, stage, batch, seed, progress.step, self.devices);
         let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, lr);
         self.pending.push(Pending {
             step: progress.step + 1,
@@ -386,24 +391,24 @@ where
         let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
         let images_per_second = images as f64 / self.since.elapsed().as_secs_f64();
         let budget = &self.recipe.run.budget;
-        let usd = budget.usd_after(progress.seconds, 1);
-        let metrics =
-            Metrics {
-                step: progress.step,
-                stage: stage.name.clone(),
-                loss: sound.iter().sum::<f32>() / sound.len() as f32,
-                grad_norm: steps.last().map_or(f32::NAN, |step| step.grad_norm),
-                lr,
-                images_per_second,
-                images: progress.images,
-                broken: (steps.len() - sound.len()) as u64,
-                hours: progress.seconds / 3600.0,
-                mfu: self.session.gpu.as_ref().map(|gpu| {
-                    plan::flop_per_image(stage) * images_per_second / (gpu.tflops * 1e12)
-                }),
-                usd,
-                usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),
-            };
+        let usd = budget.usd_after(progress.seconds, self.devices.len());
+        let metrics = Metrics {
+            step: progress.step,
+            stage: stage.name.clone(),
+            loss: sound.iter().sum::<f32>() / sound.len() as f32,
+            grad_norm: steps.last().map_or(f32::NAN, |step| step.grad_norm),
+            lr,
+            images_per_second,
+            images: progress.images,
+            broken: (steps.len() - sound.len()) as u64,
+            hours: progress.seconds / 3600.0,
+            mfu: self.session.gpu.as_ref().map(|gpu| {
+                plan::flop_per_image(stage) * images_per_second
+                    / (gpu.tflops * 1e12 * self.devices.len() as f64)
+            }),
+            usd,
+            usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),
+        };
         self.since = Instant::now();
         self.log.metrics(&metrics)?;
         (self.report)(&metrics);
@@ -472,30 +477,4 @@ impl Settled {
     fn sound_loss(&self) -> Option<f32> {
         (self.loss.is_finite() && self.grad_norm.is_finite()).then_some(self.loss)
     }
-}
-
-/// Mean loss of a batch and its gradients, summed over micro-batches.
-fn gradients<B>(
-    dit: &Dit<B>,
-    stage: &Stage,
-    objective: &Objective<'_, B>,
-    batch: &Batch,
-    step: u64,
-) -> (Tensor<B::InnerBackend, 1>, Gradients<B::InnerBackend>)
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
-    let size = batch.keys.len();
-    let part = stage.micro_batch.unwrap_or(size).min(size);
-    (0..size)
-        .step_by(part)
-        .map(|start| {
-            let samples = start..(start + part).min(size);
-            let loss = objective.losses(dit, batch, samples, step).sum() / size as f64;
-            let value = loss.clone().inner();
-            (value, Gradients::collect(dit, &mut loss.backward()))
-        })
-        .reduce(|(loss, grads), (part, more)| (loss + part, grads.plus(more)))
-        .expect("a batch holds a sample")
 }

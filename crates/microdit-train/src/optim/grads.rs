@@ -74,6 +74,17 @@ impl<B: DitBackend> Gradients<B> {
         self
     }
 
+    /// The same on another device.
+    #[must_use]
+    pub fn to_device(self, device: &B::Device) -> Self {
+        let moved = self.0.into_iter();
+        Self(
+            moved
+                .map(|(name, grad)| (name, grad.to_device(device)))
+                .collect(),
+        )
+    }
+
     /// L2 norm over all of them, `[1]`, on the device.
     ///
     /// # Panics

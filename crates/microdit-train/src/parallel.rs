@@ -1,0 +1,85 @@
+//! Data parallelism on one machine: every device computes the gradients of its share of the batch.
+//!
+//! Gradients are summed in the order of the samples, so that a run is the same bit for bit however the work was timed.
+//! The first device takes the optimiser's step and hands its weights to the others, which spares them the moments.
+
+use crate::{objective::Objective, optim::Gradients, recipe::Stage};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::AutodiffBackend},
+};
+use microdit::{Dit, DitBackend};
+use microdit_data::Batch;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Mean loss of a batch, and its gradients.
+type Computed<B> = (Tensor<B, 1>, Gradients<B>);
+
+/// Mean loss of the batch of `step` and its gradients, on the first of `devices`.
+pub(crate) fn gradients<B>(
+    dit: &Dit<B>,
+    stage: &Stage,
+    batch: &Batch,
+    seed: u64,
+    step: u64,
+    devices: &[B::Device],
+) -> Computed<B::InnerBackend>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let size = batch.keys.len();
+    let share = size.div_ceil(devices.len());
+    let shares: Vec<_> = devices
+        .iter()
+        .enumerate()
+        .map(|(i, device)| {
+            let samples = (i * share).min(size)..((i + 1) * share).min(size);
+            let dit = match i {
+                0 => dit.clone(),
+                _ => dit.clone().fork(device),
+            };
+            (Objective::new(stage, seed, device), dit, samples)
+        })
+        .filter(|(.., samples)| !samples.is_empty())
+        .collect();
+    let parts: Vec<_> = shares
+        .into_par_iter()
+        .map(|(objective, dit, samples)| of_share(&objective, &dit, stage, batch, samples, step))
+        .collect();
+    let first = &devices[0];
+    sum(parts
+        .into_iter()
+        .map(|(loss, grads)| (loss.to_device(first), grads.to_device(first))))
+}
+
+/// The part of `samples` in loss and gradients, micro-batch by micro-batch.
+fn of_share<B>(
+    objective: &Objective<'_, B>,
+    dit: &Dit<B>,
+    stage: &Stage,
+    batch: &Batch,
+    samples: Range<usize>,
+    step: u64,
+) -> Computed<B::InnerBackend>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let part = stage.micro_batch.unwrap_or(samples.len());
+    let parts = samples.clone().step_by(part).map(|start| {
+        let samples = start..(start + part).min(samples.end);
+        let losses = objective.losses(dit, batch, samples, step);
+        let loss = losses.sum() / batch.keys.len() as f64;
+        let value = loss.clone().inner();
+        (value, Gradients::collect(dit, &mut loss.backward()))
+    });
+    sum(parts)
+}
+
+fn sum<B: DitBackend>(parts: impl Iterator<Item = Computed<B>>) -> Computed<B> {
+    parts
+        .reduce(|(loss, grads), (more_loss, more)| (loss + more_loss, grads.plus(more)))
+        .expect("a batch holds a sample")
+}
