@@ -10,11 +10,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use microdit::DitBackend;
 use microdit_train::{
     Recipe,
+    nodes::{Nodes, NodesConfig},
     run::{Metrics, RunDir},
     sampling::Painter,
     trainer::{Ending, Session, train},
 };
-use miette::{IntoDiagnostic, WrapErr};
+use miette::{IntoDiagnostic, WrapErr, miette};
 use std::{
     io::{IsTerminal, Write as _},
     path::PathBuf,
@@ -22,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// Train a recipe and draw its prompts.
@@ -45,6 +46,55 @@ pub(crate) struct Train {
     /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
     #[arg(long, default_value = "0", value_parser = parse_devices)]
     devices: Devices,
+    #[command(flatten)]
+    nodes: NodesArgs,
+}
+
+/// Where the machines of a run find each other.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Several machines")]
+struct NodesArgs {
+    /// Number of machines; start the same command on each, with its own --rank and --address
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: u32,
+    /// Number of this machine, from 0; machine 0 keeps the run directory, the others read checkpoints there
+    #[arg(long, default_value_t = 0, requires = "meeting")]
+    rank: u32,
+    /// Where machine 0 brings the others together, as host:port
+    #[arg(long, requires = "address", requires = "run")]
+    meeting: Option<String>,
+    /// Where the other machines find this one, as host:port
+    #[arg(long)]
+    address: Option<String>,
+    /// Seconds a machine may keep the others waiting
+    #[arg(long, default_value_t = 300)]
+    node_timeout: u64,
+}
+
+impl NodesArgs {
+    /// The nodes of the run, if there are several.
+    fn config(&self) -> miette::Result<Option<NodesConfig>> {
+        let (Some(meeting), Some(address)) = (&self.meeting, &self.address) else {
+            return match self.nodes {
+                1 => Ok(None),
+                _ => Err(miette!("--nodes needs --meeting and --address")),
+            };
+        };
+        if self.rank >= self.nodes {
+            return Err(miette!(
+                "--rank {} must be below --nodes {}",
+                self.rank,
+                self.nodes
+            ));
+        }
+        Ok(Some(NodesConfig {
+            count: self.nodes,
+            rank: self.rank,
+            meeting: meeting.clone(),
+            address: address.clone(),
+            timeout: Duration::from_secs(self.node_timeout),
+        }))
+    }
 }
 
 impl Train {
@@ -56,12 +106,22 @@ impl Train {
         let devices = self.devices.of::<B>();
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
-        let run = RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?;
+        let nodes = self.nodes.config()?;
+        let run = match &nodes {
+            Some(nodes) if nodes.rank > 0 => RunDir::follow(&path),
+            _ => RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?,
+        };
         say!("training {} into {}", recipe.run.name, path.display());
         let stop = stop_on_signal()?;
+        let nodes = nodes
+            .map(|config| Nodes::join::<B>(config, &devices[0]))
+            .transpose()
+            .into_diagnostic()?;
+        let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
         let session = Session {
             stop: &stop,
             gpu: self.device.gpu(),
+            nodes: nodes.as_ref(),
         };
         let mut progress = Progress::new(recipe.steps());
         let outcome = train::<Autodiff<B>>(&recipe, &run, &devices, &session, |metrics| {
@@ -69,6 +129,13 @@ impl Train {
         })
         .into_diagnostic()?;
         progress.finish();
+        if let Some(nodes) = nodes {
+            nodes.leave::<B>();
+        }
+        if !keeps {
+            say!("done after {} steps", outcome.steps);
+            return Ok(());
+        }
         match outcome.ending {
             Ending::AlreadyFinished => {
                 say!(

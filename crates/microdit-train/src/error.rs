@@ -50,6 +50,9 @@ pub enum TrainError {
         "the newest checkpoint is of stage number {0}, which the recipe no longer has; resume with the recipe the run began with"
     )]
     StageGone(usize),
+    /// The nodes of a run lost each other, or never met.
+    #[error("{0}")]
+    Nodes(String),
     /// Loss or gradient were not finite too often.
     #[error(
         "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, the last checkpoint is sound, and the batches are in {}. Lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm), then resume", batches.display()

@@ -5,6 +5,7 @@ pub mod encode;
 mod error;
 mod evaluation;
 mod events;
+pub mod nodes;
 mod objective;
 pub mod optim;
 mod parallel;

@@ -16,11 +16,12 @@ use std::ops::Range;
 /// Mean loss of a batch, and its gradients.
 type Computed<B> = (Tensor<B, 1>, Gradients<B>);
 
-/// Mean loss of the batch of `step` and its gradients, on the first of `devices`.
+/// The part of `samples` in the mean loss of the batch of `step` and in its gradients, on the first of `devices`.
 pub(crate) fn gradients<B>(
     dit: &Dit<B>,
     stage: &Stage,
     batch: &Batch,
+    samples: Range<usize>,
     seed: u64,
     step: u64,
     devices: &[B::Device],
@@ -29,13 +30,11 @@ where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
-    let size = batch.keys.len();
-    let share = size.div_ceil(devices.len());
     let shares: Vec<_> = devices
         .iter()
         .enumerate()
         .map(|(i, device)| {
-            let samples = (i * share).min(size)..((i + 1) * share).min(size);
+            let samples = share(samples.clone(), i, devices.len());
             let dit = match i {
                 0 => dit.clone(),
                 _ => dit.clone().fork(device),
@@ -54,7 +53,13 @@ where
         .map(|(loss, grads)| (loss.to_device(first), grads.to_device(first))))
 }
 
-/// The part of `samples` in loss and gradients, micro-batch by micro-batch.
+/// Part `index` of `count` parts of `samples` that differ by one sample at most.
+pub(crate) fn share(samples: Range<usize>, index: usize, count: usize) -> Range<usize> {
+    let at = |index: usize| samples.start + samples.len() * index / count;
+    at(index)..at(index + 1)
+}
+
+/// The same on one device, micro-batch by micro-batch.
 fn of_share<B>(
     objective: &Objective<'_, B>,
     dit: &Dit<B>,

@@ -116,6 +116,14 @@ impl RunDir {
         Ok(run)
     }
 
+    /// Reads along in the directory of a run that another node keeps: nothing is written.
+    pub fn follow(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            _lock: None,
+        }
+    }
+
     /// Opens the directory of a run to draw from it, and reads its recipe.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::{
     checkpoint::{Checkpoint, Progress, State, save_network},
     error::TrainError,
     evaluation::Evaluation,
+    nodes::{Agreed, Nodes},
     objective::Objective,
     optim::Optimiser,
     parallel::gradients,
@@ -56,6 +57,15 @@ pub struct Session<'a> {
     pub stop: &'a AtomicBool,
     /// The kind of device it runs on, if its peak rate is known.
     pub gpu: Option<Gpu>,
+    /// The machines it is split over; the first of them keeps the run directory.
+    pub nodes: Option<&'a Nodes>,
+}
+
+impl Session<'_> {
+    /// Whether this process keeps the run directory.
+    fn keeps(&self) -> bool {
+        self.nodes.is_none_or(Nodes::is_first)
+    }
 }
 
 /// Trains `recipe` into `run`, from its newest checkpoint if it has one, on `devices`, of which each computes a share of
@@ -93,7 +103,10 @@ where
         devices,
         session,
         report,
-        log: run.log(state.progress.step)?,
+        log: match session.keeps() {
+            true => Some(run.log(state.progress.step)?),
+            false => None,
+        },
         started: Instant::now() - Duration::from_secs_f64(state.progress.seconds),
         pending: Vec::new(),
         settled: Vec::new(),
@@ -104,8 +117,7 @@ where
         state = trainer.stage(state)?;
         let next = state.progress.stage + 1;
         let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
-        let folder = state.save(&run.checkpoints(), &recipe.run.checkpoints)?;
-        tracing::info!("state saved in {}", folder.display());
+        trainer.save(&state)?;
         if unfinished {
             let ending = match trainer.is_spent() {
                 true => Ending::Spent,
@@ -118,9 +130,11 @@ where
             None => break,
         }
     }
-    save_network(&run.weights(), &state.dit.valid())?;
-    if let Some(average) = state.emas.first().and_then(Ema::average) {
-        save_network(&run.ema(), average)?;
+    if session.keeps() {
+        save_network(&run.weights(), &state.dit.valid())?;
+        if let Some(average) = state.emas.first().and_then(Ema::average) {
+            save_network(&run.ema(), average)?;
+        }
     }
     Ok(outcome(state, Ending::Finished))
 }
@@ -221,7 +235,8 @@ where
     devices: &'a [B::Device],
     session: &'a Session<'a>,
     report: R,
-    log: Log,
+    /// None on a node that does not keep the run directory.
+    log: Option<Log>,
     /// When the run would have begun, had it never been interrupted.
     started: Instant,
     /// Steps whose numbers are still on the device.
@@ -247,9 +262,23 @@ where
         let evaluation = Evaluation::<B::InnerBackend>::new(self.recipe, stage, &self.devices[0])?;
         let mut loader = self.loader(stage, &state.progress)?;
         self.since = Instant::now();
-        while state.progress.stage_step < stage.steps && !self.must_stop() {
+        while state.progress.stage_step < stage.steps {
+            let stop = self.must_stop();
+            if stop && self.session.nodes.is_none() {
+                break;
+            }
+            let batch = loader.next_batch()?;
+            let agreed = match self.gradients(&state, stage, &batch, stop) {
+                Ok(agreed) => agreed,
+                Err(error) => {
+                    // Nodes lost each other between two steps: the state is sound.
+                    self.save(&state)?;
+                    return Err(error);
+                }
+            };
+            let stop = agreed.stop;
             let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
-            state = self.step(state, stage, &objective, &loader.next_batch()?, lr);
+            state = self.step(state, &objective, &batch, agreed, lr);
             let Progress {
                 step, stage_step, ..
             } = state.progress;
@@ -261,11 +290,48 @@ where
             // The end of the stage is saved by the caller.
             if step.is_multiple_of(every) && !last {
                 self.settle()?;
-                state.save(&self.run.checkpoints(), &self.recipe.run.checkpoints)?;
+                self.save(&state)?;
+            }
+            if stop && self.session.nodes.is_some() {
+                break;
             }
         }
         self.settle()?;
         Ok(state)
+    }
+
+    fn save(&self, state: &State<B>) -> Result<(), TrainError> {
+        if self.session.keeps() {
+            let folder = state.save(&self.run.checkpoints(), &self.recipe.run.checkpoints)?;
+            tracing::info!("state saved in {}", folder.display());
+        }
+        Ok(())
+    }
+
+    /// Loss and gradients of the whole batch, and whether this step is to be the last.
+    fn gradients(
+        &self,
+        state: &State<B>,
+        stage: &Stage,
+        batch: &Batch,
+        stop: bool,
+    ) -> Result<Agreed<B::InnerBackend>, TrainError> {
+        let (seed, step) = (self.recipe.run.seed, state.progress.step);
+        let size = batch.keys.len();
+        let samples = match self.session.nodes {
+            Some(nodes) => nodes.share(size),
+            None => 0..size,
+        };
+        if samples.is_empty() {
+            let message = format!("a batch of {size} has no sample for every node");
+            return Err(TrainError::Nodes(message));
+        }
+        let dit = &state.dit;
+        let (loss, grads) = gradients(dit, stage, batch, samples, seed, step, self.devices);
+        match self.session.nodes {
+            Some(nodes) => nodes.sum(loss, grads, step, stop),
+            None => Ok(Agreed { loss, grads, stop }),
+        }
     }
 
     fn must_stop(&self) -> bool {
@@ -284,6 +350,9 @@ where
         state: &State<B>,
         evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
     ) -> Result<(), TrainError> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
         let run = &self.recipe.run;
         let due = |every: Option<u64>| {
             every.is_some_and(|every| state.progress.step.is_multiple_of(every))
@@ -298,7 +367,7 @@ where
                 loss: evaluation.loss(&state.dit.valid()),
                 ema_loss: average.map(|average| evaluation.loss(average)),
             };
-            self.log.evaluated(&line)?;
+            log.evaluated(&line)?;
         }
         if due(run.sampling.every) {
             let dit = average.cloned().unwrap_or_else(|| state.dit.valid());
@@ -335,9 +404,9 @@ where
     fn step(
         &mut self,
         state: State<B>,
-        stage: &Stage,
         objective: &Objective<'_, B>,
         batch: &Batch,
+        agreed: Agreed<B::InnerBackend>,
         lr: f64,
     ) -> State<B> {
         let State {
@@ -346,8 +415,7 @@ where
             mut optimiser,
             mut emas,
         } = state;
-        let seed = self.recipe.run.seed;
-        let (loss, grads) = gradients(&dit, stage, batch, seed, progress.step, self.devices);
+        let Agreed { loss, grads, .. } = agreed;
         let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, lr);
         self.pending.push(Pending {
             step: progress.step + 1,
@@ -410,8 +478,10 @@ where
             usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),
         };
         self.since = Instant::now();
-        self.log.metrics(&metrics)?;
-        (self.report)(&metrics);
+        if let Some(log) = &mut self.log {
+            log.metrics(&metrics)?;
+            (self.report)(&metrics);
+        }
         Ok(())
     }
 

@@ -95,6 +95,11 @@ impl<B: DitBackend> Gradients<B> {
         sum.expect("the loss depends on a parameter").sqrt()
     }
 
+    /// The gradients themselves, by name.
+    pub(crate) fn into_tensors(self) -> impl Iterator<Item = Tensor<B, 1>> {
+        self.0.into_values()
+    }
+
     /// Takes a gradient out.
     pub(super) fn take(&mut self, name: &str) -> Option<Tensor<B, 1>> {
         self.0.remove(name)
