@@ -54,18 +54,15 @@ pub(crate) struct Train {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Several machines")]
 struct NodesArgs {
-    /// Number of machines; start the same command on each, with its own --rank and --address
+    /// Number of machines; start the same command on each, with its own --rank
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     nodes: u32,
     /// Number of this machine, from 0; machine 0 keeps the run directory, the others read checkpoints there
     #[arg(long, default_value_t = 0, requires = "meeting")]
     rank: u32,
-    /// Where machine 0 brings the others together, as host:port
-    #[arg(long, requires = "address", requires = "run")]
+    /// Address machine 0 listens on and the others connect to, as host:port
+    #[arg(long, requires = "run")]
     meeting: Option<String>,
-    /// Where the other machines find this one, as host:port
-    #[arg(long)]
-    address: Option<String>,
     /// Seconds a machine may keep the others waiting
     #[arg(long, default_value_t = 300)]
     node_timeout: u64,
@@ -74,10 +71,10 @@ struct NodesArgs {
 impl NodesArgs {
     /// The nodes of the run, if there are several.
     fn config(&self) -> miette::Result<Option<NodesConfig>> {
-        let (Some(meeting), Some(address)) = (&self.meeting, &self.address) else {
+        let Some(meeting) = &self.meeting else {
             return match self.nodes {
                 1 => Ok(None),
-                _ => Err(miette!("--nodes needs --meeting and --address")),
+                _ => Err(miette!("--nodes needs --meeting HOST:PORT")),
             };
         };
         if self.rank >= self.nodes {
@@ -91,7 +88,6 @@ impl NodesArgs {
             count: self.nodes,
             rank: self.rank,
             meeting: meeting.clone(),
-            address: address.clone(),
             timeout: Duration::from_secs(self.node_timeout),
         }))
     }
@@ -113,10 +109,7 @@ impl Train {
         };
         say!("training {} into {}", recipe.run.name, path.display());
         let stop = stop_on_signal()?;
-        let nodes = nodes
-            .map(|config| Nodes::join::<B>(config, &devices[0]))
-            .transpose()
-            .into_diagnostic()?;
+        let nodes = nodes.map(Nodes::join).transpose().into_diagnostic()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
         let session = Session {
             stop: &stop,
@@ -129,9 +122,6 @@ impl Train {
         })
         .into_diagnostic()?;
         progress.finish();
-        if let Some(nodes) = nodes {
-            nodes.leave::<B>();
-        }
         if !keeps {
             say!("done after {} steps", outcome.steps);
             return Ok(());

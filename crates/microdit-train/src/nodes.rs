@@ -1,29 +1,38 @@
-//! Data parallelism between machines: every node computes its share of the batch, and gradients are summed over the
-//! network by burn-collective.
+//! Data parallelism between machines: every node computes its share of the batch, and node 0 sums the gradients.
+//!
+//! A star of TCP connections and nothing else: sums have one order, so that a run is the same bit for bit however its
+//! messages were timed, and a node that dies is noticed by the others at their next read.
 
 use crate::{error::TrainError, optim::Gradients, parallel::share};
-use burn::tensor::{Tensor, backend::Backend};
-use burn_collective::{
-    CollectiveConfig, PeerId, ReduceOperation, all_reduce, finish_collective, register,
-    start_global_orchestrator,
-};
+use burn::tensor::{Tensor, TensorData};
 use microdit::DitBackend;
-use std::{ops::Range, sync::mpsc, thread, time::Duration};
+use std::{
+    cell::RefCell,
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
+    ops::Range,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-/// Numbers sent at once: a message of the transport holds 64 MiB.
-const CHUNK: usize = 1 << 22;
+/// First bytes of a connection: what is spoken, and its version.
+const HELLO: &[u8; 8] = b"mdnodes1";
+
+/// Time a newcomer has to say who it is.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Pause between attempts to find another node.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Where the nodes of a run find each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodesConfig {
     /// Number of nodes.
     pub count: u32,
-    /// Number of this node, from 0. Node 0 keeps the run directory and brings the others together.
+    /// Number of this node, from 0. Node 0 keeps the run directory and sums the gradients.
     pub rank: u32,
-    /// Where node 0 brings them together, as `host:port`.
+    /// Address node 0 listens on and the others connect to, as `host:port`.
     pub meeting: String,
-    /// Where the other nodes find this one, as `host:port`.
-    pub address: String,
     /// How long a node may keep the others waiting.
     pub timeout: Duration,
 }
@@ -32,50 +41,44 @@ pub struct NodesConfig {
 #[derive(Debug)]
 pub struct Nodes {
     config: NodesConfig,
+    /// On node 0 the others by rank, elsewhere node 0.
+    streams: RefCell<Vec<TcpStream>>,
 }
 
 /// What the nodes agree on at a step.
-pub(crate) struct Agreed<B: Backend> {
+pub(crate) struct Agreed<B: DitBackend> {
     pub(crate) loss: Tensor<B, 1>,
     pub(crate) grads: Gradients<B>,
     /// Whether one of them was asked to stop.
     pub(crate) stop: bool,
 }
 
+/// What precedes the numbers of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    step: u64,
+    count: u64,
+    stop: bool,
+}
+
 impl Nodes {
-    /// Waits until all nodes are there. `B` is the backend gradients are computed on.
+    /// Waits until all nodes are there.
     ///
     /// # Errors
-    /// An address without a port, or nodes that do not come within the timeout.
-    pub fn join<B: Backend>(config: NodesConfig, device: &B::Device) -> Result<Self, TrainError> {
-        let meeting_port = port(&config.meeting)?;
-        let own_port = port(&config.address)?;
-        if config.rank == 0 {
-            thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .enable_all()
-                    .build();
-                if let Ok(runtime) = runtime {
-                    runtime.block_on(start_global_orchestrator(meeting_port));
-                }
-            });
-        }
-        let url = |address: &str| format!("ws://{address}").parse();
-        let (meeting, own) = match (url(&config.meeting), url(&config.address)) {
-            (Ok(meeting), Ok(own)) => (meeting, own),
-            (Err(error), _) | (_, Err(error)) => return Err(TrainError::Nodes(error)),
+    /// An address that cannot be used, two nodes of one rank, or nodes that do not come within the timeout.
+    pub fn join(config: NodesConfig) -> Result<Self, TrainError> {
+        let deadline = Instant::now() + config.timeout;
+        let streams = match config.rank {
+            0 => gather(&config, deadline),
+            _ => meet(&config, deadline).map(|stream| vec![stream]),
         };
-        let collective = CollectiveConfig::default()
-            .with_num_devices(1)
-            .with_num_nodes(config.count)
-            .with_global_address(meeting)
-            .with_node_address(own)
-            .with_data_service_port(own_port);
-        let nodes = Self { config };
-        let (peer, device) = (nodes.peer(), device.clone());
-        nodes.within("come together", move || {
-            register::<B>(peer, device, collective)
-        })?;
+        let meeting = &config.meeting;
+        let streams = streams
+            .map_err(|error| TrainError::Nodes(format!("nodes meeting at {meeting}: {error}")))?;
+        let nodes = Self {
+            config,
+            streams: RefCell::new(streams),
+        };
         Ok(nodes)
     }
 
@@ -102,93 +105,275 @@ impl Nodes {
         stop: bool,
     ) -> Result<Agreed<B>, TrainError> {
         let device = loss.device();
-        // The step travels in halves that f32 holds exactly.
-        let (high, low) = ((step >> 20) as f32, (step & 0xf_ffff) as f32);
-        let own = Tensor::from_floats([f32::from(u8::from(stop)), high, low], &device);
-        let shapes: Vec<(String, usize)> = grads
+        let sizes: Vec<(String, usize)> = grads
             .iter()
             .map(|(name, grad)| (name.clone(), grad.dims()[0]))
             .collect();
-        let all = grads.into_tensors().chain([loss, own]).collect();
-        let summed = self.sum_flat(Tensor::cat(all, 0))?;
-        let mut start = 0;
-        let mut next = |count: usize| {
-            start += count;
-            summed.clone().narrow(0, start - count, count)
+        let all = grads.into_tensors().chain([loss]).collect();
+        let mut numbers: Vec<f32> = Tensor::cat(all, 0).into_data().iter().collect();
+        let header = Header {
+            step,
+            count: numbers.len() as u64,
+            stop,
         };
-        let grads = Gradients::from_tensors(
-            shapes
-                .into_iter()
-                .map(|(name, count)| (name, next(count)))
-                .collect::<Vec<_>>(),
-        );
-        let loss = next(1);
-        let said: Vec<f32> = next(3).into_data().iter().collect();
-        let count = self.config.count as f32;
-        if said[1..] != [high * count, low * count] {
-            return Err(TrainError::Nodes(format!(
-                "the nodes are not at the same step (this one is at {step}); start all of them with the same run directory and --resume"
-            )));
-        }
-        Ok(Agreed {
-            loss,
-            grads,
-            stop: said[0] > 0.0,
-        })
-    }
-
-    fn sum_flat<B: Backend>(&self, flat: Tensor<B, 1>) -> Result<Tensor<B, 1>, TrainError> {
-        let peer = self.peer();
-        self.within("sum the gradients", move || {
-            let parts = flat.split(CHUNK, 0).into_iter().map(|part| {
-                let part = part.into_primitive().tensor();
-                let sum = all_reduce::<B>(peer, part, ReduceOperation::Sum)?;
-                Ok(Tensor::from_primitive(
-                    burn::tensor::TensorPrimitive::Float(sum),
+        let stop = self
+            .exchange(header, &mut numbers)
+            .map_err(|(rank, error)| {
+                TrainError::Nodes(format!(
+                    "node {rank} is lost ({error}); this node stops after step {step}. Start all nodes again with --resume"
                 ))
-            });
-            Ok(Tensor::cat(parts.collect::<Result<Vec<_>, _>>()?, 0))
+            })?;
+        let count = numbers.len();
+        let summed = Tensor::<B, 1>::from_data(TensorData::new(numbers, [count]), &device);
+        let mut start = 0;
+        let grads: Vec<_> = sizes
+            .into_iter()
+            .map(|(name, size)| {
+                start += size;
+                (name, summed.clone().narrow(0, start - size, size))
+            })
+            .collect();
+        Ok(Agreed {
+            loss: summed.narrow(0, start, 1),
+            grads: Gradients::from_tensors(grads),
+            stop,
         })
     }
 
-    /// Takes leave of the other nodes.
-    pub fn leave<B: Backend>(self) {
-        let peer = self.peer();
-        // The run is over: nothing depends on a polite goodbye.
-        let _ = self.within("part", move || finish_collective::<B>(peer));
+    /// Replaces `numbers` by their sum over the nodes; whether one of them wants to stop. An error names the node it
+    /// happened with.
+    fn exchange(&self, own: Header, numbers: &mut [f32]) -> Result<bool, (usize, io::Error)> {
+        let mut streams = self.streams.borrow_mut();
+        if !self.is_first() {
+            let stream = &mut streams[0];
+            let mut answer = || {
+                send(stream, own, numbers)?;
+                receive(stream, own, |i, number| numbers[i] = number)
+            };
+            return answer().map_err(|error| (0, error));
+        }
+        let mut stop = own.stop;
+        for (i, stream) in streams.iter_mut().enumerate() {
+            let said = receive(stream, own, |i, number| numbers[i] += number);
+            stop |= said.map_err(|error| (i + 1, error))?;
+        }
+        for (i, stream) in streams.iter_mut().enumerate() {
+            send(stream, Header { stop, ..own }, numbers).map_err(|error| (i + 1, error))?;
+        }
+        Ok(stop)
     }
+}
 
-    fn peer(&self) -> PeerId {
-        PeerId(self.config.rank)
+/// Node 0: the other nodes, by rank.
+fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>> {
+    let listener = TcpListener::bind(&config.meeting)?;
+    // Accepting has no timeout of its own.
+    listener.set_nonblocking(true)?;
+    let mut nodes: Vec<Option<TcpStream>> = (1..config.count).map(|_| None).collect();
+    while let Some(missing) = nodes.iter().position(Option::is_none) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                // Whoever says nothing, or speaks another language, is not one of us.
+                stream.set_read_timeout(Some(GREETING))?;
+                let Ok((rank, count)) = greeting(&stream) else {
+                    continue;
+                };
+                prepare(&stream, config)?;
+                let place = (rank as usize).checked_sub(1);
+                let place = place.and_then(|place| nodes.get_mut(place));
+                match place {
+                    Some(place @ None) if count == config.count => *place = Some(stream),
+                    _ => {
+                        let message = format!(
+                            "a node came as number {rank} of {count}, which is taken or not one of {}",
+                            config.count
+                        );
+                        return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() > deadline {
+                    let message = format!("node {} did not come in time", missing + 1);
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                sleep(PATIENCE);
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(nodes.into_iter().flatten().collect())
+}
 
-    /// Runs `action` beside this thread, and gives up on it after the timeout: a node that died answers never.
-    fn within<T: Send + 'static>(
-        &self,
-        what: &str,
-        action: impl FnOnce() -> Result<T, burn_collective::CollectiveError> + Send + 'static,
-    ) -> Result<T, TrainError> {
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || sender.send(action()));
-        match receiver.recv_timeout(self.config.timeout) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(TrainError::Nodes(format!(
-                "the nodes cannot {what}: {error:?}"
-            ))),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(TrainError::Nodes(format!(
-                "the nodes did not {what} within {} s: one of them is gone, or cannot be reached",
-                self.config.timeout.as_secs()
-            ))),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(TrainError::Nodes(format!(
-                "the connection to another node broke: they cannot {what}"
-            ))),
+/// Another node: node 0.
+fn meet(config: &NodesConfig, deadline: Instant) -> io::Result<TcpStream> {
+    loop {
+        let attempt = config.meeting.to_socket_addrs().and_then(|mut addresses| {
+            let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+            TcpStream::connect_timeout(&address, config.timeout)
+        });
+        match attempt {
+            Ok(mut stream) => {
+                prepare(&stream, config)?;
+                stream.write_all(HELLO)?;
+                stream.write_all(&config.rank.to_le_bytes())?;
+                stream.write_all(&config.count.to_le_bytes())?;
+                return Ok(stream);
+            }
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(PATIENCE),
         }
     }
 }
 
-fn port(address: &str) -> Result<u16, TrainError> {
-    let port = address
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse().ok());
-    port.ok_or_else(|| TrainError::Nodes(format!("`{address}` is no address; write host:port")))
+fn prepare(stream: &TcpStream, config: &NodesConfig) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(config.timeout))?;
+    stream.set_write_timeout(Some(config.timeout))
+}
+
+/// Rank and number of nodes, as a node that comes says them.
+fn greeting(mut stream: &TcpStream) -> io::Result<(u32, u32)> {
+    let hello: [u8; 8] = array(&mut stream)?;
+    if hello != *HELLO {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let rank = u32::from_le_bytes(array(&mut stream)?);
+    Ok((rank, u32::from_le_bytes(array(&mut stream)?)))
+}
+
+fn send(stream: &mut TcpStream, header: Header, numbers: &[f32]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(17 + 4 * numbers.len());
+    bytes.extend(header.step.to_le_bytes());
+    bytes.extend(header.count.to_le_bytes());
+    bytes.push(header.stop.into());
+    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    stream.write_all(&bytes)
+}
+
+/// Passes the numbers of a message on, which must be of the step and count of `own`; whether its sender wants to stop.
+fn receive(
+    stream: &mut TcpStream,
+    own: Header,
+    mut take: impl FnMut(usize, f32),
+) -> io::Result<bool> {
+    let header = Header {
+        step: u64::from_le_bytes(array(stream)?),
+        count: u64::from_le_bytes(array(stream)?),
+        stop: array::<1>(stream)? != [0],
+    };
+    if (header.step, header.count) != (own.step, own.count) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "it is at step {} with {} numbers, this one at step {} with {}: another recipe, or another checkpoint",
+                header.step, header.count, own.step, own.count
+            ),
+        ));
+    }
+    let mut bytes = vec![0; 1 << 20];
+    let mut place = 0;
+    while place < own.count as usize {
+        let part = &mut bytes[..(4 * (own.count as usize - place)).min(1 << 20)];
+        stream.read_exact(part)?;
+        for number in part.as_chunks::<4>().0 {
+            take(place, f32::from_le_bytes(*number));
+            place += 1;
+        }
+    }
+    Ok(header.stop)
+}
+
+fn array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn config(count: u32, rank: u32, meeting: &str) -> NodesConfig {
+        NodesConfig {
+            count,
+            rank,
+            meeting: meeting.into(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// An address nobody listens on.
+    fn free() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    #[test]
+    fn three_nodes_agree_on_sums() {
+        let meeting = free();
+        let results: Vec<Vec<f32>> = thread::scope(|scope| {
+            let node = |rank: u32| {
+                let config = config(3, rank, &meeting);
+                move || {
+                    let nodes = Nodes::join(config).unwrap();
+                    let mut numbers: Vec<f32> = (0..600_000).map(|i| (i + rank) as f32).collect();
+                    let count = numbers.len() as u64;
+                    for step in 0..3 {
+                        let stop = (step, rank) == (2, 1);
+                        let header = Header { step, count, stop };
+                        let agreed = nodes.exchange(header, &mut numbers).unwrap();
+                        assert_eq!(agreed, step == 2);
+                    }
+                    numbers
+                }
+            };
+            let threads: Vec<_> = (0..3).map(|rank| scope.spawn(node(rank))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        // i + (i + 1) + (i + 2), then three times that, twice.
+        let expected: Vec<f32> = (0..600_000).map(|i| (9 * (3 * i + 3)) as f32).collect();
+        assert!(results.iter().all(|numbers| *numbers == expected));
+    }
+
+    #[test]
+    fn nodes_at_different_steps_are_an_error() {
+        let meeting = free();
+        let other = config(2, 1, &meeting);
+        let other = thread::spawn(move || {
+            let nodes = Nodes::join(other).unwrap();
+            let header = Header {
+                step: 4,
+                count: 1,
+                stop: false,
+            };
+            nodes.exchange(header, &mut [1.0]).unwrap_err()
+        });
+        let nodes = Nodes::join(config(2, 0, &meeting)).unwrap();
+        let header = Header {
+            step: 5,
+            count: 1,
+            stop: false,
+        };
+        let (rank, error) = nodes.exchange(header, &mut [1.0]).unwrap_err();
+        assert!(
+            rank == 1 && error.to_string().contains("it is at step 4"),
+            "{error}"
+        );
+        drop(nodes);
+        assert_eq!(other.join().unwrap().0, 0);
+    }
+
+    #[test]
+    fn a_node_that_does_not_come_is_named() {
+        let mut alone = config(3, 0, &free());
+        alone.timeout = Duration::from_millis(100);
+        let error = Nodes::join(alone).unwrap_err().to_string();
+        assert!(error.contains("node 1 did not come in time"), "{error}");
+    }
 }

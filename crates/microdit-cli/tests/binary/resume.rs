@@ -5,6 +5,7 @@ use microdit::rng::{Purpose, Stream};
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -287,6 +288,58 @@ fn assert_close(a: &Results, b: &Results) {
     let distance: f32 = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum();
     let mean = distance / a.len() as f32;
     assert!(mean < 1e-6, "weights differ by {mean} on average");
+}
+
+/// Arguments of one of two nodes that meet at `meeting`.
+fn node<'a>(rank: &'a str, meeting: &'a str) -> [&'a str; 9] {
+    [
+        "--resume",
+        "--nodes",
+        "2",
+        "--rank",
+        rank,
+        "--meeting",
+        meeting,
+        "--node-timeout",
+        "60",
+    ]
+}
+
+/// An address nobody listens on.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    finish(&one, &[]);
+    let meeting = free_address();
+    let spawn = |rank| command(&two, &node(rank, &meeting)).spawn().unwrap();
+    // Each of the two is killed once, in the middle of the run; the other one stops in order, and soon.
+    for (dies, step) in [("1", 5), ("0", 11)] {
+        let mut first = spawn("0");
+        let mut other = spawn("1");
+        // Only the first reports steps.
+        assert!(run_until(&mut first, step, Duration::ZERO));
+        let (mut killed, survivor) = match dies {
+            "0" => (first, other),
+            _ => {
+                other.kill().unwrap();
+                (other, first)
+            }
+        };
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let output = survivor.wait_with_output().unwrap();
+        fails(&output, &[&format!("node {dies} is lost"), "--resume"]);
+    }
+    let mut other = spawn("1");
+    finish(&two, &node("0", &meeting));
+    assert!(other.wait().unwrap().success());
+    assert_close(&results(&one), &results(&two));
 }
 
 #[test]
