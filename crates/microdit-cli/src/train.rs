@@ -11,11 +11,13 @@ use microdit::DitBackend;
 use microdit_train::{
     Recipe,
     nodes::{Nodes, NodesConfig},
+    plan::Gpu,
     run::{Metrics, RunDir},
     sampling::Painter,
     trainer::{Ending, Session, train},
 };
 use miette::{IntoDiagnostic, WrapErr, miette};
+use serde::Serialize;
 use std::{
     io::{IsTerminal, Write as _},
     path::PathBuf,
@@ -108,6 +110,18 @@ impl Train {
             _ => RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?,
         };
         say!("training {} into {}", recipe.run.name, path.display());
+        if nodes.as_ref().is_none_or(|nodes| nodes.rank == 0) {
+            let process = Process {
+                version: env!("CARGO_PKG_VERSION"),
+                commit: env!("MICRODIT_COMMIT"),
+                arguments: std::env::args().skip(1).collect(),
+                devices: devices.iter().map(|device| format!("{device:?}")).collect(),
+                gpu: self.device.gpu(),
+                started: seconds_since_1970(),
+                recipe: &recipe.source,
+            };
+            run.describe(&process).into_diagnostic()?;
+        }
         let stop = stop_on_signal()?;
         let nodes = nodes.map(Nodes::join).transpose().into_diagnostic()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
@@ -185,10 +199,27 @@ fn stop_on_signal() -> miette::Result<Arc<AtomicBool>> {
 }
 
 fn default_run(recipe: &Recipe) -> PathBuf {
-    let seconds = SystemTime::now()
+    let name = format!("{}-{}", recipe.run.name, seconds_since_1970());
+    PathBuf::from("runs").join(name)
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs());
-    PathBuf::from("runs").join(format!("{}-{seconds}", recipe.run.name))
+        .map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// An entry of `run.json`.
+#[derive(Serialize)]
+struct Process<'a> {
+    version: &'a str,
+    commit: &'a str,
+    arguments: Vec<String>,
+    devices: Vec<String>,
+    gpu: Option<Gpu>,
+    /// Seconds since 1970.
+    started: u64,
+    recipe: &'a str,
 }
 
 /// A bar on a terminal, plain lines elsewhere.

@@ -143,6 +143,21 @@ impl RunDir {
         Ok((run, recipe))
     }
 
+    /// Adds to `run.json` what a process that trains the run is: version, commit, devices, arguments, and the recipe as
+    /// resolved.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn describe(&self, process: &impl Serialize) -> Result<(), TrainError> {
+        let path = self.path.join("run.json");
+        // One entry for each process; a file that cannot be read begins anew.
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let mut processes: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+        processes.push(serde_json::to_value(process).expect("a process is plain data"));
+        let text = serde_json::to_string_pretty(&processes).expect("processes are plain data");
+        write_whole(&path, |path| fs::write(path, text)).map_err(TrainError::io(&path))
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -272,7 +287,7 @@ fn is_taken(path: &Path) -> Result<bool, TrainError> {
             })
         };
         let harmless = match name.to_str() {
-            Some("lock" | "recipe.ron") => true,
+            Some("lock" | "recipe.ron" | "run.json") => true,
             Some("checkpoints" | "metrics.jsonl" | "evaluation.jsonl") => {
                 empty().map_err(TrainError::io(&path))?
             }

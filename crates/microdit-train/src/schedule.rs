@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(schedule.multiplier(5), 0.5);
 /// assert_eq!(schedule.multiplier(10), 1.0);
 /// assert!((schedule.multiplier(110) - 0.1).abs() < 1e-12);
+///
+/// let schedule = Schedule::new(Curve::WarmupStableDecay { warmup: 10, total: 110, decay: 20, floor: 0.0 });
+/// assert_eq!([10, 90, 100, 110].map(|step| schedule.multiplier(step)), [1.0, 1.0, 0.5, 0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +41,20 @@ pub enum Curve {
         warmup: u64,
         /// Step at which the floor is reached, warm-up included.
         total: u64,
+        /// Multiplier at the end.
+        #[serde(default)]
+        floor: f64,
+    },
+    /// Warm-up, stable, decay (arXiv 2404.06395): a linear rise from 0, then 1, then a straight line down to a floor,
+    /// which holds from then on.
+    WarmupStableDecay {
+        /// Steps of the rise.
+        #[serde(default)]
+        warmup: u64,
+        /// Step at which the floor is reached.
+        total: u64,
+        /// Steps of the fall, the last ones before `total`.
+        decay: u64,
         /// Multiplier at the end.
         #[serde(default)]
         floor: f64,
@@ -74,7 +91,9 @@ impl Schedule {
 impl Curve {
     /// The multiplier at `step`.
     pub fn at(&self, step: u64) -> f64 {
-        let (Self::Constant { warmup } | Self::Cosine { warmup, .. }) = *self;
+        let (Self::Constant { warmup }
+        | Self::Cosine { warmup, .. }
+        | Self::WarmupStableDecay { warmup, .. }) = *self;
         if step < warmup {
             return step as f64 / warmup as f64;
         }
@@ -84,6 +103,15 @@ impl Curve {
                 let span = total.saturating_sub(warmup).max(1) as f64;
                 let done = ((step - warmup) as f64 / span).min(1.0);
                 floor + (1.0 - floor) * (1.0 + (std::f64::consts::PI * done).cos()) / 2.0
+            }
+            Self::WarmupStableDecay {
+                total,
+                decay,
+                floor,
+                ..
+            } => {
+                let left = total.saturating_sub(step) as f64 / decay.max(1) as f64;
+                floor + (1.0 - floor) * left.min(1.0)
             }
         }
     }

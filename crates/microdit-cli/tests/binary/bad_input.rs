@@ -91,3 +91,15 @@ fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
         &["holds no run", "recipe.ron"],
     );
 }
+
+#[test]
+fn a_run_directory_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "mine").unwrap();
+    fails(
+        &train(&file.join("run"), &[]),
+        &["file/run", "Not a directory"],
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+}

@@ -27,6 +27,16 @@ fn a_run_trains_draws_and_is_reproducible() {
     assert_eq!(log.lines().count(), 5, "{log}");
 
     fails(&train(&a, &[]), &["already holds a run", "--run"]);
+    let processes = std::fs::read_to_string(a.join("run.json")).unwrap();
+    let processes: serde_json::Value = serde_json::from_str(&processes).unwrap();
+    assert_eq!(processes.as_array().map(Vec::len), Some(1));
+    assert_eq!(processes[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(
+        processes[0]["recipe"]
+            .as_str()
+            .unwrap()
+            .contains("batch: 4")
+    );
 
     let run = a.to_string_lossy();
     let draw = |seed: &str, name: &str| {
