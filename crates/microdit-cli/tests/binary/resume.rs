@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -103,14 +104,16 @@ fn a_killed_run_ends_as_if_it_had_not_been_killed() {
     finish(&whole, &[]);
     let kills = std::env::var("MICRODIT_KILLS").map_or(5, |kills| kills.parse().unwrap());
     let mut random = Stream::new(0, Purpose::Shuffle, 0, 0);
-    for _ in 0..kills {
-        let step = 1 + random.below(STEPS as usize - 2) as u64;
-        let longer = Duration::from_micros(random.below(20_000) as u64);
+    for kill in 0..kills {
+        // Later and later in the run, at a random moment within a step or within saving it.
+        let step = 1 + kill * (STEPS - 6) / kills;
+        let longer = Duration::from_micros(random.below(8_000) as u64);
         let mut child = command(&killed, &["--resume"]).spawn().unwrap();
-        run_until(&mut child, step, longer);
+        assert!(run_until(&mut child, step, longer));
         // SIGKILL: the process cannot prepare for it.
         child.kill().unwrap();
-        child.wait().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it ended before it was killed");
     }
     finish(&killed, &["--resume"]);
     assert_eq!(results(&killed), results(&whole));

@@ -26,12 +26,12 @@ use std::{
 #[non_exhaustive]
 pub enum WeightsError {
     /// The file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is not what its extension says.
     #[error("{}: {message}", path.display())]
@@ -295,9 +295,9 @@ impl StateDict {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> WeightsError + '_ {
-    move |source| WeightsError::Io {
+    move |error| WeightsError::Io {
         path: path.to_owned(),
-        source,
+        error,
     }
 }
 
