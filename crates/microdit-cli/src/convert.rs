@@ -10,7 +10,7 @@ use microdit::{
     DitBackend,
     weights::{StateDict, TrainerCheckpoint},
 };
-use microdit_train::{Recipe, run::RunDir, takeover::take_over};
+use microdit_train::{Recipe, beginnings::take_over, run::RunDir};
 use miette::IntoDiagnostic;
 use std::{
     collections::HashMap,

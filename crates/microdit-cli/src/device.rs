@@ -32,7 +32,7 @@ pub(crate) struct Devices(Vec<u16>);
 impl Devices {
     /// The devices themselves; on a CPU, each is a replica of the network.
     pub(crate) fn of<B: Backend>(&self) -> Vec<B::Device> {
-        let device = |&index: &u16| B::Device::from_id(DeviceId::new(0, index.into()));
+        let device = |&index: &u16| B::Device::from_id(DeviceId::new(0, index));
         self.0.iter().map(device).collect()
     }
 }

@@ -1,10 +1,12 @@
 //! From recipe to run: the trainer, its optimiser, schedules, weights and logs.
 
+pub mod beginnings;
 pub mod checkpoint;
 pub mod encode;
 mod error;
 mod evaluation;
 mod events;
+mod ledger;
 pub mod nodes;
 mod objective;
 pub mod optim;
@@ -15,9 +17,7 @@ pub mod run;
 pub mod sampling;
 pub mod schedule;
 mod source;
-pub mod takeover;
 pub mod trainer;
-mod tree;
 
 pub use error::TrainError;
 pub use recipe::Recipe;

@@ -1,26 +1,23 @@
 //! The training loop: recipe in, run directory out.
 
 use crate::{
+    beginnings::{fresh, hand_over},
     checkpoint::{Checkpoint, Progress, State, save_network},
     error::TrainError,
     evaluation::Evaluation,
+    ledger::{Ledger, Pending, Settled},
     nodes::{Agreed, Nodes},
     objective::Objective,
-    optim::Optimiser,
     parallel::gradients,
     plan::{self, Gpu},
-    recipe::{Handed, Recipe, Stage},
-    run::{Evaluated, JsonLines, Log, Metrics, RunDir},
+    recipe::{Recipe, Stage},
+    run::{Evaluated, Log, Metrics, RunDir},
     sampling::{Painter, save_grid},
     source,
 };
-use burn::{
-    module::AutodiffModule,
-    tensor::{Tensor, backend::AutodiffBackend},
-};
-use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
+use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
+use microdit::{Dit, DitBackend, ema::Ema};
 use microdit_data::{Batch, Loader, Position};
-use serde::Serialize;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -108,10 +105,8 @@ where
             false => None,
         },
         started: Instant::now() - Duration::from_secs_f64(state.progress.seconds),
-        pending: Vec::new(),
-        settled: Vec::new(),
+        ledger: Ledger::new(recipe, run),
         since: Instant::now(),
-        broken_in_a_row: 0,
     };
     loop {
         state = trainer.stage(state)?;
@@ -152,79 +147,6 @@ where
     }
 }
 
-/// A run that has not taken a step.
-fn fresh<B>(recipe: &Recipe, device: &B::Device) -> Result<State<B>, TrainError>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
-    let stage = &recipe.stages[0];
-    Ok(State {
-        progress: Progress::default(),
-        dit: stage.model.init(recipe.run.seed, device)?,
-        optimiser: Optimiser::new(stage.optimiser.clone()),
-        emas: stage.ema.iter().copied().map(Ema::new).collect(),
-    })
-}
-
-/// The state in which the next stage begins.
-fn hand_over<B>(
-    state: State<B>,
-    stage: &Stage,
-    seed: u64,
-    device: &B::Device,
-) -> Result<State<B>, TrainError>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
-    let average = state.emas.first().and_then(Ema::average);
-    let weights = match (stage.hand_over.weights, average) {
-        (Handed::Ema, Some(average)) => StateDict::from_module(average),
-        _ => StateDict::from_module(&state.dit.valid()),
-    };
-    // A new network, because positions belong to a resolution.
-    let dit = weights.load_into(stage.model.init::<B>(seed, device)?, device)?;
-    let old = state.optimiser;
-    let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
-        let (steps, moments) = (old.steps(), old.into_moments());
-        Optimiser::resume(stage.optimiser.clone(), steps, moments)
-    } else {
-        Optimiser::new(stage.optimiser.clone())
-    };
-    Ok(State {
-        progress: Progress {
-            stage: state.progress.stage + 1,
-            stage_step: 0,
-            optimiser_steps: optimiser.steps(),
-            ..state.progress
-        },
-        dit,
-        optimiser,
-        emas: stage.ema.iter().copied().map(Ema::new).collect(),
-    })
-}
-
-/// A step whose numbers are still on the device.
-struct Pending<B: DitBackend> {
-    step: u64,
-    keys: Vec<String>,
-    sigmas: Vec<f32>,
-    loss: Tensor<B, 1>,
-    grad_norm: Tensor<B, 1>,
-}
-
-/// A line of `broken.jsonl`: enough to compute the step again.
-#[derive(Serialize)]
-struct Broken<'a> {
-    step: u64,
-    seed: u64,
-    loss: f32,
-    grad_norm: f32,
-    keys: &'a [String],
-    sigmas: &'a [f32],
-}
-
 struct Trainer<'a, B, R>
 where
     B: AutodiffBackend,
@@ -239,13 +161,9 @@ where
     log: Option<Log>,
     /// When the run would have begun, had it never been interrupted.
     started: Instant,
-    /// Steps whose numbers are still on the device.
-    pending: Vec<Pending<B::InnerBackend>>,
-    /// Other steps since the last line of the log.
-    settled: Vec<Settled>,
-    /// When that line was written.
+    ledger: Ledger<B::InnerBackend>,
+    /// When the last line of the log was written.
     since: Instant,
-    broken_in_a_row: u64,
 }
 
 impl<B, R> Trainer<'_, B, R>
@@ -289,14 +207,14 @@ where
             self.look(stage, &state, evaluation.as_ref())?;
             // The end of the stage is saved by the caller.
             if step.is_multiple_of(every) && !last {
-                self.settle()?;
+                self.ledger.settle()?;
                 self.save(&state)?;
             }
             if stop && self.session.nodes.is_some() {
                 break;
             }
         }
-        self.settle()?;
+        self.ledger.settle()?;
         Ok(state)
     }
 
@@ -417,7 +335,7 @@ where
         } = state;
         let Agreed { loss, grads, .. } = agreed;
         let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, lr);
-        self.pending.push(Pending {
+        self.ledger.push(Pending {
             step: progress.step + 1,
             keys: batch.keys.clone(),
             sigmas: objective.sigmas(progress.step, &(0..batch.keys.len())),
@@ -453,8 +371,7 @@ where
         progress: &Progress,
         lr: f64,
     ) -> Result<(), TrainError> {
-        self.settle()?;
-        let steps = std::mem::take(&mut self.settled);
+        let steps = self.ledger.take()?;
         let images: usize = steps.iter().map(|step| step.images).sum();
         let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
         let images_per_second = images as f64 / self.since.elapsed().as_secs_f64();
@@ -483,68 +400,5 @@ where
             (self.report)(&metrics);
         }
         Ok(())
-    }
-
-    /// Reads the numbers of the pending steps, all at once so that a step never waits for the host, and writes down the
-    /// batches of those that were left out.
-    fn settle(&mut self) -> Result<(), TrainError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let pending = std::mem::take(&mut self.pending);
-        let numbers = pending
-            .iter()
-            .flat_map(|step| [step.loss.clone(), step.grad_norm.clone()])
-            .collect();
-        let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
-        let (numbers, _) = numbers.as_chunks::<2>();
-        for (step, &[loss, grad_norm]) in pending.into_iter().zip(numbers) {
-            let settled = Settled {
-                images: step.keys.len(),
-                loss,
-                grad_norm,
-            };
-            if settled.sound_loss().is_some() {
-                self.broken_in_a_row = 0;
-            } else {
-                self.broken_in_a_row += 1;
-                JsonLines::append_to(self.run.broken())?.push(&Broken {
-                    step: step.step,
-                    seed: self.recipe.run.seed,
-                    loss,
-                    grad_norm,
-                    keys: &step.keys,
-                    sigmas: &step.sigmas,
-                })?;
-                tracing::warn!(
-                    "step {} is left out: loss {loss}, gradient norm {grad_norm}; its batch is in {}",
-                    step.step,
-                    self.run.broken().display()
-                );
-            }
-            self.settled.push(settled);
-            if self.broken_in_a_row >= self.recipe.run.max_broken_steps {
-                return Err(TrainError::Broken {
-                    steps: self.broken_in_a_row,
-                    last: step.step,
-                    batches: self.run.broken(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The numbers of a step on the host.
-struct Settled {
-    images: usize,
-    loss: f32,
-    grad_norm: f32,
-}
-
-impl Settled {
-    /// The loss, if the step was taken.
-    fn sound_loss(&self) -> Option<f32> {
-        (self.loss.is_finite() && self.grad_norm.is_finite()).then_some(self.loss)
     }
 }

@@ -1,0 +1,121 @@
+//! The states a run or a stage begins in: untrained, handed over by the stage before, taken over from another trainer.
+
+use crate::{
+    checkpoint::{Progress, State},
+    error::TrainError,
+    optim::{Moments, Optimiser},
+    recipe::{Handed, Recipe, Stage},
+};
+use burn::{
+    module::AutodiffModule,
+    tensor::{Tensor, TensorData, backend::AutodiffBackend},
+};
+use microdit::{
+    DitBackend,
+    ema::Ema,
+    weights::{StateDict, TrainerCheckpoint},
+};
+use microdit_data::Position;
+
+/// A run that has not taken a step.
+pub(crate) fn fresh<B>(recipe: &Recipe, device: &B::Device) -> Result<State<B>, TrainError>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let stage = &recipe.stages[0];
+    Ok(State {
+        progress: Progress::default(),
+        dit: stage.model.init(recipe.run.seed, device)?,
+        optimiser: Optimiser::new(stage.optimiser.clone()),
+        emas: stage.ema.iter().copied().map(Ema::new).collect(),
+    })
+}
+
+/// The state in which the next stage begins.
+pub(crate) fn hand_over<B>(
+    state: State<B>,
+    stage: &Stage,
+    seed: u64,
+    device: &B::Device,
+) -> Result<State<B>, TrainError>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let average = state.emas.first().and_then(Ema::average);
+    let weights = match (stage.hand_over.weights, average) {
+        (Handed::Ema, Some(average)) => StateDict::from_module(average),
+        _ => StateDict::from_module(&state.dit.valid()),
+    };
+    // A new network, because positions belong to a resolution.
+    let dit = weights.load_into(stage.model.init::<B>(seed, device)?, device)?;
+    let old = state.optimiser;
+    let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
+        let (steps, moments) = (old.steps(), old.into_moments());
+        Optimiser::resume(stage.optimiser.clone(), steps, moments)
+    } else {
+        Optimiser::new(stage.optimiser.clone())
+    };
+    Ok(State {
+        progress: Progress {
+            stage: state.progress.stage + 1,
+            stage_step: 0,
+            optimiser_steps: optimiser.steps(),
+            ..state.progress
+        },
+        dit,
+        optimiser,
+        emas: stage.ema.iter().copied().map(Ema::new).collect(),
+    })
+}
+
+/// The state `recipe` goes on from where the trainer's checkpoint ends: its batches are counted through the recipe's
+/// stages, and the data begin anew, because their order is another one.
+///
+/// # Errors
+/// If the checkpoint does not fit the recipe's network.
+pub fn take_over<B>(
+    recipe: &Recipe,
+    checkpoint: TrainerCheckpoint,
+    device: &B::Device,
+) -> Result<State<B>, TrainError>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let (mut index, mut stage_step) = (0, checkpoint.batches);
+    while stage_step > recipe.stages[index].steps && index + 1 < recipe.stages.len() {
+        stage_step -= recipe.stages[index].steps;
+        index += 1;
+    }
+    let stage = &recipe.stages[index];
+    let network = stage.model.init::<B>(recipe.run.seed, device)?;
+    let flat = |mut data: TensorData| {
+        data.shape = [data.num_elements()].into();
+        Tensor::<B::InnerBackend, 1>::from_data(data, device)
+    };
+    let moments = checkpoint
+        .moments
+        .into_iter()
+        .map(|(name, [first, second])| {
+            let (first, second) = (flat(first), flat(second));
+            (name, Moments { first, second })
+        })
+        .collect();
+    let steps = checkpoint.optimiser_steps;
+    Ok(State {
+        progress: Progress {
+            stage: index,
+            stage_step,
+            step: checkpoint.batches,
+            images: checkpoint.samples,
+            position: Position::default(),
+            optimiser_steps: steps,
+            seconds: 0.0,
+        },
+        dit: checkpoint.weights.load_into(network, device)?,
+        optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
+        emas: stage.ema.iter().copied().map(Ema::new).collect(),
+    })
+}

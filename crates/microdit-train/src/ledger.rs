@@ -1,0 +1,130 @@
+//! The numbers of the steps: on the device until they are needed, so that a step never waits for the host, then on the
+//! host, where those of a broken step are noticed.
+
+use crate::{
+    error::TrainError,
+    recipe::Recipe,
+    run::{JsonLines, RunDir},
+};
+use burn::tensor::{Tensor, backend::Backend};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// A step whose numbers are still on the device.
+pub(crate) struct Pending<B: Backend> {
+    pub(crate) step: u64,
+    pub(crate) keys: Vec<String>,
+    pub(crate) sigmas: Vec<f32>,
+    pub(crate) loss: Tensor<B, 1>,
+    pub(crate) grad_norm: Tensor<B, 1>,
+}
+
+/// The numbers of a step on the host.
+pub(crate) struct Settled {
+    pub(crate) images: usize,
+    loss: f32,
+    pub(crate) grad_norm: f32,
+}
+
+impl Settled {
+    /// The loss, if the step was taken.
+    pub(crate) fn sound_loss(&self) -> Option<f32> {
+        (self.loss.is_finite() && self.grad_norm.is_finite()).then_some(self.loss)
+    }
+}
+
+/// A line of `broken.jsonl`: enough to compute the step again.
+#[derive(Serialize)]
+struct Broken<'a> {
+    step: u64,
+    seed: u64,
+    loss: f32,
+    grad_norm: f32,
+    keys: &'a [String],
+    sigmas: &'a [f32],
+}
+
+/// Steps since the last line of the log.
+pub(crate) struct Ledger<B: Backend> {
+    pending: Vec<Pending<B>>,
+    settled: Vec<Settled>,
+    /// Broken steps without a sound one after them.
+    in_a_row: u64,
+    /// How many of them end the run.
+    limit: u64,
+    seed: u64,
+    /// Where their batches are written.
+    file: PathBuf,
+}
+
+impl<B: Backend> Ledger<B> {
+    pub(crate) fn new(recipe: &Recipe, run: &RunDir) -> Self {
+        Self {
+            pending: Vec::new(),
+            settled: Vec::new(),
+            in_a_row: 0,
+            limit: recipe.run.max_broken_steps,
+            seed: recipe.run.seed,
+            file: run.broken(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, step: Pending<B>) {
+        self.pending.push(step);
+    }
+
+    /// The steps since the last call.
+    pub(crate) fn take(&mut self) -> Result<Vec<Settled>, TrainError> {
+        self.settle()?;
+        Ok(std::mem::take(&mut self.settled))
+    }
+
+    /// Reads the numbers of the pending steps, all at once so that a step never waits for the host, and writes down the
+    /// batches of those that were left out.
+    pub(crate) fn settle(&mut self) -> Result<(), TrainError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let numbers = pending
+            .iter()
+            .flat_map(|step| [step.loss.clone(), step.grad_norm.clone()])
+            .collect();
+        let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
+        let (numbers, _) = numbers.as_chunks::<2>();
+        for (step, &[loss, grad_norm]) in pending.into_iter().zip(numbers) {
+            let settled = Settled {
+                images: step.keys.len(),
+                loss,
+                grad_norm,
+            };
+            if settled.sound_loss().is_some() {
+                self.in_a_row = 0;
+            } else {
+                self.in_a_row += 1;
+                JsonLines::append_to(self.file.clone())?.push(&Broken {
+                    step: step.step,
+                    seed: self.seed,
+                    loss,
+                    grad_norm,
+                    keys: &step.keys,
+                    sigmas: &step.sigmas,
+                })?;
+                tracing::warn!(
+                    "step {} is left out: loss {loss}, gradient norm {grad_norm}; its batch is in {}",
+                    step.step,
+                    self.file.display()
+                );
+            }
+            self.settled.push(settled);
+            if self.in_a_row >= self.limit {
+                return Err(TrainError::Broken {
+                    steps: self.in_a_row,
+                    last: step.step,
+                    batches: self.file.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}

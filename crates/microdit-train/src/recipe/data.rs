@@ -1,0 +1,87 @@
+//! What a stage is trained on, and how that becomes numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Where images and captions come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The dataset.
+    pub dataset: Dataset,
+    /// For `WebDataset` and `Latents`: a tar, a directory of tars, or a pattern.
+    #[serde(default)]
+    pub shards: Option<String>,
+    /// Side of the images in pixels.
+    pub image_size: u32,
+    /// Threads that read and decode; the data are the same for any number.
+    #[serde(default = "two")]
+    pub threads: usize,
+}
+
+fn two() -> usize {
+    2
+}
+
+/// A kind of dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dataset {
+    /// Drawn on the fly: coloured shapes and sentences about them.
+    Shapes,
+    /// Tars of images and texts.
+    WebDataset,
+    /// Tars of pre-computed latents and caption vectors, for images of `image_size` pixels.
+    Latents,
+}
+
+/// How images become latents.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CodecConfig {
+    /// The pixels themselves, from -1..1 times a scale.
+    Pixels {
+        /// The scale; 0.5 gives photographs a standard deviation near 0.25.
+        scale: f32,
+    },
+    /// They are latents already, as the shards hold them.
+    Latents,
+}
+
+/// How captions become vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CaptionConfig {
+    /// One random but fixed vector per word: a stand-in for CLIP that needs no download.
+    HashedWords {
+        /// Words kept, and padded to.
+        tokens: usize,
+        /// Fraction of the captions replaced by zeros, for classifier-free guidance.
+        drop: f64,
+    },
+    /// They are vectors already, as the shards hold them.
+    Precomputed {
+        /// Vectors of a caption.
+        tokens: usize,
+        /// Fraction of the captions replaced by zeros, for classifier-free guidance.
+        drop: f64,
+    },
+}
+
+impl CaptionConfig {
+    /// Vectors of a caption.
+    pub fn tokens(&self) -> usize {
+        let (Self::HashedWords { tokens, .. } | Self::Precomputed { tokens, .. }) = self;
+        *tokens
+    }
+
+    /// The same without replacing any by zeros.
+    #[must_use]
+    pub(crate) fn without_drop(mut self) -> Self {
+        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = &mut self;
+        *drop = 0.0;
+        self
+    }
+
+    /// Fraction of the captions replaced by zeros.
+    pub fn drop(&self) -> f64 {
+        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = self;
+        *drop
+    }
+}
