@@ -240,6 +240,7 @@ pub fn dit_config(json: &Value) -> DitConfig {
         }),
         use_bias: flag("use_bias"),
         depth_init: flag("depth_init"),
+        precision: microdit::Precision::F32,
     }
 }
 

@@ -45,7 +45,7 @@ impl<B: DitBackend> SelfAttention<B> {
 
     /// `[batch, tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let qkv = self.qkv.forward(x);
+        let qkv = self.qkv.compute(x);
         self.proj
             .forward(B::self_attention(qkv, self.heads, self.eps))
     }
@@ -90,7 +90,7 @@ impl<B: DitBackend> CrossAttention<B> {
 
     /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, words, dim]`.
     pub fn forward(&self, x: Tensor<B, 3>, captions: Tensor<B, 3>) -> Tensor<B, 3> {
-        let (q, kv) = (self.q_linear.forward(x), self.kv_linear.forward(captions));
+        let (q, kv) = (self.q_linear.compute(x), self.kv_linear.compute(captions));
         self.proj
             .forward(B::cross_attention(q, kv, self.heads, self.eps))
     }

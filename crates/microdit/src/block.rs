@@ -70,7 +70,9 @@ impl<B: DitBackend> DitBlock<B> {
             norm2: norm(init),
             norm3: norm(init),
             mlp: FeedForward::new(config, init),
-            modulation: init.zero_linear(config.condition_dim, 6 * config.dim, true),
+            modulation: init
+                .zero_linear(config.condition_dim, 6 * config.dim, true)
+                .in_f32(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `DitConfig`: every size of the network in one place, with presets and validation.
 
+use crate::precision::Precision;
 use crate::width::{WidthScale, attention_width, expert_width, swiglu_width};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,9 @@ pub struct DitConfig {
     /// Scale the initial output projections of block i by 1 / sqrt(2 (i + 1)) instead of 1 / sqrt(2 depth).
     #[serde(default = "yes")]
     pub depth_init: bool,
+    /// What the network computes in.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn one() -> f64 {
@@ -130,6 +134,8 @@ pub struct BlockConfig {
     pub norm_eps: f64,
     /// Standard deviation of the initial output projections.
     pub output_std: f64,
+    /// What the block computes in.
+    pub precision: Precision,
 }
 
 macro_rules! builders {
@@ -183,6 +189,7 @@ impl DitConfig {
             }),
             use_bias: false,
             depth_init: true,
+            precision: Precision::F32,
         }
     }
 
@@ -219,6 +226,8 @@ impl DitConfig {
         with_use_bias: use_bias: bool;
         /// Sets whether the initial scale of the output projections depends on the depth of the block.
         with_depth_init: depth_init: bool;
+        /// Sets what the network computes in.
+        with_precision: precision: Precision;
     }
 
     /// Patches along one side of the latent.
@@ -296,6 +305,7 @@ impl DitConfig {
             use_bias: self.use_bias,
             norm_eps: self.norm_eps,
             output_std: crate::init::STD / (2.0 * layers as f64).sqrt(),
+            precision: self.precision,
         }
     }
 

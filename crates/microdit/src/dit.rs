@@ -40,7 +40,7 @@ impl<B: DitBackend> FinalLayer<B> {
     fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Self {
         Self {
             linear: init.zero_linear(config.dim, config.patch_dim(), true),
-            modulation: init.zero_linear(config.dim, 2 * config.dim, true),
+            modulation: init.zero_linear(config.dim, 2 * config.dim, true).in_f32(),
             norm_final: LayerNorm::new(config.dim, config.norm_eps, init),
         }
     }
@@ -102,7 +102,7 @@ impl DitConfig {
         device: &B::Device,
     ) -> Result<Dit<B>, ConfigError> {
         self.validate()?;
-        let mut init = Init::new(seed, device);
+        let mut init = Init::new(seed, device).with_precision(self.precision);
         let (dim, eps) = (self.dim, self.norm_eps);
         let positions = sincos_positions(dim, self.grid(), self.pos_interp_scale);
         Ok(Dit {

@@ -43,8 +43,8 @@ impl<B: DitBackend> SwiGlu<B> {
 
     /// `[batch, tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let gate = self.w1.forward(x.clone());
-        self.w3.forward(B::swiglu(gate, self.w2.forward(x)))
+        let gate = self.w1.compute(x.clone());
+        self.w3.forward(B::swiglu(gate, self.w2.compute(x)))
     }
 }
 

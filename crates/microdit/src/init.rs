@@ -4,6 +4,7 @@
 use crate::{
     linear::Linear,
     ops::DitBackend,
+    precision::Precision,
     rng::{Purpose, Stream},
 };
 use burn::{
@@ -30,6 +31,7 @@ pub struct Init<'a, B: DitBackend> {
     seed: u64,
     drawn: u64,
     device: &'a B::Device,
+    precision: Precision,
 }
 
 impl<'a, B: DitBackend> Init<'a, B> {
@@ -39,7 +41,15 @@ impl<'a, B: DitBackend> Init<'a, B> {
             seed,
             drawn: 0,
             device,
+            precision: Precision::F32,
         }
+    }
+
+    /// The same scheme for layers that compute in `precision`.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// Normal with standard deviation `std`, cut off at +-2 (absolute, which for these widths never cuts).
@@ -84,6 +94,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
         Linear {
             weight: self.truncated_normal([output, input], std),
             bias: bias.then(|| self.constant([output], 0.0)),
+            bf16: self.precision == Precision::Bf16,
         }
     }
 
@@ -92,6 +103,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
         Linear {
             weight: self.xavier([output, input], input, output),
             bias: bias.then(|| self.constant([output], 0.0)),
+            bf16: self.precision == Precision::Bf16,
         }
     }
 
@@ -100,6 +112,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
         Linear {
             weight: self.constant([output, input], 0.0),
             bias: bias.then(|| self.constant([output], 0.0)),
+            bf16: self.precision == Precision::Bf16,
         }
     }
 

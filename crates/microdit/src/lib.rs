@@ -41,6 +41,7 @@ pub mod mixer;
 pub mod moe;
 pub mod norm;
 pub mod ops;
+mod precision;
 pub mod rng;
 pub mod weights;
 mod whole;
@@ -51,6 +52,7 @@ pub use dit::{Conditioning, Dit, FinalLayer};
 pub use linear::Linear;
 pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;
+pub use precision::Precision;
 pub use whole::write_whole;
 pub use width::WidthScale;
 

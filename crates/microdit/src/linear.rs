@@ -1,6 +1,9 @@
 //! A linear layer whose weight has PyTorch's layout, so that a checkpoint is the memory as it stands.
 
-use crate::ops::{DitBackend, over_rows};
+use crate::{
+    ops::{DitBackend, over_rows},
+    precision::Precision,
+};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -24,13 +27,34 @@ pub struct Linear<B: DitBackend> {
     pub weight: Param<Tensor<B, 2>>,
     /// `[output]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
+    pub(crate) bf16: bool,
 }
 
 impl<B: DitBackend> Linear<B> {
-    /// `[..., input]` to `[..., output]`.
+    /// `[..., input]` to `[..., output]`, which is f32 whatever the product was computed in.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        over_rows(x, |x| {
-            B::project(x, self.weight.val(), self.bias.as_ref().map(Param::val))
-        })
+        self.precision().leave(self.compute(x))
+    }
+
+    /// The same, left in the type it was computed in: for what goes on in it.
+    pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let precision = self.precision();
+        let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));
+        let weight = precision.enter(self.weight.val());
+        over_rows(precision.enter(x), |x| B::project(x, weight, bias))
+    }
+
+    /// The same layer, which computes in f32 whatever the others do.
+    #[must_use]
+    pub(crate) fn in_f32(mut self) -> Self {
+        self.bf16 = false;
+        self
+    }
+
+    fn precision(&self) -> Precision {
+        match self.bf16 {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     init::{self, Init},
     linear::Linear,
     ops::{DitBackend, ExpertInputs},
+    precision::Precision,
 };
 use burn::{
     module::{Module, Param},
@@ -36,6 +37,7 @@ pub struct ExpertChoice<B: DitBackend> {
     /// Router `[experts, dim]`.
     pub gate: Linear<B>,
     capacity: f64,
+    bf16: bool,
 }
 
 /// Which tokens each expert takes, and how much each counts.
@@ -56,8 +58,9 @@ impl<B: DitBackend> ExpertChoice<B> {
         Self {
             w1: init.truncated_normal([moe.experts, dim, hidden], init::STD),
             w2: init.truncated_normal([moe.experts, hidden, dim], block.output_std),
-            gate: init.linear(dim, moe.experts, false, init::STD),
+            gate: init.linear(dim, moe.experts, false, init::STD).in_f32(),
             capacity: moe.capacity,
+            bf16: block.precision == Precision::Bf16,
         }
     }
 
@@ -81,13 +84,17 @@ impl<B: DitBackend> ExpertChoice<B> {
         if routing.tokens.dims()[2] == 0 {
             return x.zeros_like();
         }
+        let precision = match self.bf16 {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        };
         let (output, _) = B::experts(ExpertInputs {
-            x,
+            x: precision.enter(x),
             chosen: routing.tokens,
-            weights: routing.weights,
-            w1: self.w1.val(),
-            w2: self.w2.val(),
+            weights: precision.enter(routing.weights),
+            w1: precision.enter(self.w1.val()),
+            w2: precision.enter(self.w2.val()),
         });
-        output
+        precision.leave(output)
     }
 }

@@ -73,10 +73,11 @@ impl Recipe {
             let mut same = stage.model.clone();
             same.input_size = before.model.input_size;
             same.pos_interp_scale = before.model.pos_interp_scale;
+            same.precision = before.model.precision;
             require(
                 same == before.model,
                 &key("model"),
-                "between stages only input_size and pos_interp_scale may change: the weights are handed on",
+                "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on",
             )?;
         }
         Ok(())

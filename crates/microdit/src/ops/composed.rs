@@ -3,7 +3,7 @@
 
 use super::{AdamState, AdamStep, ExpertGrads, ExpertInputs, ModulatedNormGrads};
 use burn::tensor::{
-    IndexingUpdateOp, Int, Tensor,
+    DType, IndexingUpdateOp, Int, Tensor,
     activation::{gelu, sigmoid, silu, softmax},
     backend::Backend,
 };
@@ -146,11 +146,24 @@ fn attention<B: Backend>(
     heads: usize,
     eps: f64,
 ) -> Tensor<B, 3> {
-    let scale = head_scale(&q, heads);
-    let q = split_heads(norm(q, eps), heads) * scale;
-    let k = split_heads(norm(k, eps), heads);
-    let scores = softmax(q.matmul(k.swap_dims(2, 3)), 3); // [batch, heads, tokens, words]
-    join_heads(scores.matmul(split_heads(v, heads)))
+    let (scale, dtype) = (head_scale(&q, heads), q.dtype());
+    let normed = |x| split_heads(in_f32(x, |x| norm(x, eps)), heads);
+    let (q, k) = (normed(q) * scale, normed(k));
+    // [batch, heads, tokens, words]
+    let scores = in_f32(q.matmul(k.swap_dims(2, 3)), |logits| softmax(logits, 3));
+    join_heads(scores.cast(dtype).matmul(split_heads(v, heads)))
+}
+
+/// Computes in f32 and returns to the type of `x`: what loses too much with 8 bits of mantissa.
+fn in_f32<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    compute: impl FnOnce(Tensor<B, D>) -> Tensor<B, D>,
+) -> Tensor<B, D> {
+    let dtype = x.dtype();
+    if dtype != DType::BF16 {
+        return compute(x);
+    }
+    compute(x.cast(DType::F32)).cast(dtype)
 }
 
 /// `1 / sqrt(head_dim)`.
@@ -167,15 +180,23 @@ fn attention_backward<B: Backend>(
     eps: f64,
     grad: Tensor<B, 3>,
 ) -> [Tensor<B, 3>; 3] {
-    let scale = head_scale(&q, heads);
-    let ((q, q_inverse), (k, k_inverse)) = (normed(q, eps), normed(k, eps));
-    let q_heads = split_heads(q.clone(), heads);
-    let k_heads = split_heads(k.clone(), heads);
+    let (scale, dtype) = (head_scale(&q, heads), q.dtype());
+    // Norms and softmax in f32, products in the type of the inputs.
+    let wide = |x: Tensor<B, 3>| {
+        if dtype == DType::BF16 {
+            x.cast(DType::F32)
+        } else {
+            x
+        }
+    };
+    let ((q, q_inverse), (k, k_inverse)) = (normed(wide(q), eps), normed(wide(k), eps));
+    let q_heads = split_heads(q.clone(), heads).cast(dtype);
+    let k_heads = split_heads(k.clone(), heads).cast(dtype);
     let v_heads = split_heads(v, heads);
     let grad = split_heads(grad, heads);
-    let scores = softmax(
+    let scores = in_f32(
         q_heads.clone().matmul(k_heads.clone().swap_dims(2, 3)) * scale,
-        3,
+        |logits| softmax(logits, 3),
     );
     let v_grad = scores.clone().swap_dims(2, 3).matmul(grad.clone());
     let score_grad = grad.matmul(v_heads.swap_dims(2, 3));
@@ -184,9 +205,10 @@ fn attention_backward<B: Backend>(
     let logit_grad = scores * (score_grad - along) * scale;
     let q_grad = logit_grad.clone().matmul(k_heads);
     let k_grad = logit_grad.swap_dims(2, 3).matmul(q_heads);
+    let through = |x, inverse, grad| through_norm(x, inverse, wide(join_heads(grad))).cast(dtype);
     [
-        through_norm(q, q_inverse, join_heads(q_grad)),
-        through_norm(k, k_inverse, join_heads(k_grad)),
+        through(q, q_inverse, q_grad),
+        through(k, k_inverse, k_grad),
         join_heads(v_grad),
     ]
 }
@@ -273,14 +295,14 @@ pub(super) fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Ten
         w1,
         w2,
     } = inputs;
-    let [batch, tokens, dim] = x.dims();
+    let [batch, _, dim] = x.dims();
     let [_, experts, taken] = chosen.dims();
     let places = places(chosen, dim);
     let input = by_expert(x.clone().gather(1, places.clone()), experts);
     let hidden = input.matmul(w1);
     let output = by_sample(gelu(hidden.clone()).matmul(w2), batch)
         * weights.reshape([batch, experts * taken, 1]);
-    let sum = Tensor::zeros([batch, tokens, dim], &x.device());
+    let sum = x.zeros_like();
     (
         sum.scatter(1, places, output, IndexingUpdateOp::Add),
         hidden,
@@ -299,7 +321,7 @@ pub(super) fn experts_backward<B: Backend>(
         w1,
         w2,
     } = inputs;
-    let [batch, tokens, dim] = x.dims();
+    let [batch, _, dim] = x.dims();
     let [_, experts, taken] = chosen.dims();
     let places = places(chosen, dim);
     let weights = by_expert(weights.reshape([batch, experts * taken, 1]), experts);
@@ -316,12 +338,8 @@ pub(super) fn experts_backward<B: Backend>(
     let w1_grad = input.swap_dims(1, 2).matmul(hidden_grad.clone());
     let x_grad = by_sample(hidden_grad.matmul(w1.swap_dims(1, 2)), batch);
     ExpertGrads {
-        x: Tensor::zeros([batch, tokens, dim], &x.device()).scatter(
-            1,
-            places,
-            x_grad,
-            IndexingUpdateOp::Add,
-        ),
+        x: x.zeros_like()
+            .scatter(1, places, x_grad, IndexingUpdateOp::Add),
         weights: by_sample(weight_grad, batch).reshape([batch, experts, taken]),
         w1: w1_grad,
         w2: w2_grad,
