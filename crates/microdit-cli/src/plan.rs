@@ -144,7 +144,7 @@ fn print(plan: &Plan) {
         let memory = &stage.memory;
         let warning = if memory.total > machine.gpu.gib {
             format!(
-                "  more than the {} GiB there are: lower micro_batch",
+                "  more than the {} GiB there are: lower micro_batch, or set recompute",
                 machine.gpu.gib
             )
         } else {

@@ -13,6 +13,7 @@ pub mod optim;
 mod parallel;
 pub mod plan;
 pub mod recipe;
+mod recompute;
 pub mod run;
 pub mod sampling;
 pub mod schedule;

@@ -41,6 +41,24 @@ impl<'a, B: DitBackend> Objective<'a, B> {
         samples: Range<usize>,
         step: u64,
     ) -> Tensor<B, 1> {
+        self.losses_of(batch, samples, step, |x, t, captions, mask| {
+            dit.forward_tokens(x, t, captions, mask)
+        })
+    }
+
+    /// The same for any network of noisy latents, noise levels, captions and mask.
+    pub(crate) fn losses_of(
+        &self,
+        batch: &Batch,
+        samples: Range<usize>,
+        step: u64,
+        network: impl FnOnce(
+            Tensor<B, 4>,
+            Tensor<B, 1>,
+            Tensor<B, 3>,
+            Option<&TokenMask<B>>,
+        ) -> Tensor<B, 3>,
+    ) -> Tensor<B, 1> {
         let model = &self.stage.model;
         let side = model.input_size;
         let shape = [samples.len(), model.in_channels, side, side];
@@ -67,7 +85,7 @@ impl<'a, B: DitBackend> Objective<'a, B> {
             &self.sigmas(step, &samples),
             model.patch_size,
             mask.as_ref(),
-            |x, t| dit.forward_tokens(x, t, captions, mask.as_ref()),
+            |x, t| network(x, t, captions, mask.as_ref()),
         )
     }
 

@@ -3,7 +3,7 @@
 //! Gradients are summed in the order of the samples, so that a run is the same bit for bit however the work was timed.
 //! The first device takes the optimiser's step and hands its weights to the others, which spares them the moments.
 
-use crate::{objective::Objective, optim::Gradients, recipe::Stage};
+use crate::{objective::Objective, optim::Gradients, recipe::Stage, recompute};
 use burn::{
     module::Module,
     tensor::{Tensor, backend::AutodiffBackend},
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Mean loss of a batch, and its gradients.
-type Computed<B> = (Tensor<B, 1>, Gradients<B>);
+pub(crate) type Computed<B> = (Tensor<B, 1>, Gradients<B>);
 
 /// The part of `samples` in the mean loss of the batch of `step` and in its gradients, on the first of `devices`.
 pub(crate) fn gradients<B>(
@@ -75,6 +75,9 @@ where
     let part = stage.micro_batch.unwrap_or(samples.len());
     let parts = samples.clone().step_by(part).map(|start| {
         let samples = start..(start + part).min(samples.end);
+        if stage.recompute {
+            return recompute::gradients(objective, dit, batch, samples, step);
+        }
         let losses = objective.losses(dit, batch, samples, step);
         let loss = losses.sum() / batch.keys.len() as f64;
         let value = loss.clone().inner();

@@ -185,7 +185,11 @@ fn memory_of(stage: &Stage, parameters: usize, devices: usize) -> Memory {
     let [mixer, backbone, words] = tokens(stage);
     let weights = gib(parameters);
     let averages = weights * stage.ema.len() as f64;
-    let activations = gib(memory::activations(&stage.model, mixer, backbone, words) * micro_batch);
+    let of_image = match stage.recompute {
+        true => memory::recomputed,
+        false => memory::activations,
+    };
+    let activations = gib(of_image(&stage.model, mixer, backbone, words) * micro_batch);
     Memory {
         micro_batch,
         weights,

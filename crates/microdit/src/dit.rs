@@ -6,7 +6,7 @@ use crate::{
     embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
     init::Init,
     linear::Linear,
-    mask::{MaskStage, TokenMask},
+    mask::TokenMask,
     mixer::PatchMixer,
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
@@ -173,23 +173,9 @@ impl<B: DitBackend> Dit<B> {
         captions: Tensor<B, 3>,
         mask: Option<&TokenMask<B>>,
     ) -> Tensor<B, 3> {
-        let drop_at = |stage, x| match mask {
-            Some(mask) if mask.stage() == stage => mask.gather(x),
-            _ => x,
-        };
-        let condition = self.condition(t, captions);
-        let x = drop_at(MaskStage::BeforeMixer, self.embed(x));
-        let x = match &self.mixer {
-            Some(mixer) => {
-                let mixed = mixer.forward(x, &condition);
-                mixer.map_out(drop_at(MaskStage::AfterMixer, mixed))
-            }
-            None => drop_at(MaskStage::AfterMixer, x),
-        };
-        let x = self.blocks.iter().fold(x, |x, block| {
-            block.forward(x, condition.captions.clone(), condition.vector.clone())
-        });
-        self.final_layer.forward(x, condition.vector)
+        let flow = self.enter(x, t, captions, mask);
+        let flow = (0..self.segments()).fold(flow, |flow, i| self.segment(i, flow, mask));
+        self.leave(flow)
     }
 
     /// Classifier-free guidance (arXiv 2207.12598) with a zero caption: `uncond + scale (cond - uncond)`, both halves

@@ -33,6 +33,7 @@ pub mod ema;
 pub mod embed;
 pub mod feed_forward;
 pub mod flops;
+mod flow;
 pub mod init;
 mod linear;
 mod mask;
@@ -49,6 +50,7 @@ mod width;
 
 pub use config::{BlockConfig, ConfigError, DitConfig, MixerConfig, MoeConfig};
 pub use dit::{Conditioning, Dit, FinalLayer};
+pub use flow::Flow;
 pub use linear::Linear;
 pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;

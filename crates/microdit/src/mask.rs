@@ -4,7 +4,7 @@ use crate::{
     ops::DitBackend,
     rng::{Purpose, Stream},
 };
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::AutodiffBackend};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -134,6 +134,19 @@ impl<B: DitBackend> TokenMask<B> {
             masking.stage(),
             device,
         ))
+    }
+
+    /// The same mask without automatic differentiation.
+    pub fn inner(&self) -> TokenMask<B::InnerBackend>
+    where
+        B: AutodiffBackend,
+        B::InnerBackend: DitBackend,
+    {
+        TokenMask {
+            keep: self.keep.clone().inner(),
+            tokens: self.tokens,
+            stage: self.stage,
+        }
     }
 
     /// Where in the network the others are dropped.

@@ -43,6 +43,34 @@ pub fn activations(
         + run(&config.blocks(), backbone_tokens)
 }
 
+/// The same if only what flows between the blocks is kept and the rest computed again, one block at a time.
+///
+/// ```
+/// use microdit::{DitConfig, memory};
+/// let config = DitConfig::tiny_2();
+/// let (all, few) = (memory::activations(&config, 256, 256, 77), memory::recomputed(&config, 256, 256, 77));
+/// assert!(few < all / 5);
+/// ```
+pub fn recomputed(
+    config: &DitConfig,
+    mixer_tokens: usize,
+    backbone_tokens: usize,
+    caption_tokens: usize,
+) -> usize {
+    let parts = [
+        (config.mixer_blocks(), mixer_tokens),
+        (config.blocks(), backbone_tokens),
+    ];
+    let blocks = || {
+        parts
+            .iter()
+            .flat_map(|(blocks, tokens)| blocks.iter().map(move |block| (block, *tokens)))
+    };
+    let flows: usize = blocks().map(|(block, tokens)| block.dim * tokens).sum();
+    let kept = blocks().map(|(block, tokens)| block_activations(block, tokens, caption_tokens));
+    flows + kept.max().unwrap_or(0)
+}
+
 /// Of one block: ten times the tokens (inputs of three norms, four projections and two gates, and the queries of the
 /// cross-attention), packed queries, keys and values and what they attend to, the captions' keys and values, six
 /// vectors of modulation, and the hidden layer.

@@ -85,10 +85,19 @@ impl<B: DitBackend> PatchMixer<B> {
 
     /// All patches `[batch, tokens, dim]` to `[batch, tokens, mixer dim]`.
     pub fn forward(&self, x: Tensor<B, 3>, condition: &Conditioning<B>) -> Tensor<B, 3> {
-        let captions = map(&self.map_captions, condition.captions.clone());
-        self.blocks.iter().fold(map(&self.map_in, x), |x, block| {
+        let (x, captions) = self.enter(x, condition.captions.clone());
+        self.blocks.iter().fold(x, |x, block| {
             block.forward(x, captions.clone(), condition.vector.clone())
         })
+    }
+
+    /// Patches and captions in the mixer's width.
+    pub(crate) fn enter(
+        &self,
+        x: Tensor<B, 3>,
+        captions: Tensor<B, 3>,
+    ) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        (map(&self.map_in, x), map(&self.map_captions, captions))
     }
 
     /// Kept tokens `[batch, kept, mixer dim]` to the backbone's width.

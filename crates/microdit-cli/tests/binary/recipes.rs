@@ -128,6 +128,14 @@ fn the_recipes_over_latents_run() {
             assert!(log.contains(&format!("\"stage\":\"{stage}\"")), "{log}");
         }
         assert_eq!(run.join("ema.safetensors").is_file(), stages.len() > 1);
+        // The positions are those of the last stage's resolution: 8 x 8 or 4 x 4 tokens.
+        let weights = fs::read(run.join("weights.safetensors")).unwrap();
+        let weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
+        let tokens = if stages.len() > 1 { 64 } else { 16 };
+        assert_eq!(
+            weights.tensor("pos_embed").unwrap().shape(),
+            [1, tokens, 32]
+        );
     }
 }
 

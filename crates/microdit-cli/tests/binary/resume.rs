@@ -25,6 +25,7 @@ fn command(run: &Path, more: &[&str]) -> Command {
         .args(["--set", "stages.masked.steps=14"])
         .args(["--set", "stages.unmasked.steps=10"])
         .args(["--set", "checkpoints.every=3"])
+        .args(["--set", "stages.unmasked.ema=[(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 2, every: 3)]"])
         .args(["--set", "data.dataset=WebDataset", "--set"])
         .arg(format!("data.shards={}", shards.display()))
         .arg("--set")
@@ -64,7 +65,8 @@ fn run_until(child: &mut Child, step: u64, longer: Duration) -> bool {
 #[derive(Debug, PartialEq)]
 struct Results {
     weights: Vec<u8>,
-    averages: Vec<u8>,
+    /// Files of the last checkpoint: weights, both averages, moments.
+    state: Vec<(String, Vec<u8>)>,
     /// Lines of the log, without their timings.
     log: Vec<String>,
     evaluation: String,
@@ -84,10 +86,34 @@ fn results(run: &Path) -> Results {
     assert_eq!(evaluation.lines().count() as u64, STEPS / 4, "{evaluation}");
     Results {
         weights: read("weights.safetensors"),
-        averages: read("ema.safetensors"),
+        state: tensors_of(&checkpoints(run).pop().unwrap()),
         log: text("metrics.jsonl").lines().map(timeless).collect(),
         evaluation,
     }
+}
+
+/// The files of tensors in a directory.
+fn tensors_of(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name.ends_with(".safetensors"));
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "ema-2.safetensors",
+            "ema.safetensors",
+            "model.safetensors",
+            "optimiser.safetensors"
+        ]
+    );
+    let read = |name: String| {
+        let bytes = fs::read(folder.join(&name)).unwrap();
+        (name, bytes)
+    };
+    names.into_iter().map(read).collect()
 }
 
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
@@ -230,6 +256,15 @@ fn micro_batches_give_the_weights_of_the_whole_batch() {
         "sums in another order differ in the last bits"
     );
     assert_close(&a, &b);
+}
+
+#[test]
+fn activations_computed_again_give_the_same_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kept, again) = (folder.path().join("kept"), folder.path().join("again"));
+    finish(&kept, &[]);
+    finish(&again, &["--set", "recompute=true"]);
+    assert_close(&results(&kept), &results(&again));
 }
 
 #[test]

@@ -151,6 +151,10 @@ pub struct Stage {
     /// Images computed at once; the whole batch if absent. The weights are the same for any number.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// Keep only what flows between the blocks, and compute the rest again for the gradients: a third more work for a
+    /// fraction of the memory.
+    #[serde(default)]
+    pub recompute: bool,
     /// Optimiser.
     #[serde(default)]
     pub optimiser: OptimiserConfig,
