@@ -87,13 +87,14 @@ impl Nodes {
         self.config.rank == 0
     }
 
+    /// Number of nodes.
+    pub fn count(&self) -> usize {
+        self.config.count as usize
+    }
+
     /// Samples of a batch of `size` that are this node's; some, if there are as many samples as nodes.
     pub(crate) fn share(&self, size: usize) -> Range<usize> {
-        share(
-            0..size,
-            self.config.rank as usize,
-            self.config.count as usize,
-        )
+        share(0..size, self.config.rank as usize, self.count())
     }
 
     /// Sums loss and gradients over the nodes. All of them call it at the same `step`.

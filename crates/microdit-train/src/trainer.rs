@@ -20,7 +20,7 @@ use microdit::{Dit, DitBackend, ema::Ema};
 use microdit_data::{Batch, Loader, Position};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// A run that ended in order.
@@ -104,7 +104,8 @@ where
             true => Some(run.log(state.progress.step)?),
             false => None,
         },
-        started: Instant::now() - Duration::from_secs_f64(state.progress.seconds),
+        started: Instant::now(),
+        before: state.progress.seconds,
         ledger: Ledger::new(recipe, run),
         since: Instant::now(),
     };
@@ -159,8 +160,9 @@ where
     report: R,
     /// None on a node that does not keep the run directory.
     log: Option<Log>,
-    /// When the run would have begun, had it never been interrupted.
     started: Instant,
+    /// Seconds the run had taken before.
+    before: f64,
     ledger: Ledger<B::InnerBackend>,
     /// When the last line of the log was written.
     since: Instant,
@@ -185,12 +187,15 @@ where
             if stop && self.session.nodes.is_none() {
                 break;
             }
-            let batch = loader.next_batch()?;
-            let agreed = match self.gradients(&state, stage, &batch, stop) {
-                Ok(agreed) => agreed,
+            let (batch, agreed) = match self.gradients(&state, stage, &mut loader, stop) {
+                Ok(computed) => computed,
                 Err(error) => {
-                    // Nodes lost each other between two steps: the state is sound.
-                    self.save(&state)?;
+                    // Data or other nodes are lost between two steps: the state is sound.
+                    if state.progress.step > 0
+                        && let Err(second) = self.save(&state)
+                    {
+                        tracing::warn!("the state cannot be saved: {second}");
+                    }
                     return Err(error);
                 }
             };
@@ -226,14 +231,15 @@ where
         Ok(())
     }
 
-    /// Loss and gradients of the whole batch, and whether this step is to be the last.
+    /// The next batch, its loss and gradients over all nodes, and whether this step is to be the last.
     fn gradients(
         &self,
         state: &State<B>,
         stage: &Stage,
-        batch: &Batch,
+        loader: &mut Loader,
         stop: bool,
-    ) -> Result<Agreed<B::InnerBackend>, TrainError> {
+    ) -> Result<(Batch, Agreed<B::InnerBackend>), TrainError> {
+        let batch = loader.next_batch()?;
         let (seed, step) = (self.recipe.run.seed, state.progress.step);
         let size = batch.keys.len();
         let samples = match self.session.nodes {
@@ -245,11 +251,12 @@ where
             return Err(TrainError::Nodes(message));
         }
         let dit = &state.dit;
-        let (loss, grads) = gradients(dit, stage, batch, samples, seed, step, self.devices);
-        match self.session.nodes {
-            Some(nodes) => nodes.sum(loss, grads, step, stop),
-            None => Ok(Agreed { loss, grads, stop }),
-        }
+        let (loss, grads) = gradients(dit, stage, &batch, samples, seed, step, self.devices);
+        let agreed = match self.session.nodes {
+            Some(nodes) => nodes.sum(loss, grads, step, stop)?,
+            None => Agreed { loss, grads, stop },
+        };
+        Ok((batch, agreed))
     }
 
     fn must_stop(&self) -> bool {
@@ -257,8 +264,18 @@ where
     }
 
     fn is_spent(&self) -> bool {
-        let seconds = self.started.elapsed().as_secs_f64();
-        self.recipe.run.budget.is_spent(seconds, self.devices.len())
+        let budget = &self.recipe.run.budget;
+        budget.is_spent(self.seconds(), self.device_count())
+    }
+
+    /// Devices of all nodes, which are taken to have as many as this one.
+    fn device_count(&self) -> usize {
+        self.devices.len() * self.session.nodes.map_or(1, Nodes::count)
+    }
+
+    /// Time the run has taken so far.
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
     }
 
     /// Measures the loss on held-out samples and draws the prompts, when that is due.
@@ -349,7 +366,7 @@ where
             images: progress.images + batch.keys.len() as u64,
             position: batch.next,
             optimiser_steps: optimiser.steps(),
-            seconds: self.started.elapsed().as_secs_f64(),
+            seconds: self.seconds(),
         };
         if !emas.is_empty() {
             let live = dit.valid();
@@ -376,7 +393,7 @@ where
         let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
         let images_per_second = images as f64 / self.since.elapsed().as_secs_f64();
         let budget = &self.recipe.run.budget;
-        let usd = budget.usd_after(progress.seconds, self.devices.len());
+        let usd = budget.usd_after(progress.seconds, self.device_count());
         let metrics = Metrics {
             step: progress.step,
             stage: stage.name.clone(),
@@ -389,7 +406,7 @@ where
             hours: progress.seconds / 3600.0,
             mfu: self.session.gpu.as_ref().map(|gpu| {
                 plan::flop_per_image(stage) * images_per_second
-                    / (gpu.tflops * 1e12 * self.devices.len() as f64)
+                    / (gpu.tflops * 1e12 * self.device_count() as f64)
             }),
             usd,
             usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),

@@ -1,6 +1,7 @@
 //! What the tests of the binary share.
 
 use std::{
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -68,4 +69,10 @@ pub(crate) fn fails(output: &Output, parts: &[&str]) {
         assert!(text.contains(part), "no `{part}` in: {text}");
     }
     assert!(!text.contains("panicked"), "{text}");
+}
+
+/// An address nobody listens on.
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }

@@ -4,7 +4,10 @@ use crate::common::{fails, microdit, root, text};
 use std::{fs, path::Path};
 
 /// A recipe for the network of the golden checkpoint, which was trained for five batches.
-fn recipe(folder: &Path, config: &serde_json::Value) -> String {
+pub(crate) fn recipe(folder: &Path) -> String {
+    let sidecar = fs::read_to_string(root().join("tests/goldens/composer_run.json")).unwrap();
+    let sidecar: serde_json::Value = serde_json::from_str(&sidecar).unwrap();
+    let config = &sidecar["config"];
     let dit = &config["dit"];
     let ratio = |key: &str| dit[key].as_f64().unwrap();
     let text = format!(
@@ -55,9 +58,7 @@ fn recipe(folder: &Path, config: &serde_json::Value) -> String {
 fn a_checkpoint_of_the_trainer_becomes_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let goldens = root().join("tests/goldens");
-    let sidecar = fs::read_to_string(goldens.join("composer_run.json")).unwrap();
-    let sidecar: serde_json::Value = serde_json::from_str(&sidecar).unwrap();
-    let recipe = recipe(folder.path(), &sidecar["config"]);
+    let recipe = recipe(folder.path());
     let run = folder.path().join("run");
     let (run_text, checkpoint) = (run.to_string_lossy(), goldens.join("ckpt_composer.pt"));
     let checkpoint = checkpoint.to_string_lossy();

@@ -1,7 +1,10 @@
 //! Every command of the README, as printed, but on sizes that fit a test.
 
-use crate::common::{root, small};
-use std::process::Command;
+use crate::{
+    common::{free_address, root, small, text},
+    convert,
+};
+use std::process::{Command, Stdio};
 
 /// Lines of the `sh` blocks, continued lines joined.
 fn commands() -> Vec<String> {
@@ -32,7 +35,31 @@ fn words(line: &str) -> Vec<String> {
 fn every_command_runs() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(root().join("recipes"), folder.path().join("recipes")).unwrap();
-    let shards = root().join("tests/goldens/wds_clean.tar");
+    let golden = |name: &str| {
+        root()
+            .join("tests/goldens")
+            .join(name)
+            .display()
+            .to_string()
+    };
+    let meeting = free_address();
+    let recipe = convert::recipe(folder.path());
+    let placeholders = [
+        ("PATH/TO/TARS", golden("wds_clean.tar")),
+        ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
+        ("WEIGHTS.pt", golden("ckpt_bare.pt")),
+        ("RECIPE.ron", recipe),
+        ("127.0.0.1:3411", meeting),
+    ];
+    let start = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
+        command.args(words(line)).current_dir(folder.path());
+        if line.starts_with("train") {
+            command.args(small());
+        }
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        output.spawn().unwrap()
+    };
     let mut ran = 0;
     for line in commands() {
         // This test is part of that command, and the gate runs it as printed.
@@ -44,22 +71,32 @@ fn every_command_runs() {
         let arguments = line
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
-        let line = arguments.replace("PATH/TO/TARS", &shards.to_string_lossy());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
-        command.args(words(&line)).current_dir(folder.path());
-        if line.starts_with("train") {
-            command.args(small());
+        let line = placeholders
+            .iter()
+            .fold(arguments.to_owned(), |line, (name, value)| {
+                line.replace(name, value)
+            });
+        // A machine of two comes with the other one.
+        let other = line.contains("--nodes 2").then(|| {
+            let other = line.replace("--rank 0", "--rank 1");
+            start(&other)
+        });
+        for process in [Some(start(&line)), other].into_iter().flatten() {
+            let output = process.wait_with_output().unwrap();
+            assert!(
+                output.status.success(),
+                "microdit {line}: {}",
+                text(&output)
+            );
         }
-        let output = command.output().unwrap();
-        assert!(
-            output.status.success(),
-            "microdit {line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
         ran += 1;
     }
-    assert!(ran >= 3, "the README lost its commands");
-    for made in ["runs/quickstart/samples.png", "circle.png"] {
+    assert!(ran >= 8, "the README lost its commands");
+    for made in [
+        "runs/quickstart/samples.png",
+        "circle.png",
+        "weights.safetensors",
+    ] {
         assert!(folder.path().join(made).is_file(), "{made}");
     }
 }

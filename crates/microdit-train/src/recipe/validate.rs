@@ -38,6 +38,12 @@ impl Recipe {
             "sampling.every",
             "must be at least 1",
         )?;
+        let pixels = |stage: &Stage| stage.codec != CodecConfig::Latents;
+        require(
+            run.sampling.every.is_none() || self.stages.iter().all(pixels),
+            "sampling.every",
+            "latents cannot become pictures without a VAE; remove it",
+        )?;
         require(
             run.budget.usd.is_none() || run.budget.usd_per_gpu_hour.is_some(),
             "budget.usd_per_gpu_hour",

@@ -1,0 +1,113 @@
+"""Times a training step of the network in plain PyTorch, one JSON line per case.
+
+    python3 -m venv venv && venv/bin/pip install torch safetensors numpy
+    venv/bin/python benches/torch/bench.py --check
+    venv/bin/python benches/torch/bench.py --mask 0.75 --batch 16 --steps 3
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import time
+
+import torch
+from safetensors import safe_open
+
+from model import Dit, edm_loss
+
+GOLDENS = pathlib.Path(__file__).parents[2] / "tests" / "goldens"
+
+
+def linspace(first, last, count):
+    return [first + (last - first) * i / (count - 1) for i in range(count)]
+
+
+TINY_2 = {
+    "input_size": 32, "patch_size": 2, "in_channels": 4, "dim": 512, "depth": 16, "head_dim": 32, "multiple_of": 256,
+    "caption_channels": 1024, "norm_eps": 1e-6, "qkv_multipliers": linspace(0.5, 1.0, 16),
+    "ffn_multipliers": linspace(0.5, 4.0, 16), "patch_mixer_dim": 512, "patch_mixer_depth": 4,
+    "patch_mixer_qkv_ratio": 1.0, "patch_mixer_mlp_ratio": 4.0, "use_bias": False, "num_experts": 8,
+    "expert_capacity": 2.0, "experts_every_n": 2,
+}  # fmt: skip
+
+
+def check():
+    """The outputs of the golden network: a comparison of speeds means nothing between different networks."""
+    with safe_open(GOLDENS / "dit_forward.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        dit = Dit(config["dit"])
+        prefix = "weights."
+        dit.load_state_dict({k[len(prefix):]: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)})
+        names = set(file.keys())
+        x, t = file.get_tensor("in.x"), file.get_tensor("in.t")
+        y, expected = file.get_tensor("in.y").squeeze(1), file.get_tensor("out.sample")
+    for one_hot in (False, True):
+        for module in dit.modules():
+            if hasattr(module, "one_hot"):
+                module.one_hot = one_hot
+        with torch.no_grad():
+            tokens = dit(x, t.expand(x.shape[0]), y)
+        patch, grid = dit.config["patch_size"], dit.config["input_size"] // dit.config["patch_size"]
+        image = tokens.reshape(-1, grid, grid, patch, patch, dit.config["in_channels"])
+        image = image.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+        error = (image - expected).abs().max().item()
+        print(json.dumps({"check": "dit_forward", "one_hot": one_hot, "max_abs_error": error}))
+        assert error < 2e-5 * expected.abs().max().item(), names
+
+
+def bench(arguments):
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    config = {**TINY_2, "one_hot": arguments.one_hot}
+    dit = Dit(config)
+    parameters = sum(p.numel() for p in dit.parameters())
+    optimiser = torch.optim.AdamW(dit.parameters(), lr=1e-4, weight_decay=0.1, fused=arguments.fused)
+    step = torch.compile(dit) if arguments.compile else dit
+    step.config = config
+    batch, tokens = arguments.batch, 256
+    split = {"forward": [], "backward": [], "optimiser": []}
+    for i in range(arguments.steps + 1):
+        clean, noise = torch.randn(batch, 4, 32, 32), torch.randn(batch, 4, 32, 32)
+        captions, sigma = torch.randn(batch, 77, 1024), torch.exp(1.2 * torch.randn(batch) - 0.6)
+        kept = int(tokens * (1 - arguments.mask))
+        keep = torch.rand(batch, tokens).argsort(1)[:, :kept] if kept < tokens else None
+        times = [time.perf_counter()]
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            loss = edm_loss(step, clean, noise, sigma, captions, keep)
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        torch.nn.utils.clip_grad_norm_(dit.parameters(), 0.25)
+        optimiser.step()
+        optimiser.zero_grad()
+        times.append(time.perf_counter())
+        if i > 0:  # The first step allocates and compiles.
+            for name, (a, b) in zip(split, zip(times, times[1:])):
+                split[name].append(b - a)
+    total = [sum(parts) for parts in zip(*split.values())]
+    print(json.dumps({
+        "implementation": "torch", "version": torch.__version__, "parameters": parameters, "batch": batch,
+        "mask": arguments.mask, "fused": arguments.fused, "bf16": arguments.bf16, "compile": arguments.compile,
+        "one_hot": arguments.one_hot, "threads": arguments.threads,
+        "images_per_second": batch * len(total) / sum(total), "best_images_per_second": batch / min(total),
+        **{name: sum(parts) / len(parts) for name, parts in split.items()},
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }))  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the golden outputs instead of timing")
+    parser.add_argument("--mask", type=float, default=0.75)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for flag in ("fused", "bf16", "compile", "one-hot"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    arguments = parser.parse_args()
+    check() if arguments.check else bench(arguments)
+
+
+if __name__ == "__main__":
+    main()
