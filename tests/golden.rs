@@ -1,6 +1,6 @@
 //! A golden file: named tensors and the configuration that made them.
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use microdit::{
     Dit, DitBackend, DitConfig, MixerConfig, MoeConfig, WidthScale, weights::StateDict,
 };
@@ -33,18 +33,11 @@ impl Golden {
         let fail = |error: &dyn std::fmt::Display| -> ! { panic!("{}: {error}", path.display()) };
         let bytes = std::fs::read(path).unwrap_or_else(|error| fail(&error));
         let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| fail(&error));
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap_or_else(|error| fail(&error));
-        let config = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|entries| entries.get("config"))
-            .map_or(Value::Null, |text| {
-                serde_json::from_str(text).unwrap_or_else(|error| fail(&error))
-            });
+        let config = config_of(&bytes).unwrap_or_else(|error| fail(&error));
         let tensors = file
             .iter()
             .map(|(name, view)| {
-                let data = decode(view.dtype(), view.data())
+                let data = decode(view.dtype(), view.data(), view.shape())
                     .unwrap_or_else(|| fail(&format!("{name} has type {:?}", view.dtype())));
                 let shape = view.shape().to_vec();
                 (name.to_owned(), Array { shape, data })
@@ -244,15 +237,30 @@ pub fn dit_config(json: &Value) -> DitConfig {
     }
 }
 
-fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
-    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        let (chunks, _) = bytes.as_chunks::<N>();
-        chunks.iter().map(|chunk| read(*chunk)).collect()
-    }
-    Some(match dtype {
-        Dtype::F32 => each(bytes, |b| f64::from(f32::from_le_bytes(b))),
-        Dtype::F64 => each(bytes, f64::from_le_bytes),
-        Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f64),
-        _ => return None,
+/// The configuration in a file's metadata, whatever its tensors are.
+pub fn config_of(bytes: &[u8]) -> Result<Value, String> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+    let text = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get("config"));
+    text.map_or(Ok(Value::Null), |text| {
+        serde_json::from_str(text).map_err(|error| error.to_string())
     })
+}
+
+/// Values of any of the types golden files are stored in.
+fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Option<Vec<f64>> {
+    let dtype = match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::U8 => DType::U8,
+        _ => return None,
+    };
+    let data = TensorData::from_bytes_vec(bytes.to_vec(), shape.to_vec(), dtype);
+    Some(data.iter::<f64>().collect())
 }

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::{
-    golden::{Golden, dit_config},
+    golden::{Golden, config_of, dit_config},
     report::Report,
 };
 use microdit::weights::{StateDict, TrainerCheckpoint};
@@ -82,7 +82,11 @@ fn run_of(path: &Path, directory: &Path) -> Golden {
             path.extension()
                 .is_some_and(|extension| extension == "safetensors")
         })
+        // Only the one that is named is read whole: the others may be of any kind.
+        .find(|path| {
+            let bytes = std::fs::read(path).expect("a golden file is readable");
+            config_of(&bytes).is_ok_and(|config| config["checkpoint"] == *name)
+        })
         .map(|path| Golden::open(&path))
-        .find(|golden| golden.config["checkpoint"] == *name)
         .unwrap_or_else(|| panic!("no file says what {} must give", path.display()))
 }
