@@ -205,12 +205,13 @@ impl<B: DitBackend> Dit<B> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{MixerConfig, MoeConfig, mask::MaskStage, weights::StateDict};
     use burn_flex::Flex;
 
-    fn config() -> DitConfig {
+    /// A small network with every kind of part.
+    pub(crate) fn config() -> DitConfig {
         DitConfig::tiny_2()
             .with_input_size(8)
             .with_dim(32)
@@ -232,9 +233,9 @@ mod tests {
     }
 
     /// A network in which nothing is zero, so that every path carries a signal.
-    fn shaken(config: &DitConfig) -> Dit<Flex> {
+    pub(crate) fn shaken<B: DitBackend>(config: &DitConfig) -> Dit<B> {
         let device = Default::default();
-        let dit = config.init::<Flex>(0, &device).unwrap();
+        let dit = config.init::<B>(0, &device).unwrap();
         let state = StateDict::from_module(&dit);
         let noisy = state.iter().enumerate().map(|(i, (name, data))| {
             let mut noise = crate::rng::Stream::new(1, crate::rng::Purpose::Init, 0, i as u64);
@@ -250,7 +251,7 @@ mod tests {
     /// How far the kept tokens' output moves when a dropped patch of the image changes.
     fn influence_of_a_dropped_patch(config: &DitConfig, stage: MaskStage) -> f32 {
         let device = Default::default();
-        let dit = shaken(config);
+        let dit = shaken::<Flex>(config);
         // Token 0, the top left patch, has the largest noise and is dropped.
         let noise: Vec<f32> = (0..16)
             .map(|i| if i == 0 { 1.0 } else { i as f32 / 100.0 })

@@ -35,10 +35,11 @@ impl Precision {
 mod tests {
     use super::*;
     use crate::{
-        Dit, DitConfig, Masking, MixerConfig, MoeConfig, TokenMask,
+        Masking, TokenMask,
         diffusion::edm::Edm,
+        dit::tests::{config, shaken},
         rng::{Purpose, Stream},
-        weights::{StateDict, reference_name},
+        weights::reference_name,
     };
     use burn::{
         module::{Module, ModuleVisitor, Param},
@@ -77,36 +78,9 @@ mod tests {
                     .insert(reference_name(&self.1), grad.into_data().iter().collect());
             }
         }
-        let config = DitConfig::tiny_2()
-            .with_input_size(8)
-            .with_dim(32)
-            .with_depth(4)
-            .with_head_dim(16)
-            .with_multiple_of(16)
-            .with_caption_channels(12)
-            .with_mixer(Some(MixerConfig {
-                dim: 16,
-                depth: 2,
-                qkv_ratio: 1.0,
-                mlp_ratio: 2.0,
-            }))
-            .with_moe(Some(MoeConfig {
-                experts: 2,
-                capacity: 1.0,
-                every: 2,
-            }))
-            .with_precision(precision);
+        let config = config().with_precision(precision);
         let device = Default::default();
-        let dit: Dit<Tracked> = config.init(0, &device).unwrap();
-        let weights = StateDict::from_module(&dit);
-        let noisy = weights.iter().enumerate().map(|(i, (name, data))| {
-            let values = Stream::new(1, Purpose::Init, 0, i as u64).normal(data.num_elements());
-            let values: Vec<f32> = values.into_iter().map(|x| 0.2 * x).collect();
-            (name.clone(), TensorData::new(values, data.shape.clone()))
-        });
-        let dit = StateDict::from_tensors(noisy)
-            .load_into(dit, &device)
-            .unwrap();
+        let dit = shaken::<Tracked>(&config);
         let masking = Masking::Deferred { ratio: 0.5 };
         let mask = TokenMask::draw(masking, config.tokens(), 0, 0, 0..2, &device);
         let captions = Tensor::from_data(draw(2, [2, 5, 12]), &device);
