@@ -57,6 +57,20 @@ pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
     Ok(Devices(devices))
 }
 
+/// Says so if there is no NVIDIA driver: without one, the first operation would panic inside the backend.
+#[cfg(feature = "cuda")]
+pub(crate) fn require_nvidia() -> miette::Result<()> {
+    // The driver of Linux itself, and of Linux under Windows.
+    let signs = ["/proc/driver/nvidia/version", "/dev/dxg"];
+    let found = signs.iter().any(|path| std::path::Path::new(path).exists());
+    if found || !cfg!(target_os = "linux") {
+        return Ok(());
+    }
+    Err(miette::miette!(
+        "no NVIDIA driver is loaded on this machine; run with --device cpu"
+    ))
+}
+
 /// Runs an expression with the type `$backend` bound to the device's backend.
 macro_rules! on_device {
     ($device:expr, $backend:ident => $body:expr) => {
@@ -67,6 +81,7 @@ macro_rules! on_device {
             }
             #[cfg(feature = "cuda")]
             $crate::device::Device::Cuda => {
+                $crate::device::require_nvidia()?;
                 type $backend = burn_cuda::Cuda;
                 $body
             }
