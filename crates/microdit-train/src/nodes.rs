@@ -75,11 +75,10 @@ impl Nodes {
         let meeting = &config.meeting;
         let streams = streams
             .map_err(|error| TrainError::Nodes(format!("nodes meeting at {meeting}: {error}")))?;
-        let nodes = Self {
+        Ok(Self {
             config,
             streams: RefCell::new(streams),
-        };
-        Ok(nodes)
+        })
     }
 
     /// Whether this node keeps the run directory.

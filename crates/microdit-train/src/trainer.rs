@@ -69,7 +69,10 @@ impl Session<'_> {
 /// every batch. `report` is told of every line of the log.
 ///
 /// # Errors
-/// Unreadable data, too many steps in a row without a finite gradient, files that cannot be written.
+/// Unreadable data, too many steps in a row without a finite gradient, lost nodes, files that cannot be written.
+///
+/// # Panics
+/// If there are no devices.
 pub fn train<B>(
     recipe: &Recipe,
     run: &RunDir,

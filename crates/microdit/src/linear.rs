@@ -33,12 +33,12 @@ pub struct Linear<B: DitBackend> {
 impl<B: DitBackend> Linear<B> {
     /// `[..., input]` to `[..., output]`, which is f32 whatever the product was computed in.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        self.precision().leave(self.compute(x))
+        Precision::of(self.bf16).leave(self.compute(x))
     }
 
     /// The same, left in the type it was computed in: for what goes on in it.
     pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let precision = self.precision();
+        let precision = Precision::of(self.bf16);
         let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));
         let weight = precision.enter(self.weight.val());
         over_rows(precision.enter(x), |x| B::project(x, weight, bias))
@@ -49,12 +49,5 @@ impl<B: DitBackend> Linear<B> {
     pub(crate) fn in_f32(mut self) -> Self {
         self.bf16 = false;
         self
-    }
-
-    fn precision(&self) -> Precision {
-        match self.bf16 {
-            true => Precision::Bf16,
-            false => Precision::F32,
-        }
     }
 }

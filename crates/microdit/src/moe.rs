@@ -84,10 +84,7 @@ impl<B: DitBackend> ExpertChoice<B> {
         if routing.tokens.dims()[2] == 0 {
             return x.zeros_like();
         }
-        let precision = match self.bf16 {
-            true => Precision::Bf16,
-            false => Precision::F32,
-        };
+        let precision = Precision::of(self.bf16);
         let (output, _) = B::experts(ExpertInputs {
             x: precision.enter(x),
             chosen: routing.tokens,

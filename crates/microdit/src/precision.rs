@@ -15,6 +15,11 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Of the flag a module keeps, which can hold plain values only.
+    pub(crate) fn of(bf16: bool) -> Self {
+        if bf16 { Self::Bf16 } else { Self::F32 }
+    }
+
     /// A tensor as products take it.
     pub(crate) fn enter<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
