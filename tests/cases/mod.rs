@@ -1,6 +1,7 @@
 //! One function per kind of golden file.
 
 mod checkpoint;
+mod encoders;
 mod lamb;
 mod network;
 mod sampling;
@@ -41,4 +42,9 @@ pub const KINDS: &[(&str, Check)] = &[
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),
     ("ckpt", checkpoint::ckpt),
+    ("vae", encoders::vae),
+    ("vae_tiny", encoders::vae_tiny),
+    ("clip_text", encoders::clip_text),
+    ("hf_clip_text", encoders::hf_clip_text),
+    ("t5_encoder", encoders::t5_encoder),
 ];

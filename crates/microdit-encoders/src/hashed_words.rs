@@ -57,7 +57,7 @@ impl HashedWords {
 }
 
 /// FNV-1a, which is fixed for ever: a trained network depends on it.
-fn hash(word: &str) -> u64 {
+pub(crate) fn hash(word: &str) -> u64 {
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

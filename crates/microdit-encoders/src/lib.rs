@@ -1,9 +1,15 @@
-//! What stands around the network: caption encoders and image codecs that need no download.
+//! What stands around the network: frozen networks from published weights - image autoencoders and text encoders -
+//! and, for runs without any download, their built-in stand-ins.
 
 mod grid;
 mod hashed_words;
+mod layers;
 mod pixels;
+pub mod text;
+pub mod vae;
+mod weights;
 
 pub use grid::grid;
 pub use hashed_words::HashedWords;
 pub use pixels::PixelCodec;
+pub use weights::{At, Weights};

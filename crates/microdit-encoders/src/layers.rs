@@ -1,0 +1,232 @@
+//! Layers of frozen networks, with weights as they lie in PyTorch's files.
+
+use crate::weights::At;
+use burn::tensor::{
+    Tensor, activation,
+    module::{conv2d, interpolate},
+    ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
+};
+use microdit::{DitBackend, weights::WeightsError};
+
+/// A convolution with a square kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Conv2d<B: DitBackend> {
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    options: PaddedConvOptions<2>,
+}
+
+impl<B: DitBackend> Conv2d<B> {
+    /// A convolution that keeps height and width; `size` is the kernel's, odd.
+    pub(crate) fn load(
+        at: &At<'_>,
+        [input, output, size]: [usize; 3],
+        bias: bool,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let pad = (size - 1) / 2;
+        Self::strided(at, [input, output, size], bias, 1, [pad; 2], device)
+    }
+
+    /// A convolution with a stride, padded by `pad` pixels at the [top and left, bottom and right].
+    pub(crate) fn strided(
+        at: &At<'_>,
+        [input, output, size]: [usize; 3],
+        bias: bool,
+        stride: usize,
+        pad: [usize; 2],
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let bias = bias
+            .then(|| at.tensor("bias", [output], device))
+            .transpose()?;
+        Ok(Self {
+            weight: at.tensor("weight", [output, input, size, size], device)?,
+            bias,
+            options: PaddedConvOptions::asymmetric(
+                [stride; 2],
+                [pad[0]; 2],
+                [pad[1]; 2],
+                [1; 2],
+                1,
+            ),
+        })
+    }
+
+    /// `[batch, input, height, width]` to `[batch, output, ..]`.
+    pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        conv2d(
+            x,
+            self.weight.clone(),
+            self.bias.clone(),
+            self.options.clone(),
+        )
+    }
+}
+
+/// Group norm (arXiv 1803.08494).
+#[derive(Clone, Debug)]
+pub(crate) struct GroupNorm<B: DitBackend> {
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    groups: usize,
+}
+
+impl<B: DitBackend> GroupNorm<B> {
+    const EPS: f64 = 1e-6;
+
+    pub(crate) fn load(
+        at: &At<'_>,
+        channels: usize,
+        groups: usize,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        Ok(Self {
+            weight: at.tensor("weight", [channels], device)?,
+            bias: at.tensor("bias", [channels], device)?,
+            groups,
+        })
+    }
+
+    /// `[batch, channels, height, width]` to the same.
+    pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let [batch, channels, height, width] = x.dims();
+        let groups =
+            x.clone()
+                .reshape([batch, self.groups, channels / self.groups * height * width]);
+        let (variance, mean) = groups.var_mean_bias(2);
+        // The whole norm is one factor and one summand per channel.
+        let spread = |x: Tensor<B, 3>| {
+            x.repeat_dim(2, channels / self.groups)
+                .reshape([batch, channels])
+        };
+        let factor = spread(variance.add_scalar(Self::EPS).sqrt().recip())
+            * self.weight.clone().unsqueeze::<2>();
+        let summand = self.bias.clone().unsqueeze::<2>() - spread(mean) * factor.clone();
+        let shape = [batch, channels, 1, 1];
+        x * factor.reshape(shape) + summand.reshape(shape)
+    }
+}
+
+/// `y = x W^T + b`.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear<B: DitBackend> {
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+}
+
+impl<B: DitBackend> Linear<B> {
+    pub(crate) fn load(
+        at: &At<'_>,
+        [input, output]: [usize; 2],
+        bias: bool,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let bias = bias
+            .then(|| at.tensor("bias", [output], device))
+            .transpose()?;
+        let weight = at.tensor("weight", [output, input], device)?;
+        Ok(Self::new(weight, bias))
+    }
+
+    /// Of `weight` `[output, input]` and `bias` `[output]`.
+    pub(crate) fn new(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// `[batch, tokens, input]` to `[batch, tokens, output]`.
+    pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, tokens, input] = x.dims();
+        let rows = x.reshape([batch * tokens, input]);
+        B::project(rows, self.weight.clone(), self.bias.clone()).reshape([
+            batch as i32,
+            tokens as i32,
+            -1,
+        ])
+    }
+}
+
+/// Layer norm with weight and bias.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerNorm<B: DitBackend> {
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    eps: f64,
+}
+
+impl<B: DitBackend> LayerNorm<B> {
+    pub(crate) fn load(
+        at: &At<'_>,
+        dim: usize,
+        eps: f64,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        Ok(Self {
+            weight: at.tensor("weight", [dim], device)?,
+            bias: at.tensor("bias", [dim], device)?,
+            eps,
+        })
+    }
+
+    /// Normalises over the last dimension.
+    pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, tokens, dim] = x.dims();
+        let rows = B::norm(
+            x.reshape([batch * tokens, dim]),
+            self.weight.clone(),
+            self.eps,
+        );
+        (rows + self.bias.clone().unsqueeze::<2>()).reshape([batch, tokens, dim])
+    }
+}
+
+/// Queries whose scores with all keys are in memory at a time, in elements per head.
+const SCORES: usize = 1 << 24;
+
+/// Attention of `q` `[batch, heads, queries, size]` to `k`, `v` `[batch, heads, keys, size]` with `bias`
+/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores, a stretch of queries at a time: a picture of 1024 pixels
+/// would otherwise need gigabytes of scores.
+pub(crate) fn attention<B: DitBackend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    scale: f64,
+    bias: Option<&Tensor<B, 4>>,
+) -> Tensor<B, 4> {
+    let [_, _, queries, _] = q.dims();
+    let [_, _, keys, _] = k.dims();
+    let stretch = (SCORES / keys).clamp(1, queries);
+    let k = k.swap_dims(2, 3);
+    let parts = q.mul_scalar(scale).split(stretch, 2);
+    let mut begin = 0;
+    let attend = |part: Tensor<B, 4>| {
+        let length = part.dims()[2];
+        let mut scores = part.matmul(k.clone());
+        if let Some(bias) = bias {
+            scores = scores + bias.clone().narrow(2, begin, length);
+        }
+        begin += length;
+        activation::softmax(scores, 3).matmul(v.clone())
+    };
+    Tensor::cat(parts.into_iter().map(attend).collect(), 2)
+}
+
+/// `[batch, tokens, heads x size]` to `[batch, heads, tokens, size]`.
+pub(crate) fn split_heads<B: DitBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch, tokens, heads, width / heads])
+        .swap_dims(1, 2)
+}
+
+/// `[batch, heads, tokens, size]` to `[batch, tokens, heads x size]`.
+pub(crate) fn merge_heads<B: DitBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    let [batch, heads, tokens, size] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, tokens, heads * size])
+}
+
+/// Every pixel four times.
+pub(crate) fn double<B: DitBackend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [_, _, height, width] = x.dims();
+    let options = InterpolateOptions::new(InterpolateMode::Nearest);
+    interpolate(x, [2 * height, 2 * width], options)
+}

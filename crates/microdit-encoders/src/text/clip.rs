@@ -1,0 +1,330 @@
+//! CLIP's text tower (arXiv 2103.00020), under the names of open_clip or of transformers.
+
+use super::TextStates;
+use crate::{
+    layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
+    weights::At,
+};
+use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
+use microdit::{DitBackend, weights::WeightsError};
+
+/// Sizes of a [`ClipText`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipTextConfig {
+    /// Known tokens.
+    pub vocabulary: usize,
+    /// Tokens of a caption.
+    pub tokens: usize,
+    /// Width of a token's state.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of the feed-forward layers.
+    pub hidden: usize,
+    /// Width of the feature shared with images, if there is one.
+    pub projection: Option<usize>,
+    /// Whether the activation is `x sigmoid(1.702 x)` in place of the exact GELU.
+    pub quick_gelu: bool,
+    /// Added to variances.
+    pub eps: f64,
+    /// Which token's state stands for the caption.
+    pub pooling: Pooling,
+}
+
+/// Which token's state stands for the caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The one with the largest id: the end token of CLIP's vocabulary.
+    LargestId,
+    /// The first of this id.
+    First(i64),
+}
+
+impl ClipTextConfig {
+    /// The text tower of ViT-H/14 with quick GELU (DFN5B-CLIP-ViT-H-14-378), which MicroDiT's captions come from.
+    pub fn vit_h_14() -> Self {
+        Self {
+            vocabulary: 49408,
+            tokens: 77,
+            width: 1024,
+            heads: 16,
+            layers: 24,
+            hidden: 4096,
+            projection: Some(1024),
+            quick_gelu: true,
+            eps: 1e-5,
+            pooling: Pooling::LargestId,
+        }
+    }
+
+    /// The tower with the weights at `at`; tensors of other towers may lie beside its own.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, and blocks the configuration does not know of.
+    ///
+    /// ```
+    /// use burn::tensor::Tensor;
+    /// use burn_flex::Flex;
+    /// use microdit_encoders::{Weights, text::ClipTextConfig};
+    ///
+    /// let config = ClipTextConfig { vocabulary: 10, width: 8, heads: 2, layers: 1, hidden: 16, ..ClipTextConfig::vit_h_14() };
+    /// let device = Default::default();
+    /// let tower = config.load::<Flex>(&Weights::random(0).at(""), &device)?;
+    /// let states = tower.forward(Tensor::zeros([2, 77], &device));
+    /// assert_eq!(states.hidden.dims(), [2, 77, 8]);
+    /// assert_eq!(tower.feature(states.pooled).unwrap().dims(), [2, 1024]);
+    /// # Ok::<(), microdit::weights::WeightsError>(())
+    /// ```
+    pub fn load<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<ClipText<B>, WeightsError> {
+        if self.heads == 0 || !self.width.is_multiple_of(self.heads) {
+            let message = format!("{} heads do not divide width {}", self.heads, self.width);
+            return Err(at.unusable(&message));
+        }
+        let names = if at.at("text_model.embeddings.token_embedding").has("weight") {
+            Names::Transformers
+        } else {
+            Names::OpenClip
+        };
+        let text = match names {
+            Names::Transformers => at.at("text_model"),
+            Names::OpenClip if at.at("text.token_embedding").has("weight") => at.at("text"),
+            Names::OpenClip => at.clone(),
+        };
+        let blocks = match names {
+            Names::Transformers => text.at("encoder.layers"),
+            Names::OpenClip => text.at("transformer.resblocks"),
+        };
+        let block = |i| Block::load(self, names, &blocks.at(i), device);
+        let (token, position, norm) = match names {
+            Names::Transformers => (
+                text.at("embeddings.token_embedding"),
+                text.at("embeddings").tensor(
+                    "position_embedding.weight",
+                    [self.tokens, self.width],
+                    device,
+                )?,
+                text.at("final_layer_norm"),
+            ),
+            Names::OpenClip => (
+                text.at("token_embedding"),
+                text.tensor("positional_embedding", [self.tokens, self.width], device)?,
+                text.at("ln_final"),
+            ),
+        };
+        let projection = |width| -> Result<Linear<B>, WeightsError> {
+            match names {
+                Names::Transformers => Linear::load(
+                    &at.at("text_projection"),
+                    [self.width, width],
+                    false,
+                    device,
+                ),
+                // Stored as a plain matrix that multiplies from the right.
+                Names::OpenClip => {
+                    let matrix = text.tensor("text_projection", [self.width, width], device)?;
+                    Ok(Linear::new(matrix.transpose(), None))
+                }
+            }
+        };
+        let tower = ClipText {
+            token: token.tensor("weight", [self.vocabulary, self.width], device)?,
+            position,
+            blocks: (0..self.layers).map(block).collect::<Result<_, _>>()?,
+            norm: LayerNorm::load(&norm, self.width, self.eps, device)?,
+            projection: self.projection.map(projection).transpose()?,
+            config: self.clone(),
+        };
+        blocks.all_read(|_| false)?;
+        Ok(tower)
+    }
+}
+
+/// Whose names the tensors have.
+#[derive(Clone, Copy)]
+enum Names {
+    OpenClip,
+    Transformers,
+}
+
+/// A text transformer with a causal mask.
+#[derive(Clone, Debug)]
+pub struct ClipText<B: DitBackend> {
+    token: Tensor<B, 2>,
+    position: Tensor<B, 2>,
+    blocks: Vec<Block<B>>,
+    norm: LayerNorm<B>,
+    projection: Option<Linear<B>>,
+    config: ClipTextConfig,
+}
+
+impl<B: DitBackend> ClipText<B> {
+    /// Token ids `[batch, tokens]` to the states of all tokens, padding included, and of the caption.
+    ///
+    /// # Panics
+    /// If there are more tokens than positions, or an id is beyond the vocabulary.
+    pub fn forward(&self, ids: Tensor<B, 2, Int>) -> TextStates<B> {
+        self.traced(ids, |_, _| ())
+    }
+
+    /// The same; `block` sees the states after each block.
+    ///
+    /// # Panics
+    /// Like [`forward`](Self::forward).
+    pub fn traced(
+        &self,
+        ids: Tensor<B, 2, Int>,
+        mut block: impl FnMut(usize, &Tensor<B, 3>),
+    ) -> TextStates<B> {
+        let [batch, tokens] = ids.dims();
+        assert!(
+            tokens <= self.config.tokens,
+            "{tokens} tokens for {} positions",
+            self.config.tokens
+        );
+        let device = ids.device();
+        let position = self.position.clone().narrow(0, 0, tokens);
+        let mut x = embedding(self.token.clone(), ids.clone()) + position.unsqueeze();
+        let mask = causal(tokens, &device);
+        for (i, layer) in self.blocks.iter().enumerate() {
+            x = layer.forward(x, &mask);
+            block(i, &x);
+        }
+        let hidden = self.norm.forward(x);
+        let rows = self.caption_rows(ids);
+        let pooled = hidden.clone().reshape([batch * tokens, self.config.width]);
+        let rows = Tensor::from_data(TensorData::new(rows, [batch]), &device);
+        TextStates {
+            pooled: pooled.select(0, rows),
+            hidden,
+        }
+    }
+
+    /// Pooled states `[batch, width]` to the feature that is compared with images' `[batch, projection]`; not
+    /// normalised.
+    pub fn feature(&self, pooled: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        let projection = self.projection.as_ref()?;
+        Some(
+            projection
+                .forward(pooled.unsqueeze_dim::<3>(1))
+                .squeeze_dim::<2>(1),
+        )
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// The row of each caption's pooled state among all `batch x tokens`.
+    fn caption_rows(&self, ids: Tensor<B, 2, Int>) -> Vec<i64> {
+        let tokens = ids.dims()[1];
+        let ids: Vec<i64> = ids.into_data().iter::<i64>().collect();
+        let place = |caption: &[i64]| match self.config.pooling {
+            Pooling::First(id) => caption.iter().position(|&token| token == id).unwrap_or(0),
+            Pooling::LargestId => {
+                let largest = caption.iter().max();
+                caption
+                    .iter()
+                    .position(|token| Some(token) == largest)
+                    .unwrap_or(0)
+            }
+        };
+        let rows = ids.chunks(tokens).enumerate();
+        rows.map(|(i, caption)| (i * tokens + place(caption)) as i64)
+            .collect()
+    }
+}
+
+/// Zero where a token may look, `[1, 1, tokens, tokens]`: at itself and what came before.
+fn causal<B: DitBackend>(tokens: usize, device: &B::Device) -> Tensor<B, 4> {
+    let value = |at: usize| match at % tokens > at / tokens {
+        true => f32::NEG_INFINITY,
+        false => 0.0,
+    };
+    let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
+    Tensor::from_data(TensorData::new(mask, [1, 1, tokens, tokens]), device)
+}
+
+/// Pre-norm self-attention and feed-forward layers.
+#[derive(Clone, Debug)]
+struct Block<B: DitBackend> {
+    norm1: LayerNorm<B>,
+    /// Queries, keys and values stacked.
+    qkv: Linear<B>,
+    out: Linear<B>,
+    norm2: LayerNorm<B>,
+    fc1: Linear<B>,
+    fc2: Linear<B>,
+    heads: usize,
+    quick_gelu: bool,
+}
+
+impl<B: DitBackend> Block<B> {
+    fn load(
+        config: &ClipTextConfig,
+        names: Names,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let (width, hidden) = (config.width, config.hidden);
+        let (norms, attention, mlp) = match names {
+            Names::OpenClip => (["ln_1", "ln_2"], "attn", ["mlp.c_fc", "mlp.c_proj"]),
+            Names::Transformers => (
+                ["layer_norm1", "layer_norm2"],
+                "self_attn",
+                ["mlp.fc1", "mlp.fc2"],
+            ),
+        };
+        let norm = |name: &str| LayerNorm::load(&at.at(name), width, config.eps, device);
+        let attention = at.at(attention);
+        let (weight, bias) = match names {
+            Names::OpenClip => (
+                attention.tensor("in_proj_weight", [3 * width, width], device)?,
+                attention.tensor("in_proj_bias", [3 * width], device)?,
+            ),
+            Names::Transformers => {
+                let (mut weights, mut biases) = (Vec::new(), Vec::new());
+                for name in ["q_proj", "k_proj", "v_proj"] {
+                    let at = attention.at(name);
+                    weights.push(at.tensor("weight", [width; 2], device)?);
+                    biases.push(at.tensor("bias", [width], device)?);
+                }
+                (Tensor::cat(weights, 0), Tensor::cat(biases, 0))
+            }
+        };
+        Ok(Self {
+            norm1: norm(norms[0])?,
+            qkv: Linear::new(weight, Some(bias)),
+            out: Linear::load(&attention.at("out_proj"), [width; 2], true, device)?,
+            norm2: norm(norms[1])?,
+            fc1: Linear::load(&at.at(mlp[0]), [width, hidden], true, device)?,
+            fc2: Linear::load(&at.at(mlp[1]), [hidden, width], true, device)?,
+            heads: config.heads,
+            quick_gelu: config.quick_gelu,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 3>, mask: &Tensor<B, 4>) -> Tensor<B, 3> {
+        let width = x.dims()[2];
+        let qkv = self.qkv.forward(self.norm1.forward(x.clone()));
+        let [q, k, v] =
+            [0, 1, 2].map(|i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads));
+        let scale = 1.0 / ((width / self.heads) as f64).sqrt();
+        let x = x + self
+            .out
+            .forward(merge_heads(attention(q, k, v, scale, Some(mask))));
+        let h = self.fc1.forward(self.norm2.forward(x.clone()));
+        let h = if self.quick_gelu {
+            activation::sigmoid(h.clone() * 1.702) * h
+        } else {
+            activation::gelu(h)
+        };
+        x + self.fc2.forward(h)
+    }
+}

@@ -1,0 +1,260 @@
+//! The encoder of T5 v1.1 (arXiv 1910.10683, arXiv 2002.05202), under the names of transformers.
+
+use crate::{
+    layers::{Linear, attention, merge_heads, split_heads},
+    weights::At,
+};
+use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
+use microdit::{DitBackend, weights::WeightsError};
+use serde::Deserialize;
+
+/// Sizes of a [`T5Encoder`], under the names of transformers' `config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct T5Config {
+    /// Known tokens.
+    pub vocab_size: usize,
+    /// Width of a token's state.
+    pub d_model: usize,
+    /// Width of an attention head.
+    pub d_kv: usize,
+    /// Width of the feed-forward layers.
+    pub d_ff: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Kinds of distance the position bias tells apart, half of them for each direction.
+    pub relative_attention_num_buckets: usize,
+    /// Distance from which on all are one kind.
+    #[serde(default = "far")]
+    pub relative_attention_max_distance: usize,
+    /// Added to mean squares.
+    pub layer_norm_epsilon: f64,
+    /// Must be `gated-gelu`, as in v1.1.
+    #[serde(default)]
+    pub feed_forward_proj: String,
+}
+
+fn far() -> usize {
+    128
+}
+
+impl T5Config {
+    /// The encoder with the weights at `at`; a decoder may lie beside it.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, blocks the configuration does not know of, and feed-forward layers of another kind.
+    pub fn load<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<T5Encoder<B>, WeightsError> {
+        if self.feed_forward_proj != "gated-gelu" {
+            return Err(at.unusable(&format!(
+                "feed_forward_proj is `{}`; expected `gated-gelu` (T5 v1.1)",
+                self.feed_forward_proj
+            )));
+        }
+        if self.relative_attention_num_buckets < 4 {
+            return Err(at.unusable("relative_attention_num_buckets is below 4"));
+        }
+        let blocks = at.at("encoder.block");
+        let block = |i| Block::load(self, &blocks.at(i), device);
+        // One table, stored under either name or both.
+        let token = if at.has("shared.weight") {
+            at.at("shared")
+        } else {
+            at.at("encoder.embed_tokens")
+        };
+        let bias = blocks.at("0.layer.0.SelfAttention.relative_attention_bias");
+        let encoder = T5Encoder {
+            token: token.tensor("weight", [self.vocab_size, self.d_model], device)?,
+            distance: bias.tensor(
+                "weight",
+                [self.relative_attention_num_buckets, self.num_heads],
+                device,
+            )?,
+            blocks: (0..self.num_layers).map(block).collect::<Result<_, _>>()?,
+            norm: RmsNorm::load(self, &at.at("encoder.final_layer_norm"), device)?,
+            config: self.clone(),
+        };
+        blocks.all_read(|_| false)?;
+        Ok(encoder)
+    }
+
+    /// The kind of distance from a token to another `distance` places to the right.
+    fn bucket(&self, distance: isize) -> usize {
+        let half = self.relative_attention_num_buckets / 2;
+        let side = if distance > 0 { half } else { 0 };
+        let distance = distance.unsigned_abs();
+        // Half of them are single distances, the others grow with the logarithm.
+        let exact = half / 2;
+        if distance < exact {
+            return side + distance;
+        }
+        let ratio = |distance: usize| (distance as f32 / exact as f32).ln();
+        let place = ratio(distance) / ratio(self.relative_attention_max_distance);
+        let bucket = exact + (place * (half - exact) as f32) as usize;
+        side + bucket.min(half - 1)
+    }
+}
+
+/// A text transformer with relative positions.
+#[derive(Clone, Debug)]
+pub struct T5Encoder<B: DitBackend> {
+    token: Tensor<B, 2>,
+    /// What a head adds to the scores of a kind of distance `[kinds, heads]`.
+    distance: Tensor<B, 2>,
+    blocks: Vec<Block<B>>,
+    norm: RmsNorm<B>,
+    config: T5Config,
+}
+
+impl<B: DitBackend> T5Encoder<B> {
+    /// Token ids `[batch, tokens]` to states `[batch, tokens, width]`; where `mask` `[batch, tokens]` is 0, a token is
+    /// padding nobody looks at.
+    ///
+    /// # Panics
+    /// If an id is beyond the vocabulary.
+    pub fn forward(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> Tensor<B, 3> {
+        let [batch, tokens] = ids.dims();
+        let mut bias = self.position_bias(tokens, &ids.device());
+        if let Some(mask) = mask {
+            let hidden = (mask.float().neg() + 1.0) * -1e9;
+            bias = bias + hidden.reshape([batch, 1, 1, tokens]);
+        }
+        let x = embedding(self.token.clone(), ids);
+        let x = self
+            .blocks
+            .iter()
+            .fold(x, |x, block| block.forward(x, &bias));
+        self.norm.forward(x)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// `[1, heads, tokens, tokens]`.
+    fn position_bias(&self, tokens: usize, device: &B::Device) -> Tensor<B, 4> {
+        let bucket = |at: usize| {
+            let (query, key) = ((at / tokens) as isize, (at % tokens) as isize);
+            self.config.bucket(key - query) as i64
+        };
+        let buckets: Vec<i64> = (0..tokens * tokens).map(bucket).collect();
+        let buckets = Tensor::from_data(TensorData::new(buckets, [tokens, tokens]), device);
+        embedding(self.distance.clone(), buckets)
+            .permute([2, 0, 1])
+            .unsqueeze()
+    }
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`.
+#[derive(Clone, Debug)]
+struct RmsNorm<B: DitBackend> {
+    weight: Tensor<B, 1>,
+    eps: f64,
+}
+
+impl<B: DitBackend> RmsNorm<B> {
+    fn load(config: &T5Config, at: &At<'_>, device: &B::Device) -> Result<Self, WeightsError> {
+        Ok(Self {
+            weight: at.tensor("weight", [config.d_model], device)?,
+            eps: config.layer_norm_epsilon,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let square = x.clone().square().mean_dim(2);
+        x * (square + self.eps).sqrt().recip() * self.weight.clone().unsqueeze()
+    }
+}
+
+/// Pre-norm self-attention and gated feed-forward layers.
+#[derive(Clone, Debug)]
+struct Block<B: DitBackend> {
+    norm1: RmsNorm<B>,
+    q: Linear<B>,
+    k: Linear<B>,
+    v: Linear<B>,
+    out: Linear<B>,
+    norm2: RmsNorm<B>,
+    gate: Linear<B>,
+    up: Linear<B>,
+    down: Linear<B>,
+    heads: usize,
+}
+
+impl<B: DitBackend> Block<B> {
+    fn load(config: &T5Config, at: &At<'_>, device: &B::Device) -> Result<Self, WeightsError> {
+        let (dim, hidden) = (config.d_model, config.d_ff);
+        let inner = config.num_heads * config.d_kv;
+        let (first, second) = (at.at("layer.0"), at.at("layer.1"));
+        let attention = |name: &str, shape| {
+            Linear::load(&first.at("SelfAttention").at(name), shape, false, device)
+        };
+        let feed = |name: &str, shape| {
+            Linear::load(&second.at("DenseReluDense").at(name), shape, false, device)
+        };
+        Ok(Self {
+            norm1: RmsNorm::load(config, &first.at("layer_norm"), device)?,
+            q: attention("q", [dim, inner])?,
+            k: attention("k", [dim, inner])?,
+            v: attention("v", [dim, inner])?,
+            out: attention("o", [inner, dim])?,
+            norm2: RmsNorm::load(config, &second.at("layer_norm"), device)?,
+            gate: feed("wi_0", [dim, hidden])?,
+            up: feed("wi_1", [dim, hidden])?,
+            down: feed("wo", [hidden, dim])?,
+            heads: config.num_heads,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 3>, bias: &Tensor<B, 4>) -> Tensor<B, 3> {
+        let h = self.norm1.forward(x.clone());
+        let [q, k, v] = [&self.q, &self.k, &self.v]
+            .map(|linear| split_heads(linear.forward(h.clone()), self.heads));
+        // T5 does not scale its scores: the initial weights did.
+        let x = x + self
+            .out
+            .forward(merge_heads(attention(q, k, v, 1.0, Some(bias))));
+        let h = self.norm2.forward(x.clone());
+        let gate = activation::gelu_approximate(self.gate.forward(h.clone()));
+        x + self.down.forward(gate * self.up.forward(h))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_distances_have_their_own_bucket_and_far_ones_share() {
+        let config = T5Config {
+            vocab_size: 1,
+            d_model: 1,
+            d_kv: 1,
+            d_ff: 1,
+            num_layers: 0,
+            num_heads: 1,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: "gated-gelu".into(),
+        };
+        // Of 16 per side, the first 8 are exact; 8..128 is divided into 8 by the logarithm: 8 x 16^(1/8) = 11.3.
+        for (distance, bucket) in [
+            (0, 0),
+            (-7, 7),
+            (7, 23),
+            (-8, 8),
+            (-11, 8),
+            (-12, 9),
+            (-1000, 15),
+            (128, 31),
+        ] {
+            assert_eq!(config.bucket(distance), bucket, "distance {distance}");
+        }
+    }
+}

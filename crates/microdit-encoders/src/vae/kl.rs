@@ -1,0 +1,559 @@
+//! The autoencoder with a Gaussian posterior: Stable Diffusion's and SDXL's with 4 channels, others with 16.
+
+use crate::{
+    layers::{Conv2d, GroupNorm, Linear, attention, double},
+    weights::At,
+};
+use burn::tensor::{Tensor, activation::silu};
+use microdit::{DitBackend, weights::WeightsError};
+use serde::Deserialize;
+
+/// Sizes of an [`AutoencoderKl`], under the names of diffusers' `config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AutoencoderKlConfig {
+    /// Channels of an image.
+    #[serde(default = "rgb")]
+    pub in_channels: usize,
+    /// Channels of a decoded image.
+    #[serde(default = "rgb")]
+    pub out_channels: usize,
+    /// Widths, from the image inwards; between two, height and width are halved.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per width in the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Channels of a latent.
+    pub latent_channels: usize,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// Multiplies latents so that they have about unit variance.
+    #[serde(default = "stable_diffusion")]
+    pub scaling_factor: f64,
+    /// Subtracted before.
+    #[serde(default)]
+    pub shift_factor: Option<f64>,
+    /// Whether a 1x1 convolution follows the encoder.
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    /// Whether one precedes the decoder.
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    /// Whether the innermost blocks attend.
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+}
+
+fn rgb() -> usize {
+    3
+}
+
+fn stable_diffusion() -> f64 {
+    0.18215
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl AutoencoderKlConfig {
+    /// The autoencoder of SDXL: 4 channels, an eighth of the side.
+    pub fn sdxl() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            latent_channels: 4,
+            norm_num_groups: 32,
+            scaling_factor: 0.13025,
+            shift_factor: None,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+        }
+    }
+
+    /// Pixels of an image's side to one of the latents'.
+    pub fn shrinks_by(&self) -> usize {
+        1 << (self.block_out_channels.len().max(1) - 1)
+    }
+
+    /// The autoencoder with the weights at `at`.
+    ///
+    /// # Errors
+    /// Missing, misshapen and surplus tensors.
+    ///
+    /// ```
+    /// use burn::tensor::Tensor;
+    /// use burn_flex::Flex;
+    /// use microdit_encoders::{Weights, vae::AutoencoderKlConfig};
+    ///
+    /// let config = AutoencoderKlConfig {
+    ///     block_out_channels: vec![8, 8], layers_per_block: 1, norm_num_groups: 4, ..AutoencoderKlConfig::sdxl()
+    /// };
+    /// let device = Default::default();
+    /// let vae = config.load::<Flex>(&Weights::random(0).at(""), &device)?;
+    /// let posterior = vae.encode(Tensor::zeros([1, 3, 16, 16], &device));
+    /// assert_eq!(posterior.mean.dims(), [1, 4, 8, 8]);
+    /// assert_eq!(vae.decode(posterior.mean).dims(), [1, 3, 16, 16]);
+    /// # Ok::<(), microdit::weights::WeightsError>(())
+    /// ```
+    pub fn load<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<AutoencoderKl<B>, WeightsError> {
+        let groups = self.norm_num_groups;
+        let divides = |width: &usize| groups > 0 && width.is_multiple_of(groups);
+        if self.block_out_channels.is_empty() || !self.block_out_channels.iter().all(divides) {
+            return Err(at.unusable(&format!(
+                "norm_num_groups {groups} must divide each of block_out_channels {:?}, at least one",
+                self.block_out_channels
+            )));
+        }
+        let pointwise = |name: &str, channels: usize| {
+            Conv2d::load(&at.at(name), [channels, channels, 1], true, device)
+        };
+        let vae = AutoencoderKl {
+            encoder: Encoder::load(self, &at.at("encoder"), device)?,
+            quant: self
+                .use_quant_conv
+                .then(|| pointwise("quant_conv", 2 * self.latent_channels))
+                .transpose()?,
+            post_quant: self
+                .use_post_quant_conv
+                .then(|| pointwise("post_quant_conv", self.latent_channels))
+                .transpose()?,
+            decoder: Decoder::load(self, &at.at("decoder"), device)?,
+            config: self.clone(),
+        };
+        at.all_read(|_| false)?;
+        Ok(vae)
+    }
+}
+
+/// An image autoencoder whose latents are normally distributed around what it computes.
+#[derive(Clone, Debug)]
+pub struct AutoencoderKl<B: DitBackend> {
+    /// Images to moments.
+    pub encoder: Encoder<B>,
+    quant: Option<Conv2d<B>>,
+    post_quant: Option<Conv2d<B>>,
+    /// Latents to images.
+    pub decoder: Decoder<B>,
+    config: AutoencoderKlConfig,
+}
+
+/// What the encoder knows about a latent, `[batch, channels, height, width]` each.
+#[derive(Clone, Debug)]
+pub struct Posterior<B: DitBackend> {
+    /// Its mean.
+    pub mean: Tensor<B, 4>,
+    /// The logarithm of its variance, in -30..20.
+    pub logvar: Tensor<B, 4>,
+}
+
+impl<B: DitBackend> Posterior<B> {
+    /// Of the encoder's output `[batch, 2 x channels, height, width]`.
+    fn new(moments: Tensor<B, 4>) -> Self {
+        let channels = moments.dims()[1] / 2;
+        let [mean, logvar] = [0, channels].map(|begin| moments.clone().narrow(1, begin, channels));
+        Self {
+            mean,
+            logvar: logvar.clamp(-30.0, 20.0),
+        }
+    }
+
+    /// A latent, given standard normal `noise`.
+    pub fn sample(self, noise: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.mean + (self.logvar * 0.5).exp() * noise
+    }
+}
+
+/// Side of the tiles, in latent pixels, in which larger latents are decoded, and how far two overlap.
+const TILE: usize = 96;
+const OVERLAP: usize = 16;
+
+impl<B: DitBackend> AutoencoderKl<B> {
+    /// Images `[batch, 3, height, width]` in -1..1 to their latents' distribution.
+    pub fn encode(&self, images: Tensor<B, 4>) -> Posterior<B> {
+        Posterior::new(self.moments(images))
+    }
+
+    /// Mean and log-variance before it is limited, `[batch, 2 x channels, height, width]`.
+    pub fn moments(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
+        let x = self.encoder.forward(images);
+        match &self.quant {
+            Some(quant) => quant.forward(x),
+            None => x,
+        }
+    }
+
+    /// Latents as [`encode`](Self::encode) gives them to images, about -1..1.
+    pub fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.decoder.forward(self.before_decoder(latents))
+    }
+
+    /// Latents as the decoder takes them: past the 1x1 convolution, if there is one.
+    pub fn before_decoder(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        match &self.post_quant {
+            Some(post_quant) => post_quant.forward(latents),
+            None => latents,
+        }
+    }
+
+    /// The same, in tiles where the latents are larger than 96 x 96, so that memory does not grow with the picture; tiles
+    /// overlap and fade into each other. Each is normalised by itself, therefore tiled pictures differ slightly.
+    pub fn decode_tiled(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        super::tiled::decode(latents, TILE, OVERLAP, self.config.shrinks_by(), |tile| {
+            self.decode(tile)
+        })
+    }
+
+    /// `(latents - shift) x scaling factor`: what a denoiser is trained on.
+    pub fn scaled(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        (latents - self.config.shift_factor.unwrap_or(0.0)) * self.config.scaling_factor
+    }
+
+    /// The inverse of [`scaled`](Self::scaled).
+    pub fn unscaled(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        latents / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &AutoencoderKlConfig {
+        &self.config
+    }
+}
+
+/// Two convolutions beside a residual path.
+#[derive(Clone, Debug)]
+struct Residual<B: DitBackend> {
+    norm1: GroupNorm<B>,
+    conv1: Conv2d<B>,
+    norm2: GroupNorm<B>,
+    conv2: Conv2d<B>,
+    shortcut: Option<Conv2d<B>>,
+}
+
+impl<B: DitBackend> Residual<B> {
+    fn load(
+        at: &At<'_>,
+        [input, output]: [usize; 2],
+        groups: usize,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let conv = |name: &str, shape| Conv2d::load(&at.at(name), shape, true, device);
+        Ok(Self {
+            norm1: GroupNorm::load(&at.at("norm1"), input, groups, device)?,
+            conv1: conv("conv1", [input, output, 3])?,
+            norm2: GroupNorm::load(&at.at("norm2"), output, groups, device)?,
+            conv2: conv("conv2", [output, output, 3])?,
+            shortcut: (input != output)
+                .then(|| conv("conv_shortcut", [input, output, 1]))
+                .transpose()?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
+        let h = self.conv2.forward(silu(self.norm2.forward(h)));
+        match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x) + h,
+            None => x + h,
+        }
+    }
+}
+
+/// Attention of every pixel to every other, one head.
+#[derive(Clone, Debug)]
+struct PixelAttention<B: DitBackend> {
+    norm: GroupNorm<B>,
+    q: Linear<B>,
+    k: Linear<B>,
+    v: Linear<B>,
+    out: Linear<B>,
+}
+
+impl<B: DitBackend> PixelAttention<B> {
+    fn load(
+        at: &At<'_>,
+        channels: usize,
+        groups: usize,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        // The second names are those of diffusers before 0.18.
+        let linear = |names: &[&str]| Linear::load(&at.at_any(names), [channels; 2], true, device);
+        Ok(Self {
+            norm: GroupNorm::load(&at.at("group_norm"), channels, groups, device)?,
+            q: linear(&["to_q", "query"])?,
+            k: linear(&["to_k", "key"])?,
+            v: linear(&["to_v", "value"])?,
+            out: linear(&["to_out.0", "proj_attn"])?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let shape = x.dims();
+        let tokens = self
+            .norm
+            .forward(x.clone())
+            .flatten::<3>(2, 3)
+            .swap_dims(1, 2);
+        let [q, k, v] = [&self.q, &self.k, &self.v]
+            .map(|linear| linear.forward(tokens.clone()).unsqueeze_dim::<4>(1));
+        let scale = 1.0 / (shape[1] as f64).sqrt();
+        let attended = attention(q, k, v, scale, None).squeeze_dim::<3>(1);
+        x + self.out.forward(attended).swap_dims(1, 2).reshape(shape)
+    }
+}
+
+/// Residual, attention, residual: the innermost blocks.
+#[derive(Clone, Debug)]
+struct Middle<B: DitBackend> {
+    first: Residual<B>,
+    attention: Option<PixelAttention<B>>,
+    second: Residual<B>,
+}
+
+impl<B: DitBackend> Middle<B> {
+    fn load(
+        config: &AutoencoderKlConfig,
+        at: &At<'_>,
+        channels: usize,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let groups = config.norm_num_groups;
+        let residual =
+            |i: usize| Residual::load(&at.at("resnets").at(i), [channels; 2], groups, device);
+        Ok(Self {
+            first: residual(0)?,
+            attention: config
+                .mid_block_add_attention
+                .then(|| PixelAttention::load(&at.at("attentions.0"), channels, groups, device))
+                .transpose()?,
+            second: residual(1)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let x = self.first.forward(x);
+        let x = match &self.attention {
+            Some(attention) => attention.forward(x),
+            None => x,
+        };
+        self.second.forward(x)
+    }
+}
+
+/// Residual blocks of one width, and the change of height and width after them.
+#[derive(Clone, Debug)]
+struct Level<B: DitBackend> {
+    residuals: Vec<Residual<B>>,
+    resample: Option<Conv2d<B>>,
+}
+
+impl<B: DitBackend> Level<B> {
+    fn load(
+        at: &At<'_>,
+        [input, output]: [usize; 2],
+        count: usize,
+        groups: usize,
+        resample: Option<Conv2d<B>>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let residual = |i| {
+            let input = if i == 0 { input } else { output };
+            Residual::load(&at.at("resnets").at(i), [input, output], groups, device)
+        };
+        Ok(Self {
+            residuals: (0..count).map(residual).collect::<Result<_, _>>()?,
+            resample,
+        })
+    }
+
+    fn residuals(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.residuals.iter().fold(x, |x, block| block.forward(x))
+    }
+
+    fn down(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let x = self.residuals(x);
+        match &self.resample {
+            Some(conv) => conv.forward(x),
+            None => x,
+        }
+    }
+
+    fn up(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let x = self.residuals(x);
+        match &self.resample {
+            Some(conv) => conv.forward(double(x)),
+            None => x,
+        }
+    }
+}
+
+/// Norm, SiLU and convolution: the last layers of both halves.
+#[derive(Clone, Debug)]
+struct Head<B: DitBackend> {
+    norm: GroupNorm<B>,
+    conv: Conv2d<B>,
+}
+
+impl<B: DitBackend> Head<B> {
+    fn load(
+        at: &At<'_>,
+        [input, output]: [usize; 2],
+        groups: usize,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        Ok(Self {
+            norm: GroupNorm::load(&at.at("conv_norm_out"), input, groups, device)?,
+            conv: Conv2d::load(&at.at("conv_out"), [input, output, 3], true, device)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.conv.forward(silu(self.norm.forward(x)))
+    }
+}
+
+/// Images to moments.
+#[derive(Clone, Debug)]
+pub struct Encoder<B: DitBackend> {
+    conv_in: Conv2d<B>,
+    down: Vec<Level<B>>,
+    middle: Middle<B>,
+    head: Head<B>,
+}
+
+impl<B: DitBackend> Encoder<B> {
+    fn load(
+        config: &AutoencoderKlConfig,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let widths = &config.block_out_channels;
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let groups = config.norm_num_groups;
+        let level = |(i, &width): (usize, &usize)| {
+            let at = at.at("down_blocks").at(i);
+            // Padded at the right and at the bottom only.
+            let halve = || {
+                let at = at.at("downsamplers.0.conv");
+                Conv2d::strided(&at, [width, width, 3], true, 2, [0, 1], device)
+            };
+            let resample = (i + 1 < widths.len()).then(halve).transpose()?;
+            let input = widths[i.saturating_sub(1)];
+            Level::load(
+                &at,
+                [input, width],
+                config.layers_per_block,
+                groups,
+                resample,
+                device,
+            )
+        };
+        let moments = 2 * config.latent_channels;
+        Ok(Self {
+            conv_in: Conv2d::load(
+                &at.at("conv_in"),
+                [config.in_channels, first, 3],
+                true,
+                device,
+            )?,
+            down: widths
+                .iter()
+                .enumerate()
+                .map(level)
+                .collect::<Result<_, _>>()?,
+            middle: Middle::load(config, &at.at("mid_block"), last, device)?,
+            head: Head::load(at, [last, moments], groups, device)?,
+        })
+    }
+
+    /// `[batch, 3, height, width]` to `[batch, 2 x channels, height / 8, width / 8]`.
+    pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.traced(images, |_, _| ())
+    }
+
+    /// The same; `stage` sees `down.0`, `down.1`, .. and `mid`.
+    pub fn traced(
+        &self,
+        images: Tensor<B, 4>,
+        mut stage: impl FnMut(&str, &Tensor<B, 4>),
+    ) -> Tensor<B, 4> {
+        let mut x = self.conv_in.forward(images);
+        for (i, level) in self.down.iter().enumerate() {
+            x = level.down(x);
+            stage(&format!("down.{i}"), &x);
+        }
+        x = self.middle.forward(x);
+        stage("mid", &x);
+        self.head.forward(x)
+    }
+}
+
+/// Latents to images.
+#[derive(Clone, Debug)]
+pub struct Decoder<B: DitBackend> {
+    conv_in: Conv2d<B>,
+    middle: Middle<B>,
+    up: Vec<Level<B>>,
+    head: Head<B>,
+}
+
+impl<B: DitBackend> Decoder<B> {
+    fn load(
+        config: &AutoencoderKlConfig,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let groups = config.norm_num_groups;
+        let level = |(i, &width): (usize, &usize)| {
+            let at = at.at("up_blocks").at(i);
+            let grow = || {
+                let at = at.at("upsamplers.0.conv");
+                Conv2d::load(&at, [width, width, 3], true, device)
+            };
+            let resample = (i + 1 < widths.len()).then(grow).transpose()?;
+            let input = widths[i.saturating_sub(1)];
+            let count = config.layers_per_block + 1;
+            Level::load(&at, [input, width], count, groups, resample, device)
+        };
+        let latent = config.latent_channels;
+        Ok(Self {
+            conv_in: Conv2d::load(&at.at("conv_in"), [latent, first, 3], true, device)?,
+            middle: Middle::load(config, &at.at("mid_block"), first, device)?,
+            up: widths
+                .iter()
+                .enumerate()
+                .map(level)
+                .collect::<Result<_, _>>()?,
+            head: Head::load(at, [last, config.out_channels], groups, device)?,
+        })
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, 3, 8 x height, 8 x width]`.
+    pub fn forward(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.traced(latents, |_, _| ())
+    }
+
+    /// The same; `stage` sees `conv_in`, `mid`, `up.0`, `up.1`, ...
+    pub fn traced(
+        &self,
+        latents: Tensor<B, 4>,
+        mut stage: impl FnMut(&str, &Tensor<B, 4>),
+    ) -> Tensor<B, 4> {
+        let mut x = self.conv_in.forward(latents);
+        stage("conv_in", &x);
+        x = self.middle.forward(x);
+        stage("mid", &x);
+        for (i, level) in self.up.iter().enumerate() {
+            x = level.up(x);
+            stage(&format!("up.{i}"), &x);
+        }
+        self.head.forward(x)
+    }
+}

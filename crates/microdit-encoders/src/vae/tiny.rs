@@ -1,0 +1,200 @@
+//! The tiny autoencoder (TAESD): deterministic, a few million parameters, for previews and students.
+
+use crate::{
+    layers::{Conv2d, double},
+    weights::At,
+};
+use burn::tensor::{Tensor, activation::relu};
+use microdit::{DitBackend, weights::WeightsError};
+use serde::Deserialize;
+
+/// Sizes of an [`AutoencoderTiny`], under the names of diffusers' `config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AutoencoderTinyConfig {
+    /// Channels of an image.
+    pub in_channels: usize,
+    /// Channels of a decoded image.
+    pub out_channels: usize,
+    /// Widths of the encoder; between two, height and width are halved.
+    pub encoder_block_out_channels: Vec<usize>,
+    /// Widths of the decoder, from the latents outwards.
+    pub decoder_block_out_channels: Vec<usize>,
+    /// Residual blocks per width of the encoder.
+    pub num_encoder_blocks: Vec<usize>,
+    /// Residual blocks per width of the decoder.
+    pub num_decoder_blocks: Vec<usize>,
+    /// Channels of a latent.
+    pub latent_channels: usize,
+}
+
+impl AutoencoderTinyConfig {
+    /// Pixels of an image's side to one of the latents'.
+    pub fn shrinks_by(&self) -> usize {
+        1 << (self.num_encoder_blocks.len().max(1) - 1)
+    }
+
+    /// The autoencoder with the weights at `at`.
+    ///
+    /// # Errors
+    /// Missing, misshapen and surplus tensors.
+    pub fn load<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<AutoencoderTiny<B>, WeightsError> {
+        if self.decoder_block_out_channels.is_empty() || self.encoder_block_out_channels.is_empty()
+        {
+            return Err(at.unusable("encoder_ or decoder_block_out_channels is empty"));
+        }
+        let vae = AutoencoderTiny {
+            encoder: self.encoder(&at.at("encoder.layers"), device)?,
+            decoder: self.decoder(&at.at("decoder.layers"), device)?,
+            config: self.clone(),
+        };
+        at.all_read(|_| false)?;
+        Ok(vae)
+    }
+
+    fn encoder<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Vec<Layer<B>>, WeightsError> {
+        let mut stack = Stack::new(at, device);
+        let mut channels = self.in_channels;
+        let levels = self
+            .encoder_block_out_channels
+            .iter()
+            .zip(&self.num_encoder_blocks);
+        for (i, (&width, &blocks)) in levels.enumerate() {
+            match i {
+                0 => stack.conv([channels, width], true)?,
+                _ => stack.halving([channels, width])?,
+            }
+            stack.blocks(width, blocks)?;
+            channels = width;
+        }
+        stack.conv([channels, self.latent_channels], true)?;
+        Ok(stack.layers)
+    }
+
+    fn decoder<B: DitBackend>(
+        &self,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Vec<Layer<B>>, WeightsError> {
+        let mut stack = Stack::new(at, device);
+        let widths = &self.decoder_block_out_channels;
+        stack.conv([self.latent_channels, widths[0]], true)?;
+        stack.push(Layer::Relu);
+        for (i, (&width, &blocks)) in widths.iter().zip(&self.num_decoder_blocks).enumerate() {
+            stack.blocks(width, blocks)?;
+            if i + 1 < widths.len() {
+                stack.push(Layer::Double);
+                stack.conv([width, width], false)?;
+            } else {
+                stack.conv([width, self.out_channels], true)?;
+            }
+        }
+        Ok(stack.layers)
+    }
+}
+
+/// A small image autoencoder, whose latents are scaled for a denoiser as they are.
+#[derive(Clone, Debug)]
+pub struct AutoencoderTiny<B: DitBackend> {
+    encoder: Vec<Layer<B>>,
+    decoder: Vec<Layer<B>>,
+    config: AutoencoderTinyConfig,
+}
+
+impl<B: DitBackend> AutoencoderTiny<B> {
+    /// Images `[batch, 3, height, width]` in -1..1 to latents.
+    pub fn encode(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
+        run(&self.encoder, (images + 1.0) / 2.0)
+    }
+
+    /// Latents, softly limited to -3..3, to images, about -1..1.
+    pub fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        run(&self.decoder, (latents / 3.0).tanh() * 3.0) * 2.0 - 1.0
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &AutoencoderTinyConfig {
+        &self.config
+    }
+}
+
+fn run<B: DitBackend>(layers: &[Layer<B>], x: Tensor<B, 4>) -> Tensor<B, 4> {
+    layers.iter().fold(x, |x, layer| match layer {
+        Layer::Conv(conv) => conv.forward(x),
+        Layer::Relu => relu(x),
+        Layer::Double => double(x),
+        Layer::Block(convs) => {
+            let [first, second, third] = convs.as_ref();
+            let h = relu(second.forward(relu(first.forward(x.clone()))));
+            relu(third.forward(h) + x)
+        }
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Layer<B: DitBackend> {
+    Conv(Conv2d<B>),
+    Relu,
+    Double,
+    /// Three convolutions with a residual path.
+    Block(Box<[Conv2d<B>; 3]>),
+}
+
+/// Layers, named by their place.
+struct Stack<'a, B: DitBackend> {
+    at: &'a At<'a>,
+    device: &'a B::Device,
+    layers: Vec<Layer<B>>,
+}
+
+impl<'a, B: DitBackend> Stack<'a, B> {
+    fn new(at: &'a At<'a>, device: &'a B::Device) -> Self {
+        let layers = Vec::new();
+        Self { at, device, layers }
+    }
+
+    fn push(&mut self, layer: Layer<B>) {
+        self.layers.push(layer);
+    }
+
+    fn next(&self) -> At<'a> {
+        self.at.at(self.layers.len())
+    }
+
+    fn conv(&mut self, [input, output]: [usize; 2], bias: bool) -> Result<(), WeightsError> {
+        let conv = Conv2d::load(&self.next(), [input, output, 3], bias, self.device)?;
+        self.push(Layer::Conv(conv));
+        Ok(())
+    }
+
+    /// Half the height and width.
+    fn halving(&mut self, [input, output]: [usize; 2]) -> Result<(), WeightsError> {
+        let conv = Conv2d::strided(
+            &self.next(),
+            [input, output, 3],
+            false,
+            2,
+            [1, 1],
+            self.device,
+        )?;
+        self.push(Layer::Conv(conv));
+        Ok(())
+    }
+
+    fn blocks(&mut self, width: usize, count: usize) -> Result<(), WeightsError> {
+        for _ in 0..count {
+            let at = self.next().at("conv");
+            let conv = |i: usize| Conv2d::load(&at.at(i), [width, width, 3], true, self.device);
+            let convs = Box::new([conv(0)?, conv(2)?, conv(4)?]);
+            self.push(Layer::Block(convs));
+        }
+        Ok(())
+    }
+}
