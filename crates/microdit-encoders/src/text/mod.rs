@@ -1,10 +1,18 @@
 //! Text encoders: captions to the states of their tokens.
 
 mod clip;
+mod entities;
+mod pattern;
+mod repair;
 mod t5;
+mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
+pub use entities::unescape_html;
+pub use pattern::pattern;
+pub use repair::repair;
 pub use t5::{T5Config, T5Encoder};
+pub use tokenizer::{ClipTokenizer, Padding};
 
 use burn::tensor::Tensor;
 use microdit::DitBackend;
