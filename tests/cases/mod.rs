@@ -6,6 +6,7 @@ mod lamb;
 mod network;
 mod sampling;
 mod tables;
+mod text;
 mod training;
 
 use crate::report::Report;
@@ -47,4 +48,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("clip_text", encoders::clip_text),
     ("hf_clip_text", encoders::hf_clip_text),
     ("t5_encoder", encoders::t5_encoder),
+    ("clip_tokenizer", text::clip_tokenizer),
+    ("caption_clean", text::caption_clean),
+    ("text_repair", text::text_repair),
 ];

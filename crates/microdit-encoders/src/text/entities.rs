@@ -28,8 +28,8 @@ pub fn unescape_html(text: &str) -> String {
     REFERENCE.replace_all(text, replace).into_owned()
 }
 
-/// The characters of the entity `name;`.
-pub(super) fn entity(name: &str) -> Option<&'static str> {
+/// The characters of an entity, named as between `&` and what follows: `amp;`, or `amp`, which browsers know too.
+pub fn entity(name: &str) -> Option<&'static str> {
     let characters = htmlize::ENTITIES.get(format!("&{name}").as_bytes())?;
     std::str::from_utf8(characters).ok()
 }

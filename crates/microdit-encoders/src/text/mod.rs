@@ -8,9 +8,9 @@ mod t5;
 mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
-pub use entities::unescape_html;
+pub use entities::{entity, unescape_html};
 pub use pattern::pattern;
-pub use repair::repair;
+pub use repair::{repair, windows_1252};
 pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{ClipTokenizer, Padding};
 

@@ -246,7 +246,7 @@ fn c1_to_windows_1252(found: &Captures<'_>) -> String {
 }
 
 /// The character of a byte in Windows-1252; the five bytes it leaves out stand for themselves.
-pub(super) fn windows_1252(byte: u8) -> char {
+pub fn windows_1252(byte: u8) -> char {
     let (_, page) = CODE_PAGES[0];
     let high = byte
         .checked_sub(0x80)

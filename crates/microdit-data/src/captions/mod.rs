@@ -1,0 +1,172 @@
+//! Cleaning of web captions, equal to the reference's, which cleans as DeepFloyd IF and PixArt do.
+
+mod html;
+
+use fancy_regex::Regex;
+use html::text_of;
+use microdit_encoders::text::{pattern, repair, unescape_html};
+use std::sync::LazyLock;
+
+/// A pattern and what takes its place.
+type Rule = (Regex, &'static str);
+
+fn rules(rules: &[(&str, &'static str)]) -> Vec<Rule> {
+    rules
+        .iter()
+        .map(|&(rule, place)| (pattern(rule), place))
+        .collect()
+}
+
+/// Addresses of the web.
+static ADDRESSES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    let domain = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)";
+    let address = |scheme: &str| {
+        let rule = format!(r"\b((?:{scheme}:(?:\/{{1,3}}|[a-zA-Z0-9%])|{domain}))");
+        (pattern(&rule), "")
+    };
+    vec![address("https?"), address("www")]
+});
+
+/// Nicknames, signs of other scripts, quotes, numbers and names of files.
+static SIGNS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    rules(&[
+        (r"@[\w\d]+\b", ""),
+        // CJK strokes, phonetic extensions, enclosed signs, compatibility, extension A, hexagrams, ideographs.
+        (r"[\u{31c0}-\u{31ef}]+", ""),
+        (r"[\u{31f0}-\u{31ff}]+", ""),
+        (r"[\u{3200}-\u{32ff}]+", ""),
+        (r"[\u{3300}-\u{33ff}]+", ""),
+        (r"[\u{3400}-\u{4dbf}]+", ""),
+        (r"[\u{4dc0}-\u{4dff}]+", ""),
+        (r"[\u{4e00}-\u{9fff}]+", ""),
+        // Dashes.
+        (
+            r"[\u{2d}\u{58a}\u{5be}\u{1400}\u{1806}\u{2010}-\u{2015}\u{2e17}\u{2e1a}\u{2e3a}\u{2e3b}\u{2e40}\u{301c}\u{3030}\u{30a0}\u{fe31}\u{fe32}\u{fe58}\u{fe63}\u{ff0d}]+",
+            "-",
+        ),
+        // Quotes.
+        (r"[`´«»“”¨]", "\""),
+        (r"[‘’]", "'"),
+        (r"&quot;?", ""),
+        (r"&amp", ""),
+        // Addresses of machines, then numbers of articles.
+        (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),
+        (r"\d:\d\d\s+$", ""),
+        (r"\\n", " "),
+        (r"#\d{1,3}\b", ""),
+        (r"#\d{5,}\b", ""),
+        (r"\b\d{6,}\b", ""),
+        (r"[\S]+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),
+        // Repeated or ornamental punctuation.
+        (r#"["']{2,}"#, "\""),
+        (r"[\.]{2,}", " "),
+        (r"[#®•©™&@·º½¾¿¡§~\)\(\]\[\}\{\|\\/\*]+", " "),
+        (r"\s+\.\s+", " "),
+    ])
+});
+
+/// Codes, advertising, and punctuation that is left over.
+static CODES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    rules(&[
+        (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),
+        (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),
+        (r"\b\d+[a-zA-Z]+\d+\b", ""),
+        (r"(worldwide\s+)?(free\s+)?shipping", ""),
+        (r"(free\s)?download(\sfree)?", ""),
+        (r"\bclick\b\s(?:for|on)\s\w+", ""),
+        (
+            r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(\simage[s]?)?",
+            "",
+        ),
+        (r"\bpage\s+\d+\b", ""),
+        (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
+        // Sizes; the second sign is a Cyrillic letter.
+        (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),
+        (r"\b\s+\:\s+", ": "),
+        (r"(\D[,\./])\b", "${1} "),
+        (r"\s+", " "),
+        (r#"^["']([\w\W]+)["']$"#, "${1}"),
+        (r"^['_,\-:;]", ""),
+        (r"['_,\-:\-\+]$", ""),
+        (r"^\.\S+$", ""),
+    ])
+});
+
+static JOINERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\-|_)"));
+
+/// Joiners from which on words-are-taken-to-be-joined.
+const MANY_JOINERS: usize = 3;
+
+/// Cleans a caption from the web: lower case, without addresses, markup, nicknames, codes, names of files, advertising and
+/// ornaments. The cleaning is applied twice, as the reference does, for one pass can uncover what the next removes.
+///
+/// ```
+/// use microdit_data::clean_caption;
+/// assert_eq!(
+///     clean_caption("Photo by @jane_doe99 of the <b>beach</b>, see https://x.com IMG_2020.jpg"),
+///     "photo by of the beach, see"
+/// );
+/// ```
+pub fn clean_caption(caption: &str) -> String {
+    clean_once(&clean_once(caption))
+}
+
+/// One pass of [`clean_caption`].
+pub fn clean_once(caption: &str) -> String {
+    let text = strip(&unquote(caption)).to_lowercase();
+    let text = text.replace("<person>", "person");
+    let text = apply(&ADDRESSES, text);
+    let mut text = apply(&SIGNS, text_of(&text));
+    if JOINERS.find_iter(&text).count() > MANY_JOINERS {
+        text = JOINERS.replace_all(&text, " ").into_owned();
+    }
+    let text = unescape_html(&unescape_html(&repair(&text)));
+    strip(&apply(&CODES, text)).to_owned()
+}
+
+fn apply(rules: &[Rule], text: String) -> String {
+    rules.iter().fold(text, |text, (rule, place)| {
+        // A pattern that gives up on a text leaves it as it is.
+        match rule.try_replacen(&text, 0, *place) {
+            Ok(replaced) => replaced.into_owned(),
+            Err(_) => text,
+        }
+    })
+}
+
+/// Without white space at both ends, by Python's understanding of it.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}'))
+}
+
+/// Decodes plus signs and percent escapes of addresses.
+fn unquote(text: &str) -> String {
+    let text = text.replace('+', " ");
+    if !text.contains('%') {
+        return text;
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escape = (byte == b'%')
+            .then(|| tail.get(..2).and_then(hexadecimal))
+            .flatten();
+        match escape {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u8> {
+    digits.iter().try_fold(0, |value, &digit| {
+        Some(value * 16 + char::from(digit).to_digit(16)? as u8)
+    })
+}
