@@ -2,9 +2,11 @@
 
 mod checkpoint;
 mod encoders;
+mod images;
 mod lamb;
 mod network;
 mod sampling;
+mod shards;
 mod tables;
 mod text;
 mod training;
@@ -51,4 +53,6 @@ pub const KINDS: &[(&str, Check)] = &[
     ("clip_tokenizer", text::clip_tokenizer),
     ("caption_clean", text::caption_clean),
     ("text_repair", text::text_repair),
+    ("image_prep", images::image_prep),
+    ("mds", shards::mds),
 ];

@@ -1,4 +1,7 @@
 //! clip_tokenizer, caption_clean, text_repair: what becomes of captions before they are encoded.
+//!
+//! `text_repair.json` holds what ftfy 6.3.1 makes of texts in wrong encodings, `caption_clean_web.json` what the cleaning of diffusers
+//! 0.42 with Beautiful Soup 4.15 makes of broken HTML, addresses and codes in random order.
 
 use crate::{golden::Golden, report::Report};
 use microdit_data::{clean_caption, clean_once};

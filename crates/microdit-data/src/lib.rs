@@ -1,7 +1,9 @@
-//! Captioned images: shards or a generator in, batches out.
+//! Captioned images and latents: shards or a generator in, batches out.
 
 mod captions;
+pub mod image;
 mod loader;
+mod mds;
 mod npy;
 mod sample;
 mod shapes;
@@ -9,6 +11,7 @@ mod shards;
 
 pub use captions::{clean_caption, clean_once};
 pub use loader::{Batch, Captions, Loader, LoaderConfig, Source};
-pub use sample::{DataError, Image, Position, Sample};
+pub use mds::{MdsSample, MdsShard};
+pub use sample::{DataError, Image, Position, Sample, Stored};
 pub use shapes::Shapes;
-pub use shards::{Members, Shards};
+pub use shards::{Members, Shard, Shards};

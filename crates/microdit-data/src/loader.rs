@@ -1,12 +1,13 @@
 //! Reads ahead: decodes and crops in the background, so that a step does not wait for its data.
 
 use crate::{
+    image::{self, center_crop, pixels, resize_shorter_side},
     npy,
-    sample::{DataError, Image, Position, Sample},
+    sample::{DataError, Image, Position, Sample, Stored},
     shapes::Shapes,
     shards::{ShardStream, Shards},
 };
-use image::{RgbImage, imageops};
+use ::image::RgbImage;
 use std::{sync::mpsc, thread};
 
 /// Batches decoded ahead of the one in use.
@@ -214,11 +215,8 @@ fn decode_all(samples: &[Sample], config: &LoaderConfig) -> Vec<Result<Decoded, 
 fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
     let text = || Caption::Text(sample.caption.clone());
     let (image, caption) = match &sample.image {
-        Image::Decoded(image) => (pixels(image.clone(), config.shape), text()),
-        Image::Encoded(bytes) => {
-            let image = image::load_from_memory(bytes).map_err(|error| error.to_string())?;
-            (pixels(image.into_rgb8(), config.shape), text())
-        }
+        Image::Decoded(image) => (square(image, config.shape), text()),
+        Image::Encoded(file) => (square(&image::decode(file)?, config.shape), text()),
         Image::Precomputed { latent, caption } => {
             let latent = array("latent", latent, &config.shape)?;
             let caption = array("caption", caption, &config.caption)?;
@@ -233,8 +231,12 @@ fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
 }
 
 /// The values of a pre-computed array, which must have the given shape.
-fn array(what: &str, bytes: &[u8], shape: &[usize]) -> Result<Vec<f32>, String> {
-    let array = npy::read(bytes).map_err(|error| format!("its {what}: {error}"))?;
+fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, String> {
+    let array = match stored {
+        Stored::Npy(file) => npy::read(file),
+        Stored::Halves(bytes) => npy::read_halves(bytes, shape),
+    };
+    let array = array.map_err(|error| format!("its {what}: {error}"))?;
     if array.shape == shape {
         return Ok(array.values);
     }
@@ -244,37 +246,10 @@ fn array(what: &str, bytes: &[u8], shape: &[usize]) -> Result<Vec<f32>, String> 
     ))
 }
 
-/// Pixels in -1..1, channel by channel.
-fn pixels(image: RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
-    let image = crop(image, width.min(height) as u32);
-    let plane = height * width;
-    let mut pixels = vec![0.0; 3 * plane];
-    for (i, pixel) in image.pixels().enumerate() {
-        for (channel, level) in pixel.0.into_iter().enumerate() {
-            pixels[channel * plane + i] = f32::from(level) / 127.5 - 1.0;
-        }
-    }
-    pixels
-}
-
-/// Shrinks or grows the shorter side to `size` and takes the centre.
-fn crop(image: RgbImage, size: u32) -> RgbImage {
-    if image.dimensions() == (size, size) {
-        return image;
-    }
-    let (width, height) = image.dimensions();
-    let scale = f64::from(size) / f64::from(width.min(height));
-    let scaled = |side: u32| ((f64::from(side) * scale).round() as u32).max(size);
-    let (width, height) = (scaled(width), scaled(height));
-    let resized = imageops::resize(&image, width, height, imageops::FilterType::CatmullRom);
-    imageops::crop_imm(
-        &resized,
-        (width - size) / 2,
-        (height - size) / 2,
-        size,
-        size,
-    )
-    .to_image()
+/// The middle of the image at the size of the latents' pixels.
+fn square(image: &RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
+    let size = height.min(width) as u32;
+    pixels(&center_crop(&resize_shorter_side(image, size), size))
 }
 
 #[cfg(test)]
@@ -356,7 +331,8 @@ mod tests {
         };
         let read = |name| {
             let path = golden(name);
-            let samples = pictures(&path).unwrap().read(Path::new(&path)).unwrap();
+            let shards = pictures(&path).unwrap();
+            let samples = shards.read(shards.iter().next().unwrap()).unwrap();
             let decoded = decode_all(&samples, &config(2)).into_iter().flatten();
             decoded
                 .map(|sample| match sample.caption {
@@ -433,7 +409,7 @@ mod tests {
         std::fs::write(&path, [0; 1024]).unwrap();
         let empty = pictures(&path.to_string_lossy()).unwrap();
         assert!(matches!(
-            empty.read(&path),
+            empty.read(empty.iter().next().unwrap()),
             Err(DataError::EmptyShard { .. })
         ));
     }

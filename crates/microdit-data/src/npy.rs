@@ -50,6 +50,26 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
     Ok(Array { shape, values })
 }
 
+/// Reads 16-bit floats of the given shape.
+pub(crate) fn read_halves(bytes: &[u8], shape: &[usize]) -> Result<Array, String> {
+    let (pairs, rest) = bytes.as_chunks();
+    let count: usize = shape.iter().product();
+    if pairs.len() != count || !rest.is_empty() {
+        return Err(format!(
+            "it has {} bytes; expected {} for 16-bit floats of shape {shape:?}",
+            bytes.len(),
+            2 * count
+        ));
+    }
+    Ok(Array {
+        shape: shape.to_vec(),
+        values: pairs
+            .iter()
+            .map(|&pair| f16::from_le_bytes(pair).to_f32())
+            .collect(),
+    })
+}
+
 /// An array in NumPy's format.
 #[cfg(test)]
 pub(crate) fn write(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {

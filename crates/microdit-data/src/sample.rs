@@ -1,6 +1,6 @@
 //! A captioned image, and what can be wrong with data.
 
-use image::RgbImage;
+use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -11,13 +11,22 @@ pub enum Image {
     Encoded(Vec<u8>),
     /// Pixels.
     Decoded(RgbImage),
-    /// What encoders made of image and caption beforehand, as files of NumPy arrays.
+    /// What encoders made of image and caption beforehand.
     Precomputed {
         /// `[channels, height, width]`.
-        latent: Vec<u8>,
+        latent: Stored,
         /// `[words, channels]`.
-        caption: Vec<u8>,
+        caption: Stored,
     },
+}
+
+/// An array as it is stored.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// A NumPy file.
+    Npy(Vec<u8>),
+    /// 16-bit floats, little-endian, row by row; the shape is the reader's business.
+    Halves(Vec<u8>),
 }
 
 /// A captioned image.
@@ -48,7 +57,7 @@ pub struct Position {
 pub enum DataError {
     /// The path leads to nothing, or to no shards.
     #[error(
-        "{0}: no such shard; expected a .tar, a directory of .tar files, or a pattern such as train-{{000..009}}.tar"
+        "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, or a pattern such as train-{{000..009}}.tar"
     )]
     NoShards(String),
     /// A shard could not be read.

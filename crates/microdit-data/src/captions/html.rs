@@ -61,6 +61,9 @@ struct Page {
     text: String,
     /// Silent elements that are open.
     silent: Vec<String>,
+    /// Whether something was met that could not be read without its end: html.parser then tries once more, knowing that
+    /// nothing follows.
+    last_pass: bool,
 }
 
 impl Page {
@@ -100,6 +103,7 @@ impl Page {
         };
         // What is never closed is text, up to what may close it.
         taken.or_else(|| {
+            self.last_pass = true;
             let end = match (rest[1..].find('>'), rest[1..].find('<')) {
                 (Some(end), _) => end + 2,
                 (None, Some(next)) => next + 1,
@@ -169,7 +173,16 @@ impl Page {
             return Some(length(&found[0]));
         }
         if rest.starts_with("&#") {
+            // The second time, html.parser takes the rest for text; without a semicolon to come, the first time.
+            if !rest.contains(';') {
+                return None;
+            }
             self.write("&#");
+            if self.last_pass {
+                self.write(&rest[2..]);
+                return Some(rest.len());
+            }
+            self.last_pass = true;
             return Some(2);
         }
         if let Ok(Some(found)) = NAMED.captures(rest) {
@@ -182,8 +195,8 @@ impl Page {
         }
         let unfinished = rest[1..].starts_with(|c: char| c.is_ascii_alphabetic());
         if unfinished {
-            // It ends with the page, and only its sign is lost.
-            return Some(1);
+            // It ends with the page. Of two characters, html.parser loses the sign.
+            return (rest.len() == 2).then_some(1);
         }
         self.write("&");
         Some(1)

@@ -1,0 +1,345 @@
+//! Shards of MosaicML Streaming ("MDS", version 2), plain or compressed with zstd, read in place.
+//!
+//! A shard holds the number of its samples, where each begins, and then for each sample the lengths of its columns of
+//! variable length followed by all columns.
+
+use crate::sample::DataError;
+use serde::Deserialize;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// What lists the shards of a directory.
+pub(crate) const INDEX: &str = "index.json";
+
+/// A shard and the columns of its samples.
+#[derive(Clone, Debug)]
+pub struct MdsShard {
+    /// The file there is: compressed, if it was.
+    path: PathBuf,
+    entry: Arc<Entry>,
+}
+
+/// A sample's columns by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MdsSample {
+    columns: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Index {
+    version: u32,
+    shards: Vec<Entry>,
+}
+
+/// A shard in the index.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    format: String,
+    column_names: Vec<String>,
+    /// Bytes of columns of fixed length.
+    column_sizes: Vec<Option<u32>>,
+    compression: Option<String>,
+    samples: u32,
+    raw_data: FileEntry,
+    zip_data: Option<FileEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FileEntry {
+    basename: String,
+    bytes: u64,
+}
+
+impl MdsShard {
+    /// The shards the index in `folder` lists.
+    ///
+    /// # Errors
+    /// An unreadable or foreign index, and shards in a form we do not know.
+    pub fn list(folder: &Path) -> Result<Vec<Self>, DataError> {
+        let path = folder.join(INDEX);
+        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
+        Self::parse(&text, folder).map_err(|message| unreadable(&path, &message))
+    }
+
+    fn parse(index: &str, folder: &Path) -> Result<Vec<Self>, String> {
+        let index: Index = serde_json::from_str(index).map_err(|error| error.to_string())?;
+        if index.version != 2 {
+            return Err(format!("version {}; expected 2", index.version));
+        }
+        let shard = |entry: Entry| {
+            let file = entry.check()?;
+            let path = folder.join(file);
+            let entry = Arc::new(entry);
+            Ok(Self { path, entry })
+        };
+        index.shards.into_iter().map(shard).collect()
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Samples the index says it has.
+    pub fn samples(&self) -> usize {
+        self.entry.samples as usize
+    }
+
+    /// Reads all samples.
+    ///
+    /// # Errors
+    /// A file that is missing, truncated, or not as the index describes it.
+    pub fn read(&self) -> Result<Vec<MdsSample>, DataError> {
+        let bytes = self
+            .bytes()
+            .map_err(|error| unreadable(&self.path, &error))?;
+        let samples = self.entry.split(&bytes);
+        samples.map_err(|message| unreadable(&self.path, &message))
+    }
+
+    /// The shard as it was before compression, at most as long as the index says.
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let file = File::open(&self.path)?;
+        let length = self.entry.raw_data.bytes;
+        let mut bytes = Vec::new();
+        if self.entry.zip_data.is_some() {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(io::BufReader::new(file));
+            let decoder = decoder.map_err(io::Error::other)?;
+            decoder.take(length + 1).read_to_end(&mut bytes)?;
+        } else {
+            file.take(length + 1).read_to_end(&mut bytes)?;
+        }
+        if bytes.len() as u64 != length {
+            let found = if bytes.len() as u64 > length {
+                "more"
+            } else {
+                "fewer"
+            };
+            return Err(io::Error::other(format!(
+                "it has {found} bytes than the {length} of the index: it is damaged, or of another dataset"
+            )));
+        }
+        Ok(bytes)
+    }
+}
+
+impl MdsSample {
+    /// The bytes of a column.
+    pub fn get(&self, column: &str) -> Option<&[u8]> {
+        let (_, bytes) = self.columns.iter().find(|(name, _)| name == column)?;
+        Some(bytes)
+    }
+
+    /// Names and bytes of all columns.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.columns
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+}
+
+impl Entry {
+    /// The file to read, if this is a shard we can read.
+    fn check(&self) -> Result<&Path, String> {
+        if self.format != "mds" {
+            return Err(format!("a shard has format {}; expected mds", self.format));
+        }
+        if self.column_names.len() != self.column_sizes.len() {
+            return Err("a shard has not as many column_sizes as column_names".into());
+        }
+        // The algorithm, and after a colon its level.
+        let compression = self
+            .compression
+            .as_deref()
+            .map(|name| name.split(':').next());
+        let file = match (&self.zip_data, compression.flatten()) {
+            (None, None) => &self.raw_data,
+            (Some(file), Some("zstd")) => file,
+            (_, compression) => {
+                return Err(format!(
+                    "shards are compressed with {}; expected none or zstd",
+                    compression.unwrap_or("an unnamed algorithm")
+                ));
+            }
+        };
+        let path = Path::new(&file.basename);
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if path.components().all(inside) && !file.basename.is_empty() {
+            Ok(path)
+        } else {
+            Err(format!(
+                "{}: a shard must lie under its index",
+                file.basename
+            ))
+        }
+    }
+
+    /// The samples of a shard.
+    fn split(&self, shard: &[u8]) -> Result<Vec<MdsSample>, String> {
+        let word = |at: usize| -> Option<usize> {
+            let bytes = shard.get(at..at.checked_add(4)?)?;
+            Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
+        };
+        let short = || "it ends within its table of samples".to_owned();
+        let count = word(0).ok_or_else(short)?;
+        if count != self.samples as usize {
+            return Err(format!(
+                "it has {count} samples; its index says {}",
+                self.samples
+            ));
+        }
+        let sample = |i: usize| {
+            let (begin, end) = word(4 + 4 * i).zip(word(8 + 4 * i)).ok_or_else(short)?;
+            let bytes = shard.get(begin..end).ok_or_else(|| {
+                format!("sample {i} lies at {begin}..{end} of {} bytes", shard.len())
+            })?;
+            let columns = self.columns(bytes);
+            columns.ok_or_else(|| format!("the columns of sample {i} are longer than it"))
+        };
+        // Not reserved beforehand: the number is the file's claim.
+        (0..count).map(sample).collect()
+    }
+
+    /// The columns of a sample.
+    fn columns(&self, mut sample: &[u8]) -> Option<MdsSample> {
+        let mut lengths = Vec::with_capacity(self.column_sizes.len());
+        for size in &self.column_sizes {
+            lengths.push(match size {
+                Some(size) => *size,
+                None => {
+                    let (length, rest) = sample.split_first_chunk()?;
+                    sample = rest;
+                    u32::from_le_bytes(*length)
+                }
+            });
+        }
+        let mut columns = Vec::with_capacity(lengths.len());
+        for (name, length) in self.column_names.iter().zip(lengths) {
+            let (bytes, rest) = sample.split_at_checked(length as usize)?;
+            sample = rest;
+            columns.push((name.clone(), bytes.to_vec()));
+        }
+        Some(MdsSample { columns })
+    }
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DataError {
+    DataError::Unreadable {
+        shard: path.to_owned(),
+        message: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use microdit::rng::{Purpose, Stream};
+
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/goldens")
+            .join(name)
+    }
+
+    fn read(folder: &Path) -> Result<Vec<MdsSample>, DataError> {
+        let shards = MdsShard::list(folder)?;
+        let samples: Result<Vec<_>, _> = shards.iter().map(MdsShard::read).collect();
+        Ok(samples?.concat())
+    }
+
+    #[test]
+    fn plain_and_compressed_shards_are_read() {
+        for (name, count) in [("mds_plain", 24), ("mds_zstd", 24)] {
+            let samples = read(&golden(name)).unwrap();
+            assert_eq!(samples.len(), count);
+            for sample in samples {
+                assert_eq!(sample.get("latents_256").unwrap().len(), 4 * 16 * 16 * 2);
+                assert!(sample.get("latents_512").is_none());
+            }
+        }
+    }
+
+    /// Whatever bytes change or are missing: an error or other samples, never a panic.
+    #[test]
+    fn damage_is_an_error_or_harmless() {
+        let shard = &MdsShard::list(&golden("mds_plain")).unwrap()[0];
+        let whole = shard.bytes().unwrap();
+        let mut random = Stream::new(1, Purpose::Shuffle, 0, 0);
+        let mut errors = 0;
+        for _ in 0..2000 {
+            let mut damaged = whole.clone();
+            // Mostly where lengths and places stand.
+            for _ in 0..2 {
+                let range = if random.below(10) < 7 {
+                    40
+                } else {
+                    damaged.len()
+                };
+                damaged[random.below(range)] = random.below(256) as u8;
+            }
+            if random.below(5) == 0 {
+                damaged.truncate(random.below(whole.len()));
+            }
+            errors += usize::from(shard.entry.split(&damaged).is_err());
+        }
+        assert!(errors > 500, "only {errors} of 2000 were noticed");
+    }
+
+    #[test]
+    fn foreign_indices_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(golden("mds_zstd").join(INDEX)).unwrap();
+        for (from, to, expected) in [
+            (
+                "\"version\": 2}",
+                "\"version\": 3}",
+                "version 3; expected 2",
+            ),
+            (
+                "zstd:7",
+                "br:11",
+                "compressed with br; expected none or zstd",
+            ),
+            ("\"mds\"", "\"jsonl\"", "format jsonl"),
+            (
+                "shard.00001.mds.zstd",
+                "../shard.00001.mds.zstd",
+                "under its index",
+            ),
+            ("shard.00001.mds.zstd", "/etc/passwd", "under its index"),
+            ("{\"shards\"", "{\"parts\"", "shards"),
+        ] {
+            // The version of the index as a whole stands last.
+            let changed = match from.starts_with("\"version") {
+                true => format!("{}{to}", text.trim_end().strip_suffix(from).unwrap()),
+                false => text.replace(from, to),
+            };
+            std::fs::write(folder.path().join(INDEX), changed).unwrap();
+            let error = MdsShard::list(folder.path()).unwrap_err().to_string();
+            assert!(
+                error.contains("index.json") && error.contains(expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn truncated_shards_are_named() {
+        for name in ["mds_plain", "mds_zstd"] {
+            let folder = tempfile::tempdir().unwrap();
+            for file in std::fs::read_dir(golden(name)).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+            }
+            let shard = MdsShard::list(folder.path()).unwrap()[1].path().to_owned();
+            let bytes = std::fs::read(&shard).unwrap();
+            std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+            let error = read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("shard.00001.mds"), "{error}");
+        }
+    }
+}
