@@ -2,7 +2,7 @@
 
 use crate::{
     device::{Device, Devices, on_device, parse_devices},
-    sample::draw_grid,
+    sample::{draw, save},
     say,
 };
 use burn_autodiff::Autodiff;
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use microdit::DitBackend;
 use microdit_train::{
     Recipe,
+    encoders::Encoders,
     nodes::{Nodes, NodesConfig},
     plan::Gpu,
     run::{Metrics, RunDir},
@@ -167,11 +168,17 @@ impl Train {
                 run.weights().display()
             ),
         }
-        match Painter::new(recipe.last_stage().clone(), outcome.dit, devices[0].clone()) {
+        let device = &devices[0];
+        let painter = Encoders::open(&recipe.run.encoders, device).and_then(|encoders| {
+            Painter::new(recipe.last_stage(), outcome.dit, &encoders, device.clone())
+        });
+        match painter {
             Ok(painter) => {
-                let settings = &recipe.run.sampling;
-                draw_grid(&painter, settings, recipe.run.seed, &run.samples())
+                let (settings, seed) = (&recipe.run.sampling, recipe.run.seed);
+                let images = draw(&painter, settings, seed);
+                save(&images, settings, seed, &run.samples())
             }
+            // The run is finished all the same.
             Err(reason) => {
                 say!("{reason}");
                 Ok(())

@@ -20,8 +20,7 @@ const MAX_WARNINGS: u64 = 10;
 /// Which parts of a shard make a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// In tars `KEY.jpg` (or .png, .webp) and `KEY.txt`, or in place of the latter `caption` in `KEY.json`; in MDS shards the
-    /// columns `image` and `caption`.
+    /// In tars `KEY.jpg` (or .png, .webp) and `KEY.txt`, as img2dataset writes them; in MDS shards the columns `image` and `caption`.
     Pictures,
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
     /// `latents_SIZE` and `caption_latents`.
@@ -181,7 +180,7 @@ impl Shard {
 impl Members {
     /// A sample of the members of a tar, or what it lacks.
     fn of_tar(self, key: &str, part: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Sample, String> {
-        let text = part("txt").or_else(|| caption_of_json(&part("json")?));
+        let text = part("txt");
         match self {
             Self::Pictures => {
                 let image = IMAGES.iter().find_map(|name| part(name));
@@ -263,12 +262,6 @@ fn latents(
 
 fn trimmed(text: &[u8]) -> String {
     String::from_utf8_lossy(text).trim().to_owned()
-}
-
-/// The caption in img2dataset's metadata.
-fn caption_of_json(json: &[u8]) -> Option<Vec<u8>> {
-    let json: serde_json::Value = serde_json::from_slice(json).ok()?;
-    Some(json["caption"].as_str()?.as_bytes().to_vec())
 }
 
 /// An endless supply of samples. Every pass has its own order of shards; shards are read in windows of at least

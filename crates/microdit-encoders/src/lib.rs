@@ -3,6 +3,7 @@
 
 mod grid;
 mod hashed_words;
+mod labelled;
 mod layers;
 mod pixels;
 pub mod text;
@@ -11,5 +12,6 @@ mod weights;
 
 pub use grid::grid;
 pub use hashed_words::HashedWords;
+pub use labelled::save_png;
 pub use pixels::PixelCodec;
 pub use weights::{At, Weights};

@@ -65,11 +65,19 @@ pub enum TrainError {
         /// File of the batches.
         batches: PathBuf,
     },
-    /// The recipe trains on pre-computed latents, and nothing can turn them into pictures.
-    #[error(
-        "no pictures: the recipe trains on pre-computed latents and captions, and names neither VAE nor text encoder"
-    )]
-    NoDecoder,
+    /// Pictures need an encoder nobody named.
+    #[error("no pictures without a {0}: name it in the recipe ({1}) or with {2}")]
+    NoEncoder(&'static str, &'static str, &'static str),
+    /// An encoder does not fit the network.
+    #[error("the {what} has {channels} channels; the network was trained with {expected}")]
+    Misfit {
+        /// Which.
+        what: &'static str,
+        /// Channels it has.
+        channels: usize,
+        /// Channels of the network.
+        expected: usize,
+    },
 }
 
 impl TrainError {

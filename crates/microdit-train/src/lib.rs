@@ -2,7 +2,8 @@
 
 pub mod beginnings;
 pub mod checkpoint;
-pub mod encode;
+mod encode;
+pub mod encoders;
 mod error;
 mod evaluation;
 mod events;

@@ -1,76 +1,161 @@
-//! Pictures from a run: prompts in, images out.
+//! Prompts in, pictures out.
 
 use crate::{
-    encode::{CaptionEncoder, Codec},
+    encoders::Encoders,
     error::TrainError,
-    recipe::{Recipe, SamplingConfig, Stage},
+    recipe::{CaptionConfig, CodecConfig, Recipe, SamplingConfig, Stage},
     run::RunDir,
 };
 use burn::tensor::{Tensor, TensorData};
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 use microdit::{
-    Dit, DitBackend,
-    diffusion::sampler::{Churn, sample},
+    Dit, DitBackend, DitConfig,
+    diffusion::{
+        edm::Edm,
+        sampler::{Churn, sample},
+    },
     rng::{Purpose, Stream},
     weights::StateDict,
-    write_whole,
 };
-use microdit_encoders::grid;
-use std::{io, path::Path};
+use microdit_encoders::{
+    HashedWords, PixelCodec,
+    text::TextEncoder,
+    vae::{Vae, pictures},
+};
+use std::{path::Path, sync::Arc};
 
 /// Pictures denoised together.
 const BATCH: usize = 16;
 
 /// A trained network and what turns words into its conditions and latents into pictures.
 pub struct Painter<B: DitBackend> {
-    stage: Stage,
+    model: DitConfig,
+    diffusion: Edm,
     dit: Dit<B>,
-    codec: Codec,
+    words: Words<B>,
+    eyes: Eyes<B>,
     device: B::Device,
 }
 
+/// How prompts become vectors.
+enum Words<B: DitBackend> {
+    Hashed(HashedWords),
+    Network(Arc<TextEncoder<B>>),
+}
+
+/// How latents become pictures.
+enum Eyes<B: DitBackend> {
+    Pixels(PixelCodec),
+    Vae(Arc<Vae<B>>),
+}
+
 impl<B: DitBackend> Painter<B> {
-    /// A painter over a network trained in `stage`.
+    /// A painter over a network trained in `stage`; what its recipe trained on pre-computed latents needs `encoders`.
     ///
     /// # Errors
-    /// If the stage has no way from texts to caption vectors, or from latents to pictures.
-    pub fn new(stage: Stage, dit: Dit<B>, device: B::Device) -> Result<Self, TrainError> {
-        let codec = Codec::new(&stage);
-        if !codec.decodes() {
-            return Err(TrainError::NoDecoder);
+    /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
+    /// network.
+    pub fn new(
+        stage: &Stage,
+        dit: Dit<B>,
+        encoders: &Encoders<B>,
+        device: B::Device,
+    ) -> Result<Self, TrainError> {
+        let words = match stage.captions {
+            CaptionConfig::HashedWords { tokens, .. } => Words::Hashed(HashedWords {
+                tokens,
+                channels: stage.model.caption_channels,
+            }),
+            CaptionConfig::Precomputed { .. } => Words::Network(encoders.text()?),
+        };
+        let eyes = match stage.codec {
+            CodecConfig::Pixels { scale } => Eyes::Pixels(PixelCodec { scale }),
+            CodecConfig::Latents => Eyes::Vae(encoders.vae()?),
+        };
+        let model = stage.model.clone();
+        Self::fitting(model, stage.diffusion, dit, words, eyes, device)
+    }
+
+    /// A painter over published weights, of a network of configuration `model` that was trained with `diffusion`.
+    ///
+    /// # Errors
+    /// Missing encoders, and weights or encoders that do not fit the network.
+    pub fn of_weights(
+        weights: &Path,
+        model: DitConfig,
+        diffusion: Edm,
+        encoders: &Encoders<B>,
+        device: B::Device,
+    ) -> Result<Self, TrainError> {
+        let words = Words::Network(encoders.text()?);
+        let eyes = Eyes::Vae(encoders.vae()?);
+        let dit = StateDict::read(weights)?.load_into(model.init(0, &device)?, &device)?;
+        Self::fitting(model, diffusion, dit, words, eyes, device)
+    }
+
+    fn fitting(
+        model: DitConfig,
+        diffusion: Edm,
+        dit: Dit<B>,
+        words: Words<B>,
+        eyes: Eyes<B>,
+        device: B::Device,
+    ) -> Result<Self, TrainError> {
+        if let Words::Network(encoder) = &words
+            && encoder.channels() != model.caption_channels
+        {
+            return Err(TrainError::Misfit {
+                what: "text encoder",
+                channels: encoder.channels(),
+                expected: model.caption_channels,
+            });
+        }
+        if let Eyes::Vae(vae) = &eyes
+            && vae.latent_channels() != model.in_channels
+        {
+            return Err(TrainError::Misfit {
+                what: "VAE",
+                channels: vae.latent_channels(),
+                expected: model.in_channels,
+            });
         }
         Ok(Self {
-            stage,
+            model,
+            diffusion,
             dit,
-            codec,
+            words,
+            eyes,
             device,
         })
     }
 
     /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
-    /// Also returns the run's recipe.
+    /// Encoders not given are those its recipe names. Also returns the recipe.
     ///
     /// # Errors
-    /// If the directory holds no weights, or they do not fit its recipe.
-    pub fn load(run: &Path, device: B::Device) -> Result<(Self, Recipe), TrainError> {
+    /// If the directory holds no weights, or they do not fit its recipe, or its pictures need encoders that are not
+    /// there.
+    pub fn load(
+        run: &Path,
+        encoders: Encoders<B>,
+        device: B::Device,
+    ) -> Result<(Self, Recipe), TrainError> {
         let (run, recipe) = RunDir::open(run)?;
-        let stage = recipe.last_stage().clone();
+        let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
+        let stage = recipe.last_stage();
         let dit = stage.model.init(recipe.run.seed, &device)?;
         let dit = StateDict::read(&run.drawable()?)?.load_into(dit, &device)?;
-        Ok((Self::new(stage, dit, device)?, recipe))
+        Ok((Self::new(stage, dit, &encoders, device)?, recipe))
     }
 
     /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
     /// so that it does not depend on how many are drawn; `progress` is told of every finished solver step.
-    ///
-    /// # Errors
-    /// If latents cannot become pictures.
     pub fn draw(
         &self,
         settings: &SamplingConfig,
         seed: u64,
         mut progress: impl FnMut(),
-    ) -> Result<Vec<RgbImage>, TrainError> {
+    ) -> Vec<RgbImage> {
         let prompts: Vec<&String> = settings
             .prompts
             .iter()
@@ -79,9 +164,10 @@ impl<B: DitBackend> Painter<B> {
         let mut images = Vec::with_capacity(prompts.len());
         for part in prompts.chunks(BATCH) {
             let first = images.len();
-            images.extend(self.draw_batch(settings, seed, first, part, &mut progress)?);
+            let latents = self.draw_batch(settings, seed, first, part, &mut progress);
+            images.extend(self.look_at(latents));
         }
-        Ok(images)
+        images
     }
 
     /// Batches a call to [`draw`](Self::draw) runs, each of `settings.steps` solver steps.
@@ -96,32 +182,26 @@ impl<B: DitBackend> Painter<B> {
         first: usize,
         prompts: &[&String],
         progress: &mut impl FnMut(),
-    ) -> Result<Vec<RgbImage>, TrainError> {
-        let stage = &self.stage;
-        let model = &stage.model;
-        let shape = [
-            prompts.len(),
-            model.in_channels,
-            model.input_size,
-            model.input_size,
-        ];
+    ) -> Tensor<B, 4> {
+        let model = &self.model;
+        let side = model.input_size;
+        let shape = [prompts.len(), model.in_channels, side, side];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
             (first..first + prompts.len())
                 .flat_map(|i| Stream::new(seed, purpose, step as u64, i as u64).normal(size))
                 .collect()
         };
-        let encoder = CaptionEncoder::new(stage);
-        let captions: Tensor<B, 3> = encoder.encode(prompts, &self.device);
+        let captions = self.encode(prompts);
         let noise = TensorData::new(draw(Purpose::Noise, 0), shape);
-        let latents = sample(
+        sample(
             settings.solver,
             Tensor::<B, 4>::from_data(noise, &self.device),
             &settings.sigmas.sigmas(settings.steps),
             |x, sigma| {
-                stage.diffusion.denoise(x, sigma, |x, t| {
-                    self.dit
-                        .forward_guided(x, t, captions.clone(), settings.guidance)
+                self.diffusion.denoise(x, sigma, |x, t| {
+                    let captions = captions.clone();
+                    self.dit.forward_guided(x, t, captions, settings.guidance)
                 })
             },
             &Churn::default(),
@@ -131,20 +211,32 @@ impl<B: DitBackend> Painter<B> {
                     progress();
                 }
             },
-        );
-        self.codec.decode(latents)
+        )
     }
-}
 
-/// Writes pictures as a grid, `columns` in a row, whole or not at all.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn save_grid(images: &[RgbImage], columns: usize, path: &Path) -> Result<(), TrainError> {
-    let grid = grid(images, columns);
-    let written = write_whole(path, |part| {
-        let result = grid.save_with_format(part, ImageFormat::Png);
-        result.map_err(io::Error::other)
-    });
-    written.map_err(TrainError::io(path))
+    fn encode(&self, prompts: &[&String]) -> Tensor<B, 3> {
+        match &self.words {
+            Words::Hashed(words) => {
+                let shape = [prompts.len(), words.tokens, words.channels];
+                let data = TensorData::new(words.encode(prompts), shape);
+                Tensor::from_data(data, &self.device)
+            }
+            Words::Network(encoder) => encoder.encode(prompts, &self.device),
+        }
+    }
+
+    fn look_at(&self, latents: Tensor<B, 4>) -> Vec<RgbImage> {
+        match &self.eyes {
+            Eyes::Pixels(codec) => {
+                let [_, _, height, width] = latents.dims();
+                let values: Vec<f32> = latents.into_data().iter::<f32>().collect();
+                codec.decode(&values, width as u32, height as u32)
+            }
+            // One by one: a decoder's activations are many times larger than its picture.
+            Eyes::Vae(vae) => {
+                let one = |latent| pictures(vae.decode(latent));
+                latents.split(1, 0).into_iter().flat_map(one).collect()
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use crate::{
     beginnings::{fresh, hand_over},
     checkpoint::{Checkpoint, Progress, State, save_network},
+    encoders::Encoders,
     error::TrainError,
     evaluation::Evaluation,
     ledger::{Ledger, Pending, Settled},
@@ -12,12 +13,13 @@ use crate::{
     plan::{self, Gpu},
     recipe::{Recipe, Stage},
     run::{Evaluated, Log, Metrics, RunDir},
-    sampling::{Painter, save_grid},
+    sampling::Painter,
     source,
 };
 use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
 use microdit::{Dit, DitBackend, ema::Ema};
 use microdit_data::{Batch, Loader, Position};
+use microdit_encoders::{grid, save_png};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -110,6 +112,7 @@ where
         started: Instant::now(),
         before: state.progress.seconds,
         ledger: Ledger::new(recipe, run),
+        encoders: Encoders::default(),
         since: Instant::now(),
     };
     loop {
@@ -167,6 +170,8 @@ where
     /// Seconds the run had taken before.
     before: f64,
     ledger: Ledger<B::InnerBackend>,
+    /// What pictures need, opened when there are some to draw.
+    encoders: Encoders<B::InnerBackend>,
     /// When the last line of the log was written.
     since: Instant,
 }
@@ -309,9 +314,15 @@ where
         }
         if due(run.sampling.every) {
             let dit = average.cloned().unwrap_or_else(|| state.dit.valid());
-            let painter = Painter::new(stage.clone(), dit, self.devices[0].clone())?;
-            let images = painter.draw(&run.sampling, run.seed, || ())?;
-            save_grid(&images, run.sampling.count, &self.run.samples_at(step))?;
+            let device = &self.devices[0];
+            // Opened at the first grid, for runs without grids do not need them.
+            let encoders = std::mem::take(&mut self.encoders);
+            self.encoders = encoders.or_open(&run.encoders, device)?;
+            let painter = Painter::new(stage, dit, &self.encoders, device.clone())?;
+            let images = painter.draw(&run.sampling, run.seed, || ());
+            let path = self.run.samples_at(step);
+            let page = grid(&images, run.sampling.count);
+            save_png(&page, &path, &[]).map_err(TrainError::io(&path))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Text encoders: captions to the states of their tokens.
 
 mod clip;
+mod encoder;
 mod entities;
 mod pattern;
 mod repair;
@@ -8,6 +9,7 @@ mod t5;
 mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
+pub use encoder::TextEncoder;
 pub use entities::{entity, unescape_html};
 pub use pattern::pattern;
 pub use repair::{repair, windows_1252};

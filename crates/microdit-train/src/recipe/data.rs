@@ -1,6 +1,7 @@
 //! What a stage is trained on, and how that becomes numbers.
 
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Where images and captions come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,16 @@ pub enum Dataset {
     WebDataset,
     /// Tars of pre-computed latents and caption vectors, for images of `image_size` pixels.
     Latents,
+}
+
+/// The networks latents and captions were pre-computed with: only pictures need them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncoderConfig {
+    /// The VAE, as [`Vae::open`](microdit_encoders::vae::Vae::open) takes it.
+    pub vae: Option<PathBuf>,
+    /// The text encoder, as [`TextEncoder::open`](microdit_encoders::text::TextEncoder::open) takes it.
+    pub text: Option<PathBuf>,
 }
 
 /// How images become latents.

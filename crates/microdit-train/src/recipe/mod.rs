@@ -9,7 +9,7 @@ mod parser;
 mod tree;
 mod validate;
 
-pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig};
 
 use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
 use microdit::{
@@ -40,6 +40,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// What is drawn at the end.
     pub sampling: SamplingConfig,
+    /// What turns prompts and latents of a network trained on pre-computed ones into pictures.
+    #[serde(default)]
+    pub encoders: EncoderConfig,
     /// Steps between lines of the log.
     #[serde(default = "ten")]
     pub log_every: u64,
@@ -210,6 +213,21 @@ pub struct SamplingConfig {
     /// Noise levels.
     #[serde(default)]
     pub sigmas: SigmaSchedule,
+}
+
+impl Default for SamplingConfig {
+    /// The paper's settings, and nothing to draw.
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            count: one(),
+            every: None,
+            steps: thirty(),
+            guidance: five(),
+            solver: Solver::default(),
+            sigmas: SigmaSchedule::default(),
+        }
+    }
 }
 
 fn one() -> usize {

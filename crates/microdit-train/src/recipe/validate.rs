@@ -39,10 +39,11 @@ impl Recipe {
             "must be at least 1",
         )?;
         let pixels = |stage: &Stage| stage.codec != CodecConfig::Latents;
+        let encoders = run.encoders.vae.is_some() && run.encoders.text.is_some();
         require(
-            run.sampling.every.is_none() || self.stages.iter().all(pixels),
+            run.sampling.every.is_none() || encoders || self.stages.iter().all(pixels),
             "sampling.every",
-            "latents cannot become pictures without a VAE; remove it",
+            "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it",
         )?;
         require(
             run.budget.usd.is_none() || run.budget.usd_per_gpu_hour.is_some(),

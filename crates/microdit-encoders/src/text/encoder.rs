@@ -1,0 +1,331 @@
+//! A text tower with its tokenizer, opened as it was published.
+
+use super::{ClipText, ClipTextConfig, ClipTokenizer, Padding, Pooling, T5Config, T5Encoder};
+use crate::weights::{Weights, find, format, json};
+use burn::tensor::{Int, Tensor, TensorData};
+use microdit::{DitBackend, weights::WeightsError};
+use serde::Deserialize;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tokenizers::{Tokenizer, TruncationParams};
+
+/// Tokens of a caption for encoders that take any number.
+const T5_TOKENS: usize = 120;
+
+/// Names of open_clip's weights, in the order they are looked for.
+const OPEN_CLIP: [&str; 3] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// Names of transformers' weights, in the order they are looked for.
+const TRANSFORMERS: [&str; 3] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+];
+
+/// Captions to the states of their tokens.
+#[derive(Debug)]
+pub enum TextEncoder<B: DitBackend> {
+    /// CLIP's text tower, from open_clip or transformers.
+    Clip(Box<ClipText<B>>, ClipTokenizer, Padding),
+    /// The encoder of T5 v1.1; the number of tokens is the user's choice.
+    T5(Box<T5Encoder<B>>, Box<Tokenizer>, usize),
+}
+
+impl<B: DitBackend> TextEncoder<B> {
+    /// Opens a directory as published: with `open_clip_config.json` (open_clip), or with `config.json` of transformers'
+    /// CLIP or T5 models, which T5 needs `tokenizer.json` beside; or the parent of `text_encoder` in diffusers' layout.
+    ///
+    /// # Errors
+    /// Missing or damaged files, models of another kind, and weights that do not fit their configuration.
+    pub fn open(path: &Path, device: &B::Device) -> Result<Self, WeightsError> {
+        let nested = path.join("text_encoder");
+        let folder = if nested.is_dir() { &nested } else { path };
+        if folder.join("open_clip_config.json").is_file() {
+            return Self::open_clip(folder, device);
+        }
+        let (file, config) = json(&folder.join("config.json"))?;
+        let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
+        let at = weights.at("");
+        let invalid = |error: serde_json::Error| format(&file, &error.to_string());
+        match config["model_type"].as_str() {
+            Some("clip_text_model" | "clip") => {
+                let config = transformers_clip(config).map_err(invalid)?;
+                let tower = Box::new(config.load(&at, device)?);
+                Ok(Self::Clip(tower, ClipTokenizer::new(), padding(folder)))
+            }
+            Some("t5") => {
+                let config: T5Config = serde_json::from_value(config).map_err(invalid)?;
+                let encoder = Box::new(config.load(&at, device)?);
+                Ok(Self::T5(
+                    encoder,
+                    Box::new(sentence_pieces(folder)?),
+                    T5_TOKENS,
+                ))
+            }
+            other => Err(format(
+                &file,
+                &format!(
+                    "model_type is {}; expected clip_text_model, clip or t5",
+                    other.unwrap_or("missing")
+                ),
+            )),
+        }
+    }
+
+    fn open_clip(folder: &Path, device: &B::Device) -> Result<Self, WeightsError> {
+        let (file, config) = json(&folder.join("open_clip_config.json"))?;
+        let config: OpenClip =
+            serde_json::from_value(config).map_err(|error| format(&file, &error.to_string()))?;
+        let weights = Weights::open(&find(folder, &OPEN_CLIP)?)?;
+        let tower = config.text().load(&weights.at(""), device)?;
+        Ok(Self::Clip(
+            Box::new(tower),
+            ClipTokenizer::new(),
+            Padding::Zero,
+        ))
+    }
+
+    /// Captions to `[batch, tokens, channels]`, padding included, as the reference keeps it.
+    pub fn encode(&self, captions: &[impl AsRef<str>], device: &B::Device) -> Tensor<B, 3> {
+        let shape = [captions.len(), self.tokens()];
+        let ids = |values: Vec<i64>| -> Tensor<B, 2, Int> {
+            Tensor::from_data(TensorData::new(values, shape), device)
+        };
+        match self {
+            Self::Clip(tower, tokenizer, padding) => {
+                let encode = |text: &str| tokenizer.encode(text, shape[1], *padding);
+                let rows = captions.iter().flat_map(|text| encode(text.as_ref()));
+                tower.forward(ids(rows.collect())).hidden
+            }
+            Self::T5(encoder, tokenizer, tokens) => {
+                let (mut rows, mut masks) = (Vec::new(), Vec::new());
+                for caption in captions {
+                    // What no tokenizer can read is read as nothing.
+                    let encoded = tokenizer.encode(caption.as_ref(), true).ok();
+                    let known = encoded
+                        .as_ref()
+                        .map_or(&[][..], |encoded| encoded.get_ids());
+                    let pad = tokens.saturating_sub(known.len());
+                    rows.extend(known.iter().take(*tokens).map(|&id| i64::from(id)));
+                    rows.extend(std::iter::repeat_n(0, pad));
+                    masks.extend(std::iter::repeat_n(1, tokens - pad));
+                    masks.extend(std::iter::repeat_n(0, pad));
+                }
+                encoder.forward(ids(rows), Some(ids(masks)))
+            }
+        }
+    }
+
+    /// Tokens of a caption.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Clip(tower, ..) => tower.config().tokens,
+            Self::T5(_, _, tokens) => *tokens,
+        }
+    }
+
+    /// Channels of a token's state.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Clip(tower, ..) => tower.config().width,
+            Self::T5(encoder, ..) => encoder.config().d_model,
+        }
+    }
+}
+
+/// `open_clip_config.json`.
+#[derive(Deserialize)]
+struct OpenClip {
+    model_cfg: OpenClipModel,
+}
+
+#[derive(Deserialize)]
+struct OpenClipModel {
+    embed_dim: usize,
+    #[serde(default)]
+    quick_gelu: bool,
+    text_cfg: OpenClipText,
+}
+
+#[derive(Deserialize)]
+struct OpenClipText {
+    #[serde(default = "context_length")]
+    context_length: usize,
+    #[serde(default = "vocab_size")]
+    vocab_size: usize,
+    width: usize,
+    heads: usize,
+    layers: usize,
+    #[serde(default = "mlp_ratio")]
+    mlp_ratio: f64,
+}
+
+fn context_length() -> usize {
+    77
+}
+
+fn vocab_size() -> usize {
+    49_408
+}
+
+fn mlp_ratio() -> f64 {
+    4.0
+}
+
+impl OpenClip {
+    fn text(&self) -> ClipTextConfig {
+        let OpenClipModel {
+            embed_dim,
+            quick_gelu,
+            text_cfg,
+        } = &self.model_cfg;
+        ClipTextConfig {
+            vocabulary: text_cfg.vocab_size,
+            tokens: text_cfg.context_length,
+            width: text_cfg.width,
+            heads: text_cfg.heads,
+            layers: text_cfg.layers,
+            hidden: (text_cfg.width as f64 * text_cfg.mlp_ratio) as usize,
+            projection: Some(*embed_dim),
+            quick_gelu: *quick_gelu,
+            eps: 1e-5,
+            pooling: Pooling::LargestId,
+        }
+    }
+}
+
+/// transformers' `config.json`; what it leaves out is as in CLIP ViT-L/14.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Transformers {
+    architectures: Vec<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    projection_dim: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    eos_token_id: i64,
+}
+
+impl Default for Transformers {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 49_408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            projection_dim: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49_407,
+        }
+    }
+}
+
+fn transformers_clip(mut config: Value) -> serde_json::Result<ClipTextConfig> {
+    let both_towers = config["model_type"] == "clip";
+    if both_towers {
+        let projection = config["projection_dim"].clone();
+        config = config["text_config"].take();
+        if !projection.is_null() {
+            config["projection_dim"] = projection;
+        }
+    }
+    let config: Transformers = serde_json::from_value(config)?;
+    let projects = both_towers
+        || config
+            .architectures
+            .iter()
+            .any(|name| name.ends_with("WithProjection"));
+    Ok(ClipTextConfig {
+        vocabulary: config.vocab_size,
+        tokens: config.max_position_embeddings,
+        width: config.hidden_size,
+        heads: config.num_attention_heads,
+        layers: config.num_hidden_layers,
+        hidden: config.intermediate_size,
+        projection: projects.then_some(config.projection_dim),
+        quick_gelu: config.hidden_act == "quick_gelu",
+        eps: config.layer_norm_eps,
+        // Early configurations say 2, and mean the largest.
+        pooling: match config.eos_token_id {
+            2 => Pooling::LargestId,
+            id => Pooling::First(id),
+        },
+    })
+}
+
+/// Where a tokenizer's files lie: beside the weights, or in diffusers' layout beside their directory.
+fn tokenizer_file(folder: &Path, name: &str) -> Option<PathBuf> {
+    let beside = folder.join("../tokenizer").join(name);
+    [folder.join(name), beside]
+        .into_iter()
+        .find(|path| path.is_file())
+}
+
+/// The padding a tokenizer's configuration asks for: more end tokens, unless it names CLIP's token 0.
+fn padding(folder: &Path) -> Padding {
+    let config = tokenizer_file(folder, "tokenizer_config.json")
+        .or_else(|| tokenizer_file(folder, "special_tokens_map.json"));
+    let pad = config.and_then(|path| Some(json(&path).ok()?.1["pad_token"].clone()));
+    match pad {
+        Some(pad) if pad == "!" || pad["content"] == "!" => Padding::Zero,
+        _ => Padding::End,
+    }
+}
+
+fn sentence_pieces(folder: &Path) -> Result<Tokenizer, WeightsError> {
+    let path = tokenizer_file(folder, "tokenizer.json")
+        .ok_or_else(|| format(folder, "no tokenizer.json in this directory"))?;
+    let mut tokenizer =
+        Tokenizer::from_file(&path).map_err(|error| format(&path, &error.to_string()))?;
+    let truncation = TruncationParams {
+        max_length: T5_TOKENS,
+        ..TruncationParams::default()
+    };
+    tokenizer
+        .with_truncation(Some(truncation))
+        .map_err(|error| format(&path, &error.to_string()))?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_are_read_as_their_libraries_read_them() {
+        let dfn = r#"{"model_cfg": {"embed_dim": 1024, "quick_gelu": true, "vision_cfg": {"layers": 32},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 1024, "heads": 16, "layers": 24}},
+            "preprocess_cfg": {}}"#;
+        let config: OpenClip = serde_json::from_str(dfn).unwrap();
+        assert_eq!(config.text(), ClipTextConfig::vit_h_14());
+
+        // CLIP ViT-L/14 as Stable Diffusion 1 ships it.
+        let text = serde_json::json!({
+            "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "eos_token_id": 2,
+            "hidden_act": "quick_gelu", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+            "num_hidden_layers": 12, "projection_dim": 768, "vocab_size": 49408,
+        });
+        let config = transformers_clip(text.clone()).unwrap();
+        assert_eq!((config.width, config.projection), (768, None));
+        assert_eq!(config.pooling, Pooling::LargestId);
+        // The same inside a model of both towers.
+        let both =
+            serde_json::json!({"model_type": "clip", "projection_dim": 640, "text_config": text});
+        let both = transformers_clip(both).unwrap();
+        assert_eq!((both.width, both.projection), (768, Some(640)));
+    }
+}

@@ -1,0 +1,66 @@
+//! The frozen networks a run's pictures need, opened when they are.
+
+use crate::{error::TrainError, recipe::EncoderConfig};
+use microdit::DitBackend;
+use microdit_encoders::{text::TextEncoder, vae::Vae};
+use std::sync::Arc;
+
+/// A VAE and a text encoder, if they are there.
+#[derive(Clone, Debug)]
+pub struct Encoders<B: DitBackend> {
+    vae: Option<Arc<Vae<B>>>,
+    text: Option<Arc<TextEncoder<B>>>,
+}
+
+impl<B: DitBackend> Default for Encoders<B> {
+    fn default() -> Self {
+        let (vae, text) = (None, None);
+        Self { vae, text }
+    }
+}
+
+impl<B: DitBackend> Encoders<B> {
+    /// Opens those that are named.
+    ///
+    /// # Errors
+    /// Missing or damaged files, and weights that do not fit their configuration.
+    pub fn open(config: &EncoderConfig, device: &B::Device) -> Result<Self, TrainError> {
+        Self::default().or_open(config, device)
+    }
+
+    /// Opens those that are named and not there yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn or_open(
+        mut self,
+        config: &EncoderConfig,
+        device: &B::Device,
+    ) -> Result<Self, TrainError> {
+        if let (None, Some(path)) = (&self.vae, &config.vae) {
+            self.vae = Some(Arc::new(Vae::open(path, device)?));
+        }
+        if let (None, Some(path)) = (&self.text, &config.text) {
+            self.text = Some(Arc::new(TextEncoder::open(path, device)?));
+        }
+        Ok(self)
+    }
+
+    /// The VAE.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn vae(&self) -> Result<Arc<Vae<B>>, TrainError> {
+        let missing = TrainError::NoEncoder("VAE", "encoders.vae", "--vae");
+        self.vae.clone().ok_or(missing)
+    }
+
+    /// The text encoder.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn text(&self) -> Result<Arc<TextEncoder<B>>, TrainError> {
+        let missing = TrainError::NoEncoder("text encoder", "encoders.text", "--text-encoder");
+        self.text.clone().ok_or(missing)
+    }
+}
