@@ -1,10 +1,12 @@
 //! The `microdit` command: one thin file per subcommand.
 
 mod convert;
+mod data;
 mod device;
 mod plan;
 mod recipe;
 mod sample;
+mod signal;
 mod train;
 
 /// A line on the standard output, which a run outlives: whoever read it may have gone (`microdit train ... | head`).
@@ -34,6 +36,8 @@ enum Command {
     Plan(plan::PlanCommand),
     Convert(convert::Convert),
     #[command(subcommand)]
+    Data(data::DataCommand),
+    #[command(subcommand)]
     Recipe(recipe::RecipeCommand),
 }
 
@@ -53,6 +57,7 @@ fn main() -> miette::Result<()> {
         Command::Sample(sample) => sample.run(),
         Command::Plan(plan) => plan.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
     })
 }

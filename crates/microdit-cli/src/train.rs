@@ -4,6 +4,7 @@ use crate::{
     device::{Device, Devices, on_device, parse_devices},
     sample::{draw, save},
     say,
+    signal::stop_on_signal,
 };
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,15 +18,11 @@ use microdit_train::{
     sampling::Painter,
     trainer::{Ending, Session, train},
 };
-use miette::{IntoDiagnostic, WrapErr, miette};
+use miette::{IntoDiagnostic, miette};
 use serde::Serialize;
 use std::{
-    io::{IsTerminal, Write as _},
+    io::IsTerminal,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -123,7 +120,7 @@ impl Train {
             };
             run.describe(&process).into_diagnostic()?;
         }
-        let stop = stop_on_signal()?;
+        let stop = stop_on_signal("saving the state after this step")?;
         let nodes = nodes.map(Nodes::join).transpose().into_diagnostic()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
         let session = Session {
@@ -185,24 +182,6 @@ impl Train {
             }
         }
     }
-}
-
-/// The first Ctrl-C or SIGTERM asks the trainer to stop, the second ends the process.
-fn stop_on_signal() -> miette::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        let _ = writeln!(
-            std::io::stderr(),
-            "saving the state after this step; press Ctrl-C again to quit at once"
-        );
-    })
-    .into_diagnostic()
-    .wrap_err("Ctrl-C cannot be handled")?;
-    Ok(stop)
 }
 
 fn default_run(recipe: &Recipe) -> PathBuf {

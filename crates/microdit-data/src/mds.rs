@@ -89,6 +89,11 @@ impl MdsShard {
         self.entry.samples as usize
     }
 
+    /// Names of its columns.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.entry.column_names.iter().map(String::as_str)
+    }
+
     /// Reads all samples.
     ///
     /// # Errors

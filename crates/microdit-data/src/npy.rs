@@ -1,5 +1,6 @@
 //! Arrays of 16- or 32-bit floats in NumPy's format.
 
+use crate::sample::Stored;
 use half::f16;
 use npyz::NpyFile;
 
@@ -48,6 +49,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
         other => return Err(format!("its type is {other}; expected <f2 or <f4")),
     };
     Ok(Array { shape, values })
+}
+
+/// Reads an array of whatever shape it has; one whose shape is not stored becomes a row.
+pub(crate) fn read_any(stored: &Stored) -> Result<Array, String> {
+    match stored {
+        Stored::Npy(file) => read(file),
+        Stored::Halves(bytes) => read_halves(bytes, &[bytes.len() / 2]),
+    }
 }
 
 /// Reads 16-bit floats of the given shape.

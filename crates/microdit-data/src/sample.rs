@@ -79,7 +79,49 @@ pub enum DataError {
     /// Too many samples in a row could not be decoded.
     #[error("{0} samples in a row could not be decoded; the warnings name some")]
     NothingDecodes(usize),
+    /// A file could not be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        error: std::io::Error,
+    },
+    /// A directory of latents was begun with other settings.
+    #[error(
+        "{} says that this directory was begun with other shards, sizes, seed or encoders; go on with the same ones, or choose another directory", path.display()
+    )]
+    OtherSettings {
+        /// The file that says so.
+        path: PathBuf,
+    },
+    /// A directory to write to holds something.
+    #[error("{} is not empty; choose a new directory, or remove this one", .0.display())]
+    InUse(PathBuf),
+    /// Shards are still to be made.
+    #[error(
+        "{}: the shards made of {} of {of} sources are missing ({}{}); run the same precompute command again", folder.display(), missing.len(),
+        missing[..missing.len().min(5)].join(", "), if missing.len() > 5 { ", ..." } else { "" }
+    )]
+    Unfinished {
+        /// The directory.
+        folder: PathBuf,
+        /// Names of the shards of pictures.
+        missing: Vec<String>,
+        /// Shards of pictures.
+        of: usize,
+    },
     /// The loader's thread ended early.
     #[error("the loader stopped unexpectedly; this is a bug, please report it")]
     Stopped,
+}
+
+impl DataError {
+    /// An operating system's error at `path`.
+    pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |error| Self::Io {
+            path: path.to_owned(),
+            error,
+        }
+    }
 }

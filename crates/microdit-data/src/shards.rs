@@ -5,7 +5,10 @@ use crate::{
     sample::{DataError, Image, Position, Sample, Stored},
 };
 use microdit::rng::{Purpose, Stream};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 use webdataset::{NodeSplit, WebDataset};
 
 /// Extensions of images, in the order they are looked for.
@@ -132,6 +135,25 @@ impl Shard {
         }
     }
 
+    /// Names of the members or columns of its first sample.
+    ///
+    /// # Errors
+    /// An unreadable shard.
+    pub fn names(&self) -> Result<BTreeSet<String>, DataError> {
+        match self {
+            Self::Tar(path) => {
+                let first = tar(path)?.iter().next();
+                let Some(first) = first else {
+                    return Ok(BTreeSet::new());
+                };
+                let first = first.map_err(|error| unreadable(path, &error))?;
+                let names = first.keys().filter(|name| !name.starts_with("__"));
+                Ok(names.map(str::to_owned).collect())
+            }
+            Self::Mds(shard) => Ok(shard.columns().map(str::to_owned).collect()),
+        }
+    }
+
     /// Hands every sample to `take` by its key, or what it lacks.
     ///
     /// # Errors
@@ -143,18 +165,8 @@ impl Shard {
     ) -> Result<(), DataError> {
         match self {
             Self::Tar(path) => {
-                let unreadable = |error: &dyn std::fmt::Display| DataError::Unreadable {
-                    shard: path.clone(),
-                    message: error.to_string(),
-                };
-                let dataset = WebDataset::builder_verbatim([path.to_string_lossy()])
-                    .node_split(NodeSplit::None)
-                    .worker_split(false)
-                    .empty_check(false)
-                    .build()
-                    .map_err(|error| unreadable(&error))?;
-                for entry in dataset.iter() {
-                    let entry = entry.map_err(|error| unreadable(&error))?;
+                for entry in tar(path)?.iter() {
+                    let entry = entry.map_err(|error| unreadable(path, &error))?;
                     let key = entry.key().unwrap_or_default();
                     let part = |name: &str| Some(entry.get_first(&[name])?.as_bytes()?.to_vec());
                     take(key, members.of_tar(key, part));
@@ -222,6 +234,22 @@ impl Members {
                 "KEY.latent-{size}.npy and KEY.caption.npy, or columns latents_{size} and caption_latents"
             ),
         }
+    }
+}
+
+fn tar(path: &Path) -> Result<WebDataset, DataError> {
+    WebDataset::builder_verbatim([path.to_string_lossy()])
+        .node_split(NodeSplit::None)
+        .worker_split(false)
+        .empty_check(false)
+        .build()
+        .map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DataError {
+    DataError::Unreadable {
+        shard: path.to_owned(),
+        message: error.to_string(),
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Purpose {
     Synthetic = 8,
     /// Vectors of the hashed-word caption encoder; `sample` is the word's hash.
     Word = 9,
+    /// Draws from a VAE's posterior; `step` is the side of the image, `sample` shard and place.
+    Posterior = 10,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

@@ -54,15 +54,17 @@ impl<B: DitBackend> TextEncoder<B> {
         match config["model_type"].as_str() {
             Some("clip_text_model" | "clip") => {
                 let config = transformers_clip(config).map_err(invalid)?;
+                knows_all_tokens(&file, config.vocabulary)?;
                 let tower = Box::new(config.load(&at, device)?);
                 Ok(Self::Clip(tower, ClipTokenizer::new(), padding(folder)))
             }
             Some("t5") => {
                 let config: T5Config = serde_json::from_value(config).map_err(invalid)?;
+                let vocabulary = config.vocab_size;
                 let encoder = Box::new(config.load(&at, device)?);
                 Ok(Self::T5(
                     encoder,
-                    Box::new(sentence_pieces(folder)?),
+                    Box::new(sentence_pieces(folder, vocabulary)?),
                     T5_TOKENS,
                 ))
             }
@@ -81,7 +83,9 @@ impl<B: DitBackend> TextEncoder<B> {
         let config: OpenClip =
             serde_json::from_value(config).map_err(|error| format(&file, &error.to_string()))?;
         let weights = Weights::open(&find(folder, &OPEN_CLIP)?)?;
-        let tower = config.text().load(&weights.at(""), device)?;
+        let config = config.text();
+        knows_all_tokens(&file, config.vocabulary)?;
+        let tower = config.load(&weights.at(""), device)?;
         Ok(Self::Clip(
             Box::new(tower),
             ClipTokenizer::new(),
@@ -266,6 +270,18 @@ fn transformers_clip(mut config: Value) -> serde_json::Result<ClipTextConfig> {
     })
 }
 
+/// An id beyond the table of tokens would have no state.
+fn knows_all_tokens(file: &Path, vocabulary: usize) -> Result<(), WeightsError> {
+    if vocabulary > ClipTokenizer::END as usize {
+        return Ok(());
+    }
+    let least = ClipTokenizer::END + 1;
+    Err(format(
+        file,
+        &format!("{vocabulary} tokens; CLIP's tokenizer knows {least}"),
+    ))
+}
+
 /// Where a tokenizer's files lie: beside the weights, or in diffusers' layout beside their directory.
 fn tokenizer_file(folder: &Path, name: &str) -> Option<PathBuf> {
     let beside = folder.join("../tokenizer").join(name);
@@ -285,11 +301,18 @@ fn padding(folder: &Path) -> Padding {
     }
 }
 
-fn sentence_pieces(folder: &Path) -> Result<Tokenizer, WeightsError> {
+fn sentence_pieces(folder: &Path, vocabulary: usize) -> Result<Tokenizer, WeightsError> {
     let path = tokenizer_file(folder, "tokenizer.json")
         .ok_or_else(|| format(folder, "no tokenizer.json in this directory"))?;
     let mut tokenizer =
         Tokenizer::from_file(&path).map_err(|error| format(&path, &error.to_string()))?;
+    let known = tokenizer.get_vocab_size(true);
+    if known > vocabulary {
+        return Err(format(
+            &path,
+            &format!("{known} tokens; the encoder knows {vocabulary}"),
+        ));
+    }
     let truncation = TruncationParams {
         max_length: T5_TOKENS,
         ..TruncationParams::default()

@@ -1,0 +1,146 @@
+//! `microdit data inspect`: what a dataset holds.
+
+use super::counter;
+use crate::{
+    device::{Device, on_device},
+    say,
+};
+use burn::tensor::{Tensor, TensorData};
+use image::RgbImage;
+use microdit::DitBackend;
+use microdit_data::{Glimpse, Inspection, inspect};
+use microdit_encoders::{
+    grid, save_png,
+    vae::{Vae, pictures},
+};
+use miette::{IntoDiagnostic, WrapErr};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Count, measure and check the samples of shards, and look at some.
+#[derive(clap::Args)]
+pub(crate) struct Inspect {
+    /// A tar, a pattern such as train-{000..009}.tar, or a directory of shards
+    shards: String,
+    /// Picture to write with some of the samples
+    #[arg(long)]
+    sheet: Option<PathBuf>,
+    /// Samples on that picture
+    #[arg(long, default_value_t = 64)]
+    samples: usize,
+    /// Directory of the VAE that decodes latents for it
+    #[arg(long)]
+    vae: Option<PathBuf>,
+    /// Answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// Device to decode on
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        let wanted = if self.sheet.is_some() {
+            self.samples
+        } else {
+            0
+        };
+        let bar = counter("inspected shards:");
+        let inspected = inspect(&self.shards, wanted, |shards| {
+            bar.set_position(shards as u64)
+        });
+        bar.finish_and_clear();
+        let (inspection, glimpses) = inspected.into_diagnostic()?;
+        if self.json {
+            let text = serde_json::to_string_pretty(&inspection).into_diagnostic()?;
+            say!("{text}");
+        } else {
+            describe(&inspection);
+        }
+        if let Some(path) = &self.sheet {
+            let images = on_device!(self.device, Inner => self.look_at::<Inner>(glimpses, Default::default()))?;
+            let columns = (images.len() as f64).sqrt().ceil() as usize;
+            save_png(&grid(&images, columns), path, &[])
+                .into_diagnostic()
+                .wrap_err_with(|| format!("{} could not be written", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn look_at<B: DitBackend>(
+        &self,
+        glimpses: Vec<Glimpse>,
+        device: B::Device,
+    ) -> miette::Result<Vec<RgbImage>> {
+        let vae = self.vae.as_ref().map(|path| Vae::<B>::open(path, &device));
+        let vae = vae.transpose().into_diagnostic()?;
+        let mut images = Vec::with_capacity(glimpses.len());
+        for glimpse in glimpses {
+            match (glimpse, &vae) {
+                (Glimpse::Picture(image), _) => images.push(image),
+                (Glimpse::Latent([channels, height, width], values), Some(vae))
+                    if channels == vae.latent_channels() =>
+                {
+                    let data = TensorData::new(values, [1, channels, height, width]);
+                    images.extend(pictures(vae.decode(Tensor::from_data(data, &device))));
+                }
+                (Glimpse::Latent(shape, _), Some(_)) => {
+                    return Err(miette::miette!(
+                        "latents of shape {shape:?} are not this VAE's"
+                    ));
+                }
+                (Glimpse::Latent(..), None) => {
+                    return Err(miette::miette!("a picture of latents needs --vae"));
+                }
+            }
+        }
+        Ok(images)
+    }
+}
+
+fn describe(found: &Inspection) {
+    let list = |entries: &BTreeMap<String, u64>| {
+        let mut entries: Vec<_> = entries.iter().collect();
+        entries.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let more = entries.len().saturating_sub(5);
+        let shown = entries
+            .iter()
+            .take(5)
+            .map(|(what, count)| format!("{what} ({count})"));
+        let mut text = shown.collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            text += &format!(" and {more} more");
+        }
+        text
+    };
+    say!("members    {}", found.contents.join(", "));
+    say!("shards     {}, {} MiB", found.shards, found.bytes >> 20);
+    say!("samples    {}", found.samples);
+    say!("sizes      {}", list(&found.sizes));
+    if !found.captions.is_empty() {
+        say!("captions   {}", list(&found.captions));
+        say!(
+            "values     mean {:.4}, deviation {:.4}",
+            found.latents.mean,
+            found.latents.std
+        );
+    }
+    let length = found.caption_length;
+    say!(
+        "texts      {} to {} characters, {} in the middle",
+        length.least,
+        length.most,
+        length.median
+    );
+    let damaged: u64 = found.damaged.values().sum();
+    say!("damaged    {damaged}");
+    for (what, count) in &found.damaged {
+        say!("  {count} with {what}");
+    }
+    for example in &found.examples {
+        say!("  {example}");
+    }
+    for broken in &found.broken_shards {
+        say!("  shard {broken}");
+    }
+}

@@ -1,0 +1,36 @@
+//! `microdit data`: from collected pictures to what is trained on.
+
+mod inspect;
+mod precompute;
+mod prepare;
+
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Prepare, pre-compute and inspect datasets.
+#[derive(Subcommand)]
+pub(crate) enum DataCommand {
+    Prepare(prepare::Prepare),
+    Precompute(precompute::Precompute),
+    Index(precompute::Index),
+    Inspect(inspect::Inspect),
+}
+
+impl DataCommand {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        match self {
+            Self::Prepare(prepare) => prepare.run(),
+            Self::Precompute(precompute) => precompute.run(),
+            Self::Index(index) => index.run(),
+            Self::Inspect(inspect) => inspect.run(),
+        }
+    }
+}
+
+/// A counter of unknown length, with its speed.
+fn counter(what: &str) -> ProgressBar {
+    let template = format!("{what} {{human_pos}} samples, {{per_sec}}");
+    let style = ProgressStyle::with_template(&template);
+    let bar = ProgressBar::no_length();
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
