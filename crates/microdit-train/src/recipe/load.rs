@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// Keys that belong to the run; all others are a stage's.
-const RUN_KEYS: [&str; 8] = [
+const RUN_KEYS: [&str; 9] = [
     "name",
     "seed",
     "sampling",
+    "encoders",
     "log_every",
     "checkpoints",
     "max_broken_steps",
