@@ -3,6 +3,7 @@
 mod convert;
 mod data;
 mod device;
+mod fetch;
 mod plan;
 mod recipe;
 mod sample;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Sample(sample::Sample),
+    Fetch(fetch::Fetch),
     Plan(plan::PlanCommand),
     Convert(convert::Convert),
     #[command(subcommand)]
@@ -55,6 +57,7 @@ fn main() -> miette::Result<()> {
     rayon::scope(|_| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
+        Command::Fetch(fetch) => fetch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Convert(convert) => convert.run(),
         Command::Data(data) => data.run(),

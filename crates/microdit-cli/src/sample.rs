@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{DitBackend, DitConfig, diffusion::edm::Edm};
-use microdit_encoders::{grid, save_png};
+use microdit_encoders::{grid, hub::locate, save_png};
 use microdit_train::{
     encoders::Encoders,
     recipe::{EncoderConfig, SamplingConfig},
@@ -24,7 +24,7 @@ pub(crate) struct Sample {
     /// Run directory that `microdit train` wrote
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Weights of the network, .safetensors or .pt
+    /// Weights of the network, .safetensors or .pt, or a name such as microdit-xl2
     #[arg(long, requires_all = ["vae", "text_encoder"])]
     weights: Option<PathBuf>,
     /// Architecture of --weights
@@ -33,10 +33,10 @@ pub(crate) struct Sample {
     /// Side of the pictures of --weights in pixels
     #[arg(long, default_value_t = 512, conflicts_with = "run")]
     size: usize,
-    /// Directory of the VAE, as diffusers saves it [default: the recipe's]
+    /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's]
     #[arg(long)]
     vae: Option<PathBuf>,
-    /// Directory of the text encoder, as open_clip or transformers save it [default: the recipe's]
+    /// Directory of the text encoder, as open_clip or transformers save it, or a name such as dfn-clip-h14 [default: the recipe's]
     #[arg(long)]
     text_encoder: Option<PathBuf>,
     /// What to draw; may be given several times [default: the recipe's prompts]
@@ -112,7 +112,8 @@ impl Sample {
                 (painter, recipe.run.sampling)
             }
             (None, Some(weights)) => {
-                let painter = self.painter(weights, &encoders, device)?;
+                let weights = locate(weights).into_diagnostic()?;
+                let painter = self.painter(&weights, &encoders, device)?;
                 (painter, SamplingConfig::default())
             }
             (None, None) => unreachable!("clap requires one of them"),

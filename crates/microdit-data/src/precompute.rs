@@ -90,6 +90,11 @@ pub fn precompute<B: DitBackend>(
     device: &B::Device,
     mut progress: impl FnMut(Precomputed),
 ) -> Result<Precomputed, DataError> {
+    let multiple = vae.shrinks_by();
+    let fits = |size: &u32| *size > 0 && (*size as usize).is_multiple_of(multiple);
+    if let Some(&size) = config.sizes.iter().find(|size| !fits(size)) {
+        return Err(DataError::Size { size, multiple });
+    }
     std::fs::create_dir_all(out).map_err(DataError::io(out))?;
     let settings = Settings::new(shards, vae, text, config);
     settings.agree_with(out)?;
@@ -268,6 +273,8 @@ impl<B: DitBackend> Encoder<'_, B> {
         if finished {
             let report = writer.finish(rejected)?;
             write_json(&sidecar(out, i), &report)?;
+        } else {
+            writer.abandon();
         }
         Ok(finished)
     }

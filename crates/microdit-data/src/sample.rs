@@ -95,6 +95,14 @@ pub enum DataError {
         /// The file that says so.
         path: PathBuf,
     },
+    /// A size the VAE cannot encode.
+    #[error("images of {size} pixels cannot be encoded; expected a multiple of {multiple}")]
+    Size {
+        /// The side of the images.
+        size: u32,
+        /// Pixels of the image to one of the latent.
+        multiple: usize,
+    },
     /// A directory to write to holds something.
     #[error("{} is not empty; choose a new directory, or remove this one", .0.display())]
     InUse(PathBuf),

@@ -123,6 +123,12 @@ impl ShardWriter {
         self.tar.get_ref().bytes
     }
 
+    /// Removes what has been written.
+    pub(crate) fn abandon(self) {
+        // Left behind, it would be overwritten.
+        let _ = std::fs::remove_file(&self.part);
+    }
+
     /// Flushes the tar to the disk and moves it to its place.
     pub(crate) fn finish(self, rejected: BTreeMap<String, u64>) -> Result<ShardReport, DataError> {
         let finish = || -> io::Result<(u64, String)> {

@@ -3,6 +3,7 @@
 
 mod grid;
 mod hashed_words;
+pub mod hub;
 mod labelled;
 mod layers;
 mod pixels;

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
@@ -32,8 +32,8 @@ use std::{
 pub struct Weights {
     source: Source,
     origin: String,
-    /// Names asked for.
-    read: RefCell<BTreeSet<String>>,
+    /// Names and shapes asked for.
+    read: RefCell<BTreeMap<String, Vec<usize>>>,
 }
 
 #[derive(Debug)]
@@ -87,6 +87,19 @@ impl Weights {
             origin,
             read: RefCell::default(),
         }
+    }
+
+    /// Writes the tensors that have been read to a safetensors file of float type `dtype`: of a file with several networks,
+    /// those of the network that was loaded.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_read(&self, path: &Path, dtype: DType) -> Result<(), WeightsError> {
+        let read = self.read.borrow();
+        let tensors = read
+            .iter()
+            .filter_map(|(name, shape)| Some((name.clone(), self.data(name, shape)?)));
+        StateDict::from_tensors(tensors).write_safetensors(path, dtype, HashMap::new())
     }
 
     /// The tensors under `prefix.`, or all for an empty one.
@@ -183,7 +196,7 @@ impl<'a> At<'a> {
             let misshapen = vec![(name, shape.to_vec(), data.shape.to_vec())];
             return Err(weights.mismatch(Vec::new(), Vec::new(), misshapen));
         }
-        weights.read.borrow_mut().insert(name);
+        weights.read.borrow_mut().insert(name, shape.to_vec());
         Ok(Tensor::from_data(data, device))
     }
 
@@ -197,7 +210,7 @@ impl<'a> At<'a> {
         let read = self.weights.read.borrow();
         let left = |name: &&str| {
             let own = name.strip_prefix(&prefix);
-            own.is_some_and(|own| !foreign(own)) && !read.contains(*name)
+            own.is_some_and(|own| !foreign(own)) && !read.contains_key(*name)
         };
         let surplus: Vec<String> = self
             .weights
@@ -349,7 +362,6 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 mod tests {
     use super::*;
     use burn_flex::Flex;
-    use std::collections::HashMap;
 
     fn state(names: &[&str]) -> StateDict {
         StateDict::from_tensors(names.iter().enumerate().map(|(i, name)| {
@@ -383,6 +395,18 @@ mod tests {
             assert_eq!(values(&weights, name).unwrap(), [0.5, -2.0]);
         }
         weights.at("").all_read(|_| false).unwrap();
+    }
+
+    #[test]
+    fn what_was_read_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let random = Weights::random(3);
+        let expected = values(&random, "norm.bias").unwrap();
+        random.write_read(&path, DType::F32).unwrap();
+        let written = Weights::open(&path).unwrap();
+        assert_eq!(values(&written, "norm.bias").unwrap(), expected);
+        written.at("").all_read(|_| false).unwrap();
     }
 
     #[test]

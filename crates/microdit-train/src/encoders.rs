@@ -2,7 +2,7 @@
 
 use crate::{error::TrainError, recipe::EncoderConfig};
 use microdit::DitBackend;
-use microdit_encoders::{text::TextEncoder, vae::Vae};
+use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use std::sync::Arc;
 
 /// A VAE and a text encoder, if they are there.
@@ -38,10 +38,10 @@ impl<B: DitBackend> Encoders<B> {
         device: &B::Device,
     ) -> Result<Self, TrainError> {
         if let (None, Some(path)) = (&self.vae, &config.vae) {
-            self.vae = Some(Arc::new(Vae::open(path, device)?));
+            self.vae = Some(Arc::new(Vae::open(&locate(path)?, device)?));
         }
         if let (None, Some(path)) = (&self.text, &config.text) {
-            self.text = Some(Arc::new(TextEncoder::open(path, device)?));
+            self.text = Some(Arc::new(TextEncoder::open(&locate(path)?, device)?));
         }
         Ok(self)
     }

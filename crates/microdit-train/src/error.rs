@@ -1,5 +1,6 @@
 //! What can go wrong between a recipe and a finished run.
 
+use microdit_encoders::hub::HubError;
 use std::path::{Path, PathBuf};
 
 /// A run that cannot start or go on: what, where, and the way out.
@@ -65,6 +66,9 @@ pub enum TrainError {
         /// File of the batches.
         batches: PathBuf,
     },
+    /// An encoder is not here.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Pictures need an encoder nobody named.
     #[error("no pictures without a {0}: name it in the recipe ({1}) or with {2}")]
     NoEncoder(&'static str, &'static str, &'static str),

@@ -72,8 +72,15 @@ impl<B: DitBackend> Painter<B> {
             CodecConfig::Pixels { scale } => Eyes::Pixels(PixelCodec { scale }),
             CodecConfig::Latents => Eyes::Vae(encoders.vae()?),
         };
-        let model = stage.model.clone();
-        Self::fitting(model, stage.diffusion, dit, words, eyes, device)
+        fits(&stage.model, &words, &eyes)?;
+        Ok(Self {
+            model: stage.model.clone(),
+            diffusion: stage.diffusion,
+            dit,
+            words,
+            eyes,
+            device,
+        })
     }
 
     /// A painter over published weights, of a network of configuration `model` that was trained with `diffusion`.
@@ -89,36 +96,8 @@ impl<B: DitBackend> Painter<B> {
     ) -> Result<Self, TrainError> {
         let words = Words::Network(encoders.text()?);
         let eyes = Eyes::Vae(encoders.vae()?);
+        fits(&model, &words, &eyes)?;
         let dit = StateDict::read(weights)?.load_into(model.init(0, &device)?, &device)?;
-        Self::fitting(model, diffusion, dit, words, eyes, device)
-    }
-
-    fn fitting(
-        model: DitConfig,
-        diffusion: Edm,
-        dit: Dit<B>,
-        words: Words<B>,
-        eyes: Eyes<B>,
-        device: B::Device,
-    ) -> Result<Self, TrainError> {
-        if let Words::Network(encoder) = &words
-            && encoder.channels() != model.caption_channels
-        {
-            return Err(TrainError::Misfit {
-                what: "text encoder",
-                channels: encoder.channels(),
-                expected: model.caption_channels,
-            });
-        }
-        if let Eyes::Vae(vae) = &eyes
-            && vae.latent_channels() != model.in_channels
-        {
-            return Err(TrainError::Misfit {
-                what: "VAE",
-                channels: vae.latent_channels(),
-                expected: model.in_channels,
-            });
-        }
         Ok(Self {
             model,
             diffusion,
@@ -239,4 +218,27 @@ impl<B: DitBackend> Painter<B> {
             }
         }
     }
+}
+
+/// Checks that the encoders speak of what the network was trained on.
+fn fits<B: DitBackend>(
+    model: &DitConfig,
+    words: &Words<B>,
+    eyes: &Eyes<B>,
+) -> Result<(), TrainError> {
+    let misfit = |what, channels, expected| match channels == expected {
+        true => Ok(()),
+        false => Err(TrainError::Misfit {
+            what,
+            channels,
+            expected,
+        }),
+    };
+    if let Words::Network(encoder) = words {
+        misfit("text encoder", encoder.channels(), model.caption_channels)?;
+    }
+    if let Eyes::Vae(vae) = eyes {
+        misfit("VAE", vae.latent_channels(), model.in_channels)?;
+    }
+    Ok(())
 }

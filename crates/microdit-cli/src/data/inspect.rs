@@ -10,7 +10,9 @@ use image::RgbImage;
 use microdit::DitBackend;
 use microdit_data::{Glimpse, Inspection, inspect};
 use microdit_encoders::{
-    grid, save_png,
+    grid,
+    hub::locate,
+    save_png,
     vae::{Vae, pictures},
 };
 use miette::{IntoDiagnostic, WrapErr};
@@ -27,7 +29,7 @@ pub(crate) struct Inspect {
     /// Samples on that picture
     #[arg(long, default_value_t = 64)]
     samples: usize,
-    /// Directory of the VAE that decodes latents for it
+    /// VAE that decodes latents for it: its directory, or a name such as sdxl-vae
     #[arg(long)]
     vae: Option<PathBuf>,
     /// Answer as JSON
@@ -72,8 +74,13 @@ impl Inspect {
         glimpses: Vec<Glimpse>,
         device: B::Device,
     ) -> miette::Result<Vec<RgbImage>> {
-        let vae = self.vae.as_ref().map(|path| Vae::<B>::open(path, &device));
-        let vae = vae.transpose().into_diagnostic()?;
+        let vae = match &self.vae {
+            Some(name) => {
+                let path = locate(name).into_diagnostic()?;
+                Some(Vae::<B>::open(&path, &device).into_diagnostic()?)
+            }
+            None => None,
+        };
         let mut images = Vec::with_capacity(glimpses.len());
         for glimpse in glimpses {
             match (glimpse, &vae) {

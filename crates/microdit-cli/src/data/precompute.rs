@@ -8,7 +8,7 @@ use crate::{
 };
 use microdit::DitBackend;
 use microdit_data::{DatasetIndex, Members, PrecomputeConfig, Shards, index, precompute};
-use microdit_encoders::{text::TextEncoder, vae::Vae};
+use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use miette::IntoDiagnostic;
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,10 @@ pub(crate) struct Precompute {
     /// Directory to write to, or to go on in
     #[arg(long)]
     out: PathBuf,
-    /// Directory of the VAE, as diffusers saves it
+    /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae
     #[arg(long)]
     vae: PathBuf,
-    /// Directory of the text encoder, as open_clip or transformers save it
+    /// Directory of the text encoder, as open_clip or transformers save it, or a name such as dfn-clip-h14
     #[arg(long)]
     text_encoder: PathBuf,
     /// Sides of the square images in pixels; a latent is made for each
@@ -63,8 +63,10 @@ impl Precompute {
 
     fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
         let shards = Shards::open(&self.shards, Members::Pictures).into_diagnostic()?;
-        let vae = Vae::<B>::open(&self.vae, &device).into_diagnostic()?;
-        let text = TextEncoder::<B>::open(&self.text_encoder, &device).into_diagnostic()?;
+        let vae =
+            Vae::<B>::open(&locate(&self.vae).into_diagnostic()?, &device).into_diagnostic()?;
+        let text = TextEncoder::<B>::open(&locate(&self.text_encoder).into_diagnostic()?, &device)
+            .into_diagnostic()?;
         let config = PrecomputeConfig {
             sizes: self.sizes,
             batch: self.batch,

@@ -3,6 +3,9 @@
 mod bad_input;
 mod common;
 mod convert;
+mod encoders;
+mod fetch;
+mod latents;
 mod readme;
 mod recipes;
 mod resume;

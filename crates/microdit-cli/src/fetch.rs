@@ -1,0 +1,73 @@
+//! `microdit fetch`: published models onto this machine.
+
+use crate::say;
+use clap::builder::PossibleValuesParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use microdit_encoders::hub::{PUBLISHED, Report, fetch, locate, published};
+use miette::IntoDiagnostic;
+use std::path::Path;
+
+/// Download published models into the Hugging Face cache, verified; what is there already stays.
+///
+/// HF_HOME names the cache, HF_ENDPOINT a mirror, HF_TOKEN the reader of private models; with HF_HUB_OFFLINE=1 nothing is
+/// downloaded.
+#[derive(clap::Args)]
+pub(crate) struct Fetch {
+    /// Models
+    #[arg(required_unless_present_any = ["list", "repository"], value_parser = PossibleValuesParser::new(names()))]
+    models: Vec<String>,
+    /// Any other model of the hub, as OWNER/NAME, with --file
+    #[arg(long, requires = "file")]
+    repository: Option<String>,
+    /// Files of --repository; may be given several times
+    #[arg(long, requires = "repository")]
+    file: Vec<String>,
+    /// Say what the models are
+    #[arg(long)]
+    list: bool,
+}
+
+fn names() -> Vec<&'static str> {
+    PUBLISHED.iter().map(|model| model.name).collect()
+}
+
+impl Fetch {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        if self.list {
+            for model in PUBLISHED {
+                say!("{:<14} {} ({})", model.name, model.about, model.repository);
+            }
+        }
+        let mut report = Bar(ProgressBar::hidden());
+        for model in self.models.iter().filter_map(|name| published(name)) {
+            fetch(model.repository, model.files, &mut report).into_diagnostic()?;
+            let place = locate(Path::new(model.name)).into_diagnostic()?;
+            say!("{}: {}", model.name, place.display());
+        }
+        if let Some(repository) = &self.repository {
+            let files: Vec<&str> = self.file.iter().map(String::as_str).collect();
+            for path in fetch(repository, &files, &mut report).into_diagnostic()? {
+                say!("{}", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A bar per file.
+struct Bar(ProgressBar);
+
+impl Report for Bar {
+    fn begin(&mut self, file: &str, bytes: usize) {
+        let template = "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        let style = ProgressStyle::with_template(template);
+        let bar = ProgressBar::new(bytes as u64);
+        self.0 = bar
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message(file.to_owned());
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.0.inc(bytes as u64);
+    }
+}
