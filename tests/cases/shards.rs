@@ -42,9 +42,10 @@ pub(super) fn mds(path: &Path, report: &mut Report) {
         shape: [channels, height, width],
         caption: [states.shape[1], states.shape[2]],
         threads: 2,
+        max_damage: 0.0,
     };
     let source = Source::Shards(shards.unwrap_or_else(|error| panic!("{error}")));
-    let batch = Loader::new(source, config, Position::default()).next_batch();
+    let batch = Loader::new(source, config, &Position::default()).next_batch();
     let batch = batch.unwrap_or_else(|error| panic!("{error}"));
     let Captions::Vectors(vectors) = &batch.captions else {
         panic!("captions are not encoded")

@@ -77,7 +77,7 @@ impl Convert {
         }
         let state = take_over::<Autodiff<B>>(recipe, checkpoint, &Default::default());
         let state = state.into_diagnostic()?;
-        let progress = state.progress;
+        let progress = state.progress.clone();
         let run = RunDir::enter(run, recipe, false).into_diagnostic()?;
         let kept = &recipe.run.checkpoints;
         state.save(&run.checkpoints(), kept).into_diagnostic()?;

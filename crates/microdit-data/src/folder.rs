@@ -198,6 +198,7 @@ fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
         key: key.to_owned(),
         caption: caption.trim().to_owned(),
         image: Image::Encoded(file),
+        damage: None,
     })
 }
 

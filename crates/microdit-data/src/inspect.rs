@@ -2,7 +2,6 @@
 
 use crate::{
     image::decode,
-    npy,
     sample::{DataError, Image, Sample},
     shards::{Members, Shard, Shards},
     writer::DatasetIndex,
@@ -207,10 +206,12 @@ impl Page {
             }
             Image::Decoded(image) => Glimpse::Picture(image),
             Image::Precomputed { latent, caption } => {
-                let latent =
-                    npy::read_any(&latent).map_err(|error| format!("a latent: {error}"))?;
-                let caption =
-                    npy::read_any(&caption).map_err(|error| format!("caption states: {error}"))?;
+                let latent = latent
+                    .read()
+                    .map_err(|error| format!("a latent: {error}"))?;
+                let caption = caption
+                    .read()
+                    .map_err(|error| format!("caption states: {error}"))?;
                 if latent
                     .values
                     .iter()

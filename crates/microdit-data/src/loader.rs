@@ -4,26 +4,20 @@ use crate::{
     image::{self, center_crop, pixels, resize_shorter_side},
     npy,
     sample::{DataError, Image, Position, Sample, Stored},
-    shapes::Shapes,
-    shards::{ShardStream, Shards},
+    shards::Incomplete,
+    stream::{Samples, Source},
 };
 use ::image::RgbImage;
-use std::{sync::mpsc, thread};
+use std::{collections::HashSet, sync::mpsc, thread};
 
 /// Batches decoded ahead of the one in use.
 const AHEAD: usize = 2;
 
+/// Damaged samples that are named; further ones are only counted.
+const MAX_NAMED: usize = 1000;
+
 /// Samples in a row that may fail to decode before the data are taken for unusable.
 const MAX_UNDECODABLE: usize = 1000;
-
-/// Where samples come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// Drawn on the fly.
-    Shapes(Shapes),
-    /// Read from tars.
-    Shards(Shards),
-}
 
 /// How a [`Loader`] works.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +33,8 @@ pub struct LoaderConfig {
     pub caption: [usize; 2],
     /// Threads that decode; the batches are the same for any number.
     pub threads: usize,
+    /// Share of a shard's samples that may be damaged, in 0..=1.
+    pub max_damage: f64,
 }
 
 /// Samples ready for the network.
@@ -71,17 +67,13 @@ pub struct Loader {
 
 impl Loader {
     /// Starts loading at `start`. The threads end when the loader is dropped.
-    pub fn new(source: Source, config: LoaderConfig, start: Position) -> Self {
+    pub fn new(source: Source, config: LoaderConfig, start: &Position) -> Self {
         let (sender, batches) = mpsc::sync_channel(AHEAD);
+        let mut samples = Samples::new(source, config.seed, start);
         thread::spawn(move || {
-            let mut samples = match source {
-                Source::Shapes(shapes) => Samples::Shapes(shapes, config.seed, start),
-                Source::Shards(shards) => {
-                    Samples::Shards(ShardStream::new(shards, config.seed, start))
-                }
-            };
+            let mut skipped = Skipped::default();
             loop {
-                let batch = next_batch(&mut samples, &config);
+                let batch = next_batch(&mut samples, &config, &mut skipped);
                 let failed = batch.is_err();
                 // Nobody listens any more, or nothing can follow.
                 if sender.send(batch).is_err() || failed {
@@ -101,27 +93,22 @@ impl Loader {
     }
 }
 
-/// An endless supply of samples that knows where it is.
-enum Samples {
-    Shapes(Shapes, u64, Position),
-    Shards(ShardStream),
+/// Samples that were left out.
+#[derive(Default)]
+struct Skipped {
+    count: u64,
+    /// Those that were named already: every pass over the data meets them again.
+    named: HashSet<String>,
 }
 
-impl Samples {
-    fn next(&mut self) -> Result<Sample, DataError> {
-        match self {
-            Self::Shapes(shapes, seed, position) => {
-                position.sample += 1;
-                Ok(shapes.sample(*seed, position.sample - 1))
-            }
-            Self::Shards(stream) => stream.next(),
-        }
-    }
-
-    fn position(&self) -> Position {
-        match self {
-            Self::Shapes(_, _, position) => *position,
-            Self::Shards(stream) => stream.position(),
+impl Skipped {
+    fn note(&mut self, key: &str, lack: &str) {
+        self.count += 1;
+        if self.named.len() < MAX_NAMED && self.named.insert(key.to_owned()) {
+            tracing::warn!(
+                "sample {key} has {lack}; it is skipped ({} so far)",
+                self.count
+            );
         }
     }
 }
@@ -138,24 +125,31 @@ enum Caption {
     Vectors(Vec<f32>),
 }
 
-fn next_batch(samples: &mut Samples, config: &LoaderConfig) -> Result<Batch, DataError> {
+fn next_batch(
+    samples: &mut Samples,
+    config: &LoaderConfig,
+    skipped: &mut Skipped,
+) -> Result<Batch, DataError> {
     let mut decoded: Vec<Decoded> = Vec::new();
     let mut failed = 0;
     while decoded.len() < config.batch {
-        let raw: Vec<Sample> = (decoded.len()..config.batch)
-            .map(|_| samples.next())
-            .collect::<Result<_, _>>()?;
+        let mut raw = Vec::with_capacity(config.batch - decoded.len());
+        for _ in decoded.len()..config.batch {
+            let mut incomplete = |sample: Incomplete| skipped.note(&sample.key, &sample.lack);
+            raw.push(samples.next(&mut incomplete)?);
+        }
         let results = decode_all(&raw, config);
         for (sample, result) in raw.iter().zip(results) {
             match result {
                 Ok(sample) => decoded.push(sample),
                 Err(error) => {
-                    tracing::warn!(
-                        "sample {} cannot be decoded ({error}); it is skipped",
-                        sample.key
-                    );
+                    skipped.note(&sample.key, &format!("no use ({error})"));
+                    sample.damage.iter().for_each(|damage| damage.count());
                     failed += 1;
                 }
+            }
+            if let Some(damage) = &sample.damage {
+                damage.within(config.max_damage)?;
             }
         }
         if failed > MAX_UNDECODABLE {
@@ -255,7 +249,7 @@ fn square(image: &RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::Members;
+    use crate::shards::{Members, Shards};
     use std::path::Path;
 
     fn golden(name: &str) -> String {
@@ -276,6 +270,7 @@ mod tests {
             shape: [3, 16, 16],
             caption: [3, 2],
             threads,
+            max_damage: 0.5,
         }
     }
 
@@ -283,7 +278,7 @@ mod tests {
     fn batches_do_not_depend_on_the_threads() {
         let load = |threads| {
             let source = Source::Shards(pictures(&golden("wds_clean.tar")).unwrap());
-            let mut loader = Loader::new(source, config(threads), Position::default());
+            let mut loader = Loader::new(source, config(threads), &Position::default());
             (0..5)
                 .map(|_| loader.next_batch().unwrap())
                 .collect::<Vec<_>>()
@@ -304,21 +299,71 @@ mod tests {
         for name in ["wds_clean.tar", "wds_dirty.tar"] {
             std::fs::copy(golden(name), folder.path().join(name)).unwrap();
         }
-        let load = |start, count| {
+        let load = |start: &Position, count| {
             let source = Source::Shards(pictures(&folder.path().to_string_lossy()).unwrap());
             let mut loader = Loader::new(source, config(2), start);
             let batch = |_| loader.next_batch().unwrap();
             (0..count).map(batch).collect::<Vec<_>>()
         };
-        let whole = load(Position::default(), 20);
-        assert!(whole[19].next.epoch > 1, "{:?}", whole[19].next);
+        let whole = load(&Position::default(), 20);
+        assert!(whole[19].next.sources[0].epoch > 1, "{:?}", whole[19].next);
         for stop in [1, 3, 4, 9] {
             assert_eq!(
-                load(whole[stop - 1].next, 20 - stop),
+                load(&whole[stop - 1].next, 20 - stop),
                 whole[stop..],
                 "stop {stop}"
             );
         }
+    }
+
+    #[test]
+    fn sources_are_mixed_by_weight_and_their_places_found_again() {
+        let load = |start: &Position, count| {
+            let clean = pictures(&golden("wds_clean.tar")).unwrap();
+            let dirty = pictures(&golden("wds_dirty.tar")).unwrap();
+            let source = Source::Mix(vec![(clean, 3.0), (dirty, 1.0)]);
+            let mut loader = Loader::new(source, config(2), start);
+            let batch = |_| loader.next_batch().unwrap();
+            (0..count).map(batch).collect::<Vec<_>>()
+        };
+        let whole = load(&Position::default(), 200);
+        // Of 1200 samples and the damaged ones, three quarters come from the first: within four standard deviations.
+        let Position { drawn, sources } = &whole[199].next;
+        let first = (sources[0].epoch * 16 + sources[0].sample) as f64;
+        let deviation = (*drawn as f64 * 0.75 * 0.25).sqrt();
+        assert!(
+            (first - 0.75 * *drawn as f64).abs() < 4.0 * deviation,
+            "{first} of {drawn}"
+        );
+        for stop in [1, 7, 120] {
+            assert_eq!(
+                load(&whole[stop - 1].next, 20),
+                whole[stop..stop + 20],
+                "stop {stop}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shard_with_too_much_damage_stops_the_run() {
+        // Three of its 16 samples are incomplete, two cannot be decoded.
+        let load = |max_damage| {
+            let source = Source::Shards(pictures(&golden("wds_dirty.tar")).unwrap());
+            let config = LoaderConfig {
+                max_damage,
+                ..config(1)
+            };
+            let mut loader = Loader::new(source, config, &Position::default());
+            (0..6)
+                .map(|_| loader.next_batch())
+                .collect::<Result<Vec<_>, _>>()
+        };
+        assert!(load(5.0 / 16.0).is_ok());
+        let error = load(4.9 / 16.0).unwrap_err().to_string();
+        assert!(
+            error.contains("wds_dirty.tar: 5 of 16 samples are damaged"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -332,7 +377,7 @@ mod tests {
         let read = |name| {
             let path = golden(name);
             let shards = pictures(&path).unwrap();
-            let samples = shards.read(shards.iter().next().unwrap()).unwrap();
+            let (samples, _) = shards.read(shards.iter().next().unwrap()).unwrap();
             let decoded = decode_all(&samples, &config(2)).into_iter().flatten();
             decoded
                 .map(|sample| match sample.caption {
@@ -386,7 +431,7 @@ mod tests {
             shape: [4, 2, 2],
             ..config(2)
         };
-        let mut loader = Loader::new(Source::Shards(shards), config, Position::default());
+        let mut loader = Loader::new(Source::Shards(shards), config, &Position::default());
         let batch = loader.next_batch().unwrap();
         for (key, image) in batch.keys.iter().zip(batch.images.chunks_exact(16)) {
             assert_eq!(image, [key.parse::<f32>().unwrap(); 16], "sample {key}");

@@ -65,7 +65,11 @@ impl MdsShard {
         Self::parse(&text, folder).map_err(|message| unreadable(&path, &message))
     }
 
-    fn parse(index: &str, folder: &Path) -> Result<Vec<Self>, String> {
+    /// The shards of an index with this text, which lie in `folder`.
+    ///
+    /// # Errors
+    /// What is wrong with the index.
+    pub fn parse(index: &str, folder: &Path) -> Result<Vec<Self>, String> {
         let index: Index = serde_json::from_str(index).map_err(|error| error.to_string())?;
         if index.version != 2 {
             return Err(format!("version {}; expected 2", index.version));
@@ -102,8 +106,16 @@ impl MdsShard {
         let bytes = self
             .bytes()
             .map_err(|error| unreadable(&self.path, &error))?;
-        let samples = self.entry.split(&bytes);
+        let samples = self.samples_of(&bytes);
         samples.map_err(|message| unreadable(&self.path, &message))
+    }
+
+    /// The samples of the shard, given its bytes, decompressed.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn samples_of(&self, bytes: &[u8]) -> Result<Vec<MdsSample>, String> {
+        self.entry.split(bytes)
     }
 
     /// The shard as it was before compression, at most as long as the index says.

@@ -6,11 +6,11 @@ use npyz::NpyFile;
 
 /// A float array.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Array {
+pub struct Array {
     /// Its sides, outermost first.
-    pub(crate) shape: Vec<usize>,
+    pub shape: Vec<usize>,
     /// Its values, row by row.
-    pub(crate) values: Vec<f32>,
+    pub values: Vec<f32>,
 }
 
 /// Reads an array; what is wrong with it, if it is none. Memory is bounded by the bytes given, whatever their header
@@ -51,11 +51,16 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
     Ok(Array { shape, values })
 }
 
-/// Reads an array of whatever shape it has; one whose shape is not stored becomes a row.
-pub(crate) fn read_any(stored: &Stored) -> Result<Array, String> {
-    match stored {
-        Stored::Npy(file) => read(file),
-        Stored::Halves(bytes) => read_halves(bytes, &[bytes.len() / 2]),
+impl Stored {
+    /// Reads an array of whatever shape it has; one whose shape is not stored becomes a row.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&self) -> Result<Array, String> {
+        match self {
+            Self::Npy(file) => read(file),
+            Self::Halves(bytes) => read_halves(bytes, &[bytes.len() / 2]),
+        }
     }
 }
 

@@ -2,7 +2,13 @@
 
 use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// The image of a sample: decoding is left to the loader's threads.
 #[derive(Clone, Debug)]
@@ -38,16 +44,67 @@ pub struct Sample {
     pub caption: String,
     /// Its image.
     pub image: Image,
+    /// What is known of the damage to the shard it comes from, if it comes from one.
+    pub damage: Option<Arc<Damage>>,
+}
+
+/// Damaged samples of a shard.
+#[derive(Debug)]
+pub struct Damage {
+    shard: PathBuf,
+    samples: usize,
+    damaged: AtomicUsize,
+}
+
+impl Damage {
+    /// Of a shard of so many samples, some of which are known to be damaged.
+    pub(crate) fn new(shard: &Path, samples: usize, damaged: usize) -> Self {
+        Self {
+            shard: shard.to_owned(),
+            samples,
+            damaged: AtomicUsize::new(damaged),
+        }
+    }
+
+    /// Counts one more.
+    pub(crate) fn count(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Checks that at most that share is damaged.
+    ///
+    /// # Errors
+    /// If it is more.
+    pub(crate) fn within(&self, share: f64) -> Result<(), DataError> {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        if damaged as f64 <= share * self.samples as f64 {
+            return Ok(());
+        }
+        Err(DataError::TooDamaged {
+            shard: self.shard.clone(),
+            damaged,
+            samples: self.samples,
+        })
+    }
 }
 
 /// Where in the data a run is: enough to go on without what came before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Passes over the data finished.
+    /// Samples taken from all sources together, damaged ones included.
+    pub drawn: u64,
+    /// Where the run is in each list of shards.
+    pub sources: Vec<Place>,
+}
+
+/// A place in a list of shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Passes over the shards finished.
     pub epoch: u64,
     /// Shards of this pass before the window the next sample comes from.
     pub shard: usize,
-    /// Samples of that window already taken, damaged ones included; of a generated dataset, all samples.
+    /// Samples of that window already taken, damaged ones included.
     pub sample: u64,
 }
 
@@ -75,6 +132,18 @@ pub enum DataError {
         shard: PathBuf,
         /// Members of a sample.
         expected: String,
+    },
+    /// Too much of a shard is damaged.
+    #[error(
+        "{}: {damaged} of {samples} samples are damaged; `microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage", shard.display()
+    )]
+    TooDamaged {
+        /// The shard.
+        shard: PathBuf,
+        /// Damaged samples met so far.
+        damaged: usize,
+        /// Samples in the shard.
+        samples: usize,
     },
     /// Too many samples in a row could not be decoded.
     #[error("{0} samples in a row could not be decoded; the warnings name some")]
@@ -126,7 +195,7 @@ pub enum DataError {
 
 impl DataError {
     /// An operating system's error at `path`.
-    pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |error| Self::Io {
             path: path.to_owned(),
             error,

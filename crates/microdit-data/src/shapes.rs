@@ -97,6 +97,7 @@ impl Shapes {
             key: format!("shapes-{seed}-{index}"),
             caption,
             image: Image::Decoded(self.paint(ground, &shapes)),
+            damage: None,
         }
     }
 

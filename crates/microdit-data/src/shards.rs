@@ -2,23 +2,26 @@
 
 use crate::{
     mds::{self, MdsShard},
-    sample::{DataError, Image, Position, Sample, Stored},
+    sample::{Damage, DataError, Image, Sample, Stored},
 };
-use microdit::rng::{Purpose, Stream};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use webdataset::{NodeSplit, WebDataset};
 
 /// Extensions of images, in the order they are looked for.
 const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
-/// Samples that are shuffled among each other, undecoded.
-const WINDOW: usize = 2000;
-
-/// Warnings about single samples after which the rest are only counted.
-const MAX_WARNINGS: u64 = 10;
+/// A sample that lacks something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// Its key.
+    pub key: String,
+    /// What it lacks.
+    pub lack: String,
+}
 
 /// Which parts of a shard make a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,37 +95,37 @@ impl Shards {
         self.shards.iter()
     }
 
-    /// The samples of one shard in their order. An incomplete sample is skipped and named in a warning.
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The samples of one shard in their order, and those that are incomplete.
     ///
     /// # Errors
     /// An unreadable shard, or one without a usable sample.
-    pub fn read(&self, shard: &Shard) -> Result<Vec<Sample>, DataError> {
-        let path = shard.path();
-        let mut samples = Vec::new();
-        let mut skipped = 0;
+    pub fn read(&self, shard: &Shard) -> Result<(Vec<Sample>, Vec<Incomplete>), DataError> {
+        let (mut samples, mut incomplete) = (Vec::new(), Vec::new());
         shard.for_each(self.members, |key, sample| match sample {
             Ok(sample) => samples.push(sample),
-            Err(lack) => {
-                skipped += 1;
-                if skipped <= MAX_WARNINGS {
-                    tracing::warn!("{}: sample {key} has {lack}; it is skipped", path.display());
-                }
-            }
+            Err(lack) => incomplete.push(Incomplete {
+                key: key.to_owned(),
+                lack,
+            }),
         })?;
-        if skipped > 0 {
-            tracing::warn!(
-                "{}: {skipped} of {} samples are incomplete",
-                path.display(),
-                samples.len() + skipped as usize
-            );
-        }
         if samples.is_empty() {
             return Err(DataError::EmptyShard {
-                shard: path.to_owned(),
+                shard: shard.path().to_owned(),
                 expected: self.members.describe(),
             });
         }
-        Ok(samples)
+        let total = samples.len() + incomplete.len();
+        let damage = Arc::new(Damage::new(shard.path(), total, incomplete.len()));
+        for sample in &mut samples {
+            sample.damage = Some(damage.clone());
+        }
+        Ok((samples, incomplete))
     }
 }
 
@@ -265,6 +268,7 @@ fn picture(key: &str, image: Option<Vec<u8>>, text: Option<Vec<u8>>) -> Result<S
         key,
         caption,
         image,
+        damage: None,
     })
 }
 
@@ -285,93 +289,10 @@ fn latents(
         key: key.to_owned(),
         caption: trimmed(&text.unwrap_or_default()),
         image,
+        damage: None,
     })
 }
 
 fn trimmed(text: &[u8]) -> String {
     String::from_utf8_lossy(text).trim().to_owned()
-}
-
-/// An endless supply of samples. Every pass has its own order of shards; shards are read in windows of at least
-/// `WINDOW` samples, and each window has its own order of samples. So a position is found again by reading one window.
-pub(crate) struct ShardStream {
-    shards: Shards,
-    seed: u64,
-    /// Of the next sample.
-    position: Position,
-    /// What is left of the window, the next sample last.
-    window: Vec<Sample>,
-    /// Shards of this pass up to the end of the window.
-    end: usize,
-}
-
-impl ShardStream {
-    /// The samples from `position` on, which must come from the same shards and seed.
-    pub(crate) fn new(shards: Shards, seed: u64, position: Position) -> Self {
-        Self {
-            shards,
-            seed,
-            position,
-            window: Vec::new(),
-            end: position.shard,
-        }
-    }
-
-    /// Where the next sample comes from.
-    pub(crate) fn position(&self) -> Position {
-        self.position
-    }
-
-    /// The next sample.
-    ///
-    /// # Errors
-    /// An unreadable shard.
-    pub(crate) fn next(&mut self) -> Result<Sample, DataError> {
-        loop {
-            if let Some(sample) = self.window.pop() {
-                self.position.sample += 1;
-                return Ok(sample);
-            }
-            self.advance();
-            self.read_window()?;
-        }
-    }
-
-    /// Moves on to the next window if this one is used up.
-    fn advance(&mut self) {
-        if self.end > self.position.shard {
-            self.position.shard = self.end;
-            self.position.sample = 0;
-        }
-        // Shards may have been taken away since the position was saved.
-        if self.position.shard >= self.shards.shards.len() {
-            self.position = Position {
-                epoch: self.position.epoch + 1,
-                ..Position::default()
-            };
-        }
-        self.end = self.position.shard;
-    }
-
-    fn read_window(&mut self) -> Result<(), DataError> {
-        let Position {
-            epoch,
-            shard,
-            sample,
-        } = self.position;
-        let mut order: Vec<&Shard> = self.shards.iter().collect();
-        Stream::new(self.seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
-        for next in &order[shard..] {
-            self.window.extend(self.shards.read(next)?);
-            self.end += 1;
-            if self.window.len() >= WINDOW {
-                break;
-            }
-        }
-        let mut random = Stream::new(self.seed, Purpose::Shuffle, epoch, 1 + shard as u64);
-        random.shuffle(&mut self.window);
-        let left = self.window.len().saturating_sub(sample as usize);
-        self.window.truncate(left);
-        Ok(())
-    }
 }

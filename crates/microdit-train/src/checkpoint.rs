@@ -35,7 +35,7 @@ const OPTIMISER: &str = "optimiser.safetensors";
 const PART: &str = ".part-";
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Index of the stage.
     pub stage: usize,
@@ -155,7 +155,7 @@ where
         }
         let manifest = Manifest {
             format: FORMAT,
-            progress: self.progress,
+            progress: self.progress.clone(),
             files,
         };
         let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
@@ -209,8 +209,8 @@ impl Checkpoint {
     }
 
     /// How far the run was.
-    pub fn progress(&self) -> Progress {
-        self.progress
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// The weights to sample from: the first average, or the network as trained if there is none.
@@ -252,7 +252,7 @@ impl Checkpoint {
         };
         let steps = self.progress.optimiser_steps;
         Ok(State {
-            progress: self.progress,
+            progress: self.progress.clone(),
             dit,
             optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
             emas,

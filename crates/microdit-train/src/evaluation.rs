@@ -41,12 +41,12 @@ impl<'a, B: DitBackend> Evaluation<'a, B> {
         let start = match shards {
             Some(_) => Position::default(),
             None => Position {
-                sample: HELD_OUT_SAMPLE,
+                drawn: HELD_OUT_SAMPLE,
                 ..Position::default()
             },
         };
-        let batch =
-            source::loader(stage, shards.as_deref(), seed, *samples, start)?.next_batch()?;
+        let lists: Vec<(&str, f64)> = shards.iter().map(|shards| (shards.as_str(), 1.0)).collect();
+        let batch = source::loader(stage, &lists, seed, *samples, &start)?.next_batch()?;
         // Stages differ in their mask, and a caption that is dropped says nothing about captions.
         let stage = Stage {
             masking: Masking::None,

@@ -328,9 +328,9 @@ where
     }
 
     fn loader(&self, stage: &Stage, progress: &Progress) -> Result<Loader, TrainError> {
-        let shards = stage.data.shards.as_deref();
         let start = self.start(stage, progress);
-        source::loader(stage, shards, self.recipe.run.seed, stage.batch, start)
+        let seed = self.recipe.run.seed;
+        source::loader(stage, &stage.data.lists(), seed, stage.batch, &start)
     }
 
     /// A position means nothing in other data.
@@ -340,10 +340,10 @@ where
             .checked_sub(1)
             .map(|i| &self.recipe.stages[i].data);
         let same = before.is_none_or(|before| {
-            (before.dataset, &before.shards) == (stage.data.dataset, &stage.data.shards)
+            (before.dataset, before.lists()) == (stage.data.dataset, stage.data.lists())
         });
         if same || progress.stage_step > 0 {
-            progress.position
+            progress.position.clone()
         } else {
             Position::default()
         }
@@ -378,7 +378,7 @@ where
             stage_step: progress.stage_step + 1,
             step: progress.step + 1,
             images: progress.images + batch.keys.len() as u64,
-            position: batch.next,
+            position: batch.next.clone(),
             optimiser_steps: optimiser.steps(),
             seconds: self.seconds(),
         };

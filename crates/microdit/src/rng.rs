@@ -31,6 +31,8 @@ pub enum Purpose {
     Word = 9,
     /// Draws from a VAE's posterior; `step` is the side of the image, `sample` shard and place.
     Posterior = 10,
+    /// Which dataset of several a sample comes from; `sample` counts those drawn.
+    Mix = 11,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod encoders;
 mod fetch;
+mod full_size;
 mod latents;
 mod readme;
 mod recipes;

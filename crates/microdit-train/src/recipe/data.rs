@@ -9,14 +9,46 @@ use std::path::PathBuf;
 pub struct DataConfig {
     /// The dataset.
     pub dataset: Dataset,
-    /// For `WebDataset` and `Latents`: a tar, a directory of tars, or a pattern.
+    /// For `WebDataset` and `Latents`: a tar, a pattern, or a directory of tars or MDS shards.
     #[serde(default)]
     pub shards: Option<String>,
+    /// Several of them in place of `shards`, each as often as its weight says.
+    #[serde(default)]
+    pub mix: Vec<Weighted>,
     /// Side of the images in pixels.
     pub image_size: u32,
     /// Threads that read and decode; the data are the same for any number.
     #[serde(default = "two")]
     pub threads: usize,
+    /// Share of a shard's samples that may be damaged before the run stops; damaged samples are skipped.
+    #[serde(default = "tenth")]
+    pub max_damage: f64,
+}
+
+/// Shards among others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weighted {
+    /// As `shards` of [`DataConfig`].
+    pub shards: String,
+    /// How often a sample comes from them, compared with the others.
+    pub weight: f64,
+}
+
+impl DataConfig {
+    /// The lists of shards and their weights.
+    pub(crate) fn lists(&self) -> Vec<(&str, f64)> {
+        let mix = self
+            .mix
+            .iter()
+            .map(|part| (part.shards.as_str(), part.weight));
+        let one = self.shards.iter().map(|shards| (shards.as_str(), 1.0));
+        one.chain(mix).collect()
+    }
+}
+
+fn tenth() -> f64 {
+    0.1
 }
 
 fn two() -> usize {

@@ -9,7 +9,7 @@ mod parser;
 mod tree;
 mod validate;
 
-pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig, Weighted};
 
 use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
 use microdit::{

@@ -1,6 +1,6 @@
 //! What must hold between the values of a recipe.
 
-use super::{CaptionConfig, CodecConfig, Dataset, Recipe, Stage, problem};
+use super::{CaptionConfig, CodecConfig, Dataset, Recipe, Stage, Weighted, problem};
 use crate::error::TrainError;
 
 impl Recipe {
@@ -148,7 +148,23 @@ impl Stage {
             "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size",
         )?;
         require(
-            self.data.dataset == Dataset::Shapes || self.data.shards.is_some(),
+            self.data.shards.is_none() || self.data.mix.is_empty(),
+            &key("data.mix"),
+            "names shards besides data.shards; name all of them here",
+        )?;
+        let positive = |part: &Weighted| part.weight > 0.0 && part.weight.is_finite();
+        require(
+            self.data.mix.iter().all(positive),
+            &key("data.mix"),
+            "weights must be above 0",
+        )?;
+        require(
+            (0.0..=1.0).contains(&self.data.max_damage),
+            &key("data.max_damage"),
+            "must be in 0..=1",
+        )?;
+        require(
+            self.data.dataset == Dataset::Shapes || !self.data.lists().is_empty(),
             &key("data.shards"),
             "this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
         )

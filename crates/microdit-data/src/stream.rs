@@ -1,0 +1,207 @@
+//! Samples without end, in an order that depends on seed and place alone.
+
+use crate::{
+    sample::{DataError, Place, Position, Sample},
+    shapes::Shapes,
+    shards::{Incomplete, Shard, Shards},
+};
+use microdit::rng::{Purpose, Stream};
+use std::{sync::Arc, thread};
+
+/// Samples that are shuffled among each other, undecoded.
+const WINDOW: usize = 2000;
+
+/// Where samples come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Drawn on the fly.
+    Shapes(Shapes),
+    /// Read from shards.
+    Shards(Shards),
+    /// Read from several lists of shards, each as often as its weight says.
+    Mix(Vec<(Shards, f64)>),
+}
+
+/// An endless supply of samples that knows where it is.
+pub(crate) struct Samples {
+    seed: u64,
+    drawn: u64,
+    kind: Kind,
+}
+
+enum Kind {
+    Shapes(Shapes),
+    /// Shards, and the share of the samples that comes from them or from those before.
+    Shards(Vec<(ShardStream, f64)>),
+}
+
+impl Samples {
+    /// The samples of `source` from `start` on, which must come from the same source and seed.
+    pub(crate) fn new(source: Source, seed: u64, start: &Position) -> Self {
+        let lists = match source {
+            Source::Shapes(shapes) => {
+                return Self {
+                    seed,
+                    drawn: start.drawn,
+                    kind: Kind::Shapes(shapes),
+                };
+            }
+            Source::Shards(shards) => vec![(shards, 1.0)],
+            Source::Mix(lists) => lists,
+        };
+        let total: f64 = lists.iter().map(|(_, weight)| weight).sum();
+        let mut share = 0.0;
+        let streams = lists.into_iter().enumerate().map(|(i, (shards, weight))| {
+            share += weight / total;
+            let place = start.sources.get(i).copied().unwrap_or_default();
+            (ShardStream::new(shards, seed, place), share)
+        });
+        Self {
+            seed,
+            drawn: start.drawn,
+            kind: Kind::Shards(streams.collect()),
+        }
+    }
+
+    /// The next sample; `incomplete` is told of samples that were met and lack something.
+    ///
+    /// # Errors
+    /// An unreadable shard.
+    pub(crate) fn next(
+        &mut self,
+        incomplete: &mut impl FnMut(Incomplete),
+    ) -> Result<Sample, DataError> {
+        let index = self.drawn;
+        self.drawn += 1;
+        match &mut self.kind {
+            Kind::Shapes(shapes) => Ok(shapes.sample(self.seed, index)),
+            Kind::Shards(streams) => {
+                let chosen = match streams.len() {
+                    1 => 0,
+                    count => {
+                        let mut random = Stream::new(self.seed, Purpose::Mix, 0, index);
+                        let point = f64::from(random.uniform(1)[0]);
+                        let chosen = streams.iter().position(|(_, share)| point < *share);
+                        chosen.unwrap_or(count - 1)
+                    }
+                };
+                streams[chosen].0.next(incomplete)
+            }
+        }
+    }
+
+    /// Where the next sample comes from.
+    pub(crate) fn position(&self) -> Position {
+        let sources = match &self.kind {
+            Kind::Shapes(_) => Vec::new(),
+            Kind::Shards(streams) => streams.iter().map(|(stream, _)| stream.place).collect(),
+        };
+        Position {
+            drawn: self.drawn,
+            sources,
+        }
+    }
+}
+
+/// The samples of a list of shards over and over. Every pass has its own order of shards; shards are read in windows of at
+/// least `WINDOW` samples, and each window has its own order of samples. So a place is found again by reading one window.
+struct ShardStream {
+    shards: Arc<Shards>,
+    seed: u64,
+    /// Of the next sample.
+    place: Place,
+    /// What is left of the window, the next sample last.
+    window: Vec<Sample>,
+    /// Shards of this pass up to the end of the window.
+    end: usize,
+    /// The next window, which is read while this one is used up.
+    ahead: Option<thread::JoinHandle<Result<Window, DataError>>>,
+}
+
+/// Samples that are shuffled among each other.
+struct Window {
+    samples: Vec<Sample>,
+    incomplete: Vec<Incomplete>,
+    /// Shards of the pass up to its end.
+    end: usize,
+}
+
+impl ShardStream {
+    fn new(shards: Shards, seed: u64, place: Place) -> Self {
+        Self {
+            shards: Arc::new(shards),
+            seed,
+            place,
+            window: Vec::new(),
+            end: place.shard,
+            ahead: None,
+        }
+    }
+
+    fn next(&mut self, incomplete: &mut impl FnMut(Incomplete)) -> Result<Sample, DataError> {
+        loop {
+            if let Some(sample) = self.window.pop() {
+                self.place.sample += 1;
+                return Ok(sample);
+            }
+            if self.end > self.place.shard {
+                self.place.shard = self.end;
+                self.place.sample = 0;
+            }
+            self.place = self.inside(self.place);
+            let window = match self.ahead.take() {
+                // A panic while reading is the reader's to report, as if it had happened here.
+                Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)??,
+                None => read_window(&self.shards, self.seed, self.place)?,
+            };
+            window.incomplete.into_iter().for_each(&mut *incomplete);
+            self.window = window.samples;
+            self.end = window.end;
+            let left = self.window.len().saturating_sub(self.place.sample as usize);
+            self.window.truncate(left);
+            let next = self.inside(Place {
+                epoch: self.place.epoch,
+                shard: self.end,
+                sample: 0,
+            });
+            let (shards, seed) = (self.shards.clone(), self.seed);
+            self.ahead = Some(thread::spawn(move || read_window(&shards, seed, next)));
+        }
+    }
+
+    /// The place, or the beginning of the next pass if it lies beyond this one: because the pass is over, or because shards
+    /// were taken away since the place was saved.
+    fn inside(&self, place: Place) -> Place {
+        if place.shard < self.shards.len() {
+            return place;
+        }
+        Place {
+            epoch: place.epoch + 1,
+            ..Place::default()
+        }
+    }
+}
+
+/// The window that begins with the shard of `place`, the next sample last.
+fn read_window(shards: &Shards, seed: u64, place: Place) -> Result<Window, DataError> {
+    let Place { epoch, shard, .. } = place;
+    let mut order: Vec<&Shard> = shards.iter().collect();
+    Stream::new(seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
+    let mut window = Window {
+        samples: Vec::new(),
+        incomplete: Vec::new(),
+        end: shard,
+    };
+    for next in &order[shard..] {
+        let (samples, incomplete) = shards.read(next)?;
+        window.samples.extend(samples);
+        window.incomplete.extend(incomplete);
+        window.end += 1;
+        if window.samples.len() >= WINDOW {
+            break;
+        }
+    }
+    let mut random = Stream::new(seed, Purpose::Shuffle, epoch, 1 + shard as u64);
+    random.shuffle(&mut window.samples);
+    Ok(window)
+}
