@@ -1,10 +1,13 @@
 //! Every command of the README, as printed, but on sizes that fit a test.
 
 use crate::{
-    common::{free_address, root, small, text},
-    convert,
+    common::{fails, free_address, root, small, text},
+    convert, encoders,
 };
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// Lines of the `sh` blocks, continued lines joined.
 fn commands() -> Vec<String> {
@@ -31,6 +34,22 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// Commands about published models, which no test downloads: they are understood, and name what is not there.
+fn published_models(arguments: &str) {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_microdit"))
+        .args(words(arguments))
+        .env("HF_HOME", home.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let missing = match arguments.starts_with("fetch") {
+        true => "stabilityai/sdxl-vae/config.json is not in the cache",
+        false => "sdxl-vae is not on this machine; get it with: microdit fetch sdxl-vae",
+    };
+    fails(&output, &[missing]);
+}
+
 #[test]
 fn every_command_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -42,6 +61,13 @@ fn every_command_runs() {
             .display()
             .to_string()
     };
+    std::os::unix::fs::symlink(root().join("datasets"), folder.path().join("datasets")).unwrap();
+    for (name, write) in [
+        ("vae", encoders::vae as fn(&Path)),
+        ("clip", encoders::clip),
+    ] {
+        write(&folder.path().join(name));
+    }
     let meeting = free_address();
     let recipe = convert::recipe(folder.path());
     let placeholders = [
@@ -50,6 +76,12 @@ fn every_command_runs() {
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
         ("127.0.0.1:3411", meeting),
+        // The golden encoders, on small pictures.
+        ("sdxl-vae", "vae".into()),
+        ("dfn-clip-h14", "clip".into()),
+        ("256,512", "32,64".into()),
+        // The golden shard's pictures are smaller than those of the web.
+        ("datasets/cc12m.ron", "datasets/cifar10.ron".into()),
     ];
     let start = |line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
@@ -71,6 +103,10 @@ fn every_command_runs() {
         let arguments = line
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
+        if arguments.starts_with("fetch") || arguments.contains("--weights") {
+            published_models(arguments);
+            continue;
+        }
         let line = placeholders
             .iter()
             .fold(arguments.to_owned(), |line, (name, value)| {
@@ -96,6 +132,8 @@ fn every_command_runs() {
         "runs/quickstart/samples.png",
         "circle.png",
         "weights.safetensors",
+        "latents/cc12m/shards.json",
+        "latents.png",
     ] {
         assert!(folder.path().join(made).is_file(), "{made}");
     }
