@@ -21,7 +21,7 @@ pub use inspect::{Glimpse, Inspection, Moments, Spread, inspect};
 pub use loader::{Batch, Captions, Loader, LoaderConfig};
 pub use mds::{MdsSample, MdsShard};
 pub use npy::Array;
-pub use precompute::{PrecomputeConfig, Precomputed, index, precompute};
+pub use precompute::{Precompute, PrecomputeConfig, Precomputed, index};
 pub use prepare::{DatasetCard, Filters, Layout, PrepareConfig, Store, prepare};
 pub use sample::{Damage, DataError, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;

@@ -38,6 +38,8 @@ pub struct PrecomputeConfig {
     pub batch: usize,
     /// Seed of the draws from the VAE's posterior.
     pub seed: u64,
+    /// Names of the VAE and of the text encoder, by which latents of others are told apart.
+    pub encoders: [String; 2],
     /// This process among `world`, which share the shards.
     pub rank: usize,
     /// Processes at work.
@@ -49,6 +51,8 @@ pub struct PrecomputeConfig {
 struct Settings {
     sizes: Vec<u32>,
     seed: u64,
+    /// Names of the VAE and of the text encoder.
+    encoders: [String; 2],
     /// Of a latent: channels, and pixels of the image to one of its own.
     latent_channels: usize,
     shrinks_by: usize,
@@ -70,64 +74,6 @@ pub struct Precomputed {
     pub of: usize,
     /// Whether it was told to stop before the last.
     pub stopped: bool,
-}
-
-/// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
-/// left off: what is there whole stays. Tars hold `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and
-/// `KEY.txt`; the latents are posterior samples times the scaling factor, the captions all token states, padding included.
-/// Draws depend on seed, shard and place alone. `stop` ends the call after the batch at hand; `progress` is told after
-/// every batch.
-///
-/// # Errors
-/// Unreadable shards, files that cannot be written, and a directory begun with other settings.
-pub fn precompute<B: DitBackend>(
-    shards: &Shards,
-    vae: &Vae<B>,
-    text: &TextEncoder<B>,
-    config: &PrecomputeConfig,
-    out: &Path,
-    stop: &AtomicBool,
-    device: &B::Device,
-    mut progress: impl FnMut(Precomputed),
-) -> Result<Precomputed, DataError> {
-    let multiple = vae.shrinks_by();
-    let fits = |size: &u32| *size > 0 && (*size as usize).is_multiple_of(multiple);
-    if let Some(&size) = config.sizes.iter().find(|size| !fits(size)) {
-        return Err(DataError::Size { size, multiple });
-    }
-    std::fs::create_dir_all(out).map_err(DataError::io(out))?;
-    let settings = Settings::new(shards, vae, text, config);
-    settings.agree_with(out)?;
-    let own: Vec<(usize, &Shard)> = shards
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| i % config.world == config.rank)
-        .collect();
-    let mut state = Precomputed {
-        of: own.len(),
-        ..Precomputed::default()
-    };
-    let encoder = Encoder {
-        vae,
-        text,
-        config,
-        device,
-    };
-    for (i, shard) in own {
-        if !sidecar(out, i).is_file() {
-            let done = encoder.shard(i, shard, out, stop, |samples| {
-                state.samples += samples;
-                progress(state);
-            })?;
-            if !done {
-                state.stopped = true;
-                return Ok(state);
-            }
-        }
-        state.shards += 1;
-        progress(state);
-    }
-    Ok(state)
 }
 
 /// Joins what all processes wrote into one index, which it also writes.
@@ -159,12 +105,10 @@ pub fn index(out: &Path) -> Result<DatasetIndex, DataError> {
 }
 
 impl Settings {
-    fn new<B: DitBackend>(
-        shards: &Shards,
-        vae: &Vae<B>,
-        text: &TextEncoder<B>,
-        config: &PrecomputeConfig,
-    ) -> Self {
+    fn new<B: DitBackend>(shards: &Shards, precompute: &Precompute<'_, B>) -> Self {
+        let Precompute {
+            vae, text, config, ..
+        } = precompute;
         let name = |shard: &Shard| {
             let name = shard.path().file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -172,6 +116,7 @@ impl Settings {
         Self {
             sizes: config.sizes.clone(),
             seed: config.seed,
+            encoders: config.encoders.clone(),
             latent_channels: vae.latent_channels(),
             shrinks_by: vae.shrinks_by(),
             tokens: text.tokens(),
@@ -181,10 +126,13 @@ impl Settings {
     }
 
     /// Leaves the settings in `out`, where they must not differ from those that are there.
-    fn agree_with(&self, out: &Path) -> Result<(), DataError> {
+    fn agree_with(&self, out: &Path, rank: usize) -> Result<(), DataError> {
         let path = out.join(SETTINGS);
         if !path.is_file() {
-            return write_json(&path, self);
+            // Processes that begin at the same time write the same, and must not write into each other's file.
+            let own = out.join(format!("precompute-{rank}.json"));
+            write_json(&own, self)?;
+            std::fs::rename(&own, &path).map_err(DataError::io(&path))?;
         }
         let before: Self = read_json(&path)?;
         if before == *self {
@@ -211,14 +159,70 @@ struct Prepared {
     images: Vec<Vec<f32>>,
 }
 
-struct Encoder<'a, B: DitBackend> {
-    vae: &'a Vae<B>,
-    text: &'a TextEncoder<B>,
-    config: &'a PrecomputeConfig,
-    device: &'a B::Device,
+/// Networks and settings of a precomputation.
+#[derive(Debug)]
+pub struct Precompute<'a, B: DitBackend> {
+    /// Images to latents.
+    pub vae: &'a Vae<B>,
+    /// Captions to states.
+    pub text: &'a TextEncoder<B>,
+    /// How.
+    pub config: &'a PrecomputeConfig,
+    /// Where.
+    pub device: &'a B::Device,
 }
 
-impl<B: DitBackend> Encoder<'_, B> {
+impl<B: DitBackend> Precompute<'_, B> {
+    /// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
+    /// left off: what is there whole stays. Tars hold `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and
+    /// `KEY.txt`; the latents are posterior samples times the scaling factor, the captions all token states, padding included.
+    /// Draws depend on seed, shard and place alone. `stop` ends the call after the batch at hand; `progress` is told after
+    /// every batch.
+    ///
+    /// # Errors
+    /// Unreadable shards, files that cannot be written, and a directory begun with other settings.
+    pub fn run(
+        &self,
+        shards: &Shards,
+        out: &Path,
+        stop: &AtomicBool,
+        mut progress: impl FnMut(Precomputed),
+    ) -> Result<Precomputed, DataError> {
+        let config = self.config;
+        let multiple = self.vae.shrinks_by();
+        let fits = |size: &u32| *size > 0 && (*size as usize).is_multiple_of(multiple);
+        if let Some(&size) = config.sizes.iter().find(|size| !fits(size)) {
+            return Err(DataError::Size { size, multiple });
+        }
+        std::fs::create_dir_all(out).map_err(DataError::io(out))?;
+        let settings = Settings::new(shards, self);
+        settings.agree_with(out, config.rank)?;
+        let own: Vec<(usize, &Shard)> = shards
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % config.world == config.rank)
+            .collect();
+        let mut state = Precomputed {
+            of: own.len(),
+            ..Precomputed::default()
+        };
+        for (i, shard) in own {
+            if !sidecar(out, i).is_file() {
+                let done = self.shard(i, shard, out, stop, |samples| {
+                    state.samples += samples;
+                    progress(state);
+                })?;
+                if !done {
+                    state.stopped = true;
+                    return Ok(state);
+                }
+            }
+            state.shards += 1;
+            progress(state);
+        }
+        Ok(state)
+    }
+
     /// Encodes one shard while the pictures of the next batch are decoded; whether it was finished.
     fn shard(
         &self,

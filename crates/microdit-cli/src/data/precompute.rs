@@ -7,7 +7,7 @@ use crate::{
     signal::stop_on_signal,
 };
 use microdit::DitBackend;
-use microdit_data::{DatasetIndex, Members, PrecomputeConfig, Shards, index, precompute};
+use microdit_data::{DatasetIndex, Members, PrecomputeConfig, Shards, index};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use miette::IntoDiagnostic;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,12 @@ impl Precompute {
             Vae::<B>::open(&locate(&self.vae).into_diagnostic()?, &device).into_diagnostic()?;
         let text = TextEncoder::<B>::open(&locate(&self.text_encoder).into_diagnostic()?, &device)
             .into_diagnostic()?;
+        let name = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
         let config = PrecomputeConfig {
+            encoders: [name(&self.vae), name(&self.text_encoder)],
             sizes: self.sizes,
             batch: self.batch,
             seed: self.seed,
@@ -76,19 +81,15 @@ impl Precompute {
         };
         let stop = stop_on_signal("leaving the shard at hand unfinished")?;
         let bar = counter("encoded");
-        let done = precompute(
-            &shards,
-            &vae,
-            &text,
-            &config,
-            &self.out,
-            &stop,
-            &device,
-            |state| {
-                bar.set_position(state.samples);
-                bar.set_message(format!("{} of {} shards", state.shards, state.of));
-            },
-        );
+        let work = microdit_data::Precompute {
+            vae: &vae,
+            text: &text,
+            config: &config,
+            device: &device,
+        };
+        let done = work.run(&shards, &self.out, &stop, |state| {
+            bar.set_position(state.samples)
+        });
         bar.finish_and_clear();
         let done = done.into_diagnostic()?;
         if done.stopped {

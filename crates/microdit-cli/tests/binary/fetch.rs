@@ -121,10 +121,10 @@ fn answer(
             content.len(),
             body.len()
         )?;
-        if *mischief == Mischief::Corrupt {
-            if let Some(last) = body.last_mut() {
-                *last ^= 1;
-            }
+        if *mischief == Mischief::Corrupt
+            && let Some(last) = body.last_mut()
+        {
+            *last ^= 1;
         }
         // The first answer tells of the file, the second is the download.
         if *mischief == Mischief::Drop && dropped.fetch_add(1, Ordering::SeqCst) == 1 {

@@ -172,14 +172,14 @@ impl Page {
             self.write(&character.to_string());
             return Some(length(&found[0]));
         }
-        if rest.starts_with("&#") {
+        if let Some(after) = rest.strip_prefix("&#") {
             // The second time, html.parser takes the rest for text; without a semicolon to come, the first time.
             if !rest.contains(';') {
                 return None;
             }
             self.write("&#");
             if self.last_pass {
-                self.write(&rest[2..]);
+                self.write(after);
                 return Some(rest.len());
             }
             self.last_pass = true;

@@ -30,7 +30,7 @@ const TRANSFORMERS: [&str; 3] = [
 #[derive(Debug)]
 pub enum TextEncoder<B: DitBackend> {
     /// CLIP's text tower, from open_clip or transformers.
-    Clip(Box<ClipText<B>>, ClipTokenizer, Padding),
+    Clip(Box<ClipText<B>>, Box<ClipTokenizer>, Padding),
     /// The encoder of T5 v1.1; the number of tokens is the user's choice.
     T5(Box<T5Encoder<B>>, Box<Tokenizer>, usize),
 }
@@ -56,7 +56,11 @@ impl<B: DitBackend> TextEncoder<B> {
                 let config = transformers_clip(config).map_err(invalid)?;
                 knows_all_tokens(&file, config.vocabulary)?;
                 let tower = Box::new(config.load(&at, device)?);
-                Ok(Self::Clip(tower, ClipTokenizer::new(), padding(folder)))
+                Ok(Self::Clip(
+                    tower,
+                    Box::new(ClipTokenizer::new()),
+                    padding(folder),
+                ))
             }
             Some("t5") => {
                 let config: T5Config = serde_json::from_value(config).map_err(invalid)?;
@@ -88,7 +92,7 @@ impl<B: DitBackend> TextEncoder<B> {
         let tower = config.load(&weights.at(""), device)?;
         Ok(Self::Clip(
             Box::new(tower),
-            ClipTokenizer::new(),
+            Box::new(ClipTokenizer::new()),
             Padding::Zero,
         ))
     }

@@ -1,0 +1,1 @@
+//! Benchmarks: `cargo bench --profile dev -p microdit-benches`, which uses the build of the tests.
