@@ -55,9 +55,17 @@ fn latents(pictures: &Path, folder: &Path) {
         ..ClipTextConfig::vit_h_14()
     };
     let weights = Weights::random(0);
-    let vae = vae.load::<Flex>(&weights.at(""), &device).expect("random weights fit");
-    let tower: ClipText<Flex> = text.load(&weights.at(""), &device).expect("random weights fit");
-    let text = TextEncoder::Clip(Box::new(tower), Box::new(ClipTokenizer::new()), Padding::Zero);
+    let vae = vae
+        .load::<Flex>(&weights.at(""), &device)
+        .expect("random weights fit");
+    let tower: ClipText<Flex> = text
+        .load(&weights.at(""), &device)
+        .expect("random weights fit");
+    let text = TextEncoder::Clip(
+        Box::new(tower),
+        Box::new(ClipTokenizer::new()),
+        Padding::Zero,
+    );
     let config = PrecomputeConfig {
         sizes: vec![256],
         batch: 16,
@@ -73,7 +81,8 @@ fn latents(pictures: &Path, folder: &Path) {
         device: &device,
     };
     let shards = Shards::open(&pictures.to_string_lossy(), Members::Pictures).expect("shards");
-    work.run(&shards, folder, &AtomicBool::new(false), |_| ()).expect("latents are written");
+    work.run(&shards, folder, &AtomicBool::new(false), |_| ())
+        .expect("latents are written");
 }
 
 /// Batches of the loader, which is given no time to read ahead.
@@ -98,13 +107,22 @@ fn batches(c: &mut Criterion, name: &str, source: &Source, shape: [usize; 3], ca
 
 fn loader(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (raw, made) = (folder.path().join("pictures"), folder.path().join("latents"));
+    let (raw, made) = (
+        folder.path().join("pictures"),
+        folder.path().join("latents"),
+    );
     pictures(&raw, 256, 1024);
     latents(&raw, &made);
     let open = |path: &Path, members| {
         Source::Shards(Shards::open(&path.to_string_lossy(), members).expect("shards"))
     };
-    batches(c, "pictures of 256 px", &open(&raw, Members::Pictures), [3, 256, 256], [77, 1024]);
+    batches(
+        c,
+        "pictures of 256 px",
+        &open(&raw, Members::Pictures),
+        [3, 256, 256],
+        [77, 1024],
+    );
     let source = open(&made, Members::Latents { size: 256 });
     batches(c, "latents of 256 px", &source, [4, 32, 32], [77, 1024]);
 }
@@ -114,14 +132,20 @@ fn samples(c: &mut Criterion) {
     let levels = noise.iter().map(|value| (value * 255.0) as u8).collect();
     let photograph = image::RgbImage::from_raw(800, 600, levels).expect("three levels per pixel");
     let mut file = std::io::Cursor::new(Vec::new());
-    photograph.write_to(&mut file, image::ImageFormat::Jpeg).expect("memory can be written");
+    photograph
+        .write_to(&mut file, image::ImageFormat::Jpeg)
+        .expect("memory can be written");
     let file = file.into_inner();
-    c.bench_function("decode a JPEG of 800 x 600", |b| b.iter(|| decode(black_box(&file))));
+    c.bench_function("decode a JPEG of 800 x 600", |b| {
+        b.iter(|| decode(black_box(&file)))
+    });
     c.bench_function("resize 800 x 600 to 256 and crop", |b| {
         b.iter(|| center_crop(&resize_shorter_side(black_box(&photograph), 256), 256));
     });
     let caption = "Photo by @jane_doe of the <b>red</b> boat &amp; the old harbour at dawn, see https://boats.com/x?id=7";
-    c.bench_function("clean a caption", |b| b.iter(|| clean_caption(black_box(caption))));
+    c.bench_function("clean a caption", |b| {
+        b.iter(|| clean_caption(black_box(caption)))
+    });
     let tokenizer = ClipTokenizer::new();
     c.bench_function("tokenise a caption", |b| {
         b.iter_batched(

@@ -67,8 +67,8 @@ pub struct Moments {
 pub enum Glimpse {
     /// A picture.
     Picture(RgbImage),
-    /// A latent `[channels, height, width]` and its values.
-    Latent([usize; 3], Vec<f32>),
+    /// A latent: its shape, `[channels, height, width]` or, where none is stored, the number of its values; and these.
+    Latent(Vec<usize>, Vec<f32>),
 }
 
 /// Damaged samples that are named.
@@ -238,13 +238,7 @@ impl Page {
                     self.sums.1 += value;
                     self.sums.2 += value * value;
                 }
-                match latent.shape[..] {
-                    [channels, height, width] => {
-                        Glimpse::Latent([channels, height, width], latent.values)
-                    }
-                    // Raw columns, whose shape only the reader knows.
-                    _ => Glimpse::Latent([0; 3], Vec::new()),
-                }
+                Glimpse::Latent(latent.shape, latent.values)
             }
         };
         if first {

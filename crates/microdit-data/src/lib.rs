@@ -7,6 +7,7 @@ mod inspect;
 mod loader;
 mod mds;
 mod npy;
+mod parallel;
 mod precompute;
 mod prepare;
 mod sample;

@@ -2,7 +2,7 @@
 
 use crate::{
     image::{self, center_crop, pixels, resize_shorter_side},
-    npy,
+    npy, parallel,
     sample::{DataError, Image, Position, Sample, Stored},
     shards::Incomplete,
     stream::{Samples, Source},
@@ -184,26 +184,13 @@ fn collate(decoded: Vec<Decoded>, next: Position) -> Batch {
 
 /// Decodes in parallel, keeping the order.
 fn decode_all(samples: &[Sample], config: &LoaderConfig) -> Vec<Result<Decoded, String>> {
-    let share = samples.len().div_ceil(config.threads.max(1)).max(1);
-    thread::scope(|scope| {
-        let workers: Vec<_> = samples
-            .chunks(share)
-            .map(|part| {
-                let decode = |sample| decode(sample, config);
-                let worker = scope.spawn(move || part.iter().map(decode).collect::<Vec<_>>());
-                (part.len(), worker)
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|(count, worker)| {
-                // A panic in a decoder counts as broken images, not as the end of the run.
-                let panicked = || Err("its decoder panicked".to_owned());
-                let results = worker.join();
-                results.unwrap_or_else(|_| (0..count).map(|_| panicked()).collect())
-            })
-            .collect()
-    })
+    let results = parallel::map(samples, config.threads, |_, sample| decode(sample, config));
+    // A panic in a decoder counts as broken images, not as the end of the run.
+    let panicked = || Err("its decoder panicked".to_owned());
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(panicked))
+        .collect()
 }
 
 fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {

@@ -2,6 +2,7 @@
 
 use crate::{
     image::{center_crop, decode, pixels, resize_shorter_side},
+    parallel,
     sample::{DataError, Image, Sample},
     shards::{Members, Shard, Shards},
     writer::{
@@ -14,7 +15,6 @@ use microdit::{
     rng::{Purpose, Stream},
 };
 use microdit_encoders::{text::TextEncoder, vae::Vae};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -245,11 +245,12 @@ impl<B: DitBackend> Precompute<'_, B> {
         let finished = thread::scope(|scope| -> Result<bool, DataError> {
             let (sender, receiver) = mpsc::sync_channel(1);
             let size = self.config.batch;
+            let threads = thread::available_parallelism().map_or(1, usize::from);
             scope.spawn(move || {
                 for (number, batch) in batches {
-                    let prepare = |(j, sample)| prepare((number * size + j) as u64, sample, sizes);
-                    let prepared: Vec<_> = batch.par_iter().enumerate().map(prepare).collect();
-                    if sender.send(prepared).is_err() {
+                    let prepare =
+                        |i, sample: &Sample| prepare((number * size + i) as u64, sample, sizes);
+                    if sender.send(parallel::map(batch, threads, prepare)).is_err() {
                         return;
                     }
                 }
@@ -261,8 +262,8 @@ impl<B: DitBackend> Precompute<'_, B> {
                 let mut sound = Vec::with_capacity(batch.len());
                 for sample in batch {
                     match sample {
-                        Ok(sample) => sound.push(sample),
-                        Err(()) => {
+                        Some(Some(sample)) => sound.push(sample),
+                        _ => {
                             *rejected
                                 .entry("an image that cannot be decoded".into())
                                 .or_default() += 1
@@ -347,13 +348,13 @@ impl<B: DitBackend> Precompute<'_, B> {
 }
 
 /// The pictures of a sample at every size, or nothing if it has none.
-fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, ()> {
+fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Option<Prepared> {
     let Image::Encoded(file) = &sample.image else {
-        return Err(());
+        return None;
     };
-    let image = decode(file).map_err(|_| ())?;
+    let image = decode(file).ok()?;
     let square = |&size: &u32| pixels(&center_crop(&resize_shorter_side(&image, size), size));
-    Ok(Prepared {
+    Some(Prepared {
         place,
         key: safe_key(&sample.key),
         caption: sample.caption.clone(),

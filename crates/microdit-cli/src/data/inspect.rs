@@ -85,16 +85,14 @@ impl Inspect {
         for glimpse in glimpses {
             match (glimpse, &vae) {
                 (Glimpse::Picture(image), _) => images.push(image),
-                (Glimpse::Latent([channels, height, width], values), Some(vae))
-                    if channels == vae.latent_channels() =>
-                {
-                    let data = TensorData::new(values, [1, channels, height, width]);
-                    images.extend(pictures(vae.decode(Tensor::from_data(data, &device))));
-                }
-                (Glimpse::Latent(shape, _), Some(_)) => {
-                    return Err(miette::miette!(
-                        "latents of shape {shape:?} are not this VAE's"
-                    ));
+                (Glimpse::Latent(shape, values), Some(vae)) => {
+                    let Some(shape) = full_shape(&shape, vae.latent_channels()) else {
+                        return Err(miette::miette!(
+                            "latents of shape {shape:?} are not this VAE's"
+                        ));
+                    };
+                    let latent = Tensor::from_data(TensorData::new(values, shape), &device);
+                    images.extend(pictures(vae.decode(latent)));
                 }
                 (Glimpse::Latent(..), None) => {
                     return Err(miette::miette!("a picture of latents needs --vae"));
@@ -102,6 +100,18 @@ impl Inspect {
             }
         }
         Ok(images)
+    }
+}
+
+/// `[1, channels, height, width]` of a latent; one stored without its shape is taken to be square.
+fn full_shape(shape: &[usize], channels: usize) -> Option<[usize; 4]> {
+    match *shape {
+        [found, height, width] => (found == channels).then_some([1, channels, height, width]),
+        [count] => {
+            let side = (count / channels).isqrt();
+            (channels * side * side == count).then_some([1, channels, side, side])
+        }
+        _ => None,
     }
 }
 

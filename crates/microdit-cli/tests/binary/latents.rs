@@ -332,6 +332,39 @@ const RECIPE: &str = r#"(
 )"#;
 
 #[test]
+fn latents_the_reference_wrote_are_inspected_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    encoders::vae(&folder.path().join("vae"));
+    let (vae, sheet) = (folder.path().join("vae"), folder.path().join("sheet.png"));
+    let (vae, sheet) = (vae.to_string_lossy(), sheet.to_string_lossy());
+    for shards in ["tests/goldens/mds_plain", "tests/goldens/mds_zstd"] {
+        let said = succeeds(&[
+            "data",
+            "inspect",
+            shards,
+            "--sheet",
+            &sheet,
+            "--samples",
+            "4",
+            "--vae",
+            &vae,
+        ]);
+        for part in [
+            "members caption, caption_latents, latents_256",
+            "shards 3",
+            "samples 24",
+            "sizes [1024] (24)",
+            "captions [224] (24)",
+            "damaged 0",
+        ] {
+            assert!(said.contains(part), "no `{part}` in: {said}");
+        }
+        // Four pictures of 16 x 8 pixels.
+        assert_eq!(image::open(&*sheet).unwrap().width(), 2 * 130 + 2);
+    }
+}
+
+#[test]
 fn pictures_are_filtered_cleaned_shrunk_and_packed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

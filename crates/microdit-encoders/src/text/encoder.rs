@@ -331,6 +331,103 @@ fn sentence_pieces(folder: &Path, vocabulary: usize) -> Result<Tokenizer, Weight
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::DType;
+    use burn_flex::Flex;
+    use serde_json::json;
+
+    fn values(states: Tensor<Flex, 3>) -> Vec<f32> {
+        states.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn a_directory_of_transformers_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Default::default();
+        let config = json!({
+            "model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"], "hidden_size": 8,
+            "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "projection_dim": 4,
+            "hidden_act": "gelu",
+        });
+        let weights = Weights::random(0);
+        let sizes = transformers_clip(config.clone()).unwrap();
+        let tower = sizes.load::<Flex>(&weights.at(""), &device).unwrap();
+        weights
+            .write_read(&folder.path().join("model.safetensors"), DType::F32)
+            .unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let encoder = TextEncoder::<Flex>::open(folder.path(), &device).unwrap();
+        assert_eq!((encoder.tokens(), encoder.channels()), (77, 8));
+        // Padded with end tokens, as most of them are; with zeros, where the tokenizer says so.
+        for (padding, pad) in [(Padding::End, None), (Padding::Zero, Some("!"))] {
+            if let Some(pad) = pad {
+                let config = json!({"pad_token": pad}).to_string();
+                std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            }
+            let encoder = TextEncoder::<Flex>::open(folder.path(), &device).unwrap();
+            let ids = ClipTokenizer::new().encode("a red fox", 77, padding);
+            let ids = Tensor::from_data(TensorData::new(ids, [1, 77]), &device);
+            let expected = values(tower.forward(ids).hidden);
+            assert_eq!(
+                values(encoder.encode(&["a red fox"], &device)),
+                expected,
+                "{padding:?}"
+            );
+        }
+        // A table of tokens that is too small would be read beyond its end.
+        let config = config
+            .to_string()
+            .replace("\"hidden_size\"", "\"vocab_size\":100,\"hidden_size\"");
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let error = TextEncoder::<Flex>::open(folder.path(), &device)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("100 tokens; CLIP's tokenizer knows 49408"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn t5_is_opened_with_its_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Default::default();
+        let config = json!({
+            "model_type": "t5", "vocab_size": 10, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2,
+            "relative_attention_num_buckets": 8, "layer_norm_epsilon": 1e-6, "feed_forward_proj": "gated-gelu",
+        });
+        let weights = Weights::random(0);
+        let sizes: T5Config = serde_json::from_value(config.clone()).unwrap();
+        let network = sizes.load::<Flex>(&weights.at(""), &device).unwrap();
+        weights
+            .write_read(&folder.path().join("model.safetensors"), DType::F32)
+            .unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let missing = TextEncoder::<Flex>::open(folder.path(), &device)
+            .unwrap_err()
+            .to_string();
+        assert!(missing.contains("no tokenizer.json"), "{missing}");
+        let tokenizer = json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+            "model": {"type": "WordLevel", "vocab": {"<unk>": 2, "a": 3, "red": 4, "fox": 5}, "unk_token": "<unk>"},
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let encoder = TextEncoder::<Flex>::open(folder.path(), &device).unwrap();
+        let (tokens, long) = (encoder.tokens(), "fox ".repeat(500));
+        let found = values(encoder.encode(&["a red dog", &long], &device));
+        // Padding is masked; the long caption is cut.
+        let mut ids = vec![3, 4, 2];
+        ids.resize(tokens, 0);
+        ids.resize(2 * tokens, 5);
+        let mask = ids
+            .iter()
+            .map(|&id| i64::from(id > 0))
+            .collect::<Vec<i64>>();
+        let tensor = |ids: Vec<i64>| Tensor::from_data(TensorData::new(ids, [2, tokens]), &device);
+        assert_eq!(
+            found,
+            values(network.forward(tensor(ids), Some(tensor(mask))))
+        );
+    }
 
     #[test]
     fn configurations_are_read_as_their_libraries_read_them() {

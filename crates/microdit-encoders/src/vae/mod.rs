@@ -103,3 +103,140 @@ pub fn pictures<B: DitBackend>(images: Tensor<B, 4>) -> Vec<RgbImage> {
     let values: Vec<f32> = images.into_data().iter::<f32>().collect();
     crate::PixelCodec { scale: 1.0 }.decode(&values, width as u32, height as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, TensorData};
+    use burn_flex::Flex;
+    use serde_json::json;
+
+    /// A directory as diffusers saves it, with random weights.
+    fn saved(folder: &Path, config: &serde_json::Value) {
+        let (weights, device) = (Weights::random(0), Default::default());
+        let at = weights.at("");
+        if config["_class_name"] == "AutoencoderTiny" {
+            let config: AutoencoderTinyConfig = serde_json::from_value(config.clone()).unwrap();
+            config.load::<Flex>(&at, &device).unwrap();
+        } else {
+            let config: AutoencoderKlConfig = serde_json::from_value(config.clone()).unwrap();
+            config.load::<Flex>(&at, &device).unwrap();
+        }
+        std::fs::create_dir_all(folder).unwrap();
+        weights
+            .write_read(&folder.join(WEIGHTS[0]), DType::F32)
+            .unwrap();
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    }
+
+    fn image() -> Tensor<Flex, 4> {
+        let values: Vec<f32> = (0..3 * 16 * 16).map(|i| (i as f32).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [1, 3, 16, 16]), &Default::default())
+    }
+
+    #[test]
+    fn both_kinds_are_opened_as_diffusers_saves_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let kl = json!({
+            "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "layers_per_block": 1, "latent_channels": 16,
+            "norm_num_groups": 4, "scaling_factor": 0.5, "shift_factor": 0.25, "use_quant_conv": false,
+            "use_post_quant_conv": false, "sample_size": 32,
+        });
+        let tiny = json!({
+            "_class_name": "AutoencoderTiny", "in_channels": 3, "out_channels": 3, "latent_channels": 4,
+            "encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8],
+            "num_encoder_blocks": [1, 2], "num_decoder_blocks": [2, 1],
+        });
+        let device = Default::default();
+        for (name, config, channels) in [("pipeline/vae", kl, 16), ("tiny", tiny, 4)] {
+            saved(&folder.path().join(name), &config);
+            let name = name.trim_end_matches("/vae");
+            let vae = Vae::<Flex>::open(&folder.path().join(name), &device).unwrap();
+            assert_eq!((vae.latent_channels(), vae.shrinks_by()), (channels, 2));
+            let noise = Tensor::zeros([1, channels, 8, 8], &device);
+            let latents = vae.encode(image(), noise);
+            assert_eq!(latents.dims(), [1, channels, 8, 8]);
+            if let Vae::Kl(vae) = &vae {
+                // Without noise: the mean, shifted, then scaled.
+                let expected = (vae.encode(image()).mean - 0.25) * 0.5;
+                let error = (latents.clone() - expected).abs().max().into_scalar();
+                assert!(error < 1e-6, "{error}");
+            }
+            assert_eq!(vae.decode(latents).dims(), [1, 3, 16, 16]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_autoencoder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            Vae::<Flex>::open(folder.path(), &Default::default())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            open().contains("diffusion_pytorch_model.safetensors"),
+            "{}",
+            open()
+        );
+        let weights = Weights::random(0);
+        weights
+            .at("")
+            .tensor::<Flex, 1>("any", [1], &Default::default())
+            .unwrap();
+        weights
+            .write_read(&folder.path().join(WEIGHTS[0]), DType::F32)
+            .unwrap();
+        assert!(open().contains("config.json"), "{}", open());
+        std::fs::write(
+            folder.path().join("config.json"),
+            r#"{"_class_name": "UNet2DModel"}"#,
+        )
+        .unwrap();
+        assert!(open().contains("it describes a UNet2DModel"), "{}", open());
+        let config = r#"{"block_out_channels": [10], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        assert!(
+            open().contains("norm_num_groups 4 must divide"),
+            "{}",
+            open()
+        );
+    }
+
+    /// Before 0.18, diffusers named the layers of attention otherwise.
+    #[test]
+    fn earlier_names_of_attention_are_known() {
+        let device = Default::default();
+        let config = AutoencoderKlConfig {
+            block_out_channels: vec![8],
+            layers_per_block: 1,
+            norm_num_groups: 4,
+            ..AutoencoderKlConfig::sdxl()
+        };
+        let weights = Weights::random(0);
+        let vae = config.load::<Flex>(&weights.at(""), &device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        weights.write_read(&path, DType::F32).unwrap();
+        let tensors = microdit::weights::StateDict::read(&path).unwrap();
+        let renamed = tensors.iter().map(|(name, data)| {
+            let pairs = [
+                ("to_q.", "query."),
+                ("to_k.", "key."),
+                ("to_v.", "value."),
+                ("to_out.0.", "proj_attn."),
+            ];
+            let name = pairs
+                .iter()
+                .fold(name.clone(), |name, (new, old)| name.replace(new, old));
+            (name, data.clone())
+        });
+        let old = microdit::weights::StateDict::from_tensors(renamed);
+        old.write_safetensors(&path, DType::F32, Default::default())
+            .unwrap();
+        let weights = Weights::open(&path).unwrap();
+        let loaded = config.load::<Flex>(&weights.at(""), &device).unwrap();
+        let difference = loaded.moments(image()) - vae.moments(image());
+        assert_eq!(difference.abs().max().into_scalar(), 0.0);
+    }
+}
