@@ -16,6 +16,7 @@ pub struct Array {
 /// Reads an array; what is wrong with it, if it is none. Memory is bounded by the bytes given, whatever their header
 /// claims.
 pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
+    check_header(bytes)?;
     let file = NpyFile::new(bytes).map_err(|error| error.to_string())?;
     let shape: Option<Vec<usize>> = file
         .shape()
@@ -49,6 +50,27 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
         other => return Err(format!("its type is {other}; expected <f2 or <f4")),
     };
     Ok(Array { shape, values })
+}
+
+/// Refuses headers that are not those of plain arrays, a dictionary with one tuple: the time it takes to understand a header
+/// grows exponentially with its brackets.
+fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let after_magic = bytes
+        .strip_prefix(b"\x93NUMPY")
+        .ok_or("it is no NumPy file")?;
+    let header = match after_magic {
+        [1, _, a, b, rest @ ..] => rest.get(..usize::from(u16::from_le_bytes([*a, *b]))),
+        [2 | 3, _, a, b, c, d, rest @ ..] => {
+            rest.get(..u32::from_le_bytes([*a, *b, *c, *d]) as usize)
+        }
+        _ => None,
+    };
+    let header = header.ok_or("its header is cut off, or of an unknown version")?;
+    let brackets = header.iter().filter(|byte| b"([{".contains(byte)).count();
+    if brackets > 2 {
+        return Err("its header does not describe a plain array".into());
+    }
+    Ok(())
 }
 
 impl Stored {
@@ -124,7 +146,9 @@ mod tests {
             write("<f4", &[3], &[0; 8]),
             write("<i8", &[1], &[0; 8]),
             write(">f4", &[2], &[0; 8]),
+            write(&"[".repeat(40), &[2], &[0; 8]),
             b"\x93NUMPY".to_vec(),
+            b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(),
             Vec::new(),
         ] {
             assert!(read(&bytes).is_err(), "{bytes:?}");
