@@ -12,14 +12,9 @@ use std::{
 
 /// Files that belong to a case told by another file, or are not about the network.
 fn is_case(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => {
-            !stem.ends_with("_expected")
-                && !stem.ends_with("_captions")
-                && !name.starts_with("wds_")
-        }
+        Some("json") => !stem.ends_with("_expected") && !stem.ends_with("_captions"),
         Some("pt") => true,
         _ => false,
     }

@@ -1,12 +1,40 @@
-//! image_prep: what becomes of pictures before they are encoded.
+//! image_prep, wds_pixels: what becomes of pictures before they are encoded.
 
 use crate::{golden::Golden, report::Report};
 use image::RgbImage;
-use microdit_data::image::{center_crop, pixels, resize_shorter_side};
+use microdit_data::{
+    Image, Members, Shards,
+    image::{center_crop, decode, pixels, resize_shorter_side},
+};
 use std::path::Path;
 
 /// One level of 255: different libraries round fixed-point sums differently.
 const LEVEL: f64 = 1.0;
+
+/// Levels by which decoders of JPEG differ: the format leaves rounding and the smoothing of colours to them.
+const DECODER: f64 = 8.0;
+
+/// The first pictures of the tar beside the file, by their keys.
+pub(super) fn wds_pixels(path: &Path, report: &mut Report) {
+    let golden = Golden::open(&path.with_extension("safetensors"));
+    let tar = path.with_file_name("wds_clean.tar");
+    let shards = Shards::open(&tar.to_string_lossy(), Members::Pictures);
+    let shards = shards.unwrap_or_else(|error| panic!("{error}"));
+    for shard in shards.iter() {
+        let (samples, _) = shards.read(shard).unwrap_or_else(|error| panic!("{error}"));
+        for sample in samples {
+            let key = format!("out.pixels.{}", sample.key);
+            let Image::Encoded(file) = &sample.image else {
+                panic!("{key} is no file");
+            };
+            if golden.has(&key) {
+                let image = decode(file).unwrap_or_else(|error| panic!("{key}: {error}"));
+                let levels: Vec<f64> = image.as_raw().iter().copied().map(f64::from).collect();
+                report.close(&sample.key, &levels, golden.get(&key), DECODER);
+            }
+        }
+    }
+}
 
 pub(super) fn image_prep(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));

@@ -54,5 +54,6 @@ pub const KINDS: &[(&str, Check)] = &[
     ("caption_clean", text::caption_clean),
     ("text_repair", text::text_repair),
     ("image_prep", images::image_prep),
+    ("wds_pixels", images::wds_pixels),
     ("mds", shards::mds),
 ];
