@@ -1,5 +1,5 @@
 //! The whole chain at the sizes of the published models. Ignored by default: it writes 4 GB and computes for minutes.
-//! `cargo test -p microdit-cli full_size -- --ignored --nocapture` reports time and peak memory.
+//! `cargo test --workspace --test binary full_size -- --ignored --nocapture` reports time and peak memory.
 
 use crate::common::root;
 use burn::tensor::DType;

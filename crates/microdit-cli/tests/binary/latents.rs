@@ -439,21 +439,36 @@ fn pictures_are_filtered_cleaned_shrunk_and_packed() {
     // A directory in use is left alone.
     let again = microdit(&["data", "prepare", &card, "--source", &source, "--out", &out]);
     fails(&again, &["is not empty"]);
-    // The same captions as a table of another kind, beside it.
+    // The same captions as tables of other kinds, beside it; the Parquet file was written by PyArrow.
     let table = path("table.csv");
-    fs::write(&table, "file_name,text\nplain.png,\"a cat, plain\"\n").unwrap();
-    let said = succeeds(&[
-        "data",
-        "prepare",
-        &card,
-        "--source",
-        &source,
-        "--out",
-        &path("csv"),
-        "--captions",
+    fs::write(
         &table,
-    ]);
-    assert!(said.contains("1 samples in 1 shards"), "{said}");
+        "file_name,text\nplain.png,\"a cat, plain\"\nother.png,a dog\n",
+    )
+    .unwrap();
+    let parquet = root().join("tests/goldens/captions.parquet");
+    for (name, table) in [
+        ("csv", table),
+        ("parquet", parquet.to_string_lossy().into_owned()),
+    ] {
+        let out = path(name);
+        let said = succeeds(&[
+            "data",
+            "prepare",
+            &card,
+            "--source",
+            &source,
+            "--out",
+            &out,
+            "--captions",
+            &table,
+        ]);
+        assert!(said.contains("1 samples in 1 shards"), "{name}: {said}");
+        assert!(
+            said.contains("left out 1: a caption without any of the words"),
+            "{name}: {said}"
+        );
+    }
 }
 
 #[test]
