@@ -60,6 +60,15 @@ pub(crate) fn train(run: &Path, more: &[&str]) -> Output {
     microdit(&arguments)
 }
 
+/// Runs the binary to a good end; what it said, in one line.
+#[track_caller]
+pub(crate) fn succeeds(arguments: &[&str]) -> String {
+    let output = microdit(arguments);
+    let said = text(&output);
+    assert!(output.status.success(), "microdit {arguments:?}: {said}");
+    said
+}
+
 /// It failed in order, and its message has these parts.
 #[track_caller]
 pub(crate) fn fails(output: &Output, parts: &[&str]) {

@@ -1,7 +1,7 @@
 //! From collected pictures to pictures drawn by a network trained on their latents.
 
 use crate::{
-    common::{fails, microdit, root, text},
+    common::{fails, microdit, root, succeeds, text},
     encoders,
 };
 use std::{
@@ -14,14 +14,6 @@ use std::{
 
 /// Shards of pictures in these tests, 16 samples each.
 const SHARDS: usize = 6;
-
-#[track_caller]
-fn succeeds(arguments: &[&str]) -> String {
-    let output = microdit(arguments);
-    let said = text(&output);
-    assert!(output.status.success(), "microdit {arguments:?}: {said}");
-    said
-}
 
 /// A directory with small encoders and shards of pictures, the last of them with damaged samples.
 struct Workshop {

@@ -1,19 +1,11 @@
 //! Every bundled recipe loads, and runs in small; the bill of the paper's run is the paper's.
 
-use crate::common::{microdit, root, text};
+use crate::common::{root, succeeds};
 use npyz::{WriteOptions, WriterBuilder};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
-
-#[track_caller]
-fn succeeds(arguments: &[&str]) -> String {
-    let output = microdit(arguments);
-    let said = text(&output);
-    assert!(output.status.success(), "microdit {arguments:?}: {said}");
-    said
-}
 
 /// A shard of eight samples: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3 vectors of 6 numbers.
 fn latents(path: &Path) {

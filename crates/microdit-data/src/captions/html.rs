@@ -34,7 +34,7 @@ static NUMERIC: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^&#([0-9]+|[xX][0-9a-fA-F]+)[^0-9a-fA-F]"));
 static COMMENT_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"--\s*>"));
 
-/// The text outside tags and comments, references decoded.
+/// The text outside tags and comments of lower-case HTML, references decoded.
 pub(super) fn text_of(html: &str) -> String {
     let mut page = Page::default();
     let mut rest = html;
@@ -134,7 +134,7 @@ impl Page {
         if SILENT.contains(&name.as_str()) && !empty {
             if RAW.contains(&name.as_str()) {
                 let close = format!("</{name}");
-                let length = rest[end..].to_lowercase().find(&close);
+                let length = rest[end..].find(&close);
                 // Without its end tag, all that follows belongs to it.
                 return Some(length.map_or(rest.len(), |length| end + length));
             }
