@@ -129,10 +129,7 @@ impl Folder {
         table: &Path,
         mut take: impl FnMut(String, String) -> Result<bool, DataError>,
     ) -> Result<(), DataError> {
-        let bad = |error: &dyn std::fmt::Display| DataError::Unreadable {
-            shard: table.to_owned(),
-            message: error.to_string(),
-        };
+        let bad = |error: &dyn std::fmt::Display| DataError::unreadable(table, error);
         let missing = |column: &str| bad(&format!("no column `{column}`"));
         let file = File::open(table).map_err(DataError::io(table))?;
         match table.extension().and_then(|extension| extension.to_str()) {

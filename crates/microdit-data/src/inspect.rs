@@ -4,14 +4,12 @@ use crate::{
     image::decode,
     sample::{DataError, Image, Sample},
     shards::{Members, Shard, Shards},
-    writer::DatasetIndex,
+    writer::{DatasetIndex, checksum},
 };
 use ::image::RgbImage;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     path::Path,
 };
 
@@ -283,15 +281,4 @@ impl Page {
         }
         (self.result, self.glimpses)
     }
-}
-
-/// Length and SHA-256 of a file.
-fn checksum(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut digest = Sha256::new();
-    let bytes = std::io::copy(&mut File::open(path)?, &mut digest)?;
-    let hash = digest.finalize();
-    Ok((
-        bytes,
-        hash.iter().map(|byte| format!("{byte:02x}")).collect(),
-    ))
 }

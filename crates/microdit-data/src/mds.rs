@@ -61,8 +61,9 @@ impl MdsShard {
     /// An unreadable or foreign index, and shards in a form we do not know.
     pub fn list(folder: &Path) -> Result<Vec<Self>, DataError> {
         let path = folder.join(INDEX);
-        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
-        Self::parse(&text, folder).map_err(|message| unreadable(&path, &message))
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| DataError::unreadable(&path, &error))?;
+        Self::parse(&text, folder).map_err(|message| DataError::unreadable(&path, &message))
     }
 
     /// The shards of an index with this text, which lie in `folder`.
@@ -105,9 +106,9 @@ impl MdsShard {
     pub fn read(&self) -> Result<Vec<MdsSample>, DataError> {
         let bytes = self
             .bytes()
-            .map_err(|error| unreadable(&self.path, &error))?;
+            .map_err(|error| DataError::unreadable(&self.path, &error))?;
         let samples = self.samples_of(&bytes);
-        samples.map_err(|message| unreadable(&self.path, &message))
+        samples.map_err(|message| DataError::unreadable(&self.path, &message))
     }
 
     /// The samples of the shard, given its bytes, decompressed.
@@ -241,13 +242,6 @@ impl Entry {
             columns.push((name.clone(), bytes.to_vec()));
         }
         Some(MdsSample { columns })
-    }
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DataError {
-    DataError::Unreadable {
-        shard: path.to_owned(),
-        message: error.to_string(),
     }
 }
 

@@ -201,4 +201,12 @@ impl DataError {
             error,
         }
     }
+
+    /// A shard, table or index that is not as it should be.
+    pub(crate) fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Self {
+        Self::Unreadable {
+            shard: path.to_owned(),
+            message: error.to_string(),
+        }
+    }
 }

@@ -149,7 +149,7 @@ impl Shard {
                 let Some(first) = first else {
                     return Ok(BTreeSet::new());
                 };
-                let first = first.map_err(|error| unreadable(path, &error))?;
+                let first = first.map_err(|error| DataError::unreadable(path, &error))?;
                 let names = first.keys().filter(|name| !name.starts_with("__"));
                 Ok(names.map(str::to_owned).collect())
             }
@@ -169,7 +169,7 @@ impl Shard {
         match self {
             Self::Tar(path) => {
                 for entry in tar(path)?.iter() {
-                    let entry = entry.map_err(|error| unreadable(path, &error))?;
+                    let entry = entry.map_err(|error| DataError::unreadable(path, &error))?;
                     let key = entry.key().unwrap_or_default();
                     let part = |name: &str| Some(entry.get_first(&[name])?.as_bytes()?.to_vec());
                     take(key, members.of_tar(key, part));
@@ -246,14 +246,7 @@ fn tar(path: &Path) -> Result<WebDataset, DataError> {
         .worker_split(false)
         .empty_check(false)
         .build()
-        .map_err(|error| unreadable(path, &error))
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DataError {
-    DataError::Unreadable {
-        shard: path.to_owned(),
-        message: error.to_string(),
-    }
+        .map_err(|error| DataError::unreadable(path, &error))
 }
 
 /// A file of pixels and its caption.

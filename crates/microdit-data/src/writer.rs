@@ -136,11 +136,7 @@ impl ShardWriter {
             hashed.flush()?;
             hashed.inner.get_ref().sync_all()?;
             std::fs::rename(&self.part, &self.path)?;
-            let digest = hashed.digest.finalize();
-            Ok((
-                hashed.bytes,
-                digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            ))
+            Ok((hashed.bytes, hexadecimal(hashed.digest)))
         };
         let (bytes, sha256) = finish().map_err(DataError::io(&self.path))?;
         Ok(ShardReport {
@@ -156,6 +152,18 @@ impl ShardWriter {
             rejected,
         })
     }
+}
+
+/// Length and SHA-256 of a file.
+pub(crate) fn checksum(path: &Path) -> io::Result<(u64, String)> {
+    let mut digest = Sha256::new();
+    let bytes = io::copy(&mut File::open(path)?, &mut digest)?;
+    Ok((bytes, hexadecimal(digest)))
+}
+
+fn hexadecimal(digest: Sha256) -> String {
+    let bytes = digest.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Counts and hashes what passes through.
@@ -203,10 +211,7 @@ pub(crate) fn safe_key(key: &str) -> String {
 
 pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, DataError> {
     let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
-    serde_json::from_str(&text).map_err(|error| DataError::Unreadable {
-        shard: path.to_owned(),
-        message: error.to_string(),
-    })
+    serde_json::from_str(&text).map_err(|error| DataError::unreadable(path, &error))
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {

@@ -200,35 +200,28 @@ pub fn fetch(
             paths.push(path);
             continue;
         }
-        let names = || (repository.to_owned(), (*file).to_owned());
+        let (repository_name, name) = (|| repository.to_owned(), || (*file).to_owned());
         if offline {
-            let (repository, file) = names();
-            return Err(HubError::Offline { repository, file });
+            return Err(HubError::Offline {
+                repository: repository_name(),
+                file: name(),
+            });
         }
+        let failed = |error: String| HubError::Download {
+            repository: repository_name(),
+            file: name(),
+            error,
+        };
         let api = match &mut api {
             Some(api) => api,
-            none => none.insert(connect(&cache).map_err(|error| {
-                let ((repository, file), error) = (names(), error.to_string());
-                HubError::Download {
-                    repository,
-                    file,
-                    error,
-                }
-            })?),
+            none => none.insert(connect(&cache).map_err(|error| failed(error.to_string()))?),
         };
         let blobs = cache
             .path()
             .join(Repo::model(repository.to_owned()).folder_name())
             .join("blobs");
         let path = download(&api.model(repository.to_owned()), file, &blobs, report);
-        let path = path.map_err(|error| {
-            let (repository, file) = names();
-            HubError::Download {
-                repository,
-                file,
-                error,
-            }
-        })?;
+        let path = path.map_err(failed)?;
         verify(repository, file, &path)?;
         paths.push(path);
     }
@@ -277,12 +270,15 @@ fn download(
         } else {
             breaks + 1
         };
+        // Nothing is left to send of a part that is whole: the process ended before it was named. It is not verified, so it
+        // is fetched once more.
+        let whole = error.contains("http status: 416");
+        if whole {
+            parts(blobs).for_each(|(path, _)| drop(std::fs::remove_file(path)));
+        }
         // An answer is final, a broken connection is not.
-        if breaks > MAX_BREAKS
-            || ["401", "403", "404"]
-                .iter()
-                .any(|status| error.contains(status))
-        {
+        let answered = !whole && error.contains("http status: 4");
+        if breaks > MAX_BREAKS || answered {
             return Err(error);
         }
         thread::sleep(Duration::from_millis(200 << breaks));
@@ -291,11 +287,14 @@ fn download(
 
 /// Bytes of unfinished downloads.
 fn arrived(blobs: &Path) -> u64 {
+    parts(blobs).map(|(_, bytes)| bytes).sum()
+}
+
+/// Unfinished downloads and their lengths.
+fn parts(blobs: &Path) -> impl Iterator<Item = (PathBuf, u64)> {
     let entries = blobs.read_dir().into_iter().flatten().flatten();
     let parts = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with("part"));
-    parts
-        .filter_map(|entry| Some(entry.metadata().ok()?.len()))
-        .sum()
+    parts.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len())))
 }
 
 /// Hands the library's reports on.

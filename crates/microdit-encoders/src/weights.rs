@@ -200,18 +200,14 @@ impl<'a> At<'a> {
         Ok(Tensor::from_data(data, device))
     }
 
-    /// Checks that no tensor under the prefix was left unread, but those `foreign` says are no business of the network,
-    /// by their names after the prefix.
+    /// Checks that no tensor under the prefix was left unread.
     ///
     /// # Errors
     /// [`WeightsError::Mismatch`] with the tensors left over: the configuration describes a smaller network.
-    pub fn all_read(&self, foreign: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
+    pub fn all_read(&self) -> Result<(), WeightsError> {
         let prefix = self.name("");
         let read = self.weights.read.borrow();
-        let left = |name: &&str| {
-            let own = name.strip_prefix(&prefix);
-            own.is_some_and(|own| !foreign(own)) && !read.contains_key(*name)
-        };
+        let left = |name: &&str| name.starts_with(&prefix) && !read.contains_key(*name);
         let surplus: Vec<String> = self
             .weights
             .names()
@@ -277,7 +273,7 @@ fn map(paths: &[PathBuf]) -> Result<Source, WeightsError> {
 
 /// The files an index lists, which lie beside it.
 fn indexed(index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
-    let (_, json) = json(index)?;
+    let json = json(index)?;
     let files = json["weight_map"].as_object().ok_or_else(|| {
         format(
             index,
@@ -306,15 +302,13 @@ pub(crate) fn find(folder: &Path, names: &[&str]) -> Result<PathBuf, WeightsErro
     })
 }
 
-/// A JSON file, and its path for messages about it.
-pub(crate) fn json(path: &Path) -> Result<(PathBuf, Value), WeightsError> {
+/// A JSON file.
+pub(crate) fn json(path: &Path) -> Result<Value, WeightsError> {
     let text = std::fs::read_to_string(path).map_err(|error| WeightsError::Io {
         path: path.to_owned(),
         error,
     })?;
-    let value =
-        serde_json::from_str(&text).map_err(|error| format(path, &format!("no JSON ({error})")))?;
-    Ok((path.to_owned(), value))
+    serde_json::from_str(&text).map_err(|error| format(path, &format!("no JSON ({error})")))
 }
 
 pub(crate) fn format(path: &Path, message: &str) -> WeightsError {
@@ -394,7 +388,7 @@ mod tests {
         for name in ["a", "b"] {
             assert_eq!(values(&weights, name).unwrap(), [0.5, -2.0]);
         }
-        weights.at("").all_read(|_| false).unwrap();
+        weights.at("").all_read().unwrap();
     }
 
     #[test]
@@ -406,19 +400,19 @@ mod tests {
         random.write_read(&path, DType::F32).unwrap();
         let written = Weights::open(&path).unwrap();
         assert_eq!(values(&written, "norm.bias").unwrap(), expected);
-        written.at("").all_read(|_| false).unwrap();
+        written.at("").all_read().unwrap();
     }
 
     #[test]
     fn misfits_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
-        let state = state(&["here", "left", "foreign"]);
+        let state = state(&["own.here", "own.left", "foreign"]);
         state
             .write_safetensors(&path, DType::F32, HashMap::new())
             .unwrap();
         let weights = Weights::open(&path).unwrap();
-        values(&weights, "here").unwrap();
+        values(&weights, "own.here").unwrap();
         let missing = values(&weights, "gone").unwrap_err().to_string();
         assert!(
             missing.contains("w.safetensors") && missing.contains("missing    gone"),
@@ -426,16 +420,15 @@ mod tests {
         );
         let wide = weights
             .at("")
-            .tensor::<Flex, 2>("left", [2, 3], &Default::default());
+            .tensor::<Flex, 2>("own.left", [2, 3], &Default::default());
         let wide = wide.unwrap_err().to_string();
-        assert!(wide.contains("left: expected [2, 3], found [2]"), "{wide}");
-        let surplus = weights
-            .at("")
-            .all_read(|name| name == "foreign")
-            .unwrap_err()
-            .to_string();
         assert!(
-            surplus.contains("surplus    left") && !surplus.contains("foreign"),
+            wide.contains("own.left: expected [2, 3], found [2]"),
+            "{wide}"
+        );
+        let surplus = weights.at("own").all_read().unwrap_err().to_string();
+        assert!(
+            surplus.contains("surplus    own.left") && !surplus.contains("foreign"),
             "{surplus}"
         );
     }

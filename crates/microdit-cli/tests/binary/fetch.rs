@@ -113,6 +113,10 @@ fn answer(
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
+        if begin >= content.len() {
+            out.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        }
         let mut body = content[begin..].to_vec();
         write!(
             out,
@@ -178,6 +182,34 @@ fn a_dropped_download_goes_on_and_a_second_one_is_none() {
         .unwrap();
     assert!(again.status.success(), "{}", text(&again));
     assert_eq!(hub.served.load(Ordering::SeqCst), before);
+}
+
+#[test]
+fn a_part_that_is_whole_but_was_never_named_is_fetched_again() {
+    let weights = content(5000);
+    let hub = Hub::new(HashMap::from([
+        ("config.json", (b"{}".to_vec(), Mischief::None)),
+        (
+            "diffusion_pytorch_model.safetensors",
+            (weights.clone(), Mischief::None),
+        ),
+    ]));
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("hub/models--stabilityai--sdxl-vae");
+    fs::create_dir_all(model.join("blobs")).unwrap();
+    let digest: String = Sha256::digest(&weights)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    // As long as the file, but something else.
+    fs::write(model.join(format!("blobs/{digest}.part")), vec![0; 5000]).unwrap();
+    let output = hub
+        .command(home.path(), &["fetch", "sdxl-vae"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let file = model.join("snapshots/0123abcd/diffusion_pytorch_model.safetensors");
+    assert!(fs::read(file).unwrap() == weights);
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl ClipTextConfig {
             projection: self.projection.map(projection).transpose()?,
             config: self.clone(),
         };
-        blocks.all_read(|_| false)?;
+        blocks.all_read()?;
         Ok(tower)
     }
 }

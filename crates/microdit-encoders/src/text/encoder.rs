@@ -47,7 +47,8 @@ impl<B: DitBackend> TextEncoder<B> {
         if folder.join("open_clip_config.json").is_file() {
             return Self::open_clip(folder, device);
         }
-        let (file, config) = json(&folder.join("config.json"))?;
+        let file = folder.join("config.json");
+        let config = json(&file)?;
         let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
         let at = weights.at("");
         let invalid = |error: serde_json::Error| format(&file, &error.to_string());
@@ -83,7 +84,8 @@ impl<B: DitBackend> TextEncoder<B> {
     }
 
     fn open_clip(folder: &Path, device: &B::Device) -> Result<Self, WeightsError> {
-        let (file, config) = json(&folder.join("open_clip_config.json"))?;
+        let file = folder.join("open_clip_config.json");
+        let config = json(&file)?;
         let config: OpenClip =
             serde_json::from_value(config).map_err(|error| format(&file, &error.to_string()))?;
         let weights = Weights::open(&find(folder, &OPEN_CLIP)?)?;
@@ -298,7 +300,7 @@ fn tokenizer_file(folder: &Path, name: &str) -> Option<PathBuf> {
 fn padding(folder: &Path) -> Padding {
     let config = tokenizer_file(folder, "tokenizer_config.json")
         .or_else(|| tokenizer_file(folder, "special_tokens_map.json"));
-    let pad = config.and_then(|path| Some(json(&path).ok()?.1["pad_token"].clone()));
+    let pad = config.and_then(|path| Some(json(&path).ok()?["pad_token"].clone()));
     match pad {
         Some(pad) if pad == "!" || pad["content"] == "!" => Padding::Zero,
         _ => Padding::End,

@@ -78,7 +78,7 @@ impl T5Config {
             norm: RmsNorm::load(self, &at.at("encoder.final_layer_norm"), device)?,
             config: self.clone(),
         };
-        blocks.all_read(|_| false)?;
+        blocks.all_read()?;
         Ok(encoder)
     }
 

@@ -1,5 +1,6 @@
 //! Image autoencoders of latent diffusion (arXiv 2112.10752), as the diffusers library stores them.
 
+mod blocks;
 mod kl;
 mod tiled;
 mod tiny;
@@ -43,7 +44,8 @@ impl<B: DitBackend> Vae<B> {
         } else {
             (path.parent().unwrap_or(path), path.to_owned())
         };
-        let (file, json) = crate::weights::json(&folder.join("config.json"))?;
+        let file = folder.join("config.json");
+        let json = crate::weights::json(&file)?;
         let weights = Weights::open(&weights)?;
         let invalid = |error: serde_json::Error| crate::weights::format(&file, &error.to_string());
         match json["_class_name"].as_str() {

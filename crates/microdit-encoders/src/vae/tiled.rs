@@ -67,6 +67,7 @@ fn fade(at: usize, length: usize, overlap: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::double;
     use burn_flex::Flex;
 
     /// Where `decode` looks at single pixels only, tiles change nothing.
@@ -77,8 +78,8 @@ mod tests {
             let values: Vec<f32> = (0..2 * height * width).map(|i| (i as f32).sin()).collect();
             let latents: Tensor<Flex, 4> =
                 Tensor::from_data(TensorData::new(values, [2, 1, height, width]), &device);
-            let enlarge = |x: Tensor<Flex, 4>| x.repeat_dim(2, 1) * 2.0;
-            let tiled = decode(latents.clone(), 8, 3, 1, enlarge);
+            let enlarge = |x: Tensor<Flex, 4>| double(x) * 3.0;
+            let tiled = decode(latents.clone(), 8, 3, 2, enlarge);
             let difference = (tiled - enlarge(latents)).abs().max().into_scalar();
             assert!(difference < 1e-6, "{height} x {width}: {difference}");
         }

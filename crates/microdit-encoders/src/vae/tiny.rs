@@ -51,7 +51,7 @@ impl AutoencoderTinyConfig {
             decoder: self.decoder(&at.at("decoder.layers"), device)?,
             config: self.clone(),
         };
-        at.all_read(|_| false)?;
+        at.all_read()?;
         Ok(vae)
     }
 
