@@ -1,1 +1,1 @@
-//! Benchmarks: `cargo bench --profile dev -p microdit-benches`, which uses the build of the tests.
+//! Benchmarks: `cargo bench --profile dev --workspace --bench ops` (`run`, `loader`), with the build of the tests; `compare.py` against PyTorch.

@@ -1,12 +1,14 @@
-"""Times a training step of the network in plain PyTorch, one JSON line per case.
+"""Times training steps, or sampling, of the network in plain PyTorch and prints one JSON line.
 
     python3 -m venv venv && venv/bin/pip install torch safetensors numpy
     venv/bin/python benches/torch/bench.py --check
     venv/bin/python benches/torch/bench.py --mask 0.75 --batch 16 --steps 3
+    venv/bin/python benches/torch/bench.py --sample --batch 4 --steps 30
 """
 
 import argparse
 import json
+import math
 import pathlib
 import resource
 import time
@@ -14,8 +16,9 @@ import time
 import torch
 from safetensors import safe_open
 
-from model import Dit, edm_loss
+from model import Dit, edm_loss, unpatchify
 
+SIGMA_DATA = 0.9
 GOLDENS = pathlib.Path(__file__).parents[2] / "tests" / "goldens"
 
 
@@ -30,6 +33,11 @@ TINY_2 = {
     "patch_mixer_qkv_ratio": 1.0, "patch_mixer_mlp_ratio": 4.0, "use_bias": False, "num_experts": 8,
     "expert_capacity": 2.0, "experts_every_n": 2,
 }  # fmt: skip
+SMALL = {
+    **TINY_2, "dim": 256, "depth": 8, "qkv_multipliers": linspace(0.5, 1.0, 8), "ffn_multipliers": linspace(0.5, 4.0, 8),
+    "patch_mixer_dim": 256, "patch_mixer_depth": 2,
+}  # fmt: skip
+NETWORKS = {"tiny": TINY_2, "small": SMALL}
 
 
 def check():
@@ -48,20 +56,60 @@ def check():
                 module.one_hot = one_hot
         with torch.no_grad():
             tokens = dit(x, t.expand(x.shape[0]), y)
-        patch, grid = dit.config["patch_size"], dit.config["input_size"] // dit.config["patch_size"]
-        image = tokens.reshape(-1, grid, grid, patch, patch, dit.config["in_channels"])
-        image = image.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
-        error = (image - expected).abs().max().item()
+        error = (unpatchify(tokens, dit.config) - expected).abs().max().item()
         print(json.dumps({"check": "dit_forward", "one_hot": one_hot, "max_abs_error": error}))
         assert error < 2e-5 * expected.abs().max().item(), names
+
+
+def case(arguments, dit):
+    return {
+        "implementation": "torch", "version": torch.__version__, "network": arguments.network,
+        "parameters": sum(p.numel() for p in dit.parameters()), "batch": arguments.batch, "bf16": arguments.bf16,
+        "compile": arguments.compile, "one_hot": arguments.one_hot, "threads": arguments.threads,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def draw(arguments, dit, config):
+    """Heun's sampler of EDM with guidance 5, both halves of the guidance in one batch."""
+    batch = arguments.batch
+    captions = torch.randn(batch, 77, 1024)
+    captions = torch.cat([captions, torch.zeros_like(captions)])
+
+    def denoise(x, sigma):
+        total = sigma**2 + SIGMA_DATA**2
+        t = torch.tensor(math.log(sigma) / 4).expand(2 * batch)
+        noisy = torch.cat([x, x]) / math.sqrt(total)
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            tokens = dit(noisy, t, captions).float()
+        conditional, unconditional = unpatchify(tokens, config).chunk(2)
+        output = unconditional + (conditional - unconditional) * 5.0
+        return x * (SIGMA_DATA**2 / total) + output * (sigma * SIGMA_DATA / math.sqrt(total))
+
+    first, last, steps = 80 ** (1 / 7), 0.002 ** (1 / 7), arguments.steps
+    sigmas = [(first + i / max(steps - 1, 1) * (last - first)) ** 7 for i in range(steps)] + [0.0]
+    x = torch.randn(batch, 4, 32, 32)
+    denoise(x, 1.0)
+    started = time.perf_counter()
+    x = x * sigmas[0]
+    for sigma, following in zip(sigmas, sigmas[1:]):
+        slope = (x - denoise(x, sigma)) / sigma
+        euler = x + (following - sigma) * slope
+        if following > 0:
+            slope = (slope + (euler - denoise(euler, following)) / following) / 2
+        x = x + (following - sigma) * slope
+    seconds = time.perf_counter() - started
+    print(json.dumps({**case(arguments, dit), "steps": steps, "images_per_second": batch / seconds}))
 
 
 def bench(arguments):
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
-    config = {**TINY_2, "one_hot": arguments.one_hot}
+    config = {**NETWORKS[arguments.network], "one_hot": arguments.one_hot}
     dit = Dit(config)
-    parameters = sum(p.numel() for p in dit.parameters())
+    if arguments.sample:
+        return draw(arguments, torch.compile(dit) if arguments.compile else dit, config)
     optimiser = torch.optim.AdamW(dit.parameters(), lr=1e-4, weight_decay=0.1, fused=arguments.fused)
     step = torch.compile(dit) if arguments.compile else dit
     step.config = config
@@ -87,12 +135,9 @@ def bench(arguments):
                 split[name].append(b - a)
     total = [sum(parts) for parts in zip(*split.values())]
     print(json.dumps({
-        "implementation": "torch", "version": torch.__version__, "parameters": parameters, "batch": batch,
-        "mask": arguments.mask, "fused": arguments.fused, "bf16": arguments.bf16, "compile": arguments.compile,
-        "one_hot": arguments.one_hot, "threads": arguments.threads,
+        **case(arguments, dit), "mask": arguments.mask, "fused": arguments.fused,
         "images_per_second": batch * len(total) / sum(total), "best_images_per_second": batch / min(total),
         **{name: sum(parts) / len(parts) for name, parts in split.items()},
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))  # fmt: skip
 
 
@@ -103,7 +148,8 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for flag in ("fused", "bf16", "compile", "one-hot"):
+    parser.add_argument("--network", choices=NETWORKS, default="tiny")
+    for flag in ("fused", "bf16", "compile", "one-hot", "sample"):
         parser.add_argument(f"--{flag}", action="store_true")
     arguments = parser.parse_args()
     check() if arguments.check else bench(arguments)

@@ -239,6 +239,13 @@ def patchify(x, patch):
     return x.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)
 
 
+def unpatchify(tokens, config):
+    """Inverse of `patchify`, for a square image."""
+    patch, grid = config["patch_size"], config["input_size"] // config["patch_size"]
+    image = tokens.reshape(-1, grid, grid, patch, patch, config["in_channels"]).permute(0, 5, 1, 3, 2, 4)
+    return image.flatten(4, 5).flatten(2, 3)
+
+
 def edm_loss(dit, clean, noise, sigma, captions, keep, sigma_data=0.9):
     """Mean weighted squared error of the denoised estimate over the kept patches (EDM, arXiv 2206.00364)."""
     patch = dit.config["patch_size"]

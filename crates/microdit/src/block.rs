@@ -10,10 +10,7 @@ use crate::{
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
 };
-use burn::{
-    module::Module,
-    tensor::{Tensor, activation::gelu_approximate},
-};
+use burn::{module::Module, tensor::Tensor};
 
 /// Modulated self-attention (gated), cross-attention, modulated feed-forward (gated).
 ///
@@ -79,7 +76,7 @@ impl<B: DitBackend> DitBlock<B> {
     /// Modulation by `condition` `[batch, condition_dim]`.
     pub fn modulate(&self, condition: Tensor<B, 2>) -> BlockModulation<B> {
         let [shift, scale, attn_gate, mlp_shift, mlp_scale, mlp_gate] =
-            split_last(self.modulation.forward(gelu_approximate(condition)));
+            split_last(self.modulation.forward(B::tanh_gelu(condition)));
         BlockModulation {
             attn: Modulation { shift, scale },
             attn_gate,

@@ -13,7 +13,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{Tensor, TensorData, activation::gelu_approximate},
+    tensor::{Tensor, TensorData},
 };
 
 /// What the blocks are conditioned on.
@@ -47,7 +47,7 @@ impl<B: DitBackend> FinalLayer<B> {
 
     /// `[batch, tokens, dim]` and condition `[batch, dim]` to `[batch, tokens, patch x patch x channels]`.
     pub fn forward(&self, x: Tensor<B, 3>, condition: Tensor<B, 2>) -> Tensor<B, 3> {
-        let [shift, scale] = split_last(self.modulation.forward(gelu_approximate(condition)));
+        let [shift, scale] = split_last(self.modulation.forward(B::tanh_gelu(condition)));
         self.linear
             .forward(self.norm_final.modulated(x, Modulation { shift, scale }))
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, TensorData, activation::gelu_approximate, backend::Backend},
+    tensor::{Tensor, TensorData, backend::Backend},
 };
 
 /// Frequencies of the time embedding: half of them cosines, half sines.
@@ -183,8 +183,7 @@ impl<B: DitBackend> TimestepEmbed<B> {
             Tensor::<B, 2>::from_data(TensorData::new(frequencies, [1, half]), &t.device());
         let angles = t.unsqueeze_dim::<2>(1) * frequencies;
         let sinusoids = Tensor::cat(vec![angles.clone().cos(), angles.sin()], 1);
-        self.fc2
-            .forward(gelu_approximate(self.fc1.forward(sinusoids)))
+        self.fc2.forward(B::tanh_gelu(self.fc1.forward(sinusoids)))
     }
 }
 
@@ -221,7 +220,7 @@ impl<B: DitBackend> Mlp<B> {
 
     /// `[..., input]` to `[..., dim]`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let hidden = gelu_approximate(self.fc1.forward(x));
+        let hidden = over_rows(self.fc1.forward(x), B::tanh_gelu);
         self.fc2.forward(self.norm.forward(hidden))
     }
 }

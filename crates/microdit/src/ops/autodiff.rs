@@ -163,6 +163,14 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         }))
     }
 
+    fn tanh_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        wrap(record::<B, C, _, 1>([raw(x)], |[x]| {
+            let y = B::tanh_gelu(tensor(&x));
+            let pullback = move |grad| [raw(B::tanh_gelu_backward(tensor(&x), wrap(grad)))];
+            (raw(y), pullback)
+        }))
+    }
+
     fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
         wrap(record::<B, C, _, 2>([raw(gate), raw(x)], |[gate, x]| {
             let y = B::swiglu(tensor(&gate), tensor(&x));

@@ -8,7 +8,7 @@ use burn::tensor::{
     backend::Backend,
 };
 
-pub(super) fn project<B: Backend>(
+pub fn project<B: Backend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
@@ -20,7 +20,7 @@ pub(super) fn project<B: Backend>(
     }
 }
 
-pub(super) fn project_backward<B: Backend>(
+pub fn project_backward<B: Backend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 2>,
     grad: Tensor<B, 2>,
@@ -33,7 +33,7 @@ pub(super) fn project_backward<B: Backend>(
 }
 
 /// `(x - mean) / sqrt(variance + eps)` over the last dimension.
-pub(super) fn norm<B: Backend, const D: usize>(x: Tensor<B, D>, eps: f64) -> Tensor<B, D> {
+pub fn norm<B: Backend, const D: usize>(x: Tensor<B, D>, eps: f64) -> Tensor<B, D> {
     normed(x, eps).0
 }
 
@@ -56,7 +56,7 @@ fn through_norm<B: Backend, const D: usize>(
     (grad.clone() - grad.mean_dim(D - 1) - normed * along) * inverse
 }
 
-pub(super) fn norm_backward<B: Backend>(
+pub fn norm_backward<B: Backend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 1>,
     eps: f64,
@@ -68,7 +68,7 @@ pub(super) fn norm_backward<B: Backend>(
     (x_grad, weight_grad)
 }
 
-pub(super) fn modulated_norm<B: Backend>(
+pub fn modulated_norm<B: Backend>(
     x: Tensor<B, 3>,
     weight: Tensor<B, 1>,
     shift: Tensor<B, 2>,
@@ -79,7 +79,7 @@ pub(super) fn modulated_norm<B: Backend>(
     norm(x, eps) * gain.unsqueeze_dim(1) + shift.unsqueeze_dim(1)
 }
 
-pub(super) fn modulated_norm_backward<B: Backend>(
+pub fn modulated_norm_backward<B: Backend>(
     x: Tensor<B, 3>,
     weight: Tensor<B, 1>,
     scale: Tensor<B, 2>,
@@ -99,7 +99,7 @@ pub(super) fn modulated_norm_backward<B: Backend>(
     }
 }
 
-pub(super) fn gated_residual_backward<B: Backend>(
+pub fn gated_residual_backward<B: Backend>(
     update: Tensor<B, 3>,
     gate: Tensor<B, 2>,
     grad: Tensor<B, 3>,
@@ -110,11 +110,20 @@ pub(super) fn gated_residual_backward<B: Backend>(
     )
 }
 
-pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 3>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+pub fn gelu_backward<B: Backend>(x: Tensor<B, 2>, grad: Tensor<B, 2>) -> Tensor<B, 2> {
+    // With (1 + tanh(u)) / 2 = s = sigmoid(2 u): gelu = x s and gelu' = s + 2 x s (1 - s) u'.
+    let root = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+    let square = x.clone() * x.clone() * 0.044_715;
+    let s = sigmoid(x.clone() * (square.clone() + 1.0) * root);
+    let slope = x * s.clone() * (-s.clone() + 1.0) * (square * 3.0 + 1.0) * root;
+    grad * (s + slope)
+}
+
+pub fn swiglu<B: Backend>(gate: Tensor<B, 3>, x: Tensor<B, 3>) -> Tensor<B, 3> {
     silu(gate) * x
 }
 
-pub(super) fn swiglu_backward<B: Backend>(
+pub fn swiglu_backward<B: Backend>(
     gate: Tensor<B, 3>,
     x: Tensor<B, 3>,
     grad: Tensor<B, 3>,
@@ -221,16 +230,12 @@ pub(crate) fn split_last<B: Backend, const D: usize, const N: usize>(
     std::array::from_fn(|i| x.clone().narrow(D - 1, i * width, width))
 }
 
-pub(super) fn self_attention<B: Backend>(
-    qkv: Tensor<B, 3>,
-    heads: usize,
-    eps: f64,
-) -> Tensor<B, 3> {
+pub fn self_attention<B: Backend>(qkv: Tensor<B, 3>, heads: usize, eps: f64) -> Tensor<B, 3> {
     let [q, k, v] = split_last(qkv);
     attention(q, k, v, heads, eps)
 }
 
-pub(super) fn self_attention_backward<B: Backend>(
+pub fn self_attention_backward<B: Backend>(
     qkv: Tensor<B, 3>,
     heads: usize,
     eps: f64,
@@ -240,7 +245,7 @@ pub(super) fn self_attention_backward<B: Backend>(
     Tensor::cat(attention_backward(q, k, v, heads, eps, grad).into(), 2)
 }
 
-pub(super) fn cross_attention<B: Backend>(
+pub fn cross_attention<B: Backend>(
     q: Tensor<B, 3>,
     kv: Tensor<B, 3>,
     heads: usize,
@@ -250,7 +255,7 @@ pub(super) fn cross_attention<B: Backend>(
     attention(q, k, v, heads, eps)
 }
 
-pub(super) fn cross_attention_backward<B: Backend>(
+pub fn cross_attention_backward<B: Backend>(
     q: Tensor<B, 3>,
     kv: Tensor<B, 3>,
     heads: usize,
@@ -287,7 +292,7 @@ fn by_sample<B: Backend>(x: Tensor<B, 3>, batch: usize) -> Tensor<B, 3> {
         .reshape([batch, experts * taken, dim])
 }
 
-pub(super) fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+pub fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
     let ExpertInputs {
         x,
         chosen,
@@ -309,7 +314,7 @@ pub(super) fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Ten
     )
 }
 
-pub(super) fn experts_backward<B: Backend>(
+pub fn experts_backward<B: Backend>(
     inputs: ExpertInputs<B>,
     hidden: Tensor<B, 3>,
     grad: Tensor<B, 3>,
@@ -346,7 +351,7 @@ pub(super) fn experts_backward<B: Backend>(
     }
 }
 
-pub(super) fn adam<B: Backend>(
+pub fn adam<B: Backend>(
     state: AdamState<B>,
     grad: Tensor<B, 1>,
     scale: Tensor<B, 1>,

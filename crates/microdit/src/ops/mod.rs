@@ -6,7 +6,9 @@
 //! inputs and nothing in between. Nobody outside this module knows which version runs.
 
 mod autodiff;
-mod composed;
+// Public for the benchmarks, which compare the fused operations with it.
+#[doc(hidden)]
+pub mod composed;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod flex;
@@ -15,7 +17,7 @@ mod tests;
 
 pub(crate) use composed::split_last;
 
-use burn::tensor::{Int, Tensor, backend::Backend};
+use burn::tensor::{Int, Tensor, activation::gelu_approximate, backend::Backend};
 
 /// Sizes and constants of one optimiser step (AdamW, arXiv 1711.05101, algorithm 2).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,6 +120,16 @@ pub trait DitBackend: Backend {
         grad: Tensor<Self, 3>,
     ) -> (Tensor<Self, 3>, Tensor<Self, 2>) {
         composed::gated_residual_backward(update, gate, grad)
+    }
+
+    /// GELU in its tanh approximation (arXiv 1606.08415).
+    fn tanh_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        gelu_approximate(x)
+    }
+
+    /// Gradient of `x` of [`tanh_gelu`](Self::tanh_gelu).
+    fn tanh_gelu_backward(x: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        composed::gelu_backward(x, grad)
     }
 
     /// `silu(gate) * x`, of one shape.

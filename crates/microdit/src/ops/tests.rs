@@ -3,7 +3,7 @@
 
 use super::{AdamState, AdamStep, DitBackend, ExpertInputs, composed};
 use crate::rng::{Purpose, Stream};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 
@@ -200,6 +200,25 @@ fn gated_residuals() {
             Tracked::gated_residual(x.clone(), update.clone(), gate.clone()),
             x.clone() + update.clone() * gate.clone().unsqueeze_dim(1),
             [grad.clone(), by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn gelus() {
+    for case in 0..8 {
+        let mut draw = Draw::new(case);
+        let shape = [draw.size(40), draw.size(300)];
+        let x = draw.tensor(shape) * 3.0;
+        let grad = draw.tensor(shape);
+        let by_hand = composed::gelu_backward(x.clone(), grad.clone());
+        compare_gradients!(
+            "gelu",
+            grad,
+            [x],
+            Tracked::tanh_gelu(x.clone()),
+            gelu_approximate(x.clone()),
+            [by_hand]
         );
     }
 }

@@ -4,7 +4,7 @@
 use super::{
     matrix::{Matrix, Threads, multiply},
     norm::{statistics, through_norm},
-    simd::{exp, max, simd, sum, sum2},
+    simd::{exp_negative, max, simd, sum, sum2},
 };
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
@@ -56,6 +56,8 @@ pub(super) struct Scratch {
     q: Normed,
     k: Normed,
     scores: Vec<f32>,
+    /// What each row of `scores` is to be multiplied by to sum to 1.
+    factors: Vec<f32>,
     score_grad: Vec<f32>,
     /// Gradients of the last backward pass, rows one after the other.
     pub(super) q_grad: Vec<f32>,
@@ -108,8 +110,9 @@ impl Normed {
     }
 }
 
-/// Softmax of every row, in place.
-fn softmax(scores: &mut [f32], words: usize) {
+/// Exponentials of every row, in place, and in `factors` what turns each row into its softmax.
+fn exponentials(scores: &mut [f32], words: usize, factors: &mut Vec<f32>) {
+    factors.clear();
     simd(
         #[inline(always)]
         || {
@@ -121,20 +124,15 @@ fn softmax(scores: &mut [f32], words: usize) {
             }
             // In one loop over all rows, which may be too short to fill a vector each.
             for x in scores.iter_mut() {
-                *x = exp(*x);
+                *x = exp_negative(*x);
             }
-            for row in scores.chunks_exact_mut(words) {
-                let factor = 1.0 / sum(row, |x| x);
-                for x in row {
-                    *x *= factor;
-                }
-            }
+            factors.extend(scores.chunks_exact(words).map(|row| 1.0 / sum(row, |x| x)));
         },
     );
 }
 
 impl Scratch {
-    /// The softmax of one head's scores.
+    /// One head's scores: the exponentials, and the factors that make softmaxes of them.
     fn score(&mut self, q: Rows<'_>, k: Rows<'_>, heads: Heads, head: usize) {
         let head_dim = q.width / heads.count;
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -148,7 +146,7 @@ impl Scratch {
             false,
             heads.threads,
         );
-        softmax(&mut self.scores, k.count);
+        exponentials(&mut self.scores, k.count, &mut self.factors);
     }
 
     /// One sample: `out` `[tokens, width]`.
@@ -174,6 +172,17 @@ impl Scratch {
                 false,
                 heads.threads,
             );
+            // The output is narrower than the scores: it is cheaper to scale.
+            simd(
+                #[inline(always)]
+                || {
+                    for (row, factor) in out.chunks_exact_mut(q.width).zip(&self.factors) {
+                        for x in &mut row[head * head_dim..][..head_dim] {
+                            *x *= factor;
+                        }
+                    }
+                },
+            );
         }
     }
 
@@ -198,6 +207,17 @@ impl Scratch {
         let grad = Rows::packed(grad, width, 1, 0);
         for head in 0..heads.count {
             self.score(q, k, heads, head);
+            simd(
+                #[inline(always)]
+                || {
+                    let rows = self.scores.chunks_exact_mut(words);
+                    for (row, factor) in rows.zip(&self.factors) {
+                        for x in row {
+                            *x *= factor;
+                        }
+                    }
+                },
+            );
             let grad = grad.head(head, head_dim);
             let first = head * head_dim;
             let scores = Matrix::new(&self.scores, q.count, words);

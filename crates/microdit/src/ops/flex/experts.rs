@@ -170,6 +170,8 @@ impl<'a> Experts<'a> {
                         threads,
                     );
                     let mut activated = unwritten(hidden.len());
+                    // The GELU's derivative, times the token's weight, along a row.
+                    let mut slopes = vec![0.0; width];
                     simd(
                         #[inline(always)]
                         || {
@@ -178,14 +180,15 @@ impl<'a> Experts<'a> {
                                 let part = row * width..(row + 1) * width;
                                 let (back, activated) =
                                     (&mut back[part.clone()], &mut activated[part.clone()]);
-                                let hidden = &hidden[part];
-                                for (out, h) in activated.iter_mut().zip(hidden) {
-                                    *out = h * normal_distribution(*h).0;
+                                let outputs = activated.iter_mut().zip(&mut slopes);
+                                for ((out, slope), h) in outputs.zip(&hidden[part]) {
+                                    let (cumulative, bell) = normal_distribution(*h);
+                                    *out = h * cumulative;
+                                    *slope = weight * (cumulative + h * bell);
                                 }
                                 row_grad[row] = sum2(back, activated, |b, a| b * a);
-                                for (back, h) in back.iter_mut().zip(hidden) {
-                                    let (cumulative, bell) = normal_distribution(*h);
-                                    *back *= weight * (cumulative + h * bell);
+                                for (back, slope) in back.iter_mut().zip(&slopes) {
+                                    *back *= slope;
                                 }
                                 for g in &mut grad[row * dim..][..dim] {
                                     *g *= weight;

@@ -16,7 +16,7 @@ use super::{
 };
 use attention::{Heads, Rows, Scratch, pack};
 use buffer::unwritten;
-use burn::tensor::{DType, Shape, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
 use burn_flex::{Flex, FlexTensor};
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
@@ -231,6 +231,24 @@ impl DitBackend for Flex {
         let [update, gate, grad] = slices(&tensors);
         let (update, gate) = pointwise::gated_residual_backward(update, gate, grad, tokens, dim);
         (tensor(update, shape), tensor(gate, [batch, dim]))
+    }
+
+    fn tanh_gelu(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+        if !is_f32(&x) {
+            return gelu_approximate(x);
+        }
+        let shape = x.dims();
+        tensor(pointwise::gelu(flat(x).storage()), shape)
+    }
+
+    fn tanh_gelu_backward(x: Tensor<Flex, 2>, grad: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+        if !is_f32(&x) {
+            return composed::gelu_backward(x, grad);
+        }
+        let shape = x.dims();
+        let tensors = [flat(x), flat(grad)];
+        let [x, grad] = slices(&tensors);
+        tensor(pointwise::gelu_backward(x, grad), shape)
     }
 
     fn swiglu(gate: Tensor<Flex, 3>, x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {

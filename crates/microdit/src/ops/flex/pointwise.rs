@@ -10,23 +10,65 @@ use rayon::prelude::*;
 /// partition never depends on the number of threads, nor do the sums.
 pub(super) const TASK: usize = 1 << 14;
 
-/// `silu(gate) * x`.
-pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
-    let mut out = unwritten(x.len());
-    let inputs = (gate.par_chunks(TASK), x.par_chunks(TASK)).into_par_iter();
+/// `f` of every pair of elements; `f` must be inlined.
+fn pairwise(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = unwritten(a.len());
+    let inputs = (a.par_chunks(TASK), b.par_chunks(TASK)).into_par_iter();
     out.par_chunks_mut(TASK)
         .zip(inputs)
-        .for_each(|(out, (gate, x))| {
+        .for_each(|(out, (a, b))| {
             simd(
                 #[inline(always)]
                 || {
-                    for ((out, g), x) in out.iter_mut().zip(gate).zip(x) {
-                        *out = g * sigmoid(*g) * x;
+                    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                        *out = f(a, b);
                     }
                 },
             );
         });
     out
+}
+
+/// Twice the argument of GELU's tanh, and its derivative: `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
+#[inline(always)]
+fn gelu_argument(x: f32) -> (f32, f32) {
+    const ROOT: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+    let square = 0.044_715 * x * x;
+    (ROOT * x * (1.0 + square), ROOT * (1.0 + 3.0 * square))
+}
+
+/// GELU in its tanh approximation.
+pub(super) fn gelu(x: &[f32]) -> Vec<f32> {
+    pairwise(
+        x,
+        x,
+        #[inline(always)]
+        |x, _| x * sigmoid(gelu_argument(x).0),
+    )
+}
+
+/// Gradient of `x`.
+pub(super) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
+    pairwise(
+        x,
+        grad,
+        #[inline(always)]
+        |x, grad| {
+            let (argument, slope) = gelu_argument(x);
+            let s = sigmoid(argument);
+            grad * (s + x * s * (1.0 - s) * slope)
+        },
+    )
+}
+
+/// `silu(gate) * x`.
+pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
+    pairwise(
+        gate,
+        x,
+        #[inline(always)]
+        |gate, x| gate * sigmoid(gate) * x,
+    )
 }
 
 /// Gradients of gate and `x`.

@@ -63,16 +63,15 @@ pub(super) fn max(x: &[f32]) -> f32 {
     rest.iter().fold(m, largest)
 }
 
-/// `e^x` within 2 units in the last place, infinite from 88.73 on and 0 below -87.34.
+/// `e^x` as `p * 2^n` with `p` around 1, for `x` within -87.34..88.73.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+fn split_exp(x: f32) -> (f32, i32) {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
     const SHIFT: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.336_54, 88.72);
-    let shifted = clamped * std::f32::consts::LOG2_E + SHIFT;
+    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
     // ln 2 in two parts, the first exact when multiplied by n (Cody and Waite).
-    let r = (clamped - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
     // Taylor's polynomial: |r| <= ln(2) / 2 leaves a remainder below 2^-26.
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
@@ -81,11 +80,30 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 1.0 / 6.0;
     let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
+    (p, shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32)
+}
+
+/// `2^n` for `n` in -126..=127.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
+}
+
+/// `e^x` of a number that is not positive, within 2 units in the last place; `e^-87` of everything below -87.
+#[inline(always)]
+pub(super) fn exp_negative(x: f32) -> f32 {
+    // Written so that what is no number stays none.
+    let (p, n) = split_exp(if x < -87.0 { -87.0 } else { x });
+    p * power_of_two(n)
+}
+
+/// `e^x` within 2 units in the last place, infinite from 88.73 on and 0 below -87.34.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    let (p, n) = split_exp(x.clamp(-87.336_54, 88.72));
     // n may be 128, whose power of two is not a number: multiply by two halves of it.
-    let n = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
     let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let y = p * power(half) * power(n - half);
+    let y = p * power_of_two(half) * power_of_two(n - half);
     let y = if x > 88.722_84 { f32::INFINITY } else { y };
     let y = if x < -87.336_54 { 0.0 } else { y };
     if x.is_nan() { x } else { y }
@@ -129,6 +147,13 @@ mod tests {
             let error = relative(exp(x), f64::from(x).exp());
             assert!(error < 2.5e-7, "exp({x}) is off by {error:e}");
         }
+        for i in 0..=870_000 {
+            let x = -(i as f32) * 1e-4;
+            let error = relative(exp_negative(x), f64::from(x).exp());
+            assert!(error < 2.5e-7, "exp_negative({x}) is off by {error:e}");
+        }
+        assert!(exp_negative(f32::NEG_INFINITY) < 2e-38);
+        assert!(exp_negative(f32::NAN).is_nan());
         assert_eq!(exp(100.0), f32::INFINITY);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);

@@ -1,0 +1,254 @@
+//! Each fused operation against the one composed from burn tensors, forward and backward, at the sizes of a block of
+//! Tiny/2's mixer for four images of 256 px.
+
+use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate};
+use burn_flex::Flex;
+use criterion::{Criterion, criterion_group, criterion_main};
+use microdit::{
+    DitBackend,
+    ops::{AdamState, AdamStep, ExpertInputs, composed},
+    rng::{Purpose, Stream},
+};
+use std::{hint::black_box, sync::Mutex, time::Duration};
+
+const BATCH: usize = 4;
+const TOKENS: usize = 256;
+const WORDS: usize = 77;
+const DIM: usize = 512;
+const HIDDEN: usize = 2048;
+const HEADS: usize = 16;
+const EXPERTS: usize = 8;
+const EPS: f64 = 1e-6;
+
+fn normal<const D: usize>(stream: u64, shape: [usize; D]) -> Tensor<Flex, D> {
+    let values = Stream::new(0, Purpose::Noise, 0, stream).normal(shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
+}
+
+fn compare<A, B>(
+    c: &mut Criterion,
+    name: &str,
+    fused: impl Fn() -> A + Sync,
+    composed: impl Fn() -> B + Sync,
+) {
+    let mut group = c.benchmark_group(name);
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(1));
+    group.warm_up_time(Duration::from_millis(300));
+    // On a worker of the pool, as in the command.
+    group.bench_function("fused", |b| {
+        rayon::scope(|_| b.iter(|| black_box(fused())));
+    });
+    group.bench_function("composed", |b| {
+        rayon::scope(|_| b.iter(|| black_box(composed())));
+    });
+}
+
+fn rows(c: &mut Criterion) {
+    let x = normal(0, [BATCH * TOKENS, DIM]);
+    let weight = normal(1, [HIDDEN, DIM]);
+    let bias = normal(2, [HIDDEN]);
+    let grad = normal(3, [BATCH * TOKENS, HIDDEN]);
+    compare(
+        c,
+        "linear",
+        || Flex::project(x.clone(), weight.clone(), Some(bias.clone())),
+        || composed::project(x.clone(), weight.clone(), Some(bias.clone())),
+    );
+    compare(
+        c,
+        "linear backward",
+        || Flex::project_backward(x.clone(), weight.clone(), grad.clone()),
+        || composed::project_backward(x.clone(), weight.clone(), grad.clone()),
+    );
+    let gain = normal(1, [DIM]);
+    let back = normal(4, [BATCH * TOKENS, DIM]);
+    compare(
+        c,
+        "norm",
+        || Flex::norm(x.clone(), gain.clone(), EPS),
+        || composed::norm(x.clone(), EPS) * gain.clone().unsqueeze(),
+    );
+    compare(
+        c,
+        "norm backward",
+        || Flex::norm_backward(x.clone(), gain.clone(), EPS, back.clone()),
+        || composed::norm_backward(x.clone(), gain.clone(), EPS, back.clone()),
+    );
+    compare(
+        c,
+        "gelu",
+        || Flex::tanh_gelu(x.clone()),
+        || gelu_approximate(x.clone()),
+    );
+    compare(
+        c,
+        "gelu backward",
+        || Flex::tanh_gelu_backward(x.clone(), back.clone()),
+        || composed::gelu_backward(x.clone(), back.clone()),
+    );
+}
+
+fn tokens(c: &mut Criterion) {
+    let x = normal(0, [BATCH, TOKENS, DIM]);
+    let update = normal(1, [BATCH, TOKENS, DIM]);
+    let gain = normal(2, [DIM]);
+    let [shift, scale] = [3, 4].map(|stream| normal(stream, [BATCH, DIM]));
+    compare(
+        c,
+        "modulated norm",
+        || Flex::modulated_norm(x.clone(), gain.clone(), shift.clone(), scale.clone(), EPS),
+        || composed::modulated_norm(x.clone(), gain.clone(), shift.clone(), scale.clone(), EPS),
+    );
+    compare(
+        c,
+        "modulated norm backward",
+        || {
+            Flex::modulated_norm_backward(
+                x.clone(),
+                gain.clone(),
+                scale.clone(),
+                EPS,
+                update.clone(),
+            )
+        },
+        || {
+            composed::modulated_norm_backward(
+                x.clone(),
+                gain.clone(),
+                scale.clone(),
+                EPS,
+                update.clone(),
+            )
+        },
+    );
+    compare(
+        c,
+        "gated residual",
+        || Flex::gated_residual(x.clone(), update.clone(), scale.clone()),
+        || x.clone() + update.clone() * scale.clone().unsqueeze_dim(1),
+    );
+    compare(
+        c,
+        "gated residual backward",
+        || Flex::gated_residual_backward(update.clone(), scale.clone(), x.clone()),
+        || composed::gated_residual_backward(update.clone(), scale.clone(), x.clone()),
+    );
+    let [gate, wide, grad] = [5, 6, 7].map(|stream| normal(stream, [BATCH, TOKENS, HIDDEN]));
+    compare(
+        c,
+        "swiglu",
+        || Flex::swiglu(gate.clone(), wide.clone()),
+        || composed::swiglu(gate.clone(), wide.clone()),
+    );
+    compare(
+        c,
+        "swiglu backward",
+        || Flex::swiglu_backward(gate.clone(), wide.clone(), grad.clone()),
+        || composed::swiglu_backward(gate.clone(), wide.clone(), grad.clone()),
+    );
+}
+
+fn attention(c: &mut Criterion) {
+    let qkv = normal(0, [BATCH, TOKENS, 3 * DIM]);
+    let q = normal(1, [BATCH, TOKENS, DIM]);
+    let kv = normal(2, [BATCH, WORDS, 2 * DIM]);
+    let grad = normal(3, [BATCH, TOKENS, DIM]);
+    compare(
+        c,
+        "self-attention",
+        || Flex::self_attention(qkv.clone(), HEADS, EPS),
+        || composed::self_attention(qkv.clone(), HEADS, EPS),
+    );
+    compare(
+        c,
+        "self-attention backward",
+        || Flex::self_attention_backward(qkv.clone(), HEADS, EPS, grad.clone()),
+        || composed::self_attention_backward(qkv.clone(), HEADS, EPS, grad.clone()),
+    );
+    compare(
+        c,
+        "cross-attention",
+        || Flex::cross_attention(q.clone(), kv.clone(), HEADS, EPS),
+        || composed::cross_attention(q.clone(), kv.clone(), HEADS, EPS),
+    );
+    compare(
+        c,
+        "cross-attention backward",
+        || Flex::cross_attention_backward(q.clone(), kv.clone(), HEADS, EPS, grad.clone()),
+        || composed::cross_attention_backward(q.clone(), kv.clone(), HEADS, EPS, grad.clone()),
+    );
+}
+
+fn experts(c: &mut Criterion) {
+    let taken = 2 * TOKENS / EXPERTS;
+    let chosen: Tensor<Flex, 3, Int> = normal(0, [BATCH, EXPERTS, TOKENS])
+        .argsort_descending(2)
+        .narrow(2, 0, taken);
+    let inputs = ExpertInputs {
+        x: normal(1, [BATCH, TOKENS, DIM]),
+        chosen,
+        weights: normal(2, [BATCH, EXPERTS, taken]),
+        w1: normal(3, [EXPERTS, DIM, HIDDEN]),
+        w2: normal(4, [EXPERTS, HIDDEN, DIM]),
+    };
+    let grad = normal(5, [BATCH, TOKENS, DIM]);
+    let (_, hidden) = Flex::experts(inputs.clone());
+    compare(
+        c,
+        "experts",
+        || Flex::experts(inputs.clone()),
+        || composed::experts(inputs.clone()),
+    );
+    compare(
+        c,
+        "experts backward",
+        || Flex::experts_backward(inputs.clone(), hidden.clone(), grad.clone()),
+        || composed::experts_backward(inputs.clone(), hidden.clone(), grad.clone()),
+    );
+}
+
+fn optimiser(c: &mut Criterion) {
+    let grad = normal(0, [1 << 22]);
+    let [param, first] = [1, 2].map(|stream| normal(stream, [1 << 22]));
+    let second = first.clone() * first.clone();
+    let scale = Tensor::ones([1], &Default::default());
+    let step = AdamStep {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        lr: 1e-4,
+        weight_decay: 0.1,
+        step: 10,
+    };
+    // In turn the only holder of its memory, so that the fused step works in place, as in training.
+    let state = || AdamState {
+        param: param.clone(),
+        first: first.clone(),
+        second: second.clone(),
+    };
+    let held = Mutex::new(Some(Flex::adam(
+        state(),
+        grad.clone(),
+        scale.clone(),
+        &step,
+    )));
+    let in_place = || {
+        let mut held = held.lock().expect("one thread at a time");
+        let state = held.take().expect("put back below");
+        *held = Some(Flex::adam(state, grad.clone(), scale.clone(), &step));
+    };
+    compare(c, "adamw, 4 M", in_place, || {
+        composed::adam(state(), grad.clone(), scale.clone(), &step)
+    });
+    compare(
+        c,
+        "sum of squares, 4 M",
+        || Flex::sum_of_squares(grad.clone()),
+        || grad.clone().powi_scalar(2).sum(),
+    );
+}
+
+criterion_group!(benches, rows, tokens, attention, experts, optimiser);
+criterion_main!(benches);

@@ -1,0 +1,117 @@
+//! What a run does besides training: the sampler's step, and saving and loading its state.
+
+use burn::tensor::{Tensor, TensorData};
+use burn_autodiff::Autodiff;
+use burn_flex::Flex;
+use criterion::{Criterion, criterion_group, criterion_main};
+use microdit::{
+    Dit,
+    diffusion::{
+        edm::Edm,
+        sampler::{Churn, Solver, sample},
+    },
+    rng::{Purpose, Stream},
+};
+use microdit_train::{
+    Recipe,
+    checkpoint::{Checkpoint, Progress, State},
+    optim::{Gradients, Optimiser},
+};
+use std::{hint::black_box, path::Path};
+
+type Tracked = Autodiff<Flex>;
+
+/// Width 256, depth 8: 20 M parameters.
+fn recipe() -> Recipe {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/microdit-tiny2.ron");
+    let settings = [
+        "data.shards=none",
+        "model.dim=256",
+        "model.depth=8",
+        "model.mixer.dim=256",
+        "model.mixer.depth=2",
+    ];
+    Recipe::load(&path, &settings.map(String::from)).expect("a recipe")
+}
+
+fn normal<const D: usize>(shape: [usize; D]) -> Tensor<Flex, D> {
+    let values = Stream::new(0, Purpose::Noise, 0, 0).normal(shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
+}
+
+fn sampler(c: &mut Criterion) {
+    let config = &recipe().stages[0].model;
+    let dit: Dit<Flex> = config.init(0, &Default::default()).expect("a network");
+    let (noise, captions) = (normal([1, 4, 32, 32]), normal([1, 77, 1024]));
+    let edm = Edm::default();
+    let mut group = c.benchmark_group("sampler");
+    group.sample_size(10);
+    for (name, solver) in [("Euler", Solver::Euler), ("Heun", Solver::Heun)] {
+        group.bench_function(format!("a step of {name}'s with guidance"), |b| {
+            rayon::scope(|_| {
+                b.iter(|| {
+                    let denoise = |x, sigma| {
+                        let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
+                        edm.denoise(x, sigma, network)
+                    };
+                    let churn = Churn::default();
+                    let nothing = |_| Vec::new();
+                    let noise = noise.clone();
+                    black_box(sample(
+                        solver,
+                        noise,
+                        &[2.0, 1.0],
+                        denoise,
+                        &churn,
+                        nothing,
+                        |_, _| (),
+                    ))
+                });
+            });
+        });
+    }
+}
+
+fn checkpoint(c: &mut Criterion) {
+    let recipe = recipe();
+    let stage = &recipe.stages[0];
+    let device = Default::default();
+    let dit: Dit<Tracked> = stage.model.init(0, &device).expect("a network");
+    let loss = dit.forward(
+        Tensor::ones([1, 4, 32, 32], &device),
+        Tensor::ones([1], &device),
+        Tensor::ones([1, 77, 1024], &device),
+    );
+    let grads = Gradients::collect(&dit, &mut loss.sum().backward());
+    let mut optimiser = Optimiser::new(stage.optimiser.clone());
+    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, 1e-4);
+    let state = State::<Tracked> {
+        progress: Progress::default(),
+        dit,
+        optimiser,
+        emas: Vec::new(),
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut group = c.benchmark_group("checkpoint, 20 M parameters");
+    group.sample_size(10);
+    group.bench_function("save", |b| {
+        b.iter(|| {
+            let _ = std::fs::remove_dir_all(folder.path());
+            std::fs::create_dir_all(folder.path()).expect("a folder");
+            state
+                .save(folder.path(), &recipe.run.checkpoints)
+                .expect("it is saved")
+        });
+    });
+    group.bench_function("verify and load", |b| {
+        b.iter(|| {
+            let newest = Checkpoint::newest(folder.path())
+                .expect("readable")
+                .expect("one");
+            black_box(newest.load::<Tracked>(stage, 0, &device).expect("a state"))
+        });
+    });
+}
+
+criterion_group!(benches, sampler, checkpoint);
+criterion_main!(benches);
