@@ -95,15 +95,16 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
             Some(bias) => record::<B, C, _, 3>([raw(x), raw(weight), raw(bias)], |[x, w, b]| {
                 let y = B::project(tensor(&x), tensor(&w), Some(wrap(b)));
                 let pullback = move |grad| {
-                    let (x, w, b) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
-                    [raw(x), raw(w), raw(b)]
+                    let bias = B::sum_rows(tensor(&grad));
+                    let (x, w) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
+                    [raw(x), raw(w), raw(bias)]
                 };
                 (raw(y), pullback)
             }),
             None => record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
                 let y = B::project(tensor(&x), tensor(&w), None);
                 let pullback = move |grad| {
-                    let (x, w, _) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
+                    let (x, w) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
                     [raw(x), raw(w)]
                 };
                 (raw(y), pullback)

@@ -24,12 +24,8 @@ pub fn project_backward<B: Backend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 2>,
     grad: Tensor<B, 2>,
-) -> (Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>) {
-    (
-        grad.clone().matmul(weight),
-        grad.clone().transpose().matmul(x),
-        grad.sum_dim(0).squeeze_dim(0),
-    )
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    (grad.clone().matmul(weight), grad.transpose().matmul(x))
 }
 
 /// `(x - mean) / sqrt(variance + eps)` over the last dimension.

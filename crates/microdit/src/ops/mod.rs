@@ -58,13 +58,18 @@ pub trait DitBackend: Backend {
         composed::project(x, weight, bias)
     }
 
-    /// Gradients of `x`, `weight` and `bias` of [`project`](Self::project).
+    /// Gradients of `x` and `weight` of [`project`](Self::project); [`sum_rows`](Self::sum_rows) of `grad` is `bias`'s.
     fn project_backward(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
         grad: Tensor<Self, 2>,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>, Tensor<Self, 1>) {
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         composed::project_backward(x, weight, grad)
+    }
+
+    /// Sum of all rows: `[rows, dim]` to `[dim]`.
+    fn sum_rows(x: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        x.sum_dim(0).squeeze_dim(0)
     }
 
     /// Layer norm `(x - mean) / sqrt(variance + eps) * weight` of every row: `x` `[rows, dim]`, `weight` `[dim]`.

@@ -99,7 +99,7 @@ fn projections() {
             [x, weight, bias],
             Tracked::project(x.clone(), weight.clone(), Some(bias.clone())),
             composed::project(x.clone(), weight.clone(), Some(bias.clone())),
-            [by_hand.0, by_hand.1, by_hand.2]
+            [by_hand.0, by_hand.1, grad.clone().sum_dim(0).squeeze_dim(0)]
         );
     }
 }

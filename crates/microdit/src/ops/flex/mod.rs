@@ -88,7 +88,7 @@ impl DitBackend for Flex {
         x: Tensor<Flex, 2>,
         weight: Tensor<Flex, 2>,
         grad: Tensor<Flex, 2>,
-    ) -> (Tensor<Flex, 2>, Tensor<Flex, 2>, Tensor<Flex, 1>) {
+    ) -> (Tensor<Flex, 2>, Tensor<Flex, 2>) {
         if !is_f32(&x) || !is_f32(&weight) {
             return composed::project_backward(x, weight, grad);
         }
@@ -97,7 +97,6 @@ impl DitBackend for Flex {
         let [x, weight, grad] = slices(&tensors);
         let mut x_grad = unwritten(rows * input);
         let mut weight_grad = unwritten(output * input);
-        let bias_grad = pointwise::sum_rows(grad, output);
         let grad = Matrix::new(grad, rows, output);
         let weight = Matrix::new(weight, output, input);
         multiply(&mut x_grad, input, grad, weight, 1.0, false, Threads::All);
@@ -114,8 +113,15 @@ impl DitBackend for Flex {
         (
             tensor(x_grad, [rows, input]),
             tensor(weight_grad, [output, input]),
-            tensor(bias_grad, [output]),
         )
+    }
+
+    fn sum_rows(x: Tensor<Flex, 2>) -> Tensor<Flex, 1> {
+        if !is_f32(&x) {
+            return x.sum_dim(0).squeeze_dim(0);
+        }
+        let [_, dim] = x.dims();
+        tensor(pointwise::sum_rows(flat(x).storage(), dim), [dim])
     }
 
     fn norm(x: Tensor<Flex, 2>, weight: Tensor<Flex, 1>, eps: f64) -> Tensor<Flex, 2> {

@@ -131,11 +131,19 @@ pub(super) fn backward(
                         let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
                         for (out, (x, grad)) in out.chunks_exact_mut(dim).zip(rows) {
                             let (mean, inverse) = statistics(x, eps);
-                            for i in 0..dim {
-                                normed[i] = (x[i] - mean) * inverse;
-                                along[i] += grad[i] * normed[i];
-                                total[i] += grad[i];
-                                out[i] = grad[i] * gain[i];
+                            // Loops over few slices each, which the compiler can tell apart and so vectorise.
+                            for (normed, x) in normed.iter_mut().zip(x) {
+                                *normed = (x - mean) * inverse;
+                            }
+                            for ((along, grad), normed) in along.iter_mut().zip(grad).zip(&*normed)
+                            {
+                                *along += grad * normed;
+                            }
+                            for (total, grad) in total.iter_mut().zip(grad) {
+                                *total += grad;
+                            }
+                            for ((out, grad), gain) in out.iter_mut().zip(grad).zip(gain) {
+                                *out = grad * gain;
                             }
                             through_norm(out, normed, inverse);
                         }

@@ -125,8 +125,10 @@ pub(super) fn gated_residual(
                 || {
                     let inputs = x.chunks_exact(dim).zip(update.chunks_exact(dim));
                     for (out, (x, update)) in out.chunks_exact_mut(dim).zip(inputs) {
-                        for i in 0..dim {
-                            out[i] = x[i] + update[i] * gate[i];
+                        for ((out, x), (update, gate)) in
+                            out.iter_mut().zip(x).zip(update.iter().zip(gate))
+                        {
+                            *out = x + update * gate;
                         }
                     }
                 },
@@ -164,9 +166,11 @@ pub(super) fn gated_residual_backward(
                 || {
                     let inputs = update.chunks_exact(dim).zip(grad.chunks_exact(dim));
                     for (out, (update, grad)) in update_grad.chunks_exact_mut(dim).zip(inputs) {
-                        for i in 0..dim {
-                            out[i] = grad[i] * gate[i];
-                            gate_grad[i] += grad[i] * update[i];
+                        for ((out, grad), gate) in out.iter_mut().zip(grad).zip(gate) {
+                            *out = grad * gate;
+                        }
+                        for ((sum, grad), update) in gate_grad.iter_mut().zip(grad).zip(update) {
+                            *sum += grad * update;
                         }
                     }
                 },
@@ -186,8 +190,8 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
                 #[inline(always)]
                 || {
                     for row in x.chunks_exact(dim) {
-                        for i in 0..dim {
-                            sum[i] += row[i];
+                        for (sum, x) in sum.iter_mut().zip(row) {
+                            *sum += x;
                         }
                     }
                 },
