@@ -5,7 +5,8 @@
     venv/bin/python benches/compare.py
 
 Each round runs each implementation once, in its own process and after the other; a process leaves its first step, which
-allocates, out of the count. The ratio is that of the images per second of one round; above 1, microdit is faster.
+allocates, out of the count. The ratio is that of the images per second of one round; above 1, microdit is faster. The
+last ratio is that of the processor time per step, which a machine shared with others leaves nearly alone.
 """
 
 import argparse
@@ -41,6 +42,13 @@ def split(lines):
     return " + ".join(f"{statistics.median(line[part] for line in lines):.2f}" for part in ("forward", "backward", "optimiser"))
 
 
+def work(ours, torch):
+    if "cpu_seconds" not in ours[0]:
+        return ""
+    ratios = sorted(b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(ours, torch))
+    return f"{statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -48,8 +56,8 @@ def main():
     parser.add_argument("--sampler-steps", type=int, default=30)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
-    print("| case | images/s, microdit | PyTorch | ratio: median (rounds) | forward + backward + optimiser, s | PyTorch | peak MiB | PyTorch |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| case | images/s, microdit | PyTorch | ratio: median (rounds) | forward + backward + optimiser, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in arguments.cases:
         both, torch_only = CASES[name]
         steps = arguments.sampler_steps if name == "sample" else arguments.steps
@@ -64,7 +72,7 @@ def main():
         print(
             f"| {name} | {speed(ours):.3g} | {speed(torch):.3g} | {statistics.median(ratios):.2f}"
             f" ({', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))}) | {split(ours)} | {split(torch)}"
-            f" | {peak(ours):.0f} | {peak(torch):.0f} |",
+            f" | {peak(ours):.0f} | {peak(torch):.0f} | {work(ours, torch)} |",
             flush=True,
         )
 

@@ -1,7 +1,9 @@
 //! Times training steps, or sampling, of the network alone and prints one JSON line: the counterpart of
 //! `benches/torch/bench.py`, which takes the same options.
 //!
-//!     cargo run -p microdit-benches --bin microdit-step -- --mask 0.75 --batch 16 --steps 3
+//!     cargo run --bin microdit-step -- --mask 0.75 --batch 16 --steps 3
+//!
+//! With `--features cuda`, `--device cuda` runs it on an NVIDIA GPU; `benches/gpu.sh` does all there is to do on one.
 
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
 use burn_autodiff::Autodiff;
@@ -17,10 +19,13 @@ use microdit::{
     rng::{Purpose, Stream},
 };
 use microdit_train::optim::{Gradients, Optimiser, OptimiserConfig};
-use serde_json::json;
-use std::time::Instant;
+use serde_json::{Value, json};
+use std::{process::Command, time::Instant};
 
-type Device<B> = <B as burn::tensor::backend::BackendTypes>::Device;
+type DeviceOf<B> = <B as burn::tensor::backend::BackendTypes>::Device;
+
+/// Vectors of a caption.
+const WORDS: usize = 77;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Network {
@@ -28,12 +33,26 @@ enum Network {
     Tiny,
     /// Width 256, depth 8: 20 M.
     Small,
+    /// The 1.16 G of MicroDiT.
+    Xl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Device {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 #[derive(Debug, Parser)]
 struct Arguments {
     #[arg(long, default_value = "tiny")]
     network: Network,
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Side of the latents: 32 for images of 256 px, 64 for 512.
+    #[arg(long, default_value_t = 32)]
+    side: usize,
     /// Share of the tokens that is dropped behind the mixer.
     #[arg(long, default_value_t = 0.75)]
     mask: f64,
@@ -54,6 +73,7 @@ impl Arguments {
     fn config(&self) -> DitConfig {
         let config = match self.network {
             Network::Tiny => DitConfig::tiny_2(),
+            Network::Xl => DitConfig::xl_2(),
             Network::Small => DitConfig::tiny_2()
                 .with_dim(256)
                 .with_depth(8)
@@ -68,7 +88,12 @@ impl Arguments {
             true => Precision::Bf16,
             false => Precision::F32,
         };
-        config.with_precision(precision)
+        // Positions are those of 256 px, stretched.
+        let stretch = self.side as f64 / 32.0;
+        config
+            .with_precision(precision)
+            .with_input_size(self.side)
+            .with_pos_interp_scale(stretch)
     }
 }
 
@@ -76,15 +101,15 @@ fn normal<B: DitBackend, const D: usize>(
     step: usize,
     stream: u64,
     shape: [usize; D],
-    device: &Device<B>,
+    device: &DeviceOf<B>,
 ) -> Tensor<B, D> {
     let count = shape.iter().product();
     let values = Stream::new(0, Purpose::Noise, step as u64, stream).normal(count);
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Seconds of forward pass, backward pass and optimiser in every step after the first.
-fn train<B>(arguments: &Arguments, config: &DitConfig, device: &Device<B>) -> Vec<[f64; 3]>
+/// Seconds of forward pass, backward pass, optimiser, and of all processors together, in every step after the first.
+fn train<B>(arguments: &Arguments, config: &DitConfig, device: &DeviceOf<B>) -> Vec<[f64; 4]>
 where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
@@ -104,14 +129,14 @@ where
             normal(step, 0, image, device),
             normal(step, 1, image, device),
         );
-        let captions = normal(step, 2, [batch, 77, config.caption_channels], device);
+        let captions = normal(step, 2, [batch, WORDS, config.caption_channels], device);
         let draws = Stream::new(0, Purpose::Sigma, step as u64, 0).normal(batch);
         let sigmas: Vec<f32> = draws.into_iter().map(|normal| edm.sigma(normal)).collect();
         let samples = 0..batch as u64;
         let mask = TokenMask::draw(masking, config.tokens(), 0, step as u64, samples, device);
         let mask = mask.as_ref();
 
-        let started = Instant::now();
+        let (started, worked) = (Instant::now(), cpu_seconds());
         let network = |x, t| dit.forward_tokens(x, t, captions, mask);
         let loss = edm
             .loss(clean, noise, &sigmas, config.patch_size, mask, network)
@@ -127,16 +152,17 @@ where
         norm.into_scalar();
         let all = started.elapsed();
         dit = updated;
-        times.push([forward, backward - forward, all - backward].map(|time| time.as_secs_f64()));
+        let parts = [forward, backward - forward, all - backward].map(|time| time.as_secs_f64());
+        times.push([parts[0], parts[1], parts[2], cpu_seconds() - worked]);
     }
     times.split_off(1)
 }
 
 /// Seconds to draw a batch, after one evaluation that is not counted.
-fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &Device<B>) -> f64 {
+fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &DeviceOf<B>) -> f64 {
     let dit: Dit<B> = config.init(0, device).expect("the sizes are possible");
     let (batch, side) = (arguments.batch, config.input_size);
-    let captions = normal::<B, 3>(0, 2, [batch, 77, config.caption_channels], device);
+    let captions = normal::<B, 3>(0, 2, [batch, WORDS, config.caption_channels], device);
     let noise = normal(0, 0, [batch, config.in_channels, side, side], device);
     let edm = Edm::default();
     let denoise = |x, sigma| {
@@ -160,8 +186,30 @@ fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &Devic
     started.elapsed().as_secs_f64()
 }
 
-/// Most memory the process has held, where the system tells.
-fn peak_mib() -> Option<f64> {
+/// Time the process has had on all processors, which does not count what other machines on the same hardware took.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold spaces: fields 14 and 15, in hundredths of a second.
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks = fields
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse().unwrap_or(0.0));
+    ticks.sum::<f64>() / 100.0
+}
+
+/// Most memory the process has held, where the system tells: the GPU's, which burn's pools do not give back, or the
+/// processor's.
+fn peak_mib(device: Device) -> Option<f64> {
+    if device != Device::Cpu {
+        let query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
+        let output = Command::new("nvidia-smi").args(query).output().ok()?;
+        return String::from_utf8(output.stdout).ok()?.trim().parse().ok();
+    }
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()
@@ -170,43 +218,53 @@ fn peak_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// The timings' part of the line.
+fn timed<B>(arguments: &Arguments, config: &DitConfig) -> Value
+where
+    B: DitBackend,
+{
+    let device = Default::default();
+    if arguments.sample {
+        let seconds = draw::<B>(arguments, config, &device);
+        return json!({
+            "steps": arguments.steps, "images_per_second": arguments.batch as f64 / seconds,
+        });
+    }
+    let times = train::<Autodiff<B>>(arguments, config, &device);
+    let count = times.len() as f64;
+    let mean = |part: usize| times.iter().map(|time| time[part]).sum::<f64>() / count;
+    let total: f64 = (0..3).map(mean).sum();
+    let best = times
+        .iter()
+        .map(|time| time[..3].iter().sum())
+        .fold(f64::INFINITY, f64::min);
+    let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
+    let flops = microdit::flops::per_image(config, config.tokens(), kept, WORDS);
+    json!({
+        "mask": arguments.mask, "images_per_second": arguments.batch as f64 / total,
+        "best_images_per_second": arguments.batch as f64 / best,
+        "tflop_per_second": flops.total() * arguments.batch as f64 / total / 1e12,
+        "forward": mean(0), "backward": mean(1), "optimiser": mean(2), "cpu_seconds": mean(3),
+    })
+}
+
 fn main() {
     let arguments = Arguments::parse();
     let config = arguments.config();
-    let device = Default::default();
     let mut line = json!({
         "implementation": "microdit", "network": format!("{:?}", arguments.network).to_lowercase(),
         "parameters": microdit::flops::parameters(&config), "batch": arguments.batch, "bf16": arguments.bf16,
         "threads": rayon::current_num_threads(),
     });
     // The operations share their work on a worker of the pool, as in the command.
-    let timed = rayon::scope(|_| match arguments.sample {
-        true => {
-            let seconds = draw::<Flex>(&arguments, &config, &device);
-            json!({
-                "steps": arguments.steps, "images_per_second": arguments.batch as f64 / seconds,
-            })
-        }
-        false => {
-            let times = train::<Autodiff<Flex>>(&arguments, &config, &device);
-            let count = times.len() as f64;
-            let mean = |part: usize| times.iter().map(|time| time[part]).sum::<f64>() / count;
-            let total: f64 = (0..3).map(mean).sum();
-            let best = times
-                .iter()
-                .map(|time| time.iter().sum())
-                .fold(f64::INFINITY, f64::min);
-            json!({
-                "mask": arguments.mask, "images_per_second": arguments.batch as f64 / total,
-                "best_images_per_second": arguments.batch as f64 / best,
-                "forward": mean(0), "backward": mean(1), "optimiser": mean(2),
-            })
-        }
+    let timed = rayon::scope(|_| match arguments.device {
+        Device::Cpu => timed::<Flex>(&arguments, &config),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => timed::<burn_cuda::Cuda>(&arguments, &config),
     });
-    let (line_map, timed) = (line.as_object_mut(), timed.as_object());
-    if let (Some(line), Some(timed)) = (line_map, timed) {
+    if let (Some(line), Some(timed)) = (line.as_object_mut(), timed.as_object()) {
         line.extend(timed.clone());
-        line.insert("peak_mib".into(), json!(peak_mib()));
+        line.insert("peak_mib".into(), json!(peak_mib(arguments.device)));
     }
     println!("{line}");
 }

@@ -33,11 +33,15 @@ TINY_2 = {
     "patch_mixer_qkv_ratio": 1.0, "patch_mixer_mlp_ratio": 4.0, "use_bias": False, "num_experts": 8,
     "expert_capacity": 2.0, "experts_every_n": 2,
 }  # fmt: skip
+XL_2 = {
+    **TINY_2, "dim": 1024, "depth": 28, "head_dim": 64, "qkv_multipliers": linspace(0.5, 1.0, 28),
+    "ffn_multipliers": linspace(0.5, 4.0, 28), "patch_mixer_dim": 768, "patch_mixer_depth": 6,
+}  # fmt: skip
 SMALL = {
     **TINY_2, "dim": 256, "depth": 8, "qkv_multipliers": linspace(0.5, 1.0, 8), "ffn_multipliers": linspace(0.5, 4.0, 8),
     "patch_mixer_dim": 256, "patch_mixer_depth": 2,
 }  # fmt: skip
-NETWORKS = {"tiny": TINY_2, "small": SMALL}
+NETWORKS = {"tiny": TINY_2, "small": SMALL, "xl": XL_2}
 
 
 def check():
@@ -61,12 +65,21 @@ def check():
         assert error < 2e-5 * expected.abs().max().item(), names
 
 
+def now():
+    """The time at which everything asked for is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def case(arguments, dit):
+    on_gpu = arguments.device == "cuda"
+    kib = torch.cuda.max_memory_allocated() / 1024 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "implementation": "torch", "version": torch.__version__, "network": arguments.network,
         "parameters": sum(p.numel() for p in dit.parameters()), "batch": arguments.batch, "bf16": arguments.bf16,
         "compile": arguments.compile, "one_hot": arguments.one_hot, "threads": arguments.threads,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": kib / 1024,
     }  # fmt: skip
 
 
@@ -81,7 +94,7 @@ def draw(arguments, dit, config):
         total = sigma**2 + SIGMA_DATA**2
         t = torch.tensor(math.log(sigma) / 4).expand(2 * batch)
         noisy = torch.cat([x, x]) / math.sqrt(total)
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
             tokens = dit(noisy, t, captions).float()
         conditional, unconditional = unpatchify(tokens, config).chunk(2)
         output = unconditional + (conditional - unconditional) * 5.0
@@ -89,9 +102,9 @@ def draw(arguments, dit, config):
 
     first, last, steps = 80 ** (1 / 7), 0.002 ** (1 / 7), arguments.steps
     sigmas = [(first + i / max(steps - 1, 1) * (last - first)) ** 7 for i in range(steps)] + [0.0]
-    x = torch.randn(batch, 4, 32, 32)
+    x = torch.randn(batch, 4, arguments.side, arguments.side)
     denoise(x, 1.0)
-    started = time.perf_counter()
+    started = now()
     x = x * sigmas[0]
     for sigma, following in zip(sigmas, sigmas[1:]):
         slope = (x - denoise(x, sigma)) / sigma
@@ -99,45 +112,50 @@ def draw(arguments, dit, config):
         if following > 0:
             slope = (slope + (euler - denoise(euler, following)) / following) / 2
         x = x + (following - sigma) * slope
-    seconds = time.perf_counter() - started
+    seconds = now() - started
     print(json.dumps({**case(arguments, dit), "steps": steps, "images_per_second": batch / seconds}))
 
 
 def bench(arguments):
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
-    config = {**NETWORKS[arguments.network], "one_hot": arguments.one_hot}
+    size = {"input_size": arguments.side, "one_hot": arguments.one_hot}
+    config = {**NETWORKS[arguments.network], **size}
+    torch.set_default_device(arguments.device)
     dit = Dit(config)
     if arguments.sample:
         return draw(arguments, torch.compile(dit) if arguments.compile else dit, config)
     optimiser = torch.optim.AdamW(dit.parameters(), lr=1e-4, weight_decay=0.1, fused=arguments.fused)
     step = torch.compile(dit) if arguments.compile else dit
     step.config = config
-    batch, tokens = arguments.batch, 256
-    split = {"forward": [], "backward": [], "optimiser": []}
+    batch, side = arguments.batch, arguments.side
+    tokens = (side // 2) ** 2
+    split, cpu = {"forward": [], "backward": [], "optimiser": []}, []
     for i in range(arguments.steps + 1):
-        clean, noise = torch.randn(batch, 4, 32, 32), torch.randn(batch, 4, 32, 32)
+        clean, noise = torch.randn(batch, 4, side, side), torch.randn(batch, 4, side, side)
         captions, sigma = torch.randn(batch, 77, 1024), torch.exp(1.2 * torch.randn(batch) - 0.6)
         kept = int(tokens * (1 - arguments.mask))
         keep = torch.rand(batch, tokens).argsort(1)[:, :kept] if kept < tokens else None
-        times = [time.perf_counter()]
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+        times, worked = [now()], time.process_time()
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
             loss = edm_loss(step, clean, noise, sigma, captions, keep)
-        times.append(time.perf_counter())
+        times.append(now())
         loss.backward()
-        times.append(time.perf_counter())
+        times.append(now())
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 0.25)
         optimiser.step()
         optimiser.zero_grad()
-        times.append(time.perf_counter())
+        times.append(now())
+        worked = time.process_time() - worked
         if i > 0:  # The first step allocates and compiles.
             for name, (a, b) in zip(split, zip(times, times[1:])):
                 split[name].append(b - a)
+            cpu.append(worked)
     total = [sum(parts) for parts in zip(*split.values())]
     print(json.dumps({
         **case(arguments, dit), "mask": arguments.mask, "fused": arguments.fused,
         "images_per_second": batch * len(total) / sum(total), "best_images_per_second": batch / min(total),
-        **{name: sum(parts) / len(parts) for name, parts in split.items()},
+        **{name: sum(parts) / len(parts) for name, parts in split.items()}, "cpu_seconds": sum(cpu) / len(cpu),
     }))  # fmt: skip
 
 
@@ -149,10 +167,23 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--network", choices=NETWORKS, default="tiny")
-    for flag in ("fused", "bf16", "compile", "one-hot", "sample"):
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--side", type=int, default=32, help="of the latents: 64 for images of 512 px")
+    for flag in ("fused", "bf16", "compile", "one-hot", "sample", "profile"):
         parser.add_argument(f"--{flag}", action="store_true")
     arguments = parser.parse_args()
-    check() if arguments.check else bench(arguments)
+    if arguments.check:
+        check()
+    elif arguments.profile:
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        if arguments.device == "cuda":
+            kinds = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=kinds) as profile:
+            bench(arguments)
+        order = "self_cuda_time_total" if arguments.device == "cuda" else "self_cpu_time_total"
+        print(profile.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=80))
+    else:
+        bench(arguments)
 
 
 if __name__ == "__main__":

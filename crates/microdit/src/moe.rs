@@ -95,3 +95,34 @@ impl<B: DitBackend> ExpertChoice<B> {
         precision.leave(output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dit::tests::config;
+    use burn_autodiff::Autodiff;
+    use burn_flex::Flex;
+
+    #[test]
+    fn experts_that_may_take_nothing_add_nothing() {
+        type Tracked = Autodiff<Flex>;
+        let device = Default::default();
+        let block = config().blocks().remove(1);
+        let moe = MoeConfig {
+            experts: 8,
+            capacity: 1.0,
+            every: 2,
+        };
+        let layer = ExpertChoice::<Tracked>::new(&block, &moe, &mut Init::new(0, &device));
+        // floor(1 x 7 / 8) = 0 tokens each.
+        let x = Tensor::ones([2, 7, block.dim], &device).require_grad();
+        let y = layer.forward(x.clone());
+        assert_eq!(y.clone().abs().max().into_scalar(), 0.0);
+        let grads = (x.clone() + y).sum().backward();
+        let slope = x.grad(&grads).expect("the tokens themselves");
+        assert_eq!(slope.mean().into_scalar(), 1.0);
+        // One more token, and each takes its best.
+        let x = Tensor::ones([2, 8, block.dim], &device);
+        assert_eq!(layer.route(x).tokens.dims(), [2, 8, 1]);
+    }
+}
