@@ -136,6 +136,7 @@ where
         let mask = TokenMask::draw(masking, config.tokens(), 0, step as u64, samples, device);
         let mask = mask.as_ref();
 
+        let _awake = B::awake();
         let (started, worked) = (Instant::now(), cpu_seconds());
         let network = |x, t| dit.forward_tokens(x, t, captions, mask);
         let loss = edm
@@ -169,6 +170,7 @@ fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &Devic
         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
         edm.denoise(x, sigma, network)
     };
+    let _awake = B::awake();
     denoise(noise.clone(), 1.0).into_data();
     let sigmas = SigmaSchedule::default().sigmas(arguments.steps);
     let churn = Churn::default();

@@ -135,6 +135,7 @@ impl<B: DitBackend> Painter<B> {
         seed: u64,
         mut progress: impl FnMut(),
     ) -> Vec<RgbImage> {
+        let _awake = B::awake();
         let prompts: Vec<&String> = settings
             .prompts
             .iter()

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod attention;
+mod awake;
 pub mod block;
 mod config;
 pub mod diffusion;
@@ -48,6 +49,7 @@ pub mod weights;
 mod whole;
 mod width;
 
+pub use awake::Awake;
 pub use config::{BlockConfig, ConfigError, DitConfig, MixerConfig, MoeConfig};
 pub use dit::{Conditioning, Dit, FinalLayer};
 pub use flow::Flow;

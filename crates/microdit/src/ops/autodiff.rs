@@ -2,6 +2,7 @@
 //! inner backend's gradients.
 
 use super::{DitBackend, ExpertInputs};
+use crate::awake::Awake;
 use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{
     Autodiff,
@@ -86,6 +87,10 @@ fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
 }
 
 impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
+    fn awake() -> Option<Awake> {
+        B::awake()
+    }
+
     fn project(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,

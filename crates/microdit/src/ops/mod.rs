@@ -17,6 +17,7 @@ mod tests;
 
 pub(crate) use composed::split_last;
 
+use crate::awake::Awake;
 use burn::tensor::{Int, Tensor, activation::gelu_approximate, backend::Backend};
 
 /// Sizes and constants of one optimiser step (AdamW, arXiv 1711.05101, algorithm 2).
@@ -49,6 +50,11 @@ pub struct AdamState<B: Backend> {
 
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: Backend {
+    /// Keeps what computes awake over a step of many short operations, where that helps.
+    fn awake() -> Option<Awake> {
+        None
+    }
+
     /// `x W^T + b`: `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` to `[rows, output]`.
     fn project(
         x: Tensor<Self, 2>,

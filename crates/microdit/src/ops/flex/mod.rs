@@ -14,6 +14,7 @@ mod simd;
 use super::{
     AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
 };
+use crate::awake::Awake;
 use attention::{Heads, Rows, Scratch, pack};
 use buffer::unwritten;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
@@ -55,6 +56,10 @@ fn threads_within(samples: usize) -> Threads {
 }
 
 impl DitBackend for Flex {
+    fn awake() -> Option<Awake> {
+        Some(Awake::new())
+    }
+
     fn project(
         x: Tensor<Flex, 2>,
         weight: Tensor<Flex, 2>,

@@ -32,7 +32,7 @@ fn pairwise(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32
 /// Twice the argument of GELU's tanh, and its derivative: `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
 #[inline(always)]
 fn gelu_argument(x: f32) -> (f32, f32) {
-    const ROOT: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+    const ROOT: f32 = 1.595_769; // 2 sqrt(2 / pi)
     let square = 0.044_715 * x * x;
     (ROOT * x * (1.0 + square), ROOT * (1.0 + 3.0 * square))
 }
