@@ -58,7 +58,8 @@ fn serve(wanted: &AtomicBool) {
         if rayon::yield_now() == Some(rayon::Yield::Executed) {
             idle_since = Instant::now();
         } else {
-            std::hint::spin_loop();
+            // Others may have the processor; it does not go idle.
+            std::thread::yield_now();
         }
     }
 }
