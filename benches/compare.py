@@ -4,9 +4,10 @@
     python3 -m venv venv && venv/bin/pip install torch safetensors numpy
     venv/bin/python benches/compare.py
 
-Each round runs each implementation once, in its own process and after the other; a process leaves its first step, which
-allocates, out of the count. The ratio is that of the images per second of one round; above 1, microdit is faster. The
-last ratio is that of the processor time per step, which a machine shared with others leaves nearly alone.
+Two processes wait for each other: one step here, one step there, and so on, so that a machine which slows down does so
+for both. The ratio is that of the images per second of two neighbouring steps; above 1, microdit is faster. On a virtual
+machine the host may take the processors away: rounds in which it took more than `--steal` of the time are left out, and
+counted. The last ratio is that of the processor time, which is not charged for what the host took.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS = [ROOT / "target/debug/microdit-step"]
@@ -27,52 +29,97 @@ CASES = {
     "unmasked-fused": (["--mask", "0"], ["--fused"]),
     "small-masked": (["--network", "small", "--mask", "0.75"], []),
     "small-unmasked": (["--network", "small", "--mask", "0"], []),
-    "sample": (["--sample", "--batch", "4"], []),
+    "sample": (["--batch", "4", "--sample"], []),
 }
 
 
-def run(command):
-    output = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+def stolen():
+    """Time the host has taken from this machine, and all its time, in hundredths of a second."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    except FileNotFoundError:
+        return 0, 0
+    return int(fields[7]), sum(map(int, fields))
+
+
+class Side:
+    """A process that takes a step when it is asked to."""
+
+    def __init__(self, command):
+        command = [str(word) for word in [*command, "--turns"]]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.step()  # Behind the first, which allocates.
+
+    def step(self):
+        # The other side's threads may still be spinning.
+        time.sleep(0.3)
+        print(file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.process.args} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def rounds(arguments, name, ours, torch):
+    """Pairs of neighbouring steps, with the share of the time the host took."""
+    sides = Side(ours), Side(torch)
+    pairs = []
+    for i in range(arguments.rounds):
+        before = stolen()
+        # Each is first as often as the other.
+        first, second = sides if i % 2 == 0 else sides[::-1]
+        lines = {first: first.step(), second: second.step()}
+        taken, passed = (after - before for after, before in zip(stolen(), before))
+        pair = lines[sides[0]], lines[sides[1]], taken / max(passed, 1)
+        pairs.append(pair)
+        if arguments.log:
+            line = {"case": name, **dict(zip(("microdit", "torch", "steal"), pair))}
+            print(json.dumps(line), file=arguments.log, flush=True)
+    for side in sides:
+        side.close()
+    return pairs
+
+
+def spread(values):
+    """Median, and the range of the middle half."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def split(lines):
-    if "forward" not in lines[0]:
-        return ""
-    return " + ".join(f"{statistics.median(line[part] for line in lines):.2f}" for part in ("forward", "backward", "optimiser"))
-
-
-def work(ours, torch):
-    if "cpu_seconds" not in ours[0]:
-        return ""
-    ratios = sorted(b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(ours, torch))
-    return f"{statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+    parts = ("forward", "backward", "optimiser") if "forward" in lines[0] else ("seconds",)
+    return " + ".join(f"{statistics.median(line[part] for line in lines):.2f}" for part in parts)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="timed training steps of a process")
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--sampler-steps", type=int, default=30)
+    parser.add_argument("--steal", type=float, default=0.05)
+    parser.add_argument("--log", type=argparse.FileType("a"), help="keeps the line of every step")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
-    print("| case | images/s, microdit | PyTorch | ratio: median (rounds) | forward + backward + optimiser, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| case | rounds | images/s, microdit | PyTorch | ratio: median (middle half) | forward + backward + optimiser, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.cases:
         both, torch_only = CASES[name]
-        steps = arguments.sampler_steps if name == "sample" else arguments.steps
-        both = [*both, "--steps", steps]
-        ours, torch = [], []
-        for _ in range(arguments.rounds):
-            ours.append(run([*OURS, *both]))
-            torch.append(run([*TORCH, *both, *torch_only]))
-        ratios = [a["images_per_second"] / b["images_per_second"] for a, b in zip(ours, torch)]
-        speed = lambda lines: statistics.median(line["images_per_second"] for line in lines)
+        both = both + [arguments.sampler_steps] if "--sample" in both else both
+        pairs = rounds(arguments, name, [*OURS, *both], [*TORCH, *both, *torch_only])
+        quiet = [pair for pair in pairs if pair[2] <= arguments.steal]
+        if not quiet:
+            print(f"| {name} | 0 of {len(pairs)}: the host took {min(pair[2] for pair in pairs):.0%} or more |")
+            continue
+        ours, torch = [pair[0] for pair in quiet], [pair[1] for pair in quiet]
+        ratio = lambda key: spread([b[key] / a[key] for a, b in zip(ours, torch)])
+        median = lambda lines: statistics.median(line["images_per_second"] for line in lines)
         peak = lambda lines: max(line["peak_mib"] for line in lines)
         print(
-            f"| {name} | {speed(ours):.3g} | {speed(torch):.3g} | {statistics.median(ratios):.2f}"
-            f" ({', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))}) | {split(ours)} | {split(torch)}"
-            f" | {peak(ours):.0f} | {peak(torch):.0f} | {work(ours, torch)} |",
+            f"| {name} | {len(quiet)} of {len(pairs)} | {median(ours):.3g} | {median(torch):.3g} | {ratio('seconds')}"
+            f" | {split(ours)} | {split(torch)} | {peak(ours):.0f} | {peak(torch):.0f} | {ratio('cpu_seconds')} |",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-//! Times training steps, or sampling, of the network alone and prints one JSON line: the counterpart of
+//! Times training steps, or sampling, of the network alone and prints a JSON line for each: the counterpart of
 //! `benches/torch/bench.py`, which takes the same options.
 //!
 //!     cargo run --bin microdit-step -- --mask 0.75 --batch 16 --steps 3
@@ -20,7 +20,7 @@ use microdit::{
 };
 use microdit_train::optim::{Gradients, Optimiser, OptimiserConfig};
 use serde_json::{Value, json};
-use std::{process::Command, time::Instant};
+use std::{io::stdin, iter, process::Command, time::Instant};
 
 type DeviceOf<B> = <B as burn::tensor::backend::BackendTypes>::Device;
 
@@ -58,15 +58,18 @@ struct Arguments {
     mask: f64,
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Timed steps after one that is not; of the sampler, with `--sample`.
+    /// Timed steps, after one that is not.
     #[arg(long, default_value_t = 3)]
     steps: usize,
+    /// Instead of `--steps`, a step for every line on standard input.
+    #[arg(long)]
+    turns: bool,
     /// Matrix products in bf16.
     #[arg(long)]
     bf16: bool,
-    /// Draws a batch with guidance 5 and Heun's steps instead of training.
+    /// Each step draws a batch with guidance 5 and this many of Heun's steps, instead of training.
     #[arg(long)]
-    sample: bool,
+    sample: Option<usize>,
 }
 
 impl Arguments {
@@ -95,6 +98,21 @@ impl Arguments {
             .with_input_size(self.side)
             .with_pos_interp_scale(stretch)
     }
+
+    /// The steps, as they are due: the first, which allocates and is not reported, has index 0.
+    fn turns(&self) -> impl Iterator<Item = usize> {
+        let steps = match self.turns {
+            true => usize::MAX,
+            false => self.steps,
+        };
+        let due = move |_: &usize| {
+            !self.turns
+                || stdin()
+                    .read_line(&mut String::new())
+                    .is_ok_and(|read| read > 0)
+        };
+        iter::once(0).chain((1..=steps).take_while(due))
+    }
 }
 
 fn normal<B: DitBackend, const D: usize>(
@@ -108,9 +126,13 @@ fn normal<B: DitBackend, const D: usize>(
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Seconds of forward pass, backward pass, optimiser, and of all processors together, in every step after the first.
-fn train<B>(arguments: &Arguments, config: &DitConfig, device: &DeviceOf<B>) -> Vec<[f64; 4]>
-where
+/// Trains, and reports each step.
+fn train<B>(
+    arguments: &Arguments,
+    config: &DitConfig,
+    device: &DeviceOf<B>,
+    report: impl Fn(usize, Value),
+) where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
@@ -122,8 +144,10 @@ where
         0.0 => Masking::None,
         ratio => Masking::Deferred { ratio },
     };
-    let mut times = Vec::new();
-    for step in 0..=arguments.steps {
+    let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
+    let flops = microdit::flops::per_image(config, config.tokens(), kept, WORDS);
+    let tflop = flops.total() * batch as f64 / 1e12;
+    for step in arguments.turns() {
         let image = [batch, config.in_channels, side, side];
         let (clean, noise) = (
             normal(step, 0, image, device),
@@ -153,14 +177,24 @@ where
         norm.into_scalar();
         let all = started.elapsed();
         dit = updated;
-        let parts = [forward, backward - forward, all - backward].map(|time| time.as_secs_f64());
-        times.push([parts[0], parts[1], parts[2], cpu_seconds() - worked]);
+        let [forward, backward, all] = [forward, backward, all].map(|time| time.as_secs_f64());
+        let line = json!({
+            "mask": arguments.mask, "seconds": all, "cpu_seconds": cpu_seconds() - worked,
+            "forward": forward, "backward": backward - forward, "optimiser": all - backward,
+            "tflop_per_second": tflop / all,
+        });
+        report(step, line);
     }
-    times.split_off(1)
 }
 
-/// Seconds to draw a batch, after one evaluation that is not counted.
-fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &DeviceOf<B>) -> f64 {
+/// Draws batches in `steps` of the sampler, and reports each.
+fn draw<B: DitBackend>(
+    arguments: &Arguments,
+    config: &DitConfig,
+    device: &DeviceOf<B>,
+    steps: usize,
+    report: impl Fn(usize, Value),
+) {
     let dit: Dit<B> = config.init(0, device).expect("the sizes are possible");
     let (batch, side) = (arguments.batch, config.input_size);
     let captions = normal::<B, 3>(0, 2, [batch, WORDS, config.caption_channels], device);
@@ -170,22 +204,26 @@ fn draw<B: DitBackend>(arguments: &Arguments, config: &DitConfig, device: &Devic
         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
         edm.denoise(x, sigma, network)
     };
-    let _awake = B::awake();
-    denoise(noise.clone(), 1.0).into_data();
-    let sigmas = SigmaSchedule::default().sigmas(arguments.steps);
-    let churn = Churn::default();
-    let started = Instant::now();
-    let images = sample(
-        Solver::Heun,
-        noise,
-        &sigmas,
-        denoise,
-        &churn,
-        |_| Vec::new(),
-        |_, _| (),
-    );
-    images.into_data();
-    started.elapsed().as_secs_f64()
+    let sigmas = SigmaSchedule::default().sigmas(steps);
+    for turn in arguments.turns() {
+        let _awake = B::awake();
+        let (started, worked) = (Instant::now(), cpu_seconds());
+        let images = sample(
+            Solver::Heun,
+            noise.clone(),
+            &sigmas,
+            denoise,
+            &Churn::default(),
+            |_| Vec::new(),
+            |_, _| (),
+        );
+        images.into_data();
+        let seconds = started.elapsed().as_secs_f64();
+        let line = json!({
+            "sampler_steps": steps, "seconds": seconds, "cpu_seconds": cpu_seconds() - worked,
+        });
+        report(turn, line);
+    }
 }
 
 /// Time the process has had on all processors, which does not count what other machines on the same hardware took.
@@ -220,53 +258,37 @@ fn peak_mib(device: Device) -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// The timings' part of the line.
-fn timed<B>(arguments: &Arguments, config: &DitConfig) -> Value
-where
-    B: DitBackend,
-{
-    let device = Default::default();
-    if arguments.sample {
-        let seconds = draw::<B>(arguments, config, &device);
-        return json!({
-            "steps": arguments.steps, "images_per_second": arguments.batch as f64 / seconds,
+fn bench<B: DitBackend>(arguments: &Arguments) {
+    let config = arguments.config();
+    let report = |step, timed: Value| {
+        if step == 0 {
+            return;
+        }
+        let mut line = json!({
+            "implementation": "microdit", "network": format!("{:?}", arguments.network).to_lowercase(),
+            "parameters": microdit::flops::parameters(&config), "batch": arguments.batch,
+            "bf16": arguments.bf16, "threads": rayon::current_num_threads(),
+            "images_per_second": arguments.batch as f64 / timed["seconds"].as_f64().unwrap_or(f64::NAN),
+            "peak_mib": peak_mib(arguments.device),
         });
+        if let (Some(line), Value::Object(timed)) = (line.as_object_mut(), timed) {
+            line.extend(timed);
+        }
+        println!("{line}");
+    };
+    let device = Default::default();
+    match arguments.sample {
+        Some(steps) => draw::<B>(arguments, &config, &device, steps, report),
+        None => train::<Autodiff<B>>(arguments, &config, &device, report),
     }
-    let times = train::<Autodiff<B>>(arguments, config, &device);
-    let count = times.len() as f64;
-    let mean = |part: usize| times.iter().map(|time| time[part]).sum::<f64>() / count;
-    let total: f64 = (0..3).map(mean).sum();
-    let best = times
-        .iter()
-        .map(|time| time[..3].iter().sum())
-        .fold(f64::INFINITY, f64::min);
-    let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
-    let flops = microdit::flops::per_image(config, config.tokens(), kept, WORDS);
-    json!({
-        "mask": arguments.mask, "images_per_second": arguments.batch as f64 / total,
-        "best_images_per_second": arguments.batch as f64 / best,
-        "tflop_per_second": flops.total() * arguments.batch as f64 / total / 1e12,
-        "forward": mean(0), "backward": mean(1), "optimiser": mean(2), "cpu_seconds": mean(3),
-    })
 }
 
 fn main() {
     let arguments = Arguments::parse();
-    let config = arguments.config();
-    let mut line = json!({
-        "implementation": "microdit", "network": format!("{:?}", arguments.network).to_lowercase(),
-        "parameters": microdit::flops::parameters(&config), "batch": arguments.batch, "bf16": arguments.bf16,
-        "threads": rayon::current_num_threads(),
-    });
     // The operations share their work on a worker of the pool, as in the command.
-    let timed = rayon::scope(|_| match arguments.device {
-        Device::Cpu => timed::<Flex>(&arguments, &config),
+    rayon::scope(|_| match arguments.device {
+        Device::Cpu => bench::<Flex>(&arguments),
         #[cfg(feature = "cuda")]
-        Device::Cuda => timed::<burn_cuda::Cuda>(&arguments, &config),
+        Device::Cuda => bench::<burn_cuda::Cuda>(&arguments),
     });
-    if let (Some(line), Some(timed)) = (line.as_object_mut(), timed.as_object()) {
-        line.extend(timed.clone());
-        line.insert("peak_mib".into(), json!(peak_mib(arguments.device)));
-    }
-    println!("{line}");
 }

@@ -1,9 +1,9 @@
-"""Times training steps, or sampling, of the network in plain PyTorch and prints one JSON line.
+"""Times training steps, or sampling, of the network in plain PyTorch and prints a JSON line for each.
 
     python3 -m venv venv && venv/bin/pip install torch safetensors numpy
     venv/bin/python benches/torch/bench.py --check
     venv/bin/python benches/torch/bench.py --mask 0.75 --batch 16 --steps 3
-    venv/bin/python benches/torch/bench.py --sample --batch 4 --steps 30
+    venv/bin/python benches/torch/bench.py --sample 30 --batch 4 --steps 1
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import resource
+import sys
 import time
 
 import torch
@@ -72,15 +73,24 @@ def now():
     return time.perf_counter()
 
 
-def case(arguments, dit):
+def turns(arguments):
+    """The steps, as they are due: the first, which allocates and compiles and is not reported, has index 0."""
+    yield 0
+    yield from (i for i, _ in enumerate(sys.stdin, 1)) if arguments.turns else range(1, arguments.steps + 1)
+
+
+def report(arguments, dit, step, timed):
+    if step == 0:
+        return
     on_gpu = arguments.device == "cuda"
     kib = torch.cuda.max_memory_allocated() / 1024 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
+    line = {
         "implementation": "torch", "version": torch.__version__, "network": arguments.network,
         "parameters": sum(p.numel() for p in dit.parameters()), "batch": arguments.batch, "bf16": arguments.bf16,
         "compile": arguments.compile, "one_hot": arguments.one_hot, "threads": arguments.threads,
-        "peak_mib": kib / 1024,
+        "images_per_second": arguments.batch / timed["seconds"], "peak_mib": kib / 1024, **timed,
     }  # fmt: skip
+    print(json.dumps(line), flush=True)
 
 
 @torch.inference_mode()
@@ -100,20 +110,20 @@ def draw(arguments, dit, config):
         output = unconditional + (conditional - unconditional) * 5.0
         return x * (SIGMA_DATA**2 / total) + output * (sigma * SIGMA_DATA / math.sqrt(total))
 
-    first, last, steps = 80 ** (1 / 7), 0.002 ** (1 / 7), arguments.steps
+    first, last, steps = 80 ** (1 / 7), 0.002 ** (1 / 7), arguments.sample
     sigmas = [(first + i / max(steps - 1, 1) * (last - first)) ** 7 for i in range(steps)] + [0.0]
-    x = torch.randn(batch, 4, arguments.side, arguments.side)
-    denoise(x, 1.0)
-    started = now()
-    x = x * sigmas[0]
-    for sigma, following in zip(sigmas, sigmas[1:]):
-        slope = (x - denoise(x, sigma)) / sigma
-        euler = x + (following - sigma) * slope
-        if following > 0:
-            slope = (slope + (euler - denoise(euler, following)) / following) / 2
-        x = x + (following - sigma) * slope
-    seconds = now() - started
-    print(json.dumps({**case(arguments, dit), "steps": steps, "images_per_second": batch / seconds}))
+    noise = torch.randn(batch, 4, arguments.side, arguments.side)
+    for turn in turns(arguments):
+        started, worked = now(), time.process_time()
+        x = noise * sigmas[0]
+        for sigma, following in zip(sigmas, sigmas[1:]):
+            slope = (x - denoise(x, sigma)) / sigma
+            euler = x + (following - sigma) * slope
+            if following > 0:
+                slope = (slope + (euler - denoise(euler, following)) / following) / 2
+            x = x + (following - sigma) * slope
+        timed = {"sampler_steps": steps, "seconds": now() - started, "cpu_seconds": time.process_time() - worked}
+        report(arguments, dit, turn, timed)
 
 
 def bench(arguments):
@@ -130,8 +140,7 @@ def bench(arguments):
     step.config = config
     batch, side = arguments.batch, arguments.side
     tokens = (side // 2) ** 2
-    split, cpu = {"forward": [], "backward": [], "optimiser": []}, []
-    for i in range(arguments.steps + 1):
+    for i in turns(arguments):
         clean, noise = torch.randn(batch, 4, side, side), torch.randn(batch, 4, side, side)
         captions, sigma = torch.randn(batch, 77, 1024), torch.exp(1.2 * torch.randn(batch) - 0.6)
         kept = int(tokens * (1 - arguments.mask))
@@ -147,16 +156,9 @@ def bench(arguments):
         optimiser.zero_grad()
         times.append(now())
         worked = time.process_time() - worked
-        if i > 0:  # The first step allocates and compiles.
-            for name, (a, b) in zip(split, zip(times, times[1:])):
-                split[name].append(b - a)
-            cpu.append(worked)
-    total = [sum(parts) for parts in zip(*split.values())]
-    print(json.dumps({
-        **case(arguments, dit), "mask": arguments.mask, "fused": arguments.fused,
-        "images_per_second": batch * len(total) / sum(total), "best_images_per_second": batch / min(total),
-        **{name: sum(parts) / len(parts) for name, parts in split.items()}, "cpu_seconds": sum(cpu) / len(cpu),
-    }))  # fmt: skip
+        parts = {name: b - a for name, a, b in zip(("forward", "backward", "optimiser"), times, times[1:])}
+        timed = {"mask": arguments.mask, "fused": arguments.fused, "seconds": times[-1] - times[0], **parts}
+        report(arguments, dit, i, {**timed, "cpu_seconds": worked})
 
 
 def main():
@@ -164,12 +166,14 @@ def main():
     parser.add_argument("--check", action="store_true", help="compare with the golden outputs instead of timing")
     parser.add_argument("--mask", type=float, default=0.75)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    parser.add_argument("--turns", action="store_true", help="instead of --steps, a step for every line on standard input")
+    parser.add_argument("--sample", type=int, help="each step draws a batch in this many of Heun's steps, instead of training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--network", choices=NETWORKS, default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", type=int, default=32, help="of the latents: 64 for images of 512 px")
-    for flag in ("fused", "bf16", "compile", "one-hot", "sample", "profile"):
+    for flag in ("fused", "bf16", "compile", "one-hot", "profile"):
         parser.add_argument(f"--{flag}", action="store_true")
     arguments = parser.parse_args()
     if arguments.check:

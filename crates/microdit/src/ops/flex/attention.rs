@@ -112,7 +112,7 @@ impl Normed {
 
 /// Exponentials of every row, in place, and in `factors` what turns each row into its softmax.
 fn exponentials(scores: &mut [f32], words: usize, factors: &mut Vec<f32>) {
-    factors.clear();
+    factors.resize(scores.len() / words, 0.0);
     simd(
         #[inline(always)]
         || {
@@ -126,7 +126,9 @@ fn exponentials(scores: &mut [f32], words: usize, factors: &mut Vec<f32>) {
             for x in scores.iter_mut() {
                 *x = exp_negative(*x);
             }
-            factors.extend(scores.chunks_exact(words).map(|row| 1.0 / sum(row, |x| x)));
+            for (row, factor) in scores.chunks_exact(words).zip(&mut *factors) {
+                *factor = 1.0 / sum(row, |x| x);
+            }
         },
     );
 }

@@ -68,18 +68,18 @@ pub(super) fn max(x: &[f32]) -> f32 {
 fn split_exp(x: f32) -> (f32, i32) {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
     const SHIFT: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, SHIFT);
     let n = shifted - SHIFT;
     // ln 2 in two parts, the first exact when multiplied by n (Cody and Waite).
-    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
     // Taylor's polynomial: |r| <= ln(2) / 2 leaves a remainder below 2^-26.
-    let p = 1.0 / 5040.0;
-    let p = p * r + 1.0 / 720.0;
-    let p = p * r + 1.0 / 120.0;
-    let p = p * r + 1.0 / 24.0;
-    let p = p * r + 1.0 / 6.0;
-    let p = p * r + 0.5;
-    let p = p * (r * r) + r + 1.0;
+    let p = 1f32 / 5040.0;
+    let p = p.mul_add(r, 1.0 / 720.0);
+    let p = p.mul_add(r, 1.0 / 120.0);
+    let p = p.mul_add(r, 1.0 / 24.0);
+    let p = p.mul_add(r, 1.0 / 6.0);
+    let p = p.mul_add(r, 0.5);
+    let p = p.mul_add(r * r, r) + 1.0;
     (p, shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32)
 }
 
@@ -122,11 +122,11 @@ pub(super) fn normal_distribution(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let bell = exp(-z * z);
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let p = 1.061_405_4;
-    let p = p * t - 1.453_152;
-    let p = p * t + 1.421_413_7;
-    let p = p * t - 0.284_496_74;
-    let p = p * t + 0.254_829_6;
+    let p = 1.061_405_4f32;
+    let p = p.mul_add(t, -1.453_152);
+    let p = p.mul_add(t, 1.421_413_7);
+    let p = p.mul_add(t, -0.284_496_74);
+    let p = p.mul_add(t, 0.254_829_6);
     let tail = 0.5 * p * t * bell; // 1 - Phi(|x|)
     let cumulative = if x > 0.0 { 1.0 - tail } else { tail };
     (cumulative, bell * 0.398_942_3)
