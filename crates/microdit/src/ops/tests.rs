@@ -246,7 +246,7 @@ fn swiglus() {
 fn attentions() {
     for case in 0..16 {
         let mut draw = Draw::new(case);
-        let (batch, tokens, words) = (draw.size(3), draw.size(40), draw.size(20));
+        let (batch, tokens, words) = (draw.size(3), draw.size(130), draw.size(60));
         let (heads, head_dim) = (draw.size(4), 1 + draw.size(33));
         let width = heads * head_dim;
         let qkv = draw.tensor([batch, tokens, 3 * width]);

@@ -1,20 +1,25 @@
-//! Attention over packed heads, one sample at a time: the scores of a head live in the cache and are computed again in
-//! the backward pass.
+//! Attention, head by head: a head's rows are laid one after the other, and its scores are computed for a block of
+//! queries at a time, which stays in the cache, again in the backward pass.
 
 use super::{
-    matrix::{Matrix, Threads, multiply},
+    buffer::Lines,
     norm::{statistics, through_norm},
-    simd::{exp_negative, max, simd, sum, sum2},
+    simd::{dot, exp_negative, max, simd, sum},
+    small::{Left, multiply_small},
 };
+use rayon::prelude::*;
+
+/// Queries whose scores are computed at once: enough to make use of the keys' sums over them, few enough for the cache.
+const QUERIES: usize = 48;
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) count: usize,
-    pub(super) width: usize,
-    pub(super) stride: usize,
-    pub(super) offset: usize,
+    data: &'a [f32],
+    count: usize,
+    width: usize,
+    stride: usize,
+    offset: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -33,12 +38,6 @@ impl<'a> Rows<'a> {
     fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.stride + self.offset..][..self.width]
     }
-
-    /// Columns `head * head_dim..` of all rows.
-    fn head(&self, head: usize, head_dim: usize) -> Matrix<'a> {
-        let data = &self.data[self.offset + head * head_dim..];
-        Matrix::strided(data, self.count, head_dim, self.stride)
-    }
 }
 
 /// How the width splits into heads.
@@ -46,67 +45,249 @@ impl<'a> Rows<'a> {
 pub(super) struct Heads {
     pub(super) count: usize,
     pub(super) eps: f32,
-    /// Who computes: all threads if there is but one sample.
-    pub(super) threads: Threads,
 }
 
-/// Buffers of one sample's attention, used again for the next.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    q: Normed,
-    k: Normed,
-    scores: Vec<f32>,
-    /// What each row of `scores` is to be multiplied by to sum to 1.
-    factors: Vec<f32>,
-    score_grad: Vec<f32>,
-    /// Gradients of the last backward pass, rows one after the other.
-    pub(super) q_grad: Vec<f32>,
-    pub(super) k_grad: Vec<f32>,
-    pub(super) v_grad: Vec<f32>,
+/// Lays out rows as `[heads, rows, head_dim]`; `shift_and_factor` says what is taken from a row and what it is multiplied
+/// by.
+#[inline(always)]
+fn split(
+    rows: Rows<'_>,
+    heads: usize,
+    out: &mut Lines,
+    mut shift_and_factor: impl FnMut(&[f32]) -> (f32, f32),
+) {
+    let head_dim = rows.width / heads;
+    let out = out.resized(rows.count * rows.width);
+    simd(
+        #[inline(always)]
+        || {
+            for i in 0..rows.count {
+                let row = rows.row(i);
+                let (shift, factor) = shift_and_factor(row);
+                for (head, row) in row.chunks_exact(head_dim).enumerate() {
+                    let out = &mut out[(head * rows.count + i) * head_dim..][..head_dim];
+                    for (out, x) in out.iter_mut().zip(row) {
+                        *out = (x - shift) * factor;
+                    }
+                }
+            }
+        },
+    );
 }
 
-/// Normed rows and their `1 / sqrt(variance + eps)`.
+/// Row `i` of `values` `[heads, rows, head_dim]`.
+#[inline(always)]
+fn gather(values: &[f32], i: usize, heads: usize, out: &mut [f32]) {
+    let (rows, head_dim) = (values.len() / out.len(), out.len() / heads);
+    for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+        let row = &values[(head * rows + i) * head_dim..][..head_dim];
+        // To call `memcpy` for so few would take longer than the copy.
+        for (out, x) in out.iter_mut().zip(row) {
+            *out = *x;
+        }
+    }
+}
+
+/// Queries, keys or values of one sample and their gradients, both `[heads, rows, head_dim]`.
 #[derive(Debug, Default)]
-struct Normed {
-    values: Vec<f32>,
+pub(super) struct Part {
+    values: Lines,
+    grad: Lines,
+    /// `1 / sqrt(variance + eps)` of each row, if rows are normed.
     inverse: Vec<f32>,
 }
 
-impl Normed {
-    fn fill(&mut self, rows: Rows<'_>, eps: f32) {
-        self.values.resize(rows.count * rows.width, 0.0);
-        self.inverse.resize(rows.count, 0.0);
+impl Part {
+    fn fill(&mut self, rows: Rows<'_>, heads: usize) {
+        self.inverse.clear();
+        split(rows, heads, &mut self.values, |_| (0.0, 1.0));
+    }
+
+    fn fill_normed(&mut self, rows: Rows<'_>, heads: Heads) {
+        self.inverse.clear();
+        split(
+            rows,
+            heads.count,
+            &mut self.values,
+            #[inline(always)]
+            |row| {
+                let (mean, inverse) = statistics(row, heads.eps);
+                self.inverse.push(inverse);
+                (mean, inverse)
+            },
+        );
+    }
+
+    /// Writes the gradients of the rows into the `index`-th of the `blocks` of `width` elements that make up each row of
+    /// `out`.
+    pub(super) fn write_grad(
+        &self,
+        out: &mut [f32],
+        width: usize,
+        heads: Heads,
+        blocks: usize,
+        index: usize,
+    ) {
+        let mut normed = vec![0.0; width];
         simd(
             #[inline(always)]
             || {
-                let out = self.values.chunks_exact_mut(rows.width);
-                for (i, (out, inverse)) in out.zip(&mut self.inverse).enumerate() {
-                    let row = rows.row(i);
-                    let (mean, factor) = statistics(row, eps);
-                    *inverse = factor;
-                    for (out, x) in out.iter_mut().zip(row) {
-                        *out = (x - mean) * factor;
+                for (i, out) in out.chunks_exact_mut(width * blocks).enumerate() {
+                    let out = &mut out[index * width..][..width];
+                    gather(&self.grad, i, heads.count, out);
+                    if let Some(&inverse) = self.inverse.get(i) {
+                        gather(&self.values, i, heads.count, &mut normed);
+                        through_norm(out, &normed, inverse);
                     }
                 }
             },
         );
     }
+}
 
-    fn rows(&self, width: usize) -> Rows<'_> {
-        Rows::packed(&self.values, width, 1, 0)
+/// Buffers of one sample's attention, used again for the next.
+#[derive(Debug, Default)]
+pub(super) struct Sample {
+    pub(super) q: Part,
+    pub(super) k: Part,
+    pub(super) v: Part,
+    /// The output, or its gradient.
+    out: Lines,
+}
+
+impl Sample {
+    fn fill(&mut self, [q, k, v]: [Rows<'_>; 3], heads: Heads) {
+        self.q.fill_normed(q, heads);
+        self.k.fill_normed(k, heads);
+        self.v.fill(v, heads.count);
     }
 
-    /// Turns gradients of the normed rows into gradients of the rows.
-    fn backward(&self, grad: &mut [f32], width: usize) {
+    /// Writes the output `[tokens, width]`.
+    pub(super) fn forward(&mut self, out: &mut [f32], qkv: [Rows<'_>; 3], heads: Heads) {
+        self.fill(qkv, heads);
+        let [Rows { width, count, .. }, k, _] = qkv;
+        let head_dim = width / heads.count;
+        let inputs = (
+            self.q.values.par_chunks(count * head_dim),
+            self.k.values.par_chunks(k.count * head_dim),
+            self.v.values.par_chunks(k.count * head_dim),
+        );
+        let outputs = self.out.resized(count * width);
+        outputs
+            .par_chunks_mut(count * head_dim)
+            .zip(inputs.into_par_iter())
+            .for_each_init(Head::default, |head, (out, (q, k, v))| {
+                head.forward(out, q, k, v, head_dim);
+            });
         simd(
             #[inline(always)]
             || {
-                let rows = self.values.chunks_exact(width).zip(&self.inverse);
-                for (grad, (normed, &inverse)) in grad.chunks_exact_mut(width).zip(rows) {
-                    through_norm(grad, normed, inverse);
+                for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                    gather(&self.out, i, heads.count, out);
                 }
             },
         );
+    }
+
+    /// Leaves the gradients in `q`, `k` and `v`, given that of the output `[tokens, width]`.
+    pub(super) fn backward(&mut self, grad: &[f32], qkv: [Rows<'_>; 3], heads: Heads) {
+        self.fill(qkv, heads);
+        let [Rows { width, count, .. }, k, _] = qkv;
+        let head_dim = width / heads.count;
+        let grad = Rows::packed(grad, width, 1, 0);
+        split(grad, heads.count, &mut self.out, |_| (0.0, 1.0));
+        let (queries, keys) = (count * head_dim, k.count * head_dim);
+        let outputs = (
+            self.q.grad.resized(count * width).par_chunks_mut(queries),
+            self.k.grad.resized(k.count * width).par_chunks_mut(keys),
+            self.v.grad.resized(k.count * width).par_chunks_mut(keys),
+        );
+        let inputs = (
+            self.out.par_chunks(queries),
+            self.q.values.par_chunks(queries),
+            self.k.values.par_chunks(keys),
+            self.v.values.par_chunks(keys),
+        );
+        outputs
+            .into_par_iter()
+            .zip(inputs.into_par_iter())
+            .for_each_init(Head::default, |head, ((dq, dk, dv), (grad, q, k, v))| {
+                head.backward([dq, dk, dv], grad, q, k, v, head_dim);
+            });
+    }
+}
+
+/// Buffers of one head's attention, used again for the next.
+#[derive(Debug, Default)]
+struct Head {
+    keys: Lines,
+    values: Lines,
+    scores: Lines,
+    /// What each row of `scores` is to be multiplied by to sum to 1.
+    factors: Vec<f32>,
+    score_grad: Lines,
+}
+
+impl Head {
+    /// The exponentials of the scores of some queries, and the factors that make softmaxes of them.
+    fn score(&mut self, q: &[f32], head_dim: usize) {
+        let words = self.keys.len() / head_dim;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let scores = self.scores.resized(q.len() / head_dim * words);
+        multiply_small(scores, Left::Rows(q), &self.keys, words, scale, false);
+        exponentials(scores, words, &mut self.factors);
+    }
+
+    fn forward(&mut self, out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], head_dim: usize) {
+        transpose(k, head_dim, &mut self.keys);
+        let block = QUERIES * head_dim;
+        for (out, q) in out.chunks_mut(block).zip(q.chunks(block)) {
+            self.score(q, head_dim);
+            multiply_small(out, Left::Rows(&self.scores), v, head_dim, 1.0, false);
+            // The output is narrower than the scores: it is cheaper to scale.
+            scale_rows(out, head_dim, &self.factors);
+        }
+    }
+
+    fn backward(
+        &mut self,
+        [q_grad, k_grad, v_grad]: [&mut [f32]; 3],
+        grad: &[f32],
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        head_dim: usize,
+    ) {
+        transpose(k, head_dim, &mut self.keys);
+        transpose(v, head_dim, &mut self.values);
+        let words = k.len() / head_dim;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let block = QUERIES * head_dim;
+        let blocks = q.chunks(block).zip(grad.chunks(block));
+        for (i, (q_grad, (q, grad))) in q_grad.chunks_mut(block).zip(blocks).enumerate() {
+            self.score(q, head_dim);
+            scale_rows(&mut self.scores, words, &self.factors);
+            let scores = Left::Columns(&self.scores);
+            multiply_small(v_grad, scores, grad, head_dim, 1.0, i > 0);
+            let score_grad = self.score_grad.resized(self.scores.len());
+            let grad = Left::Rows(grad);
+            multiply_small(score_grad, grad, &self.values, words, 1.0, false);
+            through_softmax(score_grad, &self.scores, words);
+            let (rows, columns) = (Left::Rows(score_grad), Left::Columns(score_grad));
+            multiply_small(q_grad, rows, k, head_dim, scale, false);
+            multiply_small(k_grad, columns, q, head_dim, scale, i > 0);
+        }
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+fn transpose(rows: &[f32], columns: usize, out: &mut Lines) {
+    let count = rows.len() / columns;
+    let out = out.resized(rows.len());
+    for (i, row) in rows.chunks_exact(columns).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            out[j * count + i] = *x;
+        }
     }
 }
 
@@ -126,153 +307,38 @@ fn exponentials(scores: &mut [f32], words: usize, factors: &mut Vec<f32>) {
             for x in scores.iter_mut() {
                 *x = exp_negative(*x);
             }
-            for (row, factor) in scores.chunks_exact(words).zip(&mut *factors) {
+            for (row, factor) in scores.chunks_exact(words).zip(factors) {
                 *factor = 1.0 / sum(row, |x| x);
             }
         },
     );
 }
 
-impl Scratch {
-    /// One head's scores: the exponentials, and the factors that make softmaxes of them.
-    fn score(&mut self, q: Rows<'_>, k: Rows<'_>, heads: Heads, head: usize) {
-        let head_dim = q.width / heads.count;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        self.scores.resize(q.count * k.count, 0.0);
-        multiply(
-            &mut self.scores,
-            k.count,
-            self.q.rows(q.width).head(head, head_dim),
-            self.k.rows(k.width).head(head, head_dim).t(),
-            scale,
-            false,
-            heads.threads,
-        );
-        exponentials(&mut self.scores, k.count, &mut self.factors);
-    }
-
-    /// One sample: `out` `[tokens, width]`.
-    pub(super) fn forward(
-        &mut self,
-        out: &mut [f32],
-        q: Rows<'_>,
-        k: Rows<'_>,
-        v: Rows<'_>,
-        heads: Heads,
-    ) {
-        self.q.fill(q, heads.eps);
-        self.k.fill(k, heads.eps);
-        let head_dim = q.width / heads.count;
-        for head in 0..heads.count {
-            self.score(q, k, heads, head);
-            multiply(
-                &mut out[head * head_dim..],
-                q.width,
-                Matrix::new(&self.scores, q.count, k.count),
-                v.head(head, head_dim),
-                1.0,
-                false,
-                heads.threads,
-            );
-            // The output is narrower than the scores: it is cheaper to scale.
-            simd(
-                #[inline(always)]
-                || {
-                    for (row, factor) in out.chunks_exact_mut(q.width).zip(&self.factors) {
-                        for x in &mut row[head * head_dim..][..head_dim] {
-                            *x *= factor;
-                        }
-                    }
-                },
-            );
-        }
-    }
-
-    /// One sample: from `grad` `[tokens, width]` to the three gradients.
-    pub(super) fn backward(
-        &mut self,
-        q: Rows<'_>,
-        k: Rows<'_>,
-        v: Rows<'_>,
-        grad: &[f32],
-        heads: Heads,
-    ) {
-        self.q.fill(q, heads.eps);
-        self.k.fill(k, heads.eps);
-        let (width, words) = (q.width, k.count);
-        self.q_grad.resize(q.count * width, 0.0);
-        self.k_grad.resize(words * width, 0.0);
-        self.v_grad.resize(words * width, 0.0);
-        self.score_grad.resize(q.count * words, 0.0);
-        let head_dim = width / heads.count;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let grad = Rows::packed(grad, width, 1, 0);
-        for head in 0..heads.count {
-            self.score(q, k, heads, head);
-            simd(
-                #[inline(always)]
-                || {
-                    let rows = self.scores.chunks_exact_mut(words);
-                    for (row, factor) in rows.zip(&self.factors) {
-                        for x in row {
-                            *x *= factor;
-                        }
-                    }
-                },
-            );
-            let grad = grad.head(head, head_dim);
-            let first = head * head_dim;
-            let scores = Matrix::new(&self.scores, q.count, words);
-            let v_grad = &mut self.v_grad[first..];
-            multiply(v_grad, width, scores.t(), grad, 1.0, false, heads.threads);
-            let v = v.head(head, head_dim).t();
-            multiply(
-                &mut self.score_grad,
-                words,
-                grad,
-                v,
-                1.0,
-                false,
-                heads.threads,
-            );
-            simd(
-                #[inline(always)]
-                || {
-                    // Softmax: p (g - sum(g p)).
-                    let rows = self.scores.chunks_exact(words);
-                    for (grad, scores) in self.score_grad.chunks_exact_mut(words).zip(rows) {
-                        let along = sum2(grad, scores, |g, p| g * p);
-                        for (g, p) in grad.iter_mut().zip(scores) {
-                            *g = p * (*g - along);
-                        }
-                    }
-                },
-            );
-            let logit_grad = Matrix::new(&self.score_grad, q.count, words);
-            let k = self.k.rows(width).head(head, head_dim);
-            let q_grad = &mut self.q_grad[first..];
-            multiply(q_grad, width, logit_grad, k, scale, false, heads.threads);
-            let q = self.q.rows(width).head(head, head_dim);
-            let k_grad = &mut self.k_grad[first..];
-            multiply(
-                k_grad,
-                width,
-                logit_grad.t(),
-                q,
-                scale,
-                false,
-                heads.threads,
-            );
-        }
-        self.q.backward(&mut self.q_grad, width);
-        self.k.backward(&mut self.k_grad, width);
-    }
+fn scale_rows(rows: &mut [f32], width: usize, factors: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (row, factor) in rows.chunks_exact_mut(width).zip(factors) {
+                for x in row {
+                    *x *= factor;
+                }
+            }
+        },
+    );
 }
 
-/// Writes rows one after the other into the `index`-th block of each row of `out`.
-pub(super) fn pack(rows: &[f32], out: &mut [f32], width: usize, blocks: usize, index: usize) {
-    let out = out.chunks_exact_mut(width * blocks);
-    for (row, out) in rows.chunks_exact(width).zip(out) {
-        out[index * width..][..width].copy_from_slice(row);
-    }
+/// The gradient `g` of a softmax `p` becomes that of its logits: `p (g - sum(g p))`.
+fn through_softmax(grad: &mut [f32], softmax: &[f32], words: usize) {
+    simd(
+        #[inline(always)]
+        || {
+            let rows = softmax.chunks_exact(words);
+            for (grad, softmax) in grad.chunks_exact_mut(words).zip(rows) {
+                let along = dot(grad, softmax);
+                for (g, p) in grad.iter_mut().zip(softmax) {
+                    *g = p * (*g - along);
+                }
+            }
+        },
+    );
 }

@@ -3,7 +3,7 @@
 use super::{
     buffer::unwritten,
     matrix::{Matrix, Threads, multiply},
-    simd::{normal_distribution, simd, sum2},
+    simd::{dot, normal_distribution, simd},
 };
 use rayon::prelude::*;
 
@@ -186,7 +186,7 @@ impl<'a> Experts<'a> {
                                     *out = h * cumulative;
                                     *slope = weight * (cumulative + h * bell);
                                 }
-                                row_grad[row] = sum2(back, activated, |b, a| b * a);
+                                row_grad[row] = dot(back, activated);
                                 for (back, slope) in back.iter_mut().zip(&slopes) {
                                     *back *= slope;
                                 }

@@ -10,12 +10,13 @@ mod matrix;
 mod norm;
 mod pointwise;
 mod simd;
+mod small;
 
 use super::{
     AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
 };
 use crate::awake::Awake;
-use attention::{Heads, Rows, Scratch, pack};
+use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
 use burn_flex::{Flex, FlexTensor};
@@ -44,15 +45,6 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// The elements of contiguous tensors.
 fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
     tensors.each_ref().map(FlexTensor::storage::<f32>)
-}
-
-/// Who computes within a sample.
-fn threads_within(samples: usize) -> Threads {
-    if samples == 1 {
-        Threads::All
-    } else {
-        Threads::One
-    }
 }
 
 impl DitBackend for Flex {
@@ -296,15 +288,14 @@ impl DitBackend for Flex {
         let heads = Heads {
             count: heads,
             eps: eps as f32,
-            threads: threads_within(batch),
         };
         let qkv = flat(qkv);
         let mut out = unwritten(batch * tokens * width);
         out.par_chunks_mut(tokens * width)
             .zip(qkv.storage::<f32>().par_chunks(tokens * packed))
-            .for_each_init(Scratch::default, |scratch, (out, qkv)| {
-                let [q, k, v] = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
-                scratch.forward(out, q, k, v, heads);
+            .for_each_init(Sample::default, |sample, (out, qkv)| {
+                let qkv = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
+                sample.forward(out, qkv, heads);
             });
         tensor(out, [batch, tokens, width])
     }
@@ -318,12 +309,11 @@ impl DitBackend for Flex {
         if !is_f32(&qkv) {
             return composed::self_attention_backward(qkv, heads, eps, grad);
         }
-        let shape @ [batch, tokens, packed] = qkv.dims();
+        let shape @ [_, tokens, packed] = qkv.dims();
         let width = packed / 3;
         let heads = Heads {
             count: heads,
             eps: eps as f32,
-            threads: threads_within(batch),
         };
         let tensors = [flat(qkv), flat(grad)];
         let [qkv, grad] = slices(&tensors);
@@ -334,12 +324,12 @@ impl DitBackend for Flex {
         );
         out.par_chunks_mut(tokens * packed)
             .zip(inputs.into_par_iter())
-            .for_each_init(Scratch::default, |scratch, (out, (qkv, grad))| {
-                let [q, k, v] = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
-                scratch.backward(q, k, v, grad, heads);
-                pack(&scratch.q_grad, out, width, 3, 0);
-                pack(&scratch.k_grad, out, width, 3, 1);
-                pack(&scratch.v_grad, out, width, 3, 2);
+            .for_each_init(Sample::default, |sample, (out, (qkv, grad))| {
+                let qkv = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
+                sample.backward(grad, qkv, heads);
+                for (i, part) in [&sample.q, &sample.k, &sample.v].into_iter().enumerate() {
+                    part.write_grad(out, width, heads, 3, i);
+                }
             });
         tensor(out, shape)
     }
@@ -353,11 +343,10 @@ impl DitBackend for Flex {
         if !is_f32(&q) || !is_f32(&kv) {
             return composed::cross_attention(q, kv, heads, eps);
         }
-        let (shape @ [batch, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
+        let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
         let heads = Heads {
             count: heads,
             eps: eps as f32,
-            threads: threads_within(batch),
         };
         let tensors = [flat(q), flat(kv)];
         let [q, kv] = slices(&tensors);
@@ -368,10 +357,10 @@ impl DitBackend for Flex {
         );
         out.par_chunks_mut(tokens * width)
             .zip(inputs.into_par_iter())
-            .for_each_init(Scratch::default, |scratch, (out, (q, kv))| {
+            .for_each_init(Sample::default, |sample, (out, (q, kv))| {
                 let q = Rows::packed(q, width, 1, 0);
                 let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
-                scratch.forward(out, q, k, v, heads);
+                sample.forward(out, [q, k, v], heads);
             });
         tensor(out, shape)
     }
@@ -386,11 +375,10 @@ impl DitBackend for Flex {
         if !is_f32(&q) || !is_f32(&kv) {
             return composed::cross_attention_backward(q, kv, heads, eps, grad);
         }
-        let (q_shape @ [batch, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
+        let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
         let heads = Heads {
             count: heads,
             eps: eps as f32,
-            threads: threads_within(batch),
         };
         let tensors = [flat(q), flat(kv), flat(grad)];
         let [q, kv, grad] = slices(&tensors);
@@ -408,14 +396,14 @@ impl DitBackend for Flex {
             .into_par_iter()
             .zip(inputs.into_par_iter())
             .for_each_init(
-                Scratch::default,
-                |scratch, ((q_grad, kv_grad), (q, kv, grad))| {
+                Sample::default,
+                |sample, ((q_grad, kv_grad), (q, kv, grad))| {
                     let q = Rows::packed(q, width, 1, 0);
                     let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
-                    scratch.backward(q, k, v, grad, heads);
-                    pack(&scratch.q_grad, q_grad, width, 1, 0);
-                    pack(&scratch.k_grad, kv_grad, width, 2, 0);
-                    pack(&scratch.v_grad, kv_grad, width, 2, 1);
+                    sample.backward(grad, [q, k, v], heads);
+                    sample.q.write_grad(q_grad, width, heads, 1, 0);
+                    sample.k.write_grad(kv_grad, width, heads, 2, 0);
+                    sample.v.write_grad(kv_grad, width, heads, 2, 1);
                 },
             );
         (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))

@@ -2,7 +2,7 @@
 
 use super::{
     buffer::unwritten,
-    simd::{simd, sum, sum2},
+    simd::{dot, simd, sum},
 };
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ pub(super) fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
 pub(super) fn through_norm(grad: &mut [f32], normed: &[f32], inverse: f32) {
     let count = grad.len() as f32;
     let mean = sum(grad, |g| g) / count;
-    let along = sum2(grad, normed, |g, n| g * n) / count;
+    let along = dot(grad, normed) / count;
     for (g, n) in grad.iter_mut().zip(normed) {
         *g = (*g - mean - n * along) * inverse;
     }

@@ -17,22 +17,28 @@ pub(super) fn simd<R>(body: impl FnOnce() -> R) -> R {
 /// Sum of `f` over an array.
 #[inline(always)]
 pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    sum2(x, x, |a, _| f(a))
+    fold(x, x, |sum, x, _| sum + f(x))
 }
 
-/// Sum of `f` over two arrays of one length.
+/// Sum of the products of two arrays of one length.
 #[inline(always)]
-pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    fold(a, b, |sum, a, b| a.mul_add(b, sum))
+}
+
+/// Sum of what `f` makes of a partial sum and an element of each of two arrays of one length.
+#[inline(always)]
+fn fold(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut lanes = [0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += f(a[i], b[i]);
+            lanes[i] = f(lanes[i], a[i], b[i]);
         }
     }
     for (i, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[i] += f(a, b);
+        lanes[i] = f(lanes[i], a, b);
     }
     let mut width = LANES / 2;
     while width > 0 {
@@ -184,7 +190,7 @@ mod tests {
             assert_eq!(sum(&x, |x| x), x.iter().sum::<f32>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let products: f32 = x.iter().map(|x| x * x).sum();
-            assert_eq!(sum2(&x, &x, |a, b| a * b), products);
+            assert_eq!(dot(&x, &x), products);
         }
     }
 }
