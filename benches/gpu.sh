@@ -25,15 +25,16 @@ build() {
         cp "$parity" $bin/parity-$kind
     done
     strip $bin/*
+    gzip -9 --force $bin/*
     du -sh $bin
 }
 
-# One training case: name, seconds it may take, command. Its line goes to the log, or the reason there is none.
+# One training case: name, seconds it may take, command. A line for each step goes to the log, or why there is none.
 step() {
-    local name=$1 limit=$2 line
+    local name=$1 limit=$2 lines
     shift 2
-    if line=$(timeout "$limit" "$@" 2>"$out/$name.err" | tail -n 1) && [ -n "$line" ]; then
-        echo "{\"case\": \"$name\", ${line#\{}" | tee -a "$out/steps.jsonl"
+    if lines=$(timeout "$limit" "$@" 2>"$out/$name.err") && [ -n "$lines" ]; then
+        sed "s/^{/{\"case\": \"$name\", /" <<<"$lines" | tee -a "$out/steps.jsonl"
     else
         echo "{\"case\": \"$name\", \"error\": \"see $name.err\"}" | tee -a "$out/steps.jsonl"
         return 1
@@ -54,6 +55,7 @@ run() {
     out=${1:-target/gpu-results}
     mkdir -p "$out"
     rm -f "$out/steps.jsonl"
+    gunzip --keep --force $bin/*.gz
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv | tee "$out/gpu.csv"
     for kind in cuda fusion; do
         MICRODIT_GOLDENS=$PWD/tests/goldens timeout 100 $bin/parity-$kind --nocapture >"$out/parity-$kind.txt" 2>&1 ||
@@ -76,23 +78,23 @@ run() {
         --device cuda --network xl --bf16 --steps 1 --mask 0.75 --batch 64 >/dev/null 2>"$out/profile.err" || true
     tail -n 60 "$out/profile.log" 2>/dev/null || true
     python3 - "$out/steps.jsonl" "$peak" <<'P'
-import json, sys
+import collections, json, statistics, sys
 
 print("| case | images/s | MFU | forward + backward + optimiser, s | peak MiB |")
 print("|---|---|---|---|---|")
-lines = [json.loads(line) for line in open(sys.argv[1])]
-# Model FLOPs of an image, from the cases that know them.
-flops = {}
-for line in lines:
+cases, flops = collections.defaultdict(list), {}
+for line in map(json.loads, open(sys.argv[1])):
+    if "error" not in line:
+        cases[line["case"]].append(line)
+    # Model FLOPs of an image, from the cases that know them.
     if "tflop_per_second" in line:
         flops[line["case"].split("-b")[0]] = line["tflop_per_second"] / line["images_per_second"]
-for line in lines:
-    if "error" in line:
-        continue
-    name = line["case"].split("-b")[0].replace("torch-", "").replace("-unfused", "")
-    mfu = 100 * flops.get(name, 0) * line["images_per_second"] / float(sys.argv[2])
-    parts = " + ".join(f"{line[part]:.3f}" for part in ("forward", "backward", "optimiser"))
-    print(f"| {line['case']} | {line['images_per_second']:.1f} | {mfu:.1f} % | {parts} | {line['peak_mib']:.0f} |")
+for case, lines in cases.items():
+    median = lambda key: statistics.median(line[key] for line in lines)
+    name = case.split("-b")[0].replace("torch-", "").replace("-unfused", "")
+    mfu = 100 * flops.get(name, 0) * median("images_per_second") / float(sys.argv[2])
+    parts = " + ".join(f"{median(part):.3f}" for part in ("forward", "backward", "optimiser"))
+    print(f"| {case} | {median('images_per_second'):.1f} | {mfu:.1f} % | {parts} | {lines[-1]['peak_mib']:.0f} |")
 P
 }
 

@@ -1,14 +1,14 @@
 //! Each fused operation against the one composed from burn tensors, forward and backward, at the sizes of a block of
 //! Tiny/2's mixer for four images of 256 px.
 
-use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate};
+use burn::tensor::{Int, Tensor, activation::gelu_approximate};
 use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     DitBackend,
     ops::{AdamState, AdamStep, ExpertInputs, composed},
-    rng::{Purpose, Stream},
 };
+use microdit_benches::normal;
 use std::{hint::black_box, sync::Mutex, time::Duration};
 
 const BATCH: usize = 4;
@@ -19,11 +19,6 @@ const HIDDEN: usize = 2048;
 const HEADS: usize = 16;
 const EXPERTS: usize = 8;
 const EPS: f64 = 1e-6;
-
-fn normal<const D: usize>(stream: u64, shape: [usize; D]) -> Tensor<Flex, D> {
-    let values = Stream::new(0, Purpose::Noise, 0, stream).normal(shape.iter().product());
-    Tensor::from_data(TensorData::new(values, shape), &Default::default())
-}
 
 fn compare<A, B>(
     c: &mut Criterion,

@@ -1,6 +1,6 @@
 //! What a run does besides training: the sampler's step, and saving and loading its state.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -10,8 +10,8 @@ use microdit::{
         edm::Edm,
         sampler::{Churn, Solver, sample},
     },
-    rng::{Purpose, Stream},
 };
+use microdit_benches::normal;
 use microdit_train::{
     Recipe,
     checkpoint::{Checkpoint, Progress, State},
@@ -34,15 +34,10 @@ fn recipe() -> Recipe {
     Recipe::load(&path, &settings.map(String::from)).expect("a recipe")
 }
 
-fn normal<const D: usize>(shape: [usize; D]) -> Tensor<Flex, D> {
-    let values = Stream::new(0, Purpose::Noise, 0, 0).normal(shape.iter().product());
-    Tensor::from_data(TensorData::new(values, shape), &Default::default())
-}
-
 fn sampler(c: &mut Criterion) {
     let config = &recipe().stages[0].model;
     let dit: Dit<Flex> = config.init(0, &Default::default()).expect("a network");
-    let (noise, captions) = (normal([1, 4, 32, 32]), normal([1, 77, 1024]));
+    let (noise, captions) = (normal(0, [1, 4, 32, 32]), normal(1, [1, 77, 1024]));
     let edm = Edm::default();
     let mut group = c.benchmark_group("sampler");
     group.sample_size(10);

@@ -5,7 +5,7 @@
 //!
 //! With `--features cuda`, `--device cuda` runs it on an NVIDIA GPU; `benches/gpu.sh` does all there is to do on one.
 
-use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
+use burn::tensor::backend::AutodiffBackend;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use clap::{Parser, ValueEnum};
@@ -18,6 +18,7 @@ use microdit::{
     },
     rng::{Purpose, Stream},
 };
+use microdit_benches::normal;
 use microdit_train::optim::{Gradients, Optimiser, OptimiserConfig};
 use serde_json::{Value, json};
 use std::{io::stdin, iter, process::Command, time::Instant};
@@ -115,17 +116,6 @@ impl Arguments {
     }
 }
 
-fn normal<B: DitBackend, const D: usize>(
-    step: usize,
-    stream: u64,
-    shape: [usize; D],
-    device: &DeviceOf<B>,
-) -> Tensor<B, D> {
-    let count = shape.iter().product();
-    let values = Stream::new(0, Purpose::Noise, step as u64, stream).normal(count);
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
 /// Trains, and reports each step.
 fn train<B>(
     arguments: &Arguments,
@@ -149,11 +139,9 @@ fn train<B>(
     let tflop = flops.total() * batch as f64 / 1e12;
     for step in arguments.turns() {
         let image = [batch, config.in_channels, side, side];
-        let (clean, noise) = (
-            normal(step, 0, image, device),
-            normal(step, 1, image, device),
-        );
-        let captions = normal(step, 2, [batch, WORDS, config.caption_channels], device);
+        let first = 3 * step as u64;
+        let (clean, noise) = (normal(first, image), normal(first + 1, image));
+        let captions = normal(first + 2, [batch, WORDS, config.caption_channels]);
         let draws = Stream::new(0, Purpose::Sigma, step as u64, 0).normal(batch);
         let sigmas: Vec<f32> = draws.into_iter().map(|normal| edm.sigma(normal)).collect();
         let samples = 0..batch as u64;
@@ -197,8 +185,8 @@ fn draw<B: DitBackend>(
 ) {
     let dit: Dit<B> = config.init(0, device).expect("the sizes are possible");
     let (batch, side) = (arguments.batch, config.input_size);
-    let captions = normal::<B, 3>(0, 2, [batch, WORDS, config.caption_channels], device);
-    let noise = normal(0, 0, [batch, config.in_channels, side, side], device);
+    let captions = normal::<B, 3>(0, [batch, WORDS, config.caption_channels]);
+    let noise = normal(1, [batch, config.in_channels, side, side]);
     let edm = Edm::default();
     let denoise = |x, sigma| {
         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);

@@ -200,16 +200,15 @@ pub fn fetch(
             paths.push(path);
             continue;
         }
-        let (repository_name, name) = (|| repository.to_owned(), || (*file).to_owned());
         if offline {
             return Err(HubError::Offline {
-                repository: repository_name(),
-                file: name(),
+                repository: repository.to_owned(),
+                file: (*file).to_owned(),
             });
         }
         let failed = |error: String| HubError::Download {
-            repository: repository_name(),
-            file: name(),
+            repository: repository.to_owned(),
+            file: (*file).to_owned(),
             error,
         };
         let api = match &mut api {

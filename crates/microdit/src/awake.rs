@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Keeps the other workers of the calling worker's pool awake while it lives, unless there is nothing for them to do
 /// for 200 ms. Does nothing outside of a pool.
 ///
+/// A worker that waits for another's part of some work may begin to keep awake, and then looks at its own work again only
+/// when this is dropped or the 200 ms are over: keep a pool awake from one place at a time.
+///
 /// ```
 /// rayon::scope(|_| {
 ///     let _awake = microdit::Awake::new();

@@ -220,8 +220,11 @@ impl Sample {
 /// Buffers of one head's attention, used again for the next.
 #[derive(Debug, Default)]
 struct Head {
+    /// `[head_dim, words]`.
     keys: Lines,
+    /// `[head_dim, words]`.
     values: Lines,
+    /// `[queries, words]`.
     scores: Lines,
     /// What each row of `scores` is to be multiplied by to sum to 1.
     factors: Vec<f32>,
