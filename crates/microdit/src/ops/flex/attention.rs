@@ -9,7 +9,7 @@ use super::{
 };
 use rayon::prelude::*;
 
-/// Queries whose scores are computed at once: enough to make use of the keys' sums over them, few enough for the cache.
+/// Queries whose scores are computed at once: a multiple of the products' 6 and 12 rows, few enough for the cache.
 const QUERIES: usize = 48;
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
