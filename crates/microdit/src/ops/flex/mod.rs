@@ -1,6 +1,6 @@
 //! Fused operations for burn's CPU backend, in f32; other types of numbers take the composed ones.
 //!
-//! Work is split by rows, samples or experts, never by the number of threads, so that results do not depend on it.
+//! Work is split by rows, samples or experts, so that results do not depend on the number of threads.
 
 mod adam;
 mod attention;
