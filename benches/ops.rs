@@ -1,7 +1,7 @@
 //! Each fused operation against the one composed from burn tensors, forward and backward, at the sizes of a block of
 //! Tiny/2's mixer for four images of 256 px.
 
-use burn::tensor::{Int, Tensor, activation::gelu_approximate};
+use burn::tensor::{Tensor, activation::gelu_approximate};
 use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
@@ -178,9 +178,14 @@ fn attention(c: &mut Criterion) {
 
 fn experts(c: &mut Criterion) {
     let taken = 2 * TOKENS / EXPERTS;
-    let chosen: Tensor<Flex, 3, Int> = normal(0, [BATCH, EXPERTS, TOKENS])
-        .argsort_descending(2)
-        .narrow(2, 0, taken);
+    let scores = normal(0, [BATCH, EXPERTS, TOKENS]);
+    compare(
+        c,
+        "largest scores",
+        || Flex::largest(scores.clone(), taken),
+        || composed::largest(scores.clone(), taken),
+    );
+    let chosen = Flex::largest(scores, taken);
     let inputs = ExpertInputs {
         x: normal(1, [BATCH, TOKENS, DIM]),
         chosen,

@@ -16,11 +16,14 @@ use burn_autodiff::Autodiff;
 use std::path::Path;
 
 /// The backend under test.
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
 pub type Inner = burn_flex::Flex;
 /// The backend under test.
 #[cfg(feature = "cuda")]
 pub type Inner = burn_cuda::Cuda;
+/// The backend under test.
+#[cfg(all(feature = "wgpu", not(feature = "cuda")))]
+pub type Inner = burn_wgpu::Wgpu;
 /// The backend under test, differentiable.
 pub type Train = Autodiff<Inner>;
 

@@ -12,15 +12,27 @@ pub(crate) enum Device {
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda,
+    /// A GPU by Vulkan, Metal or DirectX.
+    #[cfg(feature = "wgpu")]
+    Wgpu,
 }
 
 impl Device {
+    /// NVIDIA's GPUs, where this machine has one and this program was built for them; else the processor.
+    pub(crate) fn best() -> Self {
+        #[cfg(feature = "cuda")]
+        if has_nvidia_driver() {
+            return Self::Cuda;
+        }
+        Self::Cpu
+    }
+
     /// The GPU it is, if it is one whose peak rate is known.
     pub(crate) fn gpu(self) -> Option<Gpu> {
         match self {
-            Self::Cpu => None,
             #[cfg(feature = "cuda")]
             Self::Cuda => Gpu::detect(),
+            _ => None,
         }
     }
 }
@@ -31,9 +43,43 @@ pub(crate) struct Devices(Vec<u16>);
 
 impl Devices {
     /// The devices themselves; on a CPU, each is a replica of the network.
-    pub(crate) fn of<B: Backend>(&self) -> Vec<B::Device> {
+    pub(crate) fn of<B: Backend>(&self, kind: Device) -> miette::Result<Vec<B::Device>> {
+        match kind {
+            Device::Cpu => {}
+            #[cfg(feature = "cuda")]
+            Device::Cuda => self.require_gpus(B::device_count(0))?,
+            // Whichever is best: numbers would tell discrete from integrated ones.
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu if self.0 == [0] => return Ok(vec![Default::default()]),
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu => {
+                return Err(miette::miette!(
+                    "--device wgpu trains on one GPU; leave --devices out"
+                ));
+            }
+        }
         let device = |&index: &u16| B::Device::from_id(DeviceId::new(0, index));
-        self.0.iter().map(device).collect()
+        Ok(self.0.iter().map(device).collect())
+    }
+
+    /// Says so if there are fewer GPUs, or nothing they could exchange gradients by: both would panic in the backend.
+    #[cfg(feature = "cuda")]
+    fn require_gpus(&self, present: usize) -> miette::Result<()> {
+        let absent = self.0.iter().find(|&&index| usize::from(index) >= present);
+        if let Some(index) = absent {
+            return Err(miette::miette!(
+                "--devices names GPU {index}, but this machine shows {present}, counted from 0"
+            ));
+        }
+        // SAFETY: opens the library if it is there, and calls nothing in it.
+        if self.0.len() > 1 && !unsafe { cudarc::nccl::sys::is_culib_present() } {
+            return Err(miette::miette!(
+                "several GPUs exchange their gradients by NCCL, whose library (libnccl.so.2) is not found; \
+                 install it or train with --devices {}",
+                self.0[0]
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -60,15 +106,31 @@ pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
 /// Says so if there is no NVIDIA driver: without one, the first operation would panic inside the backend.
 #[cfg(feature = "cuda")]
 pub(crate) fn require_nvidia() -> miette::Result<()> {
-    // The driver of Linux itself, and of Linux under Windows.
-    let signs = ["/proc/driver/nvidia/version", "/dev/dxg"];
-    let found = signs.iter().any(|path| std::path::Path::new(path).exists());
-    if found || !cfg!(target_os = "linux") {
+    if has_nvidia_driver() || !cfg!(target_os = "linux") {
         return Ok(());
     }
     Err(miette::miette!(
         "no NVIDIA driver is loaded on this machine; run with --device cpu"
     ))
+}
+
+/// Looks for the driver of Linux itself, and of Linux under Windows.
+#[cfg(feature = "cuda")]
+fn has_nvidia_driver() -> bool {
+    let signs = ["/proc/driver/nvidia/version", "/dev/dxg"];
+    signs.iter().any(|path| std::path::Path::new(path).exists())
+}
+
+/// Says so if there is no GPU, likewise.
+#[cfg(feature = "wgpu")]
+pub(crate) fn require_adapter() -> miette::Result<()> {
+    let adapters = wgpu::Instance::default().enumerate_adapters(wgpu::Backends::PRIMARY);
+    if cubecl::future::block_on(adapters).is_empty() {
+        return Err(miette::miette!(
+            "no GPU is found by Vulkan, Metal or DirectX; run with --device cpu"
+        ));
+    }
+    Ok(())
 }
 
 /// Runs an expression with the type `$backend` bound to the device's backend.
@@ -85,6 +147,12 @@ macro_rules! on_device {
                 type $backend = burn_cuda::Cuda;
                 $body
             }
+            #[cfg(feature = "wgpu")]
+            $crate::device::Device::Wgpu => {
+                $crate::device::require_adapter()?;
+                type $backend = burn_wgpu::Wgpu;
+                $body
+            }
         }
     };
 }
@@ -93,6 +161,18 @@ pub(crate) use on_device;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn absent_gpus_are_named() {
+        let error = Devices(vec![0, 3]).require_gpus(2).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("names GPU 3, but this machine shows 2")
+        );
+        assert!(Devices(vec![1]).require_gpus(2).is_ok());
+    }
 
     #[test]
     fn lists_of_devices() {

@@ -63,8 +63,8 @@ pub(crate) struct Sample {
     /// Directory to write the pictures to one by one as well
     #[arg(long)]
     singles: Option<PathBuf>,
-    /// Device to draw on
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Kind of device to draw on; an NVIDIA GPU where this build and machine have one, unless given
+    #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
 }
 

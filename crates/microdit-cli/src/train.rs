@@ -40,8 +40,8 @@ pub(crate) struct Train {
     /// Replace a value of the recipe, such as batch=64 or stages.masked.steps=100; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
-    /// Kind of device to train on
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Kind of device to train on; an NVIDIA GPU where this build and machine have one, unless given
+    #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
     /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
     #[arg(long, default_value = "0", value_parser = parse_devices)]
@@ -99,7 +99,7 @@ impl Train {
     }
 
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
-        let devices = self.devices.of::<B>();
+        let devices = self.devices.of::<B>(self.device)?;
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let nodes = self.nodes.config()?;

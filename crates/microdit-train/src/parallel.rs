@@ -1,12 +1,13 @@
 //! Data parallelism on one machine: every device computes the gradients of its share of the batch.
 //!
-//! Gradients are summed in the order of the samples, so that a run is the same bit for bit however the work was timed.
-//! The first device takes the optimiser's step and hands its weights to the others, which spares them the moments.
+//! Replicas on a CPU are summed in the order of the samples, so that a run is the same bit for bit however the work was
+//! timed; GPUs sum by NCCL. The first device takes the optimiser's step and hands its weights to the others, which spares
+//! them the moments.
 
 use crate::{objective::Objective, optim::Gradients, recipe::Stage, recompute};
 use burn::{
     module::Module,
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{StreamId, Tensor, backend::AutodiffBackend},
 };
 use microdit::{Dit, DitBackend};
 use microdit_data::Batch;
@@ -43,14 +44,16 @@ where
         })
         .filter(|(.., samples)| !samples.is_empty())
         .collect();
-    let parts: Vec<_> = shares
+    // One queue of work per device, whichever thread fills it: on a GPU every queue keeps its own memory.
+    let queue = StreamId::current();
+    let (losses, grads): (Vec<_>, Vec<_>) = shares
         .into_par_iter()
-        .map(|(objective, dit, samples)| of_share(&objective, &dit, stage, batch, samples, step))
-        .collect();
-    let first = &devices[0];
-    sum(parts
-        .into_iter()
-        .map(|(loss, grads)| (loss.to_device(first), grads.to_device(first))))
+        .map(|(objective, dit, samples)| {
+            queue.executes(|| of_share(&objective, &dit, stage, batch, samples, step))
+        })
+        .unzip();
+    let loss = B::InnerBackend::sum_over_devices(losses).expect("a device has a share");
+    (loss, Gradients::sum_over_devices(grads))
 }
 
 /// Part `index` of `count` parts of `samples` that differ by one sample at most.

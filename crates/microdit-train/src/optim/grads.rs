@@ -74,15 +74,15 @@ impl<B: DitBackend> Gradients<B> {
         self
     }
 
-    /// The same on another device.
+    /// The sum of gradients on a device each, on the first one's.
     #[must_use]
-    pub fn to_device(self, device: &B::Device) -> Self {
-        let moved = self.0.into_iter();
-        Self(
-            moved
-                .map(|(name, grad)| (name, grad.to_device(device)))
-                .collect(),
-        )
+    pub fn sum_over_devices(parts: Vec<Self>) -> Self {
+        let mut by_name = BTreeMap::<String, Vec<Tensor<B, 1>>>::new();
+        for (name, grad) in parts.into_iter().flat_map(|part| part.0) {
+            by_name.entry(name).or_default().push(grad);
+        }
+        let sum = |(name, parts)| Some((name, B::sum_over_devices(parts)?));
+        Self(by_name.into_iter().filter_map(sum).collect())
     }
 
     /// L2 norm over all of them, `[1]`, on the device.

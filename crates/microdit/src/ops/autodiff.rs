@@ -220,6 +220,10 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         }))
     }
 
+    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+        Tensor::from_inner(B::largest(scores.inner(), taken))
+    }
+
     /// The hidden layer it returns is not tracked.
     fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
         let ExpertInputs {

@@ -263,6 +263,32 @@ pub fn cross_attention_backward<B: Backend>(
     (q, Tensor::cat(vec![k, v], 2))
 }
 
+/// Ranks every score by the number of scores before it. The work is quadratic in the tokens, but burn sorts on the host,
+/// for which a GPU would have to wait in every layer.
+pub fn largest<B: Backend>(scores: Tensor<B, 3>, taken: usize) -> Tensor<B, 3, Int> {
+    let ([batch, rows, tokens], device) = (scores.dims(), scores.device());
+    let broken = scores.clone().is_nan();
+    let scores = scores.mask_fill(broken, f32::NEG_INFINITY);
+    let place = Tensor::<B, 1, Int>::arange(0..tokens as i64, &device);
+    let earlier = place
+        .clone()
+        .unsqueeze_dim::<2>(0)
+        .lower(place.clone().unsqueeze_dim(1));
+    let all = [batch, rows, tokens, tokens];
+    let one = scores.clone().unsqueeze_dim::<4>(3).expand(all);
+    let other = scores.unsqueeze_dim::<4>(2).expand(all);
+    let tied = other.clone().equal(one.clone());
+    let before = other
+        .greater(one)
+        .bool_or(tied.bool_and(earlier.unsqueeze::<4>().expand(all)));
+    let rank = before.int().sum_dim(3).squeeze_dim::<3>(3);
+    let place = place.unsqueeze::<3>().expand([batch, rows, tokens]);
+    // Each rank occurs once: the order is the ranks' inverse.
+    rank.zeros_like()
+        .scatter(2, rank, place, IndexingUpdateOp::Add)
+        .slice_dim(2, 0..taken)
+}
+
 /// Indices of the chosen tokens over every channel `[batch, experts x taken, dim]`.
 fn places<B: Backend>(chosen: Tensor<B, 3, Int>, dim: usize) -> Tensor<B, 3, Int> {
     let [batch, experts, taken] = chosen.dims();
@@ -345,6 +371,14 @@ pub fn experts_backward<B: Backend>(
         w1: w1_grad,
         w2: w2_grad,
     }
+}
+
+/// In the order of the devices, so that the sum is the same bit for bit however the work was timed.
+pub fn sum_over_devices<B: Backend>(parts: Vec<Tensor<B, 1>>) -> Option<Tensor<B, 1>> {
+    parts.into_iter().reduce(|sum, part| {
+        let device = sum.device();
+        sum + part.to_device(&device)
+    })
 }
 
 pub fn adam<B: Backend>(

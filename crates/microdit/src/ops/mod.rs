@@ -9,9 +9,11 @@ mod autodiff;
 // Public for the benchmarks, which compare the fused operations with it.
 #[doc(hidden)]
 pub mod composed;
-#[cfg(feature = "cuda")]
-mod cuda;
+#[cfg(feature = "cubecl")]
+mod cube;
 mod flex;
+#[cfg(feature = "fusion")]
+mod fusion;
 #[cfg(test)]
 mod tests;
 
@@ -194,6 +196,12 @@ pub trait DitBackend: Backend {
         composed::cross_attention_backward(q, kv, heads, eps, grad)
     }
 
+    /// Where the `taken` largest of every row of `scores` `[batch, rows, tokens]` stand, largest first
+    /// `[batch, rows, taken]`, each place once; equal ones and what is no number come in any order.
+    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+        composed::largest(scores, taken)
+    }
+
     /// Two-layer GELU experts over the tokens each has chosen, summed back into the tokens' places; also returns what
     /// the backward pass needs again, the hidden layer before its GELU `[experts, batch x taken, hidden]`.
     fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
@@ -207,6 +215,11 @@ pub trait DitBackend: Backend {
         grad: Tensor<Self, 3>,
     ) -> ExpertGrads<Self> {
         composed::experts_backward(inputs, hidden, grad)
+    }
+
+    /// Sum, on the first one's device, of tensors of one shape on a device each; none of none.
+    fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
+        composed::sum_over_devices(parts)
     }
 
     /// Sum of the squares of all elements, `[1]`.

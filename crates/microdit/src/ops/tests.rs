@@ -10,20 +10,20 @@ use burn_flex::Flex;
 type Tracked = Autodiff<Flex>;
 
 /// Draws tensors and sizes.
-struct Draw(Stream);
+pub(super) struct Draw(Stream);
 
 impl Draw {
-    fn new(case: u64) -> Self {
+    pub(super) fn new(case: u64) -> Self {
         Self(Stream::new(7, Purpose::Noise, case, 0))
     }
 
-    fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<Flex, D> {
+    pub(super) fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<Flex, D> {
         let values = self.0.normal(shape.iter().product());
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 
     /// A whole number in `1..=most`.
-    fn size(&mut self, most: usize) -> usize {
+    pub(super) fn size(&mut self, most: usize) -> usize {
         1 + (self.0.uniform(1)[0] * most as f32) as usize
     }
 }
@@ -31,7 +31,11 @@ impl Draw {
 /// Asserts that the largest difference is below 2e-5 of the largest element. f32 sums of some hundred products in
 /// another order differ by a few 1e-7 of it; a wrong index, factor or missing term by 1e-2 and more.
 #[track_caller]
-fn assert_close<const D: usize>(name: &str, found: &Tensor<Flex, D>, expected: &Tensor<Flex, D>) {
+pub(super) fn assert_close<const D: usize>(
+    name: &str,
+    found: &Tensor<Flex, D>,
+    expected: &Tensor<Flex, D>,
+) {
     assert_eq!(found.dims(), expected.dims(), "{name}");
     let most = |x: Tensor<Flex, D>| {
         let values = x.into_data().to_vec::<f32>().unwrap();
@@ -276,6 +280,58 @@ fn attentions() {
 }
 
 #[test]
+fn largest_scores() {
+    for case in 0..12 {
+        let mut draw = Draw::new(case);
+        let (batch, rows, tokens) = (draw.size(3), draw.size(5), draw.size(70));
+        let taken = if case == 0 { tokens } else { draw.size(tokens) };
+        let scores = draw.tensor([batch, rows, tokens]);
+        // Many equal ones in every second case.
+        let scores = if case % 2 == 0 {
+            scores
+        } else {
+            (scores * 2.0).round()
+        };
+        let by_row = scores.to_data().to_vec::<f32>().unwrap();
+        let rows = by_row.chunks(tokens);
+        let expected = rows.flat_map(|row| {
+            let mut row = row.to_vec();
+            row.sort_by(|a, b| b.total_cmp(a));
+            row.truncate(taken);
+            row
+        });
+        let expected: Vec<f32> = expected.collect();
+        for chosen in [
+            Flex::largest(scores.clone(), taken),
+            composed::largest(scores.clone(), taken),
+        ] {
+            let values = scores.clone().gather(2, chosen.clone()).into_data();
+            assert_eq!(values.to_vec::<f32>().unwrap(), expected);
+            assert_each_once(chosen, taken);
+        }
+    }
+}
+
+/// A broken batch has to reach the loss, where it is noticed, without an index out of range on the way.
+#[test]
+fn largest_of_no_numbers() {
+    let scores = [f32::NAN, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    let scores = Tensor::<Flex, 3>::from_data([[scores, [f32::NAN; 5]]], &Default::default());
+    assert_each_once(Flex::largest(scores.clone(), 5), 5);
+    assert_each_once(composed::largest(scores, 5), 5);
+}
+
+/// Asserts that no place stands twice in a row of `taken`.
+#[track_caller]
+fn assert_each_once(chosen: Tensor<Flex, 3, Int>, taken: usize) {
+    let chosen: Vec<i64> = chosen.into_data().iter().collect();
+    for row in chosen.chunks(taken) {
+        let distinct: std::collections::BTreeSet<_> = row.iter().collect();
+        assert_eq!(distinct.len(), taken, "{row:?}");
+    }
+}
+
+#[test]
 fn expert_layers() {
     for case in 0..16 {
         let mut draw = Draw::new(case);
@@ -290,10 +346,7 @@ fn expert_layers() {
         );
         let grad = draw.tensor([batch, tokens, dim]);
         // Each expert takes the tokens with the largest of some random numbers: none twice.
-        let chosen: Tensor<Flex, 3, Int> = draw
-            .tensor([batch, experts, tokens])
-            .argsort_descending(2)
-            .narrow(2, 0, taken);
+        let chosen = Flex::largest(draw.tensor([batch, experts, tokens]), taken);
         let inputs = ExpertInputs {
             x: x.clone(),
             chosen: chosen.clone(),

@@ -18,7 +18,7 @@ use super::{
 use crate::awake::Awake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
-use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
 use burn_flex::{Flex, FlexTensor};
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
@@ -407,6 +407,13 @@ impl DitBackend for Flex {
                 },
             );
         (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
+    }
+
+    fn largest(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
+        scores
+            .sort_descending_with_indices(2)
+            .1
+            .slice_dim(2, 0..taken)
     }
 
     fn experts(inputs: ExpertInputs<Flex>) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {

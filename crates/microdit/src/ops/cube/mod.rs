@@ -1,0 +1,188 @@
+//! Kernels for GPUs, in CubeCL, in f32: what burn would compute in a dozen passes over memory takes one or two. Other
+//! types of numbers take the composed operations.
+
+mod adam;
+mod launch;
+mod norm;
+mod pointwise;
+#[cfg(all(test, feature = "wgpu"))]
+mod tests;
+
+use super::{AdamState, AdamStep, DitBackend, ModulatedNormGrads, composed};
+use burn::tensor::{
+    DType, Tensor, TensorPrimitive,
+    activation::gelu_approximate,
+    backend::{
+        DeviceOps,
+        distributed::{CollectiveTensor, DistributedBackend, ReduceOperation},
+    },
+};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+use cubecl::server::ServerCommunication;
+
+/// The tensor in one piece of memory.
+fn flat<R, F, I, T, const D: usize>(x: Tensor<CubeBackend<R, F, I, T>, D>) -> CubeTensor<R>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    into_contiguous(x.into_primitive().tensor())
+}
+
+fn tensor<R, F, I, T, const D: usize>(x: CubeTensor<R>) -> Tensor<CubeBackend<R, F, I, T>, D>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// Whether all of the tensors are of 32-bit floats.
+macro_rules! all_f32 {
+    ($($x:expr),*) => {
+        $($x.dtype() == DType::F32)&&*
+    };
+}
+
+impl<R, F, I, T> DitBackend for CubeBackend<R, F, I, T>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    fn modulated_norm(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        shift: Tensor<Self, 2>,
+        scale: Tensor<Self, 2>,
+        eps: f64,
+    ) -> Tensor<Self, 3> {
+        if !all_f32!(x, weight, shift, scale) {
+            return composed::modulated_norm(x, weight, shift, scale, eps);
+        }
+        let inputs = [flat(weight), flat(shift), flat(scale)];
+        tensor(norm::forward(flat(x), inputs, eps))
+    }
+
+    fn modulated_norm_backward(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        scale: Tensor<Self, 2>,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> ModulatedNormGrads<Self> {
+        if !all_f32!(x, weight, scale, grad) {
+            return composed::modulated_norm_backward(x, weight, scale, eps, grad);
+        }
+        let [x, grad] = [flat(x), flat(grad)];
+        let gains = [flat(weight.clone()), flat(scale.clone())];
+        let (x_grad, statistics) = norm::backward(x.clone(), gains, grad.clone(), eps);
+        let [shift, along] = norm::sum_tokens(x, statistics, grad).map(tensor::<_, _, _, _, 2>);
+        ModulatedNormGrads {
+            x: tensor(x_grad),
+            weight: (along.clone() * (scale + 1.0)).sum_dim(0).squeeze_dim(0),
+            shift,
+            scale: along * weight.unsqueeze(),
+        }
+    }
+
+    fn gated_residual(
+        x: Tensor<Self, 3>,
+        update: Tensor<Self, 3>,
+        gate: Tensor<Self, 2>,
+    ) -> Tensor<Self, 3> {
+        if !all_f32!(x, update, gate) {
+            return x + update * gate.unsqueeze_dim(1);
+        }
+        tensor(pointwise::gated_residual(flat(x), flat(update), flat(gate)))
+    }
+
+    fn gated_residual_backward(
+        update: Tensor<Self, 3>,
+        gate: Tensor<Self, 2>,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 2>) {
+        if !all_f32!(update, gate, grad) {
+            return composed::gated_residual_backward(update, gate, grad);
+        }
+        let (update, gate) =
+            pointwise::gated_residual_backward(flat(update), flat(gate), flat(grad));
+        (tensor(update), tensor(gate))
+    }
+
+    fn tanh_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if !all_f32!(x) {
+            return gelu_approximate(x);
+        }
+        tensor(pointwise::gelu(flat(x)))
+    }
+
+    fn tanh_gelu_backward(x: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if !all_f32!(x, grad) {
+            return composed::gelu_backward(x, grad);
+        }
+        tensor(pointwise::gelu_backward(flat(x), flat(grad)))
+    }
+
+    fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        if !all_f32!(gate, x) {
+            return composed::swiglu(gate, x);
+        }
+        tensor(pointwise::swiglu(flat(gate), flat(x)))
+    }
+
+    fn swiglu_backward(
+        gate: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        if !all_f32!(gate, x, grad) {
+            return composed::swiglu_backward(gate, x, grad);
+        }
+        let (gate, x) = pointwise::swiglu_backward(flat(gate), flat(x), flat(grad));
+        (tensor(gate), tensor(x))
+    }
+
+    /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, for which every device sends and
+    /// receives as much as any other.
+    fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
+        if !R::Server::SERVER_COMM_ENABLED || parts.len() < 2 {
+            return composed::sum_over_devices(parts);
+        }
+        let devices: Vec<_> = parts.iter().map(|part| part.device().id()).collect();
+        let join = |part: Tensor<Self, 1>| {
+            let part = part.into_primitive().tensor();
+            Self::all_reduce(part, ReduceOperation::Sum, devices.clone())
+        };
+        // Every device has to join before the first waits for the others.
+        let joined: Vec<_> = parts.into_iter().map(join).collect();
+        let sums: Vec<_> = joined.into_iter().map(CollectiveTensor::resolve).collect();
+        sums.into_iter().next().map(tensor)
+    }
+
+    fn adam(
+        state: AdamState<Self>,
+        grad: Tensor<Self, 1>,
+        scale: Tensor<Self, 1>,
+        step: &AdamStep,
+    ) -> AdamState<Self> {
+        if !all_f32!(state.param, state.first, state.second, grad, scale) {
+            return composed::adam(state, grad, scale, step);
+        }
+        let state = [flat(state.param), flat(state.first), flat(state.second)];
+        let [param, first, second] = adam::step(state, flat(grad), flat(scale), step).map(tensor);
+        AdamState {
+            param,
+            first,
+            second,
+        }
+    }
+}

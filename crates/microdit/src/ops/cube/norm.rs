@@ -1,0 +1,226 @@
+//! Layer norm with modulation: a cube of threads per row, which stays in the cache between its passes.
+
+use super::launch::{cubes, each, unwritten};
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+/// Threads that share a row; a power of two.
+const THREADS: usize = 256;
+
+/// Sum of every thread's value.
+#[cube]
+fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
+    let thread = UNIT_POS as usize;
+    // Whoever still reads the sum before.
+    sync_cube();
+    shared[thread] = value;
+    sync_cube();
+    let mut half = comptime!(THREADS / 2).runtime();
+    while half > 0 {
+        if thread < half {
+            let other = shared[thread + half];
+            shared[thread] += other;
+        }
+        half /= 2;
+        sync_cube();
+    }
+    shared[0]
+}
+
+/// Mean and `1 / sqrt(variance + eps)` of the row that starts at `start`.
+#[cube]
+fn statistics(
+    x: &Array<f32>,
+    start: usize,
+    dim: usize,
+    eps: f32,
+    shared: &mut SharedMemory<f32>,
+) -> (f32, f32) {
+    let mut sum = 0f32;
+    let mut i = UNIT_POS as usize;
+    while i < dim {
+        sum += x[start + i];
+        i += THREADS;
+    }
+    let mean = sum_over_cube(sum, shared) / dim as f32;
+    let mut squares = 0f32;
+    let mut i = UNIT_POS as usize;
+    while i < dim {
+        let centred = x[start + i] - mean;
+        squares += centred * centred;
+        i += THREADS;
+    }
+    let variance = sum_over_cube(squares, shared) / dim as f32;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+#[cube(launch)]
+fn forward_kernel(
+    x: &Array<f32>,
+    weight: &Array<f32>,
+    shift: &Array<f32>,
+    scale: &Array<f32>,
+    y: &mut Array<f32>,
+    tokens: usize,
+    eps: f32,
+) {
+    let mut shared = SharedMemory::<f32>::new(THREADS);
+    let dim = weight.len();
+    let start = CUBE_POS * dim;
+    if start < x.len() {
+        let (mean, inverse) = statistics(x, start, dim, eps, &mut shared);
+        let sample = CUBE_POS / tokens * dim;
+        let mut i = UNIT_POS as usize;
+        while i < dim {
+            let gain = (scale[sample + i] + 1.0) * weight[i];
+            y[start + i] = (x[start + i] - mean) * inverse * gain + shift[sample + i];
+            i += THREADS;
+        }
+    }
+}
+
+/// `[batch, tokens, dim]` by `[weight, shift, scale]`.
+pub(super) fn forward<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    [weight, shift, scale]: [CubeTensor<R>; 3],
+    eps: f64,
+) -> CubeTensor<R> {
+    let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let y = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = cubes(batch * tokens, THREADS);
+    forward_kernel::launch(
+        &y.client,
+        count,
+        cube,
+        x.into_array_arg(),
+        weight.into_array_arg(),
+        shift.into_array_arg(),
+        scale.into_array_arg(),
+        y.clone().into_array_arg(),
+        tokens,
+        eps as f32,
+    );
+    y
+}
+
+#[cube(launch)]
+fn backward_kernel(
+    x: &Array<f32>,
+    weight: &Array<f32>,
+    scale: &Array<f32>,
+    grad: &Array<f32>,
+    x_grad: &mut Array<f32>,
+    kept: &mut Array<f32>,
+    tokens: usize,
+    eps: f32,
+) {
+    let mut shared = SharedMemory::<f32>::new(THREADS);
+    let dim = weight.len();
+    let start = CUBE_POS * dim;
+    if start < x.len() {
+        let (mean, inverse) = statistics(x, start, dim, eps, &mut shared);
+        let sample = CUBE_POS / tokens * dim;
+        // With n the normed row and g its gradient: (g - mean(g) - n mean(g n)) / sqrt(variance + eps).
+        let mut sum = 0f32;
+        let mut along = 0f32;
+        let mut i = UNIT_POS as usize;
+        while i < dim {
+            let gained = grad[start + i] * (scale[sample + i] + 1.0) * weight[i];
+            sum += gained;
+            along += gained * (x[start + i] - mean) * inverse;
+            i += THREADS;
+        }
+        let sum = sum_over_cube(sum, &mut shared) / dim as f32;
+        let along = sum_over_cube(along, &mut shared) / dim as f32;
+        let mut i = UNIT_POS as usize;
+        while i < dim {
+            let gained = grad[start + i] * (scale[sample + i] + 1.0) * weight[i];
+            let normed = (x[start + i] - mean) * inverse;
+            x_grad[start + i] = (gained - sum - normed * along) * inverse;
+            i += THREADS;
+        }
+        if UNIT_POS == 0 {
+            kept[2 * CUBE_POS] = mean;
+            kept[2 * CUBE_POS + 1] = inverse;
+        }
+    }
+}
+
+/// The gradient of `x`, and every row's statistics for [`sum_tokens`].
+pub(super) fn backward<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    [weight, scale]: [CubeTensor<R>; 2],
+    grad: CubeTensor<R>,
+    eps: f64,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let x_grad = unwritten(&x, x.meta.shape().clone());
+    let kept = unwritten(&x, [batch * tokens, 2]);
+    let (count, cube) = cubes(batch * tokens, THREADS);
+    backward_kernel::launch(
+        &x_grad.client,
+        count,
+        cube,
+        x.into_array_arg(),
+        weight.into_array_arg(),
+        scale.into_array_arg(),
+        grad.into_array_arg(),
+        x_grad.clone().into_array_arg(),
+        kept.clone().into_array_arg(),
+        tokens,
+        eps as f32,
+    );
+    (x_grad, kept)
+}
+
+#[cube(launch)]
+fn sum_tokens_kernel(
+    x: &Array<f32>,
+    kept: &Array<f32>,
+    grad: &Array<f32>,
+    plain: &mut Array<f32>,
+    along: &mut Array<f32>,
+    tokens: usize,
+    dim: usize,
+) {
+    let column = ABSOLUTE_POS;
+    if column < plain.len() {
+        let first = column / dim * tokens;
+        let mut sum = 0f32;
+        let mut along_sum = 0f32;
+        for token in 0..tokens {
+            let row = first + token;
+            let place = row * dim + column % dim;
+            sum += grad[place];
+            along_sum += grad[place] * (x[place] - kept[2 * row]) * kept[2 * row + 1];
+        }
+        plain[column] = sum;
+        along[column] = along_sum;
+    }
+}
+
+/// Sums over every sample's tokens `[batch, dim]`: of the gradient, and of the gradient times the normed rows.
+pub(super) fn sum_tokens<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    kept: CubeTensor<R>,
+    grad: CubeTensor<R>,
+) -> [CubeTensor<R>; 2] {
+    let shape = x.meta.shape();
+    let (batch, tokens, dim) = (shape[0], shape[1], shape[2]);
+    let sums = [(); 2].map(|()| unwritten(&x, [batch, dim]));
+    let [plain, along] = sums.clone();
+    let (count, cube) = each(&x, batch * dim);
+    sum_tokens_kernel::launch(
+        &plain.client.clone(),
+        count,
+        cube,
+        x.into_array_arg(),
+        kept.into_array_arg(),
+        grad.into_array_arg(),
+        plain.into_array_arg(),
+        along.into_array_arg(),
+        tokens,
+        dim,
+    );
+    sums
+}

@@ -1,0 +1,215 @@
+//! Operations on every element by itself, and gates, which are shared by a sample's tokens.
+
+use super::launch::{each, unwritten};
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+/// `2 sqrt(2 / pi)` and the cubic term of the tanh approximation of GELU.
+const ROOT: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.044_715;
+
+#[cube]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[cube(launch)]
+fn gelu_kernel(x: &Array<f32>, y: &mut Array<f32>) {
+    if ABSOLUTE_POS < y.len() {
+        let x = x[ABSOLUTE_POS];
+        y[ABSOLUTE_POS] = x * sigmoid(x * (x * x * CUBIC + 1.0) * ROOT);
+    }
+}
+
+/// With `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
+pub(super) fn gelu<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
+    let y = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = each(&x, x.meta.num_elements());
+    gelu_kernel::launch(
+        &y.client,
+        count,
+        cube,
+        x.into_array_arg(),
+        y.clone().into_array_arg(),
+    );
+    y
+}
+
+#[cube(launch)]
+fn gelu_backward_kernel(x: &Array<f32>, grad: &Array<f32>, x_grad: &mut Array<f32>) {
+    if ABSOLUTE_POS < x_grad.len() {
+        let x = x[ABSOLUTE_POS];
+        let square = x * x * CUBIC;
+        let s = sigmoid(x * (square + 1.0) * ROOT);
+        let slope = x * s * (1.0 - s) * (square * 3.0 + 1.0) * ROOT;
+        x_grad[ABSOLUTE_POS] = grad[ABSOLUTE_POS] * (s + slope);
+    }
+}
+
+pub(super) fn gelu_backward<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    grad: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let x_grad = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = each(&x, x.meta.num_elements());
+    gelu_backward_kernel::launch(
+        &x_grad.client,
+        count,
+        cube,
+        x.into_array_arg(),
+        grad.into_array_arg(),
+        x_grad.clone().into_array_arg(),
+    );
+    x_grad
+}
+
+#[cube(launch)]
+fn swiglu_kernel(gate: &Array<f32>, x: &Array<f32>, y: &mut Array<f32>) {
+    if ABSOLUTE_POS < y.len() {
+        let gate = gate[ABSOLUTE_POS];
+        y[ABSOLUTE_POS] = gate * sigmoid(gate) * x[ABSOLUTE_POS];
+    }
+}
+
+pub(super) fn swiglu<R: CubeRuntime>(gate: CubeTensor<R>, x: CubeTensor<R>) -> CubeTensor<R> {
+    let y = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = each(&x, x.meta.num_elements());
+    swiglu_kernel::launch(
+        &y.client,
+        count,
+        cube,
+        gate.into_array_arg(),
+        x.into_array_arg(),
+        y.clone().into_array_arg(),
+    );
+    y
+}
+
+#[cube(launch)]
+fn swiglu_backward_kernel(
+    gate: &Array<f32>,
+    x: &Array<f32>,
+    grad: &Array<f32>,
+    gate_grad: &mut Array<f32>,
+    x_grad: &mut Array<f32>,
+) {
+    if ABSOLUTE_POS < x_grad.len() {
+        let gate = gate[ABSOLUTE_POS];
+        let grad = grad[ABSOLUTE_POS];
+        // silu' = s + g s (1 - s) with s = sigmoid(g).
+        let s = sigmoid(gate);
+        let value = gate * s;
+        gate_grad[ABSOLUTE_POS] = grad * x[ABSOLUTE_POS] * (s + value * (1.0 - s));
+        x_grad[ABSOLUTE_POS] = grad * value;
+    }
+}
+
+/// Gradients of `gate` and `x`.
+pub(super) fn swiglu_backward<R: CubeRuntime>(
+    gate: CubeTensor<R>,
+    x: CubeTensor<R>,
+    grad: CubeTensor<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let gate_grad = unwritten(&x, x.meta.shape().clone());
+    let x_grad = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = each(&x, x.meta.num_elements());
+    swiglu_backward_kernel::launch(
+        &x_grad.client,
+        count,
+        cube,
+        gate.into_array_arg(),
+        x.into_array_arg(),
+        grad.into_array_arg(),
+        gate_grad.clone().into_array_arg(),
+        x_grad.clone().into_array_arg(),
+    );
+    (gate_grad, x_grad)
+}
+
+#[cube(launch)]
+fn gated_residual_kernel(
+    x: &Array<f32>,
+    update: &Array<f32>,
+    gate: &Array<f32>,
+    y: &mut Array<f32>,
+    tokens: usize,
+    dim: usize,
+) {
+    let i = ABSOLUTE_POS;
+    if i < y.len() {
+        let sample = i / (tokens * dim);
+        y[i] = x[i] + update[i] * gate[sample * dim + i % dim];
+    }
+}
+
+/// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`.
+pub(super) fn gated_residual<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    update: CubeTensor<R>,
+    gate: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let (tokens, dim) = (x.meta.shape()[1], x.meta.shape()[2]);
+    let y = unwritten(&x, x.meta.shape().clone());
+    let (count, cube) = each(&x, x.meta.num_elements());
+    gated_residual_kernel::launch(
+        &y.client,
+        count,
+        cube,
+        x.into_array_arg(),
+        update.into_array_arg(),
+        gate.into_array_arg(),
+        y.clone().into_array_arg(),
+        tokens,
+        dim,
+    );
+    y
+}
+
+#[cube(launch)]
+fn gated_residual_backward_kernel(
+    update: &Array<f32>,
+    gate: &Array<f32>,
+    grad: &Array<f32>,
+    update_grad: &mut Array<f32>,
+    gate_grad: &mut Array<f32>,
+    tokens: usize,
+    dim: usize,
+) {
+    let column = ABSOLUTE_POS;
+    if column < gate_grad.len() {
+        let first = column / dim * tokens;
+        let gate = gate[column];
+        let mut sum = 0f32;
+        for token in 0..tokens {
+            let place = (first + token) * dim + column % dim;
+            sum += grad[place] * update[place];
+            update_grad[place] = grad[place] * gate;
+        }
+        gate_grad[column] = sum;
+    }
+}
+
+/// Gradients of `update` and `gate`.
+pub(super) fn gated_residual_backward<R: CubeRuntime>(
+    update: CubeTensor<R>,
+    gate: CubeTensor<R>,
+    grad: CubeTensor<R>,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let (tokens, dim) = (update.meta.shape()[1], update.meta.shape()[2]);
+    let update_grad = unwritten(&update, update.meta.shape().clone());
+    let gate_grad = unwritten(&gate, gate.meta.shape().clone());
+    let (count, cube) = each(&gate, gate.meta.num_elements());
+    gated_residual_backward_kernel::launch(
+        &update_grad.client,
+        count,
+        cube,
+        update.into_array_arg(),
+        gate.into_array_arg(),
+        grad.into_array_arg(),
+        update_grad.clone().into_array_arg(),
+        gate_grad.clone().into_array_arg(),
+        tokens,
+        dim,
+    );
+    (update_grad, gate_grad)
+}

@@ -1,0 +1,153 @@
+//! The kernels against the composed operations on the CPU, on whatever device Vulkan, Metal or DirectX show; Mesa's
+//! rasteriser in software is one. Shapes include single rows, and rows longer than a cube of threads.
+
+use crate::ops::{
+    AdamState, AdamStep, DitBackend, composed,
+    tests::{Draw, assert_close},
+};
+use burn::tensor::{Tensor, TensorData, activation::gelu_approximate};
+use burn_flex::Flex;
+use burn_wgpu::Wgpu;
+
+fn up<const D: usize>(x: &Tensor<Flex, D>) -> Tensor<Wgpu, D> {
+    Tensor::from_data(x.to_data(), &Default::default())
+}
+
+#[track_caller]
+fn compare<const D: usize>(name: &str, found: Tensor<Wgpu, D>, expected: Tensor<Flex, D>) {
+    let found = Tensor::from_data(found.into_data(), &Default::default());
+    assert_close(name, &found, &expected);
+}
+
+#[test]
+fn modulated_norms() {
+    for case in 0..6 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens) = (draw.size(3), draw.size(20));
+        let dim = if case == 0 { 1 } else { draw.size(700) };
+        let (x, grad) = (
+            draw.tensor([batch, tokens, dim]),
+            draw.tensor([batch, tokens, dim]),
+        );
+        let weight = draw.tensor([dim]);
+        let (shift, scale) = (draw.tensor([batch, dim]), draw.tensor([batch, dim]));
+        // One element is its own mean: only eps keeps its norm finite.
+        let eps = if dim == 1 { 0.5 } else { 1e-6 };
+        compare(
+            "forward",
+            Wgpu::modulated_norm(up(&x), up(&weight), up(&shift), up(&scale), eps),
+            composed::modulated_norm(x.clone(), weight.clone(), shift, scale.clone(), eps),
+        );
+        let found = Wgpu::modulated_norm_backward(up(&x), up(&weight), up(&scale), eps, up(&grad));
+        let expected = composed::modulated_norm_backward(x, weight, scale, eps, grad);
+        compare("x", found.x, expected.x);
+        compare("weight", found.weight, expected.weight);
+        compare("shift", found.shift, expected.shift);
+        compare("scale", found.scale, expected.scale);
+    }
+}
+
+#[test]
+fn gates() {
+    for case in 0..6 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, dim) = (draw.size(3), draw.size(20), draw.size(700));
+        let shape = [batch, tokens, dim];
+        let (x, update, grad) = (draw.tensor(shape), draw.tensor(shape), draw.tensor(shape));
+        let gate = draw.tensor([batch, dim]);
+        compare(
+            "gated residual",
+            Wgpu::gated_residual(up(&x), up(&update), up(&gate)),
+            Flex::gated_residual(x, update.clone(), gate.clone()),
+        );
+        let found = Wgpu::gated_residual_backward(up(&update), up(&gate), up(&grad));
+        let expected = composed::gated_residual_backward(update, gate, grad);
+        compare("update", found.0, expected.0);
+        compare("gate", found.1, expected.1);
+    }
+}
+
+#[test]
+fn activations() {
+    for case in 0..4 {
+        let mut draw = Draw::new(case);
+        let shape = [draw.size(40), draw.size(700)];
+        let (x, grad) = (draw.tensor(shape) * 4.0, draw.tensor(shape));
+        compare("gelu", Wgpu::tanh_gelu(up(&x)), gelu_approximate(x.clone()));
+        let found = Wgpu::tanh_gelu_backward(up(&x), up(&grad));
+        compare("gelu backward", found, composed::gelu_backward(x, grad));
+        let shape = [draw.size(4), draw.size(20), draw.size(300)];
+        let (gate, x, grad) = (
+            draw.tensor(shape) * 4.0,
+            draw.tensor(shape),
+            draw.tensor(shape),
+        );
+        let found = Wgpu::swiglu(up(&gate), up(&x));
+        compare("swiglu", found, composed::swiglu(gate.clone(), x.clone()));
+        let found = Wgpu::swiglu_backward(up(&gate), up(&x), up(&grad));
+        let expected = composed::swiglu_backward(gate, x, grad);
+        compare("gate", found.0, expected.0);
+        compare("x", found.1, expected.1);
+    }
+}
+
+#[test]
+fn adam_steps() {
+    for case in 0..4 {
+        let mut draw = Draw::new(case);
+        let count = draw.size(40_000);
+        let state = AdamState {
+            param: draw.tensor([count]),
+            first: draw.tensor([count]) * 0.1,
+            second: draw.tensor([count]).powi_scalar(2) * 0.01,
+        };
+        let grad = draw.tensor([count]);
+        let step = AdamStep {
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            lr: 0.02,
+            weight_decay: 0.1,
+            step: 3,
+        };
+        let here = || AdamState {
+            param: up(&state.param),
+            first: up(&state.first),
+            second: up(&state.second),
+        };
+        for scale in [0.3, f32::NAN] {
+            let scale = Tensor::from_data(TensorData::from([scale]), &Default::default());
+            // Shared with `kept`, the state must not change in place.
+            let kept = here();
+            let found = Wgpu::adam(kept.clone(), up(&grad), up(&scale), &step);
+            let expected = composed::adam(state.clone(), grad.clone(), scale.clone(), &step);
+            compare("parameter", found.param, expected.param.clone());
+            compare("first moment", found.first, expected.first);
+            compare("second moment", found.second, expected.second);
+            compare("the state it was given", kept.param, state.param.clone());
+            let found = Wgpu::adam(here(), up(&grad), up(&scale), &step);
+            compare("parameter in place", found.param, expected.param);
+        }
+    }
+}
+
+/// Equal scores have one order here: the earlier token first.
+#[test]
+fn largest_scores() {
+    for case in 0..4 {
+        let mut draw = Draw::new(case);
+        let tokens = draw.size(70);
+        let shape = [draw.size(3), draw.size(5), tokens];
+        let scores = (draw.tensor(shape) * 2.0).round();
+        let taken = draw.size(tokens);
+        let found: Vec<i64> = Wgpu::largest(up(&scores), taken)
+            .into_data()
+            .iter()
+            .collect();
+        let expected: Vec<i64> = composed::largest(scores, taken)
+            .into_data()
+            .iter()
+            .collect();
+        assert_eq!(found, expected);
+    }
+}
