@@ -25,11 +25,17 @@ pub(super) fn cubes(rows: usize, threads: usize) -> (CubeCount, CubeDim) {
     )
 }
 
-/// A tensor not yet written, of f32 on the device of `like`.
+/// A tensor not yet written, on the device of `like`.
 pub(super) fn unwritten<R: CubeRuntime>(
     like: &CubeTensor<R>,
     shape: impl Into<Shape>,
+    dtype: DType,
 ) -> CubeTensor<R> {
     let device = like.device.clone();
-    empty_device_contiguous_dtype(like.client.clone(), device, shape.into(), DType::F32)
+    empty_device_contiguous_dtype(like.client.clone(), device, shape.into(), dtype)
+}
+
+/// The same in the shape and type of `like`.
+pub(super) fn unwritten_like<R: CubeRuntime>(like: &CubeTensor<R>) -> CubeTensor<R> {
+    unwritten(like, like.meta.shape().clone(), like.dtype)
 }

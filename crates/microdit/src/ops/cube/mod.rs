@@ -5,12 +5,13 @@ mod adam;
 mod launch;
 mod norm;
 mod pointwise;
+mod routing;
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;
 
 use super::{AdamState, AdamStep, DitBackend, ModulatedNormGrads, composed};
 use burn::tensor::{
-    DType, Tensor, TensorPrimitive,
+    DType, Int, Tensor, TensorPrimitive,
     activation::gelu_approximate,
     backend::{
         DeviceOps,
@@ -149,6 +150,13 @@ where
         }
         let (gate, x) = pointwise::swiglu_backward(flat(gate), flat(x), flat(grad));
         (tensor(gate), tensor(x))
+    }
+
+    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+        if !all_f32!(scores) || I::dtype() != DType::I32 || taken == 0 {
+            return composed::largest(scores, taken);
+        }
+        Tensor::from_primitive(routing::largest(flat(scores), taken))
     }
 
     /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, for which every device sends and

@@ -1,6 +1,7 @@
 //! Layer norm with modulation: a cube of threads per row, which stays in the cache between its passes.
 
-use super::launch::{cubes, each, unwritten};
+use super::launch::{cubes, each, unwritten, unwritten_like};
+use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
@@ -86,7 +87,7 @@ pub(super) fn forward<R: CubeRuntime>(
     eps: f64,
 ) -> CubeTensor<R> {
     let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let y = unwritten(&x, x.meta.shape().clone());
+    let y = unwritten_like(&x);
     let (count, cube) = cubes(batch * tokens, THREADS);
     forward_kernel::launch(
         &y.client,
@@ -154,8 +155,8 @@ pub(super) fn backward<R: CubeRuntime>(
     eps: f64,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let x_grad = unwritten(&x, x.meta.shape().clone());
-    let kept = unwritten(&x, [batch * tokens, 2]);
+    let x_grad = unwritten_like(&x);
+    let kept = unwritten(&x, [batch * tokens, 2], DType::F32);
     let (count, cube) = cubes(batch * tokens, THREADS);
     backward_kernel::launch(
         &x_grad.client,
@@ -207,7 +208,7 @@ pub(super) fn sum_tokens<R: CubeRuntime>(
 ) -> [CubeTensor<R>; 2] {
     let shape = x.meta.shape();
     let (batch, tokens, dim) = (shape[0], shape[1], shape[2]);
-    let sums = [(); 2].map(|()| unwritten(&x, [batch, dim]));
+    let sums = [(); 2].map(|()| unwritten(&x, [batch, dim], DType::F32));
     let [plain, along] = sums.clone();
     let (count, cube) = each(&x, batch * dim);
     sum_tokens_kernel::launch(

@@ -1,11 +1,11 @@
 //! Operations on every element by itself, and gates, which are shared by a sample's tokens.
 
-use super::launch::{each, unwritten};
+use super::launch::{each, unwritten_like};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 /// `2 sqrt(2 / pi)` and the cubic term of the tanh approximation of GELU.
-const ROOT: f32 = 1.595_769_1;
+const ROOT: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.044_715;
 
 #[cube]
@@ -23,7 +23,7 @@ fn gelu_kernel(x: &Array<f32>, y: &mut Array<f32>) {
 
 /// With `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
 pub(super) fn gelu<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
-    let y = unwritten(&x, x.meta.shape().clone());
+    let y = unwritten_like(&x);
     let (count, cube) = each(&x, x.meta.num_elements());
     gelu_kernel::launch(
         &y.client,
@@ -50,7 +50,7 @@ pub(super) fn gelu_backward<R: CubeRuntime>(
     x: CubeTensor<R>,
     grad: CubeTensor<R>,
 ) -> CubeTensor<R> {
-    let x_grad = unwritten(&x, x.meta.shape().clone());
+    let x_grad = unwritten_like(&x);
     let (count, cube) = each(&x, x.meta.num_elements());
     gelu_backward_kernel::launch(
         &x_grad.client,
@@ -72,7 +72,7 @@ fn swiglu_kernel(gate: &Array<f32>, x: &Array<f32>, y: &mut Array<f32>) {
 }
 
 pub(super) fn swiglu<R: CubeRuntime>(gate: CubeTensor<R>, x: CubeTensor<R>) -> CubeTensor<R> {
-    let y = unwritten(&x, x.meta.shape().clone());
+    let y = unwritten_like(&x);
     let (count, cube) = each(&x, x.meta.num_elements());
     swiglu_kernel::launch(
         &y.client,
@@ -110,8 +110,8 @@ pub(super) fn swiglu_backward<R: CubeRuntime>(
     x: CubeTensor<R>,
     grad: CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let gate_grad = unwritten(&x, x.meta.shape().clone());
-    let x_grad = unwritten(&x, x.meta.shape().clone());
+    let gate_grad = unwritten_like(&x);
+    let x_grad = unwritten_like(&x);
     let (count, cube) = each(&x, x.meta.num_elements());
     swiglu_backward_kernel::launch(
         &x_grad.client,
@@ -149,7 +149,7 @@ pub(super) fn gated_residual<R: CubeRuntime>(
     gate: CubeTensor<R>,
 ) -> CubeTensor<R> {
     let (tokens, dim) = (x.meta.shape()[1], x.meta.shape()[2]);
-    let y = unwritten(&x, x.meta.shape().clone());
+    let y = unwritten_like(&x);
     let (count, cube) = each(&x, x.meta.num_elements());
     gated_residual_kernel::launch(
         &y.client,
@@ -196,8 +196,8 @@ pub(super) fn gated_residual_backward<R: CubeRuntime>(
     grad: CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let (tokens, dim) = (update.meta.shape()[1], update.meta.shape()[2]);
-    let update_grad = unwritten(&update, update.meta.shape().clone());
-    let gate_grad = unwritten(&gate, gate.meta.shape().clone());
+    let update_grad = unwritten_like(&update);
+    let gate_grad = unwritten_like(&gate);
     let (count, cube) = each(&gate, gate.meta.num_elements());
     gated_residual_backward_kernel::launch(
         &update_grad.client,
