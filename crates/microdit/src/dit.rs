@@ -10,10 +10,11 @@ use crate::{
     mixer::PatchMixer,
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
+    precision::Precision,
 };
 use burn::{
     module::Module,
-    tensor::{Tensor, TensorData},
+    tensor::{DType, Tensor, TensorData},
 };
 
 /// What the blocks are conditioned on.
@@ -95,13 +96,19 @@ impl DitConfig {
     /// ```
     ///
     /// # Errors
-    /// If [`validate`](Self::validate) rejects the sizes.
+    /// If [`validate`](Self::validate) rejects the sizes, or the device does not compute in this precision.
     pub fn init<B: DitBackend>(
         &self,
         seed: u64,
         device: &B::Device,
     ) -> Result<Dit<B>, ConfigError> {
         self.validate()?;
+        if self.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
+            return Err(ConfigError {
+                field: "precision",
+                rule: "must be F32 on this device, which does not compute in bf16".into(),
+            });
+        }
         let mut init = Init::new(seed, device).with_precision(self.precision);
         let (dim, eps) = (self.dim, self.norm_eps);
         let positions = sincos_positions(dim, self.grid(), self.pos_interp_scale);

@@ -1,5 +1,5 @@
-//! Kernels for GPUs, in CubeCL, in f32: what burn would compute in a dozen passes over memory takes one or two. Other
-//! types of numbers take the composed operations.
+//! Kernels for GPUs, in CubeCL: what burn would compute in a dozen passes over memory takes one or two. They are written
+//! for the types of numbers the network has there, f32 or also bf16; others take the composed operations.
 
 mod adam;
 mod launch;
@@ -49,6 +49,13 @@ where
 macro_rules! all_f32 {
     ($($x:expr),*) => {
         $($x.dtype() == DType::F32)&&*
+    };
+}
+
+/// Whether all of the tensors are of one type, f32 or bf16.
+macro_rules! all_alike {
+    ($first:expr $(, $x:expr)*) => {
+        matches!($first.dtype(), DType::F32 | DType::BF16) $(&& $x.dtype() == $first.dtype())*
     };
 }
 
@@ -120,21 +127,21 @@ where
     }
 
     fn tanh_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if !all_f32!(x) {
+        if !all_alike!(x) {
             return gelu_approximate(x);
         }
         tensor(pointwise::gelu(flat(x)))
     }
 
     fn tanh_gelu_backward(x: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if !all_f32!(x, grad) {
+        if !all_alike!(x, grad) {
             return composed::gelu_backward(x, grad);
         }
         tensor(pointwise::gelu_backward(flat(x), flat(grad)))
     }
 
     fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
-        if !all_f32!(gate, x) {
+        if !all_alike!(gate, x) {
             return composed::swiglu(gate, x);
         }
         tensor(pointwise::swiglu(flat(gate), flat(x)))
@@ -145,7 +152,7 @@ where
         x: Tensor<Self, 3>,
         grad: Tensor<Self, 3>,
     ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
-        if !all_f32!(gate, x, grad) {
+        if !all_alike!(gate, x, grad) {
             return composed::swiglu_backward(gate, x, grad);
         }
         let (gate, x) = pointwise::swiglu_backward(flat(gate), flat(x), flat(grad));

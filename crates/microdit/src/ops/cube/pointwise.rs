@@ -1,4 +1,5 @@
-//! Operations on every element by itself, and gates, which are shared by a sample's tokens.
+//! Operations on every element by itself, computed in f32 whatever the elements are stored in, and gates, which are shared
+//! by a sample's tokens.
 
 use super::launch::{each, unwritten_like};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
@@ -14,10 +15,10 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 #[cube(launch)]
-fn gelu_kernel(x: &Array<f32>, y: &mut Array<f32>) {
+fn gelu_kernel<F: Float>(x: &Array<F>, y: &mut Array<F>, #[define(F)] _stored: StorageType) {
     if ABSOLUTE_POS < y.len() {
-        let x = x[ABSOLUTE_POS];
-        y[ABSOLUTE_POS] = x * sigmoid(x * (x * x * CUBIC + 1.0) * ROOT);
+        let x = f32::cast_from(x[ABSOLUTE_POS]);
+        y[ABSOLUTE_POS] = F::cast_from(x * sigmoid(x * (x * x * CUBIC + 1.0) * ROOT));
     }
 }
 
@@ -31,18 +32,25 @@ pub(super) fn gelu<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
         cube,
         x.into_array_arg(),
         y.clone().into_array_arg(),
+        y.dtype.into(),
     );
     y
 }
 
 #[cube(launch)]
-fn gelu_backward_kernel(x: &Array<f32>, grad: &Array<f32>, x_grad: &mut Array<f32>) {
+fn gelu_backward_kernel<F: Float>(
+    x: &Array<F>,
+    grad: &Array<F>,
+    x_grad: &mut Array<F>,
+    #[define(F)] _stored: StorageType,
+) {
     if ABSOLUTE_POS < x_grad.len() {
-        let x = x[ABSOLUTE_POS];
+        let x = f32::cast_from(x[ABSOLUTE_POS]);
+        let grad = f32::cast_from(grad[ABSOLUTE_POS]);
         let square = x * x * CUBIC;
         let s = sigmoid(x * (square + 1.0) * ROOT);
         let slope = x * s * (1.0 - s) * (square * 3.0 + 1.0) * ROOT;
-        x_grad[ABSOLUTE_POS] = grad[ABSOLUTE_POS] * (s + slope);
+        x_grad[ABSOLUTE_POS] = F::cast_from(grad * (s + slope));
     }
 }
 
@@ -59,15 +67,22 @@ pub(super) fn gelu_backward<R: CubeRuntime>(
         x.into_array_arg(),
         grad.into_array_arg(),
         x_grad.clone().into_array_arg(),
+        x_grad.dtype.into(),
     );
     x_grad
 }
 
 #[cube(launch)]
-fn swiglu_kernel(gate: &Array<f32>, x: &Array<f32>, y: &mut Array<f32>) {
+fn swiglu_kernel<F: Float>(
+    gate: &Array<F>,
+    x: &Array<F>,
+    y: &mut Array<F>,
+    #[define(F)] _stored: StorageType,
+) {
     if ABSOLUTE_POS < y.len() {
-        let gate = gate[ABSOLUTE_POS];
-        y[ABSOLUTE_POS] = gate * sigmoid(gate) * x[ABSOLUTE_POS];
+        let gate = f32::cast_from(gate[ABSOLUTE_POS]);
+        let x = f32::cast_from(x[ABSOLUTE_POS]);
+        y[ABSOLUTE_POS] = F::cast_from(gate * sigmoid(gate) * x);
     }
 }
 
@@ -81,26 +96,29 @@ pub(super) fn swiglu<R: CubeRuntime>(gate: CubeTensor<R>, x: CubeTensor<R>) -> C
         gate.into_array_arg(),
         x.into_array_arg(),
         y.clone().into_array_arg(),
+        y.dtype.into(),
     );
     y
 }
 
 #[cube(launch)]
-fn swiglu_backward_kernel(
-    gate: &Array<f32>,
-    x: &Array<f32>,
-    grad: &Array<f32>,
-    gate_grad: &mut Array<f32>,
-    x_grad: &mut Array<f32>,
+fn swiglu_backward_kernel<F: Float>(
+    gate: &Array<F>,
+    x: &Array<F>,
+    grad: &Array<F>,
+    gate_grad: &mut Array<F>,
+    x_grad: &mut Array<F>,
+    #[define(F)] _stored: StorageType,
 ) {
     if ABSOLUTE_POS < x_grad.len() {
-        let gate = gate[ABSOLUTE_POS];
-        let grad = grad[ABSOLUTE_POS];
+        let gate = f32::cast_from(gate[ABSOLUTE_POS]);
+        let x = f32::cast_from(x[ABSOLUTE_POS]);
+        let grad = f32::cast_from(grad[ABSOLUTE_POS]);
         // silu' = s + g s (1 - s) with s = sigmoid(g).
         let s = sigmoid(gate);
         let value = gate * s;
-        gate_grad[ABSOLUTE_POS] = grad * x[ABSOLUTE_POS] * (s + value * (1.0 - s));
-        x_grad[ABSOLUTE_POS] = grad * value;
+        gate_grad[ABSOLUTE_POS] = F::cast_from(grad * x * (s + value * (1.0 - s)));
+        x_grad[ABSOLUTE_POS] = F::cast_from(grad * value);
     }
 }
 
@@ -122,6 +140,7 @@ pub(super) fn swiglu_backward<R: CubeRuntime>(
         grad.into_array_arg(),
         gate_grad.clone().into_array_arg(),
         x_grad.clone().into_array_arg(),
+        x_grad.dtype.into(),
     );
     (gate_grad, x_grad)
 }
