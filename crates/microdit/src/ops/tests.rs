@@ -22,6 +22,25 @@ impl Draw {
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 
+    /// A parameter with its moments, its gradient, and a step.
+    pub(super) fn adam(&mut self) -> (AdamState<Flex>, Tensor<Flex, 1>, AdamStep) {
+        let count = self.size(40_000);
+        let state = AdamState {
+            param: self.tensor([count]),
+            first: self.tensor([count]) * 0.1,
+            second: self.tensor([count]).powi_scalar(2) * 0.01,
+        };
+        let step = AdamStep {
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            lr: 0.02,
+            weight_decay: 0.1,
+            step: 3,
+        };
+        (state, self.tensor([count]), step)
+    }
+
     /// A whole number in `1..=most`.
     pub(super) fn size(&mut self, most: usize) -> usize {
         1 + (self.0.uniform(1)[0] * most as f32) as usize
@@ -381,22 +400,7 @@ fn expert_layers() {
 #[test]
 fn adam_steps() {
     for case in 0..4 {
-        let mut draw = Draw::new(case);
-        let count = draw.size(40_000);
-        let state = AdamState {
-            param: draw.tensor([count]),
-            first: draw.tensor([count]) * 0.1,
-            second: draw.tensor([count]).powi_scalar(2) * 0.01,
-        };
-        let grad = draw.tensor([count]);
-        let step = AdamStep {
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            lr: 0.02,
-            weight_decay: 0.1,
-            step: 3,
-        };
+        let (state, grad, step) = Draw::new(case).adam();
         let scale = Tensor::from_data([0.3], &Default::default());
         let untouched = state.clone();
         let broken = Tensor::from_data([f32::NAN], &Default::default());

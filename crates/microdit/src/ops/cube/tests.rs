@@ -2,7 +2,7 @@
 //! rasteriser in software is one. Shapes include single rows, and rows longer than a cube of threads.
 
 use crate::ops::{
-    AdamState, AdamStep, DitBackend, composed,
+    AdamState, DitBackend, composed,
     tests::{Draw, assert_close},
 };
 use burn::tensor::{Tensor, TensorData, activation::gelu_approximate};
@@ -94,22 +94,7 @@ fn activations() {
 #[test]
 fn adam_steps() {
     for case in 0..4 {
-        let mut draw = Draw::new(case);
-        let count = draw.size(40_000);
-        let state = AdamState {
-            param: draw.tensor([count]),
-            first: draw.tensor([count]) * 0.1,
-            second: draw.tensor([count]).powi_scalar(2) * 0.01,
-        };
-        let grad = draw.tensor([count]);
-        let step = AdamStep {
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            lr: 0.02,
-            weight_decay: 0.1,
-            step: 3,
-        };
+        let (state, grad, step) = Draw::new(case).adam();
         let here = || AdamState {
             param: up(&state.param),
             first: up(&state.first),
