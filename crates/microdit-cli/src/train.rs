@@ -153,9 +153,10 @@ impl Train {
                     _ => "",
                 };
                 say!(
-                    "{reason}stopped after {} of {} steps; the same command with --resume goes on from there",
+                    "{reason}stopped after {} of {} steps; the same command with --run {} --resume goes on from there",
                     outcome.steps,
-                    recipe.steps()
+                    recipe.steps(),
+                    path.display()
                 );
                 return Ok(());
             }
