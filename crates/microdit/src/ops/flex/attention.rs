@@ -43,8 +43,16 @@ impl<'a> Rows<'a> {
 /// How the width splits into heads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
-    pub(super) count: usize,
-    pub(super) eps: f32,
+    count: usize,
+    /// What is added to the variances of queries and keys.
+    eps: f32,
+}
+
+impl Heads {
+    pub(super) fn new(count: usize, eps: f64) -> Self {
+        let eps = eps as f32;
+        Self { count, eps }
+    }
 }
 
 /// Lays out rows as `[heads, rows, head_dim]`; `shift_and_factor` says what is taken from a row and what it is multiplied

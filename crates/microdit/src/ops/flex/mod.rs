@@ -285,10 +285,7 @@ impl DitBackend for Flex {
         }
         let [batch, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads {
-            count: heads,
-            eps: eps as f32,
-        };
+        let heads = Heads::new(heads, eps);
         let qkv = flat(qkv);
         let mut out = unwritten(batch * tokens * width);
         out.par_chunks_mut(tokens * width)
@@ -311,10 +308,7 @@ impl DitBackend for Flex {
         }
         let shape @ [_, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads {
-            count: heads,
-            eps: eps as f32,
-        };
+        let heads = Heads::new(heads, eps);
         let tensors = [flat(qkv), flat(grad)];
         let [qkv, grad] = slices(&tensors);
         let mut out = unwritten(qkv.len());
@@ -344,10 +338,7 @@ impl DitBackend for Flex {
             return composed::cross_attention(q, kv, heads, eps);
         }
         let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads {
-            count: heads,
-            eps: eps as f32,
-        };
+        let heads = Heads::new(heads, eps);
         let tensors = [flat(q), flat(kv)];
         let [q, kv] = slices(&tensors);
         let mut out = unwritten(q.len());
@@ -376,10 +367,7 @@ impl DitBackend for Flex {
             return composed::cross_attention_backward(q, kv, heads, eps, grad);
         }
         let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads {
-            count: heads,
-            eps: eps as f32,
-        };
+        let heads = Heads::new(heads, eps);
         let tensors = [flat(q), flat(kv), flat(grad)];
         let [q, kv, grad] = slices(&tensors);
         let (mut q_grad, mut kv_grad) = (unwritten(q.len()), unwritten(kv.len()));
