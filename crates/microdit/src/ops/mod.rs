@@ -11,6 +11,8 @@ mod autodiff;
 pub mod composed;
 #[cfg(feature = "cubecl")]
 mod cube;
+#[cfg(test)]
+mod finite_differences;
 mod flex;
 #[cfg(feature = "fusion")]
 mod fusion;
