@@ -14,6 +14,7 @@ mod sample;
 mod shapes;
 mod shards;
 mod stream;
+mod text;
 mod writer;
 
 pub use captions::{clean_caption, clean_once};
@@ -28,4 +29,5 @@ pub use sample::{Damage, DataError, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
 pub use shards::{Incomplete, Members, Shard, Shards};
 pub use stream::Source;
+pub use text::decode_text;
 pub use writer::{DatasetIndex, ShardReport};
