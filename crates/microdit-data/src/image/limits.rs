@@ -1,0 +1,77 @@
+//! How large a picture may be: what a file claims is checked before memory is taken.
+
+use crate::lack::Lack;
+use serde::{Deserialize, Serialize};
+
+/// How large pictures may be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest side in pixels, at most 65,535.
+    pub max_side: u32,
+    /// Pixels in all: a picture takes three bytes for each, and while it is decoded up to eleven.
+    pub max_pixels: u64,
+    /// How many times longer than wide a picture may be; at least 1.
+    pub max_aspect: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_side: 30_000,
+            max_pixels: (256 << 20) / 3,
+            max_aspect: 64.0,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses pictures that would take too much memory.
+    pub(super) fn admit_size(&self, width: u32, height: u32) -> Result<(), Lack> {
+        let size = format!("{width} x {height} pixels");
+        if width.max(height) > self.max_side {
+            let reason = format!(
+                "an image with a side of more than {} pixels (limits.max_side)",
+                self.max_side
+            );
+            return Err(Lack::new(reason, size));
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            let reason = format!(
+                "an image of more than {} pixels (limits.max_pixels)",
+                self.max_pixels
+            );
+            return Err(Lack::new(reason, size));
+        }
+        Ok(())
+    }
+
+    /// Refuses pictures that are too narrow, of which the square in the middle shows little.
+    pub(crate) fn admit_aspect(&self, width: u32, height: u32) -> Result<(), Lack> {
+        let (short, long) = (width.min(height), width.max(height));
+        if f64::from(long) <= self.max_aspect * f64::from(short) {
+            return Ok(());
+        }
+        let reason = format!(
+            "an image with one side more than {} times the other (limits.max_aspect)",
+            self.max_aspect
+        );
+        Err(Lack::new(reason, format!("{width} x {height} pixels")))
+    }
+
+    /// What is wrong with the limits themselves.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        // JPEG and GIF can say no more, and no decoder is asked for more memory than 16 GB.
+        let bounds = [
+            ("max_side", f64::from(self.max_side), 65_535.0),
+            ("max_pixels", self.max_pixels as f64, f64::from(1 << 30)),
+            ("max_aspect", self.max_aspect, 65_535.0),
+        ];
+        for (key, found, most) in bounds {
+            if !(1.0..=most).contains(&found) {
+                return Err(format!("limits.{key} is {found}; expected 1 to {most}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! Pictures to squares of pixels, as torchvision prepares them.
+
+mod decode;
+mod format;
+mod jpeg;
+mod limits;
+mod resize;
+
+pub use decode::{Picture, decode, read};
+pub(crate) use format::{READ, UNREAD, looks_like_a_picture};
+pub use limits::Limits;
+pub use resize::{center_crop, pixels, resize, resize_shorter_side};
+
+#[cfg(test)]
+mod tests;

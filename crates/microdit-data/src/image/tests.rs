@@ -1,0 +1,464 @@
+//! Pictures in every format, whole and damaged. `tests/faults/pictures` holds JPEG files made by Pillow 13, with what Pillow makes of each
+//! beside it as PNG.
+
+use super::*;
+use image::{
+    DynamicImage, GrayAlphaImage, GrayImage, ImageEncoder, ImageFormat, Luma, LumaA, Rgb, RgbImage,
+    Rgba, RgbaImage,
+    codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
+};
+use std::{io::Cursor, path::Path};
+
+/// JPEG files of every kind: baseline, progressive, subsampled, with restarts, gray, CMYK.
+const JPEGS: [&str; 10] = [
+    "baseline",
+    "baseline_444",
+    "baseline_422",
+    "progressive",
+    "gray",
+    "gray_progressive",
+    "cmyk",
+    "ycck",
+    "restarts",
+    "restarts_progressive",
+];
+
+fn fixture(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/faults/pictures");
+    std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    image.write_to(&mut file, format).unwrap();
+    file.into_inner()
+}
+
+/// A picture with something in every part.
+fn picture() -> DynamicImage {
+    RgbImage::from_fn(45, 37, |x, y| {
+        Rgb([(x * 5) as u8, (y * 6) as u8, (x * y % 251) as u8])
+    })
+    .into()
+}
+
+/// A file of every format and kind that is read.
+fn files() -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = JPEGS
+        .iter()
+        .map(|name| (format!("{name}.jpg"), fixture(&format!("{name}.jpg"))))
+        .collect();
+    for format in [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+    ] {
+        files.push((format!("{format:?}"), encoded(&picture(), format)));
+    }
+    files.push(("lossy.webp".into(), fixture("lossy.webp")));
+    files.push(("interlaced.png".into(), fixture("interlaced.png")));
+    files
+}
+
+/// Largest and mean difference of two pictures.
+fn difference(one: &RgbImage, other: &RgbImage) -> (u8, f64) {
+    assert_eq!(one.dimensions(), other.dimensions());
+    let differences = one
+        .as_raw()
+        .iter()
+        .zip(other.as_raw())
+        .map(|(a, b)| a.abs_diff(*b));
+    let (mut largest, mut sum) = (0, 0.0);
+    for difference in differences {
+        largest = largest.max(difference);
+        sum += f64::from(difference);
+    }
+    (largest, sum / one.as_raw().len() as f64)
+}
+
+#[test]
+fn jpegs_are_what_pillow_makes_of_them() {
+    for name in JPEGS {
+        let found = decode(&fixture(&format!("{name}.jpg")))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let expected = image::load_from_memory(&fixture(&format!("{name}.png")))
+            .unwrap()
+            .into_rgb8();
+        let (largest, mean) = difference(&found, &expected);
+        // Decoders may differ in how they round and smooth colors.
+        assert!(
+            largest <= 12 && mean < 1.0,
+            "{name}: {largest} at most, {mean} on average"
+        );
+    }
+}
+
+/// Cut at every twentieth, and before its last bytes, a file of any format is damaged; Pillow says the same of each.
+#[test]
+fn cut_files_are_damaged() {
+    for (name, file) in files() {
+        assert!(
+            decode(&file).is_ok(),
+            "{name}: {}",
+            decode(&file).unwrap_err()
+        );
+        for part in 0..20 {
+            let cut = file.len() * part / 20;
+            assert!(decode(&file[..cut]).is_err(), "{name}, {part}/20");
+        }
+        let jpeg = file.starts_with(&[0xff, 0xd8]);
+        if jpeg {
+            for missing in [1, 2, 3] {
+                assert!(
+                    decode(&file[..file.len() - missing]).is_err(),
+                    "{name} without its last {missing} bytes"
+                );
+            }
+        }
+    }
+}
+
+/// The end marker is there, but not all that should stand before it.
+#[test]
+fn jpegs_with_a_hole_are_damaged() {
+    for name in JPEGS {
+        let file = fixture(&format!("{name}.jpg"));
+        let scan = file.windows(2).position(|two| two == [0xff, 0xda]).unwrap();
+        for part in 1..20 {
+            let cut = scan + 16 + (file.len() - scan - 18) * part / 20;
+            let holed = [&file[..cut], &[0xff, 0xd9]].concat();
+            // Where a scan of several ends, a shorter file is a whole one.
+            if !name.ends_with("progressive") {
+                assert!(decode(&holed).is_err(), "{name}, {part}/20");
+            }
+        }
+    }
+    // Of progressive files, all but what ends with the first scan or between two.
+    for name in ["progressive", "gray_progressive"] {
+        let file = fixture(&format!("{name}.jpg"));
+        let last = file
+            .windows(2)
+            .rposition(|two| two == [0xff, 0xda])
+            .unwrap();
+        let holed = [&file[..(last + file.len()) / 2], &[0xff, 0xd9]].concat();
+        assert!(decode(&holed).is_err(), "{name}");
+    }
+    // A restart and what follows it are missing.
+    let file = fixture("restarts.jpg");
+    let restart = file.windows(2).position(|two| two == [0xff, 0xd2]).unwrap();
+    let next = file.windows(2).position(|two| two == [0xff, 0xd3]).unwrap();
+    assert!(decode(&[&file[..restart], &file[next..]].concat()).is_err());
+}
+
+#[test]
+fn odd_but_whole_files_are_read() {
+    for name in JPEGS {
+        let file = fixture(&format!("{name}.jpg"));
+        let expected = decode(&file).unwrap();
+        let middle = file.windows(2).position(|two| two == [0xff, 0xda]).unwrap();
+        let comment = [0xff, 0xff, 0xff, 0xfe, 0, 5, b'o', b'd', b'd'];
+        for odd in [
+            [&file[..], &[0; 100]].concat(),
+            [&file[..], &[0xff; 3]].concat(),
+            // As in MPO, and as cameras append previews.
+            [&file[..], &fixture("baseline.jpg")].concat(),
+            [&file[..], &fixture("gray.jpg")[..200]].concat(),
+            // Bytes between segments, and fill bytes before a marker.
+            [&file[..middle], &[0; 9], &file[middle..]].concat(),
+            [&file[..middle], &comment, &file[middle..]].concat(),
+            [
+                &file[..file.len() - 2],
+                &[0xff, 0xff, 0xff],
+                &file[file.len() - 1..],
+            ]
+            .concat(),
+        ] {
+            let found = decode(&odd).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+}
+
+/// The lower levels of EXIF data: an orientation and nothing else.
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut exif = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    exif
+}
+
+/// An uncompressed gray TIFF.
+fn tiff(image: &GrayImage, orientation: u8) -> Vec<u8> {
+    let mut file = b"II\x2a\0".to_vec();
+    file.extend((8 + image.len() as u32).to_le_bytes());
+    file.extend(image.as_raw());
+    let tags: [(u16, u32); 9] = [
+        (256, image.width()),
+        (257, image.height()),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (274, orientation.into()),
+        (278, image.height()),
+        (279, image.len() as u32),
+    ];
+    file.extend((tags.len() as u16).to_le_bytes());
+    for (tag, value) in tags {
+        file.extend(tag.to_le_bytes());
+        file.extend([4, 0, 1, 0, 0, 0]);
+        file.extend(value.to_le_bytes());
+    }
+    file.extend([0; 4]);
+    file
+}
+
+/// As ImageOps.exif_transpose of Pillow: rows of a picture of 3 x 2 pixels.
+#[test]
+fn pictures_are_upright() {
+    const UPRIGHT: [(u32, [u8; 6]); 8] = [
+        (3, [0, 1, 2, 3, 4, 5]),
+        (3, [2, 1, 0, 5, 4, 3]),
+        (3, [5, 4, 3, 2, 1, 0]),
+        (3, [3, 4, 5, 0, 1, 2]),
+        (2, [0, 3, 1, 4, 2, 5]),
+        (2, [3, 0, 4, 1, 5, 2]),
+        (2, [5, 2, 4, 1, 3, 0]),
+        (2, [2, 5, 1, 4, 0, 3]),
+    ];
+    // Blocks of 8 pixels, which JPEG keeps apart.
+    let image = GrayImage::from_fn(24, 16, |x, y| Luma([(40 * (x / 8 + 3 * (y / 8))) as u8]));
+    let colors = DynamicImage::from(image.clone()).into_rgb8();
+    for (i, (width, rows)) in UPRIGHT.into_iter().enumerate() {
+        let orientation = i as u8 + 1;
+        let mut files = vec![("TIFF", tiff(&image, orientation))];
+        let with = |encoder: Box<dyn FnOnce(Vec<u8>) -> Vec<u8>>| encoder(exif(orientation));
+        files.push((
+            "JPEG",
+            with(Box::new(|exif| {
+                let mut file = Vec::new();
+                let mut encoder = JpegEncoder::new_with_quality(&mut file, 95);
+                encoder.set_exif_metadata(exif).unwrap();
+                encoder.encode_image(&colors).unwrap();
+                file
+            })),
+        ));
+        files.push((
+            "PNG",
+            with(Box::new(|exif| {
+                let mut file = Vec::new();
+                let mut encoder = PngEncoder::new(&mut file);
+                encoder.set_exif_metadata(exif).unwrap();
+                colors.write_with_encoder(encoder).unwrap();
+                file
+            })),
+        ));
+        files.push((
+            "WebP",
+            with(Box::new(|exif| {
+                let mut file = Vec::new();
+                let mut encoder = WebPEncoder::new_lossless(&mut file);
+                encoder.set_exif_metadata(exif).unwrap();
+                colors.write_with_encoder(encoder).unwrap();
+                file
+            })),
+        ));
+        for (format, file) in files {
+            let found = decode(&file).unwrap();
+            assert_eq!(
+                found.width(),
+                8 * width,
+                "{format}, orientation {orientation}"
+            );
+            let blocks: Vec<u8> = (0..6)
+                .map(|block| found.get_pixel(8 * (block % width) + 4, 8 * (block / width) + 4)[0])
+                .map(|level| (level + 20) / 40)
+                .collect();
+            assert_eq!(blocks, rows, "{format}, orientation {orientation}");
+        }
+    }
+    // Nonsense turns nothing.
+    for orientation in [0, 9, 255] {
+        assert_eq!(decode(&tiff(&image, orientation)).unwrap().width(), 24);
+    }
+}
+
+#[test]
+fn transparent_parts_show_the_background() {
+    let black = [0, 0, 0];
+    // A bar, half a shadow, nothing.
+    let colors = RgbaImage::from_fn(3, 1, |x, _| Rgba([10, 20, 30, [255, 128, 0][x as usize]]));
+    let gray = GrayAlphaImage::from_fn(3, 1, |x, _| LumaA([10, [255, 128, 0][x as usize]]));
+    let wide = DynamicImage::from(colors.clone()).into_rgba16();
+    for (what, file) in [
+        ("PNG", encoded(&colors.clone().into(), ImageFormat::Png)),
+        ("PNG of 16 bits", encoded(&wide.into(), ImageFormat::Png)),
+        ("WebP", encoded(&colors.clone().into(), ImageFormat::WebP)),
+        ("TIFF", encoded(&colors.clone().into(), ImageFormat::Tiff)),
+        ("gray PNG", encoded(&gray.into(), ImageFormat::Png)),
+    ] {
+        let expected = |part: u32| {
+            if what.starts_with("gray") {
+                [10; 3]
+            } else {
+                [10, 20, 30]
+            }
+            .map(|level: u32| ((level * part + 255 * (255 - part)) as f64 / 255.0).round() as u8)
+        };
+        let found = decode(&file).unwrap();
+        for (x, alpha) in [255, 128, 0].into_iter().enumerate() {
+            assert_eq!(
+                found.get_pixel(x as u32, 0).0,
+                expected(alpha),
+                "{what}, {alpha}"
+            );
+        }
+        let Picture { image, transparent } = read(&file, black, &Limits::default()).unwrap();
+        assert!(transparent && image.get_pixel(2, 0).0 == black, "{what}");
+    }
+    // Palettes have a transparent color: GIF, and PNG by tRNS.
+    let palettes = [
+        encoded(
+            &RgbaImage::from_pixel(2, 2, Rgba([9, 9, 9, 0])).into(),
+            ImageFormat::Gif,
+        ),
+        fixture("palette.png"),
+    ];
+    for file in palettes {
+        assert_eq!(decode(&file).unwrap().get_pixel(1, 1).0, [255; 3]);
+        assert_eq!(
+            read(&file, [1, 2, 3], &Limits::default())
+                .unwrap()
+                .image
+                .get_pixel(1, 1)
+                .0,
+            [1, 2, 3]
+        );
+    }
+    // An alpha channel that hides nothing is no reason to store a picture anew.
+    let opaque = encoded(
+        &RgbaImage::from_pixel(2, 2, Rgba([9, 9, 9, 255])).into(),
+        ImageFormat::Png,
+    );
+    assert!(
+        !read(&opaque, black, &Limits::default())
+            .unwrap()
+            .transparent
+    );
+}
+
+#[test]
+fn wide_and_narrow_levels_become_bytes() {
+    let levels = [0, 255, 256, 300, 32_768, 65_535];
+    let gray = image::ImageBuffer::<Luma<u16>, _>::from_raw(6, 1, levels.to_vec()).unwrap();
+    let found = decode(&encoded(&gray.into(), ImageFormat::Png)).unwrap();
+    let bytes: Vec<u8> = found.pixels().map(|pixel| pixel[0]).collect();
+    assert_eq!(bytes, [0, 0, 1, 1, 128, 255]);
+    let bits = decode(&fixture("one_bit.png")).unwrap();
+    assert_eq!(
+        [bits.get_pixel(0, 0).0, bits.get_pixel(1, 0).0],
+        [[0; 3], [255; 3]]
+    );
+}
+
+#[test]
+fn what_is_not_read_is_named() {
+    for (beginning, expected) in [
+        (&b"\0\0\0\x1cftypavif"[..], "AVIF"),
+        (b"\0\0\0\x18ftypheic", "HEIF"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"<svg xmlns=", "SVG"),
+        (b"<?xml version='1.0'?><svg>", "SVG"),
+        (b"\r\n<!DOCTYPE html>", "HTML"),
+        (b"P6 1 1 255 abc", "PNM"),
+        (b"nonsense", "unknown format"),
+        (b"", "empty"),
+    ] {
+        let error = decode(beginning).unwrap_err();
+        assert!(error.reason().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn enormous_pictures_are_refused_before_memory_is_taken() {
+    let mut file = encoded(&RgbImage::new(3, 2).into(), ImageFormat::Png);
+    for (width, height, expected) in [
+        (
+            100_000u32,
+            100_000u32,
+            "a side of more than 30000 pixels (limits.max_side)",
+        ),
+        (
+            30_000,
+            30_000,
+            "more than 89478485 pixels (limits.max_pixels)",
+        ),
+    ] {
+        file[16..20].copy_from_slice(&width.to_be_bytes());
+        file[20..24].copy_from_slice(&height.to_be_bytes());
+        let checksum = crc32(&file[12..29]);
+        file[29..33].copy_from_slice(&checksum.to_be_bytes());
+        let error = decode(&file).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains(&format!("{width} x {height}")), "{error}");
+    }
+    let mut file = fixture("progressive.jpg");
+    let frame = file.windows(2).position(|two| two == [0xff, 0xc2]).unwrap();
+    file[frame + 5..frame + 9].fill(0xff);
+    let error = decode(&file).unwrap_err().to_string();
+    assert!(error.contains("65535 x 65535"), "{error}");
+}
+
+/// The checksum of PNG's chunks.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+#[test]
+fn limits_have_ranges_and_names() {
+    let limits = Limits {
+        max_aspect: 10.0,
+        ..Limits::default()
+    };
+    assert!(limits.admit_aspect(100, 10).is_ok());
+    let error = limits.admit_aspect(10, 101).unwrap_err();
+    assert!(
+        error.reason().contains("10 times") && error.reason().contains("limits.max_aspect"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("10 x 101"), "{error}");
+    for bad in [0.0, 0.5, -1.0, f64::NAN, f64::INFINITY, 1e308] {
+        assert!(
+            Limits {
+                max_aspect: bad,
+                ..limits
+            }
+            .check()
+            .is_err()
+        );
+    }
+    assert!(
+        Limits {
+            max_side: 0,
+            ..limits
+        }
+        .check()
+        .is_err()
+    );
+    assert!(
+        Limits {
+            max_pixels: u64::MAX,
+            ..limits
+        }
+        .check()
+        .is_err()
+    );
+    assert!(limits.check().is_ok());
+}
