@@ -37,6 +37,9 @@ impl Device {
     }
 }
 
+/// Most devices of a machine; on a CPU, each is a copy of the network.
+const MAX_DEVICES: usize = 1024;
+
 /// Indices of devices of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Devices(Vec<u16>);
@@ -91,10 +94,16 @@ pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
     };
     let mut devices: Vec<u16> = Vec::new();
     for part in text.split(',') {
+        if devices.len() > MAX_DEVICES {
+            break;
+        }
         match part.split_once('-') {
             Some((first, last)) => devices.extend(number(first)?..=number(last)?),
             None => devices.push(number(part)?),
         }
+    }
+    if devices.len() > MAX_DEVICES {
+        return Err(format!("one machine has {MAX_DEVICES} devices at most"));
     }
     let twice = (1..devices.len()).any(|i| devices[..i].contains(&devices[i]));
     if devices.is_empty() || twice {
@@ -178,7 +187,17 @@ mod tests {
     fn lists_of_devices() {
         assert_eq!(parse_devices("0"), Ok(Devices(vec![0])));
         assert_eq!(parse_devices("0-2,5"), Ok(Devices(vec![0, 1, 2, 5])));
-        for bad in ["", "a", "1,1", "3-1", "-1", "0-99999"] {
+        for bad in [
+            "",
+            "a",
+            "1,1",
+            "3-1",
+            "-1",
+            "0-99999",
+            "0-65535",
+            "0-4294967295",
+            "0-1024",
+        ] {
             assert!(parse_devices(bad).is_err(), "{bad}");
         }
     }

@@ -4,6 +4,9 @@ mod convert;
 mod data;
 mod device;
 mod fetch;
+#[cfg(test)]
+mod flags;
+mod number;
 mod plan;
 mod recipe;
 mod sample;

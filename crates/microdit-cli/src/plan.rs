@@ -1,6 +1,9 @@
 //! `microdit plan`: what a recipe will cost.
 
-use crate::say;
+use crate::{
+    number::{real, whole},
+    say,
+};
 use microdit_train::{
     Recipe,
     plan::{Gpu, Machine, Plan},
@@ -20,13 +23,13 @@ pub(crate) struct PlanCommand {
     #[arg(long, default_value = "h100", value_parser = parse_gpu)]
     gpu: Gpu,
     /// Number of GPUs
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    count: u32,
+    #[arg(long, default_value_t = 8, value_parser = whole(Machine::COUNTS))]
+    count: usize,
     /// Fraction of the peak rate that becomes FLOPs of the model; the published run reached 0.185
-    #[arg(long, default_value_t = 0.185, value_parser = parse_fraction)]
+    #[arg(long, default_value_t = 0.185, value_parser = real(Machine::MFU))]
     mfu: f64,
     /// Price of one GPU for an hour
-    #[arg(long, default_value_t = 3.79, value_parser = parse_price)]
+    #[arg(long, default_value_t = 3.79, value_parser = real(Machine::USD))]
     usd_per_gpu_hour: f64,
     /// Print JSON
     #[arg(long)]
@@ -41,26 +44,12 @@ fn parse_gpu(name: &str) -> Result<Gpu, String> {
     found.cloned().ok_or(unknown)
 }
 
-fn parse_fraction(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "expected a number")?;
-    let valid = value > 0.0 && value <= 1.0;
-    valid
-        .then_some(value)
-        .ok_or("must be above 0 and at most 1".into())
-}
-
-fn parse_price(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "expected a number")?;
-    let valid = value.is_finite() && value >= 0.0;
-    valid.then_some(value).ok_or("must be at least 0".into())
-}
-
 impl PlanCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         let machine = Machine {
             gpu: self.gpu,
-            count: self.count as usize,
+            count: self.count,
             mfu: self.mfu,
             usd_per_gpu_hour: self.usd_per_gpu_hour,
         };

@@ -2,6 +2,7 @@
 
 use crate::{
     device::{Device, on_device},
+    number::{real, whole},
     say,
 };
 use clap::ValueEnum;
@@ -31,7 +32,7 @@ pub(crate) struct Sample {
     #[arg(long, value_enum, default_value = "xl-2", conflicts_with = "run")]
     model: Preset,
     /// Side of the pictures of --weights in pixels
-    #[arg(long, default_value_t = 512, conflicts_with = "run")]
+    #[arg(long, default_value_t = 512, conflicts_with = "run", value_parser = whole(1..=65_536))]
     size: usize,
     /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's]
     #[arg(long)]
@@ -46,13 +47,13 @@ pub(crate) struct Sample {
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Pictures per prompt [default: the recipe's, or 1]
-    #[arg(long)]
+    #[arg(long, value_parser = whole(SamplingConfig::COUNTS))]
     count: Option<usize>,
     /// Steps of the solver [default: the recipe's, or 30]
-    #[arg(long)]
+    #[arg(long, value_parser = whole(SamplingConfig::STEPS))]
     steps: Option<usize>,
     /// Classifier-free guidance scale; 1 is none [default: the recipe's, or 5]
-    #[arg(long)]
+    #[arg(long, value_parser = real(SamplingConfig::GUIDANCE))]
     guidance: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
@@ -131,9 +132,7 @@ impl Sample {
         settings.count = self.count.unwrap_or(settings.count);
         settings.steps = self.steps.unwrap_or(settings.steps);
         settings.guidance = self.guidance.unwrap_or(settings.guidance);
-        if settings.count == 0 || settings.steps == 0 {
-            return Err(miette::miette!("--count and --steps must be at least 1"));
-        }
+        settings.validate().into_diagnostic()?;
         if settings.prompts.is_empty() {
             return Err(miette::miette!(
                 "nothing to draw; add --prompt \"...\" or --prompts FILE"

@@ -14,6 +14,7 @@ use microdit_train::{
     encoders::Encoders,
     nodes::{Nodes, NodesConfig},
     plan::Gpu,
+    room::require_room,
     run::{Metrics, RunDir},
     sampling::Painter,
     trainer::{Ending, Session, train},
@@ -55,16 +56,16 @@ pub(crate) struct Train {
 #[command(next_help_heading = "Several machines")]
 struct NodesArgs {
     /// Number of machines; start the same command on each, with its own --rank
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     nodes: u32,
     /// Number of this machine, from 0; machine 0 keeps the run directory, the others read checkpoints there
-    #[arg(long, default_value_t = 0, requires = "meeting")]
+    #[arg(long, default_value_t = 0, requires = "meeting", value_parser = clap::value_parser!(u32).range(..65_536))]
     rank: u32,
     /// Address machine 0 listens on and the others connect to, as host:port
     #[arg(long, requires = "run")]
     meeting: Option<String>,
-    /// Seconds a machine may keep the others waiting
-    #[arg(long, default_value_t = 300)]
+    /// Seconds a machine may keep the others waiting, up to a week
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     node_timeout: u64,
 }
 
@@ -101,6 +102,9 @@ impl Train {
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
         let devices = self.devices.of::<B>(self.device)?;
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
+        if self.device == Device::Cpu {
+            require_room(&recipe).into_diagnostic()?;
+        }
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let nodes = self.nodes.config()?;
         let run = match &nodes {

@@ -51,6 +51,18 @@ pub enum TrainError {
         "the newest checkpoint is of stage number {0}, which the recipe no longer has; resume with the recipe the run began with"
     )]
     StageGone(usize),
+    /// The machine has less memory than a stage needs.
+    #[error(
+        "stage {stage} needs about {needed:.1} GiB of memory, and this process may have {there:.1}; lower batch or micro_batch, set recompute, or take a smaller network"
+    )]
+    NoRoom {
+        /// The stage.
+        stage: String,
+        /// GiB it needs.
+        needed: f64,
+        /// GiB there are.
+        there: f64,
+    },
     /// The nodes of a run lost each other, or never met.
     #[error("{0}")]
     Nodes(String),

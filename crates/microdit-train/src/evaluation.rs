@@ -3,7 +3,7 @@
 use crate::{
     error::TrainError,
     objective::Objective,
-    recipe::{EvaluationConfig, Recipe, Stage},
+    recipe::{EvaluationConfig, MAX_IMAGES, Recipe, Stage},
     source,
 };
 use burn::tensor::backend::Backend;
@@ -14,7 +14,7 @@ use microdit_data::{Batch, Position};
 const HELD_OUT_STEP: u64 = u64::MAX;
 
 /// Where the held-out part of a generated dataset begins: no run gets there.
-const HELD_OUT_SAMPLE: u64 = 1 << 40;
+const HELD_OUT_SAMPLE: u64 = MAX_IMAGES;
 
 /// Held-out samples of a stage.
 pub(crate) struct Evaluation<'a, B: Backend> {

@@ -15,6 +15,7 @@ mod parallel;
 pub mod plan;
 pub mod recipe;
 mod recompute;
+pub mod room;
 pub mod run;
 pub mod sampling;
 pub mod schedule;

@@ -3,6 +3,7 @@
 use crate::recipe::{Recipe, Stage};
 use microdit::{MaskStage, flops, memory};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// Bytes of a number: weights, gradients, moments and activations are f32.
 const BYTES: f64 = 4.0;
@@ -54,12 +55,23 @@ impl Gpu {
 pub struct Machine {
     /// Kind of its devices.
     pub gpu: Gpu,
-    /// Number of devices.
+    /// Number of devices, as [`COUNTS`](Self::COUNTS).
     pub count: usize,
-    /// Fraction of the peak rate that becomes FLOPs of the model.
+    /// Fraction of the peak rate that becomes FLOPs of the model, as [`MFU`](Self::MFU).
     pub mfu: f64,
-    /// Price of a device for an hour, in dollars.
+    /// Price of a device for an hour, in dollars, as [`USD`](Self::USD).
     pub usd_per_gpu_hour: f64,
+}
+
+impl Machine {
+    /// How many devices there may be.
+    pub const COUNTS: RangeInclusive<usize> = 1..=1_000_000;
+
+    /// Which fractions of the peak rate there may be.
+    pub const MFU: RangeInclusive<f64> = 1e-6..=1.0;
+
+    /// What an hour of a device may cost.
+    pub const USD: RangeInclusive<f64> = 0.0..=1e6;
 }
 
 /// The bill of one stage.
@@ -171,25 +183,27 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
         images,
         flop_per_image,
         flop,
-        memory: memory_of(stage, parameters, machine.count),
+        memory: memory_of(stage, machine.count),
         images_per_second_per_gpu: rate / flop_per_image,
         hours,
         usd: hours * machine.count as f64 * machine.usd_per_gpu_hour,
     }
 }
 
-fn memory_of(stage: &Stage, parameters: usize, devices: usize) -> Memory {
-    let gib = |numbers: usize| numbers as f64 * BYTES / f64::from(1 << 30);
+/// Memory of one of so many devices.
+pub(crate) fn memory_of(stage: &Stage, devices: usize) -> Memory {
+    let gib = |numbers: f64| numbers * BYTES / f64::from(1 << 30);
     let share = stage.batch.div_ceil(devices);
     let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
     let [mixer, backbone, words] = tokens(stage);
-    let weights = gib(parameters);
+    let weights = gib(flops::parameters(&stage.model) as f64);
     let averages = weights * stage.ema.len() as f64;
     let of_image = match stage.recompute {
         true => memory::recomputed,
         false => memory::activations,
     };
-    let activations = gib(of_image(&stage.model, mixer, backbone, words) * micro_batch);
+    let of_image = of_image(&stage.model, mixer, backbone, words) as f64;
+    let activations = gib(of_image * micro_batch as f64);
     Memory {
         micro_batch,
         weights,

@@ -1,5 +1,6 @@
 //! Learning-rate schedules: a multiplier of the base rate by step.
 
+use microdit::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate changes over a run.
@@ -39,9 +40,9 @@ pub enum Curve {
         /// Steps of the rise.
         #[serde(default)]
         warmup: u64,
-        /// Step at which the floor is reached, warm-up included.
+        /// Step at which the floor is reached, warm-up included; at least 1 and `warmup`.
         total: u64,
-        /// Multiplier at the end.
+        /// Multiplier at the end, 0 to 1.
         #[serde(default)]
         floor: f64,
     },
@@ -51,11 +52,11 @@ pub enum Curve {
         /// Steps of the rise.
         #[serde(default)]
         warmup: u64,
-        /// Step at which the floor is reached.
+        /// Step at which the floor is reached; at least 1 and `warmup + decay`.
         total: u64,
         /// Steps of the fall, the last ones before `total`.
         decay: u64,
-        /// Multiplier at the end.
+        /// Multiplier at the end, 0 to 1.
         #[serde(default)]
         floor: f64,
     },
@@ -77,6 +78,15 @@ impl Schedule {
         }
     }
 
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let curve = self.curve.validate();
+        curve.map_err(|error| error.inside("curve"))
+    }
+
     /// Multiplier of the base learning rate while batch `step`, counted from 0, is trained.
     pub fn multiplier(&self, step: u64) -> f64 {
         let step = if self.one_batch_lag {
@@ -89,6 +99,29 @@ impl Schedule {
 }
 
 impl Curve {
+    fn validate(&self) -> Result<(), OutOfRange> {
+        let (warmup, total, decay, floor) = match *self {
+            Self::Constant { .. } => return Ok(()),
+            Self::Cosine {
+                warmup,
+                total,
+                floor,
+            } => (warmup, total, 0, floor),
+            Self::WarmupStableDecay {
+                warmup,
+                total,
+                decay,
+                floor,
+            } => (warmup, total, decay, floor),
+        };
+        within("total", total, 1..)?;
+        within("floor", floor, 0.0..=1.0)?;
+        let room = total.checked_sub(warmup);
+        require(room.is_some_and(|room| decay <= room), "total", || {
+            format!("{total} is less than warmup {warmup} and decay {decay} together")
+        })
+    }
+
     /// The multiplier at `step`.
     pub fn at(&self, step: u64) -> f64 {
         let (Self::Constant { warmup }
@@ -114,5 +147,54 @@ impl Curve {
                 floor + (1.0 - floor) * left.min(1.0)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_in_range_stay_between_0_and_1() {
+        let most = u64::MAX;
+        for curve in [
+            Curve::Constant { warmup: most },
+            Curve::Cosine {
+                warmup: most,
+                total: most,
+                floor: 0.0,
+            },
+            Curve::WarmupStableDecay {
+                warmup: most - 1,
+                total: most,
+                decay: 1,
+                floor: 1.0,
+            },
+        ] {
+            curve.validate().unwrap();
+            for step in [0, 1, most - 1, most] {
+                let multiplier = curve.at(step);
+                assert!((0.0..=1.0).contains(&multiplier), "{curve:?}: {multiplier}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fall_must_fit_behind_the_warm_up() {
+        let decay = |warmup, decay| Curve::WarmupStableDecay {
+            warmup,
+            total: 10,
+            decay,
+            floor: 0.0,
+        };
+        let cosine = |warmup, floor| Curve::Cosine {
+            warmup,
+            total: 10,
+            floor,
+        };
+        assert!(decay(4, 6).validate().is_ok() && decay(4, 7).validate().is_err());
+        assert!(decay(u64::MAX, u64::MAX).validate().is_err());
+        assert!(cosine(10, 0.0).validate().is_ok() && cosine(11, 0.0).validate().is_err());
+        assert!(cosine(0, f64::NAN).validate().is_err() && cosine(0, 1.1).validate().is_err());
     }
 }

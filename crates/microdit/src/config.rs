@@ -1,31 +1,21 @@
-//! `DitConfig`: every size of the network in one place, with presets and validation.
+//! `DitConfig`: every size of the network in one place, with presets.
 
 use crate::precision::Precision;
 use crate::width::{WidthScale, attention_width, expert_width, swiglu_width};
 use serde::{Deserialize, Serialize};
 
-/// A configuration that cannot be built: the field, and the rule it breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("model.{field}: {rule}")]
-pub struct ConfigError {
-    /// The field of [`DitConfig`] at fault.
-    pub field: &'static str,
-    /// The rule, with the values that break it.
-    pub rule: String,
-}
-
 /// The patch-mixer: a small transformer that sees all patches before any is dropped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixerConfig {
-    /// Width of its tokens; where it differs from the backbone's, norm + linear map in and out.
+    /// Width of its tokens, 1 to 2^20; where it differs from the backbone's, norm + linear map in and out.
     pub dim: usize,
-    /// Number of blocks.
+    /// Number of blocks, 1 to 2^14.
     pub depth: usize,
-    /// Attention width over `dim`.
+    /// Attention width over `dim`, above 0 and at most 1000.
     #[serde(default = "one")]
     pub qkv_ratio: f64,
-    /// Feed-forward width over `dim`.
+    /// Feed-forward width over `dim`, above 0 and at most 1000.
     #[serde(default = "four")]
     pub mlp_ratio: f64,
 }
@@ -34,11 +24,12 @@ pub struct MixerConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoeConfig {
-    /// Number of experts.
+    /// Number of experts, 1 to 2^16.
     pub experts: usize,
-    /// Mean number of experts that process a token: an expert takes `capacity x tokens / experts` tokens.
+    /// Mean number of experts that process a token: an expert takes `capacity x tokens / experts` tokens,
+    /// which is at least one and at most all of them.
     pub capacity: f64,
-    /// Every n-th block has experts, except the last backbone block and the first mixer block.
+    /// Every n-th block has experts, except the last backbone block and the first mixer block; at least 1.
     pub every: usize,
 }
 
@@ -55,31 +46,31 @@ pub struct MoeConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {
-    /// Height and width of the latent.
+    /// Height and width of the latent, 1 to 2^16, a multiple of `patch_size`.
     pub input_size: usize,
-    /// Side of a patch, in latent pixels.
+    /// Side of a patch, in latent pixels, 1 to 2^16.
     pub patch_size: usize,
-    /// Channels of the latent.
+    /// Channels of the latent, 1 to 2^16.
     pub in_channels: usize,
-    /// Width of the backbone's tokens.
+    /// Width of the backbone's tokens, up to 2^20, a multiple of 4.
     pub dim: usize,
-    /// Number of backbone blocks.
+    /// Number of backbone blocks, 1 to 2^14.
     pub depth: usize,
-    /// Nominal width of an attention head.
+    /// Nominal width of an attention head, 1 to 2^20.
     pub head_dim: usize,
-    /// Feed-forward widths are rounded up to a multiple of this.
+    /// Feed-forward widths are rounded up to a multiple of this, 1 to 2^20.
     pub multiple_of: usize,
-    /// Channels of a caption token.
+    /// Channels of a caption token, 1 to 2^20.
     pub caption_channels: usize,
-    /// Divides the patch coordinates: 2 stretches the positions of a 256 px model over 512 px.
+    /// Divides the patch coordinates: 2 stretches the positions of a 256 px model over 512 px. 0.001 to 1000.
     #[serde(default = "one")]
     pub pos_interp_scale: f64,
-    /// Epsilon of every layer norm.
+    /// Epsilon of every layer norm, 1e-12 to 1.
     #[serde(default = "default_norm_eps")]
     pub norm_eps: f64,
-    /// Attention width over `dim`, by block.
+    /// Attention width over `dim`, by block; above 0 and at most 1000.
     pub qkv_width: WidthScale,
-    /// Feed-forward width over `dim`, by block.
+    /// Feed-forward width over `dim`, by block; above 0 and at most 1000.
     pub ffn_width: WidthScale,
     /// The patch-mixer; without one, masking can only be naive.
     #[serde(default)]
@@ -308,107 +299,6 @@ impl DitConfig {
             precision: self.precision,
         }
     }
-
-    /// Checks that a network of these sizes exists.
-    ///
-    /// # Errors
-    /// The first field that breaks a rule, with the rule and the values.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let positive = [
-            ("input_size", self.input_size),
-            ("patch_size", self.patch_size),
-            ("in_channels", self.in_channels),
-            ("dim", self.dim),
-            ("depth", self.depth),
-            ("head_dim", self.head_dim),
-            ("multiple_of", self.multiple_of),
-            ("caption_channels", self.caption_channels),
-        ];
-        for (field, value) in positive {
-            require(value > 0, field, || "must be at least 1".into())?;
-        }
-        require(
-            self.input_size.is_multiple_of(self.patch_size),
-            "input_size",
-            || {
-                format!(
-                    "{} is not a multiple of patch_size {}: the patches must form a square grid",
-                    self.input_size, self.patch_size
-                )
-            },
-        )?;
-        require(self.dim.is_multiple_of(4), "dim", || {
-            format!(
-                "{} is not a multiple of 4, which the 2-D positions need",
-                self.dim
-            )
-        })?;
-        require_heads("head_dim", self.dim, self.head_dim)?;
-        let scale = self.pos_interp_scale;
-        require(scale.is_finite() && scale > 0.0, "pos_interp_scale", || {
-            format!("{scale} is not a positive number")
-        })?;
-        let eps = self.norm_eps;
-        require(eps.is_finite() && eps > 0.0, "norm_eps", || {
-            format!("{eps} is not a positive number")
-        })?;
-        for (field, width) in [
-            ("qkv_width", &self.qkv_width),
-            ("ffn_width", &self.ffn_width),
-        ] {
-            if let Some(rule) = width.problem(self.depth) {
-                return Err(ConfigError { field, rule });
-            }
-        }
-        if let Some(mixer) = &self.mixer {
-            require(mixer.dim > 0 && mixer.depth > 0, "mixer", || {
-                "dim and depth must be at least 1; leave the mixer out with None".into()
-            })?;
-            require_heads("mixer.dim", mixer.dim, self.head_dim)?;
-            for (field, ratio) in [
-                ("mixer.qkv_ratio", mixer.qkv_ratio),
-                ("mixer.mlp_ratio", mixer.mlp_ratio),
-            ] {
-                require(ratio.is_finite() && ratio > 0.0, field, || {
-                    format!("{ratio} is not a positive number")
-                })?;
-            }
-        }
-        if let Some(moe) = &self.moe {
-            require(moe.experts > 0, "moe.experts", || {
-                "must be at least 1".into()
-            })?;
-            require(moe.every > 0, "moe.every", || "must be at least 1".into())?;
-            let capacity = moe.capacity;
-            require(
-                capacity.is_finite() && capacity > 0.0,
-                "moe.capacity",
-                || format!("{capacity} is not a positive number"),
-            )?;
-            self.validate_capacity(self.tokens())?;
-        }
-        for block in self.blocks().iter().chain(&self.mixer_blocks()) {
-            require(block.hidden_dim > 0, "ffn_width", || {
-                "gives a feed-forward of width 0".into()
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Checks that every expert gets between one token and all of them when `tokens` are present, as after masking.
-    ///
-    /// # Errors
-    /// `moe.capacity`, with the numbers.
-    pub fn validate_capacity(&self, tokens: usize) -> Result<(), ConfigError> {
-        let Some(moe) = &self.moe else { return Ok(()) };
-        let taken = moe.tokens_per_expert(tokens);
-        require((1..=tokens).contains(&taken), "moe.capacity", || {
-            format!(
-                "capacity {} over {} experts lets each take {taken} of {tokens} tokens; it must be 1 to {tokens}",
-                moe.capacity, moe.experts
-            )
-        })
-    }
 }
 
 impl MoeConfig {
@@ -418,63 +308,9 @@ impl MoeConfig {
     }
 }
 
-fn require(
-    holds: bool,
-    field: &'static str,
-    rule: impl FnOnce() -> String,
-) -> Result<(), ConfigError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(ConfigError {
-            field,
-            rule: rule(),
-        })
-    }
-}
-
-/// Heads of a width that is not scaled: `dim / head_dim`, which must divide `dim`.
-fn require_heads(field: &'static str, dim: usize, head_dim: usize) -> Result<(), ConfigError> {
-    let heads = dim / head_dim;
-    require(heads > 0 && dim.is_multiple_of(heads), field, || {
-        format!("width {dim} cannot be split into heads of {head_dim}")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn presets_are_valid() {
-        DitConfig::tiny_2().validate().unwrap();
-        DitConfig::xl_2().validate().unwrap();
-    }
-
-    #[test]
-    fn errors_name_the_field() {
-        let broken = [
-            (DitConfig::tiny_2().with_input_size(33), "input_size"),
-            (DitConfig::tiny_2().with_dim(510), "dim"),
-            (DitConfig::tiny_2().with_head_dim(600), "head_dim"),
-            (DitConfig::tiny_2().with_depth(0), "depth"),
-            (
-                DitConfig::tiny_2().with_qkv_width(WidthScale::Steps(vec![1.0; 3])),
-                "qkv_width",
-            ),
-            (
-                DitConfig::tiny_2().with_moe(Some(MoeConfig {
-                    experts: 1000,
-                    capacity: 1.0,
-                    every: 2,
-                })),
-                "moe.capacity",
-            ),
-        ];
-        for (config, field) in broken {
-            assert_eq!(config.validate().unwrap_err().field, field);
-        }
-    }
 
     #[test]
     fn experts_skip_the_last_block_and_the_first_mixer_block() {

@@ -2,7 +2,7 @@
 
 use crate::{
     block::{CaptionBlock, DitBlock},
-    config::{ConfigError, DitConfig},
+    config::DitConfig,
     embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
     init::Init,
     linear::Linear,
@@ -11,6 +11,7 @@ use crate::{
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
     precision::Precision,
+    validate::ConfigError,
 };
 use burn::{
     module::Module,
@@ -105,7 +106,7 @@ impl DitConfig {
         self.validate()?;
         if self.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
             return Err(ConfigError {
-                field: "precision",
+                field: "precision".into(),
                 rule: "must be F32 on this device, which does not compute in bf16".into(),
             });
         }

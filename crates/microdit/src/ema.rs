@@ -1,5 +1,6 @@
 //! Averages of weights over training.
 
+use crate::range::{OutOfRange, above, within};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{Tensor, TensorPrimitive, backend::Backend},
@@ -10,9 +11,9 @@ use std::{collections::VecDeque, marker::PhantomData};
 /// How fast an average forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Decay {
-    /// The average keeps this fraction at every update, `0..1`.
+    /// The average keeps this fraction at every update, at least 0 and below 1.
     Smoothing(f64),
-    /// After this many steps the average has forgotten half.
+    /// After this many steps the average has forgotten half; above 0 and at most 10^9.
     HalfLife(f64),
 }
 
@@ -25,7 +26,7 @@ pub struct EmaConfig {
     /// Finished steps after which it starts, as a copy of the weights.
     #[serde(default)]
     pub start: u64,
-    /// Steps between updates.
+    /// Steps between updates, at least 1.
     #[serde(default = "every_step")]
     pub every: u64,
 }
@@ -35,6 +36,18 @@ fn every_step() -> u64 {
 }
 
 impl EmaConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        match self.decay {
+            Decay::Smoothing(smoothing) => within("decay", smoothing, 0.0..1.0)?,
+            Decay::HalfLife(steps) => within("decay", steps, above(0.0, 1e9))?,
+        }
+        within("every", self.every, 1..)
+    }
+
     /// Fraction kept at an update.
     pub fn smoothing(&self) -> f64 {
         match self.decay {

@@ -21,7 +21,7 @@ impl Flops {
     }
 }
 
-/// Parameters of the network, without its two buffers.
+/// Parameters of the network, without its two buffers; `usize::MAX` where that is too small to count them.
 ///
 /// ```
 /// use microdit::{DitConfig, flops};
@@ -29,10 +29,11 @@ impl Flops {
 /// ```
 pub fn parameters(config: &DitConfig) -> usize {
     let (dim, patch) = (config.dim, config.patch_dim());
-    let mlp = |input| linear(input, dim, true) + dim + linear(dim, dim, true);
+    let wide = |dim: usize| dim as u128;
+    let mlp = |input| linear(input, dim, true) + wide(dim) + linear(dim, dim, true);
     let caption = config.caption_block();
-    let caption_block = 2 * dim + self_attention(&caption) + dense(&caption);
-    let blocks: usize = config
+    let caption_block = 2 * wide(dim) + self_attention(&caption) + dense(&caption);
+    let blocks: u128 = config
         .blocks()
         .iter()
         .chain(&config.mixer_blocks())
@@ -41,30 +42,38 @@ pub fn parameters(config: &DitConfig) -> usize {
     let maps = match mapped_dim(config) {
         Some(mixer) => {
             let bias = config.use_bias;
-            2 * (dim + linear(dim, mixer, bias)) + mixer + linear(mixer, dim, bias)
+            2 * (wide(dim) + linear(dim, mixer, bias)) + wide(mixer) + linear(mixer, dim, bias)
         }
         None => 0,
     };
     let time = linear(TIME_CHANNELS, dim, true) + linear(dim, dim, true);
-    let last = linear(dim, patch, true) + linear(dim, 2 * dim, true) + dim;
-    linear(patch, dim, true)
-        + time
-        + mlp(config.caption_channels)
-        + caption_block
-        + mlp(dim)
-        + maps
-        + blocks
-        + last
+    let last = linear(dim, patch, true) + linear(dim, 2 * dim, true) + wide(dim);
+    saturated(
+        linear(patch, dim, true)
+            + time
+            + mlp(config.caption_channels)
+            + caption_block
+            + mlp(dim)
+            + maps
+            + blocks
+            + last,
+    )
+}
+
+/// A count as the word of this machine, or its largest one: sizes that were not checked may have any product.
+pub(crate) fn saturated(count: u128) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Parameters of all experts and their routers.
 pub fn expert_parameters(config: &DitConfig) -> usize {
     let blocks = config.blocks();
-    blocks
+    let blocks = blocks
         .iter()
         .chain(&config.mixer_blocks())
         .map(experts)
-        .sum()
+        .sum();
+    saturated(blocks)
 }
 
 /// FLOPs for one image: the mixer runs on `mixer_tokens`, the backbone on `backbone_tokens`, captions have
@@ -83,20 +92,22 @@ pub fn per_image(
     backbone_tokens: usize,
     caption_tokens: usize,
 ) -> Flops {
-    let (dim, patch) = (config.dim, config.patch_dim());
+    let [mixer_tokens, backbone_tokens, caption_tokens] =
+        [mixer_tokens, backbone_tokens, caption_tokens].map(|tokens| tokens as u128);
+    let (dim, patch) = (config.dim as u128, config.patch_dim() as u128);
     let caption = config.caption_block();
-    let mlp = |input: usize| dim * (input + dim);
-    let embeddings = patch * dim * config.tokens()
-        + dim * (TIME_CHANNELS + dim)
-        + mlp(config.caption_channels) * caption_tokens
+    let mlp = |input: u128| dim * (input + dim);
+    let embeddings = patch * dim * config.tokens() as u128
+        + dim * (TIME_CHANNELS as u128 + dim)
+        + mlp(config.caption_channels as u128) * caption_tokens
         + (self_attention_products(&caption, caption_tokens)
             + dense_products(&caption) * caption_tokens)
         + mlp(dim);
     let maps = match mapped_dim(config) {
-        Some(mixer) => dim * mixer * (mixer_tokens + caption_tokens + backbone_tokens),
+        Some(mixer) => dim * mixer as u128 * (mixer_tokens + caption_tokens + backbone_tokens),
         None => 0,
     };
-    let run = |blocks: &[BlockConfig], tokens| -> usize {
+    let run = |blocks: &[BlockConfig], tokens| -> u128 {
         let products = |block| block_products(block, tokens, caption_tokens);
         blocks.iter().map(products).sum()
     };
@@ -115,26 +126,29 @@ fn mapped_dim(config: &DitConfig) -> Option<usize> {
     (mixer.dim != config.dim).then_some(mixer.dim)
 }
 
-fn linear(input: usize, output: usize, bias: bool) -> usize {
+fn linear(input: usize, output: usize, bias: bool) -> u128 {
+    let (input, output) = (input as u128, output as u128);
     input * output + if bias { output } else { 0 }
 }
 
-fn self_attention(block: &BlockConfig) -> usize {
+fn self_attention(block: &BlockConfig) -> u128 {
     let (dim, width, bias) = (block.dim, block.attention_dim, block.use_bias);
     linear(dim, 3 * width, bias) + linear(width, dim, bias)
 }
 
-fn dense(block: &BlockConfig) -> usize {
+fn dense(block: &BlockConfig) -> u128 {
     let (dim, hidden, bias) = (block.dim, block.hidden_dim, block.use_bias);
     2 * linear(dim, hidden, bias) + linear(hidden, dim, bias)
 }
 
-fn experts(block: &BlockConfig) -> usize {
-    let expert = 2 * block.dim * block.hidden_dim + block.dim;
-    block.moe.as_ref().map_or(0, |moe| moe.experts * expert)
+fn experts(block: &BlockConfig) -> u128 {
+    let (dim, hidden) = (block.dim as u128, block.hidden_dim as u128);
+    let expert = 2 * dim * hidden + dim;
+    let count = block.moe.as_ref().map_or(0, |moe| moe.experts);
+    count as u128 * expert
 }
 
-fn block(block: &BlockConfig) -> usize {
+fn block(block: &BlockConfig) -> u128 {
     let (dim, bias) = (block.dim, block.use_bias);
     let cross = linear(dim, dim, bias) + linear(dim, 2 * dim, bias) + linear(dim, dim, bias);
     let feed_forward = if block.moe.is_some() {
@@ -142,7 +156,7 @@ fn block(block: &BlockConfig) -> usize {
     } else {
         dense(block)
     };
-    3 * dim
+    3 * dim as u128
         + self_attention(block)
         + cross
         + feed_forward
@@ -150,26 +164,31 @@ fn block(block: &BlockConfig) -> usize {
 }
 
 /// Multiply-accumulates of a self-attention over `tokens`: projections, scores, values.
-fn self_attention_products(block: &BlockConfig, tokens: usize) -> usize {
-    4 * block.dim * block.attention_dim * tokens + 2 * tokens * tokens * block.attention_dim
+fn self_attention_products(block: &BlockConfig, tokens: u128) -> u128 {
+    let (dim, width) = (block.dim as u128, block.attention_dim as u128);
+    4 * dim * width * tokens + 2 * tokens * tokens * width
 }
 
 /// Multiply-accumulates of a SwiGLU for one token.
-fn dense_products(block: &BlockConfig) -> usize {
-    3 * block.dim * block.hidden_dim
+fn dense_products(block: &BlockConfig) -> u128 {
+    3 * block.dim as u128 * block.hidden_dim as u128
 }
 
-fn block_products(block: &BlockConfig, tokens: usize, words: usize) -> usize {
-    let dim = block.dim;
+fn block_products(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
+    let (dim, hidden) = (block.dim as u128, block.hidden_dim as u128);
     let cross = 2 * dim * dim * tokens + 2 * dim * dim * words + 2 * tokens * words * dim;
     let feed_forward = match &block.moe {
         Some(moe) => {
-            let taken = moe.experts * moe.tokens_per_expert(tokens);
-            2 * dim * block.hidden_dim * taken + moe.experts * dim * tokens
+            let experts = moe.experts as u128;
+            let taken = experts * moe.tokens_per_expert(saturated(tokens)) as u128;
+            2 * dim * hidden * taken + experts * dim * tokens
         }
         None => dense_products(block) * tokens,
     };
-    self_attention_products(block, tokens) + cross + feed_forward + 6 * dim * block.condition_dim
+    self_attention_products(block, tokens)
+        + cross
+        + feed_forward
+        + 6 * dim * block.condition_dim as u128
 }
 
 #[cfg(test)]

@@ -44,19 +44,22 @@ pub mod moe;
 pub mod norm;
 pub mod ops;
 mod precision;
+pub mod range;
 pub mod rng;
+mod validate;
 pub mod weights;
 mod whole;
 mod width;
 
 pub use awake::Awake;
-pub use config::{BlockConfig, ConfigError, DitConfig, MixerConfig, MoeConfig};
+pub use config::{BlockConfig, DitConfig, MixerConfig, MoeConfig};
 pub use dit::{Conditioning, Dit, FinalLayer};
 pub use flow::Flow;
 pub use linear::Linear;
 pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;
 pub use precision::Precision;
+pub use validate::ConfigError;
 pub use whole::write_whole;
 pub use width::WidthScale;
 

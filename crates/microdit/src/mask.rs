@@ -2,6 +2,7 @@
 
 use crate::{
     ops::DitBackend,
+    range::{OutOfRange, require, within},
     rng::{Purpose, Stream},
 };
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::AutodiffBackend};
@@ -16,12 +17,12 @@ pub enum Masking {
     None,
     /// Tokens are dropped before anything sees them: the baseline.
     Naive {
-        /// Fraction of the tokens dropped, `0..1`.
+        /// Fraction of the tokens dropped, at least 0 and below 1.
         ratio: f64,
     },
     /// Tokens are dropped after the patch-mixer has seen all of them (MicroDiT section 3).
     Deferred {
-        /// Fraction of the tokens dropped, `0..1`.
+        /// Fraction of the tokens dropped, at least 0 and below 1.
         ratio: f64,
     },
 }
@@ -42,6 +43,17 @@ impl Masking {
             Self::None => 0.0,
             Self::Naive { ratio } | Self::Deferred { ratio } => ratio,
         }
+    }
+
+    /// Checks that the ratio is in its range and leaves one of `tokens` at least.
+    ///
+    /// # Errors
+    /// `ratio`, with the numbers.
+    pub fn validate(self, tokens: usize) -> Result<(), OutOfRange> {
+        within("ratio", self.ratio(), 0.0..1.0)?;
+        require(self.kept(tokens) > 0, "ratio", || {
+            format!("{} of {tokens} tokens leaves none", self.ratio())
+        })
     }
 
     /// Where tokens are dropped.

@@ -1,10 +1,13 @@
 //! What training keeps in memory, in numbers: the source of every memory estimate.
 
-use crate::config::{BlockConfig, DitConfig};
+use crate::{
+    config::{BlockConfig, DitConfig},
+    flops::saturated,
+};
 
 /// Numbers the forward pass of one image leaves for the backward pass: what the operations of
 /// [`DitBackend`](crate::DitBackend) store under automatic differentiation. Tokens and captions are counted as in
-/// [`flops::per_image`](crate::flops::per_image).
+/// [`flops::per_image`](crate::flops::per_image); `usize::MAX` where that is too small to count them.
 ///
 /// ```
 /// use microdit::{DitConfig, memory};
@@ -18,7 +21,9 @@ pub fn activations(
     backbone_tokens: usize,
     caption_tokens: usize,
 ) -> usize {
-    let run = |blocks: &[BlockConfig], tokens| -> usize {
+    let [mixer_tokens, backbone_tokens, caption_tokens] =
+        [mixer_tokens, backbone_tokens, caption_tokens].map(|tokens| tokens as u128);
+    let run = |blocks: &[BlockConfig], tokens| -> u128 {
         let kept = |block| block_activations(block, tokens, caption_tokens);
         blocks.iter().map(kept).sum()
     };
@@ -28,19 +33,22 @@ pub fn activations(
         * (config.caption_channels
             + 7 * caption.dim
             + 4 * caption.attention_dim
-            + 3 * caption.hidden_dim);
+            + 3 * caption.hidden_dim) as u128;
+    let dim = config.dim as u128;
     let maps = match &config.mixer {
         Some(mixer) if mixer.dim != config.dim => {
-            2 * (config.dim * (mixer_tokens + caption_tokens) + mixer.dim * backbone_tokens)
+            2 * (dim * (mixer_tokens + caption_tokens) + mixer.dim as u128 * backbone_tokens)
         }
         _ => 0,
     };
-    let ends = config.patch_dim() * config.tokens() + 2 * config.dim * backbone_tokens;
-    captions
-        + maps
-        + ends
-        + run(&config.mixer_blocks(), mixer_tokens)
-        + run(&config.blocks(), backbone_tokens)
+    let ends = config.patch_dim() as u128 * config.tokens() as u128 + 2 * dim * backbone_tokens;
+    saturated(
+        captions
+            + maps
+            + ends
+            + run(&config.mixer_blocks(), mixer_tokens)
+            + run(&config.blocks(), backbone_tokens),
+    )
 }
 
 /// The same if only what flows between the blocks is kept and the rest computed again, one block at a time.
@@ -58,28 +66,31 @@ pub fn recomputed(
     caption_tokens: usize,
 ) -> usize {
     let parts = [
-        (config.mixer_blocks(), mixer_tokens),
-        (config.blocks(), backbone_tokens),
+        (config.mixer_blocks(), mixer_tokens as u128),
+        (config.blocks(), backbone_tokens as u128),
     ];
+    let words = caption_tokens as u128;
     let blocks = || {
         parts
             .iter()
             .flat_map(|(blocks, tokens)| blocks.iter().map(move |block| (block, *tokens)))
     };
-    let flows: usize = blocks().map(|(block, tokens)| block.dim * tokens).sum();
-    let kept = blocks().map(|(block, tokens)| block_activations(block, tokens, caption_tokens));
-    flows + kept.max().unwrap_or(0)
+    let flows: u128 = blocks()
+        .map(|(block, tokens)| block.dim as u128 * tokens)
+        .sum();
+    let kept = blocks().map(|(block, tokens)| block_activations(block, tokens, words));
+    saturated(flows + kept.max().unwrap_or(0))
 }
 
 /// Of one block: ten times the tokens (inputs of three norms, four projections and two gates, and the queries of the
 /// cross-attention), packed queries, keys and values and what they attend to, the captions' keys and values, six
 /// vectors of modulation, and the hidden layer.
-fn block_activations(block: &BlockConfig, tokens: usize, words: usize) -> usize {
+fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
     let hidden = match &block.moe {
-        Some(moe) => moe.experts * moe.tokens_per_expert(tokens),
+        Some(moe) => moe.experts as u128 * moe.tokens_per_expert(saturated(tokens)) as u128,
         None => 3 * tokens,
     };
-    tokens * (10 * block.dim + 4 * block.attention_dim)
-        + hidden * block.hidden_dim
-        + (2 * words + 6) * block.dim
+    tokens * (10 * block.dim + 4 * block.attention_dim) as u128
+        + hidden * block.hidden_dim as u128
+        + (2 * words + 6) * block.dim as u128
 }

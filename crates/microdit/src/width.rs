@@ -1,6 +1,7 @@
 //! Layer-wise scaling: how the attention and feed-forward widths grow with depth
 //! (MicroDiT section 3; the idea is from OpenELM, arXiv 2404.14619).
 
+use crate::range::{OutOfRange, above, require, within};
 use serde::{Deserialize, Serialize};
 
 /// Width multipliers over the depth of the network.
@@ -53,24 +54,30 @@ impl WidthScale {
         }
     }
 
-    /// What makes this scale impossible for `depth` blocks, if anything.
-    pub(crate) fn problem(&self, depth: usize) -> Option<String> {
+    /// Checks that this scale, which is the field `key`, fits `depth` blocks and that its multipliers are above 0 and at most
+    /// 1000.
+    pub(crate) fn validate(&self, key: &str, depth: usize) -> Result<(), OutOfRange> {
+        let multiplier = |key: &str, value: f64| within(key, value, above(0.0, 1e3));
         match self {
-            Self::Steps(list) if list.is_empty() || !depth.is_multiple_of(list.len()) => {
-                Some(format!(
-                    "{} steps cannot be spread evenly over {depth} blocks",
-                    list.len()
-                ))
+            Self::Constant(value) => multiplier(key, *value),
+            Self::Linear { from, to } => {
+                multiplier("from", *from).map_err(|error| error.inside(key))?;
+                multiplier("to", *to).map_err(|error| error.inside(key))
             }
-            Self::PerLayer(list) if list.len() != depth => Some(format!(
-                "{} multipliers given for {depth} blocks",
-                list.len()
-            )),
-            _ => self
-                .multipliers(depth)
-                .into_iter()
-                .find(|value| !(value.is_finite() && *value > 0.0))
-                .map(|value| format!("multiplier {value} is not a positive number")),
+            Self::Steps(list) => {
+                let even = !list.is_empty() && depth.is_multiple_of(list.len());
+                require(even, key, || {
+                    let count = list.len();
+                    format!("{count} steps cannot be spread evenly over {depth} blocks")
+                })?;
+                list.iter().try_for_each(|value| multiplier(key, *value))
+            }
+            Self::PerLayer(list) => {
+                require(list.len() == depth, key, || {
+                    format!("{} multipliers given for {depth} blocks", list.len())
+                })?;
+                list.iter().try_for_each(|value| multiplier(key, *value))
+            }
         }
     }
 }
@@ -111,8 +118,8 @@ mod tests {
     fn steps_cover_equal_runs() {
         let scale = WidthScale::Steps(vec![0.5, 1.0]);
         assert_eq!(scale.multipliers(4), [0.5, 0.5, 1.0, 1.0]);
-        assert!(scale.problem(5).is_some());
-        assert!(scale.problem(6).is_none());
+        assert!(scale.validate("w", 5).is_err());
+        assert!(scale.validate("w", 6).is_ok());
     }
 
     #[test]
@@ -129,7 +136,9 @@ mod tests {
 
     #[test]
     fn per_layer_needs_one_entry_per_block() {
-        assert!(WidthScale::PerLayer(vec![1.0; 3]).problem(4).is_some());
-        assert!(WidthScale::PerLayer(vec![1.0, 0.0]).problem(2).is_some());
+        let broken =
+            |list: Vec<f64>, depth| WidthScale::PerLayer(list).validate("w", depth).is_err();
+        assert!(broken(vec![1.0; 3], 4) && !broken(vec![1.0; 4], 4));
+        assert!(broken(vec![1.0, 0.0], 2) && broken(vec![1.0, f64::NAN], 2));
     }
 }

@@ -3,6 +3,7 @@
 use super::counter;
 use crate::{
     device::{Device, on_device},
+    number::whole,
     say,
 };
 use burn::tensor::{Tensor, TensorData};
@@ -27,7 +28,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     sheet: Option<PathBuf>,
     /// Samples on that picture
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = whole(1..=10_000))]
     samples: usize,
     /// VAE that decodes latents for it: its directory, or a name such as sdxl-vae
     #[arg(long)]

@@ -3,6 +3,7 @@
 use super::counter;
 use crate::{
     device::{Device, on_device},
+    number::whole,
     say,
     signal::stop_on_signal,
 };
@@ -27,19 +28,19 @@ pub(crate) struct Precompute {
     #[arg(long)]
     text_encoder: PathBuf,
     /// Sides of the square images in pixels; a latent is made for each
-    #[arg(long, value_delimiter = ',', default_value = "256,512")]
+    #[arg(long, value_delimiter = ',', default_value = "256,512", value_parser = clap::value_parser!(u32).range(1..=8192))]
     sizes: Vec<u32>,
     /// Images encoded at once
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = whole(1..=4096))]
     batch: usize,
     /// Seed of the draws from the VAE's posterior
     #[arg(long, default_value_t = 18)]
     seed: u64,
     /// This process among --world-size, which share the shards
-    #[arg(long, env = "SLURM_PROCID", default_value_t = 0)]
+    #[arg(long, env = "SLURM_PROCID", default_value_t = 0, value_parser = whole(0..=999_999))]
     rank: usize,
     /// Processes at work
-    #[arg(long, env = "SLURM_NTASKS", default_value_t = 1)]
+    #[arg(long, env = "SLURM_NTASKS", default_value_t = 1, value_parser = whole(1..=1_000_000))]
     world_size: usize,
     /// Device to encode on
     #[arg(long, value_enum, default_value = "cpu")]
@@ -54,9 +55,6 @@ impl Precompute {
                 self.rank,
                 self.world_size
             ));
-        }
-        if self.batch == 0 {
-            return Err(miette::miette!("--batch must be at least 1"));
         }
         on_device!(self.device, Inner => self.run_on::<Inner>(Default::default()))
     }

@@ -21,10 +21,10 @@ pub(crate) struct Prepare {
     #[arg(long)]
     captions: Option<PathBuf>,
     /// MiB after which the next shard begins
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     shard_mib: u64,
     /// Samples after which to stop
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 

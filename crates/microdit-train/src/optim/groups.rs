@@ -1,5 +1,6 @@
 //! Kinds of parameters, so that a recipe can treat them differently.
 
+use microdit::range::{OutOfRange, within};
 use serde::{Deserialize, Serialize};
 
 /// What a parameter is for, told by the reference's name of it and its number of dimensions.
@@ -56,12 +57,19 @@ impl ParamKind {
 pub struct ParamGroup {
     /// The kinds; a kind belongs to one group at most.
     pub kinds: Vec<ParamKind>,
-    /// Multiplies the learning rate.
+    /// Multiplies the learning rate, 0 to 1000.
     #[serde(default = "one")]
     pub lr: f64,
-    /// Multiplies the weight decay.
+    /// Multiplies the weight decay, 0 to 1000.
     #[serde(default = "one")]
     pub weight_decay: f64,
+}
+
+impl ParamGroup {
+    pub(super) fn validate(&self) -> Result<(), OutOfRange> {
+        within("lr", self.lr, 0.0..=1000.0)?;
+        within("weight_decay", self.weight_decay, 0.0..=1000.0)
+    }
 }
 
 fn one() -> f64 {

@@ -4,11 +4,13 @@
 //! State is kept under the reference's parameter names, which is what makes a checkpoint readable elsewhere, and on the
 //! inner backend, where nothing is recorded for differentiation.
 
+mod config;
 mod grads;
 mod groups;
 mod lamb;
 mod muon;
 
+pub use config::{Method, OptimiserConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
 pub use lamb::lamb;
@@ -26,99 +28,7 @@ use microdit::{
     weights::reference_name,
 };
 use muon::{MuonStep, muon};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// How a gradient becomes an update.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub enum Method {
-    /// Adam with decoupled weight decay.
-    #[default]
-    AdamW,
-    /// Adam scaled per tensor, for large batches.
-    Lamb,
-    /// Orthogonalised momentum for the matrices of blocks and experts; AdamW for everything else.
-    Muon {
-        /// Decay of the momentum.
-        momentum: f64,
-    },
-}
-
-/// Settings of an [`Optimiser`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimiserConfig {
-    /// The method.
-    pub method: Method,
-    /// Learning rate before the schedule's multiplier.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; none leaves them.
-    pub clip_norm: Option<f64>,
-    /// Multipliers for kinds of parameters; kinds in no group have 1.
-    pub groups: Vec<ParamGroup>,
-}
-
-impl Default for OptimiserConfig {
-    /// The values of MicroDiT's first phase.
-    fn default() -> Self {
-        Self {
-            method: Method::AdamW,
-            lr: 2.4e-4,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip_norm: Some(0.25),
-            groups: Vec::new(),
-        }
-    }
-}
-
-impl OptimiserConfig {
-    /// The key and the rule that is broken, if one is.
-    pub(crate) fn broken_rule(&self) -> Option<(&'static str, &'static str)> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let fraction = |value: f64| (0.0..1.0).contains(&value);
-        let kinds: Vec<_> = self.groups.iter().flat_map(|group| &group.kinds).collect();
-        let twice = (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i]));
-        let rules = [
-            (
-                self.lr.is_finite() && self.lr >= 0.0,
-                "lr",
-                "must be at least 0",
-            ),
-            (fraction(self.beta1), "beta1", "must be in 0..1"),
-            (fraction(self.beta2), "beta2", "must be in 0..1"),
-            (positive(self.eps), "eps", "must be above 0"),
-            (
-                self.clip_norm.is_none_or(positive),
-                "clip_norm",
-                "must be above 0",
-            ),
-            (
-                !twice,
-                "groups",
-                "a kind of parameters stands in two groups",
-            ),
-        ];
-        let broken = rules.into_iter().find(|(holds, ..)| !holds);
-        broken.map(|(_, key, rule)| (key, rule))
-    }
-
-    /// Multipliers of learning rate and weight decay.
-    fn multipliers(&self, kind: ParamKind) -> (f64, f64) {
-        let group = self.groups.iter().find(|group| group.kinds.contains(&kind));
-        group.map_or((1.0, 1.0), |group| (group.lr, group.weight_decay))
-    }
-}
 
 /// First and second moment of one parameter, flattened.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! What a stage is trained on, and how that becomes numbers.
 
+use microdit::range::{OutOfRange, above, require, within};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -15,12 +16,12 @@ pub struct DataConfig {
     /// Several of them in place of `shards`, each as often as its weight says.
     #[serde(default)]
     pub mix: Vec<Weighted>,
-    /// Side of the images in pixels.
+    /// Side of the images in pixels, 1 to 2^16.
     pub image_size: u32,
-    /// Threads that read and decode; the data are the same for any number.
+    /// Threads that read and decode, 1 to 1024; the data are the same for any number.
     #[serde(default = "two")]
     pub threads: usize,
-    /// Share of a shard's samples that may be damaged before the run stops; damaged samples are skipped.
+    /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
     #[serde(default = "tenth")]
     pub max_damage: f64,
 }
@@ -31,11 +32,32 @@ pub struct DataConfig {
 pub struct Weighted {
     /// As `shards` of [`DataConfig`].
     pub shards: String,
-    /// How often a sample comes from them, compared with the others.
+    /// How often a sample comes from them, compared with the others; above 0 and at most 10^9.
     pub weight: f64,
 }
 
 impl DataConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first key outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("image_size", self.image_size, 1..=1 << 16)?;
+        within("threads", self.threads, 1..=1024)?;
+        within("max_damage", self.max_damage, 0.0..=1.0)?;
+        for (i, part) in self.mix.iter().enumerate() {
+            within(&format!("mix.{i}.weight"), part.weight, above(0.0, 1e9))?;
+        }
+        let either = self.shards.is_none() || self.mix.is_empty();
+        require(either, "mix", || {
+            "names shards besides data.shards; name all of them here".into()
+        })?;
+        let enough = self.dataset == Dataset::Shapes || !self.lists().is_empty();
+        require(enough, "shards", || {
+            "this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)".into()
+        })
+    }
+
     /// The lists of shards and their weights.
     pub(crate) fn lists(&self) -> Vec<(&str, f64)> {
         let mix = self
@@ -81,7 +103,7 @@ pub struct EncoderConfig {
 pub enum CodecConfig {
     /// The pixels themselves, from -1..1 times a scale.
     Pixels {
-        /// The scale; 0.5 gives photographs a standard deviation near 0.25.
+        /// The scale, 0.001 to 1000; 0.5 gives photographs a standard deviation near 0.25.
         scale: f32,
     },
     /// They are latents already, as the shards hold them.
@@ -93,21 +115,43 @@ pub enum CodecConfig {
 pub enum CaptionConfig {
     /// One random but fixed vector per word: a stand-in for CLIP that needs no download.
     HashedWords {
-        /// Words kept, and padded to.
+        /// Words kept, and padded to, 1 to 2^16.
         tokens: usize,
-        /// Fraction of the captions replaced by zeros, for classifier-free guidance.
+        /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
         drop: f64,
     },
     /// They are vectors already, as the shards hold them.
     Precomputed {
-        /// Vectors of a caption.
+        /// Vectors of a caption, 1 to 2^16.
         tokens: usize,
-        /// Fraction of the captions replaced by zeros, for classifier-free guidance.
+        /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
         drop: f64,
     },
 }
 
+impl CodecConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first key outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        match self {
+            Self::Pixels { scale } => within("scale", *scale, 1e-3..=1e3),
+            Self::Latents => Ok(()),
+        }
+    }
+}
+
 impl CaptionConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first key outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("tokens", self.tokens(), 1..=1 << 16)?;
+        within("drop", self.drop(), 0.0..=1.0)
+    }
+
     /// Vectors of a caption.
     pub fn tokens(&self) -> usize {
         let (Self::HashedWords { tokens, .. } | Self::Precomputed { tokens, .. }) = self;

@@ -1,10 +1,13 @@
 //! From files and command line to a typed recipe.
 
 use super::{
-    Recipe, problem,
-    tree::{Failure, Node, Origin, Value},
+    Recipe,
+    file::read_text,
+    problem,
+    tree::{Failure, Node, Origin, Value, shortened},
 };
 use crate::error::TrainError;
+use microdit::range::OutOfRange;
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -25,34 +28,53 @@ const RUN_KEYS: [&str; 9] = [
 /// Recipes that may extend each other in a row; more are taken for a circle.
 const MAX_EXTENDS: usize = 16;
 
+/// Most stages of a run: each is a copy of everything the recipe says.
+const MAX_STAGES: usize = 100;
+
+/// Most bytes of a recipe and those it extends: hundreds of times what they need.
+const MAX_BYTES: usize = 1 << 20;
+
 impl Recipe {
     /// Reads a recipe and what it extends, and applies `path=value` overrides such as `stages.masked.steps=10` or
     /// `data.shards=train.tar`.
     ///
     /// # Errors
-    /// A missing file, a syntax error, an unknown key or a wrong type, each with file, line and key; sizes that
-    /// contradict each other.
+    /// A missing file, a syntax error, an unknown key, a wrong type, a number outside of its range or values that contradict
+    /// each other, each with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let mut tree = read(path, 0)?;
+        let mut tree = read(path, 0, MAX_BYTES)?;
         for entry in overrides {
             let missing = || (Origin::command_line(entry), "write it as path=value".into());
             let (key, value) = entry.split_once('=').ok_or_else(missing)?;
             tree.set(key, Node::parse_entry(value, entry))?;
         }
-        let recipe = match Self::from_tree(tree.clone()) {
-            Err(error) => Self::with_bare_strings(tree, overrides).ok_or(error)?,
-            recipe => recipe?,
+        let typed = match Typed::new(tree.clone()) {
+            Err(error) => Typed::with_bare_strings(tree, overrides).ok_or(error)?,
+            typed => typed?,
         };
-        recipe.validate()?;
-        Ok(recipe)
+        match typed.recipe.validate() {
+            Ok(()) => Ok(typed.recipe),
+            Err(error) => Err(typed.located(&error)),
+        }
     }
+}
 
+/// A recipe with types, and the trees it was made of.
+struct Typed {
+    recipe: Recipe,
+    run: Node,
+    /// What holds for every stage.
+    base: Node,
+    stages: Vec<Node>,
+}
+
+impl Typed {
     /// The recipe if bare words of the command line are taken for strings wherever no name fits: shell quoting of
     /// strings would be a nuisance.
     fn with_bare_strings(mut tree: Node, overrides: &[String]) -> Option<Self> {
-        let mut recipe = Self::from_tree(tree.clone());
+        let mut typed = Self::new(tree.clone());
         for _ in overrides {
-            let Err(TrainError::Recipe { origin, .. }) = &recipe else {
+            let Err(TrainError::Recipe { origin, .. }) = &typed else {
                 break;
             };
             let entry = overrides
@@ -61,12 +83,12 @@ impl Recipe {
             let (key, value) = entry.split_once('=')?;
             let string = Node::parse_entry(&format!("{value:?}"), entry);
             tree.set(key, string).ok()?;
-            recipe = Self::from_tree(tree.clone());
+            typed = Self::new(tree.clone());
         }
-        recipe.ok()
+        typed.ok()
     }
 
-    fn from_tree(mut tree: Node) -> Result<Self, TrainError> {
+    fn new(mut tree: Node) -> Result<Self, TrainError> {
         let source = tree.write().0;
         let origin = tree.origin.clone();
         let stages = tree.take("stages")?;
@@ -85,20 +107,42 @@ impl Recipe {
             }
             None => Vec::new(),
         };
-        Ok(Self {
+        if stages.len() > MAX_STAGES {
+            let message = format!("more than {MAX_STAGES} stages");
+            return Err((origin, message).into());
+        }
+        let whole = |stage: &Node| typed(&tree.clone().merge(stage.clone()));
+        let recipe = Recipe {
             run: typed(&run)?,
-            stages: stages
-                .into_iter()
-                .map(|stage| typed(&tree.clone().merge(stage)))
-                .collect::<Result<_, _>>()?,
+            stages: stages.iter().map(whole).collect::<Result<_, _>>()?,
             source,
+        };
+        Ok(Self {
+            recipe,
+            run,
+            base: tree,
+            stages,
         })
+    }
+
+    /// What is wrong with a value, at the place it was written.
+    fn located(&self, error: &OutOfRange) -> TrainError {
+        let in_stage = error.key.strip_prefix("stages.").and_then(|rest| {
+            let (name, path) = rest.split_once('.')?;
+            let mut stages = self.recipe.stages.iter();
+            let place = stages.position(|stage| stage.name == name);
+            let stage = self.stages.get(place.or_else(|| name.parse().ok())?)?;
+            let whole = self.base.clone().merge(stage.clone());
+            Some(whole.origin_of(path).clone())
+        });
+        let origin = in_stage.unwrap_or_else(|| self.run.origin_of(&error.key).clone());
+        problem(&origin.to_string(), error)
     }
 }
 
-/// A file, laid over the one it extends.
-fn read(path: &Path, depth: usize) -> Result<Node, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+/// A file, laid over the one it extends; together they have `room` bytes.
+fn read(path: &Path, depth: usize, room: usize) -> Result<Node, TrainError> {
+    let text = read_text(path, room)?;
     let mut node = Node::parse(&text, &path.display().to_string())?;
     let Some(base) = node.take("extends")? else {
         return Ok(node);
@@ -107,7 +151,8 @@ fn read(path: &Path, depth: usize) -> Result<Node, TrainError> {
         return Err((base.origin, "recipes extend each other in a circle".into()).into());
     }
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    Ok(read(&folder.join(base.as_text()?), depth + 1)?.merge(node))
+    let base = folder.join(base.as_text()?);
+    Ok(read(&base, depth + 1, room - text.len())?.merge(node))
 }
 
 /// Gives a tree its type; an error is told at the line its value came from.
@@ -116,7 +161,10 @@ fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
     options.from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
-        let message = explain(&error.code);
+        // The line says the key and the value, which the parser's message does not.
+        let value = text.lines().nth(line - 1).unwrap_or_default().trim();
+        let value = shortened(value.trim_end_matches(','));
+        let message = format!("{value}: {}", explain(&error.code));
         (origins[line - 1].clone(), message).into()
     })
 }

@@ -4,19 +4,21 @@
 //! it alone. A file may extend another one.
 
 mod data;
+mod file;
 mod load;
 mod parser;
+mod run;
+mod sampling;
 mod tree;
 mod validate;
 
 pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig, Weighted};
+pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
+pub use sampling::SamplingConfig;
+pub(crate) use validate::MAX_IMAGES;
 
 use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
-use microdit::{
-    DitConfig, Masking,
-    diffusion::{edm::Edm, sampler::Solver, schedule::SigmaSchedule},
-    ema::EmaConfig,
-};
+use microdit::{DitConfig, Masking, diffusion::edm::Edm, ema::EmaConfig};
 use serde::{Deserialize, Serialize};
 
 /// A training run.
@@ -30,108 +32,14 @@ pub struct Recipe {
     pub source: String,
 }
 
-/// What belongs to the run as a whole.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunConfig {
-    /// Name of the run, the first part of its default directory.
-    pub name: String,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// What is drawn at the end.
-    pub sampling: SamplingConfig,
-    /// What turns prompts and latents of a network trained on pre-computed ones into pictures.
-    #[serde(default)]
-    pub encoders: EncoderConfig,
-    /// Steps between lines of the log.
-    #[serde(default = "ten")]
-    pub log_every: u64,
-    /// When the state is saved.
-    #[serde(default)]
-    pub checkpoints: CheckpointConfig,
-    /// Steps in a row without a finite gradient after which the run stops.
-    #[serde(default = "ten")]
-    pub max_broken_steps: u64,
-    /// When the loss on held-out samples is measured; never if absent.
-    #[serde(default)]
-    pub evaluation: Option<EvaluationConfig>,
-    /// What the run may cost.
-    #[serde(default)]
-    pub budget: Budget,
-}
-
-/// When the loss on held-out samples is measured, and on which.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluationConfig {
-    /// Steps between evaluations.
-    pub every: u64,
-    /// Number of samples.
-    pub samples: usize,
-    /// Held-out shards; generated datasets need none.
-    #[serde(default)]
-    pub shards: Option<String>,
-}
-
-/// What a run may cost; when it is spent, the run stops with its state saved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Budget {
-    /// Hours of the whole machine.
-    pub hours: Option<f64>,
-    /// Dollars.
-    pub usd: Option<f64>,
-    /// Price of one device for an hour, in dollars; `usd` needs it.
-    pub usd_per_gpu_hour: Option<f64>,
-}
-
-impl Budget {
-    /// Price of a time on `devices`.
-    pub fn usd_after(&self, seconds: f64, devices: usize) -> Option<f64> {
-        Some(self.usd_per_gpu_hour? * seconds / 3600.0 * devices as f64)
-    }
-
-    /// Whether nothing is left after that time on `devices`.
-    pub fn is_spent(&self, seconds: f64, devices: usize) -> bool {
-        let spent = self.usd_after(seconds, devices);
-        let dollars = self.usd.zip(spent).is_some_and(|(usd, spent)| spent >= usd);
-        dollars || self.hours.is_some_and(|hours| seconds / 3600.0 >= hours)
-    }
-}
-
-fn ten() -> u64 {
-    10
-}
-
-/// When the state of a run is saved, and which states are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointConfig {
-    /// Steps between checkpoints.
-    pub every: u64,
-    /// Newest checkpoints kept.
-    pub keep: usize,
-    /// Checkpoints at multiples of this many steps are kept for good.
-    pub milestones: Option<u64>,
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        Self {
-            every: 1000,
-            keep: 2,
-            milestones: None,
-        }
-    }
-}
-
 /// A part of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Name in the log.
+    /// Name in the log and in the paths of `--set`: 1 to 100 letters, digits, spaces, `-`, `_` and `+`; another one for every
+    /// stage.
     pub name: String,
-    /// Optimiser steps.
+    /// Optimizer steps, at least 1. All stages together see at most 2^40 images.
     pub steps: u64,
     /// What it takes over from the stage before.
     #[serde(default)]
@@ -149,9 +57,9 @@ pub struct Stage {
     /// Which tokens are dropped.
     #[serde(default)]
     pub masking: Masking,
-    /// Images in a step.
+    /// Images in a step, 1 to 2^24; all of them, as the network sees them, take at most 2^40 bytes.
     pub batch: usize,
-    /// Images computed at once; the whole batch if absent. The weights are the same for any number.
+    /// Images computed at once, at least 1; the whole batch if absent or more. The weights are the same for any number.
     #[serde(default)]
     pub micro_batch: Option<usize>,
     /// Keep only what flows between the blocks, and compute the rest again for the gradients: a third more work for a
@@ -187,57 +95,6 @@ pub enum Handed {
     Raw,
     /// The first average, or as trained if there is none yet.
     Ema,
-}
-
-/// What is drawn when training ends, and the defaults of `microdit sample`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SamplingConfig {
-    /// One picture, or `count` of them, each.
-    pub prompts: Vec<String>,
-    /// Pictures per prompt.
-    #[serde(default = "one")]
-    pub count: usize,
-    /// Steps of training between grids; only one at the end if absent.
-    #[serde(default)]
-    pub every: Option<u64>,
-    /// Steps of the solver.
-    #[serde(default = "thirty")]
-    pub steps: usize,
-    /// Classifier-free guidance scale; 1 is none.
-    #[serde(default = "five")]
-    pub guidance: f64,
-    /// Solver.
-    #[serde(default)]
-    pub solver: Solver,
-    /// Noise levels.
-    #[serde(default)]
-    pub sigmas: SigmaSchedule,
-}
-
-impl Default for SamplingConfig {
-    /// The paper's settings, and nothing to draw.
-    fn default() -> Self {
-        Self {
-            prompts: Vec::new(),
-            count: one(),
-            every: None,
-            steps: thirty(),
-            guidance: five(),
-            solver: Solver::default(),
-            sigmas: SigmaSchedule::default(),
-        }
-    }
-}
-
-fn one() -> usize {
-    1
-}
-fn thirty() -> usize {
-    30
-}
-fn five() -> f64 {
-    5.0
 }
 
 impl Recipe {

@@ -11,7 +11,10 @@ pub(super) struct Parser<'a> {
 }
 
 /// How deep values may lie in each other: recipes need six levels, the stack has room for many more.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Most fields of a value: recipes have twenty, and each is compared with those before.
+const MAX_FIELDS: usize = 1000;
 
 impl<'a> Parser<'a> {
     /// A parser of `text`, whose errors are told at `source`.
@@ -167,6 +170,9 @@ impl<'a> Parser<'a> {
             if fields.iter().any(|(known, _)| known == key) {
                 return self.fail(&format!("`{key}` stands here twice"));
             }
+            if fields.len() == MAX_FIELDS {
+                return self.fail(&format!("more than {MAX_FIELDS} keys"));
+            }
             fields.push((key.to_owned(), self.value(depth + 1)?));
             if !self.eat(',')? && !self.rest.starts_with(')') {
                 return self.fail("expected `,` or `)`");
@@ -195,7 +201,12 @@ mod tests {
             let (origin, _) = Node::parse(text, "f.ron").unwrap_err();
             assert_eq!(origin.to_string(), format!("f.ron:{line}"), "{text}");
         }
-        let deep = "[".repeat(100_000);
-        assert!(Node::parse(&deep, "f.ron").is_err());
+        for open in ["[", "(", "a(", "(a: ", "[(a: "] {
+            let deep = open.repeat(100_000);
+            assert!(Node::parse(&deep, "f.ron").is_err(), "{open}");
+        }
+        let many: String = (0..100_000).map(|i| format!("k{i}: 1,")).collect();
+        let (_, message) = Node::parse(&format!("({many})"), "f.ron").unwrap_err();
+        assert!(message.contains("more than 1000 keys"), "{message}");
     }
 }

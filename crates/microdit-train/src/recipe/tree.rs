@@ -4,8 +4,19 @@
 //! Types are given afterwards, by writing the merged tree down again line by line: an error in such a line is reported
 //! at the place its value came from.
 
-use super::parser::Parser;
+use super::parser::{MAX_DEPTH, Parser};
 use std::rc::Rc;
+
+/// Characters of a `--set` or a line that a message repeats.
+const MAX_SHOWN: usize = 120;
+
+/// The text, or its beginning if it is long.
+pub(super) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
 
 /// Where a value was written: a file and line, or a `--set`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +29,7 @@ impl Origin {
     /// The command line's `--set`.
     pub(super) fn command_line(entry: &str) -> Self {
         Self {
-            source: format!("--set {entry}").into(),
+            source: format!("--set {}", shortened(entry)).into(),
             line: None,
         }
     }
@@ -136,58 +147,81 @@ impl Node {
 
     /// Replaces the value at a dotted path; lists take an index, or the `name` of their entry.
     pub(super) fn set(&mut self, path: &str, value: Node) -> Result<(), Failure> {
-        let (key, rest) = match path.split_once('.') {
-            Some((key, rest)) => (key, Some(rest)),
-            None => (path, None),
+        let keys: Vec<&str> = path.split('.').collect();
+        let fail = |message: String| Err((value.origin.clone(), message));
+        if keys.len() > MAX_DEPTH {
+            return fail(format!("values lie in each other {MAX_DEPTH} deep at most"));
+        }
+        let name = |key: &&str| {
+            let letters = |c: char| c.is_alphanumeric() || " -_+".contains(c);
+            !key.is_empty() && key.chars().all(letters)
         };
-        let origin = value.origin.clone();
-        let fail = |message: String| Err((origin.clone(), message));
-        let child = match &mut self.value {
+        if let Some(key) = keys.iter().find(|key| !name(key)) {
+            let key = shortened(key);
+            return fail(format!(
+                "{key:?} is no key; a path is names and indices with a dot between two, such as stages.0.steps"
+            ));
+        }
+        let mut place = self;
+        for key in keys {
+            place = place.child(key, &value.origin)?;
+        }
+        *place = value;
+        Ok(())
+    }
+
+    /// The child `key`, which is added where a struct lacks it: the types will tell whether there is such a key.
+    fn child(&mut self, key: &str, origin: &Origin) -> Result<&mut Node, Failure> {
+        let fail = |message: String| (origin.clone(), message);
+        match &mut self.value {
             Value::List(items) | Value::Tuple(_, items) => {
-                let named = items.iter_mut().position(|item| {
-                    let name = item.fields().ok().and_then(|fields| {
-                        let (_, name) = fields.iter().find(|(key, _)| key == "name")?;
-                        name.as_text().ok()
-                    });
-                    name.as_deref() == Some(key)
-                });
                 let count = items.len();
-                let place = named.or_else(|| key.parse().ok());
-                match place.and_then(|place: usize| items.get_mut(place)) {
-                    Some(item) => item,
-                    None => {
-                        return fail(format!(
-                            "`{key}` is neither the name nor an index of one of the {count} entries"
-                        ));
-                    }
-                }
+                let place = position(items, key);
+                place.and_then(|place| items.get_mut(place)).ok_or_else(|| {
+                    fail(format!(
+                        "`{key}` is neither the name nor an index of one of the {count} entries"
+                    ))
+                })
             }
             Value::Struct(_, fields) => {
-                if !fields.iter().any(|(known, _)| known == key) {
-                    // The types will tell whether there is such a key.
+                let place = fields.iter().position(|(known, _)| known == key);
+                let place = place.unwrap_or_else(|| {
                     let empty = Node {
                         value: Value::Struct(String::new(), Vec::new()),
                         origin: origin.clone(),
                     };
                     fields.push((key.to_owned(), empty));
+                    fields.len() - 1
+                });
+                Ok(&mut fields[place].1)
+            }
+            Value::Literal(text) => Err(fail(format!(
+                "nothing lies below {}: it is a plain value",
+                shortened(text)
+            ))),
+        }
+    }
+
+    /// Where the value at a dotted path was written; of one that is absent, the nearest above it.
+    pub(super) fn origin_of(&self, path: &str) -> &Origin {
+        let mut node = self;
+        for key in path.split('.') {
+            let child = match &node.value {
+                Value::List(items) | Value::Tuple(_, items) => {
+                    position(items, key).and_then(|place| items.get(place))
                 }
-                let (_, node) = fields
-                    .iter_mut()
-                    .find(|(known, _)| known == key)
-                    .expect("just added if it was not there");
-                node
-            }
-            Value::Literal(text) => {
-                return fail(format!("nothing lies below {text}: it is a plain value"));
-            }
-        };
-        match rest {
-            Some(rest) => child.set(rest, value),
-            None => {
-                *child = value;
-                Ok(())
+                Value::Struct(_, fields) => {
+                    let field = fields.iter().find(|(known, _)| known == key);
+                    field.map(|(_, node)| node)
+                }
+                Value::Literal(_) => None,
+            };
+            match child {
+                Some(child) => node = child,
+                None => break,
             }
         }
+        &node.origin
     }
 
     /// RON again, one value a line, and the origin of each line.
@@ -196,6 +230,18 @@ impl Node {
         writer.node(self, "", "");
         (writer.text, writer.origins)
     }
+}
+
+/// The place of the entry whose `name` is `key`, or whose index it is.
+fn position(items: &[Node], key: &str) -> Option<usize> {
+    let named = items.iter().position(|item| {
+        let Value::Struct(_, fields) = &item.value else {
+            return false;
+        };
+        let name = fields.iter().find(|(known, _)| known == "name");
+        name.and_then(|(_, name)| name.as_text().ok()).as_deref() == Some(key)
+    });
+    named.or_else(|| key.parse().ok())
 }
 
 /// Writes a tree.
@@ -307,9 +353,48 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
+        assert_eq!(node.origin_of("list.1.x").to_string(), "--set list.two.x");
+        assert_eq!(node.origin_of("list.1.absent").to_string(), "base.ron:5");
         let value = Node::parse_entry("1", "list.three.x=1");
         let (origin, message) = node.set("list.three.x", value).unwrap_err();
         assert_eq!(origin.to_string(), "--set list.three.x=1");
         assert!(message.contains("three"), "{message}");
+    }
+
+    #[test]
+    fn hostile_paths_and_values_are_errors() {
+        let deep = ["a"; 10_000].join(".");
+        let huge = format!("list.{}", u128::MAX);
+        for path in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a.",
+            "seed: 5, name",
+            "a)",
+            "a\n",
+            "list.2",
+            &huge,
+            &deep,
+        ] {
+            let mut node = Node::parse(BASE, "base.ron").unwrap();
+            let entry = format!("{path}=1");
+            let (origin, message) = node.set(path, Node::parse_entry("1", &entry)).unwrap_err();
+            assert!(
+                origin.to_string().len() < 200 && message.len() < 200,
+                "{message}"
+            );
+        }
+        // What lies too deep to be a value is text, which fits no number.
+        for value in [
+            "(".repeat(100_000),
+            "[".repeat(100_000),
+            "a(".repeat(100_000),
+        ] {
+            let node = Node::parse_entry(&value, "seed");
+            assert!(matches!(node.value, Value::Literal(_)));
+        }
     }
 }

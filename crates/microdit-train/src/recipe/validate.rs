@@ -1,180 +1,149 @@
-//! What must hold between the values of a recipe.
+//! What must hold between the values of a recipe; what holds for one alone, its type knows.
 
-use super::{CaptionConfig, CodecConfig, Dataset, Recipe, Stage, Weighted, problem};
-use crate::error::TrainError;
+use super::{CaptionConfig, CodecConfig, Dataset, Recipe, Stage, file::validate_name};
+use microdit::range::{OutOfRange, require, within};
+
+/// Most images of a run. The held-out samples of a generated dataset lie beyond them.
+pub(crate) const MAX_IMAGES: u64 = 1 << 40;
+
+/// Most bytes of a batch as the network sees it.
+const MAX_BATCH_BYTES: u128 = 1 << 40;
 
 impl Recipe {
-    /// Checks what the types do not.
-    pub(super) fn validate(&self) -> Result<(), TrainError> {
+    /// Checks what the types do not; the key of an error is a path as `--set` takes it.
+    pub(super) fn validate(&self) -> Result<(), OutOfRange> {
+        self.run.validate()?;
+        require(!self.stages.is_empty(), "stages", || {
+            "a run needs at least one stage".into()
+        })?;
+        for (i, stage) in self.stages.iter().enumerate() {
+            // Before its name is known to be one, it is no part of a path.
+            let place = |place: &str| format!("stages.{place}");
+            validate_name(&stage.name, false)
+                .map_err(|error| error.inside(&place(&i.to_string())))?;
+            let inside = |error: OutOfRange| error.inside(&place(&stage.name));
+            stage.validate().map_err(inside)?;
+            stage.follows(&self.stages[..i]).map_err(inside)?;
+            if let Some(evaluation) = &self.run.evaluation {
+                stage.fits("evaluation.samples", evaluation.samples)?;
+            }
+        }
+        self.validate_between()
+    }
+
+    fn validate_between(&self) -> Result<(), OutOfRange> {
+        let images = |stage: &Stage| stage.steps.checked_mul(stage.batch as u64);
+        let images = self.stages.iter().try_fold(0u64, |sum, stage| {
+            sum.checked_add(images(stage)?)
+                .filter(|sum| *sum <= MAX_IMAGES)
+        });
+        require(images.is_some(), "stages", || {
+            format!("steps x batch of all stages are more than {MAX_IMAGES} images")
+        })?;
         let run = &self.run;
-        require(
-            !self.stages.is_empty(),
-            "stages",
-            "a run needs at least one stage",
-        )?;
-        require(run.log_every > 0, "log_every", "must be at least 1")?;
-        require(
-            run.checkpoints.every > 0,
-            "checkpoints.every",
-            "must be at least 1",
-        )?;
-        require(
-            run.checkpoints.keep > 0,
-            "checkpoints.keep",
-            "must be at least 1",
-        )?;
-        require(
-            run.max_broken_steps > 0,
-            "max_broken_steps",
-            "must be at least 1",
-        )?;
-        require(
-            run.checkpoints.milestones != Some(0),
-            "checkpoints.milestones",
-            "must be at least 1",
-        )?;
-        require(
-            run.sampling.every != Some(0),
-            "sampling.every",
-            "must be at least 1",
-        )?;
         let pixels = |stage: &Stage| stage.codec != CodecConfig::Latents;
         let encoders = run.encoders.vae.is_some() && run.encoders.text.is_some();
+        let drawable = encoders || self.stages.iter().all(pixels);
         require(
-            run.sampling.every.is_none() || encoders || self.stages.iter().all(pixels),
+            run.sampling.every.is_none() || drawable,
             "sampling.every",
-            "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it",
+            || {
+                "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
+            },
         )?;
-        require(
-            run.budget.usd.is_none() || run.budget.usd_per_gpu_hour.is_some(),
-            "budget.usd_per_gpu_hour",
-            "a budget in dollars needs the price of a device",
-        )?;
-        if let Some(evaluation) = &run.evaluation {
-            let positive = evaluation.every > 0 && evaluation.samples > 0;
-            require(
-                positive,
-                "evaluation",
-                "every and samples must be at least 1",
-            )?;
-            let generated = |stage: &Stage| stage.data.dataset == Dataset::Shapes;
-            require(
-                evaluation.shards.is_some() || self.stages.iter().all(generated),
-                "evaluation.shards",
-                "name shards that are not trained on",
-            )?;
-        }
-        for (i, stage) in self.stages.iter().enumerate() {
-            let key = |key: &str| format!("stages.{}.{key}", stage.name);
-            stage.validate()?;
-            let Some(before) = i.checked_sub(1).map(|i| &self.stages[i]) else {
-                continue;
-            };
-            require(
-                self.stages[..i]
-                    .iter()
-                    .all(|other| other.name != stage.name),
-                &key("name"),
-                "two stages have this name",
-            )?;
-            let mut same = stage.model.clone();
-            same.input_size = before.model.input_size;
-            same.pos_interp_scale = before.model.pos_interp_scale;
-            same.precision = before.model.precision;
-            require(
-                same == before.model,
-                &key("model"),
-                "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on",
-            )?;
-        }
-        Ok(())
+        let generated = |stage: &Stage| stage.data.dataset == Dataset::Shapes;
+        let held_out = run.evaluation.as_ref().is_none_or(|evaluation| {
+            evaluation.shards.is_some() || self.stages.iter().all(generated)
+        });
+        require(held_out, "evaluation.shards", || {
+            "name shards that are not trained on".into()
+        })
     }
 }
 
 impl Stage {
-    fn validate(&self) -> Result<(), TrainError> {
-        let key = |key: &str| format!("stages.{}.{key}", self.name);
-        self.model.validate()?;
-        require(self.batch > 0, &key("batch"), "must be at least 1")?;
-        require(
-            self.micro_batch != Some(0),
-            &key("micro_batch"),
-            "must be at least 1",
-        )?;
-        if let Some((name, rule)) = self.optimiser.broken_rule() {
-            return Err(problem(&key(&format!("optimiser.{name}")), &rule));
+    fn validate(&self) -> Result<(), OutOfRange> {
+        let inside = |part: &'static str| move |error: OutOfRange| error.inside(part);
+        let sizes = self.model.validate().map_err(OutOfRange::from);
+        sizes.map_err(inside("model"))?;
+        within("steps", self.steps, 1..=MAX_IMAGES)?;
+        within("batch", self.batch, 1..=1 << 24)?;
+        within("micro_batch", self.micro_batch.unwrap_or(1), 1..=1 << 24)?;
+        self.diffusion.validate().map_err(inside("diffusion"))?;
+        self.data.validate().map_err(inside("data"))?;
+        self.codec.validate().map_err(inside("codec"))?;
+        self.captions.validate().map_err(inside("captions"))?;
+        self.optimiser.validate().map_err(inside("optimiser"))?;
+        self.schedule.validate().map_err(inside("schedule"))?;
+        for (i, ema) in self.ema.iter().enumerate() {
+            let place = format!("ema.{i}");
+            ema.validate().map_err(|error| error.inside(&place))?;
         }
+        self.fits("batch", self.batch)?;
         self.validate_data()?;
-        require(
-            self.captions.tokens() > 0,
-            &key("captions.tokens"),
-            "must be at least 1",
-        )?;
-        let drop = (0.0..=1.0).contains(&self.captions.drop());
-        require(drop, &key("captions.drop"), "must be in 0..=1")?;
-        let masking = key("masking");
-        require(
-            (0.0..1.0).contains(&self.masking.ratio()),
-            &masking,
-            "the ratio must be in 0..1",
-        )?;
-        let kept = self.masking.kept(self.model.tokens());
-        require(kept > 0, &masking, "no token would be kept")?;
+        let tokens = self.model.tokens();
+        self.masking.validate(tokens).map_err(inside("masking"))?;
+        let kept = self.masking.kept(tokens);
         let capacity = self.model.validate_capacity(kept);
-        capacity.map_err(|error| problem(&masking, &format!("{kept} tokens are kept: {error}")))
+        capacity
+            .map_err(|error| OutOfRange::new("masking", format!("{kept} tokens are kept: {error}")))
     }
-}
 
-impl Stage {
+    /// Checks that so many samples, which `key` says, are no more bytes than any machine holds.
+    fn fits(&self, key: &str, samples: usize) -> Result<(), OutOfRange> {
+        let bytes = self.sample_bytes() * samples as u128;
+        require(bytes <= MAX_BATCH_BYTES, key, || {
+            format!(
+                "{samples} samples as the network sees them take {bytes} bytes, more than {MAX_BATCH_BYTES}"
+            )
+        })
+    }
+
+    /// Bytes of an image and its caption as the network sees them.
+    pub(crate) fn sample_bytes(&self) -> u128 {
+        let model = &self.model;
+        let [side, channels, words, width] = [
+            model.input_size,
+            model.in_channels,
+            self.captions.tokens(),
+            model.caption_channels,
+        ]
+        .map(|size| size as u128);
+        4 * (channels * side * side + words * width)
+    }
+
     /// Data, codec and captions must speak of the same things.
-    fn validate_data(&self) -> Result<(), TrainError> {
-        let key = |key: &str| format!("stages.{}.{key}", self.name);
+    fn validate_data(&self) -> Result<(), OutOfRange> {
         let latents = self.data.dataset == Dataset::Latents;
-        require(
-            latents == (self.codec == CodecConfig::Latents),
-            &key("codec"),
-            "the Latents dataset goes with codec: Latents, and only with it",
-        )?;
-        require(
-            latents == matches!(self.captions, CaptionConfig::Precomputed { .. }),
-            &key("captions"),
-            "the Latents dataset goes with captions: Precomputed(...), and only with it",
-        )?;
+        let codec = self.codec == CodecConfig::Latents;
+        require(latents == codec, "codec", || {
+            "the Latents dataset goes with codec: Latents, and only with it".into()
+        })?;
+        let captions = matches!(self.captions, CaptionConfig::Precomputed { .. });
+        require(latents == captions, "captions", || {
+            "the Latents dataset goes with captions: Precomputed(...), and only with it".into()
+        })?;
         let pixels =
             self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize;
-        require(
-            latents || pixels,
-            &key("model.input_size"),
-            "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size",
-        )?;
-        require(
-            self.data.shards.is_none() || self.data.mix.is_empty(),
-            &key("data.mix"),
-            "names shards besides data.shards; name all of them here",
-        )?;
-        let positive = |part: &Weighted| part.weight > 0.0 && part.weight.is_finite();
-        require(
-            self.data.mix.iter().all(positive),
-            &key("data.mix"),
-            "weights must be above 0",
-        )?;
-        require(
-            (0.0..=1.0).contains(&self.data.max_damage),
-            &key("data.max_damage"),
-            "must be in 0..=1",
-        )?;
-        require(
-            self.data.dataset == Dataset::Shapes || !self.data.lists().is_empty(),
-            &key("data.shards"),
-            "this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
-        )
+        require(latents || pixels, "model.input_size", || {
+            "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size"
+                .into()
+        })
     }
-}
 
-fn require(holds: bool, key: &str, rule: &str) -> Result<(), TrainError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(problem(key, &rule))
+    /// Checks that the weights of the stage before can be handed on to this one.
+    fn follows(&self, before: &[Stage]) -> Result<(), OutOfRange> {
+        let Some(last) = before.last() else {
+            return Ok(());
+        };
+        let other = before.iter().all(|stage| stage.name != self.name);
+        require(other, "name", || "two stages have this name".into())?;
+        let mut same = self.model.clone();
+        same.input_size = last.model.input_size;
+        same.pos_interp_scale = last.model.pos_interp_scale;
+        same.precision = last.model.precision;
+        require(same == last.model, "model", || {
+            "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on".into()
+        })
     }
 }

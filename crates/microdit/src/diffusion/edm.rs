@@ -1,6 +1,11 @@
 //! EDM (arXiv 2206.00364): preconditioning, noise distribution, weighting and loss (section 5 and table 1).
 
-use crate::{embed::patchify, mask::TokenMask, ops::DitBackend};
+use crate::{
+    embed::patchify,
+    mask::TokenMask,
+    ops::DitBackend,
+    range::{OutOfRange, within},
+};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +22,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edm {
-    /// Standard deviation of the clean latents.
+    /// Standard deviation of the clean latents, 0.001 to 1000.
     pub sigma_data: f64,
-    /// Mean of `ln sigma` in training.
+    /// Mean of `ln sigma` in training, -10 to 10.
     pub p_mean: f64,
-    /// Standard deviation of `ln sigma` in training.
+    /// Standard deviation of `ln sigma` in training, 0 to 4.
     pub p_std: f64,
 }
 
@@ -52,6 +57,16 @@ pub struct Preconditioning {
 }
 
 impl Edm {
+    /// Checks the ranges: with any values in them, the noise levels and weights of training are finite numbers in f32.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("sigma_data", self.sigma_data, 1e-3..=1e3)?;
+        within("p_mean", self.p_mean, -10.0..=10.0)?;
+        within("p_std", self.p_std, 0.0..=4.0)
+    }
+
     /// Noise level of a standard normal draw: `exp(p_std n + p_mean)`.
     pub fn sigma(&self, normal: f32) -> f32 {
         (self.p_std as f32 * normal + self.p_mean as f32).exp()
@@ -136,6 +151,41 @@ mod tests {
             let total = f64::from(sigma).powi(2) + edm.sigma_data.powi(2);
             assert!((f64::from(c.c_in).powi(2) * total - 1.0).abs() < 1e-6);
             assert!((c.weight * c.c_out * c.c_out - 1.0).abs() < 1e-5);
+        }
+    }
+
+    /// Draws beyond seven deviations do not happen: one in 10^12 is.
+    #[test]
+    fn everything_in_range_is_finite_in_f32() {
+        for p_mean in [-10.0, 10.0] {
+            for sigma_data in [1e-3, 1e3] {
+                let edm = Edm {
+                    sigma_data,
+                    p_mean,
+                    p_std: 4.0,
+                };
+                edm.validate().unwrap();
+                for normal in [-7.0, 0.0, 7.0] {
+                    let c = edm.precondition(edm.sigma(normal));
+                    let all = [c.c_skip, c.c_out, c.c_in, c.c_noise, c.weight];
+                    assert!(all.iter().all(|x| x.is_finite()), "{edm:?}: {c:?}");
+                    assert!(c.c_out > 0.0 && c.c_in > 0.0, "{edm:?}: {c:?}");
+                }
+            }
+        }
+        let edm = Edm::default();
+        for broken in [
+            Edm {
+                sigma_data: 0.0,
+                ..edm
+            },
+            Edm {
+                p_mean: f64::NAN,
+                ..edm
+            },
+            Edm { p_std: -1.0, ..edm },
+        ] {
+            assert!(broken.validate().is_err(), "{broken:?}");
         }
     }
 

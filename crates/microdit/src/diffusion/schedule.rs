@@ -1,5 +1,6 @@
 //! Noise levels visited while sampling (EDM, arXiv 2206.00364, equation 5).
 
+use crate::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
 /// Noise levels from `sigma_max` to `sigma_min`, evenly spaced in `sigma^(1/rho)`.
@@ -11,11 +12,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SigmaSchedule {
-    /// Last noise level before 0.
+    /// Last noise level before 0, 1e-6 to 1e6, below `sigma_max`.
     pub sigma_min: f64,
-    /// First noise level.
+    /// First noise level, 1e-6 to 1e6.
     pub sigma_max: f64,
-    /// Larger values spend more steps at low noise.
+    /// Larger values spend more steps at low noise; 1 to 1000.
     pub rho: f64,
 }
 
@@ -30,6 +31,20 @@ impl Default for SigmaSchedule {
 }
 
 impl SigmaSchedule {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("sigma_min", self.sigma_min, 1e-6..=1e6)?;
+        within("sigma_max", self.sigma_max, 1e-6..=1e6)?;
+        within("rho", self.rho, 1.0..=1e3)?;
+        require(self.sigma_min < self.sigma_max, "sigma_min", || {
+            let (min, max) = (self.sigma_min, self.sigma_max);
+            format!("{min} must be below sigma_max {max}")
+        })
+    }
+
     /// `steps` noise levels, falling, followed by 0.
     pub fn sigmas(&self, steps: usize) -> Vec<f64> {
         let (max, min) = (
@@ -44,5 +59,37 @@ impl SigmaSchedule {
             .map(|(i, sigma)| if i == 0 { self.sigma_max } else { sigma })
             .chain([0.0])
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_in_range_fall_and_are_finite() {
+        for sigma_min in [1e-6, 0.002] {
+            for rho in [1.0, 7.0, 1e3] {
+                let schedule = SigmaSchedule {
+                    sigma_min,
+                    sigma_max: 1e6,
+                    rho,
+                };
+                schedule.validate().unwrap();
+                let levels = schedule.sigmas(9);
+                let fall = levels.windows(2).all(|pair| pair[0] > pair[1]);
+                assert!(fall && levels[0] == 1e6, "{schedule:?}: {levels:?}");
+            }
+        }
+        let default = SigmaSchedule::default();
+        let reversed = SigmaSchedule {
+            sigma_min: 90.0,
+            ..default
+        };
+        let flat = SigmaSchedule {
+            rho: 0.5,
+            ..default
+        };
+        assert!(reversed.validate().is_err() && flat.validate().is_err());
     }
 }

@@ -1,0 +1,94 @@
+//! Whether a run fits into this machine's memory: an allocation that fails ends the process, with nothing saved.
+
+use crate::{
+    error::TrainError,
+    plan,
+    recipe::{CodecConfig, Recipe, Stage},
+};
+
+/// Batches that are in memory at once: the one in use, those decoded ahead, and one on its way.
+const BATCHES: f64 = 4.0;
+
+/// Bytes of a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Checks that this machine has the memory that a run of `recipe` on its processor needs, where both are known.
+///
+/// # Errors
+/// The stage that needs more, with both numbers.
+pub fn require_room(recipe: &Recipe) -> Result<(), TrainError> {
+    let Some(there) = memory() else { return Ok(()) };
+    for stage in &recipe.stages {
+        let needed = needed(recipe, stage);
+        if needed > there {
+            return Err(TrainError::NoRoom {
+                stage: stage.name.clone(),
+                needed: needed / GIB,
+                there: there / GIB,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a stage on one device: network, batches, held-out samples and the pictures at its end.
+fn needed(recipe: &Recipe, stage: &Stage) -> f64 {
+    let sample = stage.sample_bytes() as f64;
+    let held_out = recipe.run.evaluation.as_ref();
+    let samples = BATCHES * stage.batch as f64 + held_out.map_or(0.0, |held| held.samples as f64);
+    let side = f64::from(stage.data.image_size);
+    let sampling = &recipe.run.sampling;
+    let pictures = match stage.codec {
+        // One by one, and all of them on a page.
+        CodecConfig::Pixels { .. } => 2.0 * 3.0 * side * side * sampling.pictures() as f64,
+        CodecConfig::Latents => 0.0,
+    };
+    GIB * plan::memory_of(stage, 1).total + sample * samples + pictures
+}
+
+/// Bytes this process may have: what the machine, its control group and the limit of the process leave.
+#[cfg(target_os = "linux")]
+fn memory() -> Option<f64> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let total: f64 = ["MemTotal:", "SwapTotal:"]
+        .iter()
+        .filter_map(|key| number_after(&read("/proc/meminfo"), key))
+        .sum();
+    let machine = (total > 0.0).then_some(1024.0 * total);
+    let group = number_after(&read("/sys/fs/cgroup/memory.max"), "");
+    let process = number_after(&read("/proc/self/limits"), "Max address space");
+    [machine, group, process]
+        .into_iter()
+        .flatten()
+        .reduce(f64::min)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn memory() -> Option<f64> {
+    None
+}
+
+/// The number behind `key`, if a line begins with both.
+#[cfg(target_os = "linux")]
+fn number_after(text: &str, key: &str) -> Option<f64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_linux_writes_them() {
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax address space  4096000000  unlimited  bytes\n";
+        let number = |text, key| number_after(text, key);
+        assert_eq!(number(limits, "Max address space"), Some(4_096_000_000.0));
+        assert_eq!(
+            number("MemTotal:  24 kB\nSwapTotal: 0 kB", "MemTotal:"),
+            Some(24.0)
+        );
+        assert_eq!(number("max\n", ""), None);
+        assert!(memory().is_some_and(|bytes| bytes > 1e6));
+    }
+}
