@@ -2,7 +2,7 @@
 
 use crate::{
     device::{Device, on_device},
-    say,
+    output, say,
 };
 use burn_autodiff::Autodiff;
 use clap::ValueEnum;
@@ -50,6 +50,7 @@ enum Dtype {
 impl Convert {
     pub(crate) fn run(self) -> miette::Result<()> {
         if let Some(out) = &self.out {
+            output::file(out)?;
             let weights = StateDict::read(&self.checkpoint).into_diagnostic()?;
             let dtype = match self.dtype {
                 Dtype::F32 => burn::tensor::DType::F32,

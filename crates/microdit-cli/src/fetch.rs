@@ -3,6 +3,7 @@
 use crate::say;
 use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
+use microdit::printable;
 use microdit_encoders::hub::{PUBLISHED, Report, fetch, locate, published};
 use miette::IntoDiagnostic;
 use std::path::Path;
@@ -64,7 +65,7 @@ impl Report for Bar {
         let bar = ProgressBar::new(bytes as u64);
         self.0 = bar
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(file.to_owned());
+            .with_message(printable::line(file).into_owned());
     }
 
     fn advance(&mut self, bytes: usize) {

@@ -7,23 +7,18 @@ mod fetch;
 #[cfg(test)]
 mod flags;
 mod number;
+mod output;
 mod plan;
 mod recipe;
 mod sample;
 mod signal;
+mod terminal;
 mod train;
 
-/// A line on the standard output, which a run outlives: whoever read it may have gone (`microdit train ... | head`).
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
-pub(crate) use say;
+pub(crate) use terminal::say;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use std::process::ExitCode;
 
 /// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
 #[derive(Parser)]
@@ -46,18 +41,14 @@ enum Command {
     Recipe(recipe::RecipeCommand),
 }
 
-fn main() -> miette::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
-    let command = Cli::parse().command;
+fn main() -> ExitCode {
+    terminal::set_up();
+    let command = match terminal::parse() {
+        Ok(cli) => cli.command,
+        Err(status) => return status,
+    };
     // On a worker of the pool, a parallel operation starts without waking another thread first.
-    rayon::scope(|_| match command {
+    let done = rayon::scope(|_| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
         Command::Fetch(fetch) => fetch.run(),
@@ -65,5 +56,9 @@ fn main() -> miette::Result<()> {
         Command::Convert(convert) => convert.run(),
         Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
-    })
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => terminal::report(&error),
+    }
 }

@@ -3,20 +3,31 @@
 use crate::{
     device::{Device, on_device},
     number::{real, whole},
-    say,
+    output, say,
+    signal::{Stopped, stop_soon_on_signal},
 };
 use clap::ValueEnum;
-use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{DitBackend, DitConfig, diffusion::edm::Edm};
-use microdit_encoders::{grid, hub::locate, save_png};
+use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     encoders::Encoders,
     recipe::{EncoderConfig, SamplingConfig},
-    sampling::Painter,
+    sampling::{Drawing, Drawn, Order, Painter, read_prompts},
 };
-use miette::{IntoDiagnostic, WrapErr};
-use std::path::{Path, PathBuf};
+use miette::{IntoDiagnostic, miette};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+/// Where all pictures go on one sheet, unless told otherwise.
+const SHEET: &str = "samples.png";
+
+/// Time between two lines of progress where there is no terminal.
+const LINES: Duration = Duration::from_secs(10);
 
 /// Draw prompts with the weights of a run, or with published ones.
 #[derive(clap::Args)]
@@ -41,9 +52,9 @@ pub(crate) struct Sample {
     #[arg(long)]
     text_encoder: Option<PathBuf>,
     /// What to draw; may be given several times [default: the recipe's prompts]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prompts")]
     prompt: Vec<String>,
-    /// File of prompts, one a line
+    /// File of prompts, one a line, in UTF-8 or marked UTF-16; - is the standard input
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Pictures per prompt [default: the recipe's, or 1]
@@ -58,12 +69,19 @@ pub(crate) struct Sample {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Picture to write, of all pictures; prompts are rows
-    #[arg(long, default_value = "samples.png")]
-    out: PathBuf,
-    /// Directory to write the pictures to one by one as well
+    /// Place of the first picture, the others follow; a picture's noise follows from seed and place, its label says both
+    #[arg(long, default_value_t = 0)]
+    place: u64,
+    /// Picture to write, of all pictures, prompts are rows: .png, which says how it was drawn, .jpg (quality 95) or .webp
+    /// (lossless) [default: samples.png]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Directory to write the pictures to one by one as well, as they are drawn; those that are there are not drawn again
     #[arg(long)]
     singles: Option<PathBuf>,
+    /// Replace pictures in --singles that were drawn otherwise
+    #[arg(long, requires = "singles")]
+    overwrite: bool,
     /// Kind of device to draw on; an NVIDIA GPU where this build and machine have one, unless given
     #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
@@ -101,6 +119,14 @@ impl Sample {
     }
 
     fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
+        output::picture(self.out.as_deref().unwrap_or(Path::new(SHEET)))?;
+        if let Some(singles) = &self.singles {
+            output::folder(singles)?;
+        }
+        let prompts = match &self.prompts {
+            Some(file) => read_prompts(file).into_diagnostic()?,
+            None => self.prompt.clone(),
+        };
         let named = EncoderConfig {
             vae: self.vae.clone(),
             text: self.text_encoder.clone(),
@@ -119,31 +145,43 @@ impl Sample {
             }
             (None, None) => unreachable!("clap requires one of them"),
         };
-        if let Some(file) = &self.prompts {
-            let text = std::fs::read_to_string(file)
-                .into_diagnostic()
-                .wrap_err_with(|| format!("{} could not be read", file.display()))?;
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            settings.prompts = lines.map(str::to_owned).collect();
-        }
-        if !self.prompt.is_empty() {
-            settings.prompts = self.prompt;
+        if !prompts.is_empty() {
+            settings.prompts = prompts;
         }
         settings.count = self.count.unwrap_or(settings.count);
         settings.steps = self.steps.unwrap_or(settings.steps);
         settings.guidance = self.guidance.unwrap_or(settings.guidance);
         settings.validate().into_diagnostic()?;
         if settings.prompts.is_empty() {
-            return Err(miette::miette!(
+            return Err(miette!(
                 "nothing to draw; add --prompt \"...\" or --prompts FILE"
             ));
         }
-        let images = draw(&painter, &settings, self.seed);
-        save(&images, &settings, self.seed, &self.out)?;
-        if let Some(folder) = &self.singles {
-            save_singles(&images, &settings, self.seed, folder)?;
+        let mut order = Order {
+            settings: &settings,
+            seed: self.seed,
+            place: self.place,
+            sheet: self.out.as_deref(),
+            singles: self.singles.as_deref(),
+            overwrite: self.overwrite,
+        };
+        if order.sheet.is_none() {
+            let sheet = Path::new(SHEET);
+            match order.sheet_fits(painter.size(), sheet) {
+                Err(reason) if order.singles.is_some() => say!("no sheet: {reason}"),
+                fits => {
+                    fits.into_diagnostic()?;
+                    order.sheet = Some(sheet);
+                }
+            }
         }
-        Ok(())
+        painter.warn_of_cuts(&settings.prompts);
+        let stop = stop_soon_on_signal(match order.singles {
+            Some(_) => "stopping; what is drawn is kept",
+            None => "stopping; nothing is kept without --singles",
+        })?;
+        let drawn = draw(&painter, order, &stop)?;
+        describe(&order, &drawn)
     }
 
     fn painter<B: DitBackend>(
@@ -155,7 +193,7 @@ impl Sample {
         let vae = encoders.vae().into_diagnostic()?;
         let shrink = vae.shrinks_by();
         if self.size == 0 || !self.size.is_multiple_of(shrink) {
-            return Err(miette::miette!(
+            return Err(miette!(
                 "--size {} is no multiple of the VAE's {shrink}",
                 self.size
             ));
@@ -167,73 +205,67 @@ impl Sample {
     }
 }
 
-/// Draws all prompts behind a progress bar.
+/// Draws behind a progress bar, or with a line now and then.
 pub(crate) fn draw<B: DitBackend>(
     painter: &Painter<B>,
-    settings: &SamplingConfig,
-    seed: u64,
-) -> Vec<RgbImage> {
-    let steps = Painter::<B>::batches(settings) * settings.steps;
+    order: Order<'_>,
+    stop: &AtomicBool,
+) -> miette::Result<Drawn> {
+    let drawing = Drawing::new(painter, order).into_diagnostic()?;
     let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(steps as u64).with_style(style);
-    let images = painter.draw(settings, seed, || bar.inc(1));
+    let bar = ProgressBar::new(drawing.steps()).with_style(style);
+    let lines = !std::io::stderr().is_terminal();
+    let mut last = Instant::now();
+    let drawn = drawing.run(stop, || {
+        bar.inc(1);
+        if lines && last.elapsed() >= LINES {
+            last = Instant::now();
+            let (done, all) = (bar.position(), drawing.steps());
+            let left = bar.eta().as_secs();
+            say!("drawing: {done} of {all} solver steps, {left} s left");
+        }
+    });
     bar.finish_and_clear();
-    images
+    drawn.into_diagnostic()
 }
 
-/// Writes all pictures as one, a row per prompt.
-pub(crate) fn save(
-    images: &[RgbImage],
-    settings: &SamplingConfig,
-    seed: u64,
-    path: &Path,
-) -> miette::Result<()> {
-    let page = grid(images, settings.count);
-    write(&page, path, &settings.prompts.join("\n"), seed, settings)?;
-    let count = images.len();
-    say!("{count} pictures, one row per prompt: {}", path.display());
-    Ok(())
-}
-
-fn save_singles(
-    images: &[RgbImage],
-    settings: &SamplingConfig,
-    seed: u64,
-    folder: &Path,
-) -> miette::Result<()> {
-    std::fs::create_dir_all(folder)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("{} could not be created", folder.display()))?;
-    for (i, image) in images.iter().enumerate() {
-        let prompt = &settings.prompts[i / settings.count];
-        write(
-            image,
-            &folder.join(format!("{i:05}.png")),
-            prompt,
-            seed,
-            settings,
-        )?;
+/// Says what was drawn and where it is.
+fn describe(order: &Order<'_>, drawn: &Drawn) -> miette::Result<()> {
+    let Drawn {
+        drawn,
+        kept,
+        stopped,
+    } = drawn;
+    if *stopped {
+        let message = match order.singles {
+            Some(singles) => format!(
+                "stopped: {} pictures are in {}; the same command goes on from there",
+                drawn + kept,
+                singles.display()
+            ),
+            None => "stopped: nothing was written; with --singles DIR, pictures are kept as they \
+                     are drawn and the same command goes on"
+                .into(),
+        };
+        return Err(Stopped(message).into());
     }
-    say!("and one by one: {}", folder.display());
+    if let Some(sheet) = order.sheet {
+        let count = drawn + kept;
+        say!(
+            "{count} pictures, one row per prompt: {}{}",
+            sheet.display(),
+            match PictureFormat::of(sheet) {
+                Some(PictureFormat::Png) => "",
+                _ => " (without a label of how they were drawn, which only .png holds)",
+            }
+        );
+    }
+    if let Some(singles) = order.singles {
+        say!(
+            "and one by one: {} ({drawn} drawn, {kept} were there)",
+            singles.display()
+        );
+    }
     Ok(())
-}
-
-/// Writes a picture with what it takes to draw it again.
-fn write(
-    image: &RgbImage,
-    path: &Path,
-    prompt: &str,
-    seed: u64,
-    settings: &SamplingConfig,
-) -> miette::Result<()> {
-    let labels = [
-        ("prompt", prompt.to_owned()),
-        ("seed", seed.to_string()),
-        ("steps", settings.steps.to_string()),
-        ("guidance", settings.guidance.to_string()),
-    ];
-    save_png(image, path, &labels)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("{} could not be written", path.display()))
 }

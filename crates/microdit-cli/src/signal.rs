@@ -1,26 +1,67 @@
 //! Ctrl-C and SIGTERM end a command in order.
 
-use miette::{IntoDiagnostic, WrapErr};
+use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 use std::{
+    error::Error,
+    fmt,
     io::Write,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::Duration,
 };
+
+/// What a step of a large network may take before a command that is asked to stop ends without it.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// A command that was ended by a signal before its work was done; it says how to go on.
+#[derive(Debug)]
+pub(crate) struct Stopped(pub(crate) String);
+
+impl Stopped {
+    /// The exit status of such a command.
+    pub(crate) const STATUS: u8 = 130;
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Stopped {}
+
+impl Diagnostic for Stopped {}
 
 /// The first Ctrl-C or SIGTERM asks the work to stop and says what is `done` about it, the second ends the process.
 pub(crate) fn stop_on_signal(done: &'static str) -> miette::Result<Arc<AtomicBool>> {
+    on_signal(done, || ())
+}
+
+/// As [`stop_on_signal`], for work that has nothing to save: if it does not stop soon, the process ends without it.
+pub(crate) fn stop_soon_on_signal(done: &'static str) -> miette::Result<Arc<AtomicBool>> {
+    on_signal(done, || {
+        thread::spawn(|| {
+            thread::sleep(PATIENCE);
+            std::process::exit(Stopped::STATUS.into());
+        });
+    })
+}
+
+fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            std::process::exit(Stopped::STATUS.into());
         }
         let _ = writeln!(
             std::io::stderr(),
             "{done}; press Ctrl-C again to quit at once"
         );
+        then();
     })
     .into_diagnostic()
     .wrap_err("Ctrl-C cannot be handled")?;

@@ -2,13 +2,13 @@
 
 use crate::{
     device::{Device, Devices, on_device, parse_devices},
-    sample::{draw, save},
+    sample::draw,
     say,
     signal::stop_on_signal,
 };
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
-use microdit::DitBackend;
+use microdit::{DitBackend, printable};
 use microdit_train::{
     Recipe,
     encoders::Encoders,
@@ -16,7 +16,7 @@ use microdit_train::{
     plan::Gpu,
     room::require_room,
     run::{Metrics, RunDir},
-    sampling::Painter,
+    sampling::{Order, Painter},
     trainer::{Ending, Session, train},
 };
 use miette::{IntoDiagnostic, miette};
@@ -170,22 +170,36 @@ impl Train {
                 run.weights().display()
             ),
         }
-        let device = &devices[0];
-        let painter = Encoders::open(&recipe.run.encoders, device).and_then(|encoders| {
-            Painter::new(recipe.last_stage(), outcome.dit, &encoders, device.clone())
-        });
-        match painter {
-            Ok(painter) => {
-                let (settings, seed) = (&recipe.run.sampling, recipe.run.seed);
-                let images = draw(&painter, settings, seed);
-                save(&images, settings, seed, &run.samples())
-            }
-            // The run is finished all the same.
-            Err(reason) => {
-                say!("{reason}");
-                Ok(())
-            }
+        let (settings, sheet) = (&recipe.run.sampling, run.samples());
+        if settings.prompts.is_empty() {
+            return Ok(());
         }
+        drop(outcome);
+        let order = Order {
+            settings,
+            seed: recipe.run.seed,
+            place: 0,
+            sheet: Some(&sheet),
+            singles: None,
+            overwrite: false,
+        };
+        let drawn = Painter::<B>::load(&path, Encoders::default(), devices[0].clone())
+            .into_diagnostic()
+            .and_then(|(painter, _)| draw(&painter, order, &stop));
+        match drawn {
+            Ok(drawn) if drawn.stopped => say!(
+                "its pictures were not drawn; microdit sample --run {} draws them",
+                path.display()
+            ),
+            Ok(drawn) => say!(
+                "{} pictures, one row per prompt: {}",
+                drawn.drawn,
+                sheet.display()
+            ),
+            // The run is finished all the same.
+            Err(reason) => say!("{reason}"),
+        }
+        Ok(())
     }
 }
 
@@ -253,7 +267,7 @@ impl Progress {
         }
         if let Some(bar) = &self.bar {
             bar.set_position(*step);
-            bar.set_message(message);
+            bar.set_message(printable::line(&message).into_owned());
         } else {
             let left =
                 (self.steps - step) as f64 * *images as f64 / *step as f64 / images_per_second;

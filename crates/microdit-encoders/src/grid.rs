@@ -3,20 +3,69 @@
 use image::{Rgb, RgbImage, imageops};
 
 /// Pixels between two pictures.
-const GAP: u32 = 2;
+const GAP: u64 = 2;
 
-/// Lays pictures out row by row, `columns` in a row, on white; the cells have the size of the largest picture.
-pub fn grid(images: &[RgbImage], columns: usize) -> RgbImage {
-    let columns = columns.max(1) as u32;
-    let rows = (images.len() as u32).div_ceil(columns);
-    let width = images.iter().map(RgbImage::width).max().unwrap_or(0) + GAP;
-    let height = images.iter().map(RgbImage::height).max().unwrap_or(0) + GAP;
-    let mut page = RgbImage::from_pixel(columns * width + GAP, rows * height + GAP, Rgb([255; 3]));
-    for (i, image) in (0u32..).zip(images) {
-        let (x, y) = (i % columns * width + GAP, i / columns * height + GAP);
-        imageops::replace(&mut page, image, x.into(), y.into());
+/// Pixels of the largest sheet, whose three bytes each are held in memory.
+const LARGEST: u64 = 1 << 28;
+
+/// A page that pictures are placed on as they come, row by row, on white.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    page: RgbImage,
+    columns: usize,
+    cell: [u32; 2],
+}
+
+impl Sheet {
+    /// Width and height of a page for `count` pictures of `size` (width and height), `columns` in a row; none if that is
+    /// more than a sheet may have, 2^28 pixels.
+    pub fn size(count: usize, columns: usize, size: [u32; 2]) -> Option<[u32; 2]> {
+        let columns = columns.max(1);
+        let side = |cells: usize, side: u32| {
+            let side = (u64::from(side) + GAP).checked_mul(cells as u64)?;
+            u32::try_from(side.checked_add(GAP)?).ok()
+        };
+        let page = [
+            side(columns, size[0])?,
+            side(count.div_ceil(columns), size[1])?,
+        ];
+        let pixels = u64::from(page[0]) * u64::from(page[1]);
+        (pixels <= LARGEST).then_some(page)
     }
-    page
+
+    /// A page without pictures yet; none where [`size`](Self::size) is none.
+    pub fn new(count: usize, columns: usize, size: [u32; 2]) -> Option<Self> {
+        let [width, height] = Self::size(count, columns, size)?;
+        Some(Self {
+            page: RgbImage::from_pixel(width, height, Rgb([255; 3])),
+            columns: columns.max(1),
+            cell: size.map(|side| side + GAP as u32),
+        })
+    }
+
+    /// Places the picture with index `i`.
+    pub fn place(&mut self, i: usize, image: &RgbImage) {
+        let at = |cell: usize, axis: usize| (cell as u64 * u64::from(self.cell[axis]) + GAP) as i64;
+        let (x, y) = (at(i % self.columns, 0), at(i / self.columns, 1));
+        imageops::replace(&mut self.page, image, x, y);
+    }
+
+    /// The page.
+    pub fn into_image(self) -> RgbImage {
+        self.page
+    }
+}
+
+/// Lays pictures out row by row, `columns` in a row, on white; the cells have the size of the largest picture. None if
+/// that is more than a [`Sheet`] may have.
+pub fn grid(images: &[RgbImage], columns: usize) -> Option<RgbImage> {
+    let width = images.iter().map(RgbImage::width).max().unwrap_or(0);
+    let height = images.iter().map(RgbImage::height).max().unwrap_or(0);
+    let mut sheet = Sheet::new(images.len(), columns, [width, height])?;
+    for (i, image) in images.iter().enumerate() {
+        sheet.place(i, image);
+    }
+    Some(sheet.into_image())
 }
 
 #[cfg(test)]
@@ -26,10 +75,23 @@ mod tests {
     #[test]
     fn pictures_keep_their_order() {
         let dot = |level| RgbImage::from_pixel(1, 1, Rgb([level; 3]));
-        let page = grid(&[dot(1), dot(2), dot(3)], 2);
+        let page = grid(&[dot(1), dot(2), dot(3)], 2).unwrap();
         assert_eq!(page.dimensions(), (8, 8));
         for ((x, y), level) in [((2, 2), 1), ((5, 2), 2), ((2, 5), 3), ((5, 5), 255)] {
             assert_eq!(page.get_pixel(x, y), &Rgb([level; 3]));
+        }
+    }
+
+    #[test]
+    fn a_sheet_is_bounded() {
+        assert_eq!(Sheet::size(6, 3, [32, 16]), Some([104, 38]));
+        for (count, columns, size) in [
+            (30_000, 1, [512, 512]),
+            (usize::MAX, 1, [1, 1]),
+            (usize::MAX, usize::MAX, [u32::MAX, u32::MAX]),
+            (1, 1, [u32::MAX, 1]),
+        ] {
+            assert_eq!(Sheet::size(count, columns, size), None, "{count}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The built-in caption encoder: one random but fixed vector per word.
 
+use crate::cut::Cut;
 use microdit::rng::{Purpose, Stream};
 
 /// Encodes a caption as one vector per word plus its position, padded or cut to a fixed length.
@@ -29,9 +30,7 @@ impl HashedWords {
         let mut out = Vec::with_capacity(captions.len() * self.tokens * self.channels);
         for caption in captions {
             let lower = caption.as_ref().to_lowercase();
-            let words = lower
-                .split(|c: char| !c.is_alphanumeric())
-                .filter(|word| !word.is_empty());
+            let words = words(&lower);
             // No word is empty, so the empty word can stand for padding.
             let padded = words.chain(std::iter::repeat("")).take(self.tokens);
             for (position, word) in padded.enumerate() {
@@ -41,6 +40,22 @@ impl HashedWords {
             }
         }
         out
+    }
+
+    /// What [`encode`](Self::encode) cuts off a caption; nothing if all of it is read.
+    ///
+    /// ```
+    /// use microdit_encoders::HashedWords;
+    /// let encoder = HashedWords { tokens: 3, channels: 8 };
+    /// assert_eq!(encoder.cut("A red circle."), None);
+    /// let cut = encoder.cut("a red circle, above a blue square").expect("seven words");
+    /// assert_eq!((cut.tokens, cut.limit, cut.lost.as_str()), (7, 3, "above a blue square"));
+    /// ```
+    pub fn cut(&self, caption: &str) -> Option<Cut> {
+        let lower = caption.to_lowercase();
+        let lost: Vec<&str> = words(&lower).skip(self.tokens).collect();
+        let tokens = self.tokens + lost.len();
+        (!lost.is_empty()).then(|| Cut::new(tokens, self.tokens, &lost.join(" ")))
     }
 
     /// Sinusoidal position (arXiv 1706.03762, section 3.5).
@@ -54,6 +69,12 @@ impl HashedWords {
         };
         wave as f32
     }
+}
+
+/// The words of a caption in lower case; none is empty.
+fn words(caption: &str) -> impl Iterator<Item = &str> {
+    let words = caption.split(|c: char| !c.is_alphanumeric());
+    words.filter(|word| !word.is_empty())
 }
 
 /// FNV-1a, which is fixed for ever: a trained network depends on it.

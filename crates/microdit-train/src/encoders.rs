@@ -10,12 +10,17 @@ use std::sync::Arc;
 pub struct Encoders<B: DitBackend> {
     vae: Option<Arc<Vae<B>>>,
     text: Option<Arc<TextEncoder<B>>>,
+    /// What they were opened as.
+    names: EncoderConfig,
 }
 
 impl<B: DitBackend> Default for Encoders<B> {
     fn default() -> Self {
-        let (vae, text) = (None, None);
-        Self { vae, text }
+        Self {
+            vae: None,
+            text: None,
+            names: EncoderConfig::default(),
+        }
     }
 }
 
@@ -39,11 +44,18 @@ impl<B: DitBackend> Encoders<B> {
     ) -> Result<Self, TrainError> {
         if let (None, Some(path)) = (&self.vae, &config.vae) {
             self.vae = Some(Arc::new(Vae::open(&locate(path)?, device)?));
+            self.names.vae = Some(path.clone());
         }
         if let (None, Some(path)) = (&self.text, &config.text) {
             self.text = Some(Arc::new(TextEncoder::open(&locate(path)?, device)?));
+            self.names.text = Some(path.clone());
         }
         Ok(self)
+    }
+
+    /// What those that are there were opened as.
+    pub fn names(&self) -> &EncoderConfig {
+        &self.names
     }
 
     /// The VAE.

@@ -94,6 +94,51 @@ pub enum TrainError {
         /// Channels of the network.
         expected: usize,
     },
+    /// A file of prompts has none that can be read.
+    #[error("{}: {message}", path.display())]
+    Prompts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        message: String,
+    },
+    /// More pictures than can be numbered.
+    #[error("more pictures than can be numbered; lower --count or --place")]
+    TooManyPictures,
+    /// Pictures that find no room on one sheet.
+    #[error(
+        "{}: {count} pictures are too many for one sheet; write them one by one with --singles DIR, without --out", path.display()
+    )]
+    SheetTooLarge {
+        /// File of the sheet.
+        path: PathBuf,
+        /// Number of the pictures.
+        count: usize,
+    },
+    /// A file where a picture is to be written is not that picture.
+    #[error(
+        "{} is in the way: {difference}. Choose another directory with --singles, or replace it with --overwrite", path.display()
+    )]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+        /// What of it is different.
+        difference: String,
+    },
+    /// The network drew what is no picture.
+    #[error(
+        "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, --guidance or the prompt are too much for the network"
+    )]
+    NonFinitePictures {
+        /// Pictures left out.
+        count: usize,
+        /// Pictures drawn.
+        drawn: usize,
+        /// Place of the first that was left out.
+        place: u64,
+        /// Beginning of its prompt.
+        prompt: String,
+    },
 }
 
 impl TrainError {

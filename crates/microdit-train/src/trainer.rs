@@ -19,7 +19,6 @@ use crate::{
 use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
 use microdit::{Dit, DitBackend, ema::Ema};
 use microdit_data::{Batch, Loader, Position};
-use microdit_encoders::{grid, save_png};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -319,11 +318,16 @@ where
             // Opened at the first grid, for runs without grids do not need them.
             let encoders = std::mem::take(&mut self.encoders);
             self.encoders = encoders.or_open(&run.encoders, device)?;
-            let painter = Painter::new(stage, dit, &self.encoders, device.clone())?;
-            let images = painter.draw(&run.sampling, run.seed, || ());
+            let weights = format!("{}, step {step}", run.name);
+            let painter = Painter::new(stage, dit, weights, &self.encoders, device.clone())?;
             let path = self.run.samples_at(step);
-            let page = grid(&images, run.sampling.count);
-            save_png(&page, &path, &[]).map_err(TrainError::io(&path))?;
+            match painter.draw_sheet(&run.sampling, run.seed, &path) {
+                // What cannot be drawn yet can be trained on.
+                Err(error @ TrainError::NonFinitePictures { .. }) => {
+                    tracing::warn!("no pictures after step {step}: {error}");
+                }
+                drawn => drop(drawn?),
+            }
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub mod moe;
 pub mod norm;
 pub mod ops;
 mod precision;
+pub mod printable;
 pub mod range;
 pub mod rng;
 mod validate;

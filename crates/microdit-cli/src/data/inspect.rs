@@ -4,7 +4,7 @@ use super::counter;
 use crate::{
     device::{Device, on_device},
     number::whole,
-    say,
+    output, say,
 };
 use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
@@ -13,7 +13,7 @@ use microdit_data::{Glimpse, Inspection, inspect};
 use microdit_encoders::{
     grid,
     hub::locate,
-    save_png,
+    save_picture,
     vae::{Vae, pictures},
 };
 use miette::{IntoDiagnostic, WrapErr};
@@ -48,6 +48,9 @@ impl Inspect {
         } else {
             0
         };
+        if let Some(path) = &self.sheet {
+            output::picture(path)?;
+        }
         let bar = counter("inspected shards:");
         let inspected = inspect(&self.shards, wanted, |shards| {
             bar.set_position(shards as u64)
@@ -63,7 +66,10 @@ impl Inspect {
         if let Some(path) = &self.sheet {
             let images = on_device!(self.device, Inner => self.look_at::<Inner>(glimpses, Default::default()))?;
             let columns = (images.len() as f64).sqrt().ceil() as usize;
-            save_png(&grid(&images, columns), path, &[])
+            let page = grid(&images, columns).ok_or_else(|| {
+                miette::miette!("too many pictures for one sheet; lower --samples")
+            })?;
+            save_picture(&page, path, &[])
                 .into_diagnostic()
                 .wrap_err_with(|| format!("{} could not be written", path.display()))?;
         }

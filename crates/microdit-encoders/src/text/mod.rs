@@ -1,6 +1,7 @@
 //! Text encoders: captions to the states of their tokens.
 
 mod clip;
+mod cut;
 mod encoder;
 mod entities;
 mod pattern;

@@ -1,6 +1,7 @@
 //! CLIP's tokenizer: byte-pair encoding of lower-cased, repaired text (arXiv 2103.00020, section 2.4).
 
 use super::{repair, unescape_html};
+use crate::cut::Cut;
 use ahash::AHashMap;
 use flate2::read::GzDecoder;
 use regex::Regex;
@@ -113,24 +114,52 @@ impl ClipTokenizer {
         ids.into_iter().map(i64::from).collect()
     }
 
-    /// The ids of a caption, start and end included, however many.
-    fn ids(&self, caption: &str) -> Vec<u32> {
-        let mut ids = vec![Self::START];
+    /// What [`encode`](Self::encode) cuts off a caption at `length`; nothing if all of it is kept.
+    ///
+    /// ```
+    /// use microdit_encoders::text::ClipTokenizer;
+    /// let tokenizer = ClipTokenizer::new();
+    /// assert_eq!(tokenizer.cut("a cat!", 5), None);
+    /// let cut = tokenizer.cut("a cat and a dog", 5).expect("seven tokens");
+    /// assert_eq!((cut.tokens, cut.limit, cut.lost.as_str()), (7, 5, "a dog"));
+    /// ```
+    pub fn cut(&self, caption: &str, length: usize) -> Option<Cut> {
         let caption = clean(caption);
+        // The marks of start and end, the latter of which takes the last place.
+        let mut tokens = 2;
+        let mut lost = None;
         for word in WORDS.find_iter(&caption) {
-            match word.as_str() {
-                "<start_of_text>" => ids.push(Self::START),
-                "<end_of_text>" => ids.push(Self::END),
-                word => {
-                    let symbols: String = word.bytes().map(|byte| SYMBOLS.of(byte)).collect();
-                    let tokens = self.model.tokenize(&symbols);
-                    // Every byte is in the vocabulary.
-                    ids.extend(tokens.unwrap_or_default().iter().map(|token| token.id));
-                }
+            tokens += self.word(word.as_str()).len();
+            if tokens > length {
+                lost.get_or_insert(word.start());
             }
         }
+        lost.map(|start| Cut::new(tokens, length, &caption[start..]))
+    }
+
+    /// The ids of a caption, start and end included, however many.
+    fn ids(&self, caption: &str) -> Vec<u32> {
+        let caption = clean(caption);
+        let words = WORDS.find_iter(&caption);
+        let mut ids = vec![Self::START];
+        ids.extend(words.flat_map(|word| self.word(word.as_str())));
         ids.push(Self::END);
         ids
+    }
+
+    /// The ids of a word.
+    fn word(&self, word: &str) -> Vec<u32> {
+        match word {
+            "<start_of_text>" => vec![Self::START],
+            "<end_of_text>" => vec![Self::END],
+            word => {
+                let symbols: String = word.bytes().map(|byte| SYMBOLS.of(byte)).collect();
+                let tokens = self.model.tokenize(&symbols);
+                // Every byte is in the vocabulary.
+                let tokens = tokens.unwrap_or_default();
+                tokens.iter().map(|token| token.id).collect()
+            }
+        }
     }
 }
 

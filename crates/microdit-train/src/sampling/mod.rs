@@ -1,9 +1,17 @@
 //! Prompts in, pictures out.
 
+mod drawing;
+mod label;
+mod prompts;
+
+pub use drawing::{Drawing, Drawn, Order};
+pub use label::Label;
+pub use prompts::read_prompts;
+
 use crate::{
     encoders::Encoders,
     error::TrainError,
-    recipe::{CaptionConfig, CodecConfig, Recipe, SamplingConfig, Stage},
+    recipe::{CaptionConfig, CodecConfig, EncoderConfig, Recipe, SamplingConfig, Stage},
     run::RunDir,
 };
 use burn::tensor::{Tensor, TensorData};
@@ -17,15 +25,14 @@ use microdit::{
     rng::{Purpose, Stream},
     weights::StateDict,
 };
-use microdit_encoders::{
-    HashedWords, PixelCodec,
-    text::TextEncoder,
-    vae::{Vae, pictures},
+use microdit_encoders::{HashedWords, PixelCodec, text::TextEncoder, vae::Vae};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
-use std::{path::Path, sync::Arc};
-
-/// Pictures denoised together.
-const BATCH: usize = 16;
 
 /// A trained network and what turns words into its conditions and latents into pictures.
 pub struct Painter<B: DitBackend> {
@@ -35,6 +42,16 @@ pub struct Painter<B: DitBackend> {
     words: Words<B>,
     eyes: Eyes<B>,
     device: B::Device,
+    /// What its label says of the weights.
+    weights: String,
+    encoders: EncoderConfig,
+}
+
+/// A picture to draw: its noise follows from the seed and its place.
+#[derive(Clone, Copy, Debug)]
+struct Picture<'a> {
+    place: u64,
+    prompt: &'a str,
 }
 
 /// How prompts become vectors.
@@ -51,6 +68,7 @@ enum Eyes<B: DitBackend> {
 
 impl<B: DitBackend> Painter<B> {
     /// A painter over a network trained in `stage`; what its recipe trained on pre-computed latents needs `encoders`.
+    /// Labels of its pictures say of the weights what `weights` says.
     ///
     /// # Errors
     /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
@@ -58,6 +76,7 @@ impl<B: DitBackend> Painter<B> {
     pub fn new(
         stage: &Stage,
         dit: Dit<B>,
+        weights: String,
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> Result<Self, TrainError> {
@@ -80,6 +99,8 @@ impl<B: DitBackend> Painter<B> {
             words,
             eyes,
             device,
+            weights,
+            encoders: encoders.names().clone(),
         })
     }
 
@@ -105,6 +126,8 @@ impl<B: DitBackend> Painter<B> {
             words,
             eyes,
             device,
+            weights: label::of_file(weights)?,
+            encoders: encoders.names().clone(),
         })
     }
 
@@ -123,62 +146,63 @@ impl<B: DitBackend> Painter<B> {
         let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
         let stage = recipe.last_stage();
         let dit = stage.model.init(recipe.run.seed, &device)?;
-        let dit = StateDict::read(&run.drawable()?)?.load_into(dit, &device)?;
-        Ok((Self::new(stage, dit, &encoders, device)?, recipe))
+        let weights = run.drawable()?;
+        let dit = StateDict::read(&weights)?.load_into(dit, &device)?;
+        let weights = label::of_file(&weights)?;
+        Ok((Self::new(stage, dit, weights, &encoders, device)?, recipe))
     }
 
-    /// Draws `settings.count` pictures for each prompt, prompt after prompt. Picture i starts from noise (seed, i),
-    /// so that it does not depend on how many are drawn; `progress` is told of every finished solver step.
-    pub fn draw(
+    /// Width and height of its pictures in pixels.
+    pub fn size(&self) -> [u32; 2] {
+        let side = match &self.eyes {
+            Eyes::Pixels(_) => self.model.input_size,
+            Eyes::Vae(vae) => self.model.input_size * vae.shrinks_by(),
+        };
+        [side as u32; 2]
+    }
+
+    /// Warns of prompts that its text encoder does not read to their end.
+    pub fn warn_of_cuts(&self, prompts: &[String]) {
+        prompts::warn_of_cuts(prompts, |prompt| match &self.words {
+            Words::Hashed(words) => words.cut(prompt),
+            Words::Network(encoder) => encoder.cut(prompt),
+        });
+    }
+
+    /// Latents of `pictures`, none if `stop` was set before they were finished; `progress` is told of every finished
+    /// solver step. A picture is the same in whatever batch it is drawn, bit for bit on a CPU.
+    fn denoise(
         &self,
         settings: &SamplingConfig,
         seed: u64,
+        pictures: &[Picture<'_>],
+        stop: &AtomicBool,
         mut progress: impl FnMut(),
-    ) -> Vec<RgbImage> {
+    ) -> Option<Tensor<B, 4>> {
         let _awake = B::awake();
-        let prompts: Vec<&String> = settings
-            .prompts
-            .iter()
-            .flat_map(|prompt| std::iter::repeat_n(prompt, settings.count))
-            .collect();
-        let mut images = Vec::with_capacity(prompts.len());
-        for part in prompts.chunks(BATCH) {
-            let first = images.len();
-            let latents = self.draw_batch(settings, seed, first, part, &mut progress);
-            images.extend(self.look_at(latents));
-        }
-        images
-    }
-
-    /// Batches a call to [`draw`](Self::draw) runs, each of `settings.steps` solver steps.
-    pub fn batches(settings: &SamplingConfig) -> usize {
-        (settings.prompts.len() * settings.count).div_ceil(BATCH)
-    }
-
-    fn draw_batch(
-        &self,
-        settings: &SamplingConfig,
-        seed: u64,
-        first: usize,
-        prompts: &[&String],
-        progress: &mut impl FnMut(),
-    ) -> Tensor<B, 4> {
         let model = &self.model;
         let side = model.input_size;
-        let shape = [prompts.len(), model.in_channels, side, side];
+        let shape = [pictures.len(), model.in_channels, side, side];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
-            (first..first + prompts.len())
-                .flat_map(|i| Stream::new(seed, purpose, step as u64, i as u64).normal(size))
-                .collect()
+            let one = |picture: &Picture<'_>| {
+                Stream::new(seed, purpose, step as u64, picture.place).normal(size)
+            };
+            pictures.iter().flat_map(one).collect()
         };
-        let captions = self.encode(prompts);
+        let prompts: Vec<&str> = pictures.iter().map(|picture| picture.prompt).collect();
+        let captions = self.encode(&prompts);
         let noise = TensorData::new(draw(Purpose::Noise, 0), shape);
-        sample(
+        let stopped = || stop.load(Ordering::Relaxed);
+        let latents = sample(
             settings.solver,
             Tensor::<B, 4>::from_data(noise, &self.device),
             &settings.sigmas.sigmas(settings.steps),
             |x, sigma| {
+                // What becomes of the state is of no interest then.
+                if stopped() {
+                    return x;
+                }
                 self.diffusion.denoise(x, sigma, |x, t| {
                     let captions = captions.clone();
                     self.dit.forward_guided(x, t, captions, settings.guidance)
@@ -187,14 +211,15 @@ impl<B: DitBackend> Painter<B> {
             &Churn::default(),
             |step| draw(Purpose::Churn, step),
             |step, _| {
-                if step > 0 {
+                if step > 0 && !stopped() {
                     progress();
                 }
             },
-        )
+        );
+        (!stopped()).then_some(latents)
     }
 
-    fn encode(&self, prompts: &[&String]) -> Tensor<B, 3> {
+    fn encode(&self, prompts: &[&str]) -> Tensor<B, 3> {
         match &self.words {
             Words::Hashed(words) => {
                 let shape = [prompts.len(), words.tokens, words.channels];
@@ -205,19 +230,20 @@ impl<B: DitBackend> Painter<B> {
         }
     }
 
-    fn look_at(&self, latents: Tensor<B, 4>) -> Vec<RgbImage> {
-        match &self.eyes {
-            Eyes::Pixels(codec) => {
-                let [_, _, height, width] = latents.dims();
-                let values: Vec<f32> = latents.into_data().iter::<f32>().collect();
-                codec.decode(&values, width as u32, height as u32)
-            }
-            // One by one: a decoder's activations are many times larger than its picture.
-            Eyes::Vae(vae) => {
-                let one = |latent| pictures(vae.decode(latent));
-                latents.split(1, 0).into_iter().flat_map(one).collect()
-            }
-        }
+    /// The pictures of latents, one by one: a decoder's activations are many times larger than its picture. None for one
+    /// that is not finite.
+    fn look_at(&self, latents: Tensor<B, 4>) -> impl Iterator<Item = Option<RgbImage>> {
+        latents.split(1, 0).into_iter().map(|latent| {
+            let (image, scale) = match &self.eyes {
+                Eyes::Pixels(codec) => (latent, codec.scale),
+                Eyes::Vae(vae) => (vae.decode(latent), 1.0),
+            };
+            let [_, _, height, width] = image.dims();
+            let values: Vec<f32> = image.into_data().iter::<f32>().collect();
+            let finite = values.iter().all(|value| value.is_finite());
+            let mut pictures = PixelCodec { scale }.decode(&values, width as u32, height as u32);
+            pictures.pop().filter(|_| finite)
+        })
     }
 }
 

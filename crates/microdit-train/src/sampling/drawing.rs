@@ -1,0 +1,301 @@
+//! Prompts into files: pictures are written as they are drawn, and a drawing that was cut off goes on where it was.
+
+use super::{Label, Painter, Picture, label::short};
+use crate::{error::TrainError, recipe::SamplingConfig};
+use microdit::DitBackend;
+use microdit_encoders::{PictureFormat, Sheet, save_picture};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Pictures denoised together.
+const BATCH: usize = 16;
+
+/// What to draw, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// Prompts, pictures of each, and how they are drawn.
+    pub settings: &'a SamplingConfig,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Place of the first picture, the others follow: the noise of a picture follows from seed and place, so that it does
+    /// not depend on what else is drawn.
+    pub place: u64,
+    /// File of all pictures on one sheet, a row for each prompt.
+    pub sheet: Option<&'a Path>,
+    /// Directory of the pictures one by one, each named by its place. It is created; pictures that are there already are
+    /// not drawn again.
+    pub singles: Option<&'a Path>,
+    /// Whether pictures that are there but differ by their labels are drawn again rather than refused.
+    pub overwrite: bool,
+}
+
+impl<'a> Order<'a> {
+    /// Number of the pictures.
+    ///
+    /// # Errors
+    /// If that, or their places, cannot be counted.
+    pub fn count(&self) -> Result<usize, TrainError> {
+        let count = self.settings.prompts.len().checked_mul(self.settings.count);
+        let counted = count.filter(|&count| self.place.checked_add(count as u64).is_some());
+        counted.ok_or(TrainError::TooManyPictures)
+    }
+
+    fn picture(&self, i: usize) -> Picture<'a> {
+        Picture {
+            place: self.place + i as u64,
+            prompt: &self.settings.prompts[i / self.settings.count],
+        }
+    }
+
+    /// Where the picture with index `i` is written by itself.
+    fn single(&self, i: usize) -> Option<PathBuf> {
+        let place = self.place + i as u64;
+        Some(self.singles?.join(format!("{place:05}.png")))
+    }
+
+    /// Whether all pictures of `size` find room on one sheet.
+    ///
+    /// # Errors
+    /// What would not hold it, and how large it would be.
+    pub fn sheet_fits(&self, size: [u32; 2], path: &Path) -> Result<(), TrainError> {
+        let count = self.count()?;
+        let page = Sheet::size(count, self.settings.count, size);
+        let longest = PictureFormat::of(path).map_or(0, PictureFormat::longest_side);
+        match page {
+            Some(page) if page.iter().all(|&side| side <= longest) => Ok(()),
+            _ => Err(TrainError::SheetTooLarge {
+                path: path.to_owned(),
+                count,
+            }),
+        }
+    }
+}
+
+/// A drawing that has been checked and can begin.
+pub struct Drawing<'a, B: DitBackend> {
+    painter: &'a Painter<B>,
+    order: Order<'a>,
+    count: usize,
+    /// Pictures that are there already.
+    kept: BTreeSet<usize>,
+}
+
+/// What a drawing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    /// Pictures drawn now.
+    pub drawn: usize,
+    /// Pictures that were there before.
+    pub kept: usize,
+    /// Whether it was stopped before all were there; what was drawn until then is in the directory of singles, and there
+    /// is no sheet.
+    pub stopped: bool,
+}
+
+impl<'a, B: DitBackend> Drawing<'a, B> {
+    /// Checks what can be checked before a picture is drawn.
+    ///
+    /// # Errors
+    /// A sheet that is too large, and pictures in the way that have other labels.
+    pub fn new(painter: &'a Painter<B>, order: Order<'a>) -> Result<Self, TrainError> {
+        let count = order.count()?;
+        if let Some(path) = order.sheet {
+            order.sheet_fits(painter.size(), path)?;
+        }
+        let mut drawing = Self {
+            painter,
+            order,
+            count,
+            kept: BTreeSet::new(),
+        };
+        drawing.kept = drawing.find_kept()?;
+        Ok(drawing)
+    }
+
+    /// Solver steps that are left, over all batches.
+    pub fn steps(&self) -> u64 {
+        let batches = (self.count - self.kept.len()).div_ceil(BATCH);
+        batches as u64 * self.order.settings.steps as u64
+    }
+
+    /// Draws what is not there yet, until `stop` is set. A picture is written as soon as it is drawn, the sheet at the
+    /// end; `progress` is told of every finished solver step.
+    ///
+    /// # Errors
+    /// If something cannot be written. Pictures that are not finite are left out and counted: the others are drawn
+    /// first, unless not one is finite.
+    pub fn run(&self, stop: &AtomicBool, mut progress: impl FnMut()) -> Result<Drawn, TrainError> {
+        let Order {
+            settings,
+            seed,
+            sheet: sheet_path,
+            singles,
+            ..
+        } = self.order;
+        let size = self.painter.size();
+        let mut sheet = match sheet_path {
+            Some(_) => Sheet::new(self.count, settings.count, size),
+            None => None,
+        };
+        if let Some(folder) = singles {
+            fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+        }
+        let mut done = Drawn {
+            drawn: 0,
+            kept: self.kept.len(),
+            stopped: false,
+        };
+        let mut failed: Vec<usize> = Vec::new();
+        let mut left = (0..self.count).filter(|i| !self.kept.contains(i));
+        loop {
+            let batch: Vec<usize> = left.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let pictures: Vec<Picture<'_>> = batch.iter().map(|&i| self.order.picture(i)).collect();
+            let latents = self
+                .painter
+                .denoise(settings, seed, &pictures, stop, &mut progress);
+            let images = latents
+                .into_iter()
+                .flat_map(|latents| self.painter.look_at(latents));
+            let mut images = batch.iter().zip(images);
+            let mut finished = 0;
+            while !stop.load(Ordering::Relaxed)
+                && let Some((&i, image)) = images.next()
+            {
+                finished += 1;
+                let Some(image) = image else {
+                    failed.push(i);
+                    continue;
+                };
+                if let Some(path) = self.order.single(i) {
+                    let label = self.label(i);
+                    save_picture(&image, &path, label.texts()).map_err(TrainError::io(&path))?;
+                }
+                if let Some(sheet) = &mut sheet {
+                    sheet.place(i, &image);
+                }
+                done.drawn += 1;
+            }
+            if finished < batch.len() {
+                done.stopped = true;
+                return Ok(done);
+            }
+            if done.drawn == 0 {
+                break;
+            }
+        }
+        if let Some(&first) = failed.first() {
+            return Err(TrainError::NonFinitePictures {
+                count: failed.len(),
+                drawn: done.drawn,
+                prompt: short(self.order.picture(first).prompt),
+                place: self.order.picture(first).place,
+            });
+        }
+        if let (Some(mut sheet), Some(path)) = (sheet, sheet_path) {
+            for &i in &self.kept {
+                sheet.place(i, &self.read(i)?);
+            }
+            let label = self.sheet_label();
+            let page = sheet.into_image();
+            save_picture(&page, path, label.texts()).map_err(TrainError::io(path))?;
+        }
+        Ok(done)
+    }
+
+    fn label(&self, i: usize) -> Label {
+        let Order { settings, seed, .. } = self.order;
+        self.painter.label(settings, seed, self.order.picture(i))
+    }
+
+    /// As that of its first picture, with all prompts, one a line.
+    fn sheet_label(&self) -> Label {
+        let Order {
+            settings,
+            seed,
+            place,
+            ..
+        } = self.order;
+        let prompt = &settings.prompts.join("\n");
+        let count = settings.count.to_string();
+        self.painter
+            .label(settings, seed, Picture { place, prompt })
+            .with("count", count)
+    }
+
+    /// The pictures that are there already, by their labels.
+    fn find_kept(&self) -> Result<BTreeSet<usize>, TrainError> {
+        let mut kept = BTreeSet::new();
+        let Some(folder) = self.order.singles.filter(|folder| folder.exists()) else {
+            return Ok(kept);
+        };
+        // What is there is looked through, rather than what is wanted: that may be any number.
+        for entry in fs::read_dir(folder).map_err(TrainError::io(folder))? {
+            let path = entry.map_err(TrainError::io(folder))?.path();
+            let place = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+            let index = place.and_then(|place| place.checked_sub(self.order.place));
+            let Some(i) = index
+                .and_then(|i| usize::try_from(i).ok())
+                .filter(|&i| i < self.count)
+            else {
+                continue;
+            };
+            if self.order.single(i).as_deref() != Some(&path) {
+                continue;
+            }
+            let in_the_way = |difference| TrainError::InTheWay {
+                path: path.clone(),
+                difference,
+            };
+            if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+                return Err(in_the_way("it is no regular file".into()));
+            }
+            match self.label(i).difference(&path) {
+                None => drop(kept.insert(i)),
+                Some(_) if self.order.overwrite => {}
+                Some(difference) => return Err(in_the_way(difference)),
+            }
+        }
+        Ok(kept)
+    }
+
+    /// A picture that was there already.
+    fn read(&self, i: usize) -> Result<image::RgbImage, TrainError> {
+        let path = self.order.single(i).unwrap_or_default();
+        match image::open(&path) {
+            Ok(image) => Ok(image.into_rgb8()),
+            Err(error) => Err(TrainError::InTheWay {
+                path,
+                difference: format!("it cannot be read ({error})"),
+            }),
+        }
+    }
+}
+
+impl<B: DitBackend> Painter<B> {
+    /// Draws the prompts onto one sheet, from place 0 on; none if there are none.
+    pub(crate) fn draw_sheet(
+        &self,
+        settings: &SamplingConfig,
+        seed: u64,
+        path: &Path,
+    ) -> Result<Drawn, TrainError> {
+        let order = Order {
+            settings,
+            seed,
+            place: 0,
+            sheet: Some(path).filter(|_| !settings.prompts.is_empty()),
+            singles: None,
+            overwrite: false,
+        };
+        Drawing::new(self, order)?.run(&AtomicBool::new(false), || ())
+    }
+}

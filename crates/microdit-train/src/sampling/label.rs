@@ -1,0 +1,118 @@
+//! What a picture says of itself, so that it can be drawn again.
+
+use super::{Eyes, Painter, Picture, Words};
+use crate::{error::TrainError, recipe::SamplingConfig};
+use microdit::DitBackend;
+use microdit_encoders::read_labels;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::{fs::File, io, path::Path};
+
+/// Characters of a text that are shown of it.
+const SHOWN: usize = 60;
+
+/// Texts by their keys: all that a picture follows from. The same label is the same picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label(Vec<(&'static str, String)>);
+
+impl Label {
+    /// As [`save_picture`](microdit_encoders::save_picture) takes them.
+    pub fn texts(&self) -> &[(&'static str, String)] {
+        &self.0
+    }
+
+    /// With one text more.
+    #[must_use]
+    pub(super) fn with(mut self, key: &'static str, text: String) -> Self {
+        self.0.push((key, text));
+        self
+    }
+
+    /// What the label of the picture at `path` says that this one does not, in words; none if it is the same picture.
+    pub(super) fn difference(&self, path: &Path) -> Option<String> {
+        let found = match read_labels(path) {
+            Ok(found) => found,
+            Err(error) => return Some(format!("it cannot be read ({error})")),
+        };
+        let difference = |(key, here): &(&str, String)| {
+            let there = found.iter().find(|(found, _)| found == key);
+            match there.map(|(_, text)| text) {
+                Some(there) if there == here => None,
+                Some(there) => Some(format!(
+                    "its {key} is {}, not {}",
+                    short(there),
+                    short(here)
+                )),
+                None => Some(format!("it has no {key}")),
+            }
+        };
+        let differences: Vec<String> = self.0.iter().filter_map(difference).collect();
+        (!differences.is_empty()).then(|| differences.join("; "))
+    }
+}
+
+/// The beginning of a text.
+pub(super) fn short(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+impl<B: DitBackend> Painter<B> {
+    /// The label of a picture, or of a sheet of them that begins with it.
+    pub(super) fn label(
+        &self,
+        settings: &SamplingConfig,
+        seed: u64,
+        picture: Picture<'_>,
+    ) -> Label {
+        let [width, height] = self.size();
+        let text_encoder = match &self.words {
+            Words::Hashed(words) => format!("hashed words, {}", words.tokens),
+            Words::Network(_) => name(self.encoders.text.as_deref()),
+        };
+        let vae = match &self.eyes {
+            Eyes::Pixels(codec) => format!("pixels, scale {}", codec.scale),
+            Eyes::Vae(_) => name(self.encoders.vae.as_deref()),
+        };
+        Label(vec![
+            ("prompt", picture.prompt.to_owned()),
+            ("seed", seed.to_string()),
+            ("place", picture.place.to_string()),
+            ("steps", settings.steps.to_string()),
+            ("guidance", settings.guidance.to_string()),
+            ("solver", format!("{:?}", settings.solver)),
+            ("sigmas", json(&settings.sigmas)),
+            ("size", format!("{width}x{height}")),
+            ("weights", self.weights.clone()),
+            ("model", json(&self.model)),
+            ("diffusion", json(&self.diffusion)),
+            ("text_encoder", text_encoder),
+            ("vae", vae),
+            (
+                "software",
+                concat!("microdit ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ),
+        ])
+    }
+}
+
+fn name(path: Option<&Path>) -> String {
+    path.map(|path| path.display().to_string())
+        .unwrap_or_default()
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("settings are plain data")
+}
+
+/// What a label says of weights in a file: their content.
+pub(super) fn of_file(path: &Path) -> Result<String, TrainError> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).map_err(TrainError::io(path))?;
+    io::copy(&mut file, &mut hasher).map_err(TrainError::io(path))?;
+    let digest = hasher.finalize();
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("sha256:{digits}"))
+}

@@ -1,0 +1,112 @@
+//! Prompts as they come: files of them, and those that are too long.
+
+use crate::error::TrainError;
+use microdit_data::decode_text;
+use microdit_encoders::Cut;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// Bytes of the largest file of prompts: a million of them, and still nothing that fills the memory.
+const LARGEST: u64 = 256 << 20;
+
+/// Long prompts that are named one by one.
+const NAMED: usize = 10;
+
+/// Warns of prompts that an encoder does not read to their end, as `cut` tells, by their numbers from 1.
+pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>) {
+    let mut count = 0;
+    for (i, prompt) in prompts.iter().enumerate() {
+        let Some(cut) = cut(prompt) else {
+            continue;
+        };
+        count += 1;
+        if count <= NAMED {
+            tracing::warn!("prompt {} is cut: it has {cut}", i + 1);
+        }
+    }
+    if count > NAMED {
+        tracing::warn!("{} more prompts are cut", count - NAMED);
+    }
+}
+
+/// The prompts of a file, one a line, without the space around them; empty lines are none. `-` is the standard input.
+/// Text is decoded as captions are: UTF-8 with or without a mark, or UTF-16 with one.
+///
+/// # Errors
+/// A file that cannot be read, holds text in another encoding (the message names the line), holds no prompt or is longer
+/// than 256 MiB.
+pub fn read_prompts(path: &Path) -> Result<Vec<String>, TrainError> {
+    let mut bytes = Vec::new();
+    let read = match path == Path::new("-") {
+        true => io::stdin().take(LARGEST + 1).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)),
+    };
+    read.map_err(TrainError::io(path))?;
+    let wrong = |message: String| TrainError::Prompts {
+        path: path.to_owned(),
+        message,
+    };
+    if bytes.len() as u64 > LARGEST {
+        let message = format!(
+            "more than the {} MiB a file of prompts may have",
+            LARGEST >> 20
+        );
+        return Err(wrong(message));
+    }
+    let text = decode_text(&bytes).map_err(|reason| match std::str::from_utf8(&bytes) {
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+            wrong(format!("line {line}: {reason}; save it as UTF-8"))
+        }
+        Ok(_) => wrong(format!("{reason}; save it as UTF-8")),
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let prompts: Vec<String> = lines.map(str::to_owned).collect();
+    if prompts.is_empty() {
+        return Err(wrong("no prompt in it; write one a line".into()));
+    }
+    Ok(prompts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompts.txt");
+        std::fs::write(&path, bytes).unwrap();
+        read_prompts(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn marks_line_ends_and_empty_lines_are_no_part_of_a_prompt() {
+        let expected = Ok(vec!["a red fox".to_owned(), "ein Füchslein".to_owned()]);
+        let text = "\r\n  a red fox \r\n\t\n\nein Füchslein";
+        assert_eq!(read(text.as_bytes()), expected);
+        assert_eq!(read(format!("\u{feff}{text}").as_bytes()), expected);
+        let units: Vec<u16> = format!("\u{feff}{text}").encode_utf16().collect();
+        let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+        assert_eq!(read(&little), expected);
+        assert_eq!(read(&big), expected);
+        // Whatever else a line holds is its prompt.
+        assert_eq!(read(b"a\x1b[31m\0b"), Ok(vec!["a\x1b[31m\0b".to_owned()]));
+    }
+
+    #[test]
+    fn other_encodings_are_refused_by_their_line() {
+        let error = read(b"a red fox\nun caf\xe9\n").unwrap_err();
+        assert!(error.contains("prompts.txt: line 2: not UTF-8"), "{error}");
+        let error = read(b"\xff\xfea\0\x00\xd8\n\0").unwrap_err();
+        assert!(error.contains("UTF-16"), "{error}");
+        for empty in ["", "\u{feff}", "\n \r\n\t\n"] {
+            let error = read(empty.as_bytes()).unwrap_err();
+            assert!(error.contains("no prompt in it"), "{error}");
+        }
+    }
+}
