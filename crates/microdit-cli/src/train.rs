@@ -102,9 +102,7 @@ impl Train {
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
         let devices = self.devices.of::<B>(self.device)?;
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
-        if self.device == Device::Cpu {
-            require_room(&recipe).into_diagnostic()?;
-        }
+        require_room(&recipe, self.device == Device::Cpu).into_diagnostic()?;
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let nodes = self.nodes.config()?;
         let run = match &nodes {

@@ -12,14 +12,19 @@ const BATCHES: f64 = 4.0;
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Checks that this machine has the memory that a run of `recipe` on its processor needs, where both are known.
+/// Checks that this machine has the memory that a run of `recipe` needs, where both are known: for batches and pictures, and for
+/// the network too if it is trained on the processor.
 ///
 /// # Errors
 /// The stage that needs more, with both numbers.
-pub fn require_room(recipe: &Recipe) -> Result<(), TrainError> {
+pub fn require_room(recipe: &Recipe, on_processor: bool) -> Result<(), TrainError> {
     let Some(there) = memory() else { return Ok(()) };
     for stage in &recipe.stages {
-        let needed = needed(recipe, stage);
+        let network = match on_processor {
+            true => GIB * plan::memory_of(stage, 1).total,
+            false => 0.0,
+        };
+        let needed = network + of_samples(recipe, stage);
         if needed > there {
             return Err(TrainError::NoRoom {
                 stage: stage.name.clone(),
@@ -31,8 +36,8 @@ pub fn require_room(recipe: &Recipe) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Bytes of a stage on one device: network, batches, held-out samples and the pictures at its end.
-fn needed(recipe: &Recipe, stage: &Stage) -> f64 {
+/// Bytes of a stage's batches, of its held-out samples and of the pictures at its end.
+fn of_samples(recipe: &Recipe, stage: &Stage) -> f64 {
     let sample = stage.sample_bytes() as f64;
     let held_out = recipe.run.evaluation.as_ref();
     let samples = BATCHES * stage.batch as f64 + held_out.map_or(0.0, |held| held.samples as f64);
@@ -43,7 +48,7 @@ fn needed(recipe: &Recipe, stage: &Stage) -> f64 {
         CodecConfig::Pixels { .. } => 2.0 * 3.0 * side * side * sampling.pictures() as f64,
         CodecConfig::Latents => 0.0,
     };
-    GIB * plan::memory_of(stage, 1).total + sample * samples + pictures
+    sample * samples + pictures
 }
 
 /// Bytes this process may have: what the machine, its control group and the limit of the process leave.

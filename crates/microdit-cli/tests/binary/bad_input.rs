@@ -32,7 +32,10 @@ fn bad_recipes_name_file_line_and_key() {
         (
             "ratio: 0.75",
             "ratio: 1.5",
-            &["stages.masked.masking", "0..1"],
+            &[
+                "bad.ron:",
+                "stages.masked.masking.ratio: must be at least 0 and below 1, not 1.5",
+            ],
         ),
     ] {
         let path = folder.path().join("bad.ron");

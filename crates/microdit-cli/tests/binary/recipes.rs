@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A shard of eight samples: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3 vectors of 6 numbers.
-fn latents(path: &Path) {
+pub(crate) fn latents(path: &Path) {
     let array = |shape: &[u64]| {
         let mut bytes = Vec::new();
         let options = WriteOptions::new().default_dtype().shape(shape);

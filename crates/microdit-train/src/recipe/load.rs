@@ -42,7 +42,7 @@ impl Recipe {
     /// A missing file, a syntax error, an unknown key, a wrong type, a number outside of its range or values that contradict
     /// each other, each with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let mut tree = read(path, 0, MAX_BYTES)?;
+        let mut tree = read(path, &[], MAX_BYTES)?;
         for entry in overrides {
             let missing = || (Origin::command_line(entry), "write it as path=value".into());
             let (key, value) = entry.split_once('=').ok_or_else(missing)?;
@@ -140,19 +140,23 @@ impl Typed {
     }
 }
 
-/// A file, laid over the one it extends; together they have `room` bytes.
-fn read(path: &Path, depth: usize, room: usize) -> Result<Node, TrainError> {
-    let text = read_text(path, room)?;
+/// A file, laid over the one it extends; together they have `room` bytes. Those before it extend it.
+fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError> {
+    let text = read_text(path, room).map_err(|error| match before.last() {
+        Some(origin) => problem(&origin.to_string(), &format!("extends {error}")),
+        None => error,
+    })?;
     let mut node = Node::parse(&text, &path.display().to_string())?;
     let Some(base) = node.take("extends")? else {
         return Ok(node);
     };
-    if depth == MAX_EXTENDS {
+    if before.len() == MAX_EXTENDS {
         return Err((base.origin, "recipes extend each other in a circle".into()).into());
     }
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let base = folder.join(base.as_text()?);
-    Ok(read(&base, depth + 1, room - text.len())?.merge(node))
+    let file = folder.join(base.as_text()?);
+    let before = [before, &[base.origin]].concat();
+    Ok(read(&file, &before, room - text.len())?.merge(node))
 }
 
 /// Gives a tree its type; an error is told at the line its value came from.
@@ -161,10 +165,12 @@ fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
     options.from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
-        // The line says the key and the value, which the parser's message does not.
+        // A line of one value says its key, which the parser's message does not.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();
-        let value = shortened(value.trim_end_matches(','));
-        let message = format!("{value}: {}", explain(&error.code));
+        let mut message = explain(&error.code);
+        if value.contains(": ") {
+            message = format!("{}: {message}", shortened(value.trim_end_matches(',')));
+        }
         (origins[line - 1].clone(), message).into()
     })
 }

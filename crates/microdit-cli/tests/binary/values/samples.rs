@@ -1,0 +1,202 @@
+//! Small recipes that between them have every key and every variant, and their numbers as they are serialized.
+
+use microdit_train::{Recipe, recipe::Stage};
+use serde_json::Value;
+use std::{fmt::Write, path::Path};
+
+/// A network that draws shapes in a second, with every optional key that goes with them.
+const SHAPES: &str = r#"(
+    name: "tiny",
+    seed: 0,
+    model: (
+        input_size: 16, patch_size: 4, in_channels: 3, dim: 16, depth: 2, head_dim: 8, multiple_of: 8, caption_channels: 8,
+        qkv_width: Linear(from: 0.5, to: 1.0), ffn_width: Linear(from: 0.5, to: 4.0),
+        mixer: (dim: 16, depth: 1), moe: (experts: 4, capacity: 2.0, every: 2),
+    ),
+    diffusion: (sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
+    data: (dataset: Shapes, image_size: 16),
+    codec: Pixels(scale: 0.5),
+    captions: HashedWords(tokens: 6, drop: 0.1),
+    batch: 4,
+    micro_batch: 2,
+    optimiser: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0, groups: [(kinds: [Moe], lr: 0.5), (kinds: [Norms])]),
+    stages: [
+        (
+            name: "masked", steps: 4, masking: Deferred(ratio: 0.5), optimiser: (method: Muon(momentum: 0.9)),
+            schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
+        ),
+        (
+            name: "naive", steps: 2, masking: Naive(ratio: 0.5), optimiser: (method: Lamb),
+            schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
+        ),
+        (
+            name: "unmasked", steps: 3, schedule: (curve: Constant(warmup: 1)),
+            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2)],
+        ),
+    ],
+    sampling: (prompts: ["a large red circle"], count: 1, steps: 2, guidance: 2.0, every: 5),
+    log_every: 1,
+    checkpoints: (every: 3, keep: 2, milestones: 6),
+    evaluation: (every: 4, samples: 3),
+    budget: (hours: 1.0, usd: 5.0, usd_per_gpu_hour: 1.0),
+)"#;
+
+/// Other ways to say how wide blocks are.
+const WIDTHS: [[&str; 2]; 3] = [
+    ["Constant(0.5)", "Steps([1.0, 2.0])"],
+    ["Steps([0.5, 1.0])", "PerLayer([1.0, 2.0])"],
+    ["PerLayer([0.5, 1.0])", "Constant(2.0)"],
+];
+
+/// What turns it into a recipe over latents, which come from two lists of shards.
+const LATENTS: &str = r#"(
+    extends: "shapes.ron",
+    model: (input_size: 8, in_channels: 4, caption_channels: 6),
+    data: (dataset: Latents, image_size: 256, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
+    codec: Latents,
+    captions: Precomputed(tokens: 3, drop: 0.1),
+    sampling: (every: None),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+)"#;
+
+/// A recipe with every key written down, and the numbers in it.
+pub(super) struct Sample {
+    pub(super) recipe: Recipe,
+    /// The recipe as text.
+    pub(super) text: String,
+    pub(super) numbers: Vec<Number>,
+}
+
+/// A number in a recipe.
+#[derive(Clone)]
+pub(super) struct Number {
+    /// Its place in the types, as the schema has it.
+    pub(super) place: String,
+    /// Its place in the recipe, as `--set` has it.
+    pub(super) path: String,
+}
+
+/// The recipes, on latents of `shards`, written to `folder` first.
+pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let shapes = write("shapes.ron", SHAPES);
+    let latents = LATENTS.replace("SHARDS", &shards.to_string_lossy());
+    let latents = write("latents.ron", &latents);
+    let load = |path: &Path, sets: &[String]| whole(Recipe::load(path, sets).unwrap());
+    let widths = WIDTHS.map(|[qkv, ffn]| {
+        let sets = [
+            format!("model.qkv_width={qkv}"),
+            format!("model.ffn_width={ffn}"),
+        ];
+        load(&shapes, &sets)
+    });
+    let mut all = vec![load(&shapes, &[])];
+    all.extend(widths);
+    all.push(load(&latents, &[]));
+    all
+}
+
+/// The recipe with every key written down.
+fn whole(recipe: Recipe) -> Sample {
+    let run = serde_json::to_value(&recipe.run).unwrap();
+    let stages: Vec<Value> = recipe
+        .stages
+        .iter()
+        .map(|stage: &Stage| serde_json::to_value(stage).unwrap())
+        .collect();
+    let mut numbers = Vec::new();
+    collect(&run, "run", "", &mut numbers);
+    for (stage, value) in recipe.stages.iter().zip(&stages) {
+        collect(
+            value,
+            "stage",
+            &format!("stages.{}", stage.name),
+            &mut numbers,
+        );
+    }
+    let mut text = String::from("(");
+    for (key, value) in run.as_object().unwrap() {
+        let _ = write!(text, "\n{key}: {},", ron(value));
+    }
+    let stages = ron(&Value::Array(stages));
+    let _ = write!(text, "\nstages: {stages},\n)");
+    Sample {
+        recipe,
+        text,
+        numbers,
+    }
+}
+
+/// A variant's name and what it holds, of an enum: serde's form of it has one key, and only variants begin with a capital.
+fn variant(value: &Value) -> Option<(&String, &Value)> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    let (name, inner) = fields.iter().next()?;
+    name.starts_with(char::is_uppercase)
+        .then_some((name, inner))
+}
+
+/// The numbers in a value, and places that hold nothing, which are none.
+fn collect(value: &Value, place: &str, path: &str, numbers: &mut Vec<Number>) {
+    let below = |key: &str| match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
+    };
+    match value {
+        Value::Number(_) => numbers.push(Number {
+            place: place.to_owned(),
+            path: path.to_owned(),
+        }),
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                collect(item, &format!("{place}.*"), &below(&i.to_string()), numbers);
+            }
+        }
+        Value::Object(fields) => match variant(value) {
+            // A variant with names is written like a struct, one without like a list.
+            Some((name, inner)) => {
+                let path = if inner.is_object() { path } else { &below("0") };
+                collect(inner, &format!("{place}.{name}"), path, numbers);
+            }
+            None => {
+                for (key, field) in fields {
+                    collect(field, &format!("{place}.{key}"), &below(key), numbers);
+                }
+            }
+        },
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// A value as recipes write it.
+fn ron(value: &Value) -> String {
+    let body = |fields: &serde_json::Map<String, Value>| {
+        let fields = fields
+            .iter()
+            .map(|(key, value)| format!("{key}: {}", ron(value)));
+        fields.collect::<Vec<_>>().join(", ")
+    };
+    match value {
+        Value::Null => "None".into(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        // A variant without anything in it is a bare name, and no text of these recipes is a single capitalised word.
+        Value::String(text)
+            if text.chars().all(char::is_alphanumeric) && text.starts_with(char::is_uppercase) =>
+        {
+            text.clone()
+        }
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(ron).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(fields) => match variant(value) {
+            Some((name, Value::Object(fields))) => format!("{name}({})", body(fields)),
+            Some((name, inner)) => format!("{name}({})", ron(inner)),
+            None => format!("({})", body(fields)),
+        },
+    }
+}
