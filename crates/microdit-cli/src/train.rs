@@ -16,7 +16,7 @@ use microdit_train::{
     plan::Gpu,
     room::require_room,
     run::{Metrics, RunDir},
-    sampling::{Order, Painter},
+    sampling::{Order, Painter, warn_of_long_prompts},
     trainer::{Ending, Session, train},
 };
 use miette::{IntoDiagnostic, miette};
@@ -103,6 +103,7 @@ impl Train {
         let devices = self.devices.of::<B>(self.device)?;
         let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
         require_room(&recipe, self.device == Device::Cpu).into_diagnostic()?;
+        warn_of_long_prompts(&recipe);
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let nodes = self.nodes.config()?;
         let run = match &nodes {

@@ -6,10 +6,13 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
-use webdataset::{NodeSplit, WebDataset};
+use webdataset::{
+    DataPipeline, Opener, ShardsToSamples, SimpleShardList, shard::reader::ShardSource,
+};
 
 /// Extensions of images, in the order they are looked for.
 const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -240,13 +243,28 @@ impl Members {
     }
 }
 
-fn tar(path: &Path) -> Result<WebDataset, DataError> {
-    WebDataset::builder_verbatim([path.to_string_lossy()])
-        .node_split(NodeSplit::None)
-        .worker_split(false)
-        .empty_check(false)
-        .build()
-        .map_err(|error| DataError::unreadable(path, &error))
+/// The samples of a tar. Its path is opened as it is: webdataset would take it for a URL, whose percent signs, schemes
+/// and commands it obeys.
+fn tar(path: &Path) -> Result<DataPipeline, DataError> {
+    let named = SimpleShardList::verbatim([path.to_string_lossy()]);
+    let opener = Arc::new(OneFile(path.to_owned()));
+    Ok(DataPipeline::new()
+        .with(named)
+        .with(ShardsToSamples::new(opener)))
+}
+
+/// Opens one file, whatever it is asked for.
+#[derive(Debug)]
+struct OneFile(PathBuf);
+
+impl Opener for OneFile {
+    fn open(&self, name: &str) -> webdataset::Result<ShardSource> {
+        Ok(ShardSource {
+            url: name.to_owned(),
+            local_path: None,
+            stream: Box::new(File::open(&self.0)?),
+        })
+    }
 }
 
 /// A file of pixels and its caption.

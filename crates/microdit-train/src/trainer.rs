@@ -321,7 +321,7 @@ where
             let weights = format!("{}, step {step}", run.name);
             let painter = Painter::new(stage, dit, weights, &self.encoders, device.clone())?;
             let path = self.run.samples_at(step);
-            match painter.draw_sheet(&run.sampling, run.seed, &path) {
+            match painter.draw_sheet(&run.sampling, run.seed, &path, &AtomicBool::new(false)) {
                 // What cannot be drawn yet can be trained on.
                 Err(error @ TrainError::NonFinitePictures { .. }) => {
                     tracing::warn!("no pictures after step {step}: {error}");

@@ -9,6 +9,8 @@ mod flags;
 mod full_size;
 mod hostile_recipes;
 mod latents;
+mod pictures;
+mod printed;
 mod readme;
 mod recipes;
 mod resume;

@@ -10,6 +10,7 @@ mod t5;
 mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
+pub use cut::Cutter;
 pub use encoder::TextEncoder;
 pub use entities::{entity, unescape_html};
 pub use pattern::pattern;

@@ -281,12 +281,13 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
 }
 
 impl<B: DitBackend> Painter<B> {
-    /// Draws the prompts onto one sheet, from place 0 on; none if there are none.
+    /// Draws the prompts onto one sheet, from place 0 on, unless `stop` is set before; none if there are none.
     pub(crate) fn draw_sheet(
         &self,
         settings: &SamplingConfig,
         seed: u64,
         path: &Path,
+        stop: &AtomicBool,
     ) -> Result<Drawn, TrainError> {
         let order = Order {
             settings,
@@ -296,6 +297,219 @@ impl<B: DitBackend> Painter<B> {
             singles: None,
             overwrite: false,
         };
-        Drawing::new(self, order)?.run(&AtomicBool::new(false), || ())
+        Drawing::new(self, order)?.run(stop, || ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{encoders::Encoders, recipe::Recipe};
+    use burn_flex::Flex;
+    use microdit::weights::StateDict;
+    use microdit_encoders::read_labels;
+    use std::cell::Cell;
+
+    /// A painter whose weights are drawn at random and then multiplied by `gain`.
+    fn painter(gain: f32) -> Painter<Flex> {
+        let device = Default::default();
+        let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.ron");
+        let recipe = Recipe::load(Path::new(recipe), &["model.depth=2".into()]).unwrap();
+        let stage = recipe.last_stage();
+        let fresh = stage.model.init::<Flex>(0, &device).unwrap();
+        let named = StateDict::from_module(&fresh);
+        let tensors = named.iter().map(|(name, data)| {
+            // Layers that begin at zero would draw the noise itself.
+            let values: Vec<f32> = data.iter::<f32>().collect();
+            let values = values.iter().enumerate();
+            let values: Vec<f32> = values
+                .map(|(i, value)| gain * (value + 0.02 * (i as f32).sin()))
+                .collect();
+            (
+                name.clone(),
+                burn::tensor::TensorData::new(values, data.shape.clone()),
+            )
+        });
+        let dit = StateDict::from_tensors(tensors)
+            .load_into(fresh, &device)
+            .unwrap();
+        Painter::new(stage, dit, "some".into(), &Encoders::default(), device).unwrap()
+    }
+
+    fn settings(prompts: &[&str], count: usize) -> SamplingConfig {
+        SamplingConfig {
+            prompts: prompts.iter().map(|&prompt| prompt.into()).collect(),
+            count,
+            steps: 2,
+            ..SamplingConfig::default()
+        }
+    }
+
+    fn order<'a>(settings: &'a SamplingConfig, singles: &'a Path) -> Order<'a> {
+        Order {
+            settings,
+            seed: 3,
+            place: 0,
+            sheet: None,
+            singles: Some(singles),
+            overwrite: false,
+        }
+    }
+
+    static GO: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn a_picture_is_the_same_in_every_batch() {
+        let painter = painter(1.0);
+        let settings = settings(&[], 1);
+        let prompts: Vec<String> = (0..BATCH).map(|i| format!("picture {i}")).collect();
+        let pictures: Vec<Picture<'_>> = prompts
+            .iter()
+            .zip(100..)
+            .map(|(prompt, place)| Picture { place, prompt })
+            .collect();
+        let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
+            let latents = painter.denoise(&settings, 3, pictures, &GO, || ()).unwrap();
+            let values = latents.into_data();
+            values.iter::<f32>().map(f32::to_bits).collect()
+        };
+        let together = draw(&pictures);
+        let size = together.len() / BATCH;
+        assert_ne!(together[..size], together[size..2 * size]);
+        for count in [1, 2, 3, 5, 7] {
+            for first in [0, BATCH - count] {
+                let alone = draw(&pictures[first..first + count]);
+                let there = &together[first * size..(first + count) * size];
+                assert!(alone == there, "{count} from {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_drawing_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
+        let painter = painter(1.0);
+        let settings = settings(&["a", "b", "c"], 7);
+        let run = |order: Order<'_>, stop: &AtomicBool, after: usize| {
+            let steps = Cell::new(0);
+            let drawn = Drawing::new(&painter, order).unwrap().run(stop, || {
+                steps.set(steps.get() + 1);
+                stop.fetch_or(steps.get() == after, Ordering::Relaxed);
+            });
+            drawn.unwrap()
+        };
+        let sheet = folder.path().join("sheet.png");
+        let with_sheet = |singles| Order {
+            sheet: Some(&sheet),
+            ..order(&settings, singles)
+        };
+        let all = run(with_sheet(&whole), &AtomicBool::new(false), 0);
+        assert_eq!((all.drawn, all.kept, all.stopped), (21, 0, false));
+        let expected = fs::read(&sheet).unwrap();
+        fs::remove_file(&sheet).unwrap();
+        // Stopped in the first batch, then in the second.
+        let first = run(with_sheet(&parts), &AtomicBool::new(false), 1);
+        assert_eq!((first.drawn, first.stopped), (0, true));
+        let second = run(with_sheet(&parts), &AtomicBool::new(false), 3);
+        assert_eq!((second.drawn, second.kept, second.stopped), (16, 0, true));
+        assert!(!sheet.exists());
+        let third = run(with_sheet(&parts), &AtomicBool::new(false), 0);
+        assert_eq!((third.drawn, third.kept, third.stopped), (5, 16, false));
+        assert_eq!(fs::read(&sheet).unwrap(), expected);
+        for entry in fs::read_dir(&whole).unwrap() {
+            let path = entry.unwrap().path();
+            let part = parts.join(path.file_name().unwrap());
+            assert_eq!(fs::read(&path).unwrap(), fs::read(part).unwrap());
+        }
+        assert_eq!(fs::read_dir(&parts).unwrap().count(), 21);
+    }
+
+    #[test]
+    fn another_picture_is_in_the_way_until_it_may_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let painter = painter(1.0);
+        let first = settings(&["a", "b"], 1);
+        let order = order(&first, folder.path());
+        let draw = |order: Order<'_>| Drawing::new(&painter, order)?.run(&GO, || ());
+        draw(order).unwrap();
+        let other = SamplingConfig {
+            guidance: 2.5,
+            ..first.clone()
+        };
+        let other = Order {
+            settings: &other,
+            ..order
+        };
+        let error = draw(other).unwrap_err().to_string();
+        assert!(
+            error.contains(".png is in the way: its guidance is 5, not 2.5."),
+            "{error}"
+        );
+        let insisted = draw(Order {
+            overwrite: true,
+            ..other
+        })
+        .unwrap();
+        assert_eq!((insisted.drawn, insisted.kept), (2, 0));
+        let labels = read_labels(&folder.path().join("00001.png")).unwrap();
+        for (key, text) in [
+            ("guidance", "2.5"),
+            ("prompt", "b"),
+            ("seed", "3"),
+            ("place", "1"),
+        ] {
+            assert!(
+                labels.contains(&(key.into(), text.into())),
+                "{key}: {labels:?}"
+            );
+        }
+        // Something that is no picture at all is never replaced.
+        let path = folder.path().join("00000.png");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = draw(Order {
+            overwrite: true,
+            ..other
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("it is no regular file"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_no_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(&["a red fox", "b"], 1);
+        let order = Order {
+            sheet: None,
+            ..order(&settings, folder.path())
+        };
+        let painter = painter(f32::NAN);
+        let error = Drawing::new(&painter, order).unwrap().run(&GO, || ());
+        let error = error.unwrap_err().to_string();
+        for part in ["2 pictures are not finite", "place 0", "a red fox"] {
+            assert!(error.contains(part), "no `{part}` in {error}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_numbered_or_shown_is_refused() {
+        let count = |count, place| {
+            let settings = settings(&["a", "b"], count);
+            let order = Order {
+                place,
+                ..order(&settings, Path::new("none"))
+            };
+            order.count()
+        };
+        assert!(count(usize::MAX, 0).is_err());
+        assert!(count(1, u64::MAX).is_err());
+        assert_eq!(count(3, 7).unwrap(), 6);
+        let many = settings(&["a"], 1 << 40);
+        let error = order(&many, Path::new("none")).sheet_fits([32, 32], Path::new("a.png"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("too many for one sheet"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ mod prompts;
 
 pub use drawing::{Drawing, Drawn, Order};
 pub use label::Label;
-pub use prompts::read_prompts;
+pub use prompts::{read_prompts, warn_of_long_prompts};
 
 use crate::{
     encoders::Encoders,

@@ -1,8 +1,11 @@
 //! Prompts as they come: files of them, and those that are too long.
 
-use crate::error::TrainError;
+use crate::{
+    error::TrainError,
+    recipe::{CaptionConfig, Recipe},
+};
 use microdit_data::decode_text;
-use microdit_encoders::Cut;
+use microdit_encoders::{Cut, HashedWords, hub::locate, text::Cutter};
 use std::{
     fs::File,
     io::{self, Read},
@@ -29,6 +32,26 @@ pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>
     }
     if count > NAMED {
         tracing::warn!("{} more prompts are cut", count - NAMED);
+    }
+}
+
+/// Warns of a recipe's prompts that will not be read to their end, before it is trained. Where its text encoder is not on
+/// this machine, nothing is said.
+pub fn warn_of_long_prompts(recipe: &Recipe) {
+    let (prompts, stage) = (&recipe.run.sampling.prompts, recipe.last_stage());
+    match stage.captions {
+        CaptionConfig::HashedWords { tokens, .. } => {
+            let channels = stage.model.caption_channels;
+            let words = HashedWords { tokens, channels };
+            warn_of_cuts(prompts, |prompt| words.cut(prompt));
+        }
+        CaptionConfig::Precomputed { tokens, .. } => {
+            let path = recipe.run.encoders.text.as_deref();
+            let path = path.and_then(|path| locate(path).ok());
+            if let Some(cutter) = path.and_then(|path| Cutter::open(&path, tokens)) {
+                warn_of_cuts(prompts, |prompt| cutter.cut(prompt));
+            }
+        }
     }
 }
 
