@@ -8,10 +8,21 @@ use crate::{
     stream::{Samples, Source},
 };
 use ::image::RgbImage;
-use std::{collections::HashSet, sync::mpsc, thread};
+use std::{
+    collections::HashSet,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
 
 /// Batches decoded ahead of the one in use.
 const AHEAD: usize = 2;
+
+/// Time between two looks at whether to stop, while a batch is not ready.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Damaged samples that are named; further ones are only counted.
 const MAX_NAMED: usize = 1000;
@@ -90,6 +101,21 @@ impl Loader {
     /// Unreadable data; nothing follows an error.
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
         self.batches.recv().map_err(|_| DataError::Stopped)?
+    }
+
+    /// The next batch, or nothing soon after `stop` is set: a disk that hangs does not hold up whoever asks the run to end.
+    ///
+    /// # Errors
+    /// Unreadable data; nothing follows an error.
+    pub fn next_batch_or_stop(&mut self, stop: &AtomicBool) -> Result<Option<Batch>, DataError> {
+        while !stop.load(Ordering::Relaxed) {
+            match self.batches.recv_timeout(PATIENCE) {
+                Ok(batch) => return batch.map(Some),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(DataError::Stopped),
+            }
+        }
+        Ok(None)
     }
 }
 
