@@ -4,8 +4,8 @@ use burn_flex::Flex;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use microdit::rng::{Purpose, Stream};
 use microdit_data::{
-    DatasetCard, Layout, Loader, LoaderConfig, Members, Position, Precompute, PrecomputeConfig,
-    PrepareConfig, Shards, Source, Store, clean_caption,
+    DatasetCard, EncoderIdentity, Layout, Loader, LoaderConfig, Members, Position, Precompute,
+    PrecomputeConfig, PrepareConfig, Shards, Source, Store, clean_caption,
     image::{center_crop, decode, resize_shorter_side},
     prepare,
 };
@@ -37,8 +37,10 @@ fn pictures(folder: &Path, size: u32, count: u64) {
         captions: None,
         shard_bytes: 1 << 20,
         limit: None,
+        max_damage: 0.0,
     };
-    prepare(&card, &config, folder, |_| ()).expect("shards are written");
+    let stop = AtomicBool::new(false);
+    prepare(&card, &config, folder, &stop, |_| ()).expect("shards are written");
 }
 
 /// Latents of the size the paper trains on, 4 x 32 x 32, with captions of 77 x 1024: 174 kB a sample.
@@ -70,9 +72,14 @@ fn latents(pictures: &Path, folder: &Path) {
         sizes: vec![256],
         batch: 16,
         seed: 0,
-        encoders: ["random", "random"].map(str::to_owned),
+        encoders: ["vae", "text"].map(|name| EncoderIdentity {
+            name: name.into(),
+            sha256: "random".into(),
+        }),
         rank: 0,
         world: 1,
+        update: false,
+        max_damage: 0.0,
     };
     let work = Precompute {
         vae: &Vae::Kl(Box::new(vae)),

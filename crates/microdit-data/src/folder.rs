@@ -1,6 +1,9 @@
 //! Pictures in a directory, with captions beside them or in a table.
 
-use crate::sample::{DataError, Image, Sample};
+use crate::{
+    key::readable,
+    sample::{DataError, Image, Sample},
+};
 use parquet::{
     file::reader::{FileReader, SerializedFileReader},
     record::Field,
@@ -10,7 +13,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// Extensions of pictures.
@@ -104,7 +107,7 @@ impl Folder {
             let path = Path::new(&image);
             let inside = path
                 .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)));
+                .all(|part| matches!(part, Component::Normal(_)));
             let path = self.root.join(path);
             let key = self.key(&path);
             if !inside {
@@ -114,13 +117,14 @@ impl Folder {
         })
     }
 
-    /// A picture's name: its path under the directory without its extension.
+    /// A picture's name: its path under the directory.
     fn key(&self, path: &Path) -> String {
         let inner = path.strip_prefix(&self.root).unwrap_or(path);
-        inner
-            .with_extension("")
-            .to_string_lossy()
-            .replace(['/', '\\'], "-")
+        let parts = inner.components().filter(|part| *part != Component::CurDir);
+        let parts: Vec<String> = parts
+            .map(|part| readable(part.as_os_str().as_encoded_bytes()))
+            .collect();
+        parts.join("/")
     }
 
     /// Path and caption of every row.

@@ -2,6 +2,9 @@
 
 use crate::{
     image::decode,
+    left_out::{LeftOut, reasons},
+    npy,
+    parallel::unless_it_panics,
     sample::{DataError, Image, Sample},
     shards::{Members, Shard, Shards},
     writer::{DatasetIndex, checksum},
@@ -38,6 +41,33 @@ pub struct Inspection {
     pub examples: Vec<String>,
     /// Shards that cannot be read, or are not what the index says.
     pub broken_shards: Vec<String>,
+    /// What the index says it lacks of its source.
+    pub lacks: Vec<String>,
+}
+
+impl Inspection {
+    /// Why this is no dataset to train on, where at most that share of the samples may be damaged; nothing if it is one.
+    pub fn faults(&self, max_damage: f64) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !self.broken_shards.is_empty() {
+            let (broken, of) = (self.broken_shards.len(), self.shards);
+            faults.push(format!(
+                "{broken} shards are broken, of {of} that are there"
+            ));
+        }
+        if self.samples == 0 {
+            faults.push("there is no sound sample".into());
+        }
+        let damaged: u64 = self.damaged.values().sum();
+        let all = self.samples + damaged;
+        if damaged as f64 > max_damage * all as f64 {
+            let why = reasons(&self.damaged);
+            faults.push(format!(
+                "{damaged} of {all} samples are damaged, more than the share of {max_damage} that --max-damage allows: {why}"
+            ));
+        }
+        faults
+    }
 }
 
 /// Smallest, middle and largest of many numbers.
@@ -69,9 +99,6 @@ pub enum Glimpse {
     Latent(Vec<usize>, Vec<f32>),
 }
 
-/// Damaged samples that are named.
-const EXAMPLES: usize = 10;
-
 /// Reads all samples of the shards `spec` names, as [`Shards::open`] takes it, decodes them, and compares the shards with
 /// their index, if there is one. Of the sound samples, `glimpses` evenly spread over the shards' beginnings are kept.
 /// `progress` is told the shards read.
@@ -92,6 +119,7 @@ pub fn inspect(
     };
     let mut page = Page::default();
     page.result.contents = names.into_iter().collect();
+    page.result.lacks = index.iter().flat_map(|index| index.lacks.clone()).collect();
     let per_shard = glimpses.div_ceil(shards.iter().count());
     for (i, shard) in shards.iter().enumerate() {
         page.result.shards += 1;
@@ -135,6 +163,7 @@ fn kinds(names: &BTreeSet<String>) -> Vec<Members> {
 #[derive(Default)]
 struct Page {
     result: Inspection,
+    damaged: LeftOut,
     lengths: Vec<usize>,
     /// Number, sum and sum of squares of the latents' values.
     sums: (f64, f64, f64),
@@ -145,12 +174,7 @@ struct Page {
 
 impl Page {
     fn shard(&mut self, shard: &Shard, kinds: &[Members], index: Option<&DatasetIndex>) {
-        let path = shard.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let (path, name) = (shard.path(), shard.name());
         match checksum(path) {
             Ok((bytes, sha256)) => {
                 self.result.bytes += bytes;
@@ -163,41 +187,45 @@ impl Page {
             }
             Err(error) => self.result.broken_shards.push(format!("{name}: {error}")),
         }
-        // A sample is counted once, and damaged if it is at any size.
-        let mut damaged: BTreeMap<String, String> = BTreeMap::new();
-        let mut sound: BTreeSet<String> = BTreeSet::new();
+        // A sample is counted once, and damaged if it is at any size: by its place, for keys may be repeated.
+        let mut damage: Vec<Option<(String, String)>> = Vec::new();
+        let mut broken = None;
         for (i, &members) in kinds.iter().enumerate() {
+            let mut place = 0;
             let read = shard.for_each(members, |key, sample| {
-                match sample.and_then(|sample| self.sample(sample, i == 0)) {
-                    Ok(()) => {
-                        sound.insert(key.to_owned());
-                    }
-                    Err(lack) => {
-                        damaged.insert(key.to_owned(), lack);
-                    }
+                // A panic in a decoder costs the sample alone.
+                let looked =
+                    unless_it_panics(|| sample.and_then(|sample| self.sample(sample, i == 0)));
+                let lack = looked
+                    .unwrap_or_else(|| Err("a decoder that panicked".into()))
+                    .err();
+                if damage.len() <= place {
+                    damage.push(None);
                 }
+                if damage[place].is_none() {
+                    damage[place] = lack.map(|lack| (key.to_owned(), lack));
+                }
+                place += 1;
+                true
             });
-            if let Err(error) = read {
-                self.result.broken_shards.push(error.to_string());
-                break;
-            }
+            broken = broken.or(read.err());
         }
-        self.result.samples += sound
-            .iter()
-            .filter(|key| !damaged.contains_key(*key))
-            .count() as u64;
-        for (key, lack) in damaged {
-            if self.result.examples.len() < EXAMPLES {
-                self.result.examples.push(format!("{name}: {key}: {lack}"));
+        self.result
+            .broken_shards
+            .extend(broken.map(|error| error.to_string()));
+        for sample in damage {
+            match sample {
+                Some((key, lack)) => self.damaged.note(&name, &key, &lack),
+                None => self.result.samples += 1,
             }
-            *self.result.damaged.entry(lack).or_default() += 1;
         }
     }
 
     fn sample(&mut self, sample: Sample, first: bool) -> Result<(), String> {
         let glimpse = match sample.image {
             Image::Encoded(file) => {
-                let image = decode(&file).map_err(|_| "an image that cannot be decoded")?;
+                let image = decode(&file)
+                    .map_err(|error| format!("an image that cannot be decoded: {error}"))?;
                 let size = format!("{} x {}", image.width(), image.height());
                 *self.result.sizes.entry(size).or_default() += 1;
                 Glimpse::Picture(image)
@@ -210,13 +238,11 @@ impl Page {
                 let caption = caption
                     .read()
                     .map_err(|error| format!("caption states: {error}"))?;
-                if latent
-                    .values
-                    .iter()
-                    .chain(&caption.values)
-                    .any(|value| !value.is_finite())
-                {
-                    return Err("values that are no numbers".into());
+                if !npy::all_finite(&latent.values) {
+                    return Err("a non-finite latent".into());
+                }
+                if !npy::all_finite(&caption.values) {
+                    return Err("non-finite caption states".into());
                 }
                 *self
                     .result
@@ -264,6 +290,8 @@ impl Page {
     }
 
     fn finish(mut self) -> (Inspection, Vec<Glimpse>) {
+        self.result.damaged = self.damaged.counts;
+        self.result.examples = self.damaged.examples;
         self.lengths.sort_unstable();
         if let (Some(&least), Some(&most)) = (self.lengths.first(), self.lengths.last()) {
             let median = self.lengths[self.lengths.len() / 2];

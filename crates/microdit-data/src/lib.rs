@@ -1,13 +1,19 @@
 //! Captioned images and latents: shards or a generator in, batches out.
 
+mod ahead;
+mod archive;
 mod captions;
 mod folder;
+mod identity;
 pub mod image;
 mod inspect;
+mod key;
 mod lack;
+mod left_out;
 mod loader;
 mod mds;
 mod npy;
+mod pack;
 mod parallel;
 mod precompute;
 mod prepare;
@@ -20,13 +26,16 @@ mod writer;
 
 pub use captions::{clean_caption, clean_once};
 pub use folder::{Columns, Folder};
+pub use identity::EncoderIdentity;
 pub use inspect::{Glimpse, Inspection, Moments, Spread, inspect};
 pub use lack::Lack;
+pub use left_out::LeftOut;
 pub use loader::{Batch, Captions, Loader, LoaderConfig};
 pub use mds::{MdsSample, MdsShard};
 pub use npy::Array;
+pub use pack::{PrepareConfig, Prepared, prepare};
 pub use precompute::{Precompute, PrecomputeConfig, Precomputed, index};
-pub use prepare::{DatasetCard, Filters, Layout, PrepareConfig, Store, prepare};
+pub use prepare::{DatasetCard, Filters, Layout, Store};
 pub use sample::{Damage, DataError, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
 pub use shards::{Incomplete, Members, Shard, Shards};

@@ -125,16 +125,26 @@ struct Skipped {
     count: u64,
     /// Those that were named already: every pass over the data meets them again.
     named: HashSet<String>,
+    /// Samples that could not be decoded since the last that could.
+    in_a_row: usize,
 }
 
 impl Skipped {
-    fn note(&mut self, key: &str, lack: &str) {
+    fn note(&mut self, what: String, lack: &str) {
         self.count += 1;
-        if self.named.len() < MAX_NAMED && self.named.insert(key.to_owned()) {
-            tracing::warn!(
-                "sample {key} has {lack}; it is skipped ({} so far)",
-                self.count
-            );
+        if self.named.len() < MAX_NAMED && !self.named.contains(&what) {
+            tracing::warn!("{what} {lack}; it is skipped ({} so far)", self.count);
+            self.named.insert(what);
+        }
+    }
+
+    fn incomplete(&mut self, Incomplete { shard, key, lack }: Incomplete) {
+        match key {
+            Some(key) => self.note(format!("{shard}: sample {key}"), &format!("has {lack}")),
+            None => self.note(
+                format!("{shard}: its rest"),
+                &format!("cannot be read: {lack}"),
+            ),
         }
     }
 }
@@ -157,29 +167,32 @@ fn next_batch(
     skipped: &mut Skipped,
 ) -> Result<Batch, DataError> {
     let mut decoded: Vec<Decoded> = Vec::new();
-    let mut failed = 0;
     while decoded.len() < config.batch {
         let mut raw = Vec::with_capacity(config.batch - decoded.len());
         for _ in decoded.len()..config.batch {
-            let mut incomplete = |sample: Incomplete| skipped.note(&sample.key, &sample.lack);
-            raw.push(samples.next(&mut incomplete)?);
+            raw.push(samples.next(&mut |sample| skipped.incomplete(sample))?);
         }
         let results = decode_all(&raw, config);
         for (sample, result) in raw.iter().zip(results) {
             match result {
-                Ok(sample) => decoded.push(sample),
+                Ok(sample) => {
+                    skipped.in_a_row = 0;
+                    decoded.push(sample);
+                }
                 Err(error) => {
-                    skipped.note(&sample.key, &format!("no use ({error})"));
-                    sample.damage.iter().for_each(|damage| damage.count());
-                    failed += 1;
+                    let shard = sample.damage.as_ref().map(|damage| damage.shard() + ": ");
+                    let name = format!("{}sample {}", shard.unwrap_or_default(), sample.key);
+                    skipped.note(name, &format!("has no use ({error})"));
+                    sample.damage.iter().for_each(|damage| damage.count(&error));
+                    skipped.in_a_row += 1;
                 }
             }
             if let Some(damage) = &sample.damage {
                 damage.within(config.max_damage)?;
             }
         }
-        if failed > MAX_UNDECODABLE {
-            return Err(DataError::NothingDecodes(failed));
+        if skipped.in_a_row > MAX_UNDECODABLE {
+            return Err(DataError::NothingDecodes(skipped.in_a_row));
         }
     }
     Ok(collate(decoded, samples.position()))
@@ -244,13 +257,16 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
         Stored::Halves(bytes) => npy::read_halves(bytes, shape),
     };
     let array = array.map_err(|error| format!("its {what}: {error}"))?;
-    if array.shape == shape {
-        return Ok(array.values);
+    if array.shape != shape {
+        let found = array.shape;
+        return Err(format!(
+            "its {what} has shape {found:?}, expected {shape:?}"
+        ));
     }
-    let found = array.shape;
-    Err(format!(
-        "its {what} has shape {found:?}, expected {shape:?}"
-    ))
+    if !npy::all_finite(&array.values) {
+        return Err(format!("its {what} has values that are not finite"));
+    }
+    Ok(array.values)
 }
 
 /// The middle of the image at the size of the latents' pixels.
@@ -450,6 +466,133 @@ mod tests {
             assert_eq!(image, [key.parse::<f32>().unwrap(); 16], "sample {key}");
         }
         assert_eq!(batch.captions, Captions::Vectors(vec![7.0; 6 * 6]));
+    }
+
+    /// A tar of latents `[4, 2, 2]` of the given values, with captions `[3, 2]`.
+    fn latents_of(path: &Path, values: &[f32]) -> Source {
+        let halves = |values: Vec<f32>, shape: &[usize]| {
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            npy::write("<f4", shape, &bytes)
+        };
+        let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
+        for (key, &value) in values.iter().enumerate() {
+            let mut latent = vec![key as f32; 16];
+            latent[7] = value;
+            for (name, data) in [
+                ("latent-16", halves(latent, &[4, 2, 2])),
+                ("caption", halves(vec![1.0; 6], &[3, 2])),
+            ] {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(data.len() as u64);
+                let name = format!("{key}.{name}.npy");
+                tar.append_data(&mut header, name, data.as_slice()).unwrap();
+            }
+        }
+        tar.finish().unwrap();
+        let shards = Shards::open(&path.to_string_lossy(), Members::Latents { size: 16 });
+        Source::Shards(shards.unwrap())
+    }
+
+    #[test]
+    fn latents_that_are_not_finite_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.tar");
+        let mut values = [1.0; 10];
+        (values[3], values[8]) = (f32::NAN, f32::NEG_INFINITY);
+        let load = |max_damage, batches| {
+            let config = LoaderConfig {
+                shape: [4, 2, 2],
+                max_damage,
+                ..config(2)
+            };
+            let mut loader = Loader::new(latents_of(&path, &values), config, &Position::default());
+            (0..batches)
+                .map(|_| loader.next_batch())
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let keys: HashSet<String> = load(0.2, 9)
+            .unwrap()
+            .into_iter()
+            .flat_map(|batch| {
+                assert!(npy::all_finite(&batch.images));
+                batch.keys
+            })
+            .collect();
+        assert_eq!(keys.len(), 8);
+        let error = load(0.1, 4).unwrap_err().to_string();
+        assert!(
+            error.contains("2 of 10 samples") && error.contains("not finite"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn of_a_shard_that_was_cut_off_the_samples_before_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.tar");
+        let source = latents_of(&path, &[1.0; 10]);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let load = |max_damage| {
+            let config = LoaderConfig {
+                shape: [4, 2, 2],
+                max_damage,
+                ..config(2)
+            };
+            let mut loader = Loader::new(source.clone(), config, &Position::default());
+            (0..3)
+                .map(|_| loader.next_batch())
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let batches = load(0.5).unwrap();
+        let keys: HashSet<&String> = batches.iter().flat_map(|batch| &batch.keys).collect();
+        assert!((4..=5).contains(&keys.len()), "{keys:?}");
+        // The rest counts as damage.
+        let error = load(0.0).unwrap_err().to_string();
+        assert!(
+            error.contains("0.tar") && error.contains("cut off"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn samples_in_a_row_are_counted_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.tar");
+        let load = |values: &[f32]| {
+            let config = LoaderConfig {
+                shape: [4, 2, 2],
+                batch: 3 * MAX_UNDECODABLE,
+                max_damage: 1.0,
+                ..config(2)
+            };
+            Loader::new(latents_of(&path, values), config, &Position::default()).next_batch()
+        };
+        // Half of the samples, not one after the other.
+        assert!(load(&[1.0, f32::NAN]).is_ok());
+        let error = load(&[f32::NAN]).unwrap_err().to_string();
+        assert!(error.contains("in a row"), "{error}");
+    }
+
+    #[test]
+    fn a_stop_is_heard_while_there_is_no_batch() {
+        // Nobody sends anything.
+        let (_sender, batches) = mpsc::channel();
+        let mut loader = Loader { batches };
+        let stop = AtomicBool::new(false);
+        let begun = std::time::Instant::now();
+        let batch = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                stop.store(true, Ordering::Relaxed);
+            });
+            loader.next_batch_or_stop(&stop)
+        });
+        assert!(matches!(batch, Ok(None)));
+        assert!(begun.elapsed() < Duration::from_millis(250));
     }
 
     #[test]

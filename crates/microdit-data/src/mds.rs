@@ -89,6 +89,12 @@ impl MdsShard {
         &self.path
     }
 
+    /// Its file as the index names it: with its directory, where indexes were merged.
+    pub(crate) fn file(&self) -> &str {
+        let zipped = self.entry.zip_data.as_ref();
+        &zipped.unwrap_or(&self.entry.raw_data).basename
+    }
+
     /// Samples the index says it has.
     pub fn samples(&self) -> usize {
         self.entry.samples as usize

@@ -106,6 +106,13 @@ pub(crate) fn read_halves(bytes: &[u8], shape: &[usize]) -> Result<Array, String
     })
 }
 
+/// Whether there is neither NaN nor infinity among the values. All are looked at, so that many are at once.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    values
+        .iter()
+        .fold(true, |all, value| all & value.is_finite())
+}
+
 /// An array in NumPy's format.
 #[cfg(test)]
 pub(crate) fn write(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {

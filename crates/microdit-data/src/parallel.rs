@@ -1,6 +1,9 @@
 //! Work on many items at once, on threads of its own: those of a pool may all be waiting for its results.
 
-use std::thread;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    thread,
+};
 
 /// What `work` makes of each item and its place, in their order; nothing where it panicked.
 pub(crate) fn map<T: Sync, R: Send>(
@@ -19,20 +22,23 @@ pub(crate) fn map<T: Sync, R: Send>(
                 let map = move || {
                     places
                         .zip(part)
-                        .map(|(place, item)| work(place, item))
-                        .collect::<Vec<R>>()
+                        .map(|(place, item)| unless_it_panics(|| work(place, item)))
+                        .collect::<Vec<_>>()
                 };
-                (part.len(), scope.spawn(map))
+                scope.spawn(map)
             })
             .collect();
         workers
             .into_iter()
-            .flat_map(|(count, worker)| match worker.join() {
-                Ok(results) => results.into_iter().map(Some).collect::<Vec<_>>(),
-                Err(_) => (0..count).map(|_| None).collect(),
-            })
+            .flat_map(|worker| worker.join().unwrap_or_default())
             .collect()
     })
+}
+
+/// What `work` answers, unless it panics: a decoder that does costs its own sample and no other.
+pub(crate) fn unless_it_panics<R>(work: impl FnOnce() -> R) -> Option<R> {
+    // What it leaves half done is dropped with it.
+    panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 #[cfg(test)]
@@ -45,5 +51,13 @@ mod tests {
             let expected: Vec<_> = (0..10).map(|i| Some((i, 2 * i))).collect();
             assert_eq!(results, expected, "{threads} threads");
         }
+    }
+    #[test]
+    fn a_panic_costs_one_item() {
+        let results = super::map(&[0, 1, 2, 3, 4], 2, |_, &item| {
+            assert_ne!(item, 1, "as asked");
+            item
+        });
+        assert_eq!(results, [Some(0), None, Some(2), Some(3), Some(4)]);
     }
 }

@@ -1,17 +1,14 @@
-//! Captioned images as they were collected to shards to train on or to pre-compute from.
+//! What is used of a dataset, and in which form.
 
 use crate::{
     captions::clean_caption,
-    folder::{Columns, Folder},
+    folder::Columns,
     image::{decode, resize},
-    sample::{DataError, Image, Sample},
-    shapes::Shapes,
-    shards::{Members, Shards},
-    writer::{DatasetIndex, ShardReport, ShardWriter, safe_key},
+    sample::{Image, Sample},
 };
 use ::image::{ImageFormat, RgbImage, codecs::jpeg::JpegEncoder};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io::Cursor, path::Path};
+use std::io::Cursor;
 
 /// A dataset: where it comes from, and which of it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,165 +85,29 @@ impl Default for Store {
     }
 }
 
-/// How shards are written.
-#[derive(Clone, Copy, Debug)]
-pub struct PrepareConfig<'a> {
-    /// Directory or shards of the collected pictures.
-    pub source: &'a str,
-    /// Table of captions, if it is not found by itself.
-    pub captions: Option<&'a Path>,
-    /// Bytes after which the next shard begins.
-    pub shard_bytes: u64,
-    /// Samples after which to stop.
-    pub limit: Option<u64>,
-}
-
-/// Writes the shards of the dataset `card` describes into `out`, a new directory, and an index at the end. `progress` is
-/// told the samples seen.
-///
-/// # Errors
-/// Unreadable sources, files that cannot be written, a directory that is in use.
-pub fn prepare(
-    card: &DatasetCard,
-    config: &PrepareConfig<'_>,
-    out: &Path,
-    mut progress: impl FnMut(u64),
-) -> Result<DatasetIndex, DataError> {
-    let used = out
-        .read_dir()
-        .is_ok_and(|mut entries| entries.next().is_some());
-    if used {
-        return Err(DataError::InUse(out.to_owned()));
-    }
-    std::fs::create_dir_all(out).map_err(DataError::io(out))?;
-    let mut sink = Sink {
-        card,
-        out,
-        bound: config.shard_bytes,
-        writer: None,
-        rejected: BTreeMap::new(),
-        reports: Vec::new(),
-    };
-    let mut seen = 0;
-    let mut take = |sample: Result<Sample, String>| -> Result<bool, DataError> {
-        if config.limit.is_some_and(|limit| seen >= limit) {
-            return Ok(false);
-        }
-        seen += 1;
-        progress(seen);
-        sink.take(sample)?;
-        Ok(true)
-    };
-    match &card.layout {
-        Layout::Shards => {
-            let shards = Shards::open(config.source, Members::Pictures)?;
-            for shard in shards.iter() {
-                let mut result = Ok(true);
-                shard.for_each(Members::Pictures, |_, sample| {
-                    if matches!(result, Ok(true)) {
-                        result = take(sample);
-                    }
-                })?;
-                if !result? {
-                    break;
-                }
-            }
-        }
-        Layout::Folder(columns) => {
-            let folder = Folder::open(Path::new(config.source), config.captions, columns.clone())?;
-            folder.for_each(|_, sample| take(sample))?;
-        }
-        Layout::Shapes { size, count } => {
-            let shapes = Shapes { size: *size };
-            for i in 0..*count {
-                if !take(Ok(shapes.sample(0, i)))? {
-                    break;
-                }
-            }
-        }
-    }
-    sink.finish()
-}
-
-/// What samples go through on their way into shards.
-struct Sink<'a> {
-    card: &'a DatasetCard,
-    out: &'a Path,
-    bound: u64,
-    writer: Option<ShardWriter>,
-    /// Of the shard at hand.
-    rejected: BTreeMap<String, u64>,
-    reports: Vec<ShardReport>,
-}
-
-impl Sink<'_> {
-    fn take(&mut self, sample: Result<Sample, String>) -> Result<(), DataError> {
-        let (key, caption, image) = match sample.and_then(|sample| self.card.admit(sample)) {
-            Ok(admitted) => admitted,
-            Err(reason) => {
-                *self.rejected.entry(reason).or_default() += 1;
-                return Ok(());
-            }
-        };
-        if self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.bytes() >= self.bound)
-        {
-            self.close()?;
-        }
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            closed => {
-                let path = self.out.join(format!("{:06}.tar", self.reports.len()));
-                closed.insert(ShardWriter::create(&path)?)
-            }
-        };
-        let (extension, file) = image;
-        writer.add(&key, &[(extension, &file), ("txt", caption.as_bytes())])
-    }
-
-    fn close(&mut self) -> Result<(), DataError> {
-        if let Some(writer) = self.writer.take() {
-            let rejected = std::mem::take(&mut self.rejected);
-            self.reports.push(writer.finish(rejected)?);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<DatasetIndex, DataError> {
-        self.close()?;
-        let card = serde_json::to_value(self.card).expect("keys are texts");
-        let mut index = DatasetIndex::new(self.reports, card);
-        // Those after the last shard, or all if there is none.
-        for (reason, count) in self.rejected {
-            *index.rejected.entry(reason).or_default() += count;
-        }
-        index.write(self.out)?;
-        Ok(index)
-    }
-}
-
 /// A file's extension and content.
-type ImageFile = (&'static str, Vec<u8>);
+pub(crate) type ImageFile = (&'static str, Vec<u8>);
 
 impl DatasetCard {
-    /// What becomes of a sample: key, caption and picture, or why it is left out.
-    fn admit(&self, sample: Sample) -> Result<(String, String, ImageFile), String> {
+    /// What becomes of a sample: its caption and picture, or why it is left out.
+    pub(crate) fn admit(&self, sample: Sample) -> Result<(String, ImageFile), Refused> {
         let caption = match self.clean {
             true => clean_caption(&sample.caption),
             false => sample.caption,
         };
-        self.filters.admit_caption(&caption)?;
+        let filtered = self.filters.admit_caption(&caption);
+        filtered.map_err(Refused::by_a_filter)?;
         let (image, file) = match sample.image {
             Image::Encoded(file) => {
-                let image = decode(&file).map_err(|_| "an image that cannot be decoded")?;
+                let image = decode(&file)
+                    .map_err(|error| format!("an image that cannot be decoded: {error}"))?;
                 (image, Some(file))
             }
             Image::Decoded(image) => (image, None),
-            Image::Precomputed { .. } => return Err("no image".into()),
+            Image::Precomputed { .. } => return Err("no image".to_owned().into()),
         };
-        self.filters.admit_image(image.width(), image.height())?;
+        let filtered = self.filters.admit_image(image.width(), image.height());
+        filtered.map_err(Refused::by_a_filter)?;
         let small = self
             .max_side
             .is_none_or(|side| image.width().min(image.height()) <= side);
@@ -258,7 +119,32 @@ impl DatasetCard {
             Some(kept) => kept,
             None => self.store.encode(&shrunk(image, self.max_side))?,
         };
-        Ok((safe_key(&sample.key), caption, image))
+        Ok((caption, image))
+    }
+}
+
+/// Why a sample is left out.
+pub(crate) struct Refused {
+    pub(crate) reason: String,
+    /// It is not as it should be, rather than not wanted.
+    pub(crate) damaged: bool,
+}
+
+impl Refused {
+    fn by_a_filter(reason: String) -> Self {
+        Self {
+            reason,
+            damaged: false,
+        }
+    }
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            damaged: true,
+        }
     }
 }
 

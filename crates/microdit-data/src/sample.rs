@@ -1,13 +1,12 @@
 //! A captioned image, and what can be wrong with data.
 
+use crate::left_out::reasons;
 use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// The image of a sample: decoding is left to the loader's threads.
@@ -53,22 +52,37 @@ pub struct Sample {
 pub struct Damage {
     shard: PathBuf,
     samples: usize,
-    damaged: AtomicUsize,
+    /// How many, by reason.
+    damaged: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Damage {
-    /// Of a shard of so many samples, some of which are known to be damaged.
-    pub(crate) fn new(shard: &Path, samples: usize, damaged: usize) -> Self {
-        Self {
+    /// Of a shard of so many samples, some of which are known to be damaged, and why.
+    pub(crate) fn new<'a>(
+        shard: &Path,
+        samples: usize,
+        lacks: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let damage = Self {
             shard: shard.to_owned(),
             samples,
-            damaged: AtomicUsize::new(damaged),
-        }
+            damaged: Mutex::default(),
+        };
+        lacks.into_iter().for_each(|lack| damage.count(lack));
+        damage
+    }
+
+    /// The file name of the shard.
+    pub(crate) fn shard(&self) -> String {
+        let name = self.shard.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     }
 
     /// Counts one more.
-    pub(crate) fn count(&self) {
-        self.damaged.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count(&self, lack: &str) {
+        let kind = lack.split(": ").next().unwrap_or(lack).to_owned();
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        *damaged.entry(kind).or_default() += 1;
     }
 
     /// Checks that at most that share is damaged.
@@ -76,14 +90,16 @@ impl Damage {
     /// # Errors
     /// If it is more.
     pub(crate) fn within(&self, share: f64) -> Result<(), DataError> {
-        let damaged = self.damaged.load(Ordering::Relaxed);
-        if damaged as f64 <= share * self.samples as f64 {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let count: usize = damaged.values().sum();
+        if count as f64 <= share * self.samples as f64 {
             return Ok(());
         }
         Err(DataError::TooDamaged {
             shard: self.shard.clone(),
-            damaged,
+            damaged: count,
             samples: self.samples,
+            reasons: reasons(&damaged),
         })
     }
 }
@@ -135,7 +151,7 @@ pub enum DataError {
     },
     /// Too much of a shard is damaged.
     #[error(
-        "{}: {damaged} of {samples} samples are damaged; `microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage", shard.display()
+        "{}: {damaged} of {samples} samples are damaged ({reasons}); `microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage", shard.display()
     )]
     TooDamaged {
         /// The shard.
@@ -144,6 +160,22 @@ pub enum DataError {
         damaged: usize,
         /// Samples in the shard.
         samples: usize,
+        /// What is wrong with them.
+        reasons: String,
+    },
+    /// Too much of a dataset is damaged.
+    #[error(
+        "{damaged} of {seen} samples are damaged, more than the share of {share} that --max-damage allows: {reasons}"
+    )]
+    TooMuchDamage {
+        /// Damaged samples.
+        damaged: u64,
+        /// Samples met.
+        seen: u64,
+        /// Share that may be damaged.
+        share: f64,
+        /// What is wrong with them.
+        reasons: String,
     },
     /// Too many samples in a row could not be decoded.
     #[error("{0} samples in a row could not be decoded; the warnings name some")]
@@ -158,12 +190,51 @@ pub enum DataError {
     },
     /// A directory of latents was begun with other settings.
     #[error(
-        "{} says that this directory was begun with other shards, sizes, seed or encoders; go on with the same ones, or choose another directory", path.display()
+        "{}: this directory was begun with other settings; go on with those, or choose another directory\n{difference}", path.display()
     )]
     OtherSettings {
         /// The file that says so.
         path: PathBuf,
+        /// What was found there, and what is asked for now.
+        difference: String,
     },
+    /// A directory of latents was begun with other shards.
+    #[error(
+        "{}: this directory was begun with other shards; choose another directory, or say with --update that they were meant to be added, replaced or removed: then what was made of the others stays\n{difference}", path.display()
+    )]
+    OtherSources {
+        /// The file that says so.
+        path: PathBuf,
+        /// The first shard that differs: what was expected, what was found.
+        difference: String,
+    },
+    /// A shard that was written could not be read back as it was written.
+    #[error("{}: it was written, but reads back otherwise: {message}", path.display())]
+    NotReadBack {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        message: String,
+    },
+    /// Nothing was written.
+    #[error("no sample was written, of {seen} that were met{}{reasons}", if reasons.is_empty() { "" } else { ": " })]
+    NothingWritten {
+        /// Samples met.
+        seen: u64,
+        /// Why they were left out.
+        reasons: String,
+    },
+    /// Shards of latents that are not as they were written.
+    #[error("{}: {}; run the same precompute command again", folder.display(), shards.join(", "))]
+    Broken {
+        /// The directory.
+        folder: PathBuf,
+        /// Each with what is wrong.
+        shards: Vec<String>,
+    },
+    /// A size that is listed twice.
+    #[error("size {0} is listed twice")]
+    RepeatedSize(u32),
     /// A size the VAE cannot encode.
     #[error("images of {size} pixels cannot be encoded; expected a multiple of {multiple}")]
     Size {
@@ -188,6 +259,9 @@ pub enum DataError {
         /// Shards of pictures.
         of: usize,
     },
+    /// Work was broken off before it began.
+    #[error("stopped before anything was done")]
+    Interrupted,
     /// The loader's thread ended early.
     #[error("the loader stopped unexpectedly; this is a bug, please report it")]
     Stopped,
@@ -199,6 +273,15 @@ impl DataError {
         move |error| Self::Io {
             path: path.to_owned(),
             error,
+        }
+    }
+
+    /// What is wrong, without the file.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Unreadable { message, .. } => message.clone(),
+            Self::Io { error, .. } => error.to_string(),
+            other => other.to_string(),
         }
     }
 

@@ -1,28 +1,27 @@
 //! Lists of shards: WebDataset tars, whose members with one key make a sample, and MDS shards.
 
 use crate::{
+    archive,
     mds::{self, MdsShard},
     sample::{Damage, DataError, Image, Sample, Stored},
 };
 use std::{
     collections::BTreeSet,
-    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
-};
-use webdataset::{
-    DataPipeline, Opener, ShardsToSamples, SimpleShardList, shard::reader::ShardSource,
 };
 
 /// Extensions of images, in the order they are looked for.
 const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
-/// A sample that lacks something.
+/// A sample that lacks something, or the rest of a shard that could not be read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incomplete {
-    /// Its key.
-    pub key: String,
-    /// What it lacks.
+    /// The file of its shard.
+    pub shard: String,
+    /// Its key; none of the rest of a shard.
+    pub key: Option<String>,
+    /// What it lacks, or why the rest was not read.
     pub lack: String,
 }
 
@@ -104,19 +103,30 @@ impl Shards {
         self.shards.len()
     }
 
-    /// The samples of one shard in their order, and those that are incomplete.
+    /// The samples of one shard in their order, and those that are incomplete. Of a shard that cannot be read to its end the
+    /// samples before are used; its rest counts as one more that is incomplete.
     ///
     /// # Errors
     /// An unreadable shard, or one without a usable sample.
     pub fn read(&self, shard: &Shard) -> Result<(Vec<Sample>, Vec<Incomplete>), DataError> {
         let (mut samples, mut incomplete) = (Vec::new(), Vec::new());
-        shard.for_each(self.members, |key, sample| match sample {
-            Ok(sample) => samples.push(sample),
-            Err(lack) => incomplete.push(Incomplete {
-                key: key.to_owned(),
-                lack,
-            }),
-        })?;
+        let missing = |key: Option<&str>, lack| Incomplete {
+            shard: shard.name(),
+            key: key.map(str::to_owned),
+            lack,
+        };
+        let read = shard.for_each(self.members, |key, sample| {
+            match sample {
+                Ok(sample) => samples.push(sample),
+                Err(lack) => incomplete.push(missing(Some(key), lack)),
+            }
+            true
+        });
+        match read {
+            Err(error) if samples.is_empty() => return Err(error),
+            Err(error) => incomplete.push(missing(None, error.reason())),
+            Ok(()) => {}
+        }
         if samples.is_empty() {
             return Err(DataError::EmptyShard {
                 shard: shard.path().to_owned(),
@@ -124,7 +134,8 @@ impl Shards {
             });
         }
         let total = samples.len() + incomplete.len();
-        let damage = Arc::new(Damage::new(shard.path(), total, incomplete.len()));
+        let lacks = incomplete.iter().map(|sample| sample.lack.as_str());
+        let damage = Arc::new(Damage::new(shard.path(), total, lacks));
         for sample in &mut samples {
             sample.damage = Some(damage.clone());
         }
@@ -148,50 +159,56 @@ impl Shard {
     pub fn names(&self) -> Result<BTreeSet<String>, DataError> {
         match self {
             Self::Tar(path) => {
-                let first = tar(path)?.iter().next();
-                let Some(first) = first else {
-                    return Ok(BTreeSet::new());
-                };
-                let first = first.map_err(|error| DataError::unreadable(path, &error))?;
-                let names = first.keys().filter(|name| !name.starts_with("__"));
-                Ok(names.map(str::to_owned).collect())
+                let mut names = BTreeSet::new();
+                archive::for_each(path, |_, sample| {
+                    let fields = sample.iter().flat_map(|sample| sample.keys());
+                    names.extend(
+                        fields
+                            .filter(|name| !name.starts_with("__"))
+                            .map(str::to_owned),
+                    );
+                    names.is_empty()
+                })?;
+                Ok(names)
             }
             Self::Mds(shard) => Ok(shard.columns().map(str::to_owned).collect()),
         }
     }
 
-    /// Hands every sample to `take` by its key, or what it lacks.
+    /// The name of its file.
+    pub fn name(&self) -> String {
+        let name = self.path().file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Hands every sample to `take` by its key, or what it lacks, until it answers false.
     ///
     /// # Errors
-    /// An unreadable shard.
+    /// An unreadable shard, once the samples that could be read have been handed on.
     pub fn for_each(
         &self,
         members: Members,
-        mut take: impl FnMut(&str, Result<Sample, String>),
+        mut take: impl FnMut(&str, Result<Sample, String>) -> bool,
     ) -> Result<(), DataError> {
         match self {
-            Self::Tar(path) => {
-                for entry in tar(path)?.iter() {
-                    let entry = entry.map_err(|error| DataError::unreadable(path, &error))?;
-                    let key = entry.key().unwrap_or_default();
-                    let part = |name: &str| Some(entry.get_first(&[name])?.as_bytes()?.to_vec());
-                    take(key, members.of_tar(key, part));
-                }
-            }
+            Self::Tar(path) => archive::for_each(path, |key, sample| {
+                let sample = sample.and_then(|sample| {
+                    let part = |name: &str| Some(sample.get_first(&[name])?.as_bytes()?.to_vec());
+                    members.of_tar(key, part)
+                });
+                take(key, sample)
+            }),
             Self::Mds(shard) => {
-                let name = shard
-                    .path()
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy();
                 for (i, entry) in shard.read()?.iter().enumerate() {
-                    let key = format!("{name}:{i}");
+                    let key = format!("{}:{i}", shard.file());
                     let part = |column: &str| entry.get(column).map(<[u8]>::to_vec);
-                    take(&key, members.of_mds(&key, part));
+                    if !take(&key, members.of_mds(&key, part)) {
+                        break;
+                    }
                 }
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
@@ -243,30 +260,6 @@ impl Members {
     }
 }
 
-/// The samples of a tar. Its path is opened as it is: webdataset would take it for a URL, whose percent signs, schemes
-/// and commands it obeys.
-fn tar(path: &Path) -> Result<DataPipeline, DataError> {
-    let named = SimpleShardList::verbatim([path.to_string_lossy()]);
-    let opener = Arc::new(OneFile(path.to_owned()));
-    Ok(DataPipeline::new()
-        .with(named)
-        .with(ShardsToSamples::new(opener)))
-}
-
-/// Opens one file, whatever it is asked for.
-#[derive(Debug)]
-struct OneFile(PathBuf);
-
-impl Opener for OneFile {
-    fn open(&self, name: &str) -> webdataset::Result<ShardSource> {
-        Ok(ShardSource {
-            url: name.to_owned(),
-            local_path: None,
-            stream: Box::new(File::open(&self.0)?),
-        })
-    }
-}
-
 /// A file of pixels and its caption.
 fn picture(key: &str, image: Option<Vec<u8>>, text: Option<Vec<u8>>) -> Result<Sample, String> {
     let image = Image::Encoded(image.ok_or("no image")?);
@@ -306,4 +299,39 @@ fn latents(
 
 fn trimmed(text: &[u8]) -> String {
     String::from_utf8_lossy(text).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_of_merged_indexes_keep_their_samples_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/mds_plain");
+        let text = std::fs::read_to_string(golden.join(mds::INDEX)).unwrap();
+        let mut merged: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let shards = merged["shards"].as_array().unwrap().clone();
+        merged["shards"] = serde_json::json!([]);
+        for name in ["a", "b"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            for shard in &shards {
+                let mut shard = shard.clone();
+                let file = shard["raw_data"]["basename"].as_str().unwrap().to_owned();
+                let inner = format!("{name}/{file}");
+                std::fs::copy(golden.join(file), folder.path().join(&inner)).unwrap();
+                shard["raw_data"]["basename"] = inner.into();
+                merged["shards"].as_array_mut().unwrap().push(shard);
+            }
+        }
+        std::fs::write(folder.path().join(mds::INDEX), merged.to_string()).unwrap();
+        let members = Members::Latents { size: 256 };
+        let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
+        let mut keys = BTreeSet::new();
+        for shard in shards.iter() {
+            let (samples, _) = shards.read(shard).unwrap();
+            keys.extend(samples.into_iter().map(|sample| sample.key));
+        }
+        assert_eq!(keys.len(), 48);
+    }
 }

@@ -1,6 +1,6 @@
 //! `microdit data inspect`: what a dataset holds.
 
-use super::counter;
+use super::{check_share, counter};
 use crate::{
     device::{Device, on_device},
     number::whole,
@@ -33,6 +33,9 @@ pub(crate) struct Inspect {
     /// VAE that decodes latents for it: its directory, or a name such as sdxl-vae
     #[arg(long)]
     vae: Option<PathBuf>,
+    /// Share of the samples that may be damaged, in 0 to 1, before this is no dataset to train on
+    #[arg(long, default_value_t = 0.1)]
+    max_damage: f64,
     /// Answer as JSON
     #[arg(long)]
     json: bool,
@@ -43,6 +46,7 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self) -> miette::Result<()> {
+        check_share(self.max_damage)?;
         let wanted = if self.sheet.is_some() {
             self.samples
         } else {
@@ -73,7 +77,11 @@ impl Inspect {
                 .into_diagnostic()
                 .wrap_err_with(|| format!("{} could not be written", path.display()))?;
         }
-        Ok(())
+        let faults = inspection.faults(self.max_damage);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(miette::miette!("{}: {}", self.shards, faults.join("; ")))
     }
 
     fn look_at<B: DitBackend>(
@@ -166,5 +174,8 @@ fn describe(found: &Inspection) {
     }
     for broken in &found.broken_shards {
         say!("  shard {broken}");
+    }
+    for lack in &found.lacks {
+        say!("lacks      {lack}");
     }
 }

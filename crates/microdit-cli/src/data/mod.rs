@@ -4,8 +4,10 @@ mod inspect;
 mod precompute;
 mod prepare;
 
+use crate::say;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use microdit_data::LeftOut;
 
 /// Prepare, pre-compute and inspect datasets.
 #[derive(Subcommand)]
@@ -33,4 +35,22 @@ fn counter(what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(&template);
     let bar = ProgressBar::no_length();
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// A share lies in 0 to 1.
+fn check_share(share: f64) -> miette::Result<()> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    Err(miette::miette!("--max-damage is {share}; expected 0 to 1"))
+}
+
+/// What was left out, by reason, and the first for each.
+fn describe(left_out: &LeftOut) {
+    for (reason, count) in &left_out.counts {
+        say!("left out {count}: {reason}");
+    }
+    for example in &left_out.examples {
+        say!("  {example}");
+    }
 }

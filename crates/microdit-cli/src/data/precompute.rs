@@ -1,6 +1,6 @@
 //! `microdit data precompute` and `microdit data index`: pictures into latents.
 
-use super::counter;
+use super::{check_share, counter, describe};
 use crate::{
     device::{Device, on_device},
     number::whole,
@@ -8,12 +8,29 @@ use crate::{
     signal::stop_on_signal,
 };
 use microdit::DitBackend;
-use microdit_data::{DatasetIndex, Members, PrecomputeConfig, Shards, index};
+use microdit_data::{
+    DatasetIndex, EncoderIdentity, Members, PrecomputeConfig, Precomputed, Shards, index,
+};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use miette::IntoDiagnostic;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How long a batch may take to end by itself after a signal.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Encode shards of pictures into latents and caption states. A command that was cut off is run again and goes on.
+///
+/// What is there already stays once its checksum was verified, and so was that of its pictures: whatever they are called, they
+/// must be the same. A shard that cannot be read to its end is reported, what came before is used. Once it is mended, or left out
+/// of the list, or others were added, --update makes what is new and keeps the rest.
 #[derive(clap::Args)]
 pub(crate) struct Precompute {
     /// A tar, a pattern such as train-{000..009}.tar, or a directory of shards
@@ -42,6 +59,12 @@ pub(crate) struct Precompute {
     /// Processes at work
     #[arg(long, env = "SLURM_NTASKS", default_value_t = 1, value_parser = whole(1..=1_000_000))]
     world_size: usize,
+    /// Accept that shards were added, replaced or removed since the directory was begun
+    #[arg(long)]
+    update: bool,
+    /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped
+    #[arg(long, default_value_t = 0.5)]
+    max_damage: f64,
     /// Device to encode on
     #[arg(long, value_enum, default_value = "cpu")]
     device: Device,
@@ -49,6 +72,7 @@ pub(crate) struct Precompute {
 
 impl Precompute {
     pub(crate) fn run(self) -> miette::Result<()> {
+        check_share(self.max_damage)?;
         if self.rank >= self.world_size {
             return Err(miette::miette!(
                 "--rank {} must be below --world-size {}",
@@ -61,23 +85,30 @@ impl Precompute {
 
     fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
         let shards = Shards::open(&self.shards, Members::Pictures).into_diagnostic()?;
-        let vae =
-            Vae::<B>::open(&locate(&self.vae).into_diagnostic()?, &device).into_diagnostic()?;
-        let text = TextEncoder::<B>::open(&locate(&self.text_encoder).into_diagnostic()?, &device)
-            .into_diagnostic()?;
-        let name = |path: &Path| {
-            let name = path.file_name().unwrap_or_default();
-            name.to_string_lossy().into_owned()
+        let paths = [&self.vae, &self.text_encoder].map(|name| locate(name).into_diagnostic());
+        let [vae_path, text_path] = paths;
+        let (vae_path, text_path) = (vae_path?, text_path?);
+        let vae = Vae::<B>::open(&vae_path, &device).into_diagnostic()?;
+        let text = TextEncoder::<B>::open(&text_path, &device).into_diagnostic()?;
+        let identity = |name: &Path, path: &Path, nested: &str| {
+            let name = name.file_name().unwrap_or_default().to_string_lossy();
+            EncoderIdentity::of(&name, path, nested).into_diagnostic()
         };
         let config = PrecomputeConfig {
-            encoders: [name(&self.vae), name(&self.text_encoder)],
+            encoders: [
+                identity(&self.vae, &vae_path, "vae")?,
+                identity(&self.text_encoder, &text_path, "text_encoder")?,
+            ],
             sizes: self.sizes,
             batch: self.batch,
             seed: self.seed,
             rank: self.rank,
             world: self.world_size,
+            update: self.update,
+            max_damage: self.max_damage,
         };
         let stop = stop_on_signal("leaving the shard at hand unfinished")?;
+        leave_soon_after(&stop);
         let bar = counter("encoded");
         let work = microdit_data::Precompute {
             vae: &vae,
@@ -90,27 +121,61 @@ impl Precompute {
         });
         bar.finish_and_clear();
         let done = done.into_diagnostic()?;
+        say!("{} samples encoded", done.samples);
+        describe(&done.left_out);
         if done.stopped {
-            say!(
-                "stopped after {} of {} shards; the same command goes on from there",
-                done.shards,
-                done.of
-            );
-            return Ok(());
+            let Precomputed { shards, of, .. } = done;
+            return Err(miette::miette!(
+                "stopped after {shards} of {of} shards; the same command goes on from there"
+            ));
         }
-        if self.world_size > 1 {
-            say!(
-                "{} samples encoded, all {} shards of rank {} are there; when all ranks are done: microdit data index {}",
-                done.samples,
+        match &done.index {
+            Some(index) => report(&self.out, index),
+            None if self.world_size > 1 => say!(
+                "{} of {} shards of rank {} are there; when all ranks are done: microdit data index {}",
+                done.shards,
                 done.of,
                 self.rank,
                 self.out.display()
-            );
-            return Ok(());
+            ),
+            None => {}
         }
-        say!("{} samples encoded", done.samples);
-        write_index(&self.out)
+        verdict(&done)
     }
+}
+
+/// What could not be read, if anything.
+fn verdict(done: &Precomputed) -> miette::Result<()> {
+    let faults: Vec<&str> = done
+        .lost
+        .iter()
+        .chain(&done.cut)
+        .map(String::as_str)
+        .collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let (lost, cut) = (done.lost.len(), done.cut.len());
+    Err(miette::miette!(
+        help = "mend the shards or leave them out of the list, and run the same command with --update: the others stay as they are",
+        "of {} shards, {lost} could not be used, and of {cut} only the samples before a fault:\n{}",
+        done.of,
+        faults.join("\n")
+    ))
+}
+
+/// Ends the process soon after `stop` is set, though a batch may take minutes: of the shard at hand nothing is kept anyway, and
+/// what is finished is written.
+fn leave_soon_after(stop: &Arc<AtomicBool>) {
+    let stop = stop.clone();
+    thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(100));
+        }
+        thread::sleep(PATIENCE);
+        say!("stopped within a shard; the same command goes on with it");
+        std::process::exit(1);
+    });
 }
 
 /// Join the shards of latents that several processes wrote into one dataset.
@@ -122,26 +187,31 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn run(self) -> miette::Result<()> {
-        write_index(&self.folder)
+        let stop = stop_on_signal("leaving the index as it is")?;
+        let bar = counter("checked shards:");
+        let index = index(&self.folder, &stop, |checked| {
+            bar.set_position(checked as u64)
+        });
+        bar.finish_and_clear();
+        let index = index.into_diagnostic()?;
+        let index = index.ok_or_else(|| miette::miette!("stopped; no index was written"))?;
+        report(&self.folder, &index);
+        for (reason, count) in &index.rejected {
+            say!("left out {count}: {reason}");
+        }
+        for lack in &index.lacks {
+            say!("lacks      {lack}");
+        }
+        Ok(())
     }
 }
 
-fn write_index(folder: &Path) -> miette::Result<()> {
-    let DatasetIndex {
-        samples,
-        bytes,
-        rejected,
-        shards,
-        ..
-    } = index(folder).into_diagnostic()?;
+fn report(folder: &Path, index: &DatasetIndex) {
     say!(
-        "{}: {samples} samples in {} shards, {} MiB",
+        "{}: {} samples in {} shards, {} MiB",
         folder.display(),
-        shards.len(),
-        bytes >> 20
+        index.samples,
+        index.shards.len(),
+        index.bytes >> 20
     );
-    for (reason, count) in &rejected {
-        say!("left out {count}: {reason}");
-    }
-    Ok(())
 }

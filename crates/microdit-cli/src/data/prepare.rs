@@ -1,8 +1,8 @@
 //! `microdit data prepare`: collected pictures into shards.
 
-use super::counter;
-use crate::say;
-use microdit_data::{DatasetCard, PrepareConfig, prepare};
+use super::{check_share, counter, describe};
+use crate::{say, signal::stop_on_signal};
+use microdit_data::{DatasetCard, PrepareConfig, Prepared, prepare};
 use miette::{IntoDiagnostic, WrapErr};
 use std::path::PathBuf;
 
@@ -26,10 +26,14 @@ pub(crate) struct Prepare {
     /// Samples after which to stop
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped; what the card filters is not
+    #[arg(long, default_value_t = 0.5)]
+    max_damage: f64,
 }
 
 impl Prepare {
     pub(crate) fn run(self) -> miette::Result<()> {
+        check_share(self.max_damage)?;
         let text = std::fs::read_to_string(&self.card)
             .into_diagnostic()
             .wrap_err_with(|| format!("{} could not be read", self.card.display()))?;
@@ -43,20 +47,37 @@ impl Prepare {
             captions: self.captions.as_deref(),
             shard_bytes: self.shard_mib << 20,
             limit: self.limit,
+            max_damage: self.max_damage,
         };
+        let stop = stop_on_signal("finishing the shard at hand")?;
         let bar = counter("prepared");
-        let index = prepare(&card, &config, &self.out, |seen| bar.set_position(seen));
+        let prepared = prepare(&card, &config, &self.out, &stop, |seen| {
+            bar.set_position(seen)
+        });
         bar.finish_and_clear();
-        let index = index.into_diagnostic()?;
+        let Prepared {
+            index,
+            left_out,
+            stopped,
+        } = prepared.into_diagnostic()?;
+        let out = self.out.display();
         say!(
-            "{}: {} samples in {} shards, {} MiB",
-            self.out.display(),
+            "{out}: {} samples in {} shards, {} MiB",
             index.samples,
             index.shards.len(),
             index.bytes >> 20
         );
-        for (reason, count) in &index.rejected {
-            say!("left out {count}: {reason}");
+        describe(&left_out);
+        if stopped {
+            return Err(miette::miette!(
+                "stopped: {out} holds the beginning of the dataset only; use it as it is, or remove it and run the same command again"
+            ));
+        }
+        if !index.lacks.is_empty() {
+            return Err(miette::miette!(
+                "{out} lacks a part of the source, all else is there: {}",
+                index.lacks.join("; ")
+            ));
         }
         Ok(())
     }

@@ -13,15 +13,15 @@ use std::{
 };
 
 /// Shards of pictures in these tests, 16 samples each.
-const SHARDS: usize = 6;
+pub(crate) const SHARDS: usize = 6;
 
 /// A directory with small encoders and shards of pictures, the last of them with damaged samples.
-struct Workshop {
-    folder: tempfile::TempDir,
+pub(crate) struct Workshop {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Workshop {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         encoders::vae(&folder.path().join("vae"));
         encoders::clip(&folder.path().join("clip"));
@@ -38,12 +38,12 @@ impl Workshop {
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_string_lossy().into_owned()
     }
 
     /// The command that makes latents of the pictures in `out`.
-    fn precompute(&self, out: &str, more: &[&str]) -> Command {
+    pub(crate) fn precompute(&self, out: &str, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
         command
             .args([
@@ -68,7 +68,7 @@ impl Workshop {
     }
 
     #[track_caller]
-    fn precomputed(&self, out: &str, more: &[&str]) -> String {
+    pub(crate) fn precomputed(&self, out: &str, more: &[&str]) -> String {
         let output = self.precompute(out, more).output().unwrap();
         let said = text(&output);
         assert!(output.status.success(), "{said}");
@@ -76,7 +76,7 @@ impl Workshop {
     }
 
     /// Files in a directory by name.
-    fn files(&self, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn files(&self, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = fs::read_dir(self.path(name)).unwrap();
         let files = entries.map(|entry| entry.unwrap().path());
         files
@@ -87,7 +87,7 @@ impl Workshop {
 
 /// Same names, same content.
 #[track_caller]
-fn same(one: &BTreeMap<PathBuf, Vec<u8>>, other: &BTreeMap<PathBuf, Vec<u8>>) {
+pub(crate) fn same(one: &BTreeMap<PathBuf, Vec<u8>>, other: &BTreeMap<PathBuf, Vec<u8>>) {
     assert!(
         one.keys().eq(other.keys()),
         "{:?} and {:?}",
@@ -142,7 +142,7 @@ fn several_processes_make_what_one_makes() {
     let workshop = Workshop::new();
     workshop.precomputed("one", &[]);
     let said = workshop.precomputed("many", &["--rank", "1", "--world-size", "2"]);
-    assert!(said.contains("all 3 shards of rank 1 are there"), "{said}");
+    assert!(said.contains("3 of 3 shards of rank 1 are there"), "{said}");
     let index = microdit(&["data", "index", &workshop.path("many")]);
     fails(
         &index,
@@ -172,13 +172,22 @@ fn other_settings_do_not_mix() {
         .unwrap();
     fails(
         &other,
-        &["precompute.json", "other shards, sizes, seed or encoders"],
+        &[
+            "precompute.json",
+            "other settings",
+            "seed: expected 18, found 5",
+        ],
     );
     let size = workshop
         .precompute("new", &["--sizes", "30"])
         .output()
         .unwrap();
     fails(&size, &["30", "multiple of 8"]);
+    let twice = workshop
+        .precompute("new", &["--sizes", "32,64,32"])
+        .output()
+        .unwrap();
+    fails(&twice, &["size 32 is listed twice"]);
     let rank = workshop
         .precompute("new", &["--rank", "2", "--world-size", "2"])
         .output()
@@ -240,10 +249,12 @@ fn latents_are_inspected_trained_on_and_drawn() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&shard, bytes).unwrap();
-    let said = succeeds(&["data", "inspect", &workshop.path("latents")]);
-    assert!(
-        said.contains("shard 000002.tar: its checksum is not that of the index"),
-        "{said}"
+    fails(
+        &microdit(&["data", "inspect", &workshop.path("latents")]),
+        &[
+            "shard 000002.tar: its checksum is not that of the index",
+            "1 shards are broken, of 6 that are there",
+        ],
     );
 
     let recipe = workshop.path("latents.ron");

@@ -3,6 +3,7 @@
 mod bad_input;
 mod common;
 mod convert;
+mod datasets;
 mod encoders;
 mod fetch;
 mod flags;

@@ -1,0 +1,133 @@
+//! Keys of samples in shards: they tell all samples of a dataset apart, and survive being written, split and read.
+//!
+//! Readers, `webdataset` in Rust as in Python, take what stands before the first dot after the last slash for the key, and
+//! files with one key, one after the other, for a sample. So `a/b.c.jpg` is written as `a/b%2Ec.jpg`: what would be taken
+//! for something else is escaped by its bytes as in addresses of the web, `%2E`; letters, digits and all else stay. A part of
+//! a path without a name, as in `a//b`, is a `%` alone. What comes a second time gets `~2`, then `~3`; a `~` in the name
+//! of a file is escaped.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+/// The key made of a file's path: two paths never have one key.
+pub(crate) fn of_path(path: &str) -> String {
+    escape(path, |c| matches!(c, '%' | '~'))
+}
+
+/// The key of a sample that had one already: itself, unless that could not be read back.
+pub(crate) fn of_key(key: &str) -> String {
+    escape(key, |_| false)
+}
+
+/// A name in bytes as text: what is no UTF-8 is written `\xFF`.
+pub(crate) fn readable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
+}
+
+fn escape(name: &str, more: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for (i, part) in name.split('/').enumerate() {
+        if i > 0 {
+            escaped.push('/');
+        }
+        if part.is_empty() {
+            escaped.push('%');
+        }
+        // Names between two underscores on each side are those of the shard itself to readers.
+        let reserved = i == 0 && part.starts_with("__");
+        for (at, c) in part.char_indices() {
+            let (first, last) = (at == 0, at + c.len_utf8() == part.len());
+            let lost = matches!(c, '.' | '\\') || c.is_control();
+            let trimmed = (first || last) && c.is_whitespace();
+            if lost || trimmed || (first && reserved) || more(c) {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(escaped, "%{byte:02X}");
+                }
+            } else {
+                escaped.push(c);
+            }
+        }
+    }
+    escaped
+}
+
+/// Keys that were given away, each once. Of each a hash is kept, not the text: 12 million take some 300 MB.
+#[derive(Default)]
+pub(crate) struct Unique {
+    /// How often a key was asked for.
+    asked: HashMap<u64, u32>,
+}
+
+impl Unique {
+    /// `key`, or if it is taken, the next of `key~2`, `key~3`, ... that is not.
+    pub(crate) fn give(&mut self, key: String) -> String {
+        let mut count = match self.asked.entry(hash(&key)) {
+            Entry::Vacant(free) => {
+                free.insert(1);
+                return key;
+            }
+            Entry::Occupied(taken) => *taken.get(),
+        };
+        loop {
+            count += 1;
+            let next = format!("{key}~{count}");
+            if let Entry::Vacant(free) = self.asked.entry(hash(&next)) {
+                free.insert(1);
+                self.asked.insert(hash(&key), count);
+                return next;
+            }
+        }
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_readers_would_take_for_something_else_is_escaped() {
+        for (path, key) in [
+            ("plain-name_7 é", "plain-name_7 é"),
+            ("d/e.jpg", "d/e%2Ejpg"),
+            ("a%b~2", "a%25b%7E2"),
+            ("../x", "%2E%2E/x"),
+            ("/a//b/", "%/a/%/b/%"),
+            ("", "%"),
+            (" a ", "%20a%20"),
+            ("a\nb\\c", "a%0Ab%5Cc"),
+            ("__index__/x", "%5F_index__/x"),
+            ("d/__x__", "d/__x__"),
+        ] {
+            assert_eq!(of_path(path), key, "{path:?}");
+            // What was written once is not escaped again.
+            assert_eq!(of_key(key), key);
+        }
+        assert_eq!(readable(b"caf\xe9/\xff"), "caf\\xE9/\\xFF");
+    }
+
+    #[test]
+    fn a_key_is_given_away_once() {
+        let mut unique = Unique::default();
+        let given: Vec<String> = ["a", "a~2", "a", "a", "b", "a~2"]
+            .into_iter()
+            .map(|key| unique.give(key.to_owned()))
+            .collect();
+        assert_eq!(given, ["a", "a~2", "a~3", "a~4", "b", "a~2~2"]);
+    }
+}

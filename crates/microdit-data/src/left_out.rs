@@ -1,0 +1,111 @@
+//! Samples that were left out: how many, why, and which came first.
+
+use crate::sample::DataError;
+use std::collections::BTreeMap;
+
+/// Samples that are named for each reason.
+const NAMED: usize = 3;
+
+/// Reasons that are told apart.
+const REASONS: usize = 100;
+
+/// Samples after which a share of them means something.
+const ENOUGH: u64 = 1000;
+
+/// What was left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many, by reason.
+    pub counts: BTreeMap<String, u64>,
+    /// The first for each reason, by shard and key.
+    pub examples: Vec<String>,
+}
+
+impl LeftOut {
+    /// Counts the sample `key` of `origin`. Of the reason, what follows a colon belongs to this sample alone.
+    pub(crate) fn note(&mut self, origin: &str, key: &str, reason: &str) {
+        let kind = reason.split(": ").next().unwrap_or(reason);
+        let kind = match self.counts.len() < REASONS || self.counts.contains_key(kind) {
+            true => kind,
+            false => "another reason",
+        };
+        let count = self.counts.entry(kind.to_owned()).or_default();
+        *count += 1;
+        if *count <= NAMED as u64 {
+            self.examples.push(format!("{origin}: {key}: {reason}"));
+        }
+    }
+
+    /// Samples in all.
+    pub fn total(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(crate) fn add(&mut self, counts: &BTreeMap<String, u64>) {
+        for (reason, count) in counts {
+            *self.counts.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// Checks that at most that share of `seen` samples was left out; `so_far`, that it may still become less.
+    ///
+    /// # Errors
+    /// If it is more, with the reasons.
+    pub(crate) fn within(&self, share: f64, seen: u64, so_far: bool) -> Result<(), DataError> {
+        let damaged = self.total();
+        if (so_far && seen < ENOUGH) || damaged as f64 <= share * seen as f64 {
+            return Ok(());
+        }
+        Err(DataError::TooMuchDamage {
+            damaged,
+            seen,
+            share,
+            reasons: reasons(&self.counts),
+        })
+    }
+}
+
+/// Reasons with their counts, the most frequent first.
+pub(crate) fn reasons<N: Copy + Ord + std::fmt::Display>(counts: &BTreeMap<String, N>) -> String {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let shown = counts.iter().take(5);
+    let shown: Vec<String> = shown
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    shown.join(", ") + if counts.len() > 5 { ", ..." } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_counted_by_reason_and_the_first_are_named() {
+        let mut left_out = LeftOut::default();
+        for key in 0..5 {
+            left_out.note(
+                "0.tar",
+                &key.to_string(),
+                &format!("a bad image: byte {key}"),
+            );
+        }
+        left_out.note("1.tar", "x", "no caption");
+        assert_eq!(left_out.total(), 6);
+        assert_eq!(reasons(&left_out.counts), "5 a bad image, 1 no caption");
+        assert_eq!(left_out.examples.len(), 4);
+        assert_eq!(left_out.examples[1], "0.tar: 1: a bad image: byte 1");
+        assert!(left_out.within(0.5, 12, false).is_ok());
+        assert!(left_out.within(0.5, 11, true).is_ok());
+        let error = left_out.within(0.5, 11, false).unwrap_err().to_string();
+        assert!(
+            error.contains("6 of 11") && error.contains("5 a bad image"),
+            "{error}"
+        );
+        for i in 0..2 * REASONS {
+            left_out.note("2.tar", "y", &i.to_string());
+        }
+        assert_eq!(left_out.counts.len(), REASONS + 1);
+    }
+}

@@ -1,0 +1,322 @@
+//! One shard of pictures into one shard of latents.
+
+use super::{
+    Precompute, Precomputed,
+    record::{Record, tar_path},
+};
+use crate::{
+    ahead::read_ahead,
+    identity::Glance,
+    image::{center_crop, decode, pixels, resize_shorter_side},
+    key::{Unique, of_key},
+    left_out::{LeftOut, reasons},
+    parallel,
+    sample::{DataError, Image, Sample},
+    shards::{Members, Shard},
+    writer::{ShardWriter, checksum, npy_of_halves},
+};
+use burn::tensor::{Tensor, TensorData};
+use half::f16;
+use microdit::{
+    DitBackend,
+    rng::{Purpose, Stream},
+};
+use std::{
+    path::Path,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+/// What came of a shard.
+pub(super) enum Outcome {
+    /// It is there; why its pictures were not read to the end, if they were not.
+    Made(Option<String>),
+    /// There is nothing to be made of it, and why.
+    Lost(String),
+    /// Work was broken off.
+    Stopped,
+}
+
+/// A sample on its way: its place among those of its shard, and its images at every size.
+struct Prepared {
+    place: u64,
+    key: String,
+    caption: String,
+    images: Vec<Vec<f32>>,
+}
+
+/// The pictures of a shard.
+struct Pictures {
+    samples: Vec<Sample>,
+    sha256: String,
+    /// Why they are not all.
+    cut: Option<String>,
+}
+
+impl<B: DitBackend> Precompute<'_, B> {
+    /// Encodes shard `number` while the pictures of the next batch are decoded.
+    pub(super) fn shard(
+        &self,
+        number: usize,
+        shard: &Shard,
+        out: &Path,
+        stop: &AtomicBool,
+        state: &mut Precomputed,
+        progress: &mut impl FnMut(&Precomputed),
+    ) -> Result<Outcome, DataError> {
+        let mut left_out = LeftOut::default();
+        let source = Glance::at(shard);
+        let pictures = match read(shard, stop, &mut left_out)? {
+            None => return Ok(Outcome::Stopped),
+            Some(Err(why)) => {
+                Record::lose(source, &why, left_out.counts, out, number)?;
+                return Ok(Outcome::Lost(why));
+            }
+            Some(Ok(pictures)) => pictures,
+        };
+        let mut writer = ShardWriter::create(&tar_path(out, number))?;
+        let (sizes, size) = (&self.config.sizes, self.config.batch);
+        let batches = pictures.samples.chunks(size).enumerate();
+        let finished = thread::scope(|scope| -> Result<bool, DataError> {
+            let (sender, receiver) = mpsc::sync_channel(1);
+            let threads = thread::available_parallelism().map_or(1, usize::from);
+            scope.spawn(move || {
+                for (batch, samples) in batches {
+                    let prepare =
+                        |i, sample: &Sample| prepare((batch * size + i) as u64, sample, sizes);
+                    let prepared = parallel::map(samples, threads, prepare);
+                    if sender.send((samples, prepared)).is_err() {
+                        return;
+                    }
+                }
+            });
+            for (samples, prepared) in receiver {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                let mut sound = Vec::with_capacity(prepared.len());
+                for (sample, prepared) in samples.iter().zip(prepared) {
+                    // A panic in a decoder costs the picture alone.
+                    let panicked =
+                        || Err("an image that cannot be decoded: its decoder panicked".into());
+                    match prepared.unwrap_or_else(panicked) {
+                        Ok(prepared) => sound.push(prepared),
+                        Err(lack) => left_out.note(&source.file, &sample.key, &lack),
+                    }
+                }
+                let before = writer.samples();
+                self.write(number, &sound, &mut writer, &source.file, &mut left_out)?;
+                state.samples += writer.samples() - before;
+                state.too_damaged(self.config.max_damage, &left_out, writer.samples())?;
+                progress(state);
+            }
+            Ok(true)
+        })?;
+        if !finished {
+            return Ok(Outcome::Stopped);
+        }
+        let (made, rejected) = (writer.samples(), left_out.counts.clone());
+        state.count(made, left_out);
+        if made == 0 {
+            // A shard without samples stops whoever trains on it.
+            let counts = Some(reasons(&rejected)).filter(|counts| !counts.is_empty());
+            let why: Vec<String> = pictures.cut.into_iter().chain(counts).collect();
+            let why = Some(why.join("; ")).filter(|why| !why.is_empty());
+            let why = why.unwrap_or_else(|| "it is empty".into());
+            let why = format!("no usable sample: {why}");
+            Record::lose(source, &why, rejected, out, number)?;
+            return Ok(Outcome::Lost(why));
+        }
+        let record = Record {
+            report: writer.finish(rejected)?,
+            source,
+            source_sha256: pictures.sha256,
+            cut: pictures.cut.clone(),
+        };
+        record.write(out, number)?;
+        Ok(Outcome::Made(pictures.cut))
+    }
+
+    /// Encodes and writes samples of shard `number`.
+    fn write(
+        &self,
+        number: usize,
+        samples: &[Prepared],
+        writer: &mut ShardWriter,
+        origin: &str,
+        left_out: &mut LeftOut,
+    ) -> Result<(), DataError> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let captions: Vec<&str> = samples
+            .iter()
+            .map(|sample| sample.caption.as_str())
+            .collect();
+        let captions = Rows::of(self.text.encode(&captions, self.device));
+        let latents: Vec<Rows> = (0..self.config.sizes.len())
+            .map(|size| Rows::of(self.latents(number, size, samples)))
+            .collect();
+        for (j, sample) in samples.iter().enumerate() {
+            let mut arrays = latents
+                .iter()
+                .map(|rows| ("a non-finite latent", rows))
+                .chain([("non-finite caption states", &captions)]);
+            // What is not finite as it is stored would cost a whole batch its gradient, again and again.
+            if let Some((lack, _)) = arrays.find(|(_, rows)| !rows.fits_halves(j)) {
+                left_out.note(origin, &sample.key, lack);
+                continue;
+            }
+            let caption = captions.npy(j);
+            let arrays: Vec<(String, Vec<u8>)> = latents
+                .iter()
+                .zip(&self.config.sizes)
+                .map(|(rows, size)| (format!("latent-{size}.npy"), rows.npy(j)))
+                .collect();
+            let mut members = vec![
+                ("txt", sample.caption.as_bytes()),
+                ("caption.npy", caption.as_slice()),
+            ];
+            members.extend(
+                arrays
+                    .iter()
+                    .map(|(name, array)| (name.as_str(), array.as_slice())),
+            );
+            writer.add(&sample.key, &members)?;
+        }
+        Ok(())
+    }
+
+    /// Latents of the images at the size of that number.
+    fn latents(&self, i: usize, size: usize, samples: &[Prepared]) -> Tensor<B, 4> {
+        let side = self.config.sizes[size] as usize;
+        let latent = side / self.vae.shrinks_by();
+        let shape = [samples.len(), self.vae.latent_channels(), latent, latent];
+        let values: usize = shape[1..].iter().product();
+        let draw = |sample: &Prepared| {
+            // A shard has fewer than 2^32 samples.
+            let place = ((i as u64) << 32) | sample.place;
+            Stream::new(self.config.seed, Purpose::Posterior, side as u64, place).normal(values)
+        };
+        let noise: Vec<f32> = samples.iter().flat_map(draw).collect();
+        let images: Vec<f32> = samples
+            .iter()
+            .flat_map(|sample| &sample.images[size])
+            .copied()
+            .collect();
+        let images = TensorData::new(images, [samples.len(), 3, side, side]);
+        let on_device = |data| Tensor::from_data(data, self.device);
+        self.vae
+            .encode(on_device(images), on_device(TensorData::new(noise, shape)))
+    }
+}
+
+/// The sound samples of a shard, or why there are none; nothing if it was told to stop.
+fn read(
+    shard: &Shard,
+    stop: &AtomicBool,
+    left_out: &mut LeftOut,
+) -> Result<Option<Result<Pictures, String>>, DataError> {
+    let (mut samples, mut keys) = (Vec::new(), Unique::default());
+    let (name, reader) = (shard.name(), shard.clone());
+    let read = read_ahead(
+        stop,
+        move |send| {
+            let checksum = checksum(reader.path());
+            let take = |key: &str, sample| send((key.to_owned(), sample));
+            let end = reader.for_each(Members::Pictures, take);
+            (checksum, end.err())
+        },
+        |(key, sample): (String, Result<Sample, String>)| {
+            match sample {
+                Ok(mut sample) => {
+                    sample.key = keys.give(of_key(&sample.key));
+                    samples.push(sample);
+                }
+                Err(lack) => left_out.note(&name, &key, &lack),
+            }
+            Ok(true)
+        },
+    )?;
+    Ok(read.map(|(checksum, end)| {
+        let (_, sha256) = checksum.map_err(|error| error.to_string())?;
+        Ok(Pictures {
+            sha256,
+            samples,
+            cut: end.map(|error| error.reason()),
+        })
+    }))
+}
+
+/// The pictures of a sample at every size, or what is wrong with it.
+fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, String> {
+    let Image::Encoded(file) = &sample.image else {
+        return Err("no image".into());
+    };
+    let image =
+        decode(file).map_err(|error| format!("an image that cannot be decoded: {error}"))?;
+    let square = |&size: &u32| pixels(&center_crop(&resize_shorter_side(&image, size), size));
+    Ok(Prepared {
+        place,
+        key: sample.key.clone(),
+        caption: sample.caption.clone(),
+        images: sizes.iter().map(square).collect(),
+    })
+}
+
+/// A tensor on the host, row by row of its first dimension.
+struct Rows {
+    values: Vec<f32>,
+    shape: Vec<usize>,
+}
+
+impl Rows {
+    fn of<B: DitBackend, const D: usize>(tensor: Tensor<B, D>) -> Self {
+        let shape = tensor.dims()[1..].to_vec();
+        let values = tensor.into_data().iter::<f32>().collect();
+        Self { values, shape }
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        let size: usize = self.shape.iter().product();
+        &self.values[row * size..(row + 1) * size]
+    }
+
+    /// Whether all its values are finite as 16-bit floats, which end at 65504.
+    fn fits_halves(&self, row: usize) -> bool {
+        self.row(row)
+            .iter()
+            .all(|&value| f16::from_f32(value).is_finite())
+    }
+
+    fn npy(&self, row: usize) -> Vec<u8> {
+        npy_of_halves(self.row(row), &self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_as_it_is_stored_is_found() {
+        let rows = |value| Rows {
+            values: vec![0.0, 1.0, value, 2.0],
+            shape: vec![2],
+        };
+        for (value, fits) in [
+            (65504.0, true),
+            (-65519.0, true),
+            (65520.0, false),
+            (-1e30, false),
+            (f32::NAN, false),
+            (f32::INFINITY, false),
+        ] {
+            assert_eq!(rows(value).fits_halves(1), fits, "{value}");
+            assert!(rows(value).fits_halves(0), "{value}");
+        }
+    }
+}
