@@ -8,10 +8,10 @@ use burn_autodiff::Autodiff;
 use clap::ValueEnum;
 use microdit::{
     DitBackend,
-    weights::{StateDict, TrainerCheckpoint},
+    weights::{StateDict, TrainerCheckpoint, WeightsFile},
 };
 use microdit_train::{Recipe, beginnings::take_over, run::RunDir};
-use miette::IntoDiagnostic;
+use miette::{IntoDiagnostic, WrapErr};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -32,6 +32,12 @@ pub(crate) struct Convert {
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
+    /// Which of several state dicts in the checkpoint: the keys that lead to it, joined by dots
+    #[arg(long, requires = "out")]
+    key: Option<String>,
+    /// Write values that are NaN or infinite as they are
+    #[arg(long, requires = "out")]
+    allow_non_finite: bool,
     /// File of weights to write (.safetensors, which PyTorch loads)
     #[arg(long, group = "goal")]
     out: Option<PathBuf>,
@@ -51,7 +57,18 @@ impl Convert {
     pub(crate) fn run(self) -> miette::Result<()> {
         if let Some(out) = &self.out {
             output::file(out)?;
-            let weights = StateDict::read(&self.checkpoint).into_diagnostic()?;
+            let file = WeightsFile::open_at(&self.checkpoint, self.key.as_deref());
+            let file = file.into_diagnostic()?;
+            for note in file.notes() {
+                say!("{note}");
+            }
+            let weights = StateDict::take(file, &self.checkpoint).into_diagnostic()?;
+            if !self.allow_non_finite {
+                weights
+                    .check_finite()
+                    .into_diagnostic()
+                    .wrap_err("not converted; --allow-non-finite writes such values as they are")?;
+            }
             let dtype = match self.dtype {
                 Dtype::F32 => burn::tensor::DType::F32,
                 Dtype::F16 => burn::tensor::DType::F16,
@@ -60,7 +77,8 @@ impl Convert {
             weights
                 .write_safetensors(out, dtype, HashMap::new())
                 .into_diagnostic()?;
-            say!("{} tensors: {}", weights.len(), out.display());
+            let tensors = weights.len() + weights.buffers();
+            say!("{tensors} tensors: {}", out.display());
         }
         match (&self.run, &self.recipe) {
             (Some(run), Some(recipe)) => {

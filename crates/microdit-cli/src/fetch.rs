@@ -10,8 +10,8 @@ use std::path::Path;
 
 /// Download published models into the Hugging Face cache, verified; what is there already stays.
 ///
-/// HF_HOME names the cache, HF_ENDPOINT a mirror, HF_TOKEN the reader of private models; with HF_HUB_OFFLINE=1 nothing is
-/// downloaded.
+/// HF_HOME names the cache, HF_ENDPOINT a mirror, HF_TOKEN the reader of private models, HF_HUB_DOWNLOAD_TIMEOUT the seconds
+/// a server may be silent; with HF_HUB_OFFLINE=1 nothing is downloaded.
 #[derive(clap::Args)]
 pub(crate) struct Fetch {
     /// Models
@@ -59,16 +59,16 @@ impl Fetch {
 struct Bar(ProgressBar);
 
 impl Report for Bar {
-    fn begin(&mut self, file: &str, bytes: usize) {
+    fn begin(&mut self, file: &str, bytes: u64) {
         let template = "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
         let style = ProgressStyle::with_template(template);
-        let bar = ProgressBar::new(bytes as u64);
+        let bar = ProgressBar::new(bytes);
         self.0 = bar
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_message(printable::line(file).into_owned());
     }
 
-    fn advance(&mut self, bytes: usize) {
-        self.0.inc(bytes as u64);
+    fn advance(&mut self, bytes: u64) {
+        self.0.inc(bytes);
     }
 }

@@ -1,21 +1,25 @@
-//! Published weights, by name: memory-mapped, so that a tensor goes from the file to the device without a second copy.
+//! Published weights, by name, and the configurations beside them.
 
 use crate::hashed_words::hash;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use memmap2::Mmap;
 use microdit::{
     rng::{Purpose, Stream},
-    weights::{StateDict, WeightsError},
+    weights::{StateDict, WeightsError, WeightsFile},
 };
-use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs::File,
-    ops::Range,
+    collections::{BTreeMap, HashMap},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
+
+/// The largest width, and the most layers, of a network whose configuration is believed.
+pub(crate) const MAX_WIDTH: usize = 1 << 17;
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
+
+/// The largest configuration or tokenizer that is read.
+const MAX_JSON: u64 = 1 << 27;
 
 /// Where a frozen network takes its tensors from, whatever float type they are stored in.
 ///
@@ -38,19 +42,8 @@ pub struct Weights {
 
 #[derive(Debug)]
 enum Source {
-    Mapped(BTreeMap<String, Stored>, Vec<Mmap>),
-    State(StateDict),
+    File(Box<RefCell<WeightsFile>>),
     Random(u64),
-}
-
-/// A tensor in a mapped file.
-#[derive(Debug)]
-struct Stored {
-    dtype: DType,
-    shape: Vec<usize>,
-    /// The file's place in the list.
-    file: usize,
-    bytes: Range<usize>,
 }
 
 /// [`Weights`] under a prefix.
@@ -61,17 +54,13 @@ pub struct At<'a> {
 }
 
 impl Weights {
-    /// Opens a `.safetensors` file, the index of several (`*.safetensors.index.json`), or a PyTorch file, which is read as
-    /// a whole.
+    /// Opens a file of weights, or the index of several (`*.index.json`), in safetensors or PyTorch's format.
     ///
     /// # Errors
     /// An unreadable, damaged or foreign file.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let source = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("safetensors") => map(&[path.to_owned()])?,
-            Some("json") => map(&indexed(path)?)?,
-            _ => Source::State(StateDict::read(path)?),
-        };
+        let file = RefCell::new(WeightsFile::open(path)?);
+        let source = Source::File(Box::new(file));
         Ok(Self::new(source, path.display().to_string()))
     }
 
@@ -93,12 +82,14 @@ impl Weights {
     /// those of the network that was loaded.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, or the one the tensors come from has been damaged since.
     pub fn write_read(&self, path: &Path, dtype: DType) -> Result<(), WeightsError> {
-        let read = self.read.borrow();
-        let tensors = read
-            .iter()
-            .filter_map(|(name, shape)| Some((name.clone(), self.data(name, shape)?)));
+        let mut tensors = Vec::new();
+        for (name, shape) in self.read.borrow().iter() {
+            if let Some(data) = self.data(name, shape)? {
+                tensors.push((name.clone(), data));
+            }
+        }
         StateDict::from_tensors(tensors).write_safetensors(path, dtype, HashMap::new())
     }
 
@@ -112,30 +103,33 @@ impl Weights {
 
     fn has(&self, name: &str) -> bool {
         match &self.source {
-            Source::Mapped(tensors, _) => tensors.contains_key(name),
-            Source::State(state) => state.get(name).is_some(),
+            Source::File(file) => file.borrow().contains(name),
             Source::Random(_) => true,
         }
     }
 
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+    fn names(&self) -> Vec<String> {
         match &self.source {
-            Source::Mapped(tensors, _) => Box::new(tensors.keys().map(String::as_str)),
-            Source::State(state) => Box::new(state.iter().map(|(name, _)| name.as_str())),
-            Source::Random(_) => Box::new(std::iter::empty()),
+            Source::File(file) => file.borrow().names().map(str::to_owned).collect(),
+            Source::Random(_) => Vec::new(),
         }
     }
 
-    fn data(&self, name: &str, shape: &[usize]) -> Option<TensorData> {
+    /// The shape of a tensor that is there; random weights have any.
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.source {
-            Source::Mapped(tensors, files) => {
-                let stored = tensors.get(name)?;
-                let bytes = &files[stored.file][stored.bytes.clone()];
-                let values = floats(bytes, stored.dtype);
-                Some(TensorData::new(values, stored.shape.clone()))
+            Source::File(file) => file.borrow().shape(name),
+            Source::Random(_) => None,
+        }
+    }
+
+    fn data(&self, name: &str, shape: &[usize]) -> Result<Option<TensorData>, WeightsError> {
+        match &self.source {
+            Source::File(file) => file.borrow_mut().read(name),
+            Source::Random(seed) => {
+                let values = random(*seed, name, shape);
+                Ok(Some(TensorData::new(values, shape)))
             }
-            Source::State(state) => state.get(name).cloned(),
-            Source::Random(seed) => Some(TensorData::new(random(*seed, name, shape), shape)),
         }
     }
 
@@ -180,7 +174,7 @@ impl<'a> At<'a> {
     /// The tensor of that name, in the backend's float type.
     ///
     /// # Errors
-    /// If there is none, or one of another shape.
+    /// If there is none, or one of another shape, or one with values that are not finite.
     pub fn tensor<B: Backend, const D: usize>(
         &self,
         name: &str,
@@ -189,13 +183,15 @@ impl<'a> At<'a> {
     ) -> Result<Tensor<B, D>, WeightsError> {
         let name = self.name(name);
         let weights = self.weights;
-        let Some(data) = weights.data(&name, &shape) else {
-            return Err(weights.mismatch(vec![name], Vec::new(), Vec::new()));
-        };
-        if data.shape.as_slice() != shape {
-            let misshapen = vec![(name, shape.to_vec(), data.shape.to_vec())];
+        // Before it is read: what does not fit may be of any size.
+        if let Some(found) = weights.shape(&name).filter(|found| *found != shape) {
+            let misshapen = vec![(name, shape.to_vec(), found)];
             return Err(weights.mismatch(Vec::new(), Vec::new(), misshapen));
         }
+        let Some(data) = weights.data(&name, &shape)? else {
+            return Err(weights.mismatch(vec![name], Vec::new(), Vec::new()));
+        };
+        WeightsError::unless_finite(&weights.origin, &name, &data)?;
         weights.read.borrow_mut().insert(name, shape.to_vec());
         Ok(Tensor::from_data(data, device))
     }
@@ -207,13 +203,8 @@ impl<'a> At<'a> {
     pub fn all_read(&self) -> Result<(), WeightsError> {
         let prefix = self.name("");
         let read = self.weights.read.borrow();
-        let left = |name: &&str| name.starts_with(&prefix) && !read.contains_key(*name);
-        let surplus: Vec<String> = self
-            .weights
-            .names()
-            .filter(left)
-            .map(str::to_owned)
-            .collect();
+        let mut surplus = self.weights.names();
+        surplus.retain(|name| name.starts_with(&prefix) && !read.contains_key(name));
         if surplus.is_empty() {
             return Ok(());
         }
@@ -225,66 +216,44 @@ impl<'a> At<'a> {
         format(Path::new(&self.weights.origin), message)
     }
 
+    /// Checks that a size of the network's configuration is within `range`.
+    ///
+    /// # Errors
+    /// If it is not, with the key it is read from.
+    pub(crate) fn within(
+        &self,
+        key: &str,
+        value: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<(), WeightsError> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let expected = match (range.start(), range.end()) {
+            (only, most) if only == most => only.to_string(),
+            (least, most) => format!("{least} to {most}"),
+        };
+        Err(self.unusable(&format!(
+            "{key} of the configuration is {value}; expected {expected}"
+        )))
+    }
+
+    /// The same for what is added to variances so that none is 0.
+    pub(crate) fn epsilon(&self, key: &str, value: f64) -> Result<(), WeightsError> {
+        if value > 0.0 && value < 1.0 {
+            return Ok(());
+        }
+        Err(self.unusable(&format!(
+            "{key} of the configuration is {value}; expected a number between 0 and 1"
+        )))
+    }
+
     fn name(&self, segment: &str) -> String {
         match self.prefix.as_str() {
             "" => segment.to_owned(),
             prefix => format!("{prefix}.{segment}"),
         }
     }
-}
-
-/// Maps files and reads where their tensors lie.
-fn map(paths: &[PathBuf]) -> Result<Source, WeightsError> {
-    let (mut tensors, mut files) = (BTreeMap::new(), Vec::new());
-    for path in paths {
-        let io = |error| WeightsError::Io {
-            path: path.clone(),
-            error,
-        };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is read-only; like every program that maps its inputs, we rely on nobody cutting the file short
-        // while it is read.
-        let mapped = unsafe { Mmap::map(&file) }.map_err(io)?;
-        // Checks that the tensors lie inside the file one after the other, as long as their shapes say.
-        let (header, metadata) = SafeTensors::read_metadata(&mapped)
-            .map_err(|error| format(path, &format!("no sound safetensors file ({error})")))?;
-        let begin = header + size_of::<u64>();
-        for (name, info) in metadata.tensors() {
-            let dtype = match info.dtype {
-                Dtype::F32 => DType::F32,
-                Dtype::F16 => DType::F16,
-                Dtype::BF16 => DType::BF16,
-                // Token positions and the like, which are computed here.
-                _ => continue,
-            };
-            let (start, end) = info.data_offsets;
-            let stored = Stored {
-                dtype,
-                shape: info.shape.clone(),
-                file: files.len(),
-                bytes: begin + start..begin + end,
-            };
-            tensors.insert(name, stored);
-        }
-        files.push(mapped);
-    }
-    Ok(Source::Mapped(tensors, files))
-}
-
-/// The files an index lists, which lie beside it.
-fn indexed(index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
-    let json = json(index)?;
-    let files = json["weight_map"].as_object().ok_or_else(|| {
-        format(
-            index,
-            "no `weight_map`; expected the index of a safetensors model in parts",
-        )
-    })?;
-    let files: BTreeSet<&str> = files.values().filter_map(Value::as_str).collect();
-    Ok(files
-        .into_iter()
-        .map(|file| index.with_file_name(file))
-        .collect())
 }
 
 /// The first of `names` that is a file in `folder`.
@@ -302,13 +271,23 @@ pub(crate) fn find(folder: &Path, names: &[&str]) -> Result<PathBuf, WeightsErro
     })
 }
 
-/// A JSON file.
-pub(crate) fn json(path: &Path) -> Result<Value, WeightsError> {
-    let text = std::fs::read_to_string(path).map_err(|error| WeightsError::Io {
+/// The text of a configuration.
+pub(crate) fn text(path: &Path) -> Result<String, WeightsError> {
+    let io = |error| WeightsError::Io {
         path: path.to_owned(),
         error,
-    })?;
-    serde_json::from_str(&text).map_err(|error| format(path, &format!("no JSON ({error})")))
+    };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() || metadata.len() > MAX_JSON {
+        let message = format!("expected a regular file of at most {MAX_JSON} bytes");
+        return Err(format(path, &message));
+    }
+    std::fs::read_to_string(path).map_err(io)
+}
+
+/// What the text of the configuration at `path` says; errors name line and column.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, WeightsError> {
+    serde_json::from_str(text).map_err(|error| format(path, &error.to_string()))
 }
 
 pub(crate) fn format(path: &Path, message: &str) -> WeightsError {
@@ -318,27 +297,9 @@ pub(crate) fn format(path: &Path, message: &str) -> WeightsError {
     }
 }
 
-fn floats(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    let (pairs, _) = bytes.as_chunks::<2>();
-    match dtype {
-        DType::F16 => pairs
-            .iter()
-            .map(|&pair| half::f16::from_le_bytes(pair).to_f32())
-            .collect(),
-        DType::BF16 => pairs
-            .iter()
-            .map(|&pair| half::bf16::from_le_bytes(pair).to_f32())
-            .collect(),
-        _ => {
-            let (words, _) = bytes.as_chunks::<4>();
-            words.iter().map(|&word| f32::from_le_bytes(word)).collect()
-        }
-    }
-}
-
 /// Normal values; of vectors, which are biases and factors of norms, around 0 and 1.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let inputs: usize = shape[1..].iter().product();
+    let inputs: usize = shape.iter().skip(1).product();
     let (mean, std) = match shape.len() {
         1 if name.ends_with("weight") => (1.0, 0.05),
         1 => (0.0, 0.05),
@@ -356,6 +317,7 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 mod tests {
     use super::*;
     use burn_flex::Flex;
+    use std::fs::File;
 
     fn state(names: &[&str]) -> StateDict {
         StateDict::from_tensors(names.iter().enumerate().map(|(i, name)| {
@@ -431,6 +393,79 @@ mod tests {
             surplus.contains("surplus    own.left") && !surplus.contains("foreign"),
             "{surplus}"
         );
+    }
+
+    #[test]
+    fn an_index_leads_nowhere_else_and_holds_what_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("model");
+        std::fs::create_dir(&inner).unwrap();
+        for place in [folder.path(), &inner] {
+            let path = place.join("a.safetensors");
+            state(&["a"])
+                .write_safetensors(&path, DType::F32, HashMap::new())
+                .unwrap();
+        }
+        std::fs::copy(inner.join("a.safetensors"), inner.join("again")).unwrap();
+        std::fs::create_dir(inner.join("directory")).unwrap();
+        let index = inner.join("model.safetensors.index.json");
+        let absolute = folder.path().join("a.safetensors");
+        let absolute = absolute.to_string_lossy();
+        for (map, part) in [
+            (
+                r#"{"a": "../a.safetensors"}"#,
+                "expected a file beside the index",
+            ),
+            (
+                &format!(r#"{{"a": "{absolute}"}}"#),
+                "expected a file beside the index",
+            ),
+            (r#"{"a": "directory"}"#, "directory: it is a directory"),
+            (
+                r#"{"a": "model.safetensors.index.json"}"#,
+                "an index within an index",
+            ),
+            (
+                r#"{"a": "a.safetensors", "b": "a.safetensors"}"#,
+                "it holds no b",
+            ),
+            (r#"{"a": "a.safetensors", "a2": "again"}"#, "it holds no a2"),
+            ("{}", "it lists no tensors"),
+            (r#"{"a": 1}"#, "no index of weights"),
+        ] {
+            std::fs::write(&index, format!(r#"{{"weight_map": {map}}}"#)).unwrap();
+            let error = Weights::open(&index).unwrap_err().to_string();
+            assert!(error.contains(part), "{map}: {error}");
+        }
+    }
+
+    /// Of a mapped file, the missing part would kill the process.
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        state(&["a", "b"])
+            .write_safetensors(&path, DType::F32, HashMap::new())
+            .unwrap();
+        let weights = Weights::open(&path).unwrap();
+        values(&weights, "a").unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(length - 4).unwrap();
+        let error = values(&weights, "b").unwrap_err().to_string();
+        assert!(error.contains("b: the file has been cut short"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let data = TensorData::from([1.0, f32::NAN]);
+        StateDict::from_tensors([("a".to_owned(), data)])
+            .write_safetensors(&path, DType::F16, HashMap::new())
+            .unwrap();
+        let error = values(&Weights::open(&path).unwrap(), "a").unwrap_err();
+        assert!(error.to_string().contains("a: value 1 is NaN"), "{error}");
     }
 
     #[test]

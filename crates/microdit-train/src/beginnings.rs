@@ -16,6 +16,7 @@ use microdit::{
     weights::{StateDict, TrainerCheckpoint},
 };
 use microdit_data::Position;
+use std::sync::Arc;
 
 /// A run that has not taken a step.
 pub(crate) fn fresh<B>(recipe: &Recipe, device: &B::Device) -> Result<State<B>, TrainError>
@@ -74,7 +75,7 @@ where
 /// stages, and the data begin anew, because their order is another one.
 ///
 /// # Errors
-/// If the checkpoint does not fit the recipe's network.
+/// If the checkpoint does not fit the recipe's network, or has trained for longer than the recipe does.
 pub fn take_over<B>(
     recipe: &Recipe,
     checkpoint: TrainerCheckpoint,
@@ -90,8 +91,17 @@ where
         index += 1;
     }
     let stage = &recipe.stages[index];
+    if stage_step > stage.steps {
+        return Err(TrainError::TrainedFor {
+            batches: checkpoint.batches,
+            steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
+        });
+    }
     let network = stage.model.init::<B>(recipe.run.seed, device)?;
-    let flat = |mut data: TensorData| {
+    // Their shapes are those of the weights they were read with, which are checked against the network's here.
+    let dit = checkpoint.weights.load_into(network, device)?;
+    let flat = |data: Arc<TensorData>| {
+        let mut data = Arc::unwrap_or_clone(data);
         data.shape = [data.num_elements()].into();
         Tensor::<B::InnerBackend, 1>::from_data(data, device)
     };
@@ -114,7 +124,7 @@ where
             optimiser_steps: steps,
             seconds: 0.0,
         },
-        dit: checkpoint.weights.load_into(network, device)?,
+        dit,
         optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })

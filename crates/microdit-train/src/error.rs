@@ -63,6 +63,16 @@ pub enum TrainError {
         /// GiB there are.
         there: f64,
     },
+    /// A checkpoint that is taken over has trained for longer than the recipe does.
+    #[error(
+        "the checkpoint has trained {batches} batches; the recipe's stages have {steps} steps together: give the last one more"
+    )]
+    TrainedFor {
+        /// Batches of the checkpoint.
+        batches: u64,
+        /// Steps of all stages.
+        steps: u64,
+    },
     /// The nodes of a run lost each other, or never met.
     #[error("{0}")]
     Nodes(String),

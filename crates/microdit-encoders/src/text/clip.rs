@@ -3,10 +3,21 @@
 use super::TextStates;
 use crate::{
     layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
-    weights::At,
+    weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
 use microdit::{DitBackend, weights::WeightsError};
+
+/// Where the tower lies among tensors named by transformers: of a model of both towers or with a projection, and of a text
+/// model, which has no prefix of its own since transformers 5.
+const TRANSFORMERS: &[&str] = &["text_model", "text_model.text_model", ""];
+
+/// Where it lies among those named by open_clip, which has a class of models whose towers are apart.
+const OPEN_CLIP: &[&str] = &["text", ""];
+
+/// Tokens a tower may know, and tokens of a caption.
+const MAX_VOCABULARY: usize = 1 << 24;
+const MAX_TOKENS: usize = 1 << 14;
 
 /// Sizes of a [`ClipText`].
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +73,7 @@ impl ClipTextConfig {
     /// The tower with the weights at `at`; tensors of other towers may lie beside its own.
     ///
     /// # Errors
-    /// Missing and misshapen tensors, and blocks the configuration does not know of.
+    /// Missing and misshapen tensors, blocks the configuration does not know of, and sizes out of range.
     ///
     /// ```
     /// use burn::tensor::Tensor;
@@ -86,15 +97,32 @@ impl ClipTextConfig {
             let message = format!("{} heads do not divide width {}", self.heads, self.width);
             return Err(at.unusable(&message));
         }
-        let names = if at.at("text_model.embeddings.token_embedding").has("weight") {
-            Names::Transformers
-        } else {
-            Names::OpenClip
+        at.within("the vocabulary", self.vocabulary, 1..=MAX_VOCABULARY)?;
+        at.within("the number of tokens", self.tokens, 1..=MAX_TOKENS)?;
+        at.within("the width", self.width, 1..=MAX_WIDTH)?;
+        at.within("the feed-forward width", self.hidden, 1..=MAX_WIDTH)?;
+        at.within("the number of layers", self.layers, 1..=MAX_LAYERS)?;
+        at.within(
+            "the projection",
+            self.projection.unwrap_or(1),
+            1..=MAX_WIDTH,
+        )?;
+        at.epsilon("the epsilon of norms", self.eps)?;
+        let known = |prefixes: &[&'static str], table: &str| {
+            let has = |prefix: &&&str| at.at(prefix).has(table);
+            prefixes.iter().find(has).map(|prefix| at.at(prefix))
         };
-        let text = match names {
-            Names::Transformers => at.at("text_model"),
-            Names::OpenClip if at.at("text.token_embedding").has("weight") => at.at("text"),
-            Names::OpenClip => at.clone(),
+        let (names, text) = match (
+            known(TRANSFORMERS, "embeddings.token_embedding.weight"),
+            known(OPEN_CLIP, "token_embedding.weight"),
+        ) {
+            (Some(text), _) => (Names::Transformers, text),
+            (None, Some(text)) => (Names::OpenClip, text),
+            (None, None) => {
+                return Err(at.unusable(
+                    "it holds no text tower of CLIP: neither embeddings.token_embedding.weight (transformers) nor token_embedding.weight (open_clip), with or without a prefix",
+                ));
+            }
         };
         let blocks = match names {
             Names::Transformers => text.at("encoder.layers"),
@@ -120,7 +148,7 @@ impl ClipTextConfig {
         let projection = |width| -> Result<Linear<B>, WeightsError> {
             match names {
                 Names::Transformers => Linear::load(
-                    &at.at("text_projection"),
+                    &at.at_any(&["text_projection", "text_model.text_projection"]),
                     [self.width, width],
                     false,
                     device,

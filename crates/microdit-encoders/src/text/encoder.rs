@@ -1,11 +1,10 @@
 //! A text tower with its tokenizer, opened as it was published.
 
 use super::{ClipText, ClipTextConfig, ClipTokenizer, Padding, Pooling, T5Config, T5Encoder};
-use crate::weights::{Weights, find, format, json};
+use crate::weights::{Weights, find, format, parse, text};
 use burn::tensor::{Int, Tensor, TensorData};
 use microdit::{DitBackend, weights::WeightsError};
 use serde::Deserialize;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -20,10 +19,12 @@ const OPEN_CLIP: [&str; 3] = [
 ];
 
 /// Names of transformers' weights, in the order they are looked for.
-const TRANSFORMERS: [&str; 3] = [
+const TRANSFORMERS: [&str; 5] = [
     "model.safetensors",
     "model.safetensors.index.json",
+    "model.fp16.safetensors",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 ];
 
 /// Captions to the states of their tokens.
@@ -48,23 +49,20 @@ impl<B: DitBackend> TextEncoder<B> {
             return Self::open_clip(folder, device);
         }
         let file = folder.join("config.json");
-        let config = json(&file)?;
+        let config = text(&file)?;
+        let kind: Kind = parse(&file, &config)?;
         let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
         let at = weights.at("");
-        let invalid = |error: serde_json::Error| format(&file, &error.to_string());
-        match config["model_type"].as_str() {
+        match kind.model_type.as_deref() {
             Some("clip_text_model" | "clip") => {
-                let config = transformers_clip(config).map_err(invalid)?;
+                let config = transformers_clip(&file, &config)?;
                 knows_all_tokens(&file, config.vocabulary)?;
                 let tower = Box::new(config.load(&at, device)?);
-                Ok(Self::Clip(
-                    tower,
-                    Box::new(ClipTokenizer::new()),
-                    padding(folder),
-                ))
+                let padding = padding(folder)?;
+                Ok(Self::Clip(tower, Box::new(ClipTokenizer::new()), padding))
             }
             Some("t5") => {
-                let config: T5Config = serde_json::from_value(config).map_err(invalid)?;
+                let config: T5Config = parse(&file, &config)?;
                 let vocabulary = config.vocab_size;
                 let encoder = Box::new(config.load(&at, device)?);
                 Ok(Self::T5(
@@ -85,9 +83,7 @@ impl<B: DitBackend> TextEncoder<B> {
 
     fn open_clip(folder: &Path, device: &B::Device) -> Result<Self, WeightsError> {
         let file = folder.join("open_clip_config.json");
-        let config = json(&file)?;
-        let config: OpenClip =
-            serde_json::from_value(config).map_err(|error| format(&file, &error.to_string()))?;
+        let config: OpenClip = parse(&file, &text(&file)?)?;
         let weights = Weights::open(&find(folder, &OPEN_CLIP)?)?;
         let config = config.text();
         knows_all_tokens(&file, config.vocabulary)?;
@@ -208,7 +204,20 @@ impl OpenClip {
     }
 }
 
-/// transformers' `config.json`; what it leaves out is as in CLIP ViT-L/14.
+/// What a `config.json` of transformers describes.
+#[derive(Deserialize)]
+struct Kind {
+    model_type: Option<String>,
+}
+
+/// The `config.json` of a model of both towers.
+#[derive(Deserialize)]
+struct BothTowers {
+    text_config: Transformers,
+    projection_dim: Option<usize>,
+}
+
+/// transformers' `config.json`; what it leaves out is as in transformers' `CLIPTextConfig`.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Transformers {
@@ -243,21 +252,32 @@ impl Default for Transformers {
     }
 }
 
-fn transformers_clip(mut config: Value) -> serde_json::Result<ClipTextConfig> {
-    let both_towers = config["model_type"] == "clip";
-    if both_towers {
-        let projection = config["projection_dim"].clone();
-        config = config["text_config"].take();
-        if !projection.is_null() {
-            config["projection_dim"] = projection;
+fn transformers_clip(file: &Path, text: &str) -> Result<ClipTextConfig, WeightsError> {
+    let kind: Kind = parse(file, text)?;
+    let both_towers = kind.model_type.as_deref() == Some("clip");
+    let config = if both_towers {
+        let both: BothTowers = parse(file, text)?;
+        let projection_dim = both.projection_dim;
+        Transformers {
+            projection_dim: projection_dim.unwrap_or(both.text_config.projection_dim),
+            ..both.text_config
         }
-    }
-    let config: Transformers = serde_json::from_value(config)?;
+    } else {
+        parse(file, text)?
+    };
     let projects = both_towers
         || config
             .architectures
             .iter()
             .any(|name| name.ends_with("WithProjection"));
+    let quick_gelu = match config.hidden_act.as_str() {
+        "quick_gelu" => true,
+        "gelu" => false,
+        other => {
+            let message = format!("hidden_act is `{other}`; expected quick_gelu or gelu");
+            return Err(format(file, &message));
+        }
+    };
     Ok(ClipTextConfig {
         vocabulary: config.vocab_size,
         tokens: config.max_position_embeddings,
@@ -266,7 +286,7 @@ fn transformers_clip(mut config: Value) -> serde_json::Result<ClipTextConfig> {
         layers: config.num_hidden_layers,
         hidden: config.intermediate_size,
         projection: projects.then_some(config.projection_dim),
-        quick_gelu: config.hidden_act == "quick_gelu",
+        quick_gelu,
         eps: config.layer_norm_eps,
         // Early configurations say 2, and mean the largest.
         pooling: match config.eos_token_id {
@@ -297,21 +317,27 @@ fn tokenizer_file(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The padding a tokenizer's configuration asks for: more end tokens, unless it names CLIP's token 0.
-fn padding(folder: &Path) -> Padding {
+fn padding(folder: &Path) -> Result<Padding, WeightsError> {
     let config = tokenizer_file(folder, "tokenizer_config.json")
         .or_else(|| tokenizer_file(folder, "special_tokens_map.json"));
-    let pad = config.and_then(|path| Some(json(&path).ok()?["pad_token"].clone()));
-    match pad {
-        Some(pad) if pad == "!" || pad["content"] == "!" => Padding::Zero,
-        _ => Padding::End,
-    }
+    let Some(path) = config else {
+        return Ok(Padding::End);
+    };
+    let config: serde_json::Value = parse(&path, &text(&path)?)?;
+    let pad = &config["pad_token"];
+    Ok(if *pad == "!" || pad["content"] == "!" {
+        Padding::Zero
+    } else {
+        Padding::End
+    })
 }
 
 fn sentence_pieces(folder: &Path, vocabulary: usize) -> Result<Tokenizer, WeightsError> {
     let path = tokenizer_file(folder, "tokenizer.json")
         .ok_or_else(|| format(folder, "no tokenizer.json in this directory"))?;
-    let mut tokenizer =
-        Tokenizer::from_file(&path).map_err(|error| format(&path, &error.to_string()))?;
+    let mut tokenizer: Tokenizer = text(&path)?
+        .parse()
+        .map_err(|error: tokenizers::Error| format(&path, &error.to_string()))?;
     let known = tokenizer.get_vocab_size(true);
     if known > vocabulary {
         return Err(format(
@@ -335,7 +361,12 @@ mod tests {
     use super::*;
     use burn::tensor::DType;
     use burn_flex::Flex;
+    use microdit::weights::StateDict;
     use serde_json::json;
+
+    fn clip(config: &serde_json::Value) -> Result<ClipTextConfig, WeightsError> {
+        transformers_clip(Path::new("config.json"), &config.to_string())
+    }
 
     fn values(states: Tensor<Flex, 3>) -> Vec<f32> {
         states.into_data().to_vec().unwrap()
@@ -351,7 +382,7 @@ mod tests {
             "hidden_act": "gelu",
         });
         let weights = Weights::random(0);
-        let sizes = transformers_clip(config.clone()).unwrap();
+        let sizes = clip(&config).unwrap();
         let tower = sizes.load::<Flex>(&weights.at(""), &device).unwrap();
         weights
             .write_read(&folder.path().join("model.safetensors"), DType::F32)
@@ -387,6 +418,166 @@ mod tests {
             error.contains("100 tokens; CLIP's tokenizer knows 49408"),
             "{error}"
         );
+    }
+
+    /// The same tower under every layout of names that transformers and open_clip write.
+    #[test]
+    fn a_tower_is_found_wherever_its_library_puts_it() {
+        let device = Default::default();
+        let folder = tempfile::tempdir().unwrap();
+        let weights = Weights::random(0);
+        let config = json!({
+            "model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"], "hidden_size": 4,
+            "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": 4,
+        });
+        let tower = clip(&config)
+            .unwrap()
+            .load::<Flex>(&weights.at(""), &device);
+        let file = folder.path().join("model.safetensors");
+        weights.write_read(&file, DType::F32).unwrap();
+        let original = StateDict::read(&file).unwrap();
+        let ids = ClipTokenizer::new().encode("a red fox", 77, Padding::End);
+        let ids = Tensor::from_data(TensorData::new(ids, [1, 77]), &device);
+        let expected = values(tower.unwrap().forward(ids).hidden);
+        let plain = json!({"architectures": ["CLIPTextModel"]});
+        let projected = json!({"architectures": ["CLIPTextModelWithProjection"]});
+        let whole = json!({"model_type": "clip", "text_config": config, "projection_dim": 4});
+        for (layout, change) in [
+            // transformers 4 and 5, with and without a projection; the whole model; torch.compile.
+            ("text_model.", &plain),
+            ("", &plain),
+            ("text_model.", &projected),
+            ("text_model.text_model.", &projected),
+            ("text_model.", &whole),
+            ("_orig_mod.text_model.", &plain),
+        ] {
+            let wrapper = layout.strip_suffix("text_model.").unwrap_or(layout);
+            let wrapper = if wrapper == "_orig_mod." { wrapper } else { "" };
+            let mut tensors: Vec<(String, TensorData)> = original
+                .iter()
+                .filter(|(name, _)| *change != plain || !name.starts_with("text_projection"))
+                .map(|(name, data)| match name.strip_prefix("text_model.") {
+                    Some(inner) => (format!("{layout}{inner}"), data.clone()),
+                    None => (format!("{wrapper}{name}"), data.clone()),
+                })
+                .collect();
+            let mut config = config.clone();
+            for (key, value) in change.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            if *change == whole {
+                let image = TensorData::from([1f32]);
+                tensors
+                    .extend(["logit_scale", "vision_model.w"].map(|n| (n.into(), image.clone())));
+            }
+            StateDict::from_tensors(tensors)
+                .write_safetensors(&file, DType::F32, Default::default())
+                .unwrap();
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let encoder = TextEncoder::<Flex>::open(folder.path(), &device).unwrap();
+            assert_eq!(
+                values(encoder.encode(&["a red fox"], &device)),
+                expected,
+                "{layout} {change}"
+            );
+        }
+        let foreign = StateDict::from_tensors([("w".to_owned(), TensorData::from([1f32]))]);
+        foreign
+            .write_safetensors(&file, DType::F32, Default::default())
+            .unwrap();
+        let error = TextEncoder::<Flex>::open(folder.path(), &device).unwrap_err();
+        assert!(
+            error.to_string().contains("no text tower of CLIP"),
+            "{error}"
+        );
+    }
+
+    /// Every number of a configuration, replaced by each that no model has.
+    #[test]
+    fn numbers_of_a_configuration_have_ranges() {
+        let device = Default::default();
+        let clip_config = json!({
+            "model_type": "clip_text_model", "vocab_size": 49_408, "hidden_size": 4, "intermediate_size": 8,
+            "num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 77, "layer_norm_eps": 1e-5,
+        });
+        let t5 = json!({
+            "model_type": "t5", "vocab_size": 10, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2,
+            "relative_attention_num_buckets": 8, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
+            "feed_forward_proj": "gated-gelu",
+        });
+        let open_clip = json!({
+            "embed_dim": 4, "context_length": 77, "vocab_size": 49_408, "width": 4, "heads": 2, "layers": 1,
+            "mlp_ratio": 2.0,
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let write = |config: &serde_json::Value| {
+            let (file, config) = match config["model_type"].as_str() {
+                Some(_) => ("config.json", config.clone()),
+                None => {
+                    let text = config.clone();
+                    let model = json!({"embed_dim": config["embed_dim"], "text_cfg": text});
+                    ("open_clip_config.json", json!({"model_cfg": model}))
+                }
+            };
+            std::fs::write(folder.path().join(file), config.to_string()).unwrap();
+        };
+        let mut tried = 0;
+        for config in [clip_config, t5, open_clip] {
+            let weights = Weights::random(0);
+            match config["model_type"].as_str() {
+                Some("t5") => {
+                    let config: T5Config = serde_json::from_value(config.clone()).unwrap();
+                    drop(config.load::<Flex>(&weights.at(""), &device).unwrap());
+                }
+                Some(_) => drop(
+                    clip(&config)
+                        .unwrap()
+                        .load::<Flex>(&weights.at(""), &device),
+                ),
+                None => {
+                    let text = json!({"model_cfg": {"embed_dim": 4, "text_cfg": config}});
+                    let text: OpenClip = serde_json::from_value(text).unwrap();
+                    drop(text.text().load::<Flex>(&weights.at(""), &device));
+                }
+            }
+            for name in ["model.safetensors", "open_clip_model.safetensors"] {
+                let path = folder.path().join(name);
+                weights.write_read(&path, DType::F32).unwrap();
+            }
+            for (key, value) in config.as_object().unwrap() {
+                if !value.is_number() {
+                    continue;
+                }
+                for bad in [
+                    "0",
+                    "-1",
+                    "0.5e-400",
+                    "1e308",
+                    "18446744073709551615",
+                    "1e999",
+                    "null",
+                ] {
+                    if bad == "0.5e-400" && value.is_f64() || bad == "null" && key == "mlp_ratio" {
+                        // No number but 0, which is tried.
+                        continue;
+                    }
+                    let mut changed = config.clone();
+                    changed[key] = json!("BAD");
+                    write(&changed);
+                    for file in ["config.json", "open_clip_config.json"] {
+                        let path = folder.path().join(file);
+                        if let Ok(text) = std::fs::read_to_string(&path) {
+                            std::fs::write(path, text.replace("\"BAD\"", bad)).unwrap();
+                        }
+                    }
+                    let opened = TextEncoder::<Flex>::open(folder.path(), &device);
+                    assert!(opened.is_err(), "{key} = {bad} was accepted");
+                    tried += 1;
+                }
+            }
+            let _ = std::fs::remove_file(folder.path().join("config.json"));
+        }
+        assert!(tried > 120, "{tried} values");
     }
 
     #[test]
@@ -445,13 +636,13 @@ mod tests {
             "hidden_act": "quick_gelu", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
             "num_hidden_layers": 12, "projection_dim": 768, "vocab_size": 49408,
         });
-        let config = transformers_clip(text.clone()).unwrap();
+        let config = clip(&text).unwrap();
         assert_eq!((config.width, config.projection), (768, None));
         assert_eq!(config.pooling, Pooling::LargestId);
         // The same inside a model of both towers.
         let both =
             serde_json::json!({"model_type": "clip", "projection_dim": 640, "text_config": text});
-        let both = transformers_clip(both).unwrap();
+        let both = clip(&both).unwrap();
         assert_eq!((both.width, both.projection), (768, Some(640)));
     }
 }

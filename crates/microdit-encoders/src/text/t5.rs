@@ -2,14 +2,18 @@
 
 use crate::{
     layers::{Linear, attention, merge_heads, split_heads},
-    weights::At,
+    weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
 use microdit::{DitBackend, weights::WeightsError};
 use serde::Deserialize;
 
 /// Sizes of a [`T5Encoder`], under the names of transformers' `config.json`.
+///
+/// What that leaves out is as in transformers: the configuration of T5-small, which is no v1.1 and is refused as long as
+/// `feed_forward_proj` is left out, too.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct T5Config {
     /// Known tokens.
     pub vocab_size: usize,
@@ -26,24 +30,36 @@ pub struct T5Config {
     /// Kinds of distance the position bias tells apart, half of them for each direction.
     pub relative_attention_num_buckets: usize,
     /// Distance from which on all are one kind.
-    #[serde(default = "far")]
     pub relative_attention_max_distance: usize,
     /// Added to mean squares.
     pub layer_norm_epsilon: f64,
     /// Must be `gated-gelu`, as in v1.1.
-    #[serde(default)]
     pub feed_forward_proj: String,
 }
 
-fn far() -> usize {
-    128
+impl Default for T5Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32_128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: "relu".into(),
+        }
+    }
 }
 
 impl T5Config {
     /// The encoder with the weights at `at`; a decoder may lie beside it.
     ///
     /// # Errors
-    /// Missing and misshapen tensors, blocks the configuration does not know of, and feed-forward layers of another kind.
+    /// Missing and misshapen tensors, blocks the configuration does not know of, feed-forward layers of another kind, and sizes
+    /// out of range.
     pub fn load<B: DitBackend>(
         &self,
         at: &At<'_>,
@@ -55,9 +71,28 @@ impl T5Config {
                 self.feed_forward_proj
             )));
         }
-        if self.relative_attention_num_buckets < 4 {
-            return Err(at.unusable("relative_attention_num_buckets is below 4"));
+        for (key, value, range) in [
+            ("vocab_size", self.vocab_size, 1..=1 << 24),
+            ("d_model", self.d_model, 1..=MAX_WIDTH),
+            ("d_kv", self.d_kv, 1..=MAX_WIDTH),
+            ("d_ff", self.d_ff, 1..=MAX_WIDTH),
+            ("num_layers", self.num_layers, 1..=MAX_LAYERS),
+            ("num_heads", self.num_heads, 1..=1 << 10),
+            (
+                "relative_attention_num_buckets",
+                self.relative_attention_num_buckets,
+                4..=1 << 10,
+            ),
+            // Beyond the distances that have a bucket of their own: what is left is divided by the logarithm.
+            (
+                "relative_attention_max_distance",
+                self.relative_attention_max_distance,
+                self.relative_attention_num_buckets / 4 + 1..=1 << 20,
+            ),
+        ] {
+            at.within(key, value, range)?;
         }
+        at.epsilon("layer_norm_epsilon", self.layer_norm_epsilon)?;
         let blocks = at.at("encoder.block");
         let block = |i| Block::load(self, &blocks.at(i), device);
         // One table, stored under either name or both.

@@ -1,19 +1,22 @@
 //! The autoencoder with a Gaussian posterior: Stable Diffusion's and SDXL's with 4 channels, others with 16.
 
+use super::MAX_HALVINGS;
 use super::blocks::{Head, Level, Middle};
-use crate::{layers::Conv2d, weights::At};
+use crate::{
+    layers::Conv2d,
+    weights::{At, MAX_LAYERS, MAX_WIDTH},
+};
 use burn::tensor::Tensor;
 use microdit::{DitBackend, weights::WeightsError};
 use serde::Deserialize;
 
 /// Sizes of an [`AutoencoderKl`], under the names of diffusers' `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct AutoencoderKlConfig {
     /// Channels of an image.
-    #[serde(default = "rgb")]
     pub in_channels: usize,
     /// Channels of a decoded image.
-    #[serde(default = "rgb")]
     pub out_channels: usize,
     /// Widths, from the image inwards; between two, height and width are halved.
     pub block_out_channels: Vec<usize>,
@@ -24,49 +27,44 @@ pub struct AutoencoderKlConfig {
     /// Groups of the group norms.
     pub norm_num_groups: usize,
     /// Multiplies latents so that they have about unit variance.
-    #[serde(default = "stable_diffusion")]
     pub scaling_factor: f64,
     /// Subtracted before.
-    #[serde(default)]
     pub shift_factor: Option<f64>,
     /// Whether a 1x1 convolution follows the encoder.
-    #[serde(default = "yes")]
     pub use_quant_conv: bool,
     /// Whether one precedes the decoder.
-    #[serde(default = "yes")]
     pub use_post_quant_conv: bool,
     /// Whether the innermost blocks attend.
-    #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
 }
 
-fn rgb() -> usize {
-    3
-}
-
-fn stable_diffusion() -> f64 {
-    0.18215
-}
-
-fn yes() -> bool {
-    true
+impl Default for AutoencoderKlConfig {
+    /// What diffusers takes for what a configuration leaves out.
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![64],
+            layers_per_block: 1,
+            latent_channels: 4,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+        }
+    }
 }
 
 impl AutoencoderKlConfig {
     /// The autoencoder of SDXL: 4 channels, an eighth of the side.
     pub fn sdxl() -> Self {
         Self {
-            in_channels: 3,
-            out_channels: 3,
             block_out_channels: vec![128, 256, 512, 512],
             layers_per_block: 2,
-            latent_channels: 4,
-            norm_num_groups: 32,
             scaling_factor: 0.13025,
-            shift_factor: None,
-            use_quant_conv: true,
-            use_post_quant_conv: true,
-            mid_block_add_attention: true,
+            ..Self::default()
         }
     }
 
@@ -100,11 +98,30 @@ impl AutoencoderKlConfig {
         at: &At<'_>,
         device: &B::Device,
     ) -> Result<AutoencoderKl<B>, WeightsError> {
+        for (key, value, range) in [
+            ("in_channels", self.in_channels, 3..=3),
+            ("out_channels", self.out_channels, 3..=3),
+            (
+                "the number of block_out_channels",
+                self.block_out_channels.len(),
+                1..=MAX_HALVINGS,
+            ),
+            ("layers_per_block", self.layers_per_block, 1..=MAX_LAYERS),
+            ("latent_channels", self.latent_channels, 1..=MAX_WIDTH),
+        ] {
+            at.within(key, value, range)?;
+        }
+        for &width in &self.block_out_channels {
+            at.within("a width of block_out_channels", width, 1..=MAX_WIDTH)?;
+        }
+        if self.scaling_factor == 0.0 {
+            return Err(at.unusable("scaling_factor is 0, which latents are divided by"));
+        }
         let groups = self.norm_num_groups;
         let divides = |width: &usize| groups > 0 && width.is_multiple_of(groups);
-        if self.block_out_channels.is_empty() || !self.block_out_channels.iter().all(divides) {
+        if !self.block_out_channels.iter().all(divides) {
             return Err(at.unusable(&format!(
-                "norm_num_groups {groups} must divide each of block_out_channels {:?}, at least one",
+                "norm_num_groups {groups} must divide each of block_out_channels {:?}",
                 self.block_out_channels
             )));
         }

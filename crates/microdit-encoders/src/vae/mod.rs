@@ -8,18 +8,30 @@ mod tiny;
 pub use kl::{AutoencoderKl, AutoencoderKlConfig, Posterior};
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
-use crate::weights::Weights;
+use crate::weights::{Weights, parse};
 use burn::tensor::Tensor;
 use image::RgbImage;
 use microdit::{DitBackend, weights::WeightsError};
+use serde::Deserialize;
 use std::path::Path;
 
 /// File names of weights in a diffusers directory, in the order they are looked for.
-const WEIGHTS: [&str; 3] = [
+const WEIGHTS: [&str; 4] = [
     "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
 ];
+
+/// Halvings of an image's side at most.
+const MAX_HALVINGS: usize = 8;
+
+/// What a `config.json` of diffusers describes.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "_class_name")]
+    class: Option<String>,
+}
 
 /// An autoencoder of either kind: images in -1..1 to the latents the denoiser is trained on, and back.
 #[derive(Clone, Debug)]
@@ -45,17 +57,16 @@ impl<B: DitBackend> Vae<B> {
             (path.parent().unwrap_or(path), path.to_owned())
         };
         let file = folder.join("config.json");
-        let json = crate::weights::json(&file)?;
+        let config = crate::weights::text(&file)?;
+        let kind: Kind = parse(&file, &config)?;
         let weights = Weights::open(&weights)?;
-        let invalid = |error: serde_json::Error| crate::weights::format(&file, &error.to_string());
-        match json["_class_name"].as_str() {
+        match kind.class.as_deref() {
             Some("AutoencoderTiny") => {
-                let config: AutoencoderTinyConfig =
-                    serde_json::from_value(json).map_err(invalid)?;
+                let config: AutoencoderTinyConfig = parse(&file, &config)?;
                 Ok(Self::Tiny(Box::new(config.load(&weights.at(""), device)?)))
             }
             Some("AutoencoderKL") | None => {
-                let config: AutoencoderKlConfig = serde_json::from_value(json).map_err(invalid)?;
+                let config: AutoencoderKlConfig = parse(&file, &config)?;
                 Ok(Self::Kl(Box::new(config.load(&weights.at(""), device)?)))
             }
             Some(other) => Err(crate::weights::format(
@@ -203,6 +214,64 @@ mod tests {
             "{}",
             open()
         );
+    }
+
+    /// Every number of both configurations, replaced by each that no model has.
+    #[test]
+    fn numbers_of_a_configuration_have_ranges() {
+        let kl = json!({
+            "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "block_out_channels": [8, 8],
+            "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4, "scaling_factor": 0.5,
+        });
+        let tiny = json!({
+            "_class_name": "AutoencoderTiny", "in_channels": 3, "out_channels": 3, "latent_channels": 4,
+            "encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8],
+            "num_encoder_blocks": [1, 2], "num_decoder_blocks": [2, 1],
+        });
+        let device = Default::default();
+        let folder = tempfile::tempdir().unwrap();
+        let mut tried = 0;
+        for config in [kl, tiny] {
+            saved(folder.path(), &config);
+            for (key, value) in config.as_object().unwrap() {
+                let bad: &[&str] = match value {
+                    serde_json::Value::Number(_) => &[
+                        "0",
+                        "-1e400",
+                        "1e308",
+                        "18446744073709551615",
+                        "1e999",
+                        "[]",
+                    ],
+                    serde_json::Value::Array(_) => &[
+                        "[]",
+                        "[0, 0]",
+                        "[8]",
+                        "[8, -1]",
+                        "[18446744073709551615, 8]",
+                        "[8, 8, 8]",
+                        "3",
+                    ],
+                    _ => continue,
+                };
+                for bad in bad {
+                    if key == "scaling_factor" && *bad == "1e308"
+                        || key == "scaling_factor" && bad.len() == 20
+                    {
+                        // Of no use, and finite: what it does is seen in the latents, which are checked.
+                        continue;
+                    }
+                    let mut changed = config.clone();
+                    changed[key] = json!("BAD");
+                    let text = changed.to_string().replace("\"BAD\"", bad);
+                    std::fs::write(folder.path().join("config.json"), text).unwrap();
+                    let opened = Vae::<Flex>::open(folder.path(), &device);
+                    assert!(opened.is_err(), "{key} = {bad} was accepted");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 60, "{tried} values");
     }
 
     /// Before 0.18, diffusers named the layers of attention otherwise.

@@ -1,8 +1,9 @@
 //! The tiny autoencoder (TAESD): deterministic, a few million parameters, for previews and students.
 
+use super::MAX_HALVINGS;
 use crate::{
     layers::{Conv2d, double},
-    weights::At,
+    weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::{Tensor, activation::relu};
 use microdit::{DitBackend, weights::WeightsError};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 /// Sizes of an [`AutoencoderTiny`], under the names of diffusers' `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct AutoencoderTinyConfig {
     /// Channels of an image.
     pub in_channels: usize,
@@ -27,6 +29,21 @@ pub struct AutoencoderTinyConfig {
     pub latent_channels: usize,
 }
 
+impl Default for AutoencoderTinyConfig {
+    /// What diffusers takes for what a configuration leaves out.
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            encoder_block_out_channels: vec![64; 4],
+            decoder_block_out_channels: vec![64; 4],
+            num_encoder_blocks: vec![1, 3, 3, 3],
+            num_decoder_blocks: vec![3, 3, 3, 1],
+            latent_channels: 4,
+        }
+    }
+}
+
 impl AutoencoderTinyConfig {
     /// Pixels of an image's side to one of the latents'.
     pub fn shrinks_by(&self) -> usize {
@@ -42,9 +59,46 @@ impl AutoencoderTinyConfig {
         at: &At<'_>,
         device: &B::Device,
     ) -> Result<AutoencoderTiny<B>, WeightsError> {
-        if self.decoder_block_out_channels.is_empty() || self.encoder_block_out_channels.is_empty()
-        {
-            return Err(at.unusable("encoder_ or decoder_block_out_channels is empty"));
+        at.within("in_channels", self.in_channels, 3..=3)?;
+        at.within("out_channels", self.out_channels, 3..=3)?;
+        at.within("latent_channels", self.latent_channels, 1..=MAX_WIDTH)?;
+        for (side, widths, blocks) in [
+            (
+                "encoder",
+                &self.encoder_block_out_channels,
+                &self.num_encoder_blocks,
+            ),
+            (
+                "decoder",
+                &self.decoder_block_out_channels,
+                &self.num_decoder_blocks,
+            ),
+        ] {
+            let levels = widths.len();
+            at.within(
+                &format!("the number of {side}_block_out_channels"),
+                levels,
+                1..=MAX_HALVINGS,
+            )?;
+            at.within(
+                &format!("the number of num_{side}_blocks"),
+                blocks.len(),
+                levels..=levels,
+            )?;
+            for &width in widths {
+                at.within(
+                    &format!("a width of {side}_block_out_channels"),
+                    width,
+                    1..=MAX_WIDTH,
+                )?;
+            }
+            for &count in blocks {
+                at.within(
+                    &format!("a number of num_{side}_blocks"),
+                    count,
+                    0..=MAX_LAYERS,
+                )?;
+            }
         }
         let vae = AutoencoderTiny {
             encoder: self.encoder(&at.at("encoder.layers"), device)?,

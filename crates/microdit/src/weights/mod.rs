@@ -2,21 +2,31 @@
 //!
 //! Parameters lie in memory as they lie in the file, so only names differ.
 
+mod archive;
+mod choice;
+mod content;
+mod element;
+mod file;
+#[cfg(test)]
+mod forged;
+#[cfg(test)]
+mod hostile;
+mod index;
 mod names;
 mod pickle;
 mod pytorch;
 mod safetensors;
+mod state;
+mod trainer;
+mod wrappers;
 
+pub use file::WeightsFile;
 pub use names::reference_name;
-pub use pytorch::TrainerCheckpoint;
+pub use state::StateDict;
+pub use trainer::TrainerCheckpoint;
 
-use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, Tensor, TensorData, backend::Backend},
-};
-use names::BUFFERS;
+use burn::tensor::TensorData;
 use std::{
-    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     path::{Path, PathBuf},
 };
@@ -33,7 +43,7 @@ pub enum WeightsError {
         /// The operating system's answer.
         error: std::io::Error,
     },
-    /// The file is not what its extension says.
+    /// The file is damaged, or of another kind.
     #[error("{}: {message}", path.display())]
     Format {
         /// The file.
@@ -53,6 +63,42 @@ pub enum WeightsError {
         /// Name, shape in the network, shape in the source.
         misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
+    /// A tensor holds a value no computation can use, or that the type it is to be written in does not hold.
+    #[error("{origin}: {tensor}: value {index} is {value}{expected}")]
+    Value {
+        /// The file, or another name of the source.
+        origin: String,
+        /// The tensor.
+        tensor: String,
+        /// The value's place in it, row-major.
+        index: usize,
+        /// The value.
+        value: f32,
+        /// What was expected, as the end of a sentence.
+        expected: &'static str,
+    },
+}
+
+impl WeightsError {
+    /// Checks that every value of a tensor is a finite number.
+    ///
+    /// # Errors
+    /// [`WeightsError::Value`] with the first that is none.
+    pub fn unless_finite(origin: &str, tensor: &str, data: &TensorData) -> Result<(), Self> {
+        let found = match data.as_slice::<f32>() {
+            Ok(values) => values.iter().position(|value| !value.is_finite()),
+            Err(_) => data.iter::<f32>().position(|value| !value.is_finite()),
+        };
+        found.map_or(Ok(()), |index| {
+            Err(Self::Value {
+                origin: origin.to_owned(),
+                tensor: tensor.to_owned(),
+                index,
+                value: data.iter::<f32>().nth(index).unwrap_or(f32::NAN),
+                expected: "; weights are finite numbers",
+            })
+        })
+    }
 }
 
 fn describe(
@@ -83,217 +129,6 @@ fn describe(
     text
 }
 
-/// Tensors by the reference's names, without its buffers.
-///
-/// ```
-/// use burn::tensor::DType;
-/// use burn_flex::Flex;
-/// use microdit::{DitConfig, weights::StateDict};
-/// use std::collections::HashMap;
-///
-/// let config = DitConfig::tiny_2().with_dim(32).with_depth(2).with_head_dim(16).with_multiple_of(16)
-///     .with_mixer(None).with_moe(None);
-/// let device = Default::default();
-/// let folder = tempfile::tempdir()?;
-/// let path = folder.path().join("weights.safetensors");
-/// let trained = config.init::<Flex>(0, &device)?;
-/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new())?;
-/// let loaded = StateDict::read(&path)?.load_into(config.init::<Flex>(1, &device)?, &device)?;
-/// assert_eq!(StateDict::from_module(&loaded).len(), StateDict::from_module(&trained).len());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct StateDict {
-    tensors: BTreeMap<String, TensorData>,
-    /// What PyTorch's strict loading expects beside the parameters.
-    buffers: BTreeMap<String, TensorData>,
-    origin: String,
-}
-
-impl StateDict {
-    /// A state dict of the given tensors.
-    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
-        Self {
-            tensors: tensors.into_iter().collect(),
-            buffers: BTreeMap::new(),
-            origin: "the state dict".into(),
-        }
-    }
-
-    /// The float parameters of a module.
-    pub fn from_module<B: Backend, M: Module<B>>(module: &M) -> Self {
-        struct Collect {
-            path: Vec<String>,
-            tensors: BTreeMap<String, TensorData>,
-        }
-        impl<B: Backend> ModuleVisitor<B> for Collect {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-                self.tensors
-                    .insert(reference_name(&self.path), param.val().into_data());
-            }
-        }
-        let mut collect = Collect {
-            path: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
-        module.visit(&mut collect);
-        Self::from_tensors(collect.tensors)
-    }
-
-    /// Reads `.safetensors` (f32, f16, bf16), or a PyTorch file: a bare state dict, or a training checkpoint that
-    /// keeps the network under `state.model` with prefix `dit.`, whose other entries are skipped.
-    ///
-    /// # Errors
-    /// An unreadable, damaged or foreign file.
-    pub fn read(path: &Path) -> Result<Self, WeightsError> {
-        let tensors = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("safetensors") => safetensors::read(path)?,
-            Some("pt" | "pth" | "bin" | "ckpt") => pytorch::read(path)?,
-            _ => {
-                return Err(format_error(
-                    path,
-                    "expected a .safetensors, .pt or .pth file",
-                ));
-            }
-        };
-        Ok(Self::new(tensors, path))
-    }
-
-    /// What the file at `path` holds.
-    fn new(mut tensors: BTreeMap<String, TensorData>, path: &Path) -> Self {
-        let mut buffers = BTreeMap::new();
-        for name in BUFFERS {
-            buffers.extend(tensors.remove_entry(name));
-        }
-        Self {
-            tensors,
-            buffers,
-            origin: path.display().to_string(),
-        }
-    }
-
-    /// Adds buffers, which are written and never loaded: PyTorch's strict loading expects the reference's `pos_embed` and
-    /// `mask_token`.
-    #[must_use]
-    pub fn with_buffers(mut self, buffers: impl IntoIterator<Item = (String, TensorData)>) -> Self {
-        self.buffers.extend(buffers);
-        self
-    }
-
-    /// Number of tensors.
-    pub fn len(&self) -> usize {
-        self.tensors.len()
-    }
-
-    /// Whether there are no tensors.
-    pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
-    }
-
-    /// Names and tensors, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &TensorData)> {
-        self.tensors.iter()
-    }
-
-    /// The tensor of that name.
-    pub fn get(&self, name: &str) -> Option<&TensorData> {
-        self.tensors.get(name)
-    }
-
-    /// Puts the tensors into a module, whose parameters keep their ids and their float type.
-    ///
-    /// # Errors
-    /// [`WeightsError::Mismatch`] with every missing, surplus and misshapen tensor.
-    pub fn load_into<B: Backend, M: Module<B>>(
-        mut self,
-        module: M,
-        device: &B::Device,
-    ) -> Result<M, WeightsError> {
-        struct Load<'a, B: Backend> {
-            path: Vec<String>,
-            tensors: &'a mut BTreeMap<String, TensorData>,
-            device: &'a B::Device,
-            missing: Vec<String>,
-            misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
-        }
-        impl<B: Backend> ModuleMapper<B> for Load<'_, B> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(
-                &mut self,
-                param: Param<Tensor<B, D>>,
-            ) -> Param<Tensor<B, D>> {
-                let name = reference_name(&self.path);
-                let Some(data) = self.tensors.remove(&name) else {
-                    self.missing.push(name);
-                    return param;
-                };
-                let expected = param.shape();
-                if data.shape.as_slice() != expected.as_slice() {
-                    self.misshapen
-                        .push((name, expected.to_vec(), data.shape.to_vec()));
-                    return param;
-                }
-                let required = param.is_require_grad();
-                param.map(|old| {
-                    Tensor::from_data(data, (self.device, old.dtype())).set_require_grad(required)
-                })
-            }
-        }
-        let mut load = Load::<B> {
-            path: Vec::new(),
-            tensors: &mut self.tensors,
-            device,
-            missing: Vec::new(),
-            misshapen: Vec::new(),
-        };
-        let module = module.map(&mut load);
-        let (missing, misshapen) = (load.missing, load.misshapen);
-        let surplus: Vec<String> = self.tensors.into_keys().collect();
-        if missing.is_empty() && misshapen.is_empty() && surplus.is_empty() {
-            return Ok(module);
-        }
-        Err(WeightsError::Mismatch {
-            origin: self.origin,
-            missing,
-            surplus,
-            misshapen,
-        })
-    }
-
-    /// Writes a safetensors file of float type `dtype`, whole or not at all, with `metadata`.
-    ///
-    /// # Errors
-    /// If the file cannot be written, or a buffer has the name of a parameter.
-    pub fn write_safetensors(
-        &self,
-        path: &Path,
-        dtype: DType,
-        metadata: HashMap<String, String>,
-    ) -> Result<(), WeightsError> {
-        if let Some(name) = self
-            .buffers
-            .keys()
-            .find(|name| self.tensors.contains_key(*name))
-        {
-            let message = format!("`{name}` is both a parameter and a buffer");
-            return Err(format_error(path, &message));
-        }
-        let all = self.tensors.iter().chain(&self.buffers);
-        safetensors::write(path, dtype, all, metadata)
-    }
-}
-
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> WeightsError + '_ {
     move |error| WeightsError::Io {
         path: path.to_owned(),
@@ -305,107 +140,5 @@ fn format_error(path: &Path, message: &str) -> WeightsError {
     WeightsError::Format {
         path: path.to_owned(),
         message: message.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Dit, DitConfig, MixerConfig, WidthScale};
-    use burn_flex::Flex;
-
-    fn small() -> DitConfig {
-        DitConfig::tiny_2()
-            .with_input_size(8)
-            .with_dim(16)
-            .with_depth(3)
-            .with_head_dim(8)
-            .with_multiple_of(8)
-            .with_caption_channels(6)
-            .with_qkv_width(WidthScale::Constant(1.0))
-            .with_mixer(Some(MixerConfig {
-                dim: 8,
-                depth: 2,
-                qkv_ratio: 1.0,
-                mlp_ratio: 2.0,
-            }))
-    }
-
-    fn network(seed: u64) -> Dit<Flex> {
-        small().init(seed, &Default::default()).unwrap()
-    }
-
-    #[test]
-    fn a_file_gives_back_what_was_written() {
-        let folder = tempfile::tempdir().unwrap();
-        // Half a unit in the last place, relative; f16 has subnormals below 2^-14, spaced by 2^-24.
-        let subnormal = 2f32.powi(-25);
-        for (dtype, tolerance, floor) in [
-            (DType::F32, 0.0, 0.0),
-            (DType::F16, 1e-3, subnormal),
-            (DType::BF16, 8e-3, 0.0),
-        ] {
-            let path = folder.path().join("w.safetensors");
-            let written = StateDict::from_module(&network(1));
-            written
-                .write_safetensors(&path, dtype, HashMap::new())
-                .unwrap();
-            let loaded = StateDict::read(&path)
-                .unwrap()
-                .load_into(network(2), &Default::default())
-                .unwrap();
-            let loaded = StateDict::from_module(&loaded);
-            for (name, data) in &written.tensors {
-                for (a, b) in data
-                    .iter::<f32>()
-                    .zip(loaded.get(name).unwrap().iter::<f32>())
-                {
-                    assert!(
-                        (a - b).abs() <= tolerance * a.abs() + floor,
-                        "{name} {dtype:?}: {a} became {b}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_misfit_is_listed_at_once() {
-        let mut state = StateDict::from_module(&network(0));
-        let moved = state.tensors.remove("blocks.0.norm1.weight").unwrap();
-        state.tensors.insert("blocks.9.norm1.weight".into(), moved);
-        state.tensors.insert(
-            "final_layer.linear.bias".into(),
-            TensorData::zeros::<f32, _>([5]),
-        );
-        let message = state
-            .load_into(network(0), &Default::default())
-            .unwrap_err()
-            .to_string();
-        for part in [
-            "missing    blocks.0.norm1.weight",
-            "surplus    blocks.9.norm1.weight",
-            "final_layer.linear.bias: expected [16], found [5]",
-        ] {
-            assert!(message.contains(part), "{message}");
-        }
-    }
-
-    #[test]
-    fn damaged_files_are_errors() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.safetensors");
-        for bytes in [
-            &b"short"[..],
-            &u64::MAX.to_le_bytes(),
-            &[0; 64],
-            b"\x10\0\0\0\0\0\0\0{\"a\":1}         ",
-        ] {
-            std::fs::write(&path, bytes).unwrap();
-            assert!(StateDict::read(&path).is_err());
-        }
-        let path = folder.path().join("w.pt");
-        std::fs::write(&path, b"no pickle").unwrap();
-        assert!(StateDict::read(&path).is_err());
     }
 }

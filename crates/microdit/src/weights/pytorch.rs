@@ -1,232 +1,311 @@
-//! PyTorch's own files (`torch.save`'s zip layout): the tensors of a state dict or of a training checkpoint.
+//! PyTorch's own files (`torch.save`'s zip layout): the tensors of a pickle.
+
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::{
-    StateDict, WeightsError, format_error, io_error,
-    pickle::{self, Pickle, TensorRecord},
+    archive::Archive,
+    choice::{self, Choice},
+    pickle::{self, Pickle, TensorRecord, Value},
 };
-use burn::tensor::{DType, TensorData};
+use burn::tensor::TensorData;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
-    io::{BufReader, Read},
-    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-/// Prefix of the network's tensors in a training checkpoint of the reference.
-const NESTED_PREFIX: &str = "dit.";
+/// What tensors read from a file may take together, compared with the file: views of the same memory are read once each, and
+/// there may be more of them than any memory has room for.
+const MOST_VIEWS: u64 = 4;
 
-/// What a checkpoint of the reference's trainer says of a run, in which moments are named like their parameters.
-#[derive(Clone, Debug)]
-pub struct TrainerCheckpoint {
-    /// The network.
-    pub weights: StateDict,
-    /// AdamW's means of the gradients and of their squares.
-    pub moments: BTreeMap<String, [TensorData; 2]>,
-    /// Steps the optimiser has taken.
-    pub optimiser_steps: u64,
-    /// Batches trained.
-    pub batches: u64,
-    /// Samples trained.
-    pub samples: u64,
-    /// Classes of objects in the file that were left unread, and never called.
-    pub unread: Vec<String>,
-}
+/// The same for tensors with all their names, of which those of one view share their memory: what a file of them would
+/// take that is written from here.
+const MOST_NAMED: u64 = 64;
 
-impl TrainerCheckpoint {
-    /// Reads `state.model.dit.*`, `state.optimizers.*.state.dit.*` and `state.timestamp` without executing the pickle.
-    ///
-    /// # Errors
-    /// An unreadable, damaged or foreign file, with what it lacks.
-    pub fn read(path: &Path) -> Result<Self, WeightsError> {
-        let fail = |message: &str| format_error(path, message);
-        let mut file = Checkpoint::open(path)?;
-        let weights = StateDict::new(file.network()?, path);
-        let lack = |what: &str| {
-            fail(&format!(
-                "it holds no {what}: it is no checkpoint of the trainer"
-            ))
-        };
-        let state = file.pickle.root.entry("state");
-        let state = state.ok_or_else(|| lack("`state`"))?;
-        let optimisers = state
-            .entry("optimizers")
-            .map_or_else(Vec::new, |all| all.entries());
-        let [(_, optimiser)] = &optimisers[..] else {
-            return Err(lack("state of exactly one optimiser"));
-        };
-        let of_parameters = optimiser
-            .entry("state")
-            .map_or_else(Vec::new, |all| all.entries());
-        let (mut moments, mut optimiser_steps) = (BTreeMap::new(), 0);
-        for (name, entry) in of_parameters {
-            let Some(name) = name.strip_prefix(NESTED_PREFIX) else {
-                continue;
-            };
-            let mut read = |kind: &str| {
-                let record = entry.entry(kind).and_then(|value| value.tensor());
-                let record = record.ok_or_else(|| lack(&format!("`{kind}` of {name}")))?;
-                file.read(&record, name)
-            };
-            let step = read("step")?.iter::<f64>().next().unwrap_or(0.0) as u64;
-            optimiser_steps = optimiser_steps.max(step);
-            moments.insert(name.to_owned(), [read("exp_avg")?, read("exp_avg_sq")?]);
-        }
-        let clock = state
-            .entry("timestamp")
-            .and_then(|timestamp| timestamp.entry("Timestamp"));
-        let count = |key: &str| clock.as_ref().and_then(|clock| clock.entry(key)?.count());
-        Ok(Self {
-            weights,
-            moments,
-            optimiser_steps,
-            batches: count("batch").ok_or_else(|| lack("number of batches"))?,
-            samples: count("sample").ok_or_else(|| lack("number of samples"))?,
-            unread: file.pickle.unread.into_iter().collect(),
-        })
-    }
-}
+/// What is read in any case.
+const ALWAYS: u64 = 1 << 20;
+const ALWAYS_NAMED: u64 = 1 << 30;
 
-/// The network's tensors by name.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-    Checkpoint::open(path)?.network()
-}
-
-/// A checkpoint: its pickled data, and the archive that holds the tensors' memory.
-struct Checkpoint {
-    path: PathBuf,
-    archive: zip::ZipArchive<BufReader<File>>,
+/// The archive, and what its pickle says of it.
+pub(super) struct Checkpoint {
+    archive: Archive,
     prefix: String,
-    pickle: Pickle,
+    pub(super) pickle: Pickle,
 }
 
 impl Checkpoint {
     /// Opens a checkpoint and reads its pickle.
-    fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = File::open(path).map_err(io_error(path))?;
-        Self::unpack(path, file).map_err(|message| format_error(path, &message))
-    }
-
-    fn unpack(path: &Path, file: File) -> Result<Self, String> {
-        let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            format!("no zip archive as torch.save writes since PyTorch 1.6 ({error}); save {} again with a newer PyTorch, or as safetensors", path.display())
-        })?;
-        let pickle = archive
-            .file_names()
+    pub(super) fn open(file: File) -> Result<Self, String> {
+        let mut archive = Archive::open(file)?;
+        let name = archive
+            .names()
             .find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
             .map(str::to_owned)
             .ok_or("the archive holds no data.pkl: it is no torch.save file")?;
-        let prefix = pickle.trim_end_matches("data.pkl").to_owned();
-        if let Ok(mut order) = archive.by_name(&format!("{prefix}byteorder")) {
-            let mut text = String::new();
-            order
-                .read_to_string(&mut text)
-                .map_err(|error| error.to_string())?;
-            if text.trim() != "little" {
-                return Err(format!(
-                    "it was written on a {}-endian machine",
-                    text.trim()
-                ));
+        let prefix = name.trim_end_matches("data.pkl").to_owned();
+        let order = format!("{prefix}byteorder");
+        if archive.size(&order).is_some_and(|size| size < 16) {
+            let order = archive.read(&order)?;
+            if order.trim_ascii() != b"little" {
+                return Err("it was written on a big-endian machine".into());
             }
         }
-        let bytes = read_entry(&mut archive, &pickle)?;
+        let size = archive.size(&name).unwrap_or_default();
+        if size > pickle::MAX_BYTES {
+            return Err(format!(
+                "its description of tensors has {size} bytes; at most {} are read",
+                pickle::MAX_BYTES
+            ));
+        }
+        let bytes = archive.read(&name)?;
         let pickle = pickle::load(&bytes)?;
         Ok(Self {
-            path: path.to_owned(),
             archive,
             prefix,
             pickle,
         })
     }
 
-    /// The network's tensors by name: of the whole file, or of `state.model` with their prefix.
-    fn network(&mut self) -> Result<BTreeMap<String, TensorData>, WeightsError> {
-        let root = &self.pickle.root;
-        let nested = root.entry("state").and_then(|state| state.entry("model"));
-        let prefix = if nested.is_some() { NESTED_PREFIX } else { "" };
-        let entries = nested.as_ref().unwrap_or(root).entries();
-        let mut tensors = BTreeMap::new();
-        for (name, value) in entries {
-            if let (Some(name), Some(record)) = (name.strip_prefix(prefix), value.tensor()) {
-                tensors.insert(name.to_owned(), self.read(&record, name)?);
-            }
-        }
-        if tensors.is_empty() {
-            return Err(format_error(
-                &self.path,
-                "it holds no tensors of a network; expected a state dict, or a checkpoint with state.model.dit.*",
-            ));
-        }
-        Ok(tensors)
+    /// Names of the classes whose objects were left unread; of very many the first.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let classes = self.pickle.unread.iter().take(100);
+        classes
+            .map(|(module, name)| format!("{module}.{name}"))
+            .collect()
     }
 
-    /// The values of the tensor of `name` as f32, row-major.
-    fn read(&mut self, tensor: &TensorRecord, name: &str) -> Result<TensorData, WeightsError> {
-        let data = self.values(tensor);
-        let data = data.map_err(|error| format_error(&self.path, &format!("{name}: {error}")))?;
-        Ok(data.convert_dtype(DType::F32))
+    /// Keeps the chosen tensors and lets go of the rest.
+    ///
+    /// # Errors
+    /// If there is no state dict, or several and none was asked for.
+    pub(super) fn choose(self, key: Option<&str>) -> Result<(TorchFile, Vec<String>), String> {
+        let Choice { tensors, mut notes } = choice::choose(&self.pickle.root, key)
+            .map_err(|message| with_unread(message, &self.unread()))?;
+        let unread = self.unread();
+        if !unread.is_empty() {
+            notes.push(format!("objects left unread: {}", unread.join(", ")));
+        }
+        Ok((TorchFile::new(self.archive, self.prefix, tensors), notes))
     }
 
-    /// The values of a tensor, row-major.
-    fn values(&mut self, tensor: &TensorRecord) -> Result<TensorData, String> {
-        let dtype = tensor.storage.dtype;
-        let bytes = read_entry(
-            &mut self.archive,
-            &format!("{}data/{}", self.prefix, tensor.storage.key),
-        )?;
-        let size = dtype.size();
-        let count: usize = tensor
-            .shape
-            .iter()
-            .try_fold(1usize, |count, &side| count.checked_mul(side))
-            .ok_or_else(|| format!("shape {:?} is too large", tensor.shape))?;
-        // Every element comes from the storage; a count beyond it would need overlapping strides.
-        if count > bytes.len() / size {
-            return Err(format!(
-                "shape {:?} needs more than its storage's {} bytes",
-                tensor.shape,
-                bytes.len()
-            ));
-        }
-        let mut values = Vec::with_capacity(count * size);
-        let mut index = vec![0usize; tensor.shape.len()];
-        for _ in 0..count {
-            let place = index
-                .iter()
-                .zip(&tensor.strides)
-                .try_fold(tensor.offset, |place, (i, stride)| {
-                    place.checked_add(i.checked_mul(*stride)?)
-                });
-            let element = place.and_then(|place| {
-                let start = place.checked_mul(size)?;
-                bytes.get(start..start.checked_add(size)?)
-            });
-            values.extend_from_slice(element.ok_or("a tensor reaches beyond its storage")?);
-            for (i, side) in index.iter_mut().zip(&tensor.shape).rev() {
-                *i += 1;
-                if *i < *side {
-                    break;
-                }
-                *i = 0;
-            }
-        }
-        Ok(TensorData::from_bytes_vec(
-            values,
-            tensor.shape.clone(),
-            dtype,
-        ))
+    /// The archive alone.
+    pub(super) fn into_file(self, tensors: impl IntoIterator<Item = (String, Value)>) -> TorchFile {
+        TorchFile::new(self.archive, self.prefix, tensors)
     }
 }
 
-fn read_entry(
-    archive: &mut zip::ZipArchive<BufReader<File>>,
-    name: &str,
-) -> Result<Vec<u8>, String> {
-    let mut entry = archive
-        .by_name(name)
-        .map_err(|error| format!("{name}: {error}"))?;
-    let mut bytes = Vec::new();
-    entry
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("{name}: {error}"))?;
-    Ok(bytes)
+fn with_unread(message: String, unread: &[String]) -> String {
+    match unread {
+        [] => message,
+        classes => format!(
+            "{message}; objects of these classes were left unread: {}",
+            classes.join(", ")
+        ),
+    }
+}
+
+/// Named tensors of an archive.
+#[derive(Debug)]
+pub(super) struct TorchFile {
+    archive: Archive,
+    prefix: String,
+    tensors: BTreeMap<String, Held>,
+    /// The storage read last: views of one follow each other.
+    last: Option<(String, Vec<u8>)>,
+}
+
+/// A tensor, or why it cannot be read.
+#[derive(Clone, Debug)]
+enum Held {
+    Record(Arc<TensorRecord>),
+    Unreadable(Arc<str>),
+}
+
+impl TorchFile {
+    fn new(
+        archive: Archive,
+        prefix: String,
+        tensors: impl IntoIterator<Item = (String, Value)>,
+    ) -> Self {
+        let tensors = tensors.into_iter().filter_map(|(name, value)| match value {
+            Value::Tensor(record) => Some((name, Held::Record(record))),
+            Value::Unreadable(why) => Some((name, Held::Unreadable((&*why).into()))),
+            _ => None,
+        });
+        Self {
+            tensors: tensors.collect(),
+            archive,
+            prefix,
+            last: None,
+        }
+    }
+
+    /// Names of the tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor that can be read.
+    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self.tensors.get(name)? {
+            Held::Record(record) => Some(record.shape.clone()),
+            Held::Unreadable(_) => None,
+        }
+    }
+
+    /// The values of a tensor as f32, row-major.
+    pub(super) fn read(&mut self, name: &str) -> Result<TensorData, String> {
+        match self.tensors.get(name) {
+            Some(Held::Record(record)) => {
+                let record = record.clone();
+                self.values(&record)
+            }
+            Some(Held::Unreadable(why)) => Err(why.to_string()),
+            None => Err("there is no such tensor".into()),
+        }
+    }
+
+    /// All tensors; those that are one view of one memory share theirs here, too.
+    ///
+    /// # Errors
+    /// The name of a tensor that cannot be read, and why; or none, if they take too much memory together.
+    pub(super) fn read_all(
+        &mut self,
+    ) -> Result<BTreeMap<String, Arc<TensorData>>, (Option<String>, String)> {
+        self.within_bounds().map_err(|message| (None, message))?;
+        let mut all: Vec<(String, Held)> = self.tensors.clone().into_iter().collect();
+        // Storage after storage, each of which is read once.
+        all.sort_by(|(_, a), (_, b)| a.storage().cmp(&b.storage()));
+        let mut views: HashMap<Arc<TensorRecord>, Arc<TensorData>> = HashMap::new();
+        let mut tensors = BTreeMap::new();
+        for (name, held) in all {
+            let data = match held {
+                Held::Unreadable(why) => Err(why.to_string()),
+                Held::Record(record) => match views.get(&record) {
+                    Some(data) => Ok(data.clone()),
+                    None => self.values(&record).map(|data| {
+                        let data = Arc::new(data);
+                        views.insert(record, data.clone());
+                        data
+                    }),
+                },
+            };
+            match data {
+                Ok(data) => drop(tensors.insert(name, data)),
+                Err(message) => return Err((Some(name), message)),
+            }
+        }
+        self.last = None;
+        Ok(tensors)
+    }
+
+    fn within_bounds(&self) -> Result<(), String> {
+        let records = self.tensors.values().filter_map(|held| match held {
+            Held::Record(record) => Some(record),
+            Held::Unreadable(_) => None,
+        });
+        let mut views = std::collections::HashSet::new();
+        let (mut named, mut distinct) = (0u64, 0u64);
+        for record in records {
+            let bytes = record.bytes().map_or(u64::MAX, |bytes| bytes as u64);
+            named = named.saturating_add(bytes);
+            if views.insert(record) {
+                distinct = distinct.saturating_add(bytes);
+            }
+        }
+        let length = self.archive.length();
+        let most = |times: u64, always: u64| length.saturating_mul(times).max(always);
+        if distinct > most(MOST_VIEWS, ALWAYS) || named > most(MOST_NAMED, ALWAYS_NAMED) {
+            return Err(format!(
+                "its {} tensors would take {named} bytes, {distinct} of them in views of their own; the file has {length}",
+                self.tensors.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn values(&mut self, tensor: &TensorRecord) -> Result<TensorData, String> {
+        let key = &tensor.storage.key;
+        if self.last.as_ref().is_none_or(|(last, _)| last != key) {
+            // The old one is freed before the new one is read.
+            self.last = None;
+            let bytes = self.archive.read(&format!("{}data/{key}", self.prefix))?;
+            self.last = Some((key.clone(), bytes));
+        }
+        let bytes = self.last.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let size = tensor.element.size();
+        // Every element comes from the storage; a count beyond it would need overlapping strides.
+        let count = tensor.bytes().filter(|&count| count <= bytes.len());
+        let count = count.ok_or_else(|| {
+            format!(
+                "shape {:?} needs more than its storage's {} bytes",
+                tensor.shape,
+                bytes.len()
+            )
+        })?;
+        let mut values = Vec::with_capacity(count.checked_div(size).unwrap_or_default());
+        if is_contiguous(tensor) {
+            let begin = tensor.offset.checked_mul(size);
+            let range = begin.and_then(|begin| Some(begin..begin.checked_add(count)?));
+            let bytes = range.and_then(|range| bytes.get(range));
+            let bytes = bytes.ok_or("it reaches beyond its storage")?;
+            tensor.element.append(bytes, &mut values)?;
+        } else {
+            let bytes = gather(tensor, bytes, count)?;
+            tensor.element.append(&bytes, &mut values)?;
+        }
+        Ok(TensorData::new(values, tensor.shape.clone()))
+    }
+}
+
+impl Held {
+    fn storage(&self) -> Option<&str> {
+        match self {
+            Self::Record(record) => Some(&record.storage.key),
+            Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Whether elements lie one after the other, the last dimension's closest.
+fn is_contiguous(tensor: &TensorRecord) -> bool {
+    let mut expected = 1usize;
+    tensor
+        .shape
+        .iter()
+        .zip(&tensor.strides)
+        .rev()
+        .all(|(&side, &stride)| {
+            let fits = side <= 1 || stride == expected;
+            expected = expected.saturating_mul(side);
+            fits
+        })
+}
+
+/// The bytes of the elements, row-major.
+fn gather(tensor: &TensorRecord, bytes: &[u8], count: usize) -> Result<Vec<u8>, String> {
+    let size = tensor.element.size();
+    let mut values = Vec::with_capacity(count);
+    let mut index = vec![0usize; tensor.shape.len()];
+    while values.len() < count {
+        let place = index
+            .iter()
+            .zip(&tensor.strides)
+            .try_fold(tensor.offset, |place, (i, stride)| {
+                place.checked_add(i.checked_mul(*stride)?)
+            });
+        let element = place.and_then(|place| {
+            let start = place.checked_mul(size)?;
+            bytes.get(start..start.checked_add(size)?)
+        });
+        values.extend_from_slice(element.ok_or("it reaches beyond its storage")?);
+        for (i, side) in index.iter_mut().zip(&tensor.shape).rev() {
+            *i = i.saturating_add(1);
+            if *i < *side {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    Ok(values)
 }

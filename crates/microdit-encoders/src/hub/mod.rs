@@ -1,23 +1,18 @@
 //! Published models from the Hugging Face hub, into the cache all its programs share.
 //!
-//! `HF_HOME` names the cache's directory, `HF_ENDPOINT` a mirror, `HF_TOKEN` the reader of private models, and with
-//! `HF_HUB_OFFLINE=1` nothing is downloaded.
+//! `HF_HOME` names the cache's directory, `HF_ENDPOINT` a mirror, `HF_TOKEN` the reader of private models,
+//! `HF_HUB_DOWNLOAD_TIMEOUT` the seconds a server may be silent, and with `HF_HUB_OFFLINE=1` nothing is downloaded.
 
-use hf_hub::{
-    Cache, Repo,
-    api::{
-        Progress,
-        sync::{Api, ApiBuilder, ApiError, ApiRepo},
-    },
-};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+mod cache;
+mod client;
+mod download;
+
+use cache::{Cache, is_plain};
+use client::Client;
+use download::download;
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 /// A model that can be asked for by name.
@@ -100,6 +95,23 @@ pub enum HubError {
         /// The file.
         file: String,
     },
+    /// What was asked for cannot be the name of a model or a file.
+    #[error("`{name}` is no {expected}")]
+    NoName {
+        /// What was asked for.
+        name: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// There is no place for a cache.
+    #[error("no directory for the cache: neither HF_HOME nor the user's own directory is known")]
+    NoHome,
+    /// Another process downloads the same file.
+    #[error("another process is downloading the same file, which it locks by {}; wait for it", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
     /// The hub does not answer, or not as it should.
     #[error(
         "{repository}/{file} could not be fetched: {error}; what has arrived is kept, run the command again to go on"
@@ -154,8 +166,8 @@ pub fn locate(name: &Path) -> Result<PathBuf, HubError> {
     let Some(model) = published(&name) else {
         return Err(HubError::Unknown { name });
     };
-    let cache = cache()?.model(model.repository.to_owned());
-    let files: Option<Vec<PathBuf>> = model.files.iter().map(|file| cache.get(file)).collect();
+    let cached = Cache::from_env()?.model(model.repository);
+    let files: Option<Vec<PathBuf>> = model.files.iter().map(|file| cached.get(file)).collect();
     let files = files.ok_or(HubError::NotFetched { name })?;
     Ok(model.place(&files))
 }
@@ -174,9 +186,9 @@ impl Published {
 /// What a download reports.
 pub trait Report {
     /// A file of so many bytes begins.
-    fn begin(&mut self, file: &str, bytes: usize);
+    fn begin(&mut self, file: &str, bytes: u64);
     /// So many bytes have come, or were there already.
-    fn advance(&mut self, bytes: usize);
+    fn advance(&mut self, bytes: u64);
 }
 
 /// Downloads `files` of a repository unless they are in the cache, verifies each against the hub's checksum, and returns
@@ -189,13 +201,26 @@ pub fn fetch(
     files: &[&str],
     report: &mut impl Report,
 ) -> Result<Vec<PathBuf>, HubError> {
-    let cache = cache()?;
-    let cached = cache.model(repository.to_owned());
+    let plain = |part: &str| is_plain(part) && !part.contains('/');
+    if repository.split('/').count() > 2 || !repository.split('/').all(plain) {
+        return Err(HubError::NoName {
+            name: repository.to_owned(),
+            expected: "model of the hub, which is called OWNER/NAME",
+        });
+    }
+    let cache = Cache::from_env()?;
+    let cached = cache.model(repository);
     let offline =
         std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
-    let mut api: Option<Api> = None;
+    let client = Client::from_env(&cache);
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
+        if !is_plain(file) {
+            return Err(HubError::NoName {
+                name: (*file).to_owned(),
+                expected: "path within a model",
+            });
+        }
         if let Some(path) = cached.get(file) {
             paths.push(path);
             continue;
@@ -206,152 +231,17 @@ pub fn fetch(
                 file: (*file).to_owned(),
             });
         }
-        let failed = |error: String| HubError::Download {
-            repository: repository.to_owned(),
-            file: (*file).to_owned(),
-            error,
-        };
-        let api = match &mut api {
-            Some(api) => api,
-            none => none.insert(connect(&cache).map_err(|error| failed(error.to_string()))?),
-        };
-        let blobs = cache
-            .path()
-            .join(Repo::model(repository.to_owned()).folder_name())
-            .join("blobs");
-        let path = download(&api.model(repository.to_owned()), file, &blobs, report);
-        let path = path.map_err(failed)?;
-        verify(repository, file, &path)?;
-        paths.push(path);
+        paths.push(download(&client, &cached, repository, file, report)?);
     }
     Ok(paths)
 }
 
-/// The cache, by an absolute path, as its library needs it.
-fn cache() -> Result<Cache, HubError> {
-    let cache = Cache::from_env();
-    let path = cache.path().clone();
-    let absolute = std::path::absolute(&path).map_err(|error| HubError::Io { path, error })?;
-    Ok(Cache::new(absolute))
-}
-
-fn connect(cache: &Cache) -> Result<Api, ApiError> {
-    let token = std::env::var("HF_TOKEN")
-        .ok()
-        .filter(|token| !token.is_empty());
-    let token = token.or_else(|| cache.token());
-    let api = ApiBuilder::from_env();
-    api.with_cache_dir(cache.path().clone())
-        .with_token(token)
-        .with_progress(false)
-        .build()
-}
-
-/// Breaks without a new byte between them after which a download is given up.
-const MAX_BREAKS: u32 = 4;
-
-/// Downloads a file; where the connection breaks, from where it broke.
-fn download(
-    repository: &ApiRepo,
-    file: &str,
-    blobs: &Path,
-    report: &mut impl Report,
-) -> Result<PathBuf, String> {
-    let mut breaks = 0;
-    loop {
-        let before = arrived(blobs);
-        let error = match repository.download_with_progress(file, Forward(report)) {
-            Ok(path) => return Ok(path),
-            Err(error) => error.to_string(),
-        };
-        breaks = if arrived(blobs) > before {
-            1
-        } else {
-            breaks + 1
-        };
-        // Nothing is left to send of a part that is whole: the process ended before it was named. It is not verified, so it
-        // is fetched once more.
-        let whole = error.contains("http status: 416");
-        if whole {
-            parts(blobs).for_each(|(path, _)| drop(std::fs::remove_file(path)));
+impl HubError {
+    /// An operating system's error at `path`.
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| Self::Io {
+            path: path.to_owned(),
+            error,
         }
-        // An answer is final, a broken connection is not.
-        let answered = !whole && error.contains("http status: 4");
-        if breaks > MAX_BREAKS || answered {
-            return Err(error);
-        }
-        thread::sleep(Duration::from_millis(200 << breaks));
     }
-}
-
-/// Bytes of unfinished downloads.
-fn arrived(blobs: &Path) -> u64 {
-    parts(blobs).map(|(_, bytes)| bytes).sum()
-}
-
-/// Unfinished downloads and their lengths.
-fn parts(blobs: &Path) -> impl Iterator<Item = (PathBuf, u64)> {
-    let entries = blobs.read_dir().into_iter().flatten().flatten();
-    let parts = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with("part"));
-    parts.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len())))
-}
-
-/// Hands the library's reports on.
-struct Forward<'a, R>(&'a mut R);
-
-impl<R: Report> Progress for Forward<'_, R> {
-    fn init(&mut self, size: usize, file: &str) {
-        self.0.begin(file, size);
-    }
-    fn update(&mut self, size: usize) {
-        self.0.advance(size);
-    }
-    fn finish(&mut self) {}
-}
-
-/// Compares a file with its name among the cache's blobs, which is its checksum: SHA-256 of large files, git's SHA-1 of
-/// small ones. A damaged file is removed.
-fn verify(repository: &str, file: &str, path: &Path) -> Result<(), HubError> {
-    let io = |error| HubError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let blob = path.canonicalize().map_err(io)?;
-    let expected = blob
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_lowercase();
-    let hexadecimal = expected.chars().all(|c| c.is_ascii_hexdigit());
-    let found = match expected.len() {
-        64 if hexadecimal => hash(Sha256::new(), &blob).map_err(io)?,
-        40 if hexadecimal => {
-            let length = blob.metadata().map_err(io)?.len();
-            let header = format!("blob {length}\0");
-            hash(Sha1::new_with_prefix(header), &blob).map_err(io)?
-        }
-        // A mirror's own marks say nothing about the content.
-        _ => return Ok(()),
-    };
-    if found == expected {
-        return Ok(());
-    }
-    for damaged in [path, &blob] {
-        std::fs::remove_file(damaged).map_err(io)?;
-    }
-    Err(HubError::Damaged {
-        repository: repository.to_owned(),
-        file: file.to_owned(),
-        expected,
-        found,
-    })
-}
-
-fn hash<D: Digest + io::Write>(mut digest: D, path: &Path) -> io::Result<String> {
-    io::copy(&mut File::open(path)?, &mut digest)?;
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
 }

@@ -3,114 +3,35 @@
 //! A pickle is a program for a small stack machine. This one builds plain data only: the few constructors tensors are
 //! made of are interpreted, every other class becomes an opaque value, and nothing is ever called.
 
-use burn::tensor::DType;
+#![deny(clippy::arithmetic_side_effects)]
+
+mod torch;
+mod value;
+
+pub(super) use value::{TensorRecord, Value};
+
 use std::{
-    cell::RefCell,
     collections::{BTreeSet, HashMap},
     rc::Rc,
 };
+use value::{Dict, Sequence};
 
-type Sequence = Rc<RefCell<Vec<Value>>>;
-type Dict = Rc<RefCell<Vec<(Value, Value)>>>;
+/// The largest pickle that is read. Tensors lie outside it: what describes thousands of them has a few megabytes.
+pub(super) const MAX_BYTES: u64 = 1 << 26;
 
-/// What a pickle can leave on the stack.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    /// A number, as far as tensors need it.
-    Int(i64),
-    /// Text.
-    Str(Rc<str>),
-    /// A list, tuple or set.
-    Sequence(Sequence),
-    /// A dictionary, in its order.
-    Dict(Dict),
-    /// A class or function, by its full name.
-    Global(Rc<str>),
-    /// A tensor's memory.
-    Storage(Rc<Storage>),
-    /// A tensor.
-    Tensor(Rc<TensorRecord>),
-    /// Anything else: kept in place so that the rest can be read.
-    Opaque,
-    /// Where a group of values on the stack begins.
-    Mark,
-}
+/// Lists and dictionaries, values on the stack, and remembered values of a pickle at most. Each takes some hundred bytes of
+/// memory and one of the file.
+const MOST: usize = 1 << 22;
 
-/// A file of the archive that holds the memory of one or several tensors.
-#[derive(Debug)]
-pub(super) struct Storage {
-    pub(super) dtype: DType,
-    pub(super) key: String,
-}
-
-/// A view into a storage; offset and strides count elements.
-#[derive(Debug)]
-pub(super) struct TensorRecord {
-    pub(super) storage: Rc<Storage>,
-    pub(super) offset: usize,
-    pub(super) shape: Vec<usize>,
-    pub(super) strides: Vec<usize>,
-}
-
-impl Value {
-    /// The entry of a dictionary with a text key.
-    pub(super) fn entry(&self, key: &str) -> Option<Value> {
-        let Self::Dict(dict) = self else { return None };
-        let dict = dict.borrow();
-        dict.iter()
-            .find(|(name, _)| matches!(name, Self::Str(text) if **text == *key))
-            .map(|(_, value)| value.clone())
-    }
-
-    /// The tensor, if it is one.
-    pub(super) fn tensor(&self) -> Option<Rc<TensorRecord>> {
-        let Self::Tensor(tensor) = self else {
-            return None;
-        };
-        Some(tensor.clone())
-    }
-
-    /// The values of a dictionary whose keys are texts, by key.
-    pub(super) fn entries(&self) -> Vec<(String, Value)> {
-        let Self::Dict(dict) = self else {
-            return Vec::new();
-        };
-        dict.borrow()
-            .iter()
-            .filter_map(|(name, value)| match name {
-                Self::Str(name) => Some((name.to_string(), value.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The number, if it is one that is not negative.
-    pub(super) fn count(&self) -> Option<u64> {
-        let Self::Int(value) = self else { return None };
-        u64::try_from(*value).ok()
-    }
-
-    fn size(&self) -> Result<usize, String> {
-        match self {
-            Self::Int(value) => usize::try_from(*value).map_err(|_| format!("{value} is no size")),
-            _ => Err("expected a size, found another value".into()),
-        }
-    }
-
-    fn items(&self) -> Result<Vec<Value>, String> {
-        match self {
-            Self::Sequence(items) => Ok(items.borrow().clone()),
-            _ => Err("expected a tuple, found another value".into()),
-        }
-    }
-}
+/// The longest name of a class.
+const MAX_NAME: usize = 1 << 10;
 
 /// What a pickle held.
 pub(super) struct Pickle {
     /// The pickled object.
     pub(super) root: Value,
-    /// Classes of objects that were left unread.
-    pub(super) unread: BTreeSet<String>,
+    /// Classes of objects that were left unread: their modules and names.
+    pub(super) unread: BTreeSet<(Rc<str>, Rc<str>)>,
     _containers: Containers,
 }
 
@@ -120,6 +41,17 @@ pub(super) struct Pickle {
 struct Containers {
     sequences: Vec<Sequence>,
     dicts: Vec<Dict>,
+}
+
+impl Containers {
+    fn within_bounds(&self) -> Result<(), String> {
+        if self.sequences.len() > MOST || self.dicts.len() > MOST {
+            return Err(format!(
+                "the pickle holds more than {MOST} lists or dictionaries"
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Containers {
@@ -144,6 +76,7 @@ pub(super) fn load(bytes: &[u8]) -> Result<Pickle, String> {
         memo: HashMap::new(),
         containers: Containers::default(),
         unread: BTreeSet::new(),
+        copied: 0,
     };
     let root = machine.run()?;
     Ok(Pickle {
@@ -159,12 +92,17 @@ struct Machine<'a> {
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
     containers: Containers,
-    unread: BTreeSet<String>,
+    unread: BTreeSet<(Rc<str>, Rc<str>)>,
+    /// Pairs that constructors have copied.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Value, String> {
         loop {
+            if self.stack.len() > MOST || self.memo.len() > MOST {
+                return Err(format!("the pickle holds more than {MOST} values at once"));
+            }
             let [code] = self.take()?;
             match code {
                 b'.' => return self.pop(),
@@ -186,8 +124,8 @@ impl<'a> Machine<'a> {
                 }
                 0x8a => self.long()?,
                 b'G' => {
-                    self.take::<8>()?;
-                    self.stack.push(Value::Opaque);
+                    let value = f64::from_be_bytes(self.take()?);
+                    self.stack.push(Value::Float(value));
                 }
                 b'X' => self.text::<4>()?,
                 0x8c => self.text::<1>()?,
@@ -195,19 +133,20 @@ impl<'a> Machine<'a> {
                 b'B' | b'T' => self.bytes::<4>()?,
                 b'C' | b'U' => self.bytes::<1>()?,
                 0x8e | 0x96 => self.bytes::<8>()?,
-                b']' | b')' | 0x8f => self.sequence(Vec::new()),
+                b']' | b')' | 0x8f => self.sequence(Vec::new())?,
                 b'}' => {
-                    let dict = self.dict();
+                    let dict = self.dict(Vec::new())?;
                     self.stack.push(dict);
                 }
                 b't' | 0x91 => {
                     let items = self.group()?;
-                    self.sequence(items);
+                    self.sequence(items)?;
                 }
                 0x85..=0x87 => {
-                    let first = self.stack.len().checked_sub(usize::from(code - 0x84));
+                    let count = usize::from(code.saturating_sub(0x84));
+                    let first = self.stack.len().checked_sub(count);
                     let items = self.stack.split_off(first.ok_or("the stack is empty")?);
-                    self.sequence(items);
+                    self.sequence(items)?;
                 }
                 b'a' => {
                     let item = self.pop()?;
@@ -243,19 +182,13 @@ impl<'a> Machine<'a> {
                     self.recall(slot)?;
                 }
                 b'c' => {
-                    let name = format!("{}.{}", self.line()?, self.line()?);
-                    self.stack.push(Value::Global(name.into()));
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.global(module.into(), name.into())?;
                 }
-                0x93 => {
-                    let (name, module) = (self.pop()?, self.pop()?);
-                    let global = match (module, name) {
-                        (Value::Str(module), Value::Str(name)) => {
-                            Value::Global(format!("{module}.{name}").into())
-                        }
-                        _ => Value::Opaque,
-                    };
-                    self.stack.push(global);
-                }
+                0x93 => match (self.pop()?, self.pop()?) {
+                    (Value::Str(name), Value::Str(module)) => self.global(module, name)?,
+                    _ => self.stack.push(Value::Opaque),
+                },
                 b'R' | 0x81 => {
                     let (arguments, class) = (self.pop()?, self.pop()?);
                     let value = self.construct(&class, &arguments)?;
@@ -271,7 +204,7 @@ impl<'a> Machine<'a> {
                 b'b' => drop(self.pop()?),
                 b'Q' => {
                     let id = self.pop()?;
-                    self.stack.push(storage(&id)?);
+                    self.stack.push(torch::storage(&id)?);
                 }
                 other => {
                     return Err(format!(
@@ -301,7 +234,7 @@ impl<'a> Machine<'a> {
     fn count<const N: usize>(&mut self) -> Result<usize, String> {
         let mut bytes = [0; 8];
         bytes[..N].copy_from_slice(&self.take::<N>()?);
-        Ok(u64::from_le_bytes(bytes) as usize)
+        usize::try_from(u64::from_le_bytes(bytes)).map_err(|error| error.to_string())
     }
 
     fn integer<const N: usize>(&mut self) -> Result<(), String> {
@@ -369,24 +302,34 @@ impl<'a> Machine<'a> {
             .stack
             .iter()
             .rposition(|value| matches!(value, Value::Mark));
-        let items = self
-            .stack
-            .split_off(mark.ok_or("the pickle lacks a mark")? + 1);
+        let mark = mark.ok_or("the pickle lacks a mark")?;
+        let items = self.stack.split_off(mark.saturating_add(1));
         self.stack.pop();
         Ok(items)
     }
 
-    fn sequence(&mut self, items: Vec<Value>) {
-        let sequence = Rc::new(RefCell::new(items));
+    fn sequence(&mut self, items: Vec<Value>) -> Result<(), String> {
+        let sequence = Sequence::new(items.into());
         self.containers.sequences.push(sequence.clone());
         self.stack.push(Value::Sequence(sequence));
+        self.containers.within_bounds()
     }
 
     /// A new dictionary.
-    fn dict(&mut self) -> Value {
-        let dict = Dict::default();
+    fn dict(&mut self, pairs: Vec<(Value, Value)>) -> Result<Value, String> {
+        let dict = Dict::new(pairs.into());
         self.containers.dicts.push(dict.clone());
-        Value::Dict(dict)
+        self.containers.within_bounds()?;
+        Ok(Value::Dict(dict))
+    }
+
+    fn global(&mut self, module: Rc<str>, name: Rc<str>) -> Result<(), String> {
+        let longest = module.len().max(name.len());
+        if longest > MAX_NAME {
+            return Err(format!("the pickle names a class by {longest} bytes"));
+        }
+        self.stack.push(Value::Global(module, name));
+        Ok(())
     }
 
     /// Appends to the list on top; to an opaque object it is of no interest.
@@ -424,75 +367,6 @@ impl<'a> Machine<'a> {
         self.stack.push(value);
         Ok(())
     }
-
-    /// What a constructor leaves: dictionaries and tensors are built, all other classes are opaque.
-    fn construct(&mut self, class: &Value, arguments: &Value) -> Result<Value, String> {
-        let Value::Global(name) = class else {
-            return Ok(Value::Opaque);
-        };
-        match &**name {
-            "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => {
-                Ok(self.dict())
-            }
-            "torch._utils._rebuild_parameter" => {
-                Ok(arguments.items()?.first().cloned().unwrap_or(Value::Opaque))
-            }
-            "torch._utils._rebuild_tensor_v2" => {
-                let arguments = arguments.items()?;
-                if matches!(arguments.first(), Some(Value::Opaque)) {
-                    return Ok(Value::Opaque);
-                }
-                let [Value::Storage(storage), offset, shape, strides, ..] = &arguments[..] else {
-                    return Err("a tensor's record is not as torch.save writes it".into());
-                };
-                let sizes = |value: &Value| {
-                    value
-                        .items()?
-                        .iter()
-                        .map(Value::size)
-                        .collect::<Result<Vec<_>, _>>()
-                };
-                let (shape, strides) = (sizes(shape)?, sizes(strides)?);
-                if shape.len() != strides.len() {
-                    return Err(format!(
-                        "a tensor of shape {shape:?} has strides {strides:?}"
-                    ));
-                }
-                Ok(Value::Tensor(Rc::new(TensorRecord {
-                    storage: storage.clone(),
-                    offset: offset.size()?,
-                    shape,
-                    strides,
-                })))
-            }
-            unknown => {
-                self.unread.insert(unknown.to_owned());
-                Ok(Value::Opaque)
-            }
-        }
-    }
-}
-
-/// The storage a persistent id names: `("storage", class, key, device, elements)`.
-fn storage(id: &Value) -> Result<Value, String> {
-    let items = id.items()?;
-    let [_, Value::Global(class), Value::Str(key), ..] = &items[..] else {
-        return Err("a storage's record is not as torch.save writes it".into());
-    };
-    let dtype = match &**class {
-        "torch.FloatStorage" => DType::F32,
-        "torch.DoubleStorage" => DType::F64,
-        "torch.HalfStorage" => DType::F16,
-        "torch.BFloat16Storage" => DType::BF16,
-        "torch.LongStorage" => DType::I64,
-        "torch.IntStorage" => DType::I32,
-        // Tensors of other types are no weights.
-        _ => return Ok(Value::Opaque),
-    };
-    Ok(Value::Storage(Rc::new(Storage {
-        dtype,
-        key: key.to_string(),
-    })))
 }
 
 #[cfg(test)]
@@ -522,7 +396,7 @@ mod tests {
         // os.system("x") as a pickle of protocol 2: an opaque value is all that remains.
         let pickle = load(b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.").unwrap();
         assert!(matches!(pickle.root, Value::Opaque));
-        assert!(pickle.unread.contains("os.system"));
+        assert!(pickle.unread.contains(&("os".into(), "system".into())));
     }
 
     #[test]

@@ -1,0 +1,306 @@
+//! Requests to the hub, whose token goes nowhere else.
+//!
+//! Written on an HTTP client and not on the crate `hf-hub`: its version 0.5 hands the token to the host a download is redirected
+//! to, takes any text of the server as a file name and waits forever; 1.0 brings an asynchronous runtime and a second client.
+
+use super::cache::{BRANCH, Cache, is_hexadecimal};
+use std::time::Duration;
+use ureq::{
+    Agent, Body,
+    http::{Response, Uri, header, header::HeaderMap, uri::Authority},
+};
+
+/// Redirects of one request at most.
+const MAX_REDIRECTS: usize = 5;
+
+/// Bytes of the largest file that is downloaded.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// How long a server may be silent.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request that failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The hub says no, or what it says cannot be used: asking again is no use.
+    Final(String),
+    /// The connection broke, or nothing came.
+    Broken(String),
+}
+
+/// What the hub tells about a file.
+#[derive(Debug, PartialEq)]
+pub(super) struct Described {
+    /// SHA-256 of a large file, git's SHA-1 of a small one, or a mirror's own mark.
+    pub(super) checksum: String,
+    pub(super) commit: String,
+    pub(super) size: u64,
+}
+
+/// A hub or a mirror of it.
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// The hub that `HF_ENDPOINT` names, read with `HF_TOKEN` or the token in the cache. `HF_HUB_DOWNLOAD_TIMEOUT` is how many
+    /// seconds it may be silent.
+    pub(super) fn from_env(cache: &Cache) -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = variable("HF_ENDPOINT");
+        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into());
+        let patience = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.parse().ok());
+        let patience = patience.map_or(PATIENCE, |seconds: u16| {
+            Duration::from_secs(seconds.max(1).into())
+        });
+        let config = Agent::config_builder()
+            .user_agent(concat!("microdit/", env!("CARGO_PKG_VERSION")))
+            // Followed here, because every host must be looked at.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .timeout_resolve(Some(patience))
+            .timeout_connect(Some(patience))
+            .timeout_send_request(Some(patience))
+            .timeout_recv_response(Some(patience))
+            .timeout_per_read(Some(patience));
+        Self {
+            agent: config.build().into(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            token: variable("HF_TOKEN")
+                .or_else(|| cache.token())
+                .filter(|token| !token.is_empty()),
+        }
+    }
+
+    /// What the hub tells about a file.
+    pub(super) fn describe(&self, repository: &str, file: &str) -> Result<Described, Failure> {
+        let (response, told) = self.get(repository, file, "bytes=0-0")?;
+        let size = size(&response)?;
+        if size > MAX_SIZE {
+            return Err(Failure::Final(format!(
+                "it would have {size} bytes; at most {MAX_SIZE} are downloaded"
+            )));
+        }
+        let name = |what: &str, value: Option<String>| match value {
+            Some(value) if is_hexadecimal(&value) => Ok(value),
+            Some(value) => Err(Failure::Final(format!(
+                "the server's {what} is `{}`; expected a hexadecimal number",
+                value.chars().take(100).collect::<String>()
+            ))),
+            None => Err(Failure::Final(format!("the server tells no {what} of it"))),
+        };
+        Ok(Described {
+            checksum: name("checksum (ETag)", told.checksum)?.to_ascii_lowercase(),
+            commit: name("commit (X-Repo-Commit)", told.commit)?,
+            size,
+        })
+    }
+
+    /// The content of a file of `size` bytes from `begin`, and whether it begins at 0 nevertheless.
+    pub(super) fn content(
+        &self,
+        repository: &str,
+        file: &str,
+        begin: u64,
+        size: u64,
+    ) -> Result<(Body, bool), Failure> {
+        let (response, _) = self.get(repository, file, &format!("bytes={begin}-"))?;
+        let range = text(response.headers(), "content-range");
+        let from_start = response.status().as_u16() == 200;
+        let expected = format!("bytes {begin}-{}/{size}", size.saturating_sub(1));
+        if !from_start && range.as_deref() != Some(&expected) {
+            let range = range.unwrap_or_default();
+            return Err(Failure::Broken(format!(
+                "the server sends `{range}`; expected `{expected}`"
+            )));
+        }
+        Ok((response.into_body(), from_start))
+    }
+
+    /// Asks for a file, and follows redirects; also what the hub itself tells on the way.
+    fn get(
+        &self,
+        repository: &str,
+        file: &str,
+        range: &str,
+    ) -> Result<(Response<Body>, Told), Failure> {
+        let path: Vec<String> = file.split('/').map(encode).collect();
+        let path = path.join("/");
+        let uri = format!("{}/{repository}/resolve/{BRANCH}/{path}", self.endpoint);
+        let mut uri = parse(&uri)?;
+        let hub = origin(&uri);
+        let mut told = Told::default();
+        for _ in 0..=MAX_REDIRECTS {
+            let at_hub = origin(&uri) == hub;
+            let mut request = self.agent.get(&uri).header(header::RANGE, range);
+            // A compressed answer has no ranges of the file.
+            request = request.header(header::ACCEPT_ENCODING, "identity");
+            if let Some(token) = self.token.as_ref().filter(|_| at_hub) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let response = request.call().map_err(failed)?;
+            if at_hub {
+                told.listen(response.headers());
+            }
+            let status = response.status();
+            if status.is_redirection() {
+                let location = text(response.headers(), "location").unwrap_or_default();
+                uri = redirected(&uri, &location)?;
+                continue;
+            }
+            let empty = status.as_u16() == 416 && size(&response).is_ok_and(|size| size == 0);
+            return match status.as_u16() {
+                200 | 206 => Ok((response, told)),
+                _ if empty => Ok((response, told)),
+                429 | 500.. => Err(Failure::Broken(format!("http status: {status}"))),
+                _ => Err(Failure::Final(format!("http status: {status}"))),
+            };
+        }
+        Err(Failure::Final(format!(
+            "it is redirected more than {MAX_REDIRECTS} times"
+        )))
+    }
+}
+
+/// What answers of the hub itself tell about a file: elsewhere, it may be called anything.
+#[derive(Default)]
+struct Told {
+    checksum: Option<String>,
+    commit: Option<String>,
+}
+
+impl Told {
+    fn listen(&mut self, headers: &HeaderMap) {
+        let linked = text(headers, "x-linked-etag");
+        // Of a small file the hub's own, of a large one that of the storage.
+        if let Some(mark) = linked.or_else(|| text(headers, "etag")) {
+            let mark = mark.trim_start_matches("W/").trim_matches('"').to_owned();
+            self.checksum.get_or_insert(mark);
+        }
+        if let Some(commit) = text(headers, "x-repo-commit") {
+            self.commit.get_or_insert(commit);
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Bytes of the whole file.
+fn size(response: &Response<Body>) -> Result<u64, Failure> {
+    let range = text(response.headers(), "content-range");
+    let whole = match &range {
+        Some(range) => range.rsplit_once('/').map(|(_, size)| size.to_owned()),
+        None => text(response.headers(), "content-length"),
+    };
+    whole
+        .and_then(|size| size.parse().ok())
+        .ok_or_else(|| Failure::Final("the server does not tell its size".into()))
+}
+
+fn failed(error: ureq::Error) -> Failure {
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Final(error.to_string()),
+        _ => Failure::Broken(error.to_string()),
+    }
+}
+
+fn parse(uri: &str) -> Result<Uri, Failure> {
+    let invalid = || Failure::Final(format!("`{uri}` is no address"));
+    let parsed: Uri = uri.parse().map_err(|_| invalid())?;
+    match (parsed.scheme_str(), parsed.authority()) {
+        (Some("http" | "https"), Some(_)) => Ok(parsed),
+        _ => Err(invalid()),
+    }
+}
+
+/// Scheme, host and port: what a token is for.
+fn origin(uri: &Uri) -> (String, String, Option<u16>) {
+    let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let port = uri.port_u16().or(match scheme.as_str() {
+        "https" => Some(443),
+        _ => Some(80),
+    });
+    (scheme, host, port)
+}
+
+/// Where an answer from `uri` sends to.
+fn redirected(uri: &Uri, location: &str) -> Result<Uri, Failure> {
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let target = if location.contains("://") {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        return Err(Failure::Final(format!(
+            "it is redirected to `{location}`, which is no address"
+        )));
+    };
+    let target = parse(&target)?;
+    if scheme == "https" && target.scheme_str() != Some("https") {
+        return Err(Failure::Final(format!(
+            "it is redirected to {target}, which anybody on the way can read and replace"
+        )));
+    }
+    Ok(target)
+}
+
+/// A segment of a path as addresses write it.
+fn encode(segment: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    segment.bytes().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_to_addresses_and_never_to_plain_text() {
+        let from = parse("https://hub.example/a/b?c").unwrap();
+        for (location, target) in [
+            ("/d?e=1", Some("https://hub.example/d?e=1")),
+            ("//other.example/d", Some("https://other.example/d")),
+            (
+                "https://other.example:8443/d",
+                Some("https://other.example:8443/d"),
+            ),
+            ("http://hub.example/d", None),
+            ("file:///etc/passwd", None),
+            ("ftp://other.example/", None),
+            ("d", None),
+            ("", None),
+        ] {
+            let found = redirected(&from, location).ok().map(|uri| uri.to_string());
+            assert_eq!(found.as_deref(), target, "{location}");
+        }
+        let same = |a: &str, b: &str| origin(&parse(a).unwrap()) == origin(&parse(b).unwrap());
+        assert!(same("https://hub.example/a", "https://HUB.example:443/b"));
+        for other in [
+            "http://hub.example/",
+            "https://hub.example:444/",
+            "https://hub.example.org/",
+        ] {
+            assert!(!same("https://hub.example/", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn segments_of_a_path_are_encoded() {
+        assert_eq!(encode("a b?c#d%é.bin"), "a%20b%3Fc%23d%25%C3%A9.bin");
+    }
+}

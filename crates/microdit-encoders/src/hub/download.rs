@@ -1,0 +1,180 @@
+//! One file from the hub into the cache: whole and verified, or under no name.
+
+use super::{
+    HubError, Report,
+    cache::Model,
+    client::{Client, Described, Failure},
+};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+/// Breaks without a new byte between them after which a download is given up.
+const MAX_BREAKS: u32 = 4;
+
+/// Downloads a file, where the connection breaks from where it broke, and returns where it lies.
+pub(super) fn download(
+    client: &Client,
+    cached: &Model,
+    repository: &str,
+    file: &str,
+    report: &mut impl Report,
+) -> Result<PathBuf, HubError> {
+    let failed = |error: String| HubError::Download {
+        repository: repository.to_owned(),
+        file: file.to_owned(),
+        error,
+    };
+    let described = patiently(|| client.describe(repository, file)).map_err(failed)?;
+    let Described {
+        checksum, commit, ..
+    } = &described;
+    let _lock = cached.lock(checksum)?;
+    let blob = cached.blob(checksum);
+    if !blob.is_file() {
+        let part = blob.with_extension("part");
+        let io = |error| HubError::io(&part)(error);
+        if length(&part) == described.size && differs(&part, checksum).map_err(io)?.is_some() {
+            // All of it came, and something else: the process ended before that was found.
+            fs::remove_file(&part).map_err(io)?;
+        }
+        report.begin(file, described.size);
+        report.advance(length(&part).min(described.size));
+        let get = || receive(client, repository, file, &part, described.size, report);
+        get_all(get, &part, described.size).map_err(failed)?;
+        if let Some(found) = differs(&part, checksum).map_err(io)? {
+            fs::remove_file(&part).map_err(io)?;
+            return Err(HubError::Damaged {
+                repository: repository.to_owned(),
+                file: file.to_owned(),
+                expected: checksum.clone(),
+                found,
+            });
+        }
+        File::open(&part)
+            .and_then(|part| part.sync_all())
+            .map_err(io)?;
+        fs::rename(&part, &blob).map_err(HubError::io(&blob))?;
+    }
+    cached.link(file, checksum, commit)
+}
+
+/// Asks until there is an answer, or none is to be expected.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
+    let mut breaks = 0;
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Broken(error)) => {
+                breaks += 1;
+                if breaks > MAX_BREAKS {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(200 << breaks));
+            }
+        }
+    }
+}
+
+/// Receives until all of a file is there; what has arrived by then is kept in any case.
+fn get_all(
+    mut receive: impl FnMut() -> Result<(), Failure>,
+    part: &Path,
+    size: u64,
+) -> Result<(), String> {
+    while length(part) < size {
+        let before = length(part);
+        // Breaks count anew after every byte.
+        patiently(|| match receive() {
+            Err(Failure::Broken(_)) if length(part) > before => Ok(()),
+            other => other,
+        })?;
+        if length(part) == before {
+            return Err("the server sends nothing".into());
+        }
+    }
+    // An empty file arrives without a byte.
+    let there = File::options().create(true).append(true).open(part);
+    there.map(drop).map_err(|error| error.to_string())
+}
+
+/// Appends to what is there.
+fn receive(
+    client: &Client,
+    repository: &str,
+    file: &str,
+    part: &Path,
+    size: u64,
+    report: &mut impl Report,
+) -> Result<(), Failure> {
+    let local = |error: io::Error| Failure::Final(format!("{}: {error}", part.display()));
+    if length(part) > size {
+        fs::remove_file(part).map_err(local)?;
+    }
+    let begin = length(part);
+    let (mut body, from_start) = client.content(repository, file, begin, size)?;
+    let mut options = File::options();
+    let mut out = if from_start {
+        options.create(true).write(true).truncate(true).open(part)
+    } else {
+        options.create(true).append(true).open(part)
+    }
+    .map_err(local)?;
+    let mut rest = if from_start { size } else { size - begin };
+    let mut reader = body.as_reader();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = reader.read(&mut buffer);
+        let count = read.map_err(|error| Failure::Broken(error.to_string()))?;
+        if count == 0 && rest > 0 {
+            return Err(Failure::Broken(format!(
+                "the connection ended {rest} bytes early"
+            )));
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        if count as u64 > rest {
+            return Err(Failure::Final(format!(
+                "the server sends more than the {size} bytes it announced"
+            )));
+        }
+        out.write_all(&buffer[..count]).map_err(local)?;
+        rest -= count as u64;
+        report.advance(count as u64);
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+/// The checksum of a file, if it is not the `expected` one: SHA-256 of large files, git's SHA-1 of small ones. A mirror's own
+/// marks say nothing about the content.
+fn differs(path: &Path, expected: &str) -> io::Result<Option<String>> {
+    let found = match expected.len() {
+        64 => hash(Sha256::new(), path)?,
+        40 => {
+            let header = format!("blob {}\0", length(path));
+            hash(Sha1::new_with_prefix(header), path)?
+        }
+        _ => return Ok(None),
+    };
+    Ok((found != expected).then_some(found))
+}
+
+fn hash<D: Digest + io::Write>(mut digest: D, path: &Path) -> io::Result<String> {
+    io::copy(&mut File::open(path)?, &mut digest)?;
+    Ok(digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}

@@ -1,0 +1,245 @@
+//! Files of weights, whose tensors are read when they are asked for.
+
+use super::{
+    WeightsError, content,
+    content::Format,
+    format_error, index,
+    pytorch::{Checkpoint, TorchFile},
+    safetensors::SafetensorsFile,
+    wrappers,
+};
+use burn::tensor::TensorData;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A file of weights, or the several an index lists: safetensors or PyTorch's, whatever they are called. Tensors are read one
+/// by one, as f32, by names without the wrappers that libraries put around a network.
+///
+/// Files are read and not mapped into memory: of a mapped file that somebody cuts short, the missing part kills the process
+/// where an error would name the tensor, and reading goes straight into the tensor's own memory, too.
+///
+/// ```
+/// use burn::tensor::{DType, TensorData};
+/// use microdit::weights::{StateDict, WeightsFile};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("weights.safetensors");
+/// let tensors = ["_orig_mod.a", "_orig_mod.b"].map(|name| (name.to_owned(), TensorData::from([0.5f32, -2.0])));
+/// StateDict::from_tensors(tensors).write_safetensors(&path, DType::F16, Default::default())?;
+/// let mut file = WeightsFile::open(&path)?;
+/// assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
+/// assert_eq!(file.read("b")?.unwrap().to_vec::<f32>().unwrap(), [0.5, -2.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct WeightsFile {
+    parts: Vec<Part>,
+    /// Names without wrappers: the part a tensor lies in, and its name there.
+    names: BTreeMap<String, (usize, String)>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Safetensors(SafetensorsFile),
+    Torch(Box<TorchFile>),
+}
+
+impl WeightsFile {
+    /// Opens a file of weights, or an index.
+    ///
+    /// # Errors
+    /// An unreadable, damaged or foreign file, and one with several state dicts.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        Self::open_at(path, None)
+    }
+
+    /// Opens a file of weights; of several state dicts in a PyTorch file, `key` chooses one: the keys that lead to it, joined by
+    /// dots, or `.` for the file's own tensors.
+    ///
+    /// # Errors
+    /// An unreadable, damaged or foreign file, and one without such a state dict.
+    pub fn open_at(path: &Path, key: Option<&str>) -> Result<Self, WeightsError> {
+        let mut notes = Vec::new();
+        let parts = match content::open(path)? {
+            (file, Format::Index) => {
+                let mut parts = Vec::new();
+                for (part, expected) in index::parts(path, file)? {
+                    let (file, format) = index::open(&part)?;
+                    let part = Part::new(&part, file, format, None, &mut notes)?;
+                    part.has_all(&expected)?;
+                    parts.push(part);
+                }
+                parts
+            }
+            (file, format) => vec![Part::new(path, file, format, key, &mut notes)?],
+        };
+        Self::new(path, parts, notes)
+    }
+
+    /// Tensors of a PyTorch file, by names that are kept as they are.
+    pub(super) fn of_torch(path: &Path, file: TorchFile) -> Self {
+        let names = file
+            .names()
+            .map(|name| (name.to_owned(), (0, name.to_owned())));
+        Self {
+            names: names.collect(),
+            parts: vec![Part {
+                path: path.to_owned(),
+                source: Source::Torch(Box::new(file)),
+            }],
+            notes: Vec::new(),
+        }
+    }
+
+    fn new(path: &Path, parts: Vec<Part>, mut notes: Vec<String>) -> Result<Self, WeightsError> {
+        let stored: Vec<(usize, String)> = parts
+            .iter()
+            .enumerate()
+            .flat_map(|(i, part)| part.names().into_iter().map(move |name| (i, name)))
+            .collect();
+        let (bare, taken_off) = wrappers::unwrap(stored.iter().map(|(_, name)| name.as_str()));
+        for prefix in taken_off {
+            notes.push(format!("wrapper taken off the names: `{prefix}.`"));
+        }
+        let mut names = BTreeMap::new();
+        for (name, place) in bare.into_iter().zip(stored) {
+            if let Some((_, other)) = names.insert(name.clone(), place.clone()) {
+                let message = if other == place.1 {
+                    format!("two of its files hold {name}")
+                } else {
+                    format!("without wrappers, {other} and {} are both {name}", place.1)
+                };
+                return Err(format_error(path, &message));
+            }
+        }
+        Ok(Self {
+            parts,
+            names,
+            notes,
+        })
+    }
+
+    /// Names of the tensors, without wrappers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// What is to be known about how the file was read: wrappers taken off, the state dict chosen, what was left out.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The shape of a tensor; none if there is no such tensor, or one that cannot be read.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (part, stored) = self.names.get(name)?;
+        match &self.parts[*part].source {
+            Source::Safetensors(file) => file.shape(stored),
+            Source::Torch(file) => file.shape(stored),
+        }
+    }
+
+    /// The values of a tensor as f32, row-major; none if there is no such tensor.
+    ///
+    /// # Errors
+    /// A file that is damaged or was cut short since, and a type f32 does not hold.
+    pub fn read(&mut self, name: &str) -> Result<Option<TensorData>, WeightsError> {
+        let Some((part, stored)) = self.names.get(name) else {
+            return Ok(None);
+        };
+        let part = &mut self.parts[*part];
+        let data = match &mut part.source {
+            Source::Safetensors(file) => file.read(stored),
+            Source::Torch(file) => file.read(stored),
+        };
+        data.map(Some)
+            .map_err(|error| format_error(&part.path, &format!("{name}: {error}")))
+    }
+
+    /// All tensors, of which those that share their memory in the file do so here.
+    pub(super) fn read_all(&mut self) -> Result<BTreeMap<String, Arc<TensorData>>, WeightsError> {
+        let mut parts = Vec::new();
+        for part in &mut self.parts {
+            let read = match &mut part.source {
+                Source::Safetensors(file) => file.read_all(),
+                Source::Torch(file) => file.read_all(),
+            };
+            parts.push(read.map_err(|(name, error)| {
+                let message = match name {
+                    Some(name) => format!("{name}: {error}"),
+                    None => error,
+                };
+                format_error(&part.path, &message)
+            })?);
+        }
+        let names = self.names.iter();
+        let tensors = names.filter_map(|(name, (part, stored))| {
+            Some((name.clone(), parts[*part].remove(stored)?))
+        });
+        Ok(tensors.collect())
+    }
+}
+
+impl Part {
+    fn new(
+        path: &Path,
+        file: File,
+        format: Format,
+        key: Option<&str>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, WeightsError> {
+        let fail = |message: String| format_error(path, &message);
+        let source = match format {
+            Format::Torch => {
+                let checkpoint = Checkpoint::open(file).map_err(fail)?;
+                let (file, said) = checkpoint.choose(key).map_err(fail)?;
+                notes.extend(said);
+                Source::Torch(Box::new(file))
+            }
+            _ if key.is_some_and(|key| key != ".") => {
+                return Err(fail(
+                    "a key chooses among the state dicts of a PyTorch file; this file has one"
+                        .into(),
+                ));
+            }
+            _ => Source::Safetensors(SafetensorsFile::open(file).map_err(fail)?),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        match &self.source {
+            Source::Safetensors(file) => file.names().map(str::to_owned).collect(),
+            Source::Torch(file) => file.names().map(str::to_owned).collect(),
+        }
+    }
+
+    fn has_all(&self, expected: &BTreeSet<String>) -> Result<(), WeightsError> {
+        let there: BTreeSet<String> = self.names().into_iter().collect();
+        let lacking = expected.difference(&there).next();
+        lacking.map_or(Ok(()), |name| {
+            Err(format_error(
+                &self.path,
+                &format!("it holds no {name}, which the index says lies here"),
+            ))
+        })
+    }
+}

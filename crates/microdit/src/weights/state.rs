@@ -1,0 +1,399 @@
+//! A state dict in memory.
+
+use super::{WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name, safetensors};
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{DType, Tensor, TensorData, backend::Backend},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+/// Tensors by the reference's names, without its buffers.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, weights::StateDict};
+/// use std::collections::HashMap;
+///
+/// let config = DitConfig::tiny_2().with_dim(32).with_depth(2).with_head_dim(16).with_multiple_of(16)
+///     .with_mixer(None).with_moe(None);
+/// let device = Default::default();
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("weights.safetensors");
+/// let trained = config.init::<Flex>(0, &device)?;
+/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new())?;
+/// let loaded = StateDict::read(&path)?.load_into(config.init::<Flex>(1, &device)?, &device)?;
+/// assert_eq!(StateDict::from_module(&loaded).len(), StateDict::from_module(&trained).len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct StateDict {
+    /// Several names may share one.
+    tensors: BTreeMap<String, Arc<TensorData>>,
+    /// What PyTorch's strict loading expects beside the parameters.
+    buffers: BTreeMap<String, Arc<TensorData>>,
+    origin: String,
+}
+
+impl StateDict {
+    /// A state dict of the given tensors.
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
+        Self {
+            tensors: shared(tensors).collect(),
+            buffers: BTreeMap::new(),
+            origin: "the state dict".into(),
+        }
+    }
+
+    /// The float parameters of a module.
+    pub fn from_module<B: Backend, M: Module<B>>(module: &M) -> Self {
+        struct Collect {
+            path: Vec<String>,
+            tensors: BTreeMap<String, TensorData>,
+        }
+        impl<B: Backend> ModuleVisitor<B> for Collect {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+                self.tensors
+                    .insert(reference_name(&self.path), param.val().into_data());
+            }
+        }
+        let mut collect = Collect {
+            path: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        module.visit(&mut collect);
+        Self::from_tensors(collect.tensors)
+    }
+
+    /// Reads a file of weights as f32: safetensors, or the index of several, or a PyTorch file with one state dict in it, or a
+    /// training checkpoint that keeps the network under `state.model` with prefix `dit.`. What the file is its content says.
+    ///
+    /// # Errors
+    /// An unreadable, damaged or foreign file, and tensors of a type f32 does not hold.
+    pub fn read(path: &Path) -> Result<Self, WeightsError> {
+        Self::take(WeightsFile::open(path)?, path)
+    }
+
+    /// Reads all of a file that is open already; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// A damaged file, and tensors of a type f32 does not hold.
+    pub fn take(mut file: WeightsFile, origin: &Path) -> Result<Self, WeightsError> {
+        let mut tensors = file.read_all()?;
+        let mut buffers = BTreeMap::new();
+        for name in BUFFERS {
+            buffers.extend(tensors.remove_entry(name));
+        }
+        Ok(Self {
+            tensors,
+            buffers,
+            origin: origin.display().to_string(),
+        })
+    }
+
+    /// Adds buffers, which are written and never loaded: PyTorch's strict loading expects the reference's `pos_embed` and
+    /// `mask_token`.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: impl IntoIterator<Item = (String, TensorData)>) -> Self {
+        self.buffers.extend(shared(buffers));
+        self
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Names and tensors, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &TensorData)> {
+        self.tensors.iter().map(|(name, data)| (name, &**data))
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&TensorData> {
+        self.tensors.get(name).map(|data| &**data)
+    }
+
+    /// Number of tensors that are written beside the parameters.
+    pub fn buffers(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// Checks that every value is a finite number.
+    ///
+    /// # Errors
+    /// [`WeightsError::Value`] with the first that is none.
+    pub fn check_finite(&self) -> Result<(), WeightsError> {
+        let mut all = self.tensors.iter().chain(&self.buffers);
+        all.try_for_each(|(name, data)| WeightsError::unless_finite(&self.origin, name, data))
+    }
+
+    /// Puts the tensors into a module, whose parameters keep their ids and their float type.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`] with every missing, surplus and misshapen tensor; [`WeightsError::Value`] with the first value
+    /// that is not finite.
+    pub fn load_into<B: Backend, M: Module<B>>(
+        mut self,
+        module: M,
+        device: &B::Device,
+    ) -> Result<M, WeightsError> {
+        struct Load<'a, B: Backend> {
+            path: Vec<String>,
+            tensors: &'a mut BTreeMap<String, Arc<TensorData>>,
+            origin: &'a str,
+            device: &'a B::Device,
+            unusable: Option<WeightsError>,
+            missing: Vec<String>,
+            misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+        }
+        impl<B: Backend> ModuleMapper<B> for Load<'_, B> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn map_float<const D: usize>(
+                &mut self,
+                param: Param<Tensor<B, D>>,
+            ) -> Param<Tensor<B, D>> {
+                let name = reference_name(&self.path);
+                let Some(data) = self.tensors.remove(&name) else {
+                    self.missing.push(name);
+                    return param;
+                };
+                let expected = param.shape();
+                if data.shape.as_slice() != expected.as_slice() {
+                    self.misshapen
+                        .push((name, expected.to_vec(), data.shape.to_vec()));
+                    return param;
+                }
+                if let Err(error) = WeightsError::unless_finite(self.origin, &name, &data) {
+                    self.unusable.get_or_insert(error);
+                    return param;
+                }
+                let data = Arc::unwrap_or_clone(data);
+                let required = param.is_require_grad();
+                param.map(|old| {
+                    Tensor::from_data(data, (self.device, old.dtype())).set_require_grad(required)
+                })
+            }
+        }
+        let mut load = Load::<B> {
+            path: Vec::new(),
+            tensors: &mut self.tensors,
+            origin: &self.origin,
+            device,
+            unusable: None,
+            missing: Vec::new(),
+            misshapen: Vec::new(),
+        };
+        let module = module.map(&mut load);
+        let (missing, misshapen) = (load.missing, load.misshapen);
+        if let Some(error) = load.unusable {
+            return Err(error);
+        }
+        let surplus: Vec<String> = self.tensors.into_keys().collect();
+        if missing.is_empty() && misshapen.is_empty() && surplus.is_empty() {
+            return Ok(module);
+        }
+        Err(WeightsError::Mismatch {
+            origin: self.origin,
+            missing,
+            surplus,
+            misshapen,
+        })
+    }
+
+    /// Writes a safetensors file of float type `dtype`, whole or not at all, with `metadata`.
+    ///
+    /// # Errors
+    /// If the file cannot be written, a buffer has the name of a parameter, or a value is beyond the range of `dtype`.
+    pub fn write_safetensors(
+        &self,
+        path: &Path,
+        dtype: DType,
+        metadata: HashMap<String, String>,
+    ) -> Result<(), WeightsError> {
+        if let Some(name) = self
+            .buffers
+            .keys()
+            .find(|name| self.tensors.contains_key(*name))
+        {
+            let message = format!("`{name}` is both a parameter and a buffer");
+            return Err(format_error(path, &message));
+        }
+        let all = self.tensors.iter().chain(&self.buffers);
+        let all = all.map(|(name, data)| (name, &**data));
+        safetensors::write(path, dtype, all, metadata)
+    }
+}
+
+fn shared(
+    tensors: impl IntoIterator<Item = (String, TensorData)>,
+) -> impl Iterator<Item = (String, Arc<TensorData>)> {
+    tensors
+        .into_iter()
+        .map(|(name, data)| (name, Arc::new(data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dit, DitConfig, MixerConfig, WidthScale};
+    use burn_flex::Flex;
+
+    fn small() -> DitConfig {
+        DitConfig::tiny_2()
+            .with_input_size(8)
+            .with_dim(16)
+            .with_depth(3)
+            .with_head_dim(8)
+            .with_multiple_of(8)
+            .with_caption_channels(6)
+            .with_qkv_width(WidthScale::Constant(1.0))
+            .with_mixer(Some(MixerConfig {
+                dim: 8,
+                depth: 2,
+                qkv_ratio: 1.0,
+                mlp_ratio: 2.0,
+            }))
+    }
+
+    fn network(seed: u64) -> Dit<Flex> {
+        small().init(seed, &Default::default()).unwrap()
+    }
+
+    #[test]
+    fn a_file_gives_back_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        // Half a unit in the last place, relative; f16 has subnormals below 2^-14, spaced by 2^-24.
+        let subnormal = 2f32.powi(-25);
+        for (dtype, tolerance, floor) in [
+            (DType::F32, 0.0, 0.0),
+            (DType::F16, 1e-3, subnormal),
+            (DType::BF16, 8e-3, 0.0),
+        ] {
+            let path = folder.path().join("w.safetensors");
+            let written = StateDict::from_module(&network(1));
+            written
+                .write_safetensors(&path, dtype, HashMap::new())
+                .unwrap();
+            let loaded = StateDict::read(&path)
+                .unwrap()
+                .load_into(network(2), &Default::default())
+                .unwrap();
+            let loaded = StateDict::from_module(&loaded);
+            for (name, data) in &written.tensors {
+                for (a, b) in data
+                    .iter::<f32>()
+                    .zip(loaded.get(name).unwrap().iter::<f32>())
+                {
+                    assert!(
+                        (a - b).abs() <= tolerance * a.abs() + floor,
+                        "{name} {dtype:?}: {a} became {b}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_misfit_is_listed_at_once() {
+        let mut state = StateDict::from_module(&network(0));
+        let moved = state.tensors.remove("blocks.0.norm1.weight").unwrap();
+        state.tensors.insert("blocks.9.norm1.weight".into(), moved);
+        state.tensors.insert(
+            "final_layer.linear.bias".into(),
+            TensorData::zeros::<f32, _>([5]).into(),
+        );
+        let message = state
+            .load_into(network(0), &Default::default())
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "missing    blocks.0.norm1.weight",
+            "surplus    blocks.9.norm1.weight",
+            "final_layer.linear.bias: expected [16], found [5]",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn values_beyond_a_type_and_values_that_are_no_numbers_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let state = |values: [f32; 3]| {
+            StateDict::from_tensors([("a.w".to_owned(), TensorData::from(values))])
+        };
+        for (value, dtype, kept) in [
+            (65504.0, DType::F16, true),
+            (65519.0, DType::F16, true),
+            (65520.0, DType::F16, false),
+            (-7e4, DType::F16, false),
+            (7e4, DType::BF16, true),
+            (3.4e38, DType::BF16, false),
+            (f32::MAX, DType::F32, true),
+            // What is infinite already does not become so.
+            (f32::INFINITY, DType::F16, true),
+        ] {
+            let written = state([0.0, 1.0, value]).write_safetensors(&path, dtype, HashMap::new());
+            assert_eq!(written.is_ok(), kept, "{value} as {dtype:?}");
+            if let Err(error) = written {
+                let error = error.to_string();
+                assert!(error.contains("a.w: value 2 is "), "{error}");
+            }
+        }
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let state = state([0.0, value, 0.0]);
+            let error = state.check_finite().unwrap_err().to_string();
+            assert!(error.contains("a.w: value 1 is "), "{error}");
+        }
+        let mut state = StateDict::from_module(&network(0));
+        let name = "blocks.0.norm1.weight";
+        let sides = state.get(name).unwrap().shape.clone();
+        let data = TensorData::full::<f32, _>(sides, f32::NAN);
+        state.tensors.insert(name.into(), data.into());
+        let error = state.load_into(network(1), &Default::default());
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{name}: value 0 is NaN")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        for bytes in [
+            &b"short"[..],
+            &u64::MAX.to_le_bytes(),
+            &[0; 64],
+            b"\x10\0\0\0\0\0\0\0{\"a\":1}         ",
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(StateDict::read(&path).is_err());
+        }
+        let path = folder.path().join("w.pt");
+        std::fs::write(&path, b"no pickle").unwrap();
+        assert!(StateDict::read(&path).is_err());
+    }
+}
