@@ -77,9 +77,10 @@ fn checkpoint(c: &mut Criterion) {
         Tensor::ones([1], &device),
         Tensor::ones([1, 77, 1024], &device),
     );
-    let grads = Gradients::collect(&dit, &mut loss.sum().backward());
+    let loss = loss.sum();
+    let grads = Gradients::collect(&dit, &mut loss.backward());
     let mut optimiser = Optimiser::new(stage.optimiser.clone());
-    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, 1e-4);
+    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, &loss.inner(), 1e-4);
     let state = State::<Tracked> {
         progress: Progress::default(),
         dit,
@@ -94,7 +95,7 @@ fn checkpoint(c: &mut Criterion) {
             let _ = std::fs::remove_dir_all(folder.path());
             std::fs::create_dir_all(folder.path()).expect("a folder");
             state
-                .save(folder.path(), &recipe.run.checkpoints)
+                .save(folder.path(), &recipe.run.checkpoints, None)
                 .expect("it is saved")
         });
     });

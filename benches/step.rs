@@ -161,7 +161,7 @@ fn train<B>(
         B::sync(device).expect("the device works");
         let backward = started.elapsed();
         let grads = Gradients::collect(&dit, &mut grads);
-        let (updated, norm) = optimiser.step::<B, _>(dit, grads, 1e-4);
+        let (updated, norm) = optimiser.step::<B, _>(dit, grads, &loss.inner(), 1e-4);
         norm.into_scalar();
         let all = started.elapsed();
         dit = updated;

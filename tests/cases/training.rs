@@ -331,7 +331,7 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
         let grads = Gradients::collect(&dit, &mut loss.backward());
         let lr = golden.get("in.lr").data[step];
-        let (updated, norm) = adamw.step::<Train, _>(dit, grads, lr);
+        let (updated, norm) = adamw.step::<Train, _>(dit, grads, &loss.inner(), lr);
         dit = updated;
         let expected = golden.get("out.grad_norm").data[step];
         let error = (values(norm)[0] / expected - 1.0).abs();
@@ -391,7 +391,8 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
             .expect("a batch has a micro-batch");
         let expected = golden.get("out.loss").data[step];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
-        (dit, _) = adamw.step::<Train, _>(dit, grads, lr);
+        let loss = Tensor::from_floats([found as f32], &Default::default());
+        (dit, _) = adamw.step::<Train, _>(dit, grads, &loss, lr);
     }
     weights(golden, "out.final.", &dit, report);
     moments(golden, &adamw, report);

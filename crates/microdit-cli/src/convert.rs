@@ -97,9 +97,11 @@ impl Convert {
         let state = take_over::<Autodiff<B>>(recipe, checkpoint, &Default::default());
         let state = state.into_diagnostic()?;
         let progress = state.progress.clone();
-        let run = RunDir::enter(run, recipe, false).into_diagnostic()?;
+        let run = RunDir::enter(run, false).into_diagnostic()?;
+        run.begin(recipe).into_diagnostic()?;
         let kept = &recipe.run.checkpoints;
-        state.save(&run.checkpoints(), kept).into_diagnostic()?;
+        let saved = state.save(&run.checkpoints(), kept, None);
+        saved.into_diagnostic()?;
         say!(
             "{} batches, {} samples, {} optimiser steps: {} goes on in stage {} with --resume",
             progress.step,

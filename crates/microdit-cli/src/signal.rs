@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM end a command in order.
+//! Ctrl-C, SIGTERM and SIGHUP end a command in order.
 
 use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 use std::{
@@ -10,8 +10,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// Signals that come in so short a time are one: `timeout` and a terminal that is closed send theirs twice.
+const ONE: Duration = Duration::from_millis(200);
 
 /// What a step of a large network may take before a command that is asked to stop ends without it.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -35,7 +38,7 @@ impl Error for Stopped {}
 
 impl Diagnostic for Stopped {}
 
-/// The first Ctrl-C or SIGTERM asks the work to stop and says what is `done` about it, the second ends the process.
+/// The first Ctrl-C, SIGTERM or SIGHUP asks the work to stop and says what is `done` about it, the second ends the process.
 pub(crate) fn stop_on_signal(done: &'static str) -> miette::Result<Arc<AtomicBool>> {
     on_signal(done, || ())
 }
@@ -53,8 +56,13 @@ pub(crate) fn stop_soon_on_signal(done: &'static str) -> miette::Result<Arc<Atom
 fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    let mut first = None;
     ctrlc::set_handler(move || {
+        let first = *first.get_or_insert_with(Instant::now);
         if flag.swap(true, Ordering::Relaxed) {
+            if first.elapsed() < ONE {
+                return;
+            }
             std::process::exit(Stopped::STATUS.into());
         }
         let _ = writeln!(

@@ -17,7 +17,7 @@ use microdit_train::{
     room::require_room,
     run::{Metrics, RunDir},
     sampling::{Order, Painter, warn_of_long_prompts},
-    trainer::{Ending, Session, train},
+    trainer::{Ending, Session, Training},
 };
 use miette::{IntoDiagnostic, miette};
 use serde::Serialize;
@@ -38,6 +38,12 @@ pub(crate) struct Train {
     /// Continue the run in --run from its newest checkpoint, or start it if there is none yet
     #[arg(long, requires = "run")]
     resume: bool,
+    /// Go on with --resume although the recipe, or the data it names, train something else than the run was begun with.
+    /// Without it, a resumed run takes changes that do not reach its weights (name, sampling, encoders, log_every,
+    /// checkpoints, max_broken_steps, evaluation, budget, micro_batch, recompute, data.threads, data.max_damage), the same
+    /// data in another place, other numbers of steps of stages that are not finished, and further stages
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Replace a value of the recipe, such as batch=64 or stages.masked.steps=100; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
@@ -108,34 +114,40 @@ impl Train {
         let nodes = self.nodes.config()?;
         let run = match &nodes {
             Some(nodes) if nodes.rank > 0 => RunDir::follow(&path),
-            _ => RunDir::enter(&path, &recipe, self.resume).into_diagnostic()?,
+            _ => RunDir::enter(&path, self.resume).into_diagnostic()?,
         };
-        say!("training {} into {}", recipe.run.name, path.display());
-        if nodes.as_ref().is_none_or(|nodes| nodes.rank == 0) {
-            let process = Process {
-                version: env!("CARGO_PKG_VERSION"),
-                commit: env!("MICRODIT_COMMIT"),
-                arguments: std::env::args().skip(1).collect(),
-                devices: devices.iter().map(|device| format!("{device:?}")).collect(),
-                gpu: self.device.gpu(),
-                started: seconds_since_1970(),
-                recipe: &recipe.source,
-            };
-            run.describe(&process).into_diagnostic()?;
-        }
-        let stop = stop_on_signal("saving the state after this step")?;
         let nodes = nodes.map(Nodes::join).transpose().into_diagnostic()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
+        let training = Training::<Autodiff<B>>::open(&recipe, &run, &devices, self.allow_changes)
+            .into_diagnostic()?;
+        say!("training {} into {}", recipe.run.name, path.display());
+        if let Some(step) = training.resumes_after() {
+            say!("resuming after step {step}");
+        }
+        for change in training.changes() {
+            say!("changed: {change}");
+        }
+        let process = Process {
+            version: env!("CARGO_PKG_VERSION"),
+            commit: env!("MICRODIT_COMMIT"),
+            arguments: std::env::args().skip(1).collect(),
+            devices: devices.iter().map(|device| format!("{device:?}")).collect(),
+            gpu: self.device.gpu(),
+            started: seconds_since_1970(),
+            recipe: &recipe.source,
+        };
+        // Until here, a signal ends the process, which loses nothing.
+        let stop = stop_on_signal("saving the state of the last step")?;
         let session = Session {
             stop: &stop,
             gpu: self.device.gpu(),
             nodes: nodes.as_ref(),
         };
-        let mut progress = Progress::new(recipe.steps());
-        let outcome = train::<Autodiff<B>>(&recipe, &run, &devices, &session, |metrics| {
-            progress.show(metrics)
-        })
-        .into_diagnostic()?;
+        let steps = training.steps();
+        let mut progress = Progress::new(steps);
+        let outcome = training
+            .run(&session, &process, |metrics| progress.show(metrics))
+            .into_diagnostic()?;
         progress.finish();
         if !keeps {
             say!("done after {} steps", outcome.steps);
@@ -148,7 +160,10 @@ impl Train {
                     path.display(),
                     outcome.steps
                 );
-                return Ok(());
+                // Unless it was killed before its last picture.
+                if run.samples().is_file() {
+                    return Ok(());
+                }
             }
             Ending::Stopped | Ending::Spent => {
                 let reason = match outcome.ending {
@@ -158,7 +173,7 @@ impl Train {
                 say!(
                     "{reason}stopped after {} of {} steps; the same command with --run {} --resume goes on from there",
                     outcome.steps,
-                    recipe.steps(),
+                    steps,
                     path.display()
                 );
                 return Ok(());
@@ -248,7 +263,6 @@ impl Progress {
             stage,
             loss,
             images_per_second,
-            images,
             mfu,
             usd,
             usd_left,
@@ -268,15 +282,59 @@ impl Progress {
             bar.set_position(*step);
             bar.set_message(printable::line(&message).into_owned());
         } else {
-            let left =
-                (self.steps - step) as f64 * *images as f64 / *step as f64 / images_per_second;
-            say!("step {step}/{} {message}, {left:.0} s left", self.steps);
+            if let Some(left) = seconds_left(metrics, self.steps) {
+                message += &format!(", {left:.0} s left");
+            }
+            say!("step {step}/{} {message}", self.steps);
         }
     }
 
     fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish();
+        }
+    }
+}
+
+/// Time the steps up to `steps` take at the throughput of the last ones; none where there was none.
+fn seconds_left(metrics: &Metrics, steps: u64) -> Option<f64> {
+    let images_a_step = metrics.images as f64 / metrics.step as f64;
+    let left = steps.saturating_sub(metrics.step) as f64;
+    let seconds = left * images_a_step / metrics.images_per_second;
+    seconds.is_finite().then_some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_is_a_time_or_nothing() {
+        let metrics = |step, images, images_per_second| Metrics {
+            step,
+            stage: "masked".into(),
+            loss: f32::NAN,
+            grad_norm: f32::NAN,
+            lr: 0.0,
+            images_per_second,
+            images,
+            broken: 0,
+            hours: 0.0,
+            mfu: None,
+            usd: None,
+            usd_left: None,
+        };
+        assert_eq!(seconds_left(&metrics(2, 8, 4.0), 7), Some(5.0));
+        // More steps than there are to be.
+        assert_eq!(seconds_left(&metrics(9, 36, 4.0), 7), Some(0.0));
+        for (step, images, rate) in [
+            (2, 8, 0.0),
+            (2, 8, f64::NAN),
+            (0, 0, 4.0),
+            (2, 8, f64::INFINITY),
+        ] {
+            let left = seconds_left(&metrics(step, images, rate), 7);
+            assert!(left.is_none_or(|left| left == 0.0), "{left:?}");
         }
     }
 }

@@ -73,12 +73,87 @@ pub enum TrainError {
         /// Steps of all stages.
         steps: u64,
     },
+    /// No checkpoint is whole.
+    #[error(
+        "no checkpoint in {} is whole: {}. Restore one from a backup, or remove that directory to start the run over", checkpoints.display(), damaged.join("; ")
+    )]
+    AllDamaged {
+        /// The directory of the checkpoints.
+        checkpoints: PathBuf,
+        /// Each and what is wrong with it, the newest first.
+        damaged: Vec<String>,
+    },
+    /// A run is finished, and there is no state to go on from.
+    #[error(
+        "{} is finished after {steps} steps, and there is no checkpoint to go on to more from; put one back into it, or choose another directory with --run", directory.display()
+    )]
+    NoCheckpoint {
+        /// The run directory.
+        directory: PathBuf,
+        /// Steps of the run.
+        steps: u64,
+    },
+    /// The recipe a run was begun with cannot be read.
+    #[error(
+        "the run's own recipe cannot be compared with the one given: {0}. Put it back, or go on with the one given by --allow-changes"
+    )]
+    NoOwnRecipe(Box<TrainError>),
+    /// The recipe trains something else than the one the run was begun with.
+    #[error(
+        "the recipe changes what {} trains:\n  {}\nGive the recipe the run was begun with, another directory with --run, or go on all the same with --allow-changes", directory.display(), refused.join("\n  ")
+    )]
+    OtherRecipe {
+        /// The run directory.
+        directory: PathBuf,
+        /// The changes, each with its old and new value.
+        refused: Vec<String>,
+    },
+    /// The stages of the recipe are not those the run was begun with.
+    #[error(
+        "stage number {number} of the run is {old}, and the recipe has {new} there; give the recipe the run was begun with"
+    )]
+    OtherStage {
+        /// Index of the stage.
+        number: usize,
+        /// Its name in the run.
+        old: String,
+        /// Its name in the recipe.
+        new: String,
+    },
+    /// The data are not those the run was trained on.
+    #[error(
+        "the data of stage {stage} are not those the run was trained on: expected {expected}, found {found}. Put them back, or begin these at their beginning with --allow-changes"
+    )]
+    OtherData {
+        /// Name of the stage.
+        stage: String,
+        /// What the checkpoint says.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// The state holds values that are not finite.
+    #[error(
+        "{count} of {of} values of {tensor} in {what} are not finite after step {step}: nothing of that state is saved, and what was saved before is sound. Lower the learning rate (optimiser.lr), then resume with --allow-changes"
+    )]
+    NotFinite {
+        /// What holds them.
+        what: String,
+        /// The first tensor with such values.
+        tensor: String,
+        /// How many they are.
+        count: usize,
+        /// Values of the tensor.
+        of: usize,
+        /// Finished steps.
+        step: u64,
+    },
     /// The nodes of a run lost each other, or never met.
     #[error("{0}")]
     Nodes(String),
     /// Loss or gradient were not finite too often.
     #[error(
-        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, the last checkpoint is sound, and the batches are in {}. Lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm), then resume", batches.display()
+        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. Lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm), then resume with --allow-changes", batches.display()
     )]
     Broken {
         /// Steps in a row.

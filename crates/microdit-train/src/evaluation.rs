@@ -9,6 +9,7 @@ use crate::{
 use burn::tensor::backend::Backend;
 use microdit::{Dit, DitBackend, Masking};
 use microdit_data::{Batch, Position};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The step whose randomness belongs to the evaluation: no run gets there.
 const HELD_OUT_STEP: u64 = u64::MAX;
@@ -25,11 +26,12 @@ pub(crate) struct Evaluation<'a, B: Backend> {
 }
 
 impl<'a, B: DitBackend> Evaluation<'a, B> {
-    /// Reads the samples, if the recipe asks for an evaluation.
+    /// Reads the samples, if the recipe asks for an evaluation and `stop` is not set meanwhile.
     pub(crate) fn new(
         recipe: &Recipe,
         stage: &Stage,
         device: &'a B::Device,
+        stop: &AtomicBool,
     ) -> Result<Option<Self>, TrainError> {
         let Some(EvaluationConfig {
             samples, shards, ..
@@ -46,7 +48,10 @@ impl<'a, B: DitBackend> Evaluation<'a, B> {
             },
         };
         let lists: Vec<(&str, f64)> = shards.iter().map(|shards| (shards.as_str(), 1.0)).collect();
-        let batch = source::loader(stage, &lists, seed, *samples, &start)?.next_batch()?;
+        let mut loader = source::loader(stage, &lists, seed, *samples, &start)?;
+        let Some(batch) = loader.next_batch_or_stop(stop)? else {
+            return Ok(None);
+        };
         // Stages differ in their mask, and a caption that is dropped says nothing about captions.
         let stage = Stage {
             masking: Masking::None,
@@ -61,16 +66,23 @@ impl<'a, B: DitBackend> Evaluation<'a, B> {
         }))
     }
 
-    /// Mean loss of `dit`.
-    pub(crate) fn loss(&self, dit: &Dit<B>) -> f32 {
+    /// Mean loss of `dit`, unless `stop` is set before it is known.
+    pub(crate) fn loss(&self, dit: &Dit<B>, stop: &AtomicBool) -> Option<f32> {
         let objective = Objective::new(&self.stage, self.seed, self.device);
         let count = self.batch.keys.len();
         let part = self.stage.micro_batch.unwrap_or(self.stage.batch);
-        let losses = (0..count).step_by(part).flat_map(|start| {
+        let mut sum = 0.0;
+        for start in (0..count).step_by(part) {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let samples = start..(start + part).min(count);
             let losses = objective.losses(dit, &self.batch, samples, HELD_OUT_STEP);
-            losses.into_data().iter::<f32>().collect::<Vec<_>>()
-        });
-        losses.sum::<f32>() / count as f32
+            losses
+                .into_data()
+                .iter::<f32>()
+                .for_each(|loss| sum += loss);
+        }
+        Some(sum / count as f32)
     }
 }

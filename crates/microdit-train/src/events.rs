@@ -14,6 +14,9 @@ const MASK: u32 = 0xa282_ead8;
 /// Start of a file's name.
 pub(crate) const EVENTS: &str = "events.out.tfevents.";
 
+/// The status of a `SessionLog` that begins.
+const SESSION_START: u64 = 1;
+
 /// A file of scalars.
 pub(crate) struct EventFile {
     path: PathBuf,
@@ -21,8 +24,9 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a new file in `folder`, beside those of earlier processes: TensorBoard reads them as one run.
-    pub(crate) fn create(folder: &Path) -> Result<Self, TrainError> {
+    /// Starts a new file in `folder`, beside those of earlier processes: TensorBoard reads them as one run, and forgets
+    /// what they say of steps after `step`.
+    pub(crate) fn create(folder: &Path, step: u64) -> Result<Self, TrainError> {
         let name = format!("{EVENTS}{:.6}.microdit", wall_time());
         let path = folder.join(name);
         let file = File::create(&path).map_err(TrainError::io(&path))?;
@@ -30,6 +34,14 @@ impl EventFile {
         let mut event = Message::default();
         event.double(1, wall_time());
         event.bytes(3, b"brain.Event:2");
+        events.record(&event.0)?;
+        let mut session = Message::default();
+        session.integer(1, SESSION_START);
+        let mut event = Message::default();
+        event.double(1, wall_time());
+        // The first step that is forgotten.
+        event.integer(2, step.saturating_add(1));
+        event.bytes(7, &session.0);
         events.record(&event.0)?;
         Ok(events)
     }

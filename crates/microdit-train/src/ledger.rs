@@ -1,11 +1,7 @@
 //! The numbers of the steps: on the device until they are needed, so that a step never waits for the host, then on the
 //! host, where those of a broken step are noticed.
 
-use crate::{
-    error::TrainError,
-    recipe::Recipe,
-    run::{JsonLines, RunDir},
-};
+use crate::{error::TrainError, log::JsonLines, recipe::Recipe, run::RunDir};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -50,6 +46,8 @@ pub(crate) struct Ledger<B: Backend> {
     settled: Vec<Settled>,
     /// Broken steps without a sound one after them.
     in_a_row: u64,
+    /// The newest of them.
+    last: u64,
     /// How many of them end the run.
     limit: u64,
     seed: u64,
@@ -63,6 +61,7 @@ impl<B: Backend> Ledger<B> {
             pending: Vec::new(),
             settled: Vec::new(),
             in_a_row: 0,
+            last: 0,
             limit: recipe.run.max_broken_steps,
             seed: recipe.run.seed,
             file: run.broken(),
@@ -102,6 +101,7 @@ impl<B: Backend> Ledger<B> {
                 self.in_a_row = 0;
             } else {
                 self.in_a_row += 1;
+                self.last = step.step;
                 JsonLines::append_to(self.file.clone())?.push(&Broken {
                     step: step.step,
                     seed: self.seed,
@@ -117,14 +117,21 @@ impl<B: Backend> Ledger<B> {
                 );
             }
             self.settled.push(settled);
-            if self.in_a_row >= self.limit {
-                return Err(TrainError::Broken {
-                    steps: self.in_a_row,
-                    last: step.step,
-                    batches: self.file.clone(),
-                });
-            }
+            self.check(self.limit)?;
         }
         Ok(())
+    }
+
+    /// Checks that one of the last `steps` was taken: a stage in which none was has trained nothing, however patient the
+    /// recipe is.
+    pub(crate) fn check(&self, steps: u64) -> Result<(), TrainError> {
+        if self.in_a_row < steps {
+            return Ok(());
+        }
+        Err(TrainError::Broken {
+            steps: self.in_a_row,
+            last: self.last,
+            batches: self.file.clone(),
+        })
     }
 }

@@ -12,12 +12,16 @@ use burn::{
 use microdit::{Dit, DitBackend};
 use microdit_data::Batch;
 use rayon::prelude::*;
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Mean loss of a batch, and its gradients.
 pub(crate) type Computed<B> = (Tensor<B, 1>, Gradients<B>);
 
-/// The part of `samples` in the mean loss of the batch of `step` and in its gradients, on the first of `devices`.
+/// The part of `samples` in the mean loss of the batch of `step` and in its gradients, on the first of `devices`; none if
+/// `stop` is set before they are known.
 pub(crate) fn gradients<B>(
     dit: &Dit<B>,
     stage: &Stage,
@@ -26,7 +30,8 @@ pub(crate) fn gradients<B>(
     seed: u64,
     step: u64,
     devices: &[B::Device],
-) -> Computed<B::InnerBackend>
+    stop: Option<&AtomicBool>,
+) -> Option<Computed<B::InnerBackend>>
 where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
@@ -46,14 +51,15 @@ where
         .collect();
     // One queue of work per device, whichever thread fills it: on a GPU every queue keeps its own memory.
     let queue = StreamId::current();
-    let (losses, grads): (Vec<_>, Vec<_>) = shares
+    let computed: Option<Vec<_>> = shares
         .into_par_iter()
         .map(|(objective, dit, samples)| {
-            queue.executes(|| of_share(&objective, &dit, stage, batch, samples, step))
+            queue.executes(|| of_share(&objective, &dit, stage, batch, samples, step, stop))
         })
-        .unzip();
+        .collect();
+    let (losses, grads): (Vec<_>, Vec<_>) = computed?.into_iter().unzip();
     let loss = B::InnerBackend::sum_over_devices(losses).expect("a device has a share");
-    (loss, Gradients::sum_over_devices(grads))
+    Some((loss, Gradients::sum_over_devices(grads)))
 }
 
 /// Part `index` of `count` parts of `samples` that differ by one sample at most.
@@ -62,7 +68,7 @@ pub(crate) fn share(samples: Range<usize>, index: usize, count: usize) -> Range<
     at(index)..at(index + 1)
 }
 
-/// The same on one device, micro-batch by micro-batch.
+/// The same on one device, micro-batch by micro-batch; `stop` is looked at between them.
 fn of_share<B>(
     objective: &Objective<'_, B>,
     dit: &Dit<B>,
@@ -70,27 +76,34 @@ fn of_share<B>(
     batch: &Batch,
     samples: Range<usize>,
     step: u64,
-) -> Computed<B::InnerBackend>
+    stop: Option<&AtomicBool>,
+) -> Option<Computed<B::InnerBackend>>
 where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
     let part = stage.micro_batch.unwrap_or(samples.len());
     let parts = samples.clone().step_by(part).map(|start| {
+        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return None;
+        }
         let samples = start..(start + part).min(samples.end);
         if stage.recompute {
-            return recompute::gradients(objective, dit, batch, samples, step);
+            return Some(recompute::gradients(objective, dit, batch, samples, step));
         }
         let losses = objective.losses(dit, batch, samples, step);
         let loss = losses.sum() / batch.keys.len() as f64;
         let value = loss.clone().inner();
-        (value, Gradients::collect(dit, &mut loss.backward()))
+        Some((value, Gradients::collect(dit, &mut loss.backward())))
     });
     sum(parts)
 }
 
-fn sum<B: DitBackend>(parts: impl Iterator<Item = Computed<B>>) -> Computed<B> {
+fn sum<B: DitBackend>(parts: impl Iterator<Item = Option<Computed<B>>>) -> Option<Computed<B>> {
     parts
-        .reduce(|(loss, grads), (more_loss, more)| (loss + more_loss, grads.plus(more)))
+        .reduce(|sum, more| {
+            let ((loss, grads), (more_loss, more)) = (sum?, more?);
+            Some((loss + more_loss, grads.plus(more)))
+        })
         .expect("a batch holds a sample")
 }

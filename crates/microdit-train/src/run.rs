@@ -1,16 +1,19 @@
 //! A run directory: the recipe as resolved, the log, checkpoints, the final weights and the pictures.
 
+pub use crate::log::{Evaluated, Metrics};
+
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{self, Checkpoint},
     error::TrainError,
-    events::{EVENTS, EventFile},
+    events::EVENTS,
+    log::{BROKEN, EVALUATION, METRICS},
     recipe::Recipe,
 };
-use microdit::write_whole;
-use serde::{Deserialize, Serialize};
+use microdit::{is_part, write_whole};
+use serde::Serialize;
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::Write,
+    fs::{self, File, TryLockError},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -20,107 +23,69 @@ pub struct RunDir {
     path: PathBuf,
     /// Held while the run is trained; the system lets go of it however the process ends.
     _lock: Option<File>,
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Metrics {
-    /// Finished optimiser steps.
-    pub step: u64,
-    /// Stage the step belongs to.
-    pub stage: String,
-    /// Mean loss since the line before, over the steps where it was finite.
-    pub loss: f32,
-    /// Global gradient norm of the last step, before clipping.
-    pub grad_norm: f32,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Throughput since the line before.
-    pub images_per_second: f64,
-    /// Images seen.
-    pub images: u64,
-    /// Steps since the line before that were left out because loss or gradient were not finite.
-    pub broken: u64,
-    /// Time the run has taken so far.
-    pub hours: f64,
-    /// Model FLOPs over the devices' peak rate since the line before; none where the rate is not known.
-    pub mfu: Option<f64>,
-    /// Price of that time, if the recipe names one.
-    pub usd: Option<f64>,
-    /// What the budget leaves of it.
-    pub usd_left: Option<f64>,
-}
-
-/// One line of `evaluation.jsonl`: the loss on held-out samples, always with the same noise and without mask.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Evaluated {
-    /// Finished optimiser steps.
-    pub step: u64,
-    /// Of the weights as trained.
-    pub loss: f32,
-    /// Of the first average, where there is one.
-    pub ema_loss: Option<f32>,
-}
-
-/// What a run writes down while it trains.
-pub(crate) struct Log {
-    metrics: JsonLines,
-    evaluation: JsonLines,
-    events: EventFile,
-}
-
-impl Log {
-    pub(crate) fn metrics(&mut self, line: &Metrics) -> Result<(), TrainError> {
-        self.metrics.push(line)?;
-        let mut scalars = vec![
-            ("train/loss", f64::from(line.loss)),
-            ("train/grad_norm", f64::from(line.grad_norm)),
-            ("train/lr", line.lr),
-            ("speed/images_per_second", line.images_per_second),
-        ];
-        scalars.extend(line.mfu.map(|mfu| ("speed/mfu", mfu)));
-        scalars.extend(line.usd.map(|usd| ("cost/usd", usd)));
-        self.events.scalars(line.step, &scalars)
-    }
-
-    pub(crate) fn evaluated(&mut self, line: &Evaluated) -> Result<(), TrainError> {
-        self.evaluation.push(line)?;
-        let mut scalars = vec![("evaluation/loss", f64::from(line.loss))];
-        let average = line.ema_loss.map(f64::from);
-        scalars.extend(average.map(|loss| ("evaluation/ema_loss", loss)));
-        self.events.scalars(line.step, &scalars)
-    }
+    /// If nothing was there before: how many directories of the path had to be created.
+    created: Option<usize>,
 }
 
 impl RunDir {
-    /// Creates the directory of a run, or with `resume` enters one that is there, and stores the recipe. No other
-    /// process can enter it until this value is dropped.
+    /// Creates the directory of a run, or with `resume` enters one that is there, and clears what a killed process left
+    /// half-written. No other process can enter it until this value is dropped; if nothing but what a run writes before
+    /// its first line of the log has come into a new directory until then, it is removed again.
     ///
     /// # Errors
     /// If the directory already holds a run and `resume` is not asked for, another process is in it, or it cannot be
     /// written.
-    pub fn enter(path: &Path, recipe: &Recipe, resume: bool) -> Result<Self, TrainError> {
+    pub fn enter(path: &Path, resume: bool) -> Result<Self, TrainError> {
+        let missing = path
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let created = missing.count();
         fs::create_dir_all(path).map_err(TrainError::io(path))?;
         if !resume && is_taken(path)? {
             return Err(TrainError::RunExists(path.to_owned()));
         }
-        let run = Self {
-            path: path.to_owned(),
-            _lock: Some(lock(path)?),
-        };
-        let checkpoints = run.checkpoints();
-        fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
-        let file = run.recipe();
-        write_whole(&file, |file| fs::write(file, &recipe.source))
-            .map_err(TrainError::io(&file))?;
+        let lock = lock(path)?;
+        let mut run = Self::follow(path);
+        run._lock = Some(lock);
+        let mut others = false;
+        for entry in fs::read_dir(path).map_err(TrainError::io(path))? {
+            let entry = entry.map_err(TrainError::io(path))?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(is_part) {
+                let part = entry.path();
+                fs::remove_file(&part).map_err(TrainError::io(&part))?;
+            } else {
+                others |= name != LOCK;
+            }
+        }
+        run.created = (!others).then_some(created);
+        checkpoint::tidy(&run.checkpoints())?;
         Ok(run)
     }
 
-    /// Reads along in the directory of a run that another node keeps: nothing is written.
+    /// Stores the recipe: from here on, this is what the run is trained by.
+    ///
+    /// # Errors
+    /// If the directory cannot be written.
+    pub fn begin(&self, recipe: &Recipe) -> Result<(), TrainError> {
+        let checkpoints = self.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
+        let file = self.recipe();
+        write_whole(&file, |file| fs::write(file, &recipe.source))
+            .map_err(TrainError::io(&file))?;
+        match self.path.parent() {
+            // The name of a new directory has to be on the disk before what lies in it counts.
+            Some(parent) if !parent.as_os_str().is_empty() => checkpoint::sync(parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads along in the directory of a run that another process may keep: nothing is written.
     pub fn follow(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             _lock: None,
+            created: None,
         }
     }
 
@@ -129,10 +94,7 @@ impl RunDir {
     /// # Errors
     /// If the directory holds no run, or its recipe cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Recipe), TrainError> {
-        let run = Self {
-            path: path.to_owned(),
-            _lock: None,
-        };
+        let run = Self::follow(path);
         if !run.recipe().is_file() {
             return Err(TrainError::NoRun {
                 directory: path.to_owned(),
@@ -150,9 +112,22 @@ impl RunDir {
     /// If the file cannot be written.
     pub fn describe(&self, process: &impl Serialize) -> Result<(), TrainError> {
         let path = self.path.join("run.json");
-        // One entry for each process; a file that cannot be read begins anew.
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let mut processes: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+        let mut processes = match fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice::<Vec<serde_json::Value>>(&text).or_else(|damage| {
+                    let aside = path.with_extension("json.damaged");
+                    tracing::warn!(
+                        "{}: {damage}; it is kept as {}",
+                        path.display(),
+                        aside.display()
+                    );
+                    fs::rename(&path, &aside).map_err(TrainError::io(&path))?;
+                    Ok::<_, TrainError>(Vec::new())
+                })?
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(TrainError::io(&path)(error)),
+        };
         processes.push(serde_json::to_value(process).expect("a process is plain data"));
         let text = serde_json::to_string_pretty(&processes).expect("processes are plain data");
         write_whole(&path, |path| fs::write(path, text)).map_err(TrainError::io(&path))
@@ -173,16 +148,6 @@ impl RunDir {
         self.path.join("checkpoints")
     }
 
-    /// Weights as trained, under the reference's names.
-    pub fn weights(&self) -> PathBuf {
-        self.path.join("weights.safetensors")
-    }
-
-    /// Averaged weights under the reference's names.
-    pub fn ema(&self) -> PathBuf {
-        self.path.join("ema.safetensors")
-    }
-
     /// The grid drawn at the end.
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.png")
@@ -195,85 +160,66 @@ impl RunDir {
 
     /// Batches that were left out because loss or gradient were not finite.
     pub fn broken(&self) -> PathBuf {
-        self.path.join("broken.jsonl")
+        self.path.join(BROKEN)
     }
 
-    /// The weights to sample from: the final ones, averaged if there is an average, or the newest checkpoint's.
+    /// The weights to sample from, averaged where there is an average: the final ones, or the newest checkpoint's if the
+    /// run is not finished or went on to more steps.
     ///
     /// # Errors
-    /// If there are none yet.
+    /// If there are none yet, or all checkpoints of an unfinished run are damaged.
     pub fn drawable(&self) -> Result<PathBuf, TrainError> {
-        let final_weights = [self.ema(), self.weights()];
-        if let Some(path) = final_weights.into_iter().find(|path| path.is_file()) {
-            return Ok(path);
+        let newest = Checkpoint::newest_step(&self.checkpoints())?;
+        if let Some(finished) = self.finished()
+            && newest.is_none_or(|step| step <= finished.step())
+        {
+            return Ok(finished.weights(self));
         }
-        let newest = Checkpoint::newest(&self.checkpoints())?;
-        let newest = newest.ok_or_else(|| TrainError::NoRun {
-            directory: self.path.clone(),
-            missing: "weights.safetensors".into(),
-        })?;
-        Ok(newest.weights())
+        if let Some(newest) = Checkpoint::newest(&self.checkpoints())? {
+            return Ok(newest.weights());
+        }
+        // Weights that were copied here alone.
+        let copied = [self.ema(), self.weights()];
+        let copied = copied.into_iter().find(|path| path.is_file());
+        copied
+            .inspect(|path| {
+                tracing::warn!(
+                    "nothing vouches for {}: it is taken as it is",
+                    path.display()
+                );
+            })
+            .ok_or_else(|| TrainError::NoRun {
+                directory: self.path.clone(),
+                missing: "weights.safetensors".into(),
+            })
     }
+}
 
-    /// Opens the log, without what it says beyond `step`: a run resumed from there says it again.
-    pub(crate) fn log(&self, step: u64) -> Result<Log, TrainError> {
-        let lines = |name: &str| {
-            let path = self.path.join(name);
-            forget_beyond(&path, step)?;
-            JsonLines::append_to(path)
+impl Drop for RunDir {
+    /// Leaves no trace of a run that failed before it began.
+    fn drop(&mut self) {
+        let Some(created) = self.created else {
+            return;
         };
-        Ok(Log {
-            metrics: lines("metrics.jsonl")?,
-            evaluation: lines("evaluation.jsonl")?,
-            events: EventFile::create(&self.path)?,
-        })
+        if !matches!(is_taken(&self.path), Ok(false)) {
+            return;
+        }
+        // What cannot be removed stays, which `is_taken` allows for.
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let _ = match path.is_dir() {
+                true => fs::remove_dir(&path),
+                false => fs::remove_file(&path),
+            };
+        }
+        for folder in self.path.ancestors().take(created) {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 
-/// Removes the lines of later steps, and a last line that a killed process left unfinished.
-fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
-    if !path.is_file() {
-        return Ok(());
-    }
-    let text = fs::read_to_string(path).map_err(TrainError::io(path))?;
-    let kept: String = text
-        .lines()
-        .filter(|line| logged_step(line).is_some_and(|logged| logged <= step))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    write_whole(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))
-}
-
-/// A file of one JSON value a line.
-pub(crate) struct JsonLines {
-    path: PathBuf,
-    file: File,
-}
-
-impl JsonLines {
-    /// Opens the file, which need not be there.
-    pub(crate) fn append_to(path: PathBuf) -> Result<Self, TrainError> {
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
-        let file = opened.map_err(TrainError::io(&path))?;
-        Ok(Self { path, file })
-    }
-
-    /// Writes one line.
-    pub(crate) fn push(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        let line = serde_json::to_string(line).expect("a line of the log is plain data");
-        writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))
-    }
-}
-
-/// The step of a line of the log; none if it is damaged, as the last line of a killed run may be.
-fn logged_step(line: &str) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Logged {
-        step: u64,
-    }
-    let logged: Logged = serde_json::from_str(line).ok()?;
-    Some(logged.step)
-}
+/// The file that is locked while a process is at work in the directory.
+const LOCK: &str = "lock";
 
 /// Whether a directory holds anything but what a run leaves that failed before its first line of the log.
 fn is_taken(path: &Path) -> Result<bool, TrainError> {
@@ -287,11 +233,9 @@ fn is_taken(path: &Path) -> Result<bool, TrainError> {
             })
         };
         let harmless = match name.to_str() {
-            Some("lock" | "recipe.ron" | "run.json") => true,
-            Some("checkpoints" | "metrics.jsonl" | "evaluation.jsonl") => {
-                empty().map_err(TrainError::io(&path))?
-            }
-            Some(name) => name.starts_with(EVENTS),
+            Some(LOCK | "recipe.ron" | "run.json") => true,
+            Some("checkpoints" | METRICS | EVALUATION) => empty().map_err(TrainError::io(&path))?,
+            Some(name) => name.starts_with(EVENTS) || is_part(name),
             None => false,
         };
         if !harmless {
@@ -302,11 +246,32 @@ fn is_taken(path: &Path) -> Result<bool, TrainError> {
 }
 
 fn lock(path: &Path) -> Result<File, TrainError> {
-    let name = path.join("lock");
-    let file = File::create(&name).map_err(TrainError::io(&name))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TrainError::RunBusy(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(TrainError::io(&name)(error)),
+    let name = path.join(LOCK);
+    loop {
+        let file = File::create(&name).map_err(TrainError::io(&name))?;
+        match file.try_lock() {
+            Ok(()) if is_at(&file, &name) => return Ok(file),
+            // Removed by the process that held it, after it was opened here.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(TrainError::RunBusy(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(TrainError::io(&name)(error)),
+        }
     }
+}
+
+/// Whether `file` is the one that has the name `path`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    let both = file
+        .metadata()
+        .and_then(|own| Ok((own, fs::metadata(path)?)));
+    both.is_ok_and(|(own, named)| same(own, named))
+}
+
+/// Other systems do not remove a file that is open.
+#[cfg(not(unix))]
+fn is_at(_file: &File, _path: &Path) -> bool {
+    true
 }

@@ -1,10 +1,171 @@
-//! The data a stage names.
+//! The data a stage names, and what they are: a place in one list of shards means nothing in another.
 
 use crate::{
     error::TrainError,
-    recipe::{Dataset, Stage},
+    recipe::{Dataset, Recipe, Stage},
 };
-use microdit_data::{Loader, LoaderConfig, Members, Position, Shapes, Shards, Source};
+use microdit_data::{
+    DataError, DatasetIndex, Loader, LoaderConfig, Members, Position, Shapes, Shards, Source,
+};
+use microdit_encoders::hub::locate;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What lists the checksums of shards that were written here.
+const INDEX: &str = "shards.json";
+
+/// What a stage's data are, wherever they lie: names, sizes and, where an index has them, checksums of the shards in
+/// their order, with the weights they are mixed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataIdentity {
+    /// Number of shards.
+    shards: u64,
+    /// Bytes in them.
+    bytes: u64,
+    /// Checksum of all that makes them what they are.
+    crc32c: u32,
+}
+
+impl fmt::Display for DataIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            shards,
+            bytes,
+            crc32c,
+        } = self;
+        write!(f, "{shards} shards of {bytes} bytes, {crc32c:08x}")
+    }
+}
+
+/// What the stages of a recipe read, looked at before anything is begun.
+pub(crate) struct Inputs(Vec<Result<DataIdentity, TrainError>>);
+
+impl Inputs {
+    /// Looks at the data of every stage; shards of a later stage may still be missing.
+    ///
+    /// # Errors
+    /// Held-out shards or encoders that are not there.
+    pub(crate) fn look_at(recipe: &Recipe) -> Result<Self, TrainError> {
+        let run = &recipe.run;
+        for encoder in [&run.encoders.vae, &run.encoders.text]
+            .into_iter()
+            .flatten()
+        {
+            locate(encoder)?;
+        }
+        if let Some(shards) = run
+            .evaluation
+            .iter()
+            .find_map(|config| config.shards.as_ref())
+            && let Some(stage) = recipe.stages.first()
+        {
+            open(stage, &[(shards.as_str(), 1.0)])?;
+        }
+        let stages = recipe.stages.iter().map(DataIdentity::of);
+        Ok(Self(stages.collect()))
+    }
+
+    /// What the data of stage `index` are, if they are there.
+    pub(crate) fn of_stage(&self, index: usize) -> Option<&DataIdentity> {
+        self.0.get(index)?.as_ref().ok()
+    }
+
+    /// Checks that the data of stage `next` are there, and warns of those of later stages that are not.
+    pub(crate) fn require(
+        self,
+        next: usize,
+        recipe: &Recipe,
+    ) -> Result<Vec<Option<DataIdentity>>, TrainError> {
+        let mut found = Vec::new();
+        for (i, identity) in self.0.into_iter().enumerate() {
+            match identity {
+                Ok(identity) => found.push(Some(identity)),
+                Err(error) if i == next => return Err(error),
+                Err(error) => {
+                    if i > next {
+                        tracing::warn!(
+                            "stage {} will need its data: {error}",
+                            recipe.stages[i].name
+                        );
+                    }
+                    found.push(None);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl DataIdentity {
+    /// Looks at the data of `stage`.
+    pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
+        let mut text = format!("{:?}\n", stage.data.dataset);
+        let (mut count, mut bytes) = (0, 0);
+        let Source::Mix(lists) = open(stage, &stage.data.lists())? else {
+            let crc32c = crc32c::crc32c(text.as_bytes());
+            return Ok(Self {
+                shards: 0,
+                bytes: 0,
+                crc32c,
+            });
+        };
+        for (shards, weight) in lists {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{weight}");
+            let mut indices = BTreeMap::new();
+            for shard in shards.iter() {
+                let path = shard.path();
+                let size = fs::metadata(path).map_err(TrainError::io(path))?.len();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let folder = path.parent().unwrap_or(Path::new(""));
+                let sums = indices
+                    .entry(folder.to_owned())
+                    .or_insert_with(|| checksums(folder.join(INDEX)));
+                let sum = sums.get(&*name).map_or("", String::as_str);
+                let _ = writeln!(text, "{name}\t{size}\t{sum}");
+                count += 1;
+                bytes += size;
+            }
+        }
+        Ok(Self {
+            shards: count,
+            bytes,
+            crc32c: crc32c::crc32c(text.as_bytes()),
+        })
+    }
+}
+
+/// The checksums an index lists, by the names of the shards; none where there is no index.
+fn checksums(index: PathBuf) -> BTreeMap<String, String> {
+    let text = fs::read(index).unwrap_or_default();
+    let index = serde_json::from_slice::<DatasetIndex>(&text);
+    let shards = index.map_or_else(|_| Vec::new(), |index| index.shards);
+    shards
+        .into_iter()
+        .map(|shard| (shard.file, shard.sha256))
+        .collect()
+}
+
+/// The source of `stage` over `lists` of shards by their weights, unless its data are drawn.
+fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
+    let size = stage.data.image_size;
+    let members = match stage.data.dataset {
+        Dataset::Shapes => return Ok(Source::Shapes(Shapes { size })),
+        Dataset::WebDataset => Members::Pictures,
+        Dataset::Latents => Members::Latents { size },
+    };
+    let open = |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members)?, weight));
+    lists
+        .iter()
+        .map(open)
+        .collect::<Result<_, _>>()
+        .map(Source::Mix)
+}
 
 /// A loader of `batch` samples for `stage` from `lists` of shards by their weights, unless its data are drawn, beginning at
 /// `start`.
@@ -15,20 +176,7 @@ pub(crate) fn loader(
     batch: usize,
     start: &Position,
 ) -> Result<Loader, TrainError> {
-    let size = stage.data.image_size;
-    let open = |members| {
-        let open = |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members)?, weight));
-        lists
-            .iter()
-            .map(open)
-            .collect::<Result<_, TrainError>>()
-            .map(Source::Mix)
-    };
-    let source = match stage.data.dataset {
-        Dataset::Shapes => Source::Shapes(Shapes { size }),
-        Dataset::WebDataset => open(Members::Pictures)?,
-        Dataset::Latents => open(Members::Latents { size })?,
-    };
+    let source = open(stage, lists)?;
     let model = &stage.model;
     let config = LoaderConfig {
         seed,

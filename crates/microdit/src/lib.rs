@@ -61,7 +61,7 @@ pub use mask::{MaskStage, Masking, TokenMask};
 pub use ops::DitBackend;
 pub use precision::Precision;
 pub use validate::ConfigError;
-pub use whole::write_whole;
+pub use whole::{is_part, write_whole};
 pub use width::WidthScale;
 
 /// The README's example compiles and runs.

@@ -87,12 +87,18 @@ impl<B: DitBackend> Optimiser<B> {
     }
 
     /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
-    /// before clipping, `[1]`, still on the device. A parameter without a gradient is left as it is; where the norm is
-    /// not finite all of them are, without the host having to look.
+    /// before clipping, `[1]`, still on the device. A parameter without a gradient is left as it is; where the norm or
+    /// `loss` `[1]` is not finite all of them are, without the host having to look.
     ///
     /// # Panics
     /// If there are no gradients.
-    pub fn step<AB, M>(&mut self, module: M, grads: Gradients<B>, lr: f64) -> (M, Tensor<B, 1>)
+    pub fn step<AB, M>(
+        &mut self,
+        module: M,
+        grads: Gradients<B>,
+        loss: &Tensor<B, 1>,
+        lr: f64,
+    ) -> (M, Tensor<B, 1>)
     where
         AB: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<AB>,
@@ -108,7 +114,7 @@ impl<B: DitBackend> Optimiser<B> {
             None => norm.ones_like(),
         };
         // Zero times infinity is no number, which is the sign to leave the parameters alone.
-        let scale = clip + norm.clone() * 0.0;
+        let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
         let module = module.map(&mut Update::<AB> {
             config: &self.config,
             step: AdamStep {
@@ -244,5 +250,69 @@ where
             let updated = self.apply(name, flat, grad, shape.as_slice());
             Tensor::from_inner(updated.reshape(shape)).require_grad()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_autodiff::Autodiff;
+    use burn_flex::Flex;
+    use microdit::{
+        Linear,
+        init::{Init, STD},
+        weights::StateDict,
+    };
+
+    type Tracked = Autodiff<Flex>;
+
+    #[test]
+    fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
+        let device = Default::default();
+        for method in [Method::AdamW, Method::Lamb, Method::Muon { momentum: 0.9 }] {
+            let config = OptimiserConfig {
+                method,
+                ..OptimiserConfig::default()
+            };
+            let mut optimiser = Optimiser::<Flex>::new(config);
+            let layer: Linear<Tracked> = Init::new(0, &device).linear(4, 4, true, STD);
+            let mut step = |layer: Linear<Tracked>, loss: f32, scale: f32| {
+                let out = layer.forward(Tensor::<Tracked, 2>::ones([2, 4], &device));
+                let grads = (out.powi_scalar(2).sum() * scale).backward();
+                let grads = Gradients::collect(&layer, &mut { grads });
+                let loss = Tensor::from_floats([loss], &device);
+                let (layer, _) = optimiser.step::<Tracked, _>(layer, grads, &loss, 1e-2);
+                let moments = optimiser.moments().values();
+                let moments: Vec<_> = moments
+                    .flat_map(|moments| [moments.first.to_data(), moments.second.to_data()])
+                    .collect();
+                (layer, moments)
+            };
+            let values = |layer: &Linear<Tracked>| -> Vec<_> {
+                let state = StateDict::from_module(layer);
+                state.iter().map(|(_, data)| data.clone()).collect()
+            };
+            let before = values(&layer);
+            let (layer, moments) = step(layer, 1.0, 1.0);
+            let after = values(&layer);
+            assert_ne!(before, after, "{method:?}");
+            let mut layer = layer;
+            for (loss, scale) in [
+                (f32::NAN, 1.0),
+                (f32::INFINITY, 1.0),
+                (1.0, f32::NAN),
+                (1.0, f32::INFINITY),
+                (1.0, 1e30),
+            ] {
+                let (left, same) = step(layer, loss, scale);
+                assert_eq!(
+                    values(&left),
+                    after,
+                    "{method:?}, loss {loss}, scale {scale}"
+                );
+                assert_eq!(same, moments, "{method:?}, loss {loss}, scale {scale}");
+                layer = left;
+            }
+        }
     }
 }

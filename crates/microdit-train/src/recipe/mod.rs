@@ -4,6 +4,7 @@
 //! it alone. A file may extend another one.
 
 mod data;
+mod difference;
 mod file;
 mod load;
 mod parser;
@@ -13,6 +14,7 @@ mod tree;
 mod validate;
 
 pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig, Weighted};
+pub use difference::{Change, Effect};
 pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub(crate) use validate::MAX_IMAGES;

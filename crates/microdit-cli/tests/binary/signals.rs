@@ -1,0 +1,225 @@
+//! Signals are heard wherever a run waits, and the state of the last step is saved.
+
+use crate::{
+    common::root,
+    strace::strace,
+    tiny::{arguments, assert_same, checkpoints, command, finish, send},
+};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How soon a signal is heard.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Lets the run go on until it reports `step`.
+fn wait_for(child: &mut Child, step: u64) {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let start = format!("step {step}/");
+    let reached = lines
+        .map_while(Result::ok)
+        .any(|line| line.starts_with(&start));
+    assert!(reached, "step {step} was not reached: {}", said(child));
+}
+
+fn said(child: &mut Child) -> String {
+    let mut said = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut said);
+    said
+}
+
+/// Waits until the process is gone, which is soon. Where strace holds up one of its threads, it is gone when all of them
+/// have ended, for strace takes note of it only later.
+#[track_caller]
+fn gone_soon(child: &mut Child) -> ExitStatus {
+    let sent = Instant::now();
+    let process = PathBuf::from(format!("/proc/{}", child.id()));
+    let field = |name: &str| {
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::to_owned);
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let tracer = field("TracerPid:");
+    let alive = || {
+        let tasks = fs::read_dir(process.join("task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let status = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        // The state follows the name, which stands in parentheses.
+        let state = |stat: String| {
+            stat.rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next())
+        };
+        status
+            .filter_map(state)
+            .any(|state| !matches!(state, 'Z' | 'X'))
+    };
+    while alive() {
+        assert!(sent.elapsed() < SOON, "it is still there");
+        sleep(Duration::from_millis(10));
+    }
+    if !matches!(tracer.as_str(), "" | "0") {
+        let _ = Command::new("kill").args(["-KILL", &tracer]).status();
+    }
+    child.wait().unwrap()
+}
+
+/// Ends a run that is somewhere after `step` by `signals`; it saves that step and is soon gone.
+#[track_caller]
+fn ends_soon(mut child: Child, run: &Path, step: u64, signals: &[&str]) {
+    // Into the middle of what it does.
+    sleep(Duration::from_millis(300));
+    for signal in signals {
+        send(&child, signal);
+    }
+    let status = gone_soon(&mut child);
+    let said = said(&mut child);
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("saving the state"), "{said}");
+    let newest = checkpoints(run).pop().unwrap();
+    assert_eq!(newest, format!("step-{step:010}"));
+}
+
+#[test]
+fn a_signal_is_heard_while_pictures_are_drawn_and_losses_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole/run"), folder.path().join("run"));
+    finish(&whole, &[]);
+    // Minutes of a grid at the sixth step.
+    let mut child = command(&run, &["--set", "sampling.steps=5000"])
+        .spawn()
+        .unwrap();
+    wait_for(&mut child, 6);
+    ends_soon(child, &run, 6, &["-TERM"]);
+    assert!(!run.join("samples-00000006.png").exists());
+    // Minutes of an evaluation at the eighth; a closed terminal says so twice.
+    let more = ["--resume", "--set", "evaluation.samples=40000"];
+    let mut child = command(&run, &more).spawn().unwrap();
+    wait_for(&mut child, 8);
+    ends_soon(child, &run, 8, &["-HUP", "-HUP"]);
+    // What was not finished is done before the next step.
+    finish(&run, &["--resume"]);
+    assert_same(&run, &whole, "after two signals");
+    // Drawn at the end, where all is saved already.
+    fs::remove_file(run.join("samples.png")).unwrap();
+    let mut child = command(&run, &["--resume", "--set", "sampling.steps=5000"])
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(800));
+    send(&child, "-INT");
+    assert!(gone_soon(&mut child).success());
+    assert!(!run.join("samples.png").exists());
+}
+
+#[test]
+fn a_signal_is_heard_while_a_read_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole/run"), folder.path().join("run"));
+    let (shard, slow) = (folder.path().join("a.tar"), folder.path().join("slow.tar"));
+    for path in [&shard, &slow] {
+        fs::copy(root().join("tests/goldens/wds_clean.tar"), path).unwrap();
+    }
+    let shards = format!("data.shards={}", shard.display());
+    let more = [
+        "--set",
+        "data.dataset=WebDataset",
+        "--set",
+        &shards,
+        "--set",
+        "evaluation=None",
+        "--set",
+        "stages.masked.steps=40",
+    ];
+    finish(&whole, &more);
+    let Some(mut traced) = strace() else {
+        return;
+    };
+    // Every read of the slow file takes a minute; strace stays out of the way as a grandchild.
+    traced.args([
+        "-D",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=read",
+        "-e",
+        "inject=read:delay_enter=60000000",
+        "-P",
+    ]);
+    traced
+        .arg(&slow)
+        .arg(env!("CARGO_BIN_EXE_microdit"))
+        .args(arguments(&run, &more));
+    let mut child = traced
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Some passes are read ahead, then the disk hangs.
+    wait_for(&mut child, 2);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&slow, &link).unwrap();
+    fs::rename(&link, &shard).unwrap();
+    sleep(Duration::from_secs(2));
+    let steps = || {
+        fs::read_to_string(run.join("metrics.jsonl"))
+            .unwrap()
+            .lines()
+            .count() as u64
+    };
+    let hangs_at = steps();
+    assert!(hangs_at < 40, "nothing hangs");
+    ends_soon(child, &run, hangs_at, &["-TERM"]);
+    finish(&run, &[&more[..], &["--resume"]].concat());
+    assert_same(&run, &whole, "after a read that hung");
+}
+
+#[test]
+fn a_second_signal_ends_a_run_that_cannot_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, run) = (folder.path().join("whole/run"), folder.path().join("run"));
+    finish(&whole, &[]);
+    let Some(mut traced) = strace() else {
+        return;
+    };
+    // The checkpoint of step 5 does not get onto the disk.
+    traced.args([
+        "-D",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsync",
+        "-e",
+        "inject=fsync:delay_enter=60000000",
+        "-P",
+    ]);
+    traced.arg(run.join("checkpoints/.part-step-0000000005"));
+    traced
+        .arg(env!("CARGO_BIN_EXE_microdit"))
+        .args(arguments(&run, &[]));
+    let mut child = traced
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for(&mut child, 5);
+    sleep(Duration::from_millis(500));
+    send(&child, "-INT");
+    sleep(Duration::from_millis(700));
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "it saves, however long that takes"
+    );
+    send(&child, "-INT");
+    assert_eq!(gone_soon(&mut child).code(), Some(130));
+    finish(&run, &["--resume"]);
+    assert_same(&run, &whole, "after it was ended at once");
+}

@@ -1,0 +1,385 @@
+//! The state of a run on disk: a directory that appears whole, and is verified before it is used.
+
+mod shelf;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use shelf::{sync, tidy};
+pub(crate) use tensors::save_network;
+
+use crate::{
+    error::TrainError,
+    optim::Optimiser,
+    recipe::{CheckpointConfig, Stage},
+    sealed::{Files, Sum, check_contents, has_sizes, seal, sums, unseal},
+    source::DataIdentity,
+};
+use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
+use microdit::{
+    Dit, DitBackend,
+    ema::Ema,
+    weights::{StateDict, WeightsError},
+};
+use microdit_data::Position;
+use serde::{Deserialize, Serialize};
+use shelf::{file_names, folders, place, prune, step_of};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use tensors::{check_finite, read_finite, read_moments, save_moments};
+
+/// Version of the layout.
+const FORMAT: u32 = 2;
+
+/// Names of the files.
+const STATE: &str = "state.json";
+const MODEL: &str = "model.safetensors";
+const OPTIMISER: &str = "optimiser.safetensors";
+
+/// More steps, samples or passes than any run has: a number above is none we wrote.
+const MAX_COUNT: u64 = 1 << 53;
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Index of the stage.
+    pub stage: usize,
+    /// Finished steps of the stage.
+    pub stage_step: u64,
+    /// Finished steps of the run.
+    pub step: u64,
+    /// Images seen by the run.
+    pub images: u64,
+    /// Where the next batch begins.
+    pub position: Position,
+    /// Steps the optimiser has taken.
+    pub optimiser_steps: u64,
+    /// Time spent, in seconds.
+    pub seconds: f64,
+}
+
+impl Progress {
+    /// Checks the numbers; the first that cannot be.
+    fn check(&self) -> Result<(), String> {
+        let places = self.position.sources.iter();
+        let counts = [
+            ("stage", self.stage as u64),
+            ("stage_step", self.stage_step),
+            ("step", self.step),
+            ("images", self.images),
+            ("optimiser_steps", self.optimiser_steps),
+            ("position.drawn", self.position.drawn),
+        ];
+        let counts = counts.into_iter().chain(places.flat_map(|place| {
+            [
+                ("position.sources.epoch", place.epoch),
+                ("position.sources.shard", place.shard as u64),
+                ("position.sources.sample", place.sample),
+            ]
+        }));
+        for (name, count) in counts {
+            if count > MAX_COUNT {
+                return Err(format!("{STATE}: {name} is {count}, more than a run has"));
+            }
+        }
+        if self.stage_step > self.step {
+            let (stage, run) = (self.stage_step, self.step);
+            return Err(format!(
+                "{STATE}: {stage} steps of the stage, but {run} of the run"
+            ));
+        }
+        if !(self.seconds.is_finite() && self.seconds >= 0.0) {
+            return Err(format!("{STATE}: {} is no time in seconds", self.seconds));
+        }
+        Ok(())
+    }
+}
+
+/// Everything a run goes on from.
+pub struct State<B: AutodiffBackend>
+where
+    B: DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    /// How far it is.
+    pub progress: Progress,
+    /// The network.
+    pub dit: Dit<B>,
+    /// The optimiser with its moments.
+    pub optimiser: Optimiser<B::InnerBackend>,
+    /// Averages of the weights.
+    pub emas: Vec<Ema<Dit<B::InnerBackend>>>,
+}
+
+/// What `state.json` holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    progress: Progress,
+    /// The data the position is one in; none where nothing was drawn yet.
+    data: Option<DataIdentity>,
+    files: Files,
+}
+
+/// A checkpoint that was verified.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    progress: Progress,
+    data: Option<DataIdentity>,
+    files: Files,
+}
+
+impl<B> State<B>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    /// Writes the state, whose position is one in `data`, into `checkpoints`, and removes what `config` does not keep. The
+    /// new directory appears under its name only when every file in it is on the disk; one of the same step makes way
+    /// only then.
+    ///
+    /// # Errors
+    /// A value that is not finite, or whatever keeps a file from being written; older checkpoints are untouched then. One
+    /// that cannot be removed is only a warning.
+    pub fn save(
+        &self,
+        checkpoints: &Path,
+        config: &CheckpointConfig,
+        data: Option<&DataIdentity>,
+    ) -> Result<Checkpoint, TrainError> {
+        let part = shelf::part(checkpoints, self.progress.step)?;
+        let written = self.write(&part, data).and_then(|files| {
+            let folder = place(checkpoints, &part, self.progress.step)?;
+            Ok(Checkpoint {
+                folder,
+                progress: self.progress.clone(),
+                data: data.cloned(),
+                files,
+            })
+        });
+        match written {
+            Ok(checkpoint) => {
+                checkpoint.prune(checkpoints, config)?;
+                Ok(checkpoint)
+            }
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = fs::remove_dir_all(&part);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, part: &Path, data: Option<&DataIdentity>) -> Result<Files, TrainError> {
+        let step = self.progress.step;
+        save_network(&part.join(MODEL), &self.dit.valid(), step)?;
+        for (i, ema) in self.emas.iter().enumerate() {
+            if let Some(average) = ema.average() {
+                save_network(&part.join(ema_file(i)), average, step)?;
+            }
+        }
+        save_moments(&part.join(OPTIMISER), self.optimiser.moments(), step)?;
+        let manifest = Manifest {
+            format: FORMAT,
+            progress: self.progress.clone(),
+            data: data.cloned(),
+            files: sums(part, &file_names(part)?)?,
+        };
+        let path = part.join(STATE);
+        let text = seal(&manifest);
+        microdit::write_whole(&path, |path| fs::write(path, text))
+            .map_err(TrainError::io(&path))?;
+        sync(part)?;
+        Ok(manifest.files)
+    }
+
+    /// Checks that all weights are finite, which tells a broken network from broken batches.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`] with the first that are not.
+    pub(crate) fn check_weights(&self) -> Result<(), TrainError> {
+        check_finite(
+            "the network",
+            &StateDict::from_module(&self.dit.valid()),
+            self.progress.step,
+        )
+    }
+}
+
+impl Checkpoint {
+    /// The newest checkpoint that is whole; a damaged one is named in a warning and passed over.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or all checkpoints in it are damaged.
+    pub fn newest(checkpoints: &Path) -> Result<Option<Self>, TrainError> {
+        let mut damaged = Vec::new();
+        for folder in folders(checkpoints)?.into_iter().rev() {
+            match Self::verify(&folder) {
+                Ok(checkpoint) => {
+                    for damage in damaged {
+                        tracing::warn!("{damage}; the checkpoint before it is used");
+                    }
+                    return Ok(Some(checkpoint));
+                }
+                Err(damage) => damaged.push(format!("{} is damaged ({damage})", folder.display())),
+            }
+        }
+        match damaged.is_empty() {
+            true => Ok(None),
+            false => Err(TrainError::AllDamaged {
+                checkpoints: checkpoints.to_owned(),
+                damaged,
+            }),
+        }
+    }
+
+    /// Step of the newest checkpoint, whole or not.
+    pub(crate) fn newest_step(checkpoints: &Path) -> Result<Option<u64>, TrainError> {
+        Ok(folders(checkpoints)?
+            .last()
+            .and_then(|folder| step_of(folder)))
+    }
+
+    fn verify(folder: &Path) -> Result<Self, String> {
+        let manifest = Manifest::read(folder)?;
+        manifest.progress.check()?;
+        if !manifest.files.contains_key(MODEL) {
+            return Err(format!("{STATE}: it lists no {MODEL}"));
+        }
+        check_contents(folder, &manifest.files)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            progress: manifest.progress,
+            data: manifest.data,
+            files: manifest.files,
+        })
+    }
+
+    /// Removes what `config` does not keep of this checkpoint and those before it.
+    pub(crate) fn prune(
+        &self,
+        checkpoints: &Path,
+        config: &CheckpointConfig,
+    ) -> Result<(), TrainError> {
+        prune(checkpoints, config, self.progress.step)
+    }
+
+    /// How far the run was.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The data its position is one in, if something was drawn from them.
+    pub(crate) fn data(&self) -> Option<&DataIdentity> {
+        self.data.as_ref()
+    }
+
+    /// Checks that final weights of `name` and `sum` are to the bit what it holds.
+    pub(crate) fn vouches_for(&self, name: &str, sum: &Sum, path: &Path) -> Result<(), TrainError> {
+        let own = if name == ema_file(0) { name } else { MODEL };
+        match self.files.get(own) == Some(sum) {
+            true => Ok(()),
+            false => Err(WeightsError::Format {
+                path: path.to_owned(),
+                message: format!(
+                    "it was not written as {} holds it; resume to write it again",
+                    self.folder.display()
+                ),
+            }
+            .into()),
+        }
+    }
+
+    /// The weights to sample from: the first average, or the network as trained if there is none.
+    pub fn weights(&self) -> PathBuf {
+        let average = ema_file(0);
+        let has_average = self.files.contains_key(&average);
+        self.folder.join(if has_average { &average } else { MODEL })
+    }
+
+    /// Reads the state of a run that was in `stage`.
+    ///
+    /// # Errors
+    /// Files that cannot be read, do not fit the stage's network, or hold a value that is not finite.
+    pub fn load<B>(
+        &self,
+        stage: &Stage,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<State<B>, TrainError>
+    where
+        B: AutodiffBackend + DitBackend,
+        B::InnerBackend: DitBackend,
+    {
+        let network = stage.model.init::<B>(seed, device)?;
+        let weights = read_finite(&self.folder.join(MODEL))?;
+        let sizes: BTreeMap<String, usize> = weights
+            .iter()
+            .map(|(name, data)| (name.clone(), data.num_elements()))
+            .collect();
+        let dit = weights.load_into(network, device)?;
+        let mut emas = Vec::new();
+        for (i, config) in stage.ema.iter().enumerate() {
+            let average = if self.files.contains_key(&ema_file(i)) {
+                let file = read_finite(&self.folder.join(ema_file(i)))?;
+                Some(file.load_into(dit.valid(), device)?)
+            } else {
+                None
+            };
+            emas.push(Ema::resume(*config, average));
+        }
+        let moments = match self.files.contains_key(OPTIMISER) {
+            true => read_moments(&self.folder.join(OPTIMISER), &sizes, device)?,
+            false => BTreeMap::new(),
+        };
+        let steps = self.progress.optimiser_steps;
+        Ok(State {
+            progress: self.progress.clone(),
+            dit,
+            optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
+            emas,
+        })
+    }
+}
+
+impl Manifest {
+    /// The manifest in `folder`, if not a bit of it has changed.
+    fn read(folder: &Path) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let told = |error: &dyn std::fmt::Display| format!("{STATE}: {error}");
+        let text = fs::read(folder.join(STATE)).map_err(|error| told(&error))?;
+        // Of another version, the checksum may lie elsewhere.
+        if let Ok(Version { format }) = serde_json::from_slice(&text)
+            && format != FORMAT
+        {
+            let message =
+                format!("format {format} of another version of microdit, expected {FORMAT}");
+            return Err(told(&message));
+        }
+        unseal(&text).map_err(|error| told(&error))
+    }
+
+    /// Whether `folder` holds a manifest and the files it lists, at their sizes.
+    fn is_complete(folder: &Path) -> bool {
+        Self::read(folder).is_ok_and(|manifest| has_sizes(folder, &manifest.files))
+    }
+}
+
+fn ema_file(index: usize) -> String {
+    match index {
+        0 => "ema.safetensors".to_owned(),
+        i => format!("ema-{}.safetensors", i + 1),
+    }
+}

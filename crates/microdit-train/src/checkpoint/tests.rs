@@ -1,0 +1,323 @@
+//! Nothing but what was saved is loaded, and nothing is lost while it is saved.
+
+use super::*;
+use crate::{
+    Recipe,
+    optim::{Gradients, Moments},
+};
+use burn::tensor::Tensor;
+use burn_autodiff::Autodiff;
+use burn_flex::Flex;
+use microdit::rng::{Purpose, Stream};
+use microdit_data::Place;
+
+type Tracked = Autodiff<Flex>;
+
+fn recipe() -> Recipe {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+    let sets = [
+        "model.dim=16",
+        "model.depth=1",
+        "model.head_dim=8",
+        "model.mixer=None",
+        "model.moe=None",
+        "model.multiple_of=8",
+        "model.caption_channels=8",
+    ];
+    Recipe::load(&path, &sets.map(String::from)).unwrap()
+}
+
+/// The state after a step, with moments and an average.
+fn state(recipe: &Recipe) -> State<Tracked> {
+    let stage = &recipe.stages[0];
+    let device = Default::default();
+    let dit: Dit<Tracked> = stage.model.init(0, &device).unwrap();
+    let side = stage.model.input_size;
+    let loss = dit.forward(
+        Tensor::ones([1, stage.model.in_channels, side, side], &device),
+        Tensor::ones([1], &device),
+        Tensor::ones([1, 3, stage.model.caption_channels], &device),
+    );
+    let loss = loss.sum();
+    let grads = Gradients::collect(&dit, &mut loss.backward());
+    let mut optimiser = Optimiser::new(stage.optimiser.clone());
+    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, &loss.inner(), 1e-3);
+    let position = Position {
+        drawn: 400,
+        sources: vec![Place {
+            epoch: 1,
+            shard: 2,
+            sample: 3,
+        }],
+    };
+    State {
+        progress: Progress {
+            stage: 1,
+            stage_step: 40,
+            step: 140,
+            images: 1120,
+            position,
+            optimiser_steps: 140,
+            seconds: 12.5,
+        },
+        emas: vec![Ema::resume(
+            stage.ema.first().copied().unwrap_or(SLOW),
+            Some(dit.valid()),
+        )],
+        dit,
+        optimiser,
+    }
+}
+
+const SLOW: microdit::ema::EmaConfig = microdit::ema::EmaConfig {
+    decay: microdit::ema::Decay::Smoothing(0.9),
+    start: 0,
+    every: 1,
+};
+
+fn save(
+    state: &State<Tracked>,
+    step: u64,
+    config: CheckpointConfig,
+    checkpoints: &Path,
+) -> Checkpoint {
+    let progress = Progress {
+        step,
+        stage_step: step,
+        ..state.progress.clone()
+    };
+    let (dit, optimiser, emas) = (
+        state.dit.clone(),
+        state.optimiser.clone(),
+        state.emas.clone(),
+    );
+    let state = State {
+        progress,
+        dit,
+        optimiser,
+        emas,
+    };
+    state.save(checkpoints, &config, None).unwrap()
+}
+
+fn steps(checkpoints: &Path) -> Vec<u64> {
+    folders(checkpoints)
+        .unwrap()
+        .iter()
+        .filter_map(|folder| step_of(folder))
+        .collect()
+}
+
+#[test]
+fn every_flipped_bit_of_a_checkpoint_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe();
+    let state = state(&recipe);
+    let saved = state
+        .save(folder.path(), &recipe.run.checkpoints, None)
+        .unwrap();
+    let loaded = Checkpoint::newest(folder.path()).unwrap().unwrap();
+    assert_eq!(loaded.progress(), &state.progress);
+    loaded
+        .load::<Tracked>(&recipe.stages[0], 0, &Default::default())
+        .unwrap();
+    let mut random = Stream::new(0, Purpose::Shuffle, 0, 0);
+    for name in file_names(saved.path()).unwrap() {
+        let path = saved.path().join(&name);
+        let sound = fs::read(&path).unwrap();
+        // All bits of the record, and some of every tensor.
+        let bits: Vec<usize> = match name.as_str() {
+            STATE => (0..8 * sound.len()).collect(),
+            _ => (0..200).map(|_| random.below(8 * sound.len())).collect(),
+        };
+        let mut flipped = sound.clone();
+        for bit in bits {
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &flipped).unwrap();
+            assert!(
+                Checkpoint::verify(saved.path()).is_err(),
+                "{name}: bit {bit}"
+            );
+            flipped[bit / 8] ^= 1 << (bit % 8);
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(
+            Checkpoint::verify(saved.path()).is_err(),
+            "{name} is missing"
+        );
+        fs::write(&path, &sound).unwrap();
+    }
+    Checkpoint::verify(saved.path()).unwrap();
+}
+
+#[test]
+fn counters_are_in_range() {
+    let sound = state(&recipe()).progress;
+    sound.check().unwrap();
+    let broken: [&dyn Fn(&mut Progress); 7] = [
+        &|progress| progress.stage = usize::MAX,
+        &|progress| progress.step = u64::MAX,
+        &|progress| progress.stage_step = progress.step + 1,
+        &|progress| progress.optimiser_steps = 1 << 60,
+        &|progress| progress.seconds = -1.0,
+        &|progress| progress.seconds = f64::NAN,
+        &|progress| progress.position.sources[0].epoch = u64::MAX,
+    ];
+    for change in broken {
+        let mut progress = sound.clone();
+        change(&mut progress);
+        assert!(progress.check().is_err(), "{progress:?}");
+    }
+}
+
+#[test]
+fn moments_are_those_of_the_parameters() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe();
+    let state = state(&recipe);
+    let path = folder.path().join(OPTIMISER);
+    let device = Default::default();
+    let weights = StateDict::from_module(&state.dit.valid());
+    let sizes: BTreeMap<String, usize> = weights
+        .iter()
+        .map(|(name, data)| (name.clone(), data.num_elements()))
+        .collect();
+    let name = "final_layer.linear.weight";
+    let moments = state.optimiser.moments();
+    save_moments(&path, moments, 1).unwrap();
+    assert_eq!(
+        read_moments::<Flex>(&path, &sizes, &device).unwrap().len(),
+        moments.len()
+    );
+    let three = Tensor::<Flex, 1>::ones([3], &device);
+    let all = three
+        .clone()
+        .repeat_dim(0, sizes[name] / 3 + 1)
+        .narrow(0, 0, sizes[name]);
+    let with = |name: &str, first: &Tensor<Flex, 1>, second: &Tensor<Flex, 1>| {
+        let mut moments = moments.clone();
+        let (first, second) = (first.clone(), second.clone());
+        moments.insert(name.to_owned(), Moments { first, second });
+        moments
+    };
+    for (moments, part) in [
+        (
+            with(name, &three, &all),
+            "final_layer.linear.weight has 3 values, expected",
+        ),
+        (
+            with(name, &all, &three),
+            "final_layer.linear.weight has 3 values, expected",
+        ),
+        (
+            with("strange", &three, &three),
+            "strange is of a parameter the network does not have",
+        ),
+    ] {
+        save_moments(&path, &moments, 1).unwrap();
+        let error = read_moments::<Flex>(&path, &sizes, &device)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(OPTIMISER) && error.contains(part), "{error}");
+    }
+    for (kept, part) in [
+        ("exp_avg.", "has a first moment and no second"),
+        ("exp_avg_sq.", "belongs to no first moment"),
+    ] {
+        let half = StateDict::from_tensors([(format!("{kept}{name}"), all.to_data())]);
+        half.write_safetensors(&path, burn::tensor::DType::F32, Default::default())
+            .unwrap();
+        let error = read_moments::<Flex>(&path, &sizes, &device)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe();
+    let mut state = state(&recipe);
+    save(&state, 1, recipe.run.checkpoints, folder.path());
+    let (name, moments) = state.optimiser.moments().iter().next().unwrap();
+    let (name, mut broken) = (name.clone(), state.optimiser.moments().clone());
+    let infinite = Moments {
+        first: moments.first.clone(),
+        second: moments.second.clone() / 0.0,
+    };
+    broken.insert(name.clone(), infinite);
+    state.optimiser = Optimiser::resume(state.optimiser.config().clone(), 1, broken);
+    let error = state
+        .save(folder.path(), &recipe.run.checkpoints, None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&name) && error.contains("after step 140"),
+        "{error}"
+    );
+    assert_eq!(file_names(folder.path()).unwrap(), ["step-0000000001"]);
+}
+
+#[test]
+fn only_whole_checkpoints_count_and_the_saved_one_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let state = state(&recipe());
+    let keep = |keep, milestones| CheckpointConfig {
+        every: 1,
+        keep,
+        milestones,
+    };
+    for step in [1, 2, 3, 4, 5, 6, 7, 8, 9] {
+        save(&state, step, keep(9, None), path);
+    }
+    // Two of them are damaged, one is a stranger's, and 9 is of a run that went back to 7.
+    fs::write(path.join("step-0000000006").join(MODEL), "short").unwrap();
+    fs::remove_file(path.join("step-0000000005").join(STATE)).unwrap();
+    fs::write(path.join("step-0000000000"), "a file").unwrap();
+    save(&state, 8, keep(3, Some(2)), path);
+    // 8, 7 and 4 are whole; milestones stay, and what is newer than what was saved.
+    assert_eq!(steps(path), [2, 4, 5, 6, 7, 8, 9]);
+    save(&state, 9, keep(1, None), path);
+    assert_eq!(steps(path), [9]);
+    // The same step again, and a later one that was damaged.
+    save(&state, 12, keep(5, None), path);
+    fs::write(path.join("step-0000000012").join(MODEL), "short").unwrap();
+    save(&state, 10, keep(1, None), path);
+    save(&state, 10, keep(1, None), path);
+    assert_eq!(steps(path), [10, 12]);
+    let newest = Checkpoint::newest(path).unwrap().unwrap();
+    assert_eq!(newest.progress().step, 10);
+    assert!(path.join("step-0000000000").is_file());
+}
+
+#[test]
+fn whatever_a_killed_process_left_is_put_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let state = state(&recipe());
+    let config = CheckpointConfig {
+        every: 1,
+        keep: 9,
+        milestones: None,
+    };
+    for step in [1, 2, 3] {
+        save(&state, step, config, path);
+    }
+    let rename = |from: &str, to: &str| fs::rename(path.join(from), path.join(to)).unwrap();
+    // Between the two renames, before the old one was removed, while one was removed or written.
+    rename("step-0000000003", ".old-step-0000000003");
+    rename("step-0000000001", ".old-step-0000000002");
+    fs::create_dir(path.join(".gone-step-0000000000")).unwrap();
+    fs::create_dir(path.join(".part-step-0000000003")).unwrap();
+    fs::write(path.join(".part-step-0000000003").join(MODEL), "half").unwrap();
+    fs::write(path.join(".hidden"), "a stranger's").unwrap();
+    tidy(path).unwrap();
+    let mut names = file_names(path).unwrap();
+    names.sort();
+    assert_eq!(names, [".hidden", "step-0000000002", "step-0000000003"]);
+    for step in ["step-0000000002", "step-0000000003"] {
+        Checkpoint::verify(&path.join(step)).unwrap();
+    }
+}

@@ -1,0 +1,136 @@
+//! The end of a run: its final weights, and the marker that vouches for them.
+//!
+//! The files are written first and the marker last, so that a run that is killed among them is not taken for a finished
+//! one. A finished run that goes on to more steps keeps these weights under the name of their step.
+
+use crate::{
+    checkpoint::{Checkpoint, State, save_network},
+    error::TrainError,
+    run::RunDir,
+    sealed::{Files, check_contents, seal, sums, unseal},
+};
+use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
+use microdit::{DitBackend, ema::Ema, write_whole};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+/// The marker, and the files of weights in a run directory.
+const MARKER: &str = "finished.json";
+const WEIGHTS: &str = "weights.safetensors";
+const AVERAGE: &str = "ema.safetensors";
+
+/// What `finished.json` holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Finished {
+    /// Steps the weights are the result of.
+    step: u64,
+    files: Files,
+}
+
+impl Finished {
+    /// Steps the weights are the result of.
+    pub(crate) fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The weights to sample from, in `run`.
+    pub(crate) fn weights(&self, run: &RunDir) -> PathBuf {
+        match self.files.contains_key(AVERAGE) {
+            true => run.ema(),
+            false => run.weights(),
+        }
+    }
+}
+
+impl RunDir {
+    /// Weights as trained, under the reference's names.
+    pub fn weights(&self) -> PathBuf {
+        self.path().join(WEIGHTS)
+    }
+
+    /// Averaged weights under the reference's names.
+    pub fn ema(&self) -> PathBuf {
+        self.path().join(AVERAGE)
+    }
+
+    /// What the marker vouches for, if every file is as it says; damage is named in a warning, and the run is not taken
+    /// for a finished one then.
+    pub(crate) fn finished(&self) -> Option<Finished> {
+        let marker = self.path().join(MARKER);
+        let text = match fs::read(&marker) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            text => text.map_err(|error| error.to_string()),
+        };
+        let checked = text.and_then(|text| {
+            let finished: Finished = unseal(&text)?;
+            check_contents(self.path(), &finished.files)?;
+            Ok(finished)
+        });
+        checked
+            .inspect_err(|damage| {
+                tracing::warn!(
+                    "the final weights are not those {} vouches for ({damage})",
+                    marker.display()
+                );
+            })
+            .ok()
+    }
+
+    /// Writes the final weights, and the marker once they are on the disk as `checkpoint` has them.
+    pub(crate) fn finish<B>(
+        &self,
+        state: &State<B>,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), TrainError>
+    where
+        B: AutodiffBackend + DitBackend,
+        B::InnerBackend: DitBackend,
+    {
+        let step = state.progress.step;
+        save_network(&self.weights(), &state.dit.valid(), step)?;
+        let mut names = vec![WEIGHTS.to_owned()];
+        if let Some(average) = state.emas.first().and_then(Ema::average) {
+            save_network(&self.ema(), average, step)?;
+            names.push(AVERAGE.to_owned());
+        }
+        let files = sums(self.path(), &names)?;
+        for (name, sum) in &files {
+            checkpoint.vouches_for(name, sum, &self.path().join(name))?;
+        }
+        let text = seal(&Finished { step, files });
+        let marker = self.path().join(MARKER);
+        write_whole(&marker, |path| fs::write(path, text)).map_err(TrainError::io(&marker))
+    }
+
+    /// Gives what an earlier end left the name of its step, because the run goes on: a result is what the newest steps
+    /// made. The marker goes last, so that this is done again if it was not done to the end.
+    pub(crate) fn set_aside(&self) -> Result<(), TrainError> {
+        let marker = self.path().join(MARKER);
+        let Ok(text) = fs::read(&marker) else {
+            return Ok(());
+        };
+        // Of weights that were damaged since, the marker still knows the step.
+        if let Ok(Finished { step, .. }) = unseal(&text) {
+            for file in [self.weights(), self.ema(), self.samples()] {
+                let aside = with_step(&file, step);
+                if file.is_file() {
+                    fs::rename(&file, &aside).map_err(TrainError::io(&file))?;
+                    tracing::info!("{} is kept as {}", file.display(), aside.display());
+                }
+            }
+        }
+        fs::remove_file(&marker).map_err(TrainError::io(&marker))
+    }
+}
+
+/// `NAME-step-STEP.EXTENSION` beside `file`.
+fn with_step(file: &Path, step: u64) -> PathBuf {
+    let part =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, extension) = (part(file.file_stem()), part(file.extension()));
+    file.with_file_name(format!("{stem}-step-{step}.{extension}"))
+}

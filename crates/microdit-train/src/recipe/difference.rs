@@ -1,0 +1,269 @@
+//! What two recipes differ in, key by key, and what that means for a run that was begun with the first of them.
+
+use super::Recipe;
+use serde::Serialize;
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt};
+
+/// Keys of the run that do not reach the weights.
+const FREE: [&str; 8] = [
+    "name",
+    "sampling",
+    "encoders",
+    "log_every",
+    "checkpoints",
+    "max_broken_steps",
+    "evaluation",
+    "budget",
+];
+
+/// Keys of a stage that do not reach the weights beyond rounding.
+const FREE_IN_STAGE: [&str; 4] = [
+    "micro_batch",
+    "recompute",
+    "data.threads",
+    "data.max_damage",
+];
+
+/// Keys of a stage that say where its data lie.
+const PLACES: [&str; 2] = ["data.shards", "data.mix"];
+
+/// A key and its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Such as `stages.masked.batch`.
+    pub key: String,
+    /// The value in the first recipe, if it has one.
+    pub old: Option<String>,
+    /// The value in the second, if it has one.
+    pub new: Option<String>,
+    /// What it does to a run.
+    pub effect: Effect,
+}
+
+/// What a change does to a run that was begun without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The weights stay what they would have been, or there is more or less of the same training.
+    None,
+    /// None, if the data in the other place are the same.
+    Moved {
+        /// Index of the stage.
+        stage: usize,
+    },
+    /// What is trained is no longer one recipe.
+    Training,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(absent)".into());
+        let Self { key, old, new, .. } = self;
+        write!(f, "{key}: {} -> {}", value(old), value(new))
+    }
+}
+
+impl Recipe {
+    /// What `self` changes for a run that was begun with `old` and is in stage number `stage`.
+    pub(crate) fn changes_from(&self, old: &Self, stage: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        compare(&old.run, &self.run, &mut |key, old, new| {
+            let effect = match is_of(&key, &FREE) {
+                true => Effect::None,
+                false => Effect::Training,
+            };
+            changes.push(Change {
+                key,
+                old,
+                new,
+                effect,
+            });
+        });
+        for i in 0..old.stages.len().max(self.stages.len()) {
+            let (before, after) = match (old.stages.get(i), self.stages.get(i)) {
+                (Some(before), Some(after)) => (before, after),
+                (before, after) => {
+                    let steps = |stage: &super::Stage| format!("{} steps", stage.steps);
+                    let name = before.or(after).map_or("", |stage| stage.name.as_str());
+                    changes.push(Change {
+                        key: format!("stages.{name}"),
+                        old: before.map(steps),
+                        new: after.map(steps),
+                        // More of it is no other training; a stage that is gone may be a mistake.
+                        effect: match after {
+                            Some(_) => Effect::None,
+                            None => Effect::Training,
+                        },
+                    });
+                    continue;
+                }
+            };
+            compare(before, after, &mut |key, old, new| {
+                let effect = if is_of(&key, &FREE_IN_STAGE) || (key == "steps" && i >= stage) {
+                    Effect::None
+                } else if is_of(&key, &PLACES) {
+                    Effect::Moved { stage: i }
+                } else {
+                    Effect::Training
+                };
+                let key = format!("stages.{}.{key}", before.name);
+                changes.push(Change {
+                    key,
+                    old,
+                    new,
+                    effect,
+                });
+            });
+        }
+        changes
+    }
+}
+
+/// Tells of every key in which `old` and `new` differ.
+fn compare<T: Serialize>(
+    old: &T,
+    new: &T,
+    tell: &mut impl FnMut(String, Option<String>, Option<String>),
+) {
+    let leaves = |value: &T| {
+        let value = serde_json::to_value(value).expect("a recipe is plain data");
+        let mut leaves = BTreeMap::new();
+        flatten("", &value, &mut leaves);
+        leaves
+    };
+    let (old, new) = (leaves(old), leaves(new));
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    for key in keys {
+        let (old, new) = (old.get(key), new.get(key));
+        if old != new {
+            tell(key.clone(), old.cloned(), new.cloned());
+        }
+    }
+}
+
+/// The values of structs by their dotted keys; lists are one value.
+fn flatten(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, value) in fields {
+                let dot = if key.is_empty() { "" } else { "." };
+                flatten(&format!("{key}{dot}{name}"), value, leaves);
+            }
+        }
+        // An option that is absent, as if its key were.
+        Value::Null => {}
+        value => {
+            leaves.insert(key.to_owned(), value.to_string());
+        }
+    }
+}
+
+/// Whether `key` is one of `keys` or lies below one.
+fn is_of(key: &str, keys: &[&str]) -> bool {
+    keys.iter().any(|&above| {
+        key.strip_prefix(above)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn recipe(sets: &[&str]) -> Recipe {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        Recipe::load(&path, &sets).unwrap()
+    }
+
+    #[test]
+    fn a_recipe_does_not_differ_from_itself() {
+        assert_eq!(recipe(&[]).changes_from(&recipe(&[]), 0), []);
+        // What is written out is the same as what is left to its default.
+        let explicit = recipe(&["micro_batch=None", "recompute=false", "max_broken_steps=10"]);
+        assert_eq!(explicit.changes_from(&recipe(&[]), 0), []);
+    }
+
+    #[test]
+    fn every_change_is_told_with_its_effect() {
+        let moved = |stage| Effect::Moved { stage };
+        for (set, stage, key, effect) in [
+            ("log_every=3", 0, "log_every", Effect::None),
+            ("checkpoints.keep=9", 0, "checkpoints.keep", Effect::None),
+            ("budget.hours=1.0", 0, "budget.hours", Effect::None),
+            ("seed=5", 0, "seed", Effect::Training),
+            (
+                "stages.masked.steps=5",
+                0,
+                "stages.masked.steps",
+                Effect::None,
+            ),
+            (
+                "stages.masked.steps=5",
+                1,
+                "stages.masked.steps",
+                Effect::Training,
+            ),
+            (
+                "stages.unmasked.micro_batch=3",
+                0,
+                "stages.unmasked.micro_batch",
+                Effect::None,
+            ),
+            (
+                "stages.unmasked.batch=3",
+                0,
+                "stages.unmasked.batch",
+                Effect::Training,
+            ),
+            (
+                "stages.masked.masking=None",
+                1,
+                "stages.masked.masking",
+                Effect::Training,
+            ),
+            (
+                "stages.masked.optimiser.lr=1.0",
+                0,
+                "stages.masked.optimiser.lr",
+                Effect::Training,
+            ),
+            (
+                "stages.unmasked.data.shards=a.tar",
+                1,
+                "stages.unmasked.data.shards",
+                moved(1),
+            ),
+        ] {
+            let changes = recipe(&[set]).changes_from(&recipe(&[]), stage);
+            let change = changes.iter().find(|change| change.key == key);
+            let change = change.unwrap_or_else(|| panic!("{set}: {changes:?}"));
+            assert_eq!(change.effect, effect, "{set}");
+            assert_ne!(change.old, change.new);
+            assert!(change.to_string().contains(" -> "), "{change}");
+        }
+    }
+
+    #[test]
+    fn stages_are_added_and_do_not_go_unnoticed() {
+        let (one, mut two) = (recipe(&[]), recipe(&[]));
+        let mut more = two.stages[0].clone();
+        more.name = "more".into();
+        two.stages.push(more);
+        let told = |changes: Vec<Change>| -> Vec<(String, Effect)> {
+            changes
+                .into_iter()
+                .map(|change| (change.key, change.effect))
+                .collect()
+        };
+        let key = "stages.more".to_owned();
+        assert_eq!(
+            told(two.changes_from(&one, 1)),
+            [(key.clone(), Effect::None)]
+        );
+        assert_eq!(told(one.changes_from(&two, 1)), [(key, Effect::Training)]);
+    }
+}

@@ -1,0 +1,308 @@
+//! Training: recipe in, run directory out.
+//!
+//! A run is opened first, which reads and changes nothing but what a killed process left: an error there, or the end of
+//! the process, leaves the run as it was. Then it is trained.
+
+mod observe;
+mod steps;
+
+use crate::{
+    beginnings::{fresh, hand_over},
+    checkpoint::{Checkpoint, Progress, State},
+    error::TrainError,
+    nodes::Nodes,
+    plan::Gpu,
+    recipe::{Change, Recipe},
+    resume::{accept, next_stage},
+    run::{Metrics, RunDir},
+    source::{DataIdentity, Inputs},
+};
+use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
+use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
+use microdit_data::Position;
+use serde::Serialize;
+use std::sync::{Arc, atomic::AtomicBool};
+use steps::Trainer;
+
+/// A run that ended in order.
+#[derive(Debug)]
+pub struct Outcome<B: DitBackend> {
+    /// The weights to sample from: averaged where the recipe asks for it.
+    pub dit: Dit<B>,
+    /// Finished steps.
+    pub steps: u64,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// At the recipe's last step.
+    Finished,
+    /// Before it, because it was asked to; its state is saved.
+    Stopped,
+    /// Before it, because its budget is spent; its state is saved.
+    Spent,
+    /// There was nothing left to do.
+    AlreadyFinished,
+}
+
+/// What a run is told from outside.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// Set to end the run with the state of its last finished step saved.
+    pub stop: &'a Arc<AtomicBool>,
+    /// The kind of device it runs on, if its peak rate is known.
+    pub gpu: Option<Gpu>,
+    /// The machines it is split over; the first of them keeps the run directory.
+    pub nodes: Option<&'a Nodes>,
+}
+
+impl Session<'_> {
+    /// Whether this process keeps the run directory.
+    fn keeps(&self) -> bool {
+        self.nodes.is_none_or(Nodes::is_first)
+    }
+}
+
+/// A run that is ready to be trained.
+pub struct Training<'a, B>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    recipe: &'a Recipe,
+    run: &'a RunDir,
+    devices: &'a [B::Device],
+    start: Start<B>,
+    /// The checkpoint it goes on from.
+    newest: Option<Checkpoint>,
+    /// What the data of the stages are, as far as they are there.
+    data: Vec<Option<DataIdentity>>,
+    changes: Vec<Change>,
+}
+
+/// What there is to begin with.
+enum Start<B>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    /// The weights to sample from, of a run that is finished after so many steps.
+    Finished(Box<Dit<B::InnerBackend>>, u64),
+    Ready(Box<State<B>>),
+}
+
+impl<B> Start<B>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    /// What `run` drew with when it finished after `steps`.
+    fn finished(
+        recipe: &Recipe,
+        run: &RunDir,
+        device: &B::Device,
+        steps: u64,
+    ) -> Result<Self, TrainError> {
+        let network = recipe.last_stage().model.init(recipe.run.seed, device)?;
+        let weights = StateDict::read(&run.drawable()?)?.load_into(network, device)?;
+        Ok(Self::Finished(Box::new(weights), steps))
+    }
+}
+
+impl<'a, B> Training<'a, B>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    /// Makes `recipe` ready to be trained in `run`, from its newest checkpoint if it has one, on `devices`, of which each
+    /// computes a share of every batch. A run that was begun with another recipe or other data is taken on if
+    /// `allow_changes`, or if the change does not reach its weights.
+    ///
+    /// # Errors
+    /// Data, encoders or checkpoints that cannot be read or do not fit, and changes that are not allowed.
+    ///
+    /// # Panics
+    /// If there are no devices.
+    pub fn open(
+        recipe: &'a Recipe,
+        run: &'a RunDir,
+        devices: &'a [B::Device],
+        allow_changes: bool,
+    ) -> Result<Self, TrainError> {
+        assert!(!devices.is_empty(), "training needs a device");
+        let inputs = Inputs::look_at(recipe)?;
+        let newest = Checkpoint::newest(&run.checkpoints())?;
+        let finished = run.finished();
+        let opened = |start, newest, data, changes| Self {
+            recipe,
+            run,
+            devices,
+            start,
+            newest,
+            data,
+            changes,
+        };
+        let Some(checkpoint) = newest else {
+            let start = match finished {
+                Some(finished) if finished.step() >= recipe.steps() => {
+                    Start::finished(recipe, run, &devices[0], finished.step())?
+                }
+                Some(finished) => {
+                    return Err(TrainError::NoCheckpoint {
+                        directory: run.path().to_owned(),
+                        steps: finished.step(),
+                    });
+                }
+                None => Start::Ready(Box::new(fresh(recipe, &devices[0])?)),
+            };
+            let data = match start {
+                Start::Ready(_) => inputs.require(0, recipe)?,
+                Start::Finished(..) => Vec::new(),
+            };
+            return Ok(opened(start, None, data, Vec::new()));
+        };
+        let progress = checkpoint.progress();
+        let stage = recipe.stages.get(progress.stage);
+        let stage = stage.ok_or(TrainError::StageGone(progress.stage))?;
+        let accepted = accept(recipe, run, &checkpoint, &inputs, allow_changes)?;
+        if progress.stage_step > stage.steps {
+            tracing::warn!(
+                "stage {} has {} finished steps, more than the {} the recipe asks for: it counts as finished",
+                stage.name,
+                progress.stage_step,
+                stage.steps
+            );
+        }
+        let has_result = finished.is_some_and(|finished| finished.step() == progress.step);
+        if has_result && is_complete(recipe, progress) {
+            let start = Start::finished(recipe, run, &devices[0], progress.step)?;
+            return Ok(opened(start, None, Vec::new(), Vec::new()));
+        }
+        let mut state = checkpoint.load::<B>(stage, recipe.run.seed, &devices[0])?;
+        if !accepted.same_data {
+            tracing::warn!("the data are others than before: they begin at their beginning");
+            state.progress.position = Position::default();
+        }
+        let data = inputs.require(next_stage(recipe, progress), recipe)?;
+        let start = Start::Ready(Box::new(state));
+        Ok(opened(start, Some(checkpoint), data, accepted.changes))
+    }
+
+    /// What the recipe changes for a run that was begun with another one.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Finished steps of a run that is resumed.
+    pub fn resumes_after(&self) -> Option<u64> {
+        let newest = self.newest.as_ref();
+        newest.map(|checkpoint| checkpoint.progress().step)
+    }
+
+    /// Steps the run will have when it is finished: those it has, and those its stages still ask for.
+    pub fn steps(&self) -> u64 {
+        let state = match &self.start {
+            Start::Finished(_, steps) => return *steps,
+            Start::Ready(state) => state,
+        };
+        let Progress {
+            stage,
+            stage_step,
+            step,
+            ..
+        } = state.progress;
+        let stages = self.recipe.stages[stage..].iter();
+        let asked: u64 = stages.map(|stage| stage.steps).fold(0, u64::saturating_add);
+        let done = stage_step.min(self.recipe.stages[stage].steps);
+        step.saturating_add(asked - done)
+    }
+
+    /// Trains it. `process` is added to `run.json`, and `report` is told of every line of the log.
+    ///
+    /// # Errors
+    /// Unreadable data, weights that are no longer finite, too many steps in a row without a finite gradient, lost nodes,
+    /// files that cannot be written.
+    pub fn run(
+        self,
+        session: &Session<'_>,
+        process: &impl Serialize,
+        report: impl FnMut(&Metrics),
+    ) -> Result<Outcome<B::InnerBackend>, TrainError> {
+        let (recipe, run) = (self.recipe, self.run);
+        let mut state = match self.start {
+            Start::Ready(state) => *state,
+            Start::Finished(dit, steps) => {
+                return Ok(Outcome {
+                    dit: *dit,
+                    steps,
+                    ending: Ending::AlreadyFinished,
+                });
+            }
+        };
+        if session.keeps() {
+            if !is_complete(recipe, &state.progress) {
+                run.set_aside()?;
+            }
+            run.begin(recipe)?;
+            run.describe(process)?;
+            if let Some(newest) = &self.newest {
+                newest.prune(&run.checkpoints(), &recipe.run.checkpoints)?;
+            }
+        }
+        let resumed = self.newest.is_some();
+        let opened = (self.newest, self.data);
+        let mut trainer = Trainer::new(
+            recipe,
+            run,
+            self.devices,
+            session,
+            report,
+            &state.progress,
+            opened,
+        )?;
+        if resumed {
+            trainer.catch_up(&state)?;
+        }
+        loop {
+            state = trainer.stage(state)?;
+            let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
+            trainer.save(&state)?;
+            if unfinished {
+                let ending = match trainer.is_spent() {
+                    true => Ending::Spent,
+                    false => Ending::Stopped,
+                };
+                return Ok(outcome(state, ending));
+            }
+            match recipe.stages.get(state.progress.stage + 1) {
+                Some(stage) => state = hand_over(state, stage, recipe.run.seed, &self.devices[0])?,
+                None => break,
+            }
+        }
+        if let Some(checkpoint) = trainer.newest().filter(|_| session.keeps()) {
+            run.finish(&state, checkpoint)?;
+        }
+        Ok(outcome(state, Ending::Finished))
+    }
+}
+
+/// Whether the recipe asks for no more steps.
+fn is_complete(recipe: &Recipe, progress: &Progress) -> bool {
+    next_stage(recipe, progress) >= recipe.stages.len()
+}
+
+fn outcome<B>(state: State<B>, ending: Ending) -> Outcome<B::InnerBackend>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+{
+    let average = state.emas.into_iter().next().and_then(Ema::into_average);
+    Outcome {
+        dit: average.unwrap_or_else(|| state.dit.valid()),
+        steps: state.progress.step,
+        ending,
+    }
+}

@@ -1,0 +1,317 @@
+//! The training loop: one stage after the other, step by step, with the state saved as it goes.
+
+use super::Session;
+use crate::{
+    checkpoint::{Checkpoint, Progress, State},
+    encoders::Encoders,
+    error::TrainError,
+    evaluation::Evaluation,
+    ledger::{Ledger, Pending},
+    log::{Log, Metrics},
+    nodes::{Agreed, Nodes},
+    objective::Objective,
+    parallel::gradients,
+    recipe::{Recipe, Stage},
+    run::RunDir,
+    source::{self, DataIdentity},
+};
+use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
+use microdit::DitBackend;
+use microdit_data::{Batch, Loader, Position};
+use std::{sync::atomic::Ordering, time::Instant};
+
+/// A run that is being trained.
+pub(super) struct Trainer<'a, B, R>
+where
+    B: AutodiffBackend,
+    B::InnerBackend: DitBackend,
+{
+    pub(super) recipe: &'a Recipe,
+    pub(super) run: &'a RunDir,
+    pub(super) devices: &'a [B::Device],
+    pub(super) session: &'a Session<'a>,
+    pub(super) report: R,
+    /// None on a node that does not keep the run directory.
+    pub(super) log: Option<Log>,
+    started: Instant,
+    /// Seconds the run had taken before.
+    before: f64,
+    pub(super) ledger: Ledger<B::InnerBackend>,
+    /// What pictures need, opened when there are some to draw.
+    pub(super) encoders: Encoders<B::InnerBackend>,
+    /// When the last line of the log was written.
+    pub(super) since: Instant,
+    /// The newest checkpoint, which was verified when it was loaded or written.
+    newest: Option<Checkpoint>,
+    /// What the data of the stages are, as far as that is known.
+    data: Vec<Option<DataIdentity>>,
+}
+
+impl<'a, B, R> Trainer<'a, B, R>
+where
+    B: AutodiffBackend + DitBackend,
+    B::InnerBackend: DitBackend,
+    R: FnMut(&Metrics),
+{
+    /// A trainer of a run that is as far as `progress` says, at a checkpoint if there is one and with data as far as they
+    /// are known.
+    pub(super) fn new(
+        recipe: &'a Recipe,
+        run: &'a RunDir,
+        devices: &'a [B::Device],
+        session: &'a Session<'a>,
+        report: R,
+        progress: &Progress,
+        (newest, data): (Option<Checkpoint>, Vec<Option<DataIdentity>>),
+    ) -> Result<Self, TrainError> {
+        Ok(Self {
+            recipe,
+            run,
+            devices,
+            session,
+            report,
+            log: match session.keeps() {
+                true => Some(Log::open(run.path(), progress.step)?),
+                false => None,
+            },
+            started: Instant::now(),
+            before: progress.seconds,
+            ledger: Ledger::new(recipe, run),
+            encoders: Encoders::default(),
+            since: Instant::now(),
+            newest,
+            data,
+        })
+    }
+
+    /// The newest checkpoint.
+    pub(super) fn newest(&self) -> Option<&Checkpoint> {
+        self.newest.as_ref()
+    }
+
+    /// Runs what is left of a stage, or of it until the run is asked to stop.
+    pub(super) fn stage(&mut self, mut state: State<B>) -> Result<State<B>, TrainError> {
+        let stage = &self.recipe.stages[state.progress.stage];
+        if state.progress.stage_step >= stage.steps {
+            return Ok(state);
+        }
+        let every = self.recipe.run.checkpoints.every;
+        let (seed, device) = (self.recipe.run.seed, &self.devices[0]);
+        let objective = Objective::<B>::new(stage, seed, device);
+        let evaluation = Evaluation::new(self.recipe, stage, device, self.session.stop)?;
+        let mut loader = self.loader(&state.progress)?;
+        self.since = Instant::now();
+        while state.progress.stage_step < stage.steps {
+            let stop = self.must_stop();
+            let _awake = B::awake();
+            if stop && self.session.nodes.is_none() {
+                break;
+            }
+            let (batch, agreed) = match self.gradients(&state, stage, &mut loader, stop) {
+                Ok(Some(computed)) => computed,
+                Ok(None) => break,
+                Err(error) => {
+                    // Data or other nodes are lost between two steps: the state is sound.
+                    if state.progress.step > 0
+                        && let Err(second) = self.settle(&state).and_then(|()| self.save(&state))
+                    {
+                        tracing::warn!("the state cannot be saved: {second}");
+                    }
+                    return Err(error);
+                }
+            };
+            let stop = agreed.stop;
+            let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
+            state = self.step(state, &objective, &batch, agreed, lr);
+            let Progress {
+                step, stage_step, ..
+            } = state.progress;
+            let last = stage_step == stage.steps;
+            if step.is_multiple_of(self.recipe.run.log_every) || last {
+                self.settle(&state)?;
+                self.write_line(stage, &state.progress, lr)?;
+            }
+            self.look(stage, &state, evaluation.as_ref())?;
+            // The end of the stage is saved by the caller.
+            if step.is_multiple_of(every) && !last {
+                self.settle(&state)?;
+                self.save(&state)?;
+            }
+            if stop && self.session.nodes.is_some() {
+                break;
+            }
+        }
+        self.settle(&state)?;
+        if state.progress.stage_step == stage.steps {
+            self.ledger.check(stage.steps)?;
+        }
+        Ok(state)
+    }
+
+    /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run: of a network
+    /// that is not finite itself, that is said instead.
+    fn settle(&mut self, state: &State<B>) -> Result<(), TrainError> {
+        self.ledger.settle().map_err(|error| match error {
+            TrainError::Broken { .. } => state.check_weights().err().unwrap_or(error),
+            error => error,
+        })
+    }
+
+    /// Saves the state, unless the newest checkpoint is of this step: what was verified is not written again.
+    pub(super) fn save(&mut self, state: &State<B>) -> Result<(), TrainError> {
+        let saved = self.newest.as_ref().map(|newest| newest.progress().step);
+        let Some(log) = &self.log else {
+            return Ok(());
+        };
+        if saved == Some(state.progress.step) {
+            return Ok(());
+        }
+        log.sync()?;
+        let data = self.identity(&state.progress)?;
+        let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
+        let saved = state.save(&checkpoints, config, Some(&data))?;
+        tracing::info!("state saved in {}", saved.path().display());
+        self.newest = Some(saved);
+        Ok(())
+    }
+
+    /// What the data of the stage are, looked at now if they were not there when the process began.
+    fn identity(&mut self, progress: &Progress) -> Result<DataIdentity, TrainError> {
+        let stage = &self.recipe.stages[progress.stage];
+        let known = self.data[progress.stage];
+        let identity = known.map_or_else(|| DataIdentity::of(stage), Ok)?;
+        self.data[progress.stage] = Some(identity);
+        Ok(identity)
+    }
+
+    /// The next batch, its loss and gradients over all nodes, and whether this step is to be the last; none if the run is
+    /// asked to stop before they are known.
+    fn gradients(
+        &self,
+        state: &State<B>,
+        stage: &Stage,
+        loader: &mut Loader,
+        stop: bool,
+    ) -> Result<Option<(Batch, Agreed<B::InnerBackend>)>, TrainError> {
+        // Nodes stop at one step, which they agree on.
+        let asked = match self.session.nodes {
+            Some(_) => None,
+            None => Some(&**self.session.stop),
+        };
+        let batch = match asked {
+            Some(asked) => loader.next_batch_or_stop(asked)?,
+            None => Some(loader.next_batch()?),
+        };
+        let Some(batch) = batch else {
+            return Ok(None);
+        };
+        let (seed, step) = (self.recipe.run.seed, state.progress.step);
+        let size = batch.keys.len();
+        let samples = match self.session.nodes {
+            Some(nodes) => nodes.share(size),
+            None => 0..size,
+        };
+        if samples.is_empty() {
+            let message = format!("a batch of {size} has no sample for every node");
+            return Err(TrainError::Nodes(message));
+        }
+        let (dit, devices) = (&state.dit, self.devices);
+        let computed = gradients(dit, stage, &batch, samples, seed, step, devices, asked);
+        let Some((loss, grads)) = computed else {
+            return Ok(None);
+        };
+        let agreed = match self.session.nodes {
+            Some(nodes) => nodes.sum(loss, grads, step, stop)?,
+            None => Agreed { loss, grads, stop },
+        };
+        Ok(Some((batch, agreed)))
+    }
+
+    fn must_stop(&self) -> bool {
+        self.session.stop.load(Ordering::Relaxed) || self.is_spent()
+    }
+
+    /// Whether nothing is left of the budget.
+    pub(super) fn is_spent(&self) -> bool {
+        let budget = &self.recipe.run.budget;
+        budget.is_spent(self.seconds(), self.device_count())
+    }
+
+    /// Devices of all nodes, which are taken to have as many as this one.
+    pub(super) fn device_count(&self) -> usize {
+        self.devices.len() * self.session.nodes.map_or(1, Nodes::count)
+    }
+
+    /// Time the run has taken so far.
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    fn loader(&self, progress: &Progress) -> Result<Loader, TrainError> {
+        let stage = &self.recipe.stages[progress.stage];
+        let (start, seed) = (self.start(stage, progress), self.recipe.run.seed);
+        source::loader(stage, &stage.data.lists(), seed, stage.batch, &start)
+    }
+
+    /// A position means nothing in other data.
+    fn start(&self, stage: &Stage, progress: &Progress) -> Position {
+        let before = progress
+            .stage
+            .checked_sub(1)
+            .map(|i| &self.recipe.stages[i].data);
+        let same = before.is_none_or(|before| {
+            (before.dataset, before.lists()) == (stage.data.dataset, stage.data.lists())
+        });
+        if same || progress.stage_step > 0 {
+            progress.position.clone()
+        } else {
+            Position::default()
+        }
+    }
+
+    /// One step of the optimiser.
+    fn step(
+        &mut self,
+        state: State<B>,
+        objective: &Objective<'_, B>,
+        batch: &Batch,
+        agreed: Agreed<B::InnerBackend>,
+        lr: f64,
+    ) -> State<B> {
+        let State {
+            mut progress,
+            dit,
+            mut optimiser,
+            mut emas,
+        } = state;
+        let Agreed { loss, grads, .. } = agreed;
+        let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, &loss, lr);
+        self.ledger.push(Pending {
+            step: progress.step + 1,
+            keys: batch.keys.clone(),
+            sigmas: objective.sigmas(progress.step, &(0..batch.keys.len())),
+            loss,
+            grad_norm,
+        });
+        progress = Progress {
+            stage: progress.stage,
+            stage_step: progress.stage_step + 1,
+            step: progress.step + 1,
+            images: progress.images + batch.keys.len() as u64,
+            position: batch.next.clone(),
+            optimiser_steps: optimiser.steps(),
+            seconds: self.seconds(),
+        };
+        if !emas.is_empty() {
+            let live = dit.valid();
+            emas.iter_mut()
+                .for_each(|ema| ema.update(&live, progress.stage_step));
+        }
+        State {
+            progress,
+            dit,
+            optimiser,
+            emas,
+        }
+    }
+}
