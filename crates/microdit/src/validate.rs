@@ -121,8 +121,8 @@ impl DitConfig {
         let taken = moe.tokens_per_expert(tokens);
         require((1..=tokens).contains(&taken), "moe.capacity", || {
             format!(
-                "capacity {} over {} experts lets each take {taken} of {tokens} tokens; it must be 1 to {tokens}",
-                moe.capacity, moe.experts
+                "capacity {} over {} experts lets each take {taken} of {tokens} tokens of input_size {} and patch_size {}; it must be 1 to {tokens}",
+                moe.capacity, moe.experts, self.input_size, self.patch_size
             )
         })?;
         Ok(())

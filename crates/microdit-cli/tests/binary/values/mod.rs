@@ -19,8 +19,8 @@ use std::{
     process::{Command, Output},
 };
 
-/// What is put in the place of every number.
-const HOSTILE: [&str; 18] = [
+/// What is put in the place of every number: what programs stumble over, then sizes that some range may just allow.
+const HOSTILE: [&str; 30] = [
     "0",
     "-1",
     "1",
@@ -39,6 +39,18 @@ const HOSTILE: [&str; 18] = [
     "-9223372036854775808",
     "99999999999999999999999999999999999999999",
     "0x10",
+    "1e-12",
+    "1e-6",
+    "1e-3",
+    "0.999999999",
+    "4",
+    "10",
+    "100",
+    "1000",
+    "65536",
+    "1000000",
+    "1e6",
+    "1e9",
 ];
 
 /// FLOPs beyond which a value is taken for a long run rather than a fault: a minute's work.
@@ -62,10 +74,10 @@ impl Trial<'_> {
         Recipe::load(self.file, &self.sets).map_err(|error| error.to_string())
     }
 
-    /// Names of the number: its key, and what holds it.
+    /// Name of the number's key; a width may be named as a whole.
     fn key(&self) -> &str {
         let path = self.sets[0].split('=').next().unwrap();
-        let name = |part: &&str| part.parse::<usize>().is_err();
+        let name = |part: &&str| part.parse::<usize>().is_err() && !["from", "to"].contains(part);
         path.split('.').rfind(name).unwrap()
     }
 }
@@ -136,27 +148,29 @@ fn the_samples_have_every_number_of_a_recipe() {
 fn every_value_is_refused_by_name_or_can_be_planned() {
     let folder = tempfile::tempdir().unwrap();
     let (samples, files) = prepared(folder.path());
-    let (mut refused, mut accepted) = (0, 0);
+    let (mut refused, mut accepted, mut faults) = (0, 0, Vec::new());
     for trial in trials(&samples, &files) {
+        let set = &trial.sets[0];
         match trial.load() {
             Err(message) => {
                 refused += 1;
                 // A rule between two values may be told at the place of the other.
                 let placed = message.contains("--set") || message.contains("whole-");
-                let named = placed && message.contains(trial.key());
-                assert!(named, "{:?}: {message}", trial.sets);
+                if !placed || !message.contains(trial.key()) {
+                    faults.push(format!("{set} is not named: {message}"));
+                }
             }
             Ok(recipe) => {
                 accepted += 1;
-                let work = work(&recipe);
-                assert!(work.is_finite(), "{:?}: {work} FLOPs", trial.sets);
-                let hostile = trial.sets[0].ends_with("NaN") || trial.sets[0].ends_with("inf");
-                assert!(!hostile, "{:?} is accepted", trial.sets);
+                if !work(&recipe).is_finite() || set.ends_with("NaN") || set.ends_with("inf") {
+                    faults.push(format!("{set} is accepted"));
+                }
             }
         }
     }
     println!("{refused} values refused, {accepted} accepted");
-    assert!(refused > 900 && accepted > 100, "{refused} and {accepted}");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(refused > 1000 && accepted > 200, "{refused} and {accepted}");
 }
 
 /// FLOPs of a run: training, pictures and held-out samples.
@@ -216,6 +230,7 @@ fn ending(output: &Output, run: &Path) -> Result<&'static str, String> {
             }
         }
         Some(1) if said.contains("not finite") => Ok("ended where nothing was finite"),
+        Some(1) if said.contains("samples are damaged") => Ok("refused for its data"),
         Some(1) if said.contains("GiB of memory") => Ok("refused for its memory"),
         other => Err(format!("ended with {other:?}: {said}")),
     }
@@ -238,7 +253,7 @@ fn accepted_values_come_to_an_orderly_end() {
     let (samples, files) = prepared(folder.path());
     let every = match std::env::var_os("MICRODIT_TRY_ALL") {
         Some(_) => 1,
-        None => 29,
+        None => 47,
     };
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut faults = Vec::new();
