@@ -20,17 +20,25 @@ use std::{
 /// Mean loss of a batch, and its gradients.
 pub(crate) type Computed<B> = (Tensor<B, 1>, Gradients<B>);
 
-/// The part of `samples` in the mean loss of the batch of `step` and in its gradients, on the first of `devices`; none if
-/// `stop` is set before they are known.
+/// What a step computes.
+#[derive(Clone)]
+pub(crate) struct Job<'a> {
+    pub(crate) stage: &'a Stage,
+    pub(crate) batch: &'a Batch,
+    /// Those of the batch that are this node's.
+    pub(crate) samples: Range<usize>,
+    pub(crate) seed: u64,
+    pub(crate) step: u64,
+    /// Looked at between micro-batches: what is computed is of no use once it is set.
+    pub(crate) stop: Option<&'a AtomicBool>,
+}
+
+/// The part of the job's samples in the mean loss of its batch and in its gradients, on the first of `devices`; none if it
+/// was stopped before they were known.
 pub(crate) fn gradients<B>(
     dit: &Dit<B>,
-    stage: &Stage,
-    batch: &Batch,
-    samples: Range<usize>,
-    seed: u64,
-    step: u64,
+    job: &Job<'_>,
     devices: &[B::Device],
-    stop: Option<&AtomicBool>,
 ) -> Option<Computed<B::InnerBackend>>
 where
     B: AutodiffBackend + DitBackend,
@@ -40,22 +48,28 @@ where
         .iter()
         .enumerate()
         .map(|(i, device)| {
-            let samples = share(samples.clone(), i, devices.len());
+            let samples = share(job.samples.clone(), i, devices.len());
             let dit = match i {
                 0 => dit.clone(),
                 _ => dit.clone().fork(device),
             };
-            (Objective::new(stage, seed, device), dit, samples)
+            let objective = Objective::new(job.stage, job.seed, device);
+            (
+                objective,
+                dit,
+                Job {
+                    samples,
+                    ..job.clone()
+                },
+            )
         })
-        .filter(|(.., samples)| !samples.is_empty())
+        .filter(|(.., job)| !job.samples.is_empty())
         .collect();
     // One queue of work per device, whichever thread fills it: on a GPU every queue keeps its own memory.
     let queue = StreamId::current();
     let computed: Option<Vec<_>> = shares
         .into_par_iter()
-        .map(|(objective, dit, samples)| {
-            queue.executes(|| of_share(&objective, &dit, stage, batch, samples, step, stop))
-        })
+        .map(|(objective, dit, job)| queue.executes(|| of_share(&objective, &dit, &job)))
         .collect();
     let (losses, grads): (Vec<_>, Vec<_>) = computed?.into_iter().unzip();
     let loss = B::InnerBackend::sum_over_devices(losses).expect("a device has a share");
@@ -68,20 +82,24 @@ pub(crate) fn share(samples: Range<usize>, index: usize, count: usize) -> Range<
     at(index)..at(index + 1)
 }
 
-/// The same on one device, micro-batch by micro-batch; `stop` is looked at between them.
+/// The same on one device, micro-batch by micro-batch.
 fn of_share<B>(
     objective: &Objective<'_, B>,
     dit: &Dit<B>,
-    stage: &Stage,
-    batch: &Batch,
-    samples: Range<usize>,
-    step: u64,
-    stop: Option<&AtomicBool>,
+    job: &Job<'_>,
 ) -> Option<Computed<B::InnerBackend>>
 where
     B: AutodiffBackend + DitBackend,
     B::InnerBackend: DitBackend,
 {
+    let Job {
+        stage,
+        batch,
+        samples,
+        step,
+        stop,
+        ..
+    } = job;
     let part = stage.micro_batch.unwrap_or(samples.len());
     let parts = samples.clone().step_by(part).map(|start| {
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
@@ -89,9 +107,9 @@ where
         }
         let samples = start..(start + part).min(samples.end);
         if stage.recompute {
-            return Some(recompute::gradients(objective, dit, batch, samples, step));
+            return Some(recompute::gradients(objective, dit, batch, samples, *step));
         }
-        let losses = objective.losses(dit, batch, samples, step);
+        let losses = objective.losses(dit, batch, samples, *step);
         let loss = losses.sum() / batch.keys.len() as f64;
         let value = loss.clone().inner();
         Some((value, Gradients::collect(dit, &mut loss.backward())))

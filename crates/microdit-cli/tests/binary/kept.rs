@@ -329,11 +329,10 @@ fn a_command_that_fails_before_it_begins_leaves_nothing() {
         "--set",
         "evaluation=None",
     ];
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 5] = [
         (&web, "no/such.tar"),
         (&held_out, "no/such.tar"),
         (&["--set", "encoders.vae=no/such/vae"], "no/such/vae"),
-        (&["--devices", "9999"], "9999"),
         (&["--set", "model.dim=17"], "dim"),
         (&no_sample, "no usable sample"),
     ];

@@ -33,8 +33,8 @@ fn said(child: &mut Child) -> String {
     said
 }
 
-/// Waits until the process is gone, which is soon. Where strace holds up one of its threads, it is gone when all of them
-/// have ended, for strace takes note of it only later.
+/// Waits until the process is gone, which is soon. Where strace holds up one of its threads, it is gone when all others
+/// have ended: strace lets that one end only later.
 #[track_caller]
 fn gone_soon(child: &mut Child) -> ExitStatus {
     let sent = Instant::now();
@@ -61,7 +61,7 @@ fn gone_soon(child: &mut Child) -> ExitStatus {
         };
         status
             .filter_map(state)
-            .any(|state| !matches!(state, 'Z' | 'X'))
+            .any(|state| !matches!(state, 'Z' | 'X' | 't'))
     };
     while alive() {
         assert!(sent.elapsed() < SOON, "it is still there");

@@ -10,7 +10,7 @@ use crate::{
     log::{Log, Metrics},
     nodes::{Agreed, Nodes},
     objective::Objective,
-    parallel::gradients,
+    parallel::{Job, gradients},
     recipe::{Recipe, Stage},
     run::RunDir,
     source::{self, DataIdentity},
@@ -205,7 +205,7 @@ where
         let Some(batch) = batch else {
             return Ok(None);
         };
-        let (seed, step) = (self.recipe.run.seed, state.progress.step);
+        let step = state.progress.step;
         let size = batch.keys.len();
         let samples = match self.session.nodes {
             Some(nodes) => nodes.share(size),
@@ -215,9 +215,15 @@ where
             let message = format!("a batch of {size} has no sample for every node");
             return Err(TrainError::Nodes(message));
         }
-        let (dit, devices) = (&state.dit, self.devices);
-        let computed = gradients(dit, stage, &batch, samples, seed, step, devices, asked);
-        let Some((loss, grads)) = computed else {
+        let job = Job {
+            stage,
+            batch: &batch,
+            samples,
+            seed: self.recipe.run.seed,
+            step,
+            stop: asked,
+        };
+        let Some((loss, grads)) = gradients(&state.dit, &job, self.devices) else {
             return Ok(None);
         };
         let agreed = match self.session.nodes {
