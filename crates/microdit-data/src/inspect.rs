@@ -291,7 +291,7 @@ impl Page {
 
     fn finish(mut self) -> (Inspection, Vec<Glimpse>) {
         self.result.damaged = self.damaged.counts;
-        self.result.examples = self.damaged.examples;
+        self.result.examples = self.damaged.named.into_values().flatten().collect();
         self.lengths.sort_unstable();
         if let (Some(&least), Some(&most)) = (self.lengths.first(), self.lengths.last()) {
             let median = self.lengths[self.lengths.len() / 2];

@@ -17,8 +17,8 @@ const ENOUGH: u64 = 1000;
 pub struct LeftOut {
     /// How many, by reason.
     pub counts: BTreeMap<String, u64>,
-    /// The first for each reason, by shard and key.
-    pub examples: Vec<String>,
+    /// The first for each reason, by shard and key, with what is said of them alone.
+    pub named: BTreeMap<String, Vec<String>>,
 }
 
 impl LeftOut {
@@ -29,10 +29,18 @@ impl LeftOut {
             true => kind,
             false => "another reason",
         };
-        let count = self.counts.entry(kind.to_owned()).or_default();
-        *count += 1;
-        if *count <= NAMED as u64 {
-            self.examples.push(format!("{origin}: {key}: {reason}"));
+        *self.counts.entry(kind.to_owned()).or_default() += 1;
+        let named = self.named.entry(kind.to_owned()).or_default();
+        if named.len() < NAMED {
+            named.push(format!("{origin}: {key}: {reason}"));
+        }
+    }
+
+    /// What was counted before.
+    pub(crate) fn of(counts: BTreeMap<String, u64>) -> Self {
+        Self {
+            counts,
+            named: BTreeMap::new(),
         }
     }
 
@@ -42,9 +50,14 @@ impl LeftOut {
     }
 
     /// Adds what was counted elsewhere.
-    pub(crate) fn add(&mut self, counts: &BTreeMap<String, u64>) {
-        for (reason, count) in counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (reason, count) in &other.counts {
             *self.counts.entry(reason.clone()).or_default() += count;
+        }
+        for (reason, more) in &other.named {
+            let named = self.named.entry(reason.clone()).or_default();
+            let free = NAMED.saturating_sub(named.len());
+            named.extend(more.iter().take(free).cloned());
         }
     }
 
@@ -94,8 +107,13 @@ mod tests {
         left_out.note("1.tar", "x", "no caption");
         assert_eq!(left_out.total(), 6);
         assert_eq!(reasons(&left_out.counts), "5 a bad image, 1 no caption");
-        assert_eq!(left_out.examples.len(), 4);
-        assert_eq!(left_out.examples[1], "0.tar: 1: a bad image: byte 1");
+        let named = &left_out.named["a bad image"];
+        assert_eq!(named.len(), 3);
+        assert_eq!(named[1], "0.tar: 1: a bad image: byte 1");
+        let mut all = left_out.clone();
+        all.add(&left_out);
+        assert_eq!((all.total(), all.named["a bad image"].len()), (12, 3));
+        assert_eq!(all.named["no caption"].len(), 2);
         assert!(left_out.within(0.5, 12, false).is_ok());
         assert!(left_out.within(0.5, 11, true).is_ok());
         let error = left_out.within(0.5, 11, false).unwrap_err().to_string();

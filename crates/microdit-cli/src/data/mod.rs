@@ -31,7 +31,7 @@ impl DataCommand {
 
 /// A counter of unknown length, with its speed.
 fn counter(what: &str) -> ProgressBar {
-    let template = format!("{what} {{human_pos}} samples, {{per_sec}}");
+    let template = format!("{what} {{human_pos}} samples, {{per_sec}}{{msg}}");
     let style = ProgressStyle::with_template(&template);
     let bar = ProgressBar::no_length();
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -49,8 +49,8 @@ fn check_share(share: f64) -> miette::Result<()> {
 fn describe(left_out: &LeftOut) {
     for (reason, count) in &left_out.counts {
         say!("left out {count}: {reason}");
-    }
-    for example in &left_out.examples {
-        say!("  {example}");
+        for example in left_out.named.get(reason).into_iter().flatten() {
+            say!("  {example}");
+        }
     }
 }

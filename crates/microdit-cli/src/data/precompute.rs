@@ -117,7 +117,11 @@ impl Precompute {
             device: &device,
         };
         let done = work.run(&shards, &self.out, &stop, |state| {
-            bar.set_position(state.samples)
+            bar.set_position(state.samples);
+            bar.set_message(format!(
+                "; {} of {} shards there, {} checked",
+                state.shards, state.of, state.checked
+            ));
         });
         bar.finish_and_clear();
         let done = done.into_diagnostic()?;

@@ -491,7 +491,9 @@ fn every_dataset_is_described() {
             "data", "prepare", &card, "--source", &source, "--out", &out, "--limit", "5",
         ]);
         let said = text(&output);
-        let read = output.status.success() || said.contains("Not a directory");
+        // Its pictures are smaller than some datasets want them.
+        let none = ["Not a directory", "no sample was written, of 5"];
+        let read = output.status.success() || none.iter().any(|part| said.contains(part));
         assert!(read, "{card}: {said}");
     }
 }

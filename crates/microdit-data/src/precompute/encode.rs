@@ -68,14 +68,15 @@ impl<B: DitBackend> Precompute<'_, B> {
         progress: &mut impl FnMut(&Precomputed),
     ) -> Result<Outcome, DataError> {
         let mut left_out = LeftOut::default();
-        let source = Glance::at(shard);
-        let pictures = match read(shard, stop, &mut left_out)? {
-            None => return Ok(Outcome::Stopped),
-            Some(Err(why)) => {
+        let Some((source, pictures)) = read(shard, stop, &mut left_out)? else {
+            return Ok(Outcome::Stopped);
+        };
+        let pictures = match pictures {
+            Ok(pictures) => pictures,
+            Err(why) => {
                 Record::lose(source, &why, left_out.counts, out, number)?;
                 return Ok(Outcome::Lost(why));
             }
-            Some(Ok(pictures)) => pictures,
         };
         let mut writer = ShardWriter::create(&tar_path(out, number))?;
         let (sizes, size) = (&self.config.sizes, self.config.batch);
@@ -214,21 +215,21 @@ impl<B: DitBackend> Precompute<'_, B> {
     }
 }
 
-/// The sound samples of a shard, or why there are none; nothing if it was told to stop.
+/// A shard at a glance with its sound samples, or why it cannot be read; nothing if told to stop.
 fn read(
     shard: &Shard,
     stop: &AtomicBool,
     left_out: &mut LeftOut,
-) -> Result<Option<Result<Pictures, String>>, DataError> {
+) -> Result<Option<(Glance, Result<Pictures, String>)>, DataError> {
     let (mut samples, mut keys) = (Vec::new(), Unique::default());
     let (name, reader) = (shard.name(), shard.clone());
     let read = read_ahead(
         stop,
         move |send| {
-            let checksum = checksum(reader.path());
+            let (source, checksum) = (Glance::at(&reader), checksum(reader.path()));
             let take = |key: &str, sample| send((key.to_owned(), sample));
             let end = reader.for_each(Members::Pictures, take);
-            (checksum, end.err())
+            (source, checksum, end.err())
         },
         |(key, sample): (String, Result<Sample, String>)| {
             match sample {
@@ -241,13 +242,13 @@ fn read(
             Ok(true)
         },
     )?;
-    Ok(read.map(|(checksum, end)| {
-        let (_, sha256) = checksum.map_err(|error| error.to_string())?;
-        Ok(Pictures {
+    Ok(read.map(|(source, checksum, end)| {
+        let pictures = checksum.map(|(_, sha256)| Pictures {
             sha256,
             samples,
             cut: end.map(|error| error.reason()),
-        })
+        });
+        (source, pictures.map_err(|error| error.to_string()))
     }))
 }
 

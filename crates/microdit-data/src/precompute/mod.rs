@@ -74,14 +74,13 @@ impl Precomputed {
     /// Counts a shard with so many sound samples.
     fn count(&mut self, sound: u64, left_out: LeftOut) {
         self.seen += sound + left_out.total();
-        self.left_out.add(&left_out.counts);
-        self.left_out.examples.extend(left_out.examples);
+        self.left_out.add(&left_out);
     }
 
     /// Stops the work when too much was left out so far, of the shard at hand too.
     fn too_damaged(&self, share: f64, here: &LeftOut, sound: u64) -> Result<(), DataError> {
         let mut all = self.left_out.clone();
-        all.add(&here.counts);
+        all.add(here);
         all.within(share, self.seen + sound + here.total(), true)
     }
 }
@@ -222,8 +221,7 @@ impl<B: DitBackend> Precompute<'_, B> {
             state.checked += 1;
             match found {
                 Found::Whole(record) => {
-                    let mut left_out = LeftOut::default();
-                    left_out.add(&record.report.rejected);
+                    let left_out = LeftOut::of(record.report.rejected);
                     state.count(record.report.samples, left_out);
                     state.shards += 1;
                     let name = &record.source.file;

@@ -234,10 +234,10 @@ fn join(
         .partition(Record::lost);
     let reports = there.into_iter().map(|record| record.report);
     let mut index = DatasetIndex::new(reports.collect(), contents);
-    let mut left_out = LeftOut::default();
-    left_out.add(&index.rejected);
-    lost.iter()
-        .for_each(|record| left_out.add(&record.report.rejected));
+    let mut left_out = LeftOut::of(std::mem::take(&mut index.rejected));
+    for record in lost {
+        left_out.add(&LeftOut::of(record.report.rejected));
+    }
     if index.samples == 0 {
         return Err(DataError::NothingWritten {
             seen: left_out.total(),

@@ -64,7 +64,14 @@ impl Settings {
     }
 
     pub(super) fn read(out: &Path) -> Result<Self, DataError> {
-        read_json(&path(out))
+        let path = path(out);
+        read_json(&path).map_err(|error| {
+            let message = format!(
+                "{}; it is damaged, or of another version: choose another directory",
+                error.reason()
+            );
+            DataError::unreadable(&path, &message)
+        })
     }
 
     /// Leaves these settings in `out`, where they must not differ from those that are there; with `update`, the shards may:
