@@ -264,7 +264,7 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
         ));
     }
     if !npy::all_finite(&array.values) {
-        return Err(format!("its {what} has values that are not finite"));
+        return Err(format!("its {what} is not finite"));
     }
     Ok(array.values)
 }

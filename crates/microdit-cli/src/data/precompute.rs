@@ -150,20 +150,24 @@ impl Precompute {
 
 /// What could not be read, if anything.
 fn verdict(done: &Precomputed) -> miette::Result<()> {
-    let faults: Vec<&str> = done
-        .lost
-        .iter()
-        .chain(&done.cut)
-        .map(String::as_str)
-        .collect();
-    if faults.is_empty() {
+    let (lost, cut) = (done.lost.len(), done.cut.len());
+    if lost + cut == 0 {
         return Ok(());
     }
-    let (lost, cut) = (done.lost.len(), done.cut.len());
+    let faults = done.lost.iter().chain(&done.cut);
+    let faults: Vec<&str> = faults.map(String::as_str).collect();
+    let mut what = Vec::new();
+    if lost > 0 {
+        what.push(format!("{lost} could not be used"));
+    }
+    if cut > 0 {
+        what.push(format!("{cut} only up to a fault"));
+    }
     Err(miette::miette!(
         help = "mend the shards or leave them out of the list, and run the same command with --update: the others stay as they are",
-        "of {} shards, {lost} could not be used, and of {cut} only the samples before a fault:\n{}",
+        "of {} shards, {}; all else is there\n{}",
         done.of,
+        what.join(", "),
         faults.join("\n")
     ))
 }

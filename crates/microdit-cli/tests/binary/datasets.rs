@@ -290,7 +290,7 @@ fn a_shard_that_was_cut_off_costs_its_rest_alone() {
     // Both are named, all else is there, and one call after the other says so.
     let parts = [
         "samples in 5 shards",
-        "of 6 shards, 1 could not be used, and of 1 only the samples before a fault",
+        "of 6 shards, 1 could not be used, 1 only up to a fault; all else is there",
         "1.tar: it was cut off",
         "3.tar: no usable sample",
         "--update",
