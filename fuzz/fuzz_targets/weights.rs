@@ -1,17 +1,22 @@
-//! Checkpoints: the first byte chooses between safetensors and PyTorch's format.
+//! Files of weights: safetensors, archives of PyTorch, and what is neither.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use microdit::weights::{StateDict, TrainerCheckpoint};
+use microdit::weights::{StateDict, TrainerCheckpoint, WeightsFile};
 
 fuzz_target!(|data: &[u8]| {
-    let Some((kind, content)) = data.split_first() else { return };
-    let extension = if kind % 2 == 0 { "safetensors" } else { "pt" };
-    let path = std::env::temp_dir().join(format!("fuzz-{}.{extension}", std::process::id()));
-    std::fs::write(&path, content).expect("a file can be written");
-    let _ = StateDict::read(&path);
-    if extension == "pt" {
-        let _ = TrainerCheckpoint::read(&path);
+    let path = std::env::temp_dir().join(format!("fuzz-{}", std::process::id()));
+    std::fs::write(&path, data).expect("a file can be written");
+    if let Ok(mut file) = WeightsFile::open(&path) {
+        let names: Vec<String> = file.names().map(str::to_owned).collect();
+        for name in names {
+            let shape = file.shape(&name);
+            if let Ok(tensor) = file.read(&name) {
+                assert_eq!(tensor.map(|data| data.shape.to_vec()), shape);
+            }
+        }
     }
+    let _ = StateDict::read(&path);
+    let _ = TrainerCheckpoint::read(&path);
 });

@@ -1,7 +1,9 @@
 //! A run of the reference's trainer is taken over, and weights are written in other forms.
 
-use crate::common::{fails, microdit, root, text};
-use std::{fs, path::Path};
+use crate::common::{fails, microdit, root, succeeds, text};
+use burn::tensor::{DType, TensorData};
+use microdit::weights::StateDict;
+use std::{collections::HashMap, fs, path::Path};
 
 /// A recipe for the network of the golden checkpoint, which was trained for five batches.
 pub(crate) fn recipe(folder: &Path) -> String {
@@ -164,4 +166,107 @@ fn weights_are_written_in_every_form() {
         ]),
         &["no checkpoint of the trainer"],
     );
+}
+
+/// Names and values of a file of f32.
+fn tensors(path: &Path) -> Vec<(String, Vec<f32>)> {
+    let state = StateDict::read(path).unwrap();
+    let values = state
+        .iter()
+        .map(|(name, data)| (name.clone(), data.to_vec().unwrap()));
+    values.collect()
+}
+
+/// Checkpoints as training programs save them: see `tests/faults/checkpoints/README.md`.
+#[test]
+fn state_dicts_are_found_and_nothing_is_left_out_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = root().join("tests/faults/checkpoints");
+    let fault = |name: &str| faults.join(name).to_string_lossy().into_owned();
+    let out = folder.path().join("w.safetensors");
+    let out_text = out.to_string_lossy().into_owned();
+    let convert = |from: &str, more: &[&str]| {
+        let arguments = [&["convert", from, "--out", &out_text], more].concat();
+        microdit(&arguments)
+    };
+    let several = fault("step_tensor.pt");
+    fails(
+        &convert(&several, &[]),
+        &["several state dicts", "--key", "`model` (", "`ema` ("],
+    );
+    assert!(!out.exists());
+    let said = succeeds(&["convert", &several, "--key", "ema", "--out", &out_text]);
+    for part in [
+        "taken: the state dict at `ema`",
+        "left out: `.` (1 tensors), `model` (",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(
+        tensors(&out)
+            .iter()
+            .all(|(name, _)| name.starts_with("blocks."))
+    );
+    let said = succeeds(&["convert", &fault("orig_mod.pt"), "--out", &out_text]);
+    assert!(
+        said.contains("wrapper taken off the names: `_orig_mod.`"),
+        "{said}"
+    );
+    assert!(
+        tensors(&out)
+            .iter()
+            .all(|(name, _)| name.starts_with("blocks."))
+    );
+    // Three tensors in, three out: the one in float8, too.
+    let said = succeeds(&["convert", &fault("float8.pt"), "--out", &out_text]);
+    assert!(said.contains("3 tensors: "), "{said}");
+    let names: Vec<String> = tensors(&out).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["blocks.0.w", "blocks.1.w", "blocks.2.w"]);
+    fails(
+        &convert(&fault("truncated.pt"), &[]),
+        &[
+            "it is truncated: it has 950 bytes",
+            "copy or download it again",
+        ],
+    );
+    fails(
+        &convert(&fault("wrap2.safetensors"), &[]),
+        &["damaged header", "t6"],
+    );
+    // The content decides, not the name.
+    let renamed = folder.path().join("renamed.pt");
+    fs::copy(&out, &renamed).unwrap();
+    let said = succeeds(&["convert", &renamed.to_string_lossy(), "--out", &out_text]);
+    assert!(said.contains("3 tensors: "), "{said}");
+    let page = folder.path().join("page.safetensors");
+    fs::write(&page, "<!DOCTYPE html><title>Sign in</title>").unwrap();
+    fails(
+        &convert(&page.to_string_lossy(), &[]),
+        &["it is a web page"],
+    );
+}
+
+#[test]
+fn values_that_do_not_fit_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    for (name, value) in [("large", 1e5f32), ("nan", f32::NAN)] {
+        let data = TensorData::from([0.0, value]);
+        StateDict::from_tensors([("blocks.0.w".to_owned(), data)])
+            .write_safetensors(Path::new(&path(name)), DType::F32, HashMap::new())
+            .unwrap();
+    }
+    let out = path("out.safetensors");
+    let half = ["--out", &out, "--dtype", "f16"];
+    fails(
+        &microdit(&[&["convert", &path("large")], &half[..]].concat()),
+        &["blocks.0.w: value 1 is 100000, beyond the range of f16"],
+    );
+    fails(
+        &microdit(&[&["convert", &path("nan")], &half[..]].concat()),
+        &["blocks.0.w: value 1 is NaN", "--allow-non-finite"],
+    );
+    assert!(!Path::new(&out).exists());
+    succeeds(&[&["convert", &path("nan"), "--allow-non-finite"], &half[..]].concat());
+    succeeds(&["convert", &path("large"), "--out", &out, "--dtype", "bf16"]);
 }

@@ -8,12 +8,13 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// A server that stands in for the hub.
@@ -63,17 +64,60 @@ impl Hub {
     }
 
     fn command(&self, home: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
-        command
-            .args(arguments)
-            .env("HF_HOME", home)
-            .env("HF_ENDPOINT", &self.address)
-            .env("HF_TOKEN", "hf_secret")
-            .env_remove("HF_HUB_OFFLINE")
-            .current_dir(root());
-        command
+        command(&self.address, home, arguments)
     }
 }
+
+fn command(address: &str, home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
+    command
+        .args(arguments)
+        .env("HF_HOME", home)
+        .env("HF_ENDPOINT", address)
+        .env("HF_TOKEN", "hf_secret")
+        .env_remove("HF_HUB_OFFLINE")
+        .current_dir(root());
+    command
+}
+
+/// A server that answers each request, head and all, as `answer` says: bytes, then the end of the connection, or silence.
+fn server(answer: impl Fn(&str) -> (String, bool) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = Arc::new(answer);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            thread::spawn(move || {
+                let mut out = stream.try_clone().unwrap();
+                let lines = BufReader::new(stream).lines().map_while(Result::ok);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let (bytes, silent) = answer(&head.join("\n"));
+                // Whoever has gone does not hear it.
+                let _ = out.write_all(bytes.as_bytes());
+                if silent {
+                    thread::sleep(Duration::from_secs(60));
+                }
+            });
+        }
+    });
+    address
+}
+
+/// An answer with `body` of a file of `size` bytes.
+fn found(checksum: &str, commit: &str, size: usize, body: &str) -> String {
+    let last = size.saturating_sub(1);
+    format!(
+        "HTTP/1.1 206 Partial Content\r\nETag: \"{checksum}\"\r\nX-Repo-Commit: {commit}\r\nContent-Range: bytes 0-{last}/{size}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+fn sha256(content: &str) -> String {
+    let digest = Sha256::digest(content);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const ANY: [&str; 5] = ["fetch", "--repository", "some/model", "--file", "w.bin"];
 
 /// Answers the requests of one connection.
 fn answer(
@@ -289,4 +333,192 @@ fn what_is_missing_names_the_command_that_gets_it() {
         &command(&["fetch", "sdxl"]),
         &["invalid value 'sdxl'", "sdxl-vae"],
     );
+}
+
+/// The hub sends large files from other hosts, which have no business with its token, nor with names in the cache.
+#[test]
+fn the_token_goes_to_the_hub_alone() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let storage = server(move |head| {
+        seen.lock().unwrap().push(head.to_lowercase());
+        (found("../../storage", "../..", 7, "weights"), false)
+    });
+    let checksum = sha256("weights");
+    let authorized = Arc::new(AtomicUsize::new(0));
+    let count = authorized.clone();
+    let hub = server(move |head| {
+        if head.contains("uthorization: Bearer hf_secret") {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        // First to another path of its own.
+        let answer = if head.contains("/resolve/") {
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /cache/w.bin\r\nContent-Length: 0\r\n\r\n"
+                .to_owned()
+        } else {
+            format!(
+                "HTTP/1.1 302 Found\r\nX-Linked-ETag: \"{checksum}\"\r\nX-Repo-Commit: 0123abcd\r\nLocation: {storage}/blob\r\nContent-Length: 0\r\n\r\n"
+            )
+        };
+        (answer, false)
+    });
+    let home = tempfile::tempdir().unwrap();
+    let output = command(&hub, home.path(), &ANY).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let model = home.path().join("hub/models--some--model");
+    let path = model.join("snapshots/0123abcd/w.bin");
+    assert_eq!(fs::read_to_string(path).unwrap(), "weights");
+    assert_eq!(
+        fs::read_to_string(model.join("refs/main")).unwrap(),
+        "0123abcd"
+    );
+    assert_eq!(authorized.load(Ordering::SeqCst), 4);
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), 2);
+    for head in &*heads {
+        assert!(
+            !head.contains("authorization") && !head.contains("secret"),
+            "{head}"
+        );
+    }
+}
+
+#[test]
+fn names_from_the_server_stay_within_the_cache() {
+    let good = sha256("weights");
+    let cases = [
+        (
+            "../../../escaped",
+            "0123abcd",
+            "checksum (ETag) is `../../../escaped`",
+        ),
+        (
+            &good,
+            "../../../escaped",
+            "commit (X-Repo-Commit) is `../../../escaped`",
+        ),
+        (&good, "/tmp/escaped", "commit (X-Repo-Commit)"),
+        ("", "0123abcd", "checksum (ETag)"),
+        (&good, "", "commit (X-Repo-Commit)"),
+        ("main", "0123abcd", "checksum (ETag) is `main`"),
+        (&"a".repeat(1000), "0123abcd", "checksum (ETag)"),
+    ];
+    for (checksum, commit, part) in cases {
+        let answer = found(checksum, commit, 7, "weights");
+        let hub = server(move |_| (answer.clone(), false));
+        let home = tempfile::tempdir().unwrap();
+        let inner = home.path().join("inner/home");
+        let output = command(&hub, &inner, &ANY).output().unwrap();
+        fails(&output, &["some/model/w.bin could not be fetched", part]);
+        assert_eq!(
+            fs::read_dir(home.path()).unwrap().count(),
+            0,
+            "{checksum} {commit}"
+        );
+    }
+    let home = tempfile::tempdir().unwrap();
+    for (repository, file) in [
+        ("../escaped", "w.bin"),
+        ("/etc/x", "w.bin"),
+        ("a/b/c", "w.bin"),
+        ("a/b", "../../../w.bin"),
+        ("a/b", "/etc/passwd"),
+        ("a/b", ""),
+    ] {
+        let arguments = ["fetch", "--repository", repository, "--file", file];
+        let output = command("http://127.0.0.1:9", home.path(), &arguments)
+            .output()
+            .unwrap();
+        fails(&output, &["` is no "]);
+    }
+    // A commit that another program left in the cache.
+    let model = home.path().join("hub/models--some--model");
+    fs::create_dir_all(model.join("refs")).unwrap();
+    fs::write(model.join("refs/main"), "../../..").unwrap();
+    fs::write(home.path().join("w.bin"), "not the model").unwrap();
+    let offline = command("http://127.0.0.1:9", home.path(), &ANY)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    fails(&offline, &["is not in the cache"]);
+}
+
+#[test]
+fn redirects_and_lengths_have_bounds() {
+    let checksum = sha256("weights");
+    let again = "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n";
+    let file = "HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n";
+    for (answer, part) in [
+        (again.to_owned(), "redirected more than 5 times"),
+        (file.to_owned(), "`file:///etc/passwd` is no address"),
+        (
+            found(&checksum, "0123abcd", 1 << 50, ""),
+            "1125899906842624 bytes; at most",
+        ),
+        (
+            found(&checksum, "0123abcd", 3, "weights"),
+            "more than the 3 bytes it announced",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".into(),
+            "does not tell its size",
+        ),
+    ] {
+        let hub = server(move |_| (answer.clone(), false));
+        let home = tempfile::tempdir().unwrap();
+        let output = command(&hub, home.path(), &ANY).output().unwrap();
+        fails(&output, &["some/model/w.bin could not be fetched", part]);
+    }
+}
+
+#[test]
+fn a_silent_server_is_asked_again() {
+    let checksum = sha256("weights");
+    let asked = AtomicUsize::new(0);
+    // The first answer is none, the third, which is the first download, stops within the file.
+    let hub = server(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => (String::new(), true),
+        2 => (found(&checksum, "0123abcd", 7, ""), true),
+        _ => (found(&checksum, "0123abcd", 7, "weights"), false),
+    });
+    let home = tempfile::tempdir().unwrap();
+    let output = command(&hub, home.path(), &ANY)
+        .env("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_hanging_download_hears_signals_and_keeps_what_has_come() {
+    for signal in ["-INT", "-TERM"] {
+        let checksum = sha256("weights");
+        let part = format!("hub/models--some--model/blobs/{checksum}.part");
+        let hub = server(move |_| (found(&checksum, "0123abcd", 7, "weig"), true));
+        let home = tempfile::tempdir().unwrap();
+        let mut child = command(&hub, home.path(), &ANY)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let part = home.path().join(part);
+        let begin = Instant::now();
+        while !fs::read_to_string(&part).is_ok_and(|text| text == "weig") {
+            assert!(begin.elapsed().as_secs() < 20, "nothing came");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let sent = Instant::now();
+        let killed = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+        assert!(!child.wait().unwrap().success());
+        assert!(
+            sent.elapsed() < Duration::from_secs(2),
+            "{signal}: {:?}",
+            sent.elapsed()
+        );
+        assert_eq!(fs::read_to_string(&part).unwrap(), "weig");
+    }
 }

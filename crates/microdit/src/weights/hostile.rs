@@ -175,7 +175,10 @@ fn archives_are_what_torch_writes_or_refused() {
         (patched(central + 8, &[1, 0]), "a/data/0 is encrypted"),
         // The second entry lies where the first does.
         (patched(central + 42, &[0; 4]), "overlaps"),
-        (patched(central + 42, &[250, 0, 0, 0]), "does not lie where"),
+        (
+            patched(central + 42, &[sound[central + 42] - 1]),
+            "does not lie where",
+        ),
         (
             patched(central + 20, &[200, 0, 0, 0, 200, 0, 0, 0]),
             "overlaps",
@@ -220,7 +223,7 @@ fn headers_of_safetensors_are_checked_in_full() {
     .join(", ");
     for (header, part) in [
         (tensor("a", "[1]", 0, 4), ""),
-        (wraps, "its header says 18446744073709551"),
+        (wraps, "more bytes than any file"),
         (tensor("a", "[4611686018427387905]", 0, 4), "which shape"),
         (tensor("a", "[2]", 0, 4), "which shape"),
         (tensor("a", "[1]", 4, 0), "a lies at 4..0"),
@@ -317,13 +320,12 @@ fn mutated_files_are_read_or_refused() {
                 std::fs::write(&path, mutated(&archive, &mut stream)).unwrap();
             }
         }
-        let results = [
-            StateDict::read(&path).is_ok(),
-            WeightsFile::open_at(&path, Some("state.model")).is_ok(),
-            TrainerCheckpoint::read(&path).is_ok(),
-        ];
-        let sound = results.iter().filter(|result| **result).count();
-        (read, refused) = (read + sound, refused + results.len() - sound);
+        let sound = match round / 3 % 3 {
+            0 => StateDict::read(&path).is_ok(),
+            1 => WeightsFile::open_at(&path, Some("state.model")).is_ok(),
+            _ => TrainerCheckpoint::read(&path).is_ok(),
+        };
+        (read, refused) = (read + usize::from(sound), refused + usize::from(!sound));
     }
     // Both happen, or the mutations reach nothing.
     assert!(
