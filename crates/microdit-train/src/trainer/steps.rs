@@ -20,6 +20,9 @@ use microdit::DitBackend;
 use microdit_data::{Batch, Loader, Position};
 use std::{sync::atomic::Ordering, time::Instant};
 
+/// A batch, and what all nodes made of it.
+type Computed<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
+
 /// A run that is being trained.
 pub(super) struct Trainer<'a, B, R>
 where
@@ -192,7 +195,7 @@ where
         stage: &Stage,
         loader: &mut Loader,
         stop: bool,
-    ) -> Result<Option<(Batch, Agreed<B::InnerBackend>)>, TrainError> {
+    ) -> Result<Option<Computed<B>>, TrainError> {
         // Nodes stop at one step, which they agree on.
         let asked = match self.session.nodes {
             Some(_) => None,
