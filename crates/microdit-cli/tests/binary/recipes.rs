@@ -7,14 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A shard of eight samples: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3 vectors of 6 numbers.
-pub(crate) fn latents(path: &Path) {
+/// A shard of eight samples of numbers up to `size`: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3
+/// vectors of 6 numbers.
+pub(crate) fn latents(path: &Path, size: f32) {
     let array = |shape: &[u64]| {
         let mut bytes = Vec::new();
         let options = WriteOptions::new().default_dtype().shape(shape);
         let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
         let count = shape.iter().product::<u64>();
-        writer.extend((0..count).map(|i| (i as f32).sin())).unwrap();
+        let numbers = (0..count).map(|i| size * (i as f32).sin());
+        writer.extend(numbers).unwrap();
         writer.finish().unwrap();
         bytes
     };
@@ -90,7 +92,7 @@ const SMALL: [&str; 14] = [
 fn the_recipes_over_latents_run() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("latents.tar");
-    latents(&shard);
+    latents(&shard, 1.0);
     let shards = format!("data.shards={}", shard.display());
     let phases = ["256-masked", "256-unmasked", "512-masked", "512-unmasked"];
     for (recipe, stages) in [

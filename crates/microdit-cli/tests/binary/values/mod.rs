@@ -108,7 +108,7 @@ fn trials<'a>(samples: &'a [Sample], files: &'a [PathBuf]) -> Vec<Trial<'a>> {
 /// The samples and their files in `folder`.
 fn prepared(folder: &Path) -> (Vec<Sample>, Vec<PathBuf>) {
     let shards = folder.join("latents.tar");
-    latents(&shards);
+    latents(&shards, 1.0);
     let samples = samples(folder, &shards);
     let files = samples.iter().enumerate().map(|(i, sample)| {
         let file = folder.join(format!("whole-{i}.ron"));
