@@ -4,7 +4,7 @@
 
 use super::{pickle::Value, wrappers};
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     rc::Rc,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Choice {
 /// A dictionary with tensors.
 struct Candidate {
     path: String,
+    /// Other paths that lead to the same dictionary.
+    also: Vec<String>,
     dict: Value,
     tensors: usize,
     /// Whether it may be a network: its tensors are more than counters, and it does not belong to an optimizer.
@@ -44,14 +46,14 @@ pub(super) fn choose(root: &Value, key: Option<&str>) -> Result<Choice, String> 
     let chosen = match key {
         Some(key) => candidates
             .iter()
-            .find(|candidate| candidate.path == key)
+            .find(|candidate| {
+                candidate.path == key || candidate.also.iter().any(|also| also == key)
+            })
             .ok_or_else(|| format!("it holds no state dict at `{key}`{}", list(&candidates)))?,
         None => only(&candidates)?,
     };
     let mut choice = taken(chosen, key.is_none());
-    let others = candidates.iter().filter(|other| {
-        other.path != chosen.path && other.dict.identity() != chosen.dict.identity()
-    });
+    let others = candidates.iter().filter(|other| other.path != chosen.path);
     let left: Vec<String> = summary(others);
     if !left.is_empty() {
         choice.notes.push(format!("left out: {}", left.join(", ")));
@@ -59,9 +61,17 @@ pub(super) fn choose(root: &Value, key: Option<&str>) -> Result<Choice, String> 
     if chosen.path != WHOLE {
         choice
             .notes
-            .insert(0, format!("taken: the state dict at `{}`", chosen.path));
+            .insert(0, format!("taken: the state dict at {}", chosen.shown()));
     }
     Ok(choice)
+}
+
+impl Candidate {
+    /// The paths to it.
+    fn shown(&self) -> String {
+        let also = self.also.iter().map(|path| format!(", also `{path}`"));
+        format!("`{}`{}", self.path, also.collect::<String>())
+    }
 }
 
 fn only(candidates: &[Candidate]) -> Result<&Candidate, String> {
@@ -145,25 +155,39 @@ fn taken(candidate: &Candidate, narrow: bool) -> Choice {
 /// Every dictionary that holds tensors, the outermost first.
 fn candidates(root: &Value) -> Vec<Candidate> {
     let mut found = Vec::new();
-    let mut visited = HashSet::new();
+    // What was visited, and which candidate it is.
+    let mut visited: HashMap<usize, Option<usize>> = HashMap::new();
     let mut queue = VecDeque::from([(Vec::<Rc<str>>::new(), root.clone())]);
     while let Some((path, value)) = queue.pop_front() {
-        let known = value.identity().is_some_and(|place| !visited.insert(place));
-        if known || visited.len() > MAX_VISITS {
+        let Some(place) = value.identity() else {
             continue;
+        };
+        let shown = || match &path[..] {
+            [] => WHOLE.to_owned(),
+            parts => parts.join("."),
+        };
+        if let Some(known) = visited.get(&place) {
+            let candidate = known.and_then(|known| found.get_mut(known));
+            let candidate: Option<&mut Candidate> = candidate;
+            if let Some(candidate) = candidate.filter(|c| c.also.len() < MOST_LISTED) {
+                candidate.also.push(shown());
+            }
+            continue;
+        }
+        if visited.len() > MAX_VISITS {
+            break;
         }
         let entries = value.entries();
         let tensors = entries.iter().filter(|(_, value)| value.is_tensor());
         let tensors: Vec<&Value> = tensors.map(|(_, value)| value).collect();
+        visited.insert(place, (!tensors.is_empty()).then_some(found.len()));
         if !tensors.is_empty() {
             let of_optimizer = path
                 .iter()
                 .any(|part| part.to_ascii_lowercase().starts_with("optim"));
             found.push(Candidate {
-                path: match &path[..] {
-                    [] => WHOLE.to_owned(),
-                    parts => parts.join("."),
-                },
+                path: shown(),
+                also: Vec::new(),
                 plausible: !of_optimizer && tensors.iter().any(|value| is_weight(value)),
                 tensors: tensors.len(),
                 dict: value.clone(),
@@ -214,8 +238,9 @@ fn summary<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Vec<String> {
             optimizer = optimizer.saturating_add(candidate.tensors);
         } else {
             named.push(format!(
-                "`{}` ({} tensors)",
-                candidate.path, candidate.tensors
+                "{} ({} tensors)",
+                candidate.shown(),
+                candidate.tensors
             ));
         }
     }
@@ -280,6 +305,13 @@ mod tests {
             ] {
                 assert!(notes.contains(part), "no {part} in {notes}");
             }
+        }
+        // Under two names that mean the same.
+        let remembered = Node::Raw([&network().opcodes()[..], b"q\x01"].concat());
+        let twice = dict([("model", remembered), ("ema", Node::Raw(b"h\x01".into()))]);
+        for key in [None, Some("model"), Some("ema")] {
+            let (_, notes) = chosen(&twice, key).unwrap();
+            assert_eq!(notes, "taken: the state dict at `model`, also `ema`");
         }
         // Of its own, at any depth; with what is no tensor.
         let bare = dict([("w", tensor("0", &[2])), ("epoch", Node::Int(1))]);
