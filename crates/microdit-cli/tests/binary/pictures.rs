@@ -1,12 +1,12 @@
 //! Pictures are written as they are drawn, say how they came about, and go where they were told to.
 
-use crate::common::{fails, microdit, root, succeeds, text, train};
+use crate::common::{fails, root, succeeds, text, train};
 use microdit_encoders::{read_labels, save_picture};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -32,18 +32,20 @@ impl Studio {
         self.folder.path().join(name)
     }
 
-    fn path(&self, name: &str) -> String {
-        self.file(name).to_string_lossy().into_owned()
+    /// The binary in the directory.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
+        command.args(arguments).current_dir(self.folder.path());
+        command
     }
 
-    /// `microdit sample` in the directory, with the run.
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// `microdit sample` with the run.
     fn sample(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
-        command
-            .args(["sample", "--run", "run"])
-            .args(arguments)
-            .current_dir(self.folder.path());
-        command
+        self.command(&[&["sample", "--run", "run"], arguments].concat())
     }
 
     #[track_caller]
@@ -246,21 +248,14 @@ fn outputs_are_checked_before_anything_is_done() {
         ("/dev/null", ".png, .jpg, .jpeg or .webp"),
     ] {
         studio.refuses(&["--out", out], &[reason]);
-        let (none, out) = (studio.path("none"), studio.file(out));
-        let out = out.to_string_lossy();
-        if Path::new(&*out).file_name().is_some() {
-            fails(
-                &microdit(&["data", "inspect", &none, "--sheet", &out]),
-                &[reason],
-            );
-        }
+        let sheet = ["data", "inspect", "none", "--sheet", out];
+        fails(&studio.run(&sheet), &[reason]);
     }
     studio.refuses(&["--singles", "file"], &["file is no directory"]);
     studio.refuses(&["--singles", "file/below"], &["file is no directory"]);
     studio.refuses(&["--out", "a.png"], &["run holds no run"]);
     for out in ["folder.png", "link.png", "none/a.safetensors"] {
-        let out = studio.path(out);
-        fails(&microdit(&["convert", "none.pt", "--out", &out]), &[&out]);
+        fails(&studio.run(&["convert", "none.pt", "--out", out]), &[out]);
     }
     assert_eq!(fs::read(studio.file("file")).unwrap(), b"mine");
     let left: Vec<_> = fs::read_dir(studio.folder.path()).unwrap().collect();

@@ -310,11 +310,13 @@ mod tests {
     use microdit_encoders::read_labels;
     use std::cell::Cell;
 
-    /// A painter whose weights are drawn at random and then multiplied by `gain`.
-    fn painter(gain: f32) -> Painter<Flex> {
+    /// A painter of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
+    fn painter(gain: f32, changes: &[&str]) -> Painter<Flex> {
         let device = Default::default();
         let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.ron");
-        let recipe = Recipe::load(Path::new(recipe), &["model.depth=2".into()]).unwrap();
+        let changes = ["model.depth=2"].iter().chain(changes);
+        let changes: Vec<String> = changes.map(|&change| change.into()).collect();
+        let recipe = Recipe::load(Path::new(recipe), &changes).unwrap();
         let stage = recipe.last_stage();
         let fresh = stage.model.init::<Flex>(0, &device).unwrap();
         let named = StateDict::from_module(&fresh);
@@ -360,27 +362,45 @@ mod tests {
 
     #[test]
     fn a_picture_is_the_same_in_every_batch() {
-        let painter = painter(1.0);
-        let settings = settings(&[], 1);
         let prompts: Vec<String> = (0..BATCH).map(|i| format!("picture {i}")).collect();
         let pictures: Vec<Picture<'_>> = prompts
             .iter()
             .zip(100..)
             .map(|(prompt, place)| Picture { place, prompt })
             .collect();
-        let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
-            let latents = painter.denoise(&settings, 3, pictures, &GO, || ()).unwrap();
-            let values = latents.into_data();
-            values.iter::<f32>().map(f32::to_bits).collect()
-        };
-        let together = draw(&pictures);
-        let size = together.len() / BATCH;
-        assert_ne!(together[..size], together[size..2 * size]);
-        for count in [1, 2, 3, 5, 7] {
-            for first in [0, BATCH - count] {
-                let alone = draw(&pictures[first..first + count]);
-                let there = &together[first * size..(first + count) * size];
-                assert!(alone == there, "{count} from {first}");
+        for changes in [
+            &[][..],
+            &["model.dim=32", "model.mixer.dim=32"],
+            &[
+                "model.dim=16",
+                "model.head_dim=16",
+                "model.mixer=None",
+                "model.moe=None",
+            ],
+            &["model.dim=640", "model.patch_size=8", "model.mixer=None"],
+        ] {
+            let painter = painter(1.0, changes);
+            for guidance in [1.0, 5.0] {
+                let settings = SamplingConfig {
+                    guidance,
+                    ..settings(&[], 1)
+                };
+                let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
+                    let latents = painter.denoise(&settings, 3, pictures, &GO, || ());
+                    let values = latents.unwrap().into_data();
+                    values.iter::<f32>().map(f32::to_bits).collect()
+                };
+                let together = draw(&pictures);
+                let size = together.len() / BATCH;
+                assert_ne!(together[..size], together[size..2 * size]);
+                for count in [1, 2, 3, 5, 7, 11] {
+                    let first = BATCH - count;
+                    let alone = draw(&pictures[first..]);
+                    assert!(
+                        alone == together[first * size..],
+                        "{changes:?}, guidance {guidance}: {count} of {BATCH}"
+                    );
+                }
             }
         }
     }
@@ -389,7 +409,7 @@ mod tests {
     fn a_drawing_goes_on_where_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
-        let painter = painter(1.0);
+        let painter = painter(1.0, &[]);
         let settings = settings(&["a", "b", "c"], 7);
         let run = |order: Order<'_>, stop: &AtomicBool, after: usize| {
             let steps = Cell::new(0);
@@ -428,7 +448,7 @@ mod tests {
     #[test]
     fn another_picture_is_in_the_way_until_it_may_be_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let painter = painter(1.0);
+        let painter = painter(1.0, &[]);
         let first = settings(&["a", "b"], 1);
         let order = order(&first, folder.path());
         let draw = |order: Order<'_>| Drawing::new(&painter, order)?.run(&GO, || ());
@@ -485,7 +505,7 @@ mod tests {
             sheet: None,
             ..order(&settings, folder.path())
         };
-        let painter = painter(f32::NAN);
+        let painter = painter(f32::NAN, &[]);
         let error = Drawing::new(&painter, order).unwrap().run(&GO, || ());
         let error = error.unwrap_err().to_string();
         for part in ["2 pictures are not finite", "place 0", "a red fox"] {

@@ -170,7 +170,8 @@ impl<B: DitBackend> Painter<B> {
     }
 
     /// Latents of `pictures`, none if `stop` was set before they were finished; `progress` is told of every finished
-    /// solver step. A picture is the same in whatever batch it is drawn, bit for bit on a CPU.
+    /// solver step. A picture is the same in whatever batch it is drawn: bit for bit on a CPU in f32, elsewhere up to
+    /// rounding.
     fn denoise(
         &self,
         settings: &SamplingConfig,
@@ -182,6 +183,14 @@ impl<B: DitBackend> Painter<B> {
         let _awake = B::awake();
         let model = &self.model;
         let side = model.input_size;
+        let count = pictures.len();
+        let least = self.least_batch(settings.guidance);
+        let pictures: Vec<Picture<'_>> = pictures
+            .iter()
+            .copied()
+            .cycle()
+            .take(count.max(least))
+            .collect();
         let shape = [pictures.len(), model.in_channels, side, side];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
@@ -216,7 +225,26 @@ impl<B: DitBackend> Painter<B> {
                 }
             },
         );
-        (!stopped()).then_some(latents)
+        (!stopped()).then(|| latents.narrow(0, 0, count))
+    }
+
+    /// Pictures below which a batch is filled up, for matrix products of a few elements or rows sum in another order than
+    /// larger ones. A network of any use needs two rows at most, which guidance makes of one picture.
+    fn least_batch(&self, guidance: f64) -> usize {
+        let model = &self.model;
+        let tokens = model.tokens();
+        let experts = model.moe.as_ref().map_or(usize::MAX, |moe| moe.experts);
+        let blocks = model.blocks();
+        let of_picture = blocks.iter().map(|block| block.dim.min(block.hidden_dim));
+        let of_picture = of_picture.min().unwrap_or(model.dim).min(model.dim);
+        let of_token = experts.min(model.patch_dim());
+        // Elements and rows up to which `gemm` takes these ways.
+        let narrow = 256 / of_picture.min(tokens.saturating_mul(of_token));
+        let rows = narrow.max(64 / tokens).max(1) + 1;
+        match guidance == 1.0 {
+            true => rows,
+            false => rows.div_ceil(2),
+        }
     }
 
     fn encode(&self, prompts: &[&str]) -> Tensor<B, 3> {
