@@ -3,12 +3,12 @@
 mod ahead;
 mod archive;
 mod captions;
+mod columns;
 mod folder;
 mod identity;
 pub mod image;
 mod inspect;
 mod key;
-mod lack;
 mod left_out;
 mod loader;
 mod mds;
@@ -25,10 +25,10 @@ mod text;
 mod writer;
 
 pub use captions::{clean_caption, clean_once};
-pub use folder::{Columns, Folder};
+pub use columns::{Columns, Names};
+pub use folder::Folder;
 pub use identity::EncoderIdentity;
 pub use inspect::{Glimpse, Inspection, Moments, Spread, inspect};
-pub use lack::Lack;
 pub use left_out::LeftOut;
 pub use loader::{Batch, Captions, Loader, LoaderConfig};
 pub use mds::{MdsSample, MdsShard};

@@ -1,7 +1,6 @@
 //! Picture files to RGB as people see them: upright, on a background, and whole.
 
 use super::{format, jpeg, limits::Limits};
-use crate::lack::Lack;
 use image::{
     DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader,
     RgbImage, Rgba, RgbaImage, metadata::Orientation,
@@ -25,7 +24,7 @@ pub struct Picture {
 ///
 /// # Errors
 /// What is wrong with the file. What a decoder would fill up because it is missing is an error.
-pub fn decode(file: &[u8]) -> Result<RgbImage, Lack> {
+pub fn decode(file: &[u8]) -> Result<RgbImage, String> {
     Ok(read(file, WHITE, &Limits::default())?.image)
 }
 
@@ -33,7 +32,7 @@ pub fn decode(file: &[u8]) -> Result<RgbImage, Lack> {
 ///
 /// # Errors
 /// As there.
-pub fn read(file: &[u8], background: [u8; 3], limits: &Limits) -> Result<Picture, Lack> {
+pub fn read(file: &[u8], background: [u8; 3], limits: &Limits) -> Result<Picture, String> {
     if file.is_empty() {
         return Err("an empty image file".into());
     }
@@ -54,9 +53,8 @@ pub fn read(file: &[u8], background: [u8; 3], limits: &Limits) -> Result<Picture
             return Err(match format::foreign(file) {
                 Some(name) => format!(
                     "an image file in {name}, which is not read; convert it to JPEG, PNG or WebP"
-                )
-                .into(),
-                None => "an image file in an unknown format".into(),
+                ),
+                None => "an image that cannot be decoded: its format is unknown".into(),
             });
         }
     };
@@ -72,7 +70,7 @@ fn by_image(
     file: &[u8],
     format: ImageFormat,
     limits: &Limits,
-) -> Result<(DynamicImage, Orientation), Lack> {
+) -> Result<(DynamicImage, Orientation), String> {
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
     let mut memory = image::Limits::default();
     // Four channels of 16 bits, and what the decoder itself needs.
@@ -92,12 +90,12 @@ fn by_image(
     Ok((image, orientation))
 }
 
-fn broken(error: ImageError) -> Lack {
+fn broken(error: ImageError) -> String {
     match error {
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             "an image file that is truncated".into()
         }
-        error => Lack::new("an image that cannot be decoded", error),
+        error => format!("an image that cannot be decoded: {error}"),
     }
 }
 

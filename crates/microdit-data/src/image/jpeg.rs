@@ -5,7 +5,6 @@
 //! code consists of: a decoder that needs more than there is meets them, and fails.
 
 use super::limits::Limits;
-use crate::lack::Lack;
 use image::{DynamicImage, GrayImage, RgbImage};
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
@@ -22,15 +21,10 @@ const ONES: [u8; 16] = [
 pub(super) fn decode(
     file: &[u8],
     limits: &Limits,
-) -> Result<(DynamicImage, [Option<Vec<u8>>; 2]), Lack> {
-    let truncated = || Lack::from("an image file that is truncated");
+) -> Result<(DynamicImage, [Option<Vec<u8>>; 2]), String> {
+    let truncated = || "an image file that is truncated".to_owned();
     let file = Walk::through(file).ok_or_else(truncated)?.sealed()?;
-    let broken = |error: DecodeErrors| {
-        Lack::new(
-            "an image that cannot be decoded",
-            format!("JPEG: {error:?}"),
-        )
-    };
+    let broken = |error: DecodeErrors| format!("an image that cannot be decoded: JPEG: {error:?}");
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -185,12 +179,9 @@ impl<'a> Walk<'a> {
     }
 
     /// The file as the decoder gets it: without what lies between segments and after the picture, and with ones after scans.
-    fn sealed(&self) -> Result<Vec<u8>, Lack> {
+    fn sealed(&self) -> Result<Vec<u8>, String> {
         if self.lacking {
-            return Err(Lack::new(
-                "an image with missing parts",
-                "JPEG: a scan has fewer restarts than its frame has parts",
-            ));
+            return Err("an image with missing parts: JPEG: a scan has fewer restarts than its frame has parts".into());
         }
         let mut sealed =
             Vec::with_capacity(self.file.len() + ONES.len() * self.scans.len() + 2 * START.len());

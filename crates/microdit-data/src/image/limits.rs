@@ -1,6 +1,5 @@
 //! How large a picture may be: what a file claims is checked before memory is taken.
 
-use crate::lack::Lack;
 use serde::{Deserialize, Serialize};
 
 /// How large pictures may be.
@@ -27,27 +26,27 @@ impl Default for Limits {
 
 impl Limits {
     /// Refuses pictures that would take too much memory.
-    pub(super) fn admit_size(&self, width: u32, height: u32) -> Result<(), Lack> {
+    pub(crate) fn admit_size(&self, width: u32, height: u32) -> Result<(), String> {
         let size = format!("{width} x {height} pixels");
         if width.max(height) > self.max_side {
             let reason = format!(
                 "an image with a side of more than {} pixels (limits.max_side)",
                 self.max_side
             );
-            return Err(Lack::new(reason, size));
+            return Err(format!("{reason}: {size}"));
         }
         if u64::from(width) * u64::from(height) > self.max_pixels {
             let reason = format!(
                 "an image of more than {} pixels (limits.max_pixels)",
                 self.max_pixels
             );
-            return Err(Lack::new(reason, size));
+            return Err(format!("{reason}: {size}"));
         }
         Ok(())
     }
 
     /// Refuses pictures that are too narrow, of which the square in the middle shows little.
-    pub(crate) fn admit_aspect(&self, width: u32, height: u32) -> Result<(), Lack> {
+    pub(crate) fn admit_aspect(&self, width: u32, height: u32) -> Result<(), String> {
         let (short, long) = (width.min(height), width.max(height));
         if f64::from(long) <= self.max_aspect * f64::from(short) {
             return Ok(());
@@ -56,7 +55,7 @@ impl Limits {
             "an image with one side more than {} times the other (limits.max_aspect)",
             self.max_aspect
         );
-        Err(Lack::new(reason, format!("{width} x {height} pixels")))
+        Err(format!("{reason}: {width} x {height} pixels"))
     }
 
     /// What is wrong with the limits themselves.

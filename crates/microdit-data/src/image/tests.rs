@@ -374,11 +374,11 @@ fn what_is_not_read_is_named() {
         (b"<?xml version='1.0'?><svg>", "SVG"),
         (b"\r\n<!DOCTYPE html>", "HTML"),
         (b"P6 1 1 255 abc", "PNM"),
-        (b"nonsense", "unknown format"),
+        (b"nonsense", "its format is unknown"),
         (b"", "empty"),
     ] {
         let error = decode(beginning).unwrap_err();
-        assert!(error.reason().contains(expected), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -430,7 +430,7 @@ fn limits_have_ranges_and_names() {
     assert!(limits.admit_aspect(100, 10).is_ok());
     let error = limits.admit_aspect(10, 101).unwrap_err();
     assert!(
-        error.reason().contains("10 times") && error.reason().contains("limits.max_aspect"),
+        error.contains("10 times") && error.contains("limits.max_aspect"),
         "{error}"
     );
     assert!(error.to_string().contains("10 x 101"), "{error}");

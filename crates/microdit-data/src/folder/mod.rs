@@ -1,0 +1,206 @@
+//! Pictures in a directory, with captions beside them or in a table.
+
+mod pages;
+mod parquet;
+mod paths;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    columns::Columns,
+    key::readable,
+    sample::{DataError, Image, Sample},
+    text::decode_text,
+};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+use table::{Cell, Row};
+
+/// Tables that are looked for in a directory.
+const TABLES: [&str; 6] = [
+    "captions.jsonl",
+    "metadata.jsonl",
+    "captions.csv",
+    "metadata.csv",
+    "captions.parquet",
+    "metadata.parquet",
+];
+
+/// Bytes of a picture's file at most.
+const MAX_PICTURE: u64 = 1 << 30;
+
+/// Bytes of a caption's file at most.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// A directory of pictures.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    root: PathBuf,
+    table: Option<PathBuf>,
+    columns: Columns,
+}
+
+impl Folder {
+    /// The pictures in `root` and its directories. Their captions stand in `table`, or in a table `captions` or `metadata`
+    /// (`.jsonl`, `.csv`, `.parquet`) in the directory itself, or else in a `.txt` beside each picture.
+    ///
+    /// # Errors
+    /// A table that is not there.
+    pub fn open(root: &Path, table: Option<&Path>, columns: Columns) -> Result<Self, DataError> {
+        let found = || {
+            TABLES
+                .iter()
+                .map(|name| root.join(name))
+                .find(|path| path.is_file())
+        };
+        let table = table.map(Path::to_owned).or_else(found);
+        if let Some(table) = &table {
+            open(table).map_err(DataError::io(table))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            table,
+            columns,
+        })
+    }
+
+    /// Hands every picture to `take` with its caption, or what it lacks, in the order of their paths or of the table, until
+    /// `take` answers false. It is told the picture's name, or the row of what has none.
+    ///
+    /// # Errors
+    /// An unreadable directory or table, or what `take` answers.
+    pub fn for_each(
+        &self,
+        mut take: impl FnMut(&str, Result<Sample, String>) -> Result<bool, DataError>,
+    ) -> Result<(), DataError> {
+        match &self.table {
+            Some(table) => table::rows(table, &self.columns, &mut |place, row| {
+                self.row(&format!("{}, {place}", name(table)), row, &mut take)
+            }),
+            None => {
+                for path in paths::pictures(&self.root)? {
+                    let key = self.key(&path);
+                    let sample = self
+                        .beside(&path)
+                        .and_then(|caption| sample(&key, &path, &caption));
+                    if !take(&key, sample)? {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The samples of a row; whether to go on.
+    fn row(
+        &self,
+        place: &str,
+        row: Result<Row, String>,
+        take: &mut impl FnMut(&str, Result<Sample, String>) -> Result<bool, DataError>,
+    ) -> Result<bool, DataError> {
+        let found = row.and_then(|row| Ok((self.path(row.image)?, row.captions)));
+        let (path, captions) = match found {
+            Ok(found) => found,
+            Err(lack) => return take(place, Err(lack)),
+        };
+        let key = self.key(&path);
+        for caption in table::captions(captions) {
+            let more = match caption.and_then(|caption| sample(&key, &path, &caption)) {
+                Ok(sample) => take(&key, Ok(sample)),
+                // Which of the rows that speak of a picture.
+                Err(lack) => take(&format!("{key} ({place})"), Err(lack)),
+            };
+            if !more? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The file that a row speaks of.
+    fn path(&self, image: Cell) -> Result<PathBuf, String> {
+        match image {
+            Cell::Text(text) if text.trim().is_empty() => Err("no image".into()),
+            Cell::Text(text) => paths::resolve(&self.root, &text),
+            Cell::Number(number) => paths::resolve(&self.root, &number),
+            Cell::Null => Err("no image".into()),
+            Cell::Foreign(error) => Err(format!("an image path that is not Unicode text: {error}")),
+            Cell::List(_) => Err("an image path that is no text: a list".into()),
+            Cell::Other(kind) => Err(format!("an image path that is no text: {kind}")),
+        }
+    }
+
+    /// The caption in a text beside a picture.
+    fn beside(&self, path: &Path) -> Result<String, String> {
+        let endings = self.columns.caption.or(&[]).chain(["txt", "TXT"]);
+        for ending in endings {
+            match read(&path.with_extension(ending), MAX_TEXT) {
+                Ok(bytes) => {
+                    let text = decode_text(&bytes);
+                    let text = text
+                        .map_err(|error| format!("a caption that is not Unicode text: {error}"))?;
+                    return Ok(text.into_owned());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(format!("a caption that cannot be read: {error}")),
+            }
+        }
+        Err("no caption".into())
+    }
+
+    /// A picture's name: its path under the directory.
+    fn key(&self, path: &Path) -> String {
+        let inner = path.strip_prefix(&self.root).unwrap_or(path);
+        let parts = inner
+            .components()
+            .map(|part| readable(part.as_os_str().as_encoded_bytes()));
+        parts.collect::<Vec<_>>().join("/")
+    }
+}
+
+fn name(table: &Path) -> String {
+    table
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
+    let file = read(path, MAX_PICTURE).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => format!("no image: {} is not there", path.display()),
+        _ => format!(
+            "an image file that cannot be read: {}: {error}",
+            path.display()
+        ),
+    })?;
+    Ok(Sample {
+        key: key.to_owned(),
+        caption: caption.trim().to_owned(),
+        image: Image::Encoded(file),
+        damage: None,
+    })
+}
+
+/// Opens a file. Pipes, sockets and devices are not opened: reading might never end.
+fn open(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    File::open(path)
+}
+
+/// The content of a file that has at most so many bytes.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
