@@ -190,7 +190,7 @@ impl Page {
         // A sample is counted once, and damaged if it is at any size: by its place, for keys may be repeated.
         let mut damage: Vec<Option<(String, String)>> = Vec::new();
         let mut broken = None;
-        for (i, &members) in kinds.iter().enumerate() {
+        for (i, members) in kinds.iter().enumerate() {
             let mut place = 0;
             let read = shard.for_each(members, |key, sample| {
                 // A panic in a decoder costs the sample alone.

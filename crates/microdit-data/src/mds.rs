@@ -6,6 +6,7 @@
 use crate::sample::DataError;
 use serde::Deserialize;
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -26,7 +27,8 @@ pub struct MdsShard {
 /// A sample's columns by name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MdsSample {
-    columns: Vec<(String, Vec<u8>)>,
+    names: Arc<[String]>,
+    columns: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +42,9 @@ struct Index {
 struct Entry {
     format: String,
     column_names: Vec<String>,
+    /// How each column is encoded: `jpeg`, `str`, ...
+    #[serde(default)]
+    column_encodings: Vec<String>,
     /// Bytes of columns of fixed length.
     column_sizes: Vec<Option<u32>>,
     compression: Option<String>,
@@ -105,6 +110,16 @@ impl MdsShard {
         self.entry.column_names.iter().map(String::as_str)
     }
 
+    /// How a column is encoded: `jpeg`, `str`, ...; empty if the index does not say.
+    pub(crate) fn encoding(&self, column: &str) -> &str {
+        let place = self.columns().position(|name| name == column);
+        let encoding = place.and_then(|place| self.entry.column_encodings.get(place));
+        // What follows a colon are shape and type of arrays.
+        encoding.map_or("", |encoding| {
+            encoding.split(':').next().unwrap_or_default()
+        })
+    }
+
     /// Reads all samples.
     ///
     /// # Errors
@@ -129,6 +144,17 @@ impl MdsShard {
     fn bytes(&self) -> io::Result<Vec<u8>> {
         let file = File::open(&self.path)?;
         let length = self.entry.raw_data.bytes;
+        // Places in a shard are numbers of 32 bits; and what is 1000 times smaller when compressed holds nothing to train on.
+        let most = file
+            .metadata()?
+            .len()
+            .saturating_mul(1000)
+            .min(u32::MAX.into());
+        if length > most {
+            return Err(io::Error::other(format!(
+                "its index says that it has {length} bytes; expected at most {most} of a file of this size"
+            )));
+        }
         let mut bytes = Vec::new();
         if self.entry.zip_data.is_some() {
             let decoder = ruzstd::decoding::StreamingDecoder::new(io::BufReader::new(file));
@@ -154,15 +180,15 @@ impl MdsShard {
 impl MdsSample {
     /// The bytes of a column.
     pub fn get(&self, column: &str) -> Option<&[u8]> {
-        let (_, bytes) = self.columns.iter().find(|(name, _)| name == column)?;
-        Some(bytes)
+        self.columns()
+            .find(|(name, _)| *name == column)
+            .map(|(_, bytes)| bytes)
     }
 
     /// Names and bytes of all columns.
     pub fn columns(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.columns
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        let names = self.names.iter().map(String::as_str);
+        names.zip(self.columns.iter().map(Vec::as_slice))
     }
 }
 
@@ -174,6 +200,16 @@ impl Entry {
         }
         if self.column_names.len() != self.column_sizes.len() {
             return Err("a shard has not as many column_sizes as column_names".into());
+        }
+        let mut names = HashSet::new();
+        for (name, size) in self.column_names.iter().zip(&self.column_sizes) {
+            if !names.insert(name) {
+                return Err(format!("a shard has two columns {name}"));
+            }
+            // Every column takes some of a sample's bytes: so a shard's length bounds what is made of it.
+            if *size == Some(0) {
+                return Err(format!("column {name} has 0 bytes"));
+            }
         }
         // The algorithm, and after a colon its level.
         let compression = self
@@ -216,12 +252,13 @@ impl Entry {
                 self.samples
             ));
         }
+        let names: Arc<[String]> = self.column_names.as_slice().into();
         let sample = |i: usize| {
             let (begin, end) = word(4 + 4 * i).zip(word(8 + 4 * i)).ok_or_else(short)?;
             let bytes = shard.get(begin..end).ok_or_else(|| {
                 format!("sample {i} lies at {begin}..{end} of {} bytes", shard.len())
             })?;
-            let columns = self.columns(bytes);
+            let columns = self.columns(bytes, &names);
             columns.ok_or_else(|| format!("the columns of sample {i} are longer than it"))
         };
         // Not reserved beforehand: the number is the file's claim.
@@ -229,7 +266,7 @@ impl Entry {
     }
 
     /// The columns of a sample.
-    fn columns(&self, mut sample: &[u8]) -> Option<MdsSample> {
+    fn columns(&self, mut sample: &[u8], names: &Arc<[String]>) -> Option<MdsSample> {
         let mut lengths = Vec::with_capacity(self.column_sizes.len());
         for size in &self.column_sizes {
             lengths.push(match size {
@@ -242,12 +279,13 @@ impl Entry {
             });
         }
         let mut columns = Vec::with_capacity(lengths.len());
-        for (name, length) in self.column_names.iter().zip(lengths) {
+        for length in lengths {
             let (bytes, rest) = sample.split_at_checked(length as usize)?;
             sample = rest;
-            columns.push((name.clone(), bytes.to_vec()));
+            columns.push(bytes.to_vec());
         }
-        Some(MdsSample { columns })
+        let names = names.clone();
+        Some(MdsSample { names, columns })
     }
 }
 
@@ -329,6 +367,7 @@ mod tests {
             ),
             ("shard.00001.mds.zstd", "/etc/passwd", "under its index"),
             ("{\"shards\"", "{\"parts\"", "shards"),
+            ("\"latents_256\"", "\"caption\"", "two columns caption"),
         ] {
             // The version of the index as a whole stands last.
             let changed = match from.starts_with("\"version") {
@@ -342,6 +381,64 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// What is made of a shard is bounded by its length, whatever its index claims.
+    #[test]
+    fn enormous_claims_are_refused() {
+        let index = |columns: &str, sizes: &str, bytes: u64, zip: &str| {
+            format!(
+                r#"{{"version": 2, "shards": [{{"format": "mds", "column_names": {columns}, "column_sizes": {sizes}, "compression": {zip},
+                "samples": 4294967295, "raw_data": {{"basename": "a", "bytes": {bytes}}}, "zip_data": null}}]}}"#
+            )
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = [&u32::MAX.to_le_bytes()[..], &[12; 60]].concat();
+        std::fs::write(folder.path().join("a"), &file).unwrap();
+        for (text, expected) in [
+            (index("[\"a\"]", "[0]", 64, "null"), "column a has 0 bytes"),
+            (
+                index("[\"a\"]", "[4294967295]", 64, "null"),
+                "sample 1 lies at",
+            ),
+            (
+                index("[]", "[]", 64, "null"),
+                "ends within its table of samples",
+            ),
+            (
+                index("[\"a\"]", "[null]", u64::MAX, "null"),
+                "expected at most 64000",
+            ),
+            (
+                index("[\"a\"]", "[null]", 64, "\"zstd\""),
+                "compressed with zstd",
+            ),
+        ] {
+            std::fs::write(folder.path().join(INDEX), text).unwrap();
+            let error = read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}; expected {expected}");
+        }
+        // Megabytes of names, and as many samples as there is room for.
+        let count = 100_000u32;
+        let mut file = count.to_le_bytes().to_vec();
+        let end = 4 * (count + 2);
+        file.extend((0..=count).flat_map(|_| end.to_le_bytes()));
+        std::fs::write(folder.path().join("a"), &file).unwrap();
+        let names: Vec<String> = (0..200_000).map(|i| format!("\"column {i}\"")).collect();
+        let sizes = vec!["1"; names.len()].join(",");
+        let text = index(
+            &format!("[{}]", names.join(",")),
+            &format!("[{sizes}]"),
+            file.len() as u64,
+            "null",
+        );
+        std::fs::write(
+            folder.path().join(INDEX),
+            text.replace("4294967295", "100000"),
+        )
+        .unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("columns of sample 0 are longer"), "{error}");
     }
 
     #[test]

@@ -147,11 +147,17 @@ mod tests {
     #[test]
     fn hostile_headers_are_errors() {
         let huge = usize::MAX / 2;
+        let mut by_columns = write("<f4", &[2], &[0; 8]);
+        let order = by_columns.windows(5).position(|five| five == b"False");
+        let order = order.unwrap();
+        by_columns[order..order + 5].copy_from_slice(b"True ");
         for bytes in [
             write("<f4", &[huge], &[0; 8]),
             write("<f4", &[huge, huge], &[0; 8]),
             write("<f4", &[3], &[0; 8]),
             write("<i8", &[1], &[0; 8]),
+            write("|O", &[1], &[0; 8]),
+            by_columns,
             write(">f4", &[2], &[0; 8]),
             write(&"[".repeat(40), &[2], &[0; 8]),
             b"\x93NUMPY".to_vec(),

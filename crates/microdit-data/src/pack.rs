@@ -128,7 +128,7 @@ impl Collected {
                     let (reader, name) = (shard.clone(), shard.name());
                     let read = move |send: &mut dyn FnMut(_) -> bool| {
                         let take = |key: &str, sample| send((key.to_owned(), sample));
-                        reader.for_each(Members::Pictures, take)
+                        reader.for_each(&Members::Pictures, take)
                     };
                     match read_ahead(stop, read, |sample| sink.take(&name, sample))? {
                         None => break,

@@ -1,18 +1,21 @@
 //! Lists of shards: WebDataset tars, whose members with one key make a sample, and MDS shards.
 
+mod members;
+mod open;
+mod pattern;
+mod pil;
+
 use crate::{
     archive,
-    mds::{self, MdsShard},
-    sample::{Damage, DataError, Image, Sample, Stored},
+    columns::Columns,
+    mds::MdsShard,
+    sample::{Damage, DataError, Sample},
 };
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-/// Extensions of images, in the order they are looked for.
-const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// A sample that lacks something, or the rest of a shard that could not be read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +29,13 @@ pub struct Incomplete {
 }
 
 /// Which parts of a shard make a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// In tars `KEY.jpg` (or .png, .webp) and `KEY.txt`, as img2dataset writes them; in MDS shards the columns `image` and `caption`.
+    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards columns such as `image` or `jpg`
+    /// and `caption`.
     Pictures,
+    /// The same under other names.
+    Named(Arc<Columns>),
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
     /// `latents_SIZE` and `caption_latents`.
     Latents {
@@ -55,43 +61,6 @@ pub enum Shard {
 }
 
 impl Shards {
-    /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
-    /// `index.json`.
-    ///
-    /// # Errors
-    /// If that names no existing shard.
-    pub fn open(spec: &str, members: Members) -> Result<Self, DataError> {
-        let missing = || DataError::NoShards(spec.to_owned());
-        let path = Path::new(spec);
-        if path.join(mds::INDEX).is_file() {
-            let shards = MdsShard::list(path)?;
-            return Self::new(shards.into_iter().map(Shard::Mds).collect(), members, spec);
-        }
-        let paths: Vec<PathBuf> = if path.is_dir() {
-            let entries = path.read_dir().map_err(|_| missing())?;
-            let mut tars: Vec<PathBuf> = entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
-                .collect();
-            tars.sort();
-            tars
-        } else {
-            let expanded = webdataset::braceexpand(spec).map_err(|_| missing())?;
-            expanded.into_iter().map(PathBuf::from).collect()
-        };
-        Self::new(paths.into_iter().map(Shard::Tar).collect(), members, spec)
-    }
-
-    fn new(shards: Vec<Shard>, members: Members, spec: &str) -> Result<Self, DataError> {
-        if let Some(absent) = shards.iter().find(|shard| !shard.path().is_file()) {
-            return Err(DataError::NoShards(absent.path().display().to_string()));
-        }
-        if shards.is_empty() {
-            return Err(DataError::NoShards(spec.to_owned()));
-        }
-        Ok(Self { shards, members })
-    }
-
     /// The shards in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter()
@@ -115,7 +84,7 @@ impl Shards {
             key: key.map(str::to_owned),
             lack,
         };
-        let read = shard.for_each(self.members, |key, sample| {
+        let read = shard.for_each(&self.members, |key, sample| {
             match sample {
                 Ok(sample) => samples.push(sample),
                 Err(lack) => incomplete.push(missing(Some(key), lack)),
@@ -187,22 +156,24 @@ impl Shard {
     /// An unreadable shard, once the samples that could be read have been handed on.
     pub fn for_each(
         &self,
-        members: Members,
+        members: &Members,
         mut take: impl FnMut(&str, Result<Sample, String>) -> bool,
     ) -> Result<(), DataError> {
         match self {
-            Self::Tar(path) => archive::for_each(path, |key, sample| {
-                let sample = sample.and_then(|sample| {
+            Self::Tar(path) => archive::for_each(path, |key, sample| match sample {
+                Ok(sample) => {
                     let part = |name: &str| Some(sample.get_first(&[name])?.as_bytes()?.to_vec());
-                    members.of_tar(key, part)
-                });
-                take(key, sample)
+                    let mut samples = members.of_tar(key, part).into_iter();
+                    samples.all(|sample| take(key, sample))
+                }
+                Err(lack) => take(key, Err(lack)),
             }),
             Self::Mds(shard) => {
                 for (i, entry) in shard.read()?.iter().enumerate() {
                     let key = format!("{}:{i}", shard.file());
                     let part = |column: &str| entry.get(column).map(<[u8]>::to_vec);
-                    if !take(&key, members.of_mds(&key, part)) {
+                    let mut samples = members.of_mds(&key, shard, part).into_iter();
+                    if !samples.all(|sample| take(&key, sample)) {
                         break;
                     }
                 }
@@ -212,98 +183,10 @@ impl Shard {
     }
 }
 
-impl Members {
-    /// A sample of the members of a tar, or what it lacks.
-    fn of_tar(self, key: &str, part: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Sample, String> {
-        let text = part("txt");
-        match self {
-            Self::Pictures => {
-                let image = IMAGES.iter().find_map(|name| part(name));
-                picture(key, image, text)
-            }
-            Self::Latents { size } => {
-                let name = format!("latent-{size}.npy");
-                let arrays = [part(&name), part("caption.npy")];
-                latents(
-                    key,
-                    arrays.map(|array| array.map(Stored::Npy)),
-                    [&name, "caption.npy"],
-                    text,
-                )
-            }
-        }
-    }
-
-    /// A sample of the columns of an MDS shard, or what it lacks.
-    fn of_mds(self, key: &str, part: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Sample, String> {
-        let text = part("caption");
-        match self {
-            Self::Pictures => picture(key, part("image"), text),
-            Self::Latents { size } => {
-                let name = format!("latents_{size}");
-                let arrays = [part(&name), part("caption_latents")];
-                let arrays = arrays.map(|array| array.map(Stored::Halves));
-                latents(key, arrays, [&name, "caption_latents"], text)
-            }
-        }
-    }
-
-    fn describe(self) -> String {
-        match self {
-            Self::Pictures => {
-                "KEY.jpg (or .png, .webp) and KEY.txt, or columns image and caption".into()
-            }
-            Self::Latents { size } => format!(
-                "KEY.latent-{size}.npy and KEY.caption.npy, or columns latents_{size} and caption_latents"
-            ),
-        }
-    }
-}
-
-/// A file of pixels and its caption.
-fn picture(key: &str, image: Option<Vec<u8>>, text: Option<Vec<u8>>) -> Result<Sample, String> {
-    let image = Image::Encoded(image.ok_or("no image")?);
-    let caption = trimmed(&text.ok_or("no caption")?);
-    if caption.is_empty() {
-        return Err("an empty caption".into());
-    }
-    let key = key.to_owned();
-    Ok(Sample {
-        key,
-        caption,
-        image,
-        damage: None,
-    })
-}
-
-/// Latent and caption states, and the text they were made of, if it was kept.
-fn latents(
-    key: &str,
-    arrays: [Option<Stored>; 2],
-    names: [&str; 2],
-    text: Option<Vec<u8>>,
-) -> Result<Sample, String> {
-    let [latent, caption] = arrays;
-    let missing = |i: usize| move || format!("no {}", names[i]);
-    let image = Image::Precomputed {
-        latent: latent.ok_or_else(missing(0))?,
-        caption: caption.ok_or_else(missing(1))?,
-    };
-    Ok(Sample {
-        key: key.to_owned(),
-        caption: trimmed(&text.unwrap_or_default()),
-        image,
-        damage: None,
-    })
-}
-
-fn trimmed(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mds;
 
     #[test]
     fn shards_of_merged_indexes_keep_their_samples_apart() {

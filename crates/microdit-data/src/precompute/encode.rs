@@ -228,7 +228,7 @@ fn read(
         move |send| {
             let (source, checksum) = (Glance::at(&reader), checksum(reader.path()));
             let take = |key: &str, sample| send((key.to_owned(), sample));
-            let end = reader.for_each(Members::Pictures, take);
+            let end = reader.for_each(&Members::Pictures, take);
             (source, checksum, end.err())
         },
         |(key, sample): (String, Result<Sample, String>)| {

@@ -1,0 +1,50 @@
+//! Which files a list of shards consists of.
+
+use super::{Members, Shard, Shards, pattern};
+use crate::{
+    mds::{self, MdsShard},
+    sample::DataError,
+};
+use std::path::{Path, PathBuf};
+
+impl Shards {
+    /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
+    /// `index.json`. A path that is there means itself, whatever characters it has.
+    ///
+    /// # Errors
+    /// If that names no existing shard.
+    pub fn open(spec: &str, members: Members) -> Result<Self, DataError> {
+        let missing = || DataError::NoShards(spec.to_owned());
+        let path = Path::new(spec);
+        if path.join(mds::INDEX).is_file() {
+            let shards = MdsShard::list(path)?;
+            return Self::new(shards.into_iter().map(Shard::Mds).collect(), members, spec);
+        }
+        let paths: Vec<PathBuf> = if path.is_dir() {
+            let entries = path.read_dir().map_err(|_| missing())?;
+            let mut tars: Vec<PathBuf> = entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+                .collect();
+            tars.sort();
+            tars
+        } else if path.is_file() {
+            vec![path.to_owned()]
+        } else {
+            let names =
+                pattern::expand(spec).map_err(|message| DataError::unreadable(path, &message))?;
+            names.into_iter().map(PathBuf::from).collect()
+        };
+        Self::new(paths.into_iter().map(Shard::Tar).collect(), members, spec)
+    }
+
+    fn new(shards: Vec<Shard>, members: Members, spec: &str) -> Result<Self, DataError> {
+        if let Some(absent) = shards.iter().find(|shard| !shard.path().is_file()) {
+            return Err(DataError::NoShards(absent.path().display().to_string()));
+        }
+        if shards.is_empty() {
+            return Err(DataError::NoShards(spec.to_owned()));
+        }
+        Ok(Self { shards, members })
+    }
+}
