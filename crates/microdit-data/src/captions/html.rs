@@ -1,8 +1,11 @@
 //! The text of HTML as Python's html.parser and Beautiful Soup see it, broken markup included.
 
+mod tags;
+
 use fancy_regex::Regex;
 use microdit_encoders::text::{entity, pattern, windows_1252};
 use std::sync::LazyLock;
+use tags::{Ahead, StartTags};
 
 /// Elements whose text is no text of the page.
 const SILENT: [&str; 5] = ["script", "style", "template", "rt", "rp"];
@@ -17,14 +20,6 @@ const VOID: [&str; 23] = [
     "isindex", "nextid",
 ];
 
-/// A start tag up to its end, or to where it cannot go on.
-static START: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(concat!(
-        r"^<[a-zA-Z][^\t\n\r\x0c />\x00]*",
-        r#"(?:[\s/]*(?:(?<=['"\s/])[^\s/>][^\s/=>]*"#,
-        r#"(?:\s*=+\s*(?:'[^']*'|"[^"]*"|(?!['"])[^>\s]*)\s*)?(?:\s|/(?!>))*)*)?\s*"#,
-    ))
-});
 static NAME: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^([a-zA-Z][^\t\n\r\x0c />\x00]*)(?:\s|/(?!>))*"));
 static END: LazyLock<Regex> = LazyLock::new(|| pattern(r"^</\s*([a-zA-Z][-.a-zA-Z0-9:_]*)\s*>"));
@@ -34,39 +29,69 @@ static NUMERIC: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^&#([0-9]+|[xX][0-9a-fA-F]+)[^0-9a-fA-F]"));
 static COMMENT_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"--\s*>"));
 
-/// The text outside tags and comments of lower-case HTML, references decoded.
+/// The text outside tags and comments of lower-case HTML, references decoded. Takes time in proportion to its length, whatever is in it:
+/// what was looked for from one place on is not looked for again from the next.
 pub(super) fn text_of(html: &str) -> String {
-    let mut page = Page::default();
-    let mut rest = html;
-    while let Some(at) = rest.find(['&', '<']) {
-        page.write(&rest[..at]);
-        rest = &rest[at..];
-        let taken = if rest.starts_with('<') {
-            page.markup(rest)
+    let mut page = Page::of(html);
+    let mut at = 0;
+    while let Some(found) = html[at..].find(['&', '<']) {
+        page.write(&html[at..at + found]);
+        at += found;
+        let taken = if html[at..].starts_with('<') {
+            page.markup(at)
         } else {
-            page.reference(rest)
+            page.reference(&html[at..])
         };
         match taken {
-            Some(taken) => rest = &rest[taken..],
+            Some(taken) => at += taken,
             None => break,
         }
     }
-    page.write(rest);
+    page.write(&html[at..]);
     page.text
 }
 
 /// What has been read.
-#[derive(Default)]
-struct Page {
+struct Page<'a> {
+    html: &'a str,
     text: String,
-    /// Silent elements that are open.
-    silent: Vec<String>,
+    /// Silent elements that are open, by their places in `SILENT`, and how many of each.
+    silent: Vec<usize>,
+    open: [usize; SILENT.len()],
     /// Whether something was met that could not be read without its end: html.parser then tries once more, knowing that
     /// nothing follows.
     last_pass: bool,
+    tags: StartTags<'a>,
+    /// Where the next of these is.
+    bracket: Ahead,
+    comment_end: Ahead,
+    section_end: Ahead,
 }
 
-impl Page {
+impl<'a> Page<'a> {
+    fn of(html: &'a str) -> Self {
+        Self {
+            html,
+            text: String::new(),
+            silent: Vec::new(),
+            open: [0; SILENT.len()],
+            last_pass: false,
+            tags: StartTags::of(html),
+            bracket: Ahead::default(),
+            comment_end: Ahead::default(),
+            section_end: Ahead::default(),
+        }
+    }
+
+    /// How far from `at` the next `>` is, not counting what lies before `from`.
+    fn close(&mut self, at: usize, from: usize) -> Option<usize> {
+        let html = self.html;
+        let place = self
+            .bracket
+            .next(from, |from| html[from..].find('>').map(|found| (found, 1)));
+        place.map(|(found, _)| found - at)
+    }
+
     fn write(&mut self, text: &str) {
         if self.silent.is_empty() {
             self.text.push_str(text);
@@ -74,28 +99,35 @@ impl Page {
     }
 
     /// Reads what begins with `<`; its length, or none at the end of the page.
-    fn markup(&mut self, rest: &str) -> Option<usize> {
+    fn markup(&mut self, at: usize) -> Option<usize> {
+        let (html, rest) = (self.html, &self.html[at..]);
         let second = rest[1..].chars().next()?;
         let taken = match second {
-            _ if second.is_ascii_alphabetic() => self.start_tag(rest),
-            '/' => self.end_tag(rest),
-            '!' if rest.starts_with("<!--") => COMMENT_END
-                .find(&rest[4..])
-                .ok()
-                .flatten()
-                .map(|end| 4 + end.end()),
-            '!' if rest.starts_with("<![") => rest.find("]]>").map(|end| {
-                let section = &rest[3..end];
-                if let Some(data) = section
-                    .to_uppercase()
-                    .starts_with("CDATA[")
-                    .then(|| &section[6..])
-                {
-                    self.write(data);
-                }
-                end + 3
-            }),
-            '!' | '?' => rest.find('>').map(|end| end + 1),
+            _ if second.is_ascii_alphabetic() => self.start_tag(at),
+            '/' => self.end_tag(at),
+            '!' if rest.starts_with("<!--") => {
+                let end = self.comment_end.next(at + 4, |from| {
+                    let found = COMMENT_END.find(&html[from..]).ok().flatten()?;
+                    Some((found.start(), found.as_str().len()))
+                });
+                end.map(|(found, length)| found + length - at)
+            }
+            '!' if rest.starts_with("<![") => {
+                let end = self
+                    .section_end
+                    .next(at, |from| html[from..].find("]]>").map(|found| (found, 3)));
+                end.map(|(found, length)| {
+                    let section = &html[at + 3..found.max(at + 3)];
+                    let named = section
+                        .get(..6)
+                        .is_some_and(|name| name.eq_ignore_ascii_case("CDATA["));
+                    if named {
+                        self.write(&section[6..]);
+                    }
+                    found + length - at
+                })
+            }
+            '!' | '?' => self.close(at, at).map(|end| end + 1),
             _ => {
                 self.write("<");
                 Some(1)
@@ -104,19 +136,18 @@ impl Page {
         // What is never closed is text, up to what may close it.
         taken.or_else(|| {
             self.last_pass = true;
-            let end = match (rest[1..].find('>'), rest[1..].find('<')) {
-                (Some(end), _) => end + 2,
-                (None, Some(next)) => next + 1,
-                (None, None) => 1,
+            let end = match self.close(at, at + 1) {
+                Some(end) => end + 1,
+                None => rest[1..].find('<').map_or(1, |next| next + 1),
             };
             self.write(&rest[..end]);
             Some(end)
         })
     }
 
-    fn start_tag(&mut self, rest: &str) -> Option<usize> {
-        let found = START.find(rest).ok().flatten()?;
-        let end = found.end();
+    fn start_tag(&mut self, at: usize) -> Option<usize> {
+        let rest = &self.html[at..];
+        let end = self.tags.end(at) - at;
         let next = rest[end..].chars().next();
         let end = match next {
             Some('>') => end + 1,
@@ -131,20 +162,23 @@ impl Page {
         };
         let name = NAME.captures(&rest[1..]).ok().flatten()?[1].to_lowercase();
         let empty = rest[..end].ends_with("/>") || VOID.contains(&name.as_str());
-        if SILENT.contains(&name.as_str()) && !empty {
+        let silent = SILENT.iter().position(|silent| *silent == name);
+        if let Some(silent) = silent.filter(|_| !empty) {
             if RAW.contains(&name.as_str()) {
                 let close = format!("</{name}");
                 let length = rest[end..].find(&close);
                 // Without its end tag, all that follows belongs to it.
                 return Some(length.map_or(rest.len(), |length| end + length));
             }
-            self.silent.push(name);
+            self.silent.push(silent);
+            self.open[silent] += 1;
         }
         Some(end)
     }
 
-    fn end_tag(&mut self, rest: &str) -> Option<usize> {
-        let close = rest.find('>')? + 1;
+    fn end_tag(&mut self, at: usize) -> Option<usize> {
+        let rest = &self.html[at..];
+        let close = self.close(at, at)? + 1;
         let name = if let Ok(Some(tag)) = END.captures(rest) {
             tag[1].to_lowercase()
         } else {
@@ -154,8 +188,15 @@ impl Page {
                 None => return Some(close),
             }
         };
-        if let Some(at) = self.silent.iter().rposition(|open| *open == name) {
-            self.silent.truncate(at);
+        // It closes what was opened since, too.
+        let closed = SILENT.iter().position(|silent| *silent == name);
+        if let Some(closed) = closed.filter(|&closed| self.open[closed] > 0) {
+            while let Some(last) = self.silent.pop() {
+                self.open[last] -= 1;
+                if last == closed {
+                    break;
+                }
+            }
         }
         Some(close)
     }

@@ -170,3 +170,79 @@ fn hexadecimal(digits: &[u8]) -> Option<u8> {
         Some(value * 16 + char::from(digit).to_digit(16)? as u8)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Two megabytes of whatever is repeated take seconds, where anything quadratic would take hours.
+    #[test]
+    fn cleaning_takes_time_in_proportion_to_length() {
+        const LENGTH: usize = 2 << 20;
+        for part in [
+            "<",
+            "<a ",
+            "<a",
+            "<a x='",
+            "<a x=\"",
+            "<a x='>'",
+            "<a =",
+            "</a ",
+            "</",
+            "<!--",
+            "<![",
+            "<!",
+            "<?",
+            "<rt>",
+            "<script>",
+            "a",
+            "a.",
+            "a-",
+            "&",
+            "&#",
+            "&#1",
+            "&a",
+            "&lt",
+            "(",
+            "[",
+            "'",
+            "\"",
+            "#",
+            "@",
+            "@a",
+            " ",
+            " .",
+            "a1",
+            "1",
+            "1.",
+            "1a",
+            "\u{c3}\u{a9}",
+            "\u{c3}",
+            "\u{e2}\u{20ac}\u{2122}",
+            "www.",
+            "http:",
+            "a.com/",
+            "-",
+            "_",
+            "%",
+            "%41",
+            "\\n",
+            "page ",
+            "click on ",
+            "worldwide ",
+            "x",
+            "1x",
+            "\u{4e00}",
+            "é",
+            "\u{0}",
+            "\n",
+        ] {
+            let started = Instant::now();
+            clean_caption(&part.repeat(LENGTH / part.len()));
+            let taken = started.elapsed();
+            println!("{part:?}: {taken:?}");
+            assert!(taken < Duration::from_secs(20), "{part:?}: {taken:?}");
+        }
+    }
+}
