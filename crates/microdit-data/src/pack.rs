@@ -58,6 +58,9 @@ pub fn prepare(
     stop: &AtomicBool,
     mut progress: impl FnMut(u64),
 ) -> Result<Prepared, DataError> {
+    let name = Path::new(&card.name);
+    card.validate()
+        .map_err(|message| DataError::unreadable(name, &message))?;
     let used = out
         .read_dir()
         .is_ok_and(|mut entries| entries.next().is_some());
@@ -65,10 +68,10 @@ pub fn prepare(
         return Err(DataError::InUse(out.to_owned()));
     }
     // A table of captions may be a pipe, or lie on a disk that hangs.
-    let (layout, place) = (card.layout.clone(), config.source.to_owned());
+    let (card_of_it, place) = (card.clone(), config.source.to_owned());
     let captions = config.captions.map(Path::to_owned);
     let open = move |send: &mut dyn FnMut(_) -> bool| {
-        send(Collected::open(&layout, &place, captions.as_deref()))
+        send(Collected::open(&card_of_it, &place, captions.as_deref()))
     };
     let mut source = Err(DataError::Interrupted);
     read_ahead(stop, open, |opened| {
@@ -103,15 +106,18 @@ pub fn prepare(
 
 /// Where samples come from.
 enum Collected {
-    Shards(Shards),
+    Shards(Shards, Members),
     Folder(Folder),
     Drawn(Shapes, u64),
 }
 
 impl Collected {
-    fn open(layout: &Layout, source: &str, captions: Option<&Path>) -> Result<Self, DataError> {
-        Ok(match layout {
-            Layout::Shards => Self::Shards(Shards::open(source, Members::Pictures)?),
+    fn open(card: &DatasetCard, source: &str, captions: Option<&Path>) -> Result<Self, DataError> {
+        Ok(match &card.layout {
+            Layout::Shards => {
+                let members = card.members();
+                Self::Shards(Shards::open(source, members.clone())?, members)
+            }
             Layout::Folder(columns) => {
                 let root = Path::new(source);
                 Self::Folder(Folder::open(root, captions, columns.clone())?)
@@ -123,12 +129,13 @@ impl Collected {
     /// Hands all samples to `sink` until that has enough, or `stop` is set.
     fn into_sink(self, sink: &mut Sink<'_>, stop: &AtomicBool) -> Result<(), DataError> {
         match self {
-            Self::Shards(shards) => {
+            Self::Shards(shards, members) => {
                 for shard in shards.iter() {
                     let (reader, name) = (shard.clone(), shard.name());
+                    let members = members.clone();
                     let read = move |send: &mut dyn FnMut(_) -> bool| {
                         let take = |key: &str, sample| send((key.to_owned(), sample));
-                        reader.for_each(&Members::Pictures, take)
+                        reader.for_each(&members, take)
                     };
                     match read_ahead(stop, read, |sample| sink.take(&name, sample))? {
                         None => break,

@@ -2,13 +2,14 @@
 
 use crate::{
     captions::clean_caption,
-    folder::Columns,
-    image::{decode, resize},
+    columns::Columns,
+    image::{Limits, Picture, read, resize},
     sample::{Image, Sample},
+    shards::Members,
 };
 use ::image::{ImageFormat, RgbImage, codecs::jpeg::JpegEncoder};
 use serde::{Deserialize, Serialize};
-use std::io::Cursor;
+use std::{io::Cursor, sync::Arc};
 
 /// A dataset: where it comes from, and which of it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,15 @@ pub struct DatasetCard {
     pub get: String,
     /// How it lies on the disk.
     pub layout: Layout,
+    /// What pictures and captions are called in shards, where that is unusual.
+    #[serde(default)]
+    pub columns: Columns,
+    /// What shows where pictures are transparent: red, green, blue.
+    #[serde(default = "white")]
+    pub background: [u8; 3],
+    /// How large pictures may be.
+    #[serde(default)]
+    pub limits: Limits,
     /// Whether captions are cleaned.
     #[serde(default)]
     pub clean: bool,
@@ -38,6 +48,10 @@ pub struct DatasetCard {
     /// How pictures that had to be shrunk are stored; the others stay as they are.
     #[serde(default)]
     pub store: Store,
+}
+
+fn white() -> [u8; 3] {
+    [u8::MAX; 3]
 }
 
 /// How a dataset lies on the disk.
@@ -89,6 +103,46 @@ impl Default for Store {
 pub(crate) type ImageFile = (&'static str, Vec<u8>);
 
 impl DatasetCard {
+    /// What makes a sample where it lies in shards.
+    pub(crate) fn members(&self) -> Members {
+        Members::Named(Arc::new(self.columns.clone()))
+    }
+
+    /// Checks the numbers of the card.
+    ///
+    /// # Errors
+    /// The key, what was expected, what was found.
+    pub fn validate(&self) -> Result<(), String> {
+        self.limits.check()?;
+        let Filters {
+            max_aspect,
+            caption_length,
+            ..
+        } = &self.filters;
+        if let Some(aspect) = max_aspect.filter(|aspect| !(1.0..f64::INFINITY).contains(aspect)) {
+            return Err(format!(
+                "filters.max_aspect is {aspect}; expected at least 1"
+            ));
+        }
+        if let Some((least, most)) = caption_length.filter(|(least, most)| least > most) {
+            return Err(format!(
+                "filters.caption_length is ({least}, {most}); expected the smaller number first"
+            ));
+        }
+        if self.max_side == Some(0) {
+            return Err("max_side is 0; expected at least 1 pixel".into());
+        }
+        match (self.store, &self.layout) {
+            (Store::Jpeg(quality), _) if !(1..=100).contains(&quality) => Err(format!(
+                "store has a quality of {quality}; expected 1 to 100"
+            )),
+            (_, Layout::Shapes { size, .. }) if !(1..=8192).contains(size) => Err(format!(
+                "layout has a size of {size} pixels; expected 1 to 8192"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// What becomes of a sample: its caption and picture, or why it is left out.
     pub(crate) fn admit(&self, sample: Sample) -> Result<(String, ImageFile), Refused> {
         let caption = match self.clean {
@@ -99,27 +153,42 @@ impl DatasetCard {
         filtered.map_err(Refused::by_a_filter)?;
         let (image, file) = match sample.image {
             Image::Encoded(file) => {
-                let image = decode(&file)
-                    .map_err(|error| format!("an image that cannot be decoded: {error}"))?;
-                (image, Some(file))
+                let Picture { image, transparent } = read(&file, self.background, &self.limits)?;
+                // Readers of shards know nothing of this background.
+                (image, Some(file).filter(|_| !transparent))
             }
             Image::Decoded(image) => (image, None),
             Image::Precomputed { .. } => return Err("no image".to_owned().into()),
         };
-        let filtered = self.filters.admit_image(image.width(), image.height());
+        let (width, height) = image.dimensions();
+        self.limits.admit_aspect(width, height)?;
+        let filtered = self.filters.admit_image(width, height);
         filtered.map_err(Refused::by_a_filter)?;
-        let small = self
-            .max_side
-            .is_none_or(|side| image.width().min(image.height()) <= side);
+        let side = self.side(width, height);
         // What is fine already is not compressed a second time.
         let kept = file
-            .filter(|_| small)
+            .filter(|_| side.is_none())
             .and_then(|file| Some((extension(&file)?, file)));
         let image = match kept {
             Some(kept) => kept,
-            None => self.store.encode(&shrunk(image, self.max_side))?,
+            None => self.store.encode(&shrunk(image, side))?,
         };
         Ok((caption, image))
+    }
+    /// The shorter side to which a picture of that size is shrunk, if it is: to that of the card, and to what readers of shards take,
+    /// whose limits are the usual ones.
+    fn side(&self, width: u32, height: u32) -> Option<u32> {
+        let short = width.min(height);
+        let most = Limits::default();
+        let too_large = most.admit_size(width, height).is_err().then(|| {
+            let by_side = f64::from(most.max_side) / f64::from(width.max(height));
+            let by_pixels = most.max_pixels as f64 / (f64::from(width) * f64::from(height));
+            // A little less, so that rounding does no harm.
+            let scale = 0.999 * by_side.min(by_pixels.sqrt());
+            ((f64::from(short) * scale) as u32).max(1)
+        });
+        let by_card = self.max_side.filter(|side| short > *side);
+        by_card.into_iter().chain(too_large).min()
     }
 }
 

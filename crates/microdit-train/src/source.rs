@@ -197,7 +197,8 @@ fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
         Dataset::WebDataset => Members::Pictures,
         Dataset::Latents => Members::Latents { size },
     };
-    let open = |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members)?, weight));
+    let open =
+        |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members.clone())?, weight));
     lists
         .iter()
         .map(open)

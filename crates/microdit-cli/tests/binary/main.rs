@@ -15,6 +15,7 @@ mod kept;
 mod latents;
 mod pictures;
 mod printed;
+mod reading;
 mod readme;
 mod recipes;
 mod records;
