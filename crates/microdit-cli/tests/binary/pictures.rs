@@ -243,7 +243,6 @@ fn outputs_are_checked_before_anything_is_done() {
         (&long, "cannot be written"),
         ("a.bmp", ".png, .jpg, .jpeg or .webp"),
         ("a", ".png, .jpg, .jpeg or .webp"),
-        ("", ".png, .jpg, .jpeg or .webp"),
         ("..", ".png, .jpg, .jpeg or .webp"),
         ("/dev/null", ".png, .jpg, .jpeg or .webp"),
     ] {

@@ -77,7 +77,7 @@ fn server() -> String {
             let body = HOSTILE.repeat(3);
             let _ = write!(
                 stream,
-                "HTTP/1.1 404 {0}\r\nContent-Type: text/plain\r\nX-Error-Message: {0}\r\n\
+                "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nX-Error-Message: {0}\r\n\
                  ETag: \"{0}\"\r\nContent-Length: {1}\r\nConnection: close\r\n\r\n{body}",
                 HOSTILE.replace('\r', ""),
                 body.len()
@@ -248,7 +248,14 @@ fn what_files_and_servers_say_is_shown() {
     .to_vec();
     cases.push([&train[..], &small, &web, &["data.shards=data.tar"]].concat());
     cases.push([&train[..], &small, &web, &["data.shards=mds"]].concat());
-    cases.push([&train[..], &["--set", &stage]].concat());
+    let short = [
+        "model.depth=1",
+        "batch=2",
+        "sampling.steps=1",
+        "sampling.count=1",
+    ];
+    let short: Vec<&str> = short.iter().flat_map(|&set| ["--set", set]).collect();
+    cases.push([&train[..], &["--set", &stage], &short].concat());
     for name in ["cc12m", "coco2014"] {
         let card = root()
             .join(format!("datasets/{name}.ron"))

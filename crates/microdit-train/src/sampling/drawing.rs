@@ -383,6 +383,7 @@ mod tests {
             for guidance in [1.0, 5.0] {
                 let settings = SamplingConfig {
                     guidance,
+                    steps: 1,
                     ..settings(&[], 1)
                 };
                 let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
@@ -393,7 +394,7 @@ mod tests {
                 let together = draw(&pictures);
                 let size = together.len() / BATCH;
                 assert_ne!(together[..size], together[size..2 * size]);
-                for count in [1, 2, 3, 5, 7, 11] {
+                for count in [1, 2, 3, 7] {
                     let first = BATCH - count;
                     let alone = draw(&pictures[first..]);
                     assert!(
