@@ -192,8 +192,11 @@ mod tests {
         tar.into_inner().unwrap()
     }
 
+    /// Key and length of the text.
+    type Sound = (String, usize);
+
     /// Sound samples with the length of their text, those that are not, and how reading ended.
-    fn samples(bytes: &[u8]) -> (Vec<(String, usize)>, Vec<String>, Result<(), String>) {
+    fn samples(bytes: &[u8]) -> (Vec<Sound>, Vec<String>, Result<(), String>) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         io::Seek::rewind(&mut file).unwrap();

@@ -190,8 +190,8 @@ fn kill_at(scenario: &Scenario, point: &Point, run: &Path, folder: &Path) -> boo
     let directory = run.to_str().unwrap();
     let last = trace
         .lines()
-        .filter_map(|line| path_in(line, directory))
-        .last();
+        .rev()
+        .find_map(|line| path_in(line, directory));
     let there = last.as_ref() == Some(&point.path);
     output.status.signal() == Some(9) && there
 }

@@ -118,11 +118,12 @@ fn a_finished_run_vouches_for_its_weights() {
     finish(&run, &[]);
     assert!(finish(&run, &["--resume"]).contains("finished its 14 steps already"));
     // One of two files, a bit, or the marker are gone: they are written again, not taken for the result.
-    let damage: [(&str, &dyn Fn(&Path)); 4] = [
-        ("ema.safetensors", &|path| fs::remove_file(path).unwrap()),
-        ("weights.safetensors", &flip),
-        ("finished.json", &|path| fs::remove_file(path).unwrap()),
-        ("finished.json", &flip),
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    let damage = [
+        ("ema.safetensors", remove as fn(&Path)),
+        ("weights.safetensors", flip),
+        ("finished.json", remove),
+        ("finished.json", flip),
     ];
     for (name, damage) in damage {
         damage(&run.join(name));

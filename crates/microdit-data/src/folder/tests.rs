@@ -6,6 +6,9 @@ use crate::columns::Names;
 /// A file that is not decoded here, only found.
 const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// Key and caption of a sample, or key and lack.
+type Found = (String, Result<String, String>);
+
 struct Case {
     folder: tempfile::TempDir,
 }
@@ -26,11 +29,8 @@ impl Case {
         std::fs::write(path, content).unwrap();
     }
 
-    /// Key and caption of every sample, or key and lack.
-    fn samples(
-        &self,
-        columns: Columns,
-    ) -> Result<Vec<(String, Result<String, String>)>, DataError> {
+    /// Every sample.
+    fn samples(&self, columns: Columns) -> Result<Vec<Found>, DataError> {
         let mut samples = Vec::new();
         Folder::open(self.folder.path(), None, columns)?.for_each(|key, sample| {
             samples.push((key.to_owned(), sample.map(|sample| sample.caption)));
@@ -39,7 +39,7 @@ impl Case {
         Ok(samples)
     }
 
-    fn found(&self) -> Vec<(String, Result<String, String>)> {
+    fn found(&self) -> Vec<Found> {
         self.samples(Columns::default()).unwrap()
     }
 }

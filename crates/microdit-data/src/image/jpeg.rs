@@ -17,11 +17,11 @@ const ONES: [u8; 16] = [
     0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
 ];
 
+/// The picture of a file, its EXIF and its XMP data.
+type Parts = (DynamicImage, [Option<Vec<u8>>; 2]);
+
 /// Decodes a file; with it the EXIF and the XMP data, if there are any.
-pub(super) fn decode(
-    file: &[u8],
-    limits: &Limits,
-) -> Result<(DynamicImage, [Option<Vec<u8>>; 2]), String> {
+pub(super) fn decode(file: &[u8], limits: &Limits) -> Result<Parts, String> {
     let truncated = || "an image file that is truncated".to_owned();
     let file = Walk::through(file).ok_or_else(truncated)?.sealed()?;
     let broken = |error: DecodeErrors| format!("an image that cannot be decoded: JPEG: {error:?}");

@@ -215,12 +215,15 @@ impl<B: DitBackend> Precompute<'_, B> {
     }
 }
 
-/// A shard at a glance with its sound samples, or why it cannot be read; nothing if told to stop.
+/// A shard at a glance with its sound samples, or why it cannot be read.
+type Looked = (Glance, Result<Pictures, String>);
+
+/// Reads a shard; nothing if told to stop.
 fn read(
     shard: &Shard,
     stop: &AtomicBool,
     left_out: &mut LeftOut,
-) -> Result<Option<(Glance, Result<Pictures, String>)>, DataError> {
+) -> Result<Option<Looked>, DataError> {
     let (mut samples, mut keys) = (Vec::new(), Unique::default());
     let (name, reader) = (shard.name(), shard.clone());
     let read = read_ahead(

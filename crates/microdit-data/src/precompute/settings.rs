@@ -43,6 +43,9 @@ pub(super) struct Source {
     pub(super) removed: bool,
 }
 
+/// Whether a shard is a source that is known.
+type Rule<'a> = dyn Fn(&Source, &Glance) -> bool + 'a;
+
 impl Settings {
     pub(super) fn new<B: DitBackend>(sources: Vec<Glance>, work: &Precompute<'_, B>) -> Self {
         let [vae, text_encoder] = work.config.encoders.clone();
@@ -171,7 +174,7 @@ impl Settings {
         let same = |source: &Source, glance: &Glance| {
             known(glance) && source.glance.fingerprint == glance.fingerprint
         };
-        let rules: [&dyn Fn(&Source, &Glance) -> bool; 3] = [
+        let rules: [&Rule<'_>; 3] = [
             &|source, glance| same(source, glance) && source.glance.file == glance.file,
             &|source, glance| same(source, glance),
             &|source, glance| !source.removed && source.glance.file == glance.file,
@@ -363,7 +366,7 @@ mod tests {
             let outcomes: Vec<bool> = std::thread::scope(|scope| {
                 let begin = |rank: usize| {
                     // Half of them have other shards.
-                    let content = if rank % 2 == 0 { "a" } else { "b" };
+                    let content = if rank.is_multiple_of(2) { "a" } else { "b" };
                     scope.spawn(move || {
                         settings(&[("0.tar", content)])
                             .settle(out, rank, false)
