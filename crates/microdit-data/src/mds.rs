@@ -393,13 +393,13 @@ mod tests {
             )
         };
         let folder = tempfile::tempdir().unwrap();
-        let file = [&u32::MAX.to_le_bytes()[..], &[12; 60]].concat();
+        let file = [&u32::MAX.to_le_bytes()[..], &64u32.to_le_bytes().repeat(15)].concat();
         std::fs::write(folder.path().join("a"), &file).unwrap();
         for (text, expected) in [
             (index("[\"a\"]", "[0]", 64, "null"), "column a has 0 bytes"),
             (
                 index("[\"a\"]", "[4294967295]", 64, "null"),
-                "sample 1 lies at",
+                "columns of sample 0 are longer",
             ),
             (
                 index("[]", "[]", 64, "null"),

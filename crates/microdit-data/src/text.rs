@@ -107,7 +107,8 @@ fn unit(pair: [u8; 2], big: bool) -> u16 {
 fn foreign(bytes: &[u8], error: &std::str::Utf8Error) -> String {
     let at = error.valid_up_to();
     let byte = bytes[at];
-    if error.error_len().is_none() {
+    // Where nothing before it is UTF-8 either, the last byte is a letter by itself.
+    if error.error_len().is_none() && !bytes[..at].is_ascii() {
         return format!("not UTF-8 (byte 0x{byte:02X} at {at} begins a character that is cut)");
     }
     // Letters with accents stand alone or in pairs; the letters of other scripts in long rows.
@@ -218,7 +219,11 @@ mod tests {
             (&b"caf\xe9 noir"[..], "byte 0xE9 at 3; Windows-1252?"),
             (b"\xef\xbb\xbfcaf\xe9 noir", "byte 0xE9 at 3"),
             (b"\xeb\xe8\xf1\xe0", "0xEB at 0; a code page"),
-            (b"caf\xc3", "begins a character that is cut"),
+            (
+                "é caf\u{e9}".as_bytes().split_last().unwrap().1,
+                "byte 0xC3 at 6 begins a character that is cut",
+            ),
+            (b"caf\xe9", "byte 0xE9 at 3; Windows-1252?"),
             (b"\xff\xfe\0\0a\0\0\0", "UTF-32"),
             (&little[2..], "UTF-16 without a byte-order mark?"),
             (&big[2..], "UTF-16 without a byte-order mark?"),

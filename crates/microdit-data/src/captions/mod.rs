@@ -2,7 +2,7 @@
 
 mod html;
 
-use fancy_regex::Regex;
+use fancy_regex::{Match, Regex};
 use html::text_of;
 use microdit_encoders::text::{pattern, repair, unescape_html};
 use std::sync::LazyLock;
@@ -127,11 +127,43 @@ pub fn clean_once(caption: &str) -> String {
 fn apply(rules: &[Rule], text: String) -> String {
     rules.iter().fold(text, |text, (rule, place)| {
         // A pattern that gives up on a text leaves it as it is.
-        match rule.try_replacen(&text, 0, *place) {
-            Ok(replaced) => replaced.into_owned(),
-            Err(_) => text,
-        }
+        replace(rule, place, &text).unwrap_or(text)
     })
+}
+
+/// The text with `place` wherever the rule matches, where `${1}` at its beginning is what the rule's group matched; none if there is
+/// nothing to replace. The replacement of `fancy_regex` checks all of the text again after each of those.
+fn replace(rule: &Regex, place: &str, text: &str) -> Option<String> {
+    let (group, place) = match place.strip_prefix("${1}") {
+        Some(place) => (true, place),
+        None => (false, place),
+    };
+    let mut replaced = String::new();
+    let mut end = 0;
+    let mut put = |whole: Match<'_>, kept: &str| {
+        replaced.push_str(&text[end..whole.start()]);
+        replaced.push_str(kept);
+        replaced.push_str(place);
+        end = whole.end();
+    };
+    if group {
+        for captures in rule.captures_iter(text) {
+            let captures = captures.ok()?;
+            put(
+                captures.get(0)?,
+                captures.get(1).map_or("", |kept| kept.as_str()),
+            );
+        }
+    } else {
+        for found in rule.find_iter(text) {
+            put(found.ok()?, "");
+        }
+    }
+    if end == 0 && replaced.is_empty() {
+        return None;
+    }
+    replaced.push_str(&text[end..]);
+    Some(replaced)
 }
 
 /// Without white space at both ends, by Python's understanding of it.

@@ -126,7 +126,7 @@ fn a_bad_row_of_json_costs_one_sample() {
             ("line 12", "a row that is no JSON object"),
             (
                 "line 13",
-                "a row that is not Unicode text: not UTF-8 (byte 0xE9 at 34; Windows-1252?)",
+                "a row that is not Unicode text: not UTF-8 (byte 0xE9 at 35; Windows-1252?)",
             ),
             ("line 15", "no caption"),
             ("line 15", "a caption that is no text: the number 4"),

@@ -2,7 +2,7 @@
 
 use super::{Members, pil};
 use crate::{
-    columns::Columns,
+    columns::{Columns, Names},
     image::{READ, UNREAD},
     mds::MdsShard,
     sample::{Image, Sample, Stored},
@@ -50,7 +50,8 @@ impl Members {
             .filter_map(&part)
             .map(|bytes| text(&bytes))
             .collect();
-        if captions.is_empty() {
+        // Where captions are called by a name of their own.
+        if captions.is_empty() && columns.caption != Names::default() {
             captions = part("json")
                 .map(|json| of_json(&json, columns))
                 .unwrap_or_default();

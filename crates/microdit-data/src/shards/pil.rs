@@ -31,13 +31,21 @@ pub(super) fn to_tiff(column: &[u8]) -> Result<Vec<u8>, String> {
     };
     let row = (u64::from(width) * u64::from(count) * bits).div_ceil(8);
     if row.checked_mul(height.into()) != Some(levels.len() as u64)
-        || levels.len() > u32::MAX as usize - 1024
+        || levels.len() > i32::MAX as usize - 1024
     {
         return Err(format!(
             "an image that cannot be decoded: {width} x {height} pixels of mode {} in {} bytes",
             String::from_utf8_lossy(mode),
             levels.len()
         ));
+    }
+    if mode == b"LA" {
+        // The decoder knows no gray with transparency.
+        let colors: Vec<u8> = levels
+            .chunks_exact(2)
+            .flat_map(|pair| [pair[0], pair[0], pair[0], pair[1]])
+            .collect();
+        return Ok(tiff([width, height], 8, 4, 2, &colors));
     }
     Ok(tiff([width, height], bits as u16, count, kind, levels))
 }
@@ -51,7 +59,6 @@ fn tiff([width, height]: [u32; 2], bits: u16, count: u16, kind: u16, levels: &[u
     let length = levels.len() as u32;
     let (where_bits, alpha) = match count {
         1 => (u32::from(bits), false),
-        2 => (u32::from(bits) << 16 | u32::from(bits), true),
         _ => (BITS, count == 4 && kind == 2),
     };
     let mut fields = vec![
