@@ -224,8 +224,7 @@ impl Page {
     fn sample(&mut self, sample: Sample, first: bool) -> Result<(), String> {
         let glimpse = match sample.image {
             Image::Encoded(file) => {
-                let image = decode(&file)
-                    .map_err(|error| format!("an image that cannot be decoded: {error}"))?;
+                let image = decode(&file)?;
                 let size = format!("{} x {}", image.width(), image.height());
                 *self.result.sizes.entry(size).or_default() += 1;
                 Glimpse::Picture(image)

@@ -260,8 +260,7 @@ fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, Strin
     let Image::Encoded(file) = &sample.image else {
         return Err("no image".into());
     };
-    let image =
-        decode(file).map_err(|error| format!("an image that cannot be decoded: {error}"))?;
+    let image = decode(file)?;
     let square = |&size: &u32| pixels(&center_crop(&resize_shorter_side(&image, size), size));
     Ok(Prepared {
         place,
