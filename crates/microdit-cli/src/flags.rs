@@ -94,7 +94,7 @@ fn every_number_has_a_range() {
                 assert!(shown, "{path:?} --{flag} {value}: {message}");
             }
             let largest = refused(path, flag, "18446744073709551615").is_none();
-            let endless = ["seed", "limit"].contains(&flag);
+            let endless = ["seed", "limit", "place"].contains(&flag);
             assert_eq!(largest, endless, "{path:?} --{flag} and its end");
             found.push(format!("{} --{flag}", path.join(" ")));
         }

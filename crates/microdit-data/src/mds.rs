@@ -3,6 +3,8 @@
 //! A shard holds the number of its samples, where each begins, and then for each sample the lengths of its columns of
 //! variable length followed by all columns.
 
+#![deny(clippy::arithmetic_side_effects)]
+
 use crate::sample::DataError;
 use serde::Deserialize;
 use std::{
@@ -159,9 +161,12 @@ impl MdsShard {
         if self.entry.zip_data.is_some() {
             let decoder = ruzstd::decoding::StreamingDecoder::new(io::BufReader::new(file));
             let decoder = decoder.map_err(io::Error::other)?;
-            decoder.take(length + 1).read_to_end(&mut bytes)?;
+            decoder
+                .take(length.saturating_add(1))
+                .read_to_end(&mut bytes)?;
         } else {
-            file.take(length + 1).read_to_end(&mut bytes)?;
+            file.take(length.saturating_add(1))
+                .read_to_end(&mut bytes)?;
         }
         if bytes.len() as u64 != length {
             let found = if bytes.len() as u64 > length {
@@ -252,9 +257,11 @@ impl Entry {
                 self.samples
             ));
         }
+        // Where sample `i` begins, and the one before it ends: behind the number of samples.
+        let entry = |i: usize| word(i.checked_add(1)?.checked_mul(4)?);
         let names: Arc<[String]> = self.column_names.as_slice().into();
         let sample = |i: usize| {
-            let (begin, end) = word(4 + 4 * i).zip(word(8 + 4 * i)).ok_or_else(short)?;
+            let (begin, end) = entry(i).zip(entry(i.saturating_add(1))).ok_or_else(short)?;
             let bytes = shard.get(begin..end).ok_or_else(|| {
                 format!("sample {i} lies at {begin}..{end} of {} bytes", shard.len())
             })?;

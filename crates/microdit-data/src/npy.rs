@@ -1,5 +1,7 @@
 //! Arrays of 16- or 32-bit floats in NumPy's format.
 
+#![deny(clippy::arithmetic_side_effects)]
+
 use crate::sample::Stored;
 use half::f16;
 use npyz::NpyFile;
@@ -89,12 +91,13 @@ impl Stored {
 /// Reads 16-bit floats of the given shape.
 pub(crate) fn read_halves(bytes: &[u8], shape: &[usize]) -> Result<Array, String> {
     let (pairs, rest) = bytes.as_chunks();
-    let count: usize = shape.iter().product();
-    if pairs.len() != count || !rest.is_empty() {
+    let count = shape
+        .iter()
+        .try_fold(1usize, |count, &side| count.checked_mul(side));
+    if count != Some(pairs.len()) || !rest.is_empty() {
         return Err(format!(
-            "it has {} bytes; expected {} for 16-bit floats of shape {shape:?}",
-            bytes.len(),
-            2 * count
+            "it has {} bytes; expected two for each of the 16-bit floats of shape {shape:?}",
+            bytes.len()
         ));
     }
     Ok(Array {

@@ -152,9 +152,13 @@ impl<'a> At<'a> {
     /// The tensors under one more segment of the name.
     #[must_use]
     pub fn at(&self, segment: impl std::fmt::Display) -> Self {
+        let segment = segment.to_string();
         Self {
             weights: self.weights,
-            prefix: self.name(&segment.to_string()),
+            prefix: match segment.is_empty() {
+                true => self.prefix.clone(),
+                false => self.name(&segment),
+            },
         }
     }
 

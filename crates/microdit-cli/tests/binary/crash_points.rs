@@ -40,7 +40,7 @@ const SAMPLE: usize = 18;
 
 /// Recipes that extend each other above the one that is trained. The thread that trains opens and closes them before
 /// anything else, so that its counts are ahead of those of all other threads, which strace counts for themselves.
-const CHAIN: usize = 14;
+const CHAIN: usize = 60;
 
 /// How often a point is tried that was not met.
 const ATTEMPTS: usize = 4;

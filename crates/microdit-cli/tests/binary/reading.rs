@@ -259,7 +259,7 @@ fn numbers_of_cards_have_ranges() {
         ),
         ("store: Jpeg(0)", "quality of 0; expected 1 to 100"),
         ("max_side: 0", "max_side is 0; expected at least 1"),
-        ("background: (0, 0, 256)", "256"),
+        ("background: (0, 0, 256)", "out of bounds"),
     ] {
         let prepared = Prepared::of(&collected("14_zstd"), &format!("{FOLDER}, {card}"));
         prepared.says(&[expected]);

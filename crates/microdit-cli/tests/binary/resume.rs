@@ -407,6 +407,7 @@ fn a_run_without_finite_gradients_stops_and_names_its_batches() {
         "model.patch_size=2",
         "model.caption_channels=6",
         "max_broken_steps=4",
+        "evaluation=None",
     ];
     let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let output = command(&run, &more).output().unwrap();

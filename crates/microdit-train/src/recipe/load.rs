@@ -26,7 +26,7 @@ const RUN_KEYS: [&str; 9] = [
 ];
 
 /// Recipes that may extend each other in a row; more are taken for a circle.
-const MAX_EXTENDS: usize = 16;
+const MAX_EXTENDS: usize = 64;
 
 /// Most stages of a run: each is a copy of everything the recipe says.
 const MAX_STAGES: usize = 100;
