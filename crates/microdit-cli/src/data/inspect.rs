@@ -1,9 +1,9 @@
 //! `microdit data inspect`: what a dataset holds.
 
-use super::{check_share, counter};
+use super::counter;
 use crate::{
     device::{Device, on_device},
-    number::whole,
+    number::{real, whole},
     output, say,
 };
 use burn::tensor::{Tensor, TensorData};
@@ -34,7 +34,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     vae: Option<PathBuf>,
     /// Share of the samples that may be damaged, in 0 to 1, before this is no dataset to train on
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = real(0.0..=1.0))]
     max_damage: f64,
     /// Answer as JSON
     #[arg(long)]
@@ -46,7 +46,6 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self) -> miette::Result<()> {
-        check_share(self.max_damage)?;
         let wanted = if self.sheet.is_some() {
             self.samples
         } else {

@@ -37,14 +37,6 @@ fn counter(what: &str) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A share lies in 0 to 1.
-fn check_share(share: f64) -> miette::Result<()> {
-    if (0.0..=1.0).contains(&share) {
-        return Ok(());
-    }
-    Err(miette::miette!("--max-damage is {share}; expected 0 to 1"))
-}
-
 /// What was left out, by reason, and the first for each.
 fn describe(left_out: &LeftOut) {
     for (reason, count) in &left_out.counts {

@@ -1,9 +1,9 @@
 //! `microdit data precompute` and `microdit data index`: pictures into latents.
 
-use super::{check_share, counter, describe};
+use super::{counter, describe};
 use crate::{
     device::{Device, on_device},
-    number::whole,
+    number::{real, whole},
     say,
     signal::stop_on_signal,
 };
@@ -63,7 +63,7 @@ pub(crate) struct Precompute {
     #[arg(long)]
     update: bool,
     /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
     /// Device to encode on
     #[arg(long, value_enum, default_value = "cpu")]
@@ -72,7 +72,6 @@ pub(crate) struct Precompute {
 
 impl Precompute {
     pub(crate) fn run(self) -> miette::Result<()> {
-        check_share(self.max_damage)?;
         if self.rank >= self.world_size {
             return Err(miette::miette!(
                 "--rank {} must be below --world-size {}",

@@ -1,7 +1,7 @@
 //! `microdit data prepare`: collected pictures into shards.
 
-use super::{check_share, counter, describe};
-use crate::{say, signal::stop_on_signal};
+use super::{counter, describe};
+use crate::{number::real, say, signal::stop_on_signal};
 use microdit_data::{DatasetCard, PrepareConfig, Prepared, prepare};
 use miette::{IntoDiagnostic, WrapErr};
 use std::path::PathBuf;
@@ -27,13 +27,12 @@ pub(crate) struct Prepare {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped; what the card filters is not
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
 }
 
 impl Prepare {
     pub(crate) fn run(self) -> miette::Result<()> {
-        check_share(self.max_damage)?;
         let text = std::fs::read_to_string(&self.card)
             .into_diagnostic()
             .wrap_err_with(|| format!("{} could not be read", self.card.display()))?;

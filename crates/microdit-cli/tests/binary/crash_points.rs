@@ -70,6 +70,8 @@ fn traced(run: &Path, log: &Path, options: &[&str], more: &[&str]) -> Option<Com
     let arguments = arguments(run, more);
     chain(&arguments[1]);
     command
+        // cargo sets it for tests, and the loader looks for libraries in every directory of it, on another thread.
+        .env_remove("LD_LIBRARY_PATH")
         .args(["-y", "-s", "0", "-o"])
         .arg(log)
         .args(options)
