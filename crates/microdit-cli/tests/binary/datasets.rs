@@ -421,7 +421,7 @@ fn what_is_no_dataset_is_not_a_success() {
     );
     succeeds(&["data", "inspect", &dirty, "--max-damage", "0.4"]);
     let output = microdit(&["data", "inspect", &dirty, "--max-damage", "2"]);
-    fails(&output, &["--max-damage is 2; expected 0 to 1"]);
+    fails(&output, &["--max-damage", "at most 1, not 2"]);
     // The same for latents, which are beyond what 16 bits hold with such a factor.
     let config = workshop.path("vae/config.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
