@@ -1,7 +1,7 @@
 //! Text from outside on its way to a terminal or a log.
 //!
 //! Keys, captions, names in files, arguments and answers of servers may hold characters that a terminal obeys instead of
-//! showing them. Whoever prints calls [`text`] or [`line`]; nobody else needs to think of it.
+//! showing them. Whoever prints calls [`text()`] or [`line()`]; nobody else needs to think of it.
 
 use std::borrow::Cow;
 

@@ -19,7 +19,7 @@ pub enum Method {
     },
 }
 
-/// Settings of an [`Optimiser`].
+/// Settings of an [`Optimiser`](super::Optimiser).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimiserConfig {
