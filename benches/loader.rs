@@ -56,7 +56,7 @@ fn latents(pictures: &Path, folder: &Path) {
         ..AutoencoderKlConfig::sdxl()
     };
     let text = ClipTextConfig {
-        layers: 0,
+        layers: 1,
         ..ClipTextConfig::vit_h_14()
     };
     let weights = Weights::random(0);
