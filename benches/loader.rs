@@ -57,6 +57,7 @@ fn latents(pictures: &Path, folder: &Path) {
     };
     let text = ClipTextConfig {
         layers: 1,
+        hidden: 64,
         ..ClipTextConfig::vit_h_14()
     };
     let weights = Weights::random(0);
