@@ -37,6 +37,25 @@ pub(crate) fn latents(path: &Path, size: f32) {
     tar.finish().unwrap();
 }
 
+/// Arguments that train on latents of 1e30, written to `shard`: they overflow the loss in every step.
+pub(crate) fn overflowing(shard: &Path) -> Vec<String> {
+    latents(shard, 1e30);
+    let data = format!("data=(dataset: Latents, image_size: 256, shards: {shard:?})");
+    let sets = [
+        &data,
+        "codec=Latents",
+        "captions=Precomputed(tokens: 3, drop: 0.1)",
+        "model.in_channels=4",
+        "model.input_size=8",
+        "model.patch_size=2",
+        "model.caption_channels=6",
+        "evaluation=None",
+        "sampling.every=None",
+    ];
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    sets.map(str::to_owned).collect()
+}
+
 /// All files under recipes/ with the extension of one.
 fn bundled(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)

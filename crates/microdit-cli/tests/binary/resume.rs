@@ -2,7 +2,7 @@
 
 use crate::{
     common::{fails, free_address, root, small, text},
-    recipes::latents,
+    recipes::overflowing,
 };
 use microdit::rng::{Purpose, Stream};
 use std::{
@@ -394,22 +394,9 @@ fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
 fn a_run_without_finite_gradients_stops_and_names_its_batches() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    // Latents of 1e30 overflow the loss in every step.
-    let shard = folder.path().join("huge.tar");
-    latents(&shard, 1e30);
-    let data = format!("data=(dataset: Latents, image_size: 256, shards: {shard:?})");
-    let sets = [
-        &data,
-        "codec=Latents",
-        "captions=Precomputed(tokens: 3, drop: 0.1)",
-        "model.in_channels=4",
-        "model.input_size=8",
-        "model.patch_size=2",
-        "model.caption_channels=6",
-        "max_broken_steps=4",
-        "evaluation=None",
-    ];
-    let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let sets = overflowing(&folder.path().join("huge.tar"));
+    let sets = sets.iter().map(String::as_str);
+    let more: Vec<&str> = sets.chain(["--set", "max_broken_steps=4"]).collect();
     let output = command(&run, &more).output().unwrap();
     fails(&output, &["in 4 steps in a row, up to step 4"]);
     let broken = fs::read_to_string(run.join("broken.jsonl")).unwrap();
