@@ -7,8 +7,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     Dit,
     diffusion::{
-        edm::Edm,
-        sampler::{Churn, Solver, sample},
+        Diffusion as _, Edm,
+        sampler::{Solver, sample},
+        schedule::Trajectory,
     },
 };
 use microdit_benches::normal;
@@ -39,26 +40,24 @@ fn sampler(c: &mut Criterion) {
     let dit: Dit<Flex> = config.init(0, &Default::default()).expect("a network");
     let (noise, captions) = (normal(0, [1, 4, 32, 32]), normal(1, [1, 77, 1024]));
     let edm = Edm::default();
+    let [from, to] = [2.0, 1.0].map(|sigma| edm.at_sigma(sigma));
+    let trajectory = Trajectory::new(&[from], to, 2.0);
     let mut group = c.benchmark_group("sampler");
     group.sample_size(10);
     for (name, solver) in [("Euler", Solver::Euler), ("Heun", Solver::Heun)] {
         group.bench_function(format!("a step of {name}'s with guidance"), |b| {
             rayon::scope(|_| {
                 b.iter(|| {
-                    let denoise = |x, sigma| {
+                    let denoise = |x, point| {
                         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
-                        edm.denoise(x, sigma, network)
+                        edm.denoise(x, point, network)
                     };
-                    let churn = Churn::default();
-                    let nothing = |_| Vec::new();
-                    let noise = noise.clone();
                     black_box(sample(
-                        solver,
-                        noise,
-                        &[2.0, 1.0],
+                        &solver,
+                        &trajectory,
+                        noise.clone() * trajectory.start,
                         denoise,
-                        &churn,
-                        nothing,
+                        |_| unreachable!("no noise is added"),
                         |_, _| (),
                     ))
                 });

@@ -12,8 +12,8 @@ use clap::{Parser, ValueEnum};
 use microdit::{
     Dit, DitBackend, DitConfig, Masking, MixerConfig, Precision, TokenMask,
     diffusion::{
-        edm::Edm,
-        sampler::{Churn, Solver, sample},
+        Diffusion as _, Edm,
+        sampler::{Heun, sample},
         schedule::SigmaSchedule,
     },
     rng::{Purpose, Stream},
@@ -143,7 +143,8 @@ fn train<B>(
         let (clean, noise) = (normal(first, image), normal(first + 1, image));
         let captions = normal(first + 2, [batch, WORDS, config.caption_channels]);
         let draws = Stream::new(0, Purpose::Sigma, step as u64, 0).normal(batch);
-        let sigmas: Vec<f32> = draws.into_iter().map(|normal| edm.sigma(normal)).collect();
+        let sigmas = draws.into_iter().map(|normal| edm.sigma(normal));
+        let rows = edm.rows(&sigmas.map(f64::from).collect::<Vec<_>>());
         let samples = 0..batch as u64;
         let mask = TokenMask::draw(masking, config.tokens(), 0, step as u64, samples, device);
         let mask = mask.as_ref();
@@ -152,7 +153,7 @@ fn train<B>(
         let (started, worked) = (Instant::now(), cpu_seconds());
         let network = |x, t| dit.forward_tokens(x, t, captions, mask);
         let loss = edm
-            .loss(clean, noise, &sigmas, config.patch_size, mask, network)
+            .loss(clean, noise, &rows, config.patch_size, mask, network)
             .mean();
         // On a device that works on while the host goes ahead, reading the loss waits for it.
         loss.clone().into_scalar();
@@ -188,21 +189,20 @@ fn draw<B: DitBackend>(
     let captions = normal::<B, 3>(0, [batch, WORDS, config.caption_channels]);
     let noise = normal(1, [batch, config.in_channels, side, side]);
     let edm = Edm::default();
-    let denoise = |x, sigma| {
+    let denoise = |x, point| {
         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
-        edm.denoise(x, sigma, network)
+        edm.denoise(x, point, network)
     };
-    let sigmas = SigmaSchedule::default().sigmas(steps);
+    let trajectory = SigmaSchedule::default().trajectory(&edm, steps);
     for turn in arguments.turns() {
         let _awake = B::awake();
         let (started, worked) = (Instant::now(), cpu_seconds());
         let images = sample(
-            Solver::Heun,
-            noise.clone(),
-            &sigmas,
+            &Heun,
+            &trajectory,
+            noise.clone() * trajectory.start,
             denoise,
-            &Churn::default(),
-            |_| Vec::new(),
+            |_| unreachable!("no noise is added"),
             |_, _| (),
         );
         images.into_data();

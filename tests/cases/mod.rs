@@ -1,6 +1,7 @@
 //! One function per kind of golden file.
 
 mod checkpoint;
+mod diffusion;
 mod encoders;
 mod images;
 mod lamb;
@@ -43,6 +44,9 @@ pub const KINDS: &[(&str, Check)] = &[
     ("composer_run", training::composer_run),
     ("lamb", lamb::lamb_steps),
     ("edm_sampler", sampling::edm_sampler),
+    ("diffusion_vp", diffusion::tables),
+    ("vp_sampler", diffusion::vp_sampler),
+    ("flow", diffusion::flow),
     ("ema", tables::ema),
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),

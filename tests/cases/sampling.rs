@@ -6,8 +6,8 @@ use crate::{
     report::Report,
 };
 use microdit::diffusion::{
-    edm::Edm,
-    sampler::{Churn, Solver, sample},
+    Diffusion as _, Edm,
+    sampler::{Churn, Heun, sample},
     schedule::SigmaSchedule,
 };
 use std::{cell::RefCell, path::Path};
@@ -67,20 +67,21 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
         };
         let (states, estimates) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
         let evaluated = RefCell::new(Vec::new());
+        let trajectory = schedule.trajectory(&edm, steps).with_churn(&churn, &edm);
+        let noise = golden.get("in.noise");
         let end = sample(
-            Solver::Heun,
-            golden.get("in.noise").float::<Inner, 4>(&device),
-            &schedule.sigmas(steps),
-            |x, sigma| {
+            &Heun,
+            &trajectory,
+            noise.float::<Inner, 4>(&device) * trajectory.start,
+            |x, point| {
                 let network = |x, t| dit.forward_guided(x, t, y.clone(), scale);
-                let denoised = edm.denoise(x, sigma, network);
-                evaluated.borrow_mut().push(sigma);
+                let denoised = edm.denoise(x, point, network);
+                evaluated.borrow_mut().push(point.time);
                 estimates.borrow_mut().extend(values(denoised.clone()));
                 denoised
             },
-            &churn,
-            |step| golden.get("in.churn_noise").row(step).to_f32(),
-            |_, state| states.borrow_mut().extend_from_slice(state),
+            |step| golden.get("in.churn_noise").row(step).float(&device),
+            |_, state| states.borrow_mut().extend(values(state.clone())),
         );
         let mut check = |part: &str, found: &[f64]| {
             let key = format!("out.{run}.{part}");

@@ -7,7 +7,10 @@ use crate::{
 };
 use burn::{module::AutodiffModule, tensor::Tensor};
 use microdit::{
-    Dit, MaskStage, Masking, TokenMask, diffusion::edm::Edm, embed::unpatchify, weights::StateDict,
+    Dit, MaskStage, Masking, TokenMask,
+    diffusion::{Diffusion as _, Edm, Row},
+    embed::unpatchify,
+    weights::StateDict,
 };
 use microdit_train::{
     optim::{Gradients, Moments, Optimiser, OptimiserConfig},
@@ -70,6 +73,12 @@ impl Setup {
         normal.to_f32().iter().map(|&n| self.edm.sigma(n)).collect()
     }
 
+    fn rows(&self, normal: &Array) -> Vec<Row> {
+        let sigmas = self.sigma(normal).into_iter();
+        let times: Vec<f64> = sigmas.map(f64::from).collect();
+        self.edm.rows(&times)
+    }
+
     fn mask(&self, noise: &Array, masking: Masking) -> Option<TokenMask<Train>> {
         let kept = masking.kept(self.tokens);
         (kept < self.tokens).then(|| {
@@ -92,7 +101,7 @@ impl Setup {
         self.edm.loss(
             batch.x.float(&device),
             batch.noise.float(&device),
-            &self.sigma(&batch.normal),
+            &self.rows(&batch.normal),
             dit.patch_size(),
             mask.as_ref(),
             |x, t| dit.forward_tokens(x, t, y, mask.as_ref()),
@@ -167,10 +176,14 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
 /// Noise levels, preconditioning and the network's input.
 fn preconditioning(setup: &Setup, batch: &Batch, report: &mut Report) {
     let sigma = setup.sigma(&batch.normal);
-    let c: Vec<_> = sigma.iter().map(|&s| setup.edm.precondition(s)).collect();
-    let columns: [(&str, Vec<f32>); 6] = [
-        ("sigma", sigma.clone()),
-        ("weight", c.iter().map(|c| c.weight).collect()),
+    let c = setup.rows(&batch.normal);
+    let columns: [(&str, Vec<f64>); 6] = [
+        ("sigma", c.iter().map(|c| c.level.noise).collect()),
+        // The reference weighs errors of the denoised estimate, which are `c_out` times those of the output.
+        (
+            "weight",
+            c.iter().map(|c| c.weight / c.c_out.powi(2)).collect(),
+        ),
         ("c_skip", c.iter().map(|c| c.c_skip).collect()),
         ("c_out", c.iter().map(|c| c.c_out).collect()),
         ("c_in", c.iter().map(|c| c.c_in).collect()),
@@ -178,7 +191,6 @@ fn preconditioning(setup: &Setup, batch: &Batch, report: &mut Report) {
     ];
     for (name, found) in columns {
         let expected = setup.golden.get(&format!("out.{name}"));
-        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
         report.close(name, &found, expected, 1e-6 * expected.max_abs());
     }
     let expected = setup.golden.get("out.net_in");
@@ -186,8 +198,7 @@ fn preconditioning(setup: &Setup, batch: &Batch, report: &mut Report) {
     let found: Vec<f64> = (0..batch.x.data.len())
         .map(|i| {
             let sample = i / count;
-            f64::from(scale[sample].c_in)
-                * (batch.x.data[i] + f64::from(sigma[sample]) * batch.noise.data[i])
+            scale[sample].c_in * (batch.x.data[i] + f64::from(sigma[sample]) * batch.noise.data[i])
         })
         .collect();
     report.close("net_in", &found, expected, 1e-6 * expected.max_abs());
@@ -209,14 +220,13 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
     let f = values(unpatchify(whole, setup.dit.patch_size()));
     let expected = golden.get(&format!("out.{name}.F"));
     report.close(format!("{name}.F"), &f, expected, 2e-5 * expected.max_abs());
-    let sigma = setup.sigma(&batch.normal);
-    let count = f.len() / sigma.len();
+    let rows = setup.rows(&batch.normal);
+    let count = f.len() / rows.len();
     let d: Vec<f64> = (0..f.len())
         .map(|i| {
-            let sigma = sigma[i / count];
-            let c = setup.edm.precondition(sigma);
-            let noisy = batch.x.data[i] + f64::from(sigma) * batch.noise.data[i];
-            f64::from(c.c_skip) * noisy + f64::from(c.c_out) * f[i]
+            let c = rows[i / count];
+            let noisy = batch.x.data[i] + c.level.noise * batch.noise.data[i];
+            c.c_skip * noisy + c.c_out * f[i]
         })
         .collect();
     let expected = golden.get(&format!("out.{name}.D"));

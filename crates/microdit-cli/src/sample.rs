@@ -8,7 +8,7 @@ use crate::{
 };
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use microdit::{DitBackend, DitConfig, diffusion::edm::Edm};
+use microdit::{DitBackend, DitConfig, diffusion::Edm};
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     encoders::Encoders,

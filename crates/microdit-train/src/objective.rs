@@ -7,6 +7,7 @@ use crate::{
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::{
     Dit, DitBackend, TokenMask,
+    diffusion::Diffusion as _,
     rng::{Purpose, Stream},
 };
 use microdit_data::Batch;
@@ -79,10 +80,13 @@ impl<'a, B: DitBackend> Objective<'a, B> {
             .captions
             .batch(&batch.captions, samples.clone(), self.device)
             * self.kept_captions(step, &samples);
-        self.stage.diffusion.loss(
+        let diffusion = &self.stage.diffusion;
+        let sigmas = self.sigmas(step, &samples).into_iter();
+        let times: Vec<f64> = sigmas.map(f64::from).collect();
+        diffusion.loss(
             clean,
             noise,
-            &self.sigmas(step, &samples),
+            &diffusion.rows(&times),
             model.patch_size,
             mask.as_ref(),
             |x, t| network(x, t, captions, mask.as_ref()),

@@ -4,7 +4,7 @@
 //! ```
 //! use burn::tensor::Tensor;
 //! use burn_flex::Flex;
-//! use microdit::{DitConfig, Masking, TokenMask, diffusion::edm::Edm};
+//! use microdit::{DitConfig, Masking, TokenMask, diffusion::{Diffusion, Edm}};
 //!
 //! // A small network over 8 x 8 latents, and a batch of two latents with captions of five vectors.
 //! let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
@@ -17,7 +17,8 @@
 //!
 //! // The training loss with three quarters of the tokens dropped.
 //! let mask = TokenMask::draw(Masking::Deferred { ratio: 0.75 }, config.tokens(), 0, 0, 0..2, &device);
-//! let loss = Edm::default().loss(latents, noise, &[0.5, 2.0], config.patch_size, mask.as_ref(), |x, t| {
+//! let edm = Edm::default();
+//! let loss = edm.loss(latents, noise, &edm.rows(&[0.5, 2.0]), config.patch_size, mask.as_ref(), |x, t| {
 //!     dit.forward_tokens(x, t, captions, mask.as_ref())
 //! });
 //! assert_eq!(loss.dims(), [2]);

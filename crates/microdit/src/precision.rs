@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::{
         Masking, TokenMask,
-        diffusion::edm::Edm,
+        diffusion::{Diffusion as _, Edm},
         dit::tests::{config, shaken},
         rng::{Purpose, Stream},
         weights::reference_name,
@@ -89,11 +89,12 @@ mod tests {
         let masking = Masking::Deferred { ratio: 0.5 };
         let mask = TokenMask::draw(masking, config.tokens(), 0, 0, 0..2, &device);
         let captions = Tensor::from_data(draw(2, [2, 5, 12]), &device);
-        let loss = Edm::default()
+        let edm = Edm::default();
+        let loss = edm
             .loss(
                 Tensor::from_data(draw(0, [2, 4, 8, 8]), &device),
                 Tensor::from_data(draw(1, [2, 4, 8, 8]), &device),
-                &[0.5, 2.0],
+                &edm.rows(&[0.5, 2.0]),
                 2,
                 mask.as_ref(),
                 |x, t| dit.forward_tokens(x, t, captions, mask.as_ref()),

@@ -20,7 +20,7 @@ pub use sampling::SamplingConfig;
 pub(crate) use validate::MAX_IMAGES;
 
 use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
-use microdit::{DitConfig, Masking, diffusion::edm::Edm, ema::EmaConfig};
+use microdit::{DitConfig, Masking, diffusion::Edm, ema::EmaConfig};
 use serde::{Deserialize, Serialize};
 
 /// A training run.

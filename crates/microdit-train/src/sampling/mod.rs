@@ -18,10 +18,7 @@ use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
 use microdit::{
     Dit, DitBackend, DitConfig,
-    diffusion::{
-        edm::Edm,
-        sampler::{Churn, sample},
-    },
+    diffusion::{Diffusion as _, Edm, sampler::sample},
     rng::{Purpose, Stream},
     weights::StateDict,
 };
@@ -201,24 +198,27 @@ impl<B: DitBackend> Painter<B> {
         };
         let prompts: Vec<&str> = pictures.iter().map(|picture| picture.prompt).collect();
         let captions = self.encode(&prompts);
-        let noise = TensorData::new(draw(Purpose::Noise, 0), shape);
+        let normal = |purpose, step| {
+            let values = TensorData::new(draw(purpose, step), shape);
+            Tensor::<B, 4>::from_data(values, &self.device)
+        };
         let stopped = || stop.load(Ordering::Relaxed);
+        let trajectory = settings.sigmas.trajectory(&self.diffusion, settings.steps);
         let latents = sample(
-            settings.solver,
-            Tensor::<B, 4>::from_data(noise, &self.device),
-            &settings.sigmas.sigmas(settings.steps),
-            |x, sigma| {
+            &settings.solver,
+            &trajectory,
+            normal(Purpose::Noise, 0) * trajectory.start,
+            |x, point| {
                 // What becomes of the state is of no interest then.
                 if stopped() {
                     return x;
                 }
-                self.diffusion.denoise(x, sigma, |x, t| {
+                self.diffusion.denoise(x, point, |x, t| {
                     let captions = captions.clone();
                     self.dit.forward_guided(x, t, captions, settings.guidance)
                 })
             },
-            &Churn::default(),
-            |step| draw(Purpose::Churn, step),
+            |step| normal(Purpose::Churn, step),
             |step, _| {
                 if step > 0 && !stopped() {
                     progress();

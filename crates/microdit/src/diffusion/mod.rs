@@ -1,5 +1,17 @@
-//! Diffusion mathematics: EDM's preconditioning and loss, noise schedules, samplers.
+//! Diffusion mathematics: families as tables, noise levels, samplers, guidance.
 
-pub mod edm;
+mod betas;
+mod edm;
+mod family;
+mod flow_matching;
+mod guidance;
 pub mod sampler;
 pub mod schedule;
+mod vp;
+
+pub use betas::Betas;
+pub use edm::Edm;
+pub use family::{Diffusion, Level, Point, Row};
+pub use flow_matching::{Density, FlowMatching, FlowWeighting};
+pub use guidance::Guidance;
+pub use vp::{Prediction, Vp, VpTable, VpWeighting};

@@ -1,9 +1,117 @@
-//! Noise levels visited while sampling (EDM, arXiv 2206.00364, equation 5).
+//! The noise levels visited while sampling.
 
+use super::{
+    family::{Diffusion, Level, Point},
+    flow_matching::{FlowMatching, shifted},
+    sampler::Churn,
+    vp::VpTable,
+};
 use crate::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
-/// Noise levels from `sigma_max` to `sigma_min`, evenly spaced in `sigma^(1/rho)`.
+/// One step of a sampler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Where it begins, once noise was added back.
+    pub from: Point,
+    /// Where it ends.
+    pub to: Point,
+    /// Its number in the whole trajectory, from 0.
+    pub index: usize,
+    /// Steps of the whole trajectory.
+    pub count: usize,
+    /// Noise added back before the step, if any.
+    pub raise: Option<Raise>,
+}
+
+/// Noise added back before a step: the state becomes `state * x + noise * z` with standard normal `z`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Raise {
+    /// Multiplies the state.
+    pub state: f64,
+    /// Multiplies the fresh noise.
+    pub noise: f64,
+}
+
+impl Step {
+    /// Whether it is the last.
+    pub fn is_last(&self) -> bool {
+        self.index + 1 == self.count
+    }
+}
+
+/// The path of a sampler from noise to an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trajectory {
+    /// The steps in order.
+    pub steps: Vec<Step>,
+    /// What standard normal noise is multiplied by to start from.
+    pub start: f64,
+}
+
+impl Trajectory {
+    /// From `points` in order to `end`.
+    pub fn new(points: &[Point], end: Point, start: f64) -> Self {
+        let ends = points.iter().skip(1).copied().chain([end]);
+        Self {
+            steps: numbered(points.iter().copied().zip(ends).collect()),
+            start,
+        }
+    }
+
+    /// The same with noise added back before the steps (EDM algorithm 2).
+    #[must_use]
+    pub fn with_churn(mut self, churn: &Churn, family: &impl Diffusion) -> Self {
+        for step in &mut self.steps {
+            let before = step.from.level;
+            let sigma = before.sigma();
+            let gamma = churn.gamma(sigma, step.count);
+            if gamma == 0.0 || !sigma.is_finite() {
+                continue;
+            }
+            let raised = sigma * (1.0 + gamma);
+            step.from = family.at_sigma(raised);
+            let signal = step.from.level.signal;
+            step.raise = Some(Raise {
+                state: signal / before.signal,
+                noise: signal * (raised * raised - sigma * sigma).sqrt() * churn.s_noise,
+            });
+        }
+        self
+    }
+
+    /// What is left for an image that is to be changed by `strength`, from 0, as it is, to 1, anew: the last
+    /// `floor(steps x strength)` steps. They start from the image at [`Step::from`] of the first.
+    #[must_use]
+    pub fn with_strength(mut self, strength: f64) -> Self {
+        let kept = (self.steps.len() as f64 * strength) as usize;
+        let skipped = self.steps.len().saturating_sub(kept);
+        self.steps.drain(..skipped);
+        self
+    }
+}
+
+fn numbered(pairs: Vec<(Point, Point)>) -> Vec<Step> {
+    let count = pairs.len();
+    let step = |(index, (from, to))| Step {
+        from,
+        to,
+        index,
+        count,
+        raise: None,
+    };
+    pairs.into_iter().enumerate().map(step).collect()
+}
+
+/// The clean image in a family whose time there is 0.
+fn clean() -> Point {
+    Point {
+        time: 0.0,
+        level: Level::CLEAN,
+    }
+}
+
+/// Noise levels from `sigma_max` to `sigma_min`, evenly spaced in `sigma^(1/rho)` (EDM, arXiv 2206.00364, equation 5).
 ///
 /// ```
 /// let sigmas = microdit::diffusion::schedule::SigmaSchedule::default().sigmas(30);
@@ -59,6 +167,198 @@ impl SigmaSchedule {
             .map(|(i, sigma)| if i == 0 { self.sigma_max } else { sigma })
             .chain([0.0])
             .collect()
+    }
+
+    /// The path over these levels in any family.
+    pub fn trajectory(&self, family: &impl Diffusion, steps: usize) -> Trajectory {
+        let mut sigmas = self.sigmas(steps);
+        sigmas.pop();
+        let points: Vec<Point> = sigmas.iter().map(|&sigma| family.at_sigma(sigma)).collect();
+        let start = points.first().map_or(1.0, |first| first.level.noise);
+        Trajectory::new(&points, clean(), start)
+    }
+}
+
+/// How the visited timesteps lie in the trained ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spacing {
+    /// A whole number of timesteps apart, upwards from the first: the last one is never visited.
+    Leading,
+    /// The same, downwards from the last.
+    #[default]
+    Trailing,
+    /// From the first to the last.
+    Linspace,
+}
+
+/// The conventions samplers were published with, which differ in rounding and ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Convention {
+    /// Of DDIM: whole timesteps, each step as long as the others.
+    #[default]
+    Ddim,
+    /// Of k-diffusion's samplers: timesteps may lie between two.
+    Euler,
+    /// Of DPM-Solver: whole timesteps, one more interval.
+    Dpm,
+}
+
+/// Where the last step ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// At the clean image.
+    #[default]
+    Clean,
+    /// At the first trained timestep, which has a little noise.
+    FirstTimestep,
+}
+
+/// Timesteps of a [`VpTable`] that are visited (the conventions of diffusers' schedulers).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimestepSchedule {
+    /// How they lie in the trained ones.
+    pub spacing: Spacing,
+    /// Added to the timesteps of leading spacing.
+    pub offset: usize,
+    /// Where the last step ends.
+    pub end: End,
+    /// Keeps the ends and spaces noise over signal between them as EDM does, with rho 7.
+    pub karras: bool,
+}
+
+impl TimestepSchedule {
+    /// The path of `steps` steps, at least one.
+    pub fn trajectory(&self, table: &VpTable, convention: Convention, steps: usize) -> Trajectory {
+        let count = table.shares().len();
+        let times = self.times(count, convention, steps);
+        let first_time = Point {
+            time: 0.0,
+            level: table.at_time(0.0).level,
+        };
+        let end = match self.end {
+            End::Clean => clean(),
+            End::FirstTimestep => first_time,
+        };
+        if convention == Convention::Ddim {
+            // Every step has the same length, so that with trailing spacing it may end beside the next one's start.
+            let length = (count / steps.max(1)) as f64;
+            let pair = |&time: &f64| {
+                let to = match time - length {
+                    before if before < 0.0 => end,
+                    before => table.at_time(before),
+                };
+                (table.at_time(time), to)
+            };
+            return Trajectory {
+                steps: numbered(times.iter().map(pair).collect()),
+                start: 1.0,
+            };
+        }
+        let sigmas: Vec<f64> = times.iter().map(|&time| table.sigma_at(time)).collect();
+        let points: Vec<Point> = if self.karras {
+            let (max, min) = match convention {
+                Convention::Dpm => (table.sigmas().last(), table.sigmas().first()),
+                _ => (sigmas.first(), sigmas.last()),
+            };
+            let spaced = SigmaSchedule {
+                sigma_max: max.copied().unwrap_or(1.0),
+                sigma_min: min.copied().unwrap_or(1.0),
+                ..SigmaSchedule::default()
+            };
+            let spaced = spaced.sigmas(steps);
+            let point = |&sigma: &f64| {
+                let point = table.at_sigma(sigma);
+                let time = match convention {
+                    Convention::Dpm => point.time.round_ties_even(),
+                    _ => point.time,
+                };
+                Point { time, ..point }
+            };
+            spaced[..steps].iter().map(point).collect()
+        } else {
+            let point = |(&time, &sigma): (&f64, &f64)| Point {
+                time,
+                level: Level::variance_preserving(sigma),
+            };
+            times.iter().zip(&sigmas).map(point).collect()
+        };
+        let start = match (convention, self.spacing, points.first()) {
+            (Convention::Euler, Spacing::Linspace | Spacing::Trailing, Some(first)) => {
+                first.level.noise
+            }
+            _ => 1.0,
+        };
+        Trajectory::new(&points, end, start)
+    }
+
+    /// The timesteps, falling.
+    fn times(&self, count: usize, convention: Convention, steps: usize) -> Vec<f64> {
+        let last = (count - 1) as f64;
+        match (self.spacing, convention) {
+            (Spacing::Linspace, Convention::Dpm) => {
+                let at = |i: usize| (last * i as f64 / steps as f64).round_ties_even();
+                (1..=steps).rev().map(at).collect()
+            }
+            (Spacing::Linspace, _) => {
+                let gaps = steps.saturating_sub(1).max(1) as f64;
+                let at = |i: usize| match convention {
+                    Convention::Ddim => (last * i as f64 / gaps).round_ties_even(),
+                    _ => last * i as f64 / gaps,
+                };
+                (0..steps).rev().map(at).collect()
+            }
+            (Spacing::Leading, Convention::Dpm) => {
+                let length = count / (steps + 1);
+                (1..=steps)
+                    .rev()
+                    .map(|i| (i * length + self.offset) as f64)
+                    .collect()
+            }
+            (Spacing::Leading, _) => {
+                let length = count / steps;
+                (0..steps)
+                    .rev()
+                    .map(|i| (i * length + self.offset) as f64)
+                    .collect()
+            }
+            (Spacing::Trailing, _) => {
+                let length = count as f64 / steps as f64;
+                (0..steps)
+                    .map(|i| (count as f64 - i as f64 * length).round_ties_even() - 1.0)
+                    .collect()
+            }
+        }
+    }
+}
+
+/// How the visited times of [`FlowMatching`] are moved towards noise.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Shift {
+    /// By [`FlowMatching::shift`]-like factor, applied to the ends and again to all (the convention of diffusers).
+    Static(f64),
+    /// By `e^mu / (e^mu + 1 / t - 1)`, for a `mu` that grows with the number of tokens.
+    Dynamic {
+        /// Logarithm of the factor.
+        mu: f64,
+    },
+}
+
+/// Timesteps flow matching is taken to have been trained in.
+const FLOW_TIMESTEPS: f64 = 1000.0;
+
+impl Shift {
+    /// The path of `steps` steps from pure noise.
+    pub fn trajectory(self, family: &FlowMatching, steps: usize) -> Trajectory {
+        let least = 1.0 / FLOW_TIMESTEPS;
+        let (least, shift): (f64, &dyn Fn(f64) -> f64) = match self {
+            Self::Static(shift) => (shifted(least, shift), &move |t| shifted(t, shift)),
+            Self::Dynamic { mu } => (least, &move |t: f64| mu.exp() / (mu.exp() + 1.0 / t - 1.0)),
+        };
+        let gaps = steps.saturating_sub(1).max(1) as f64;
+        let even = |i: usize| 1.0 + i as f64 / gaps * (least - 1.0);
+        let points: Vec<Point> = (0..steps).map(|i| family.at_time(shift(even(i)))).collect();
+        Trajectory::new(&points, clean(), 1.0)
     }
 }
 

@@ -1,0 +1,479 @@
+//! diffusion_vp, vp_sampler, flow: families, noise levels, samplers and guidance, with a toy network of few numbers.
+
+use super::{Inner, Train};
+use crate::{
+    golden::{Array, Golden, values},
+    report::Report,
+};
+use burn::tensor::Tensor;
+use microdit::diffusion::{
+    Betas, Density, Diffusion, FlowMatching, FlowWeighting, Guidance, Level, Prediction, Vp,
+    VpTable, VpWeighting,
+    sampler::{Ddim, DpmSolver, Rule, Solver, sample},
+    schedule::{End, Shift, Spacing, TimestepSchedule, Trajectory},
+};
+use serde_json::Value;
+use std::{cell::RefCell, path::Path};
+
+/// Tables and states, relative to their largest value.
+const CLOSE: f64 = 2e-6;
+
+fn text<'a>(value: &'a Value, key: &str, default: &'a str) -> &'a str {
+    value[key].as_str().unwrap_or(default)
+}
+
+fn flag(value: &Value, key: &str, default: bool) -> bool {
+    value[key].as_bool().unwrap_or(default)
+}
+
+fn number(value: &Value, key: &str, default: f64) -> f64 {
+    value[key].as_f64().unwrap_or(default)
+}
+
+/// A schedule under diffusers' names, with what a sampler's arguments say of it.
+fn vp(schedule: &Value, arguments: &Value) -> Vp {
+    let either = |key: &str| match &arguments[key] {
+        Value::Null => schedule[key].clone(),
+        value => value.clone(),
+    };
+    let (start, end) = (
+        either("beta_start").as_f64().unwrap_or(0.0001),
+        either("beta_end").as_f64().unwrap_or(0.02),
+    );
+    Vp {
+        timesteps: number(schedule, "num_train_timesteps", 1000.0) as usize,
+        betas: match either("beta_schedule").as_str().unwrap_or("linear") {
+            "linear" => Betas::Linear { start, end },
+            "scaled_linear" => Betas::ScaledLinear { start, end },
+            "squaredcos_cap_v2" => Betas::Cosine,
+            other => panic!("unknown schedule {other}"),
+        },
+        zero_terminal_snr: either("rescale_betas_zero_snr").as_bool().unwrap_or(false),
+        prediction: match either("prediction_type").as_str().unwrap_or("epsilon") {
+            "epsilon" => Prediction::Epsilon,
+            "v_prediction" => Prediction::V,
+            "sample" => Prediction::Sample,
+            other => panic!("unknown prediction {other}"),
+        },
+        weighting: VpWeighting::Uniform,
+    }
+}
+
+/// A sampler's arguments under diffusers' names.
+fn timesteps(arguments: &Value, default: Spacing) -> TimestepSchedule {
+    TimestepSchedule {
+        spacing: match arguments["timestep_spacing"].as_str() {
+            None => default,
+            Some("leading") => Spacing::Leading,
+            Some("trailing") => Spacing::Trailing,
+            Some("linspace") => Spacing::Linspace,
+            Some(other) => panic!("unknown spacing {other}"),
+        },
+        offset: number(arguments, "steps_offset", 0.0) as usize,
+        end: match text(arguments, "final_sigmas_type", "zero") {
+            "sigma_min" => End::FirstTimestep,
+            _ if !flag(arguments, "set_alpha_to_one", true) => End::FirstTimestep,
+            _ => End::Clean,
+        },
+        karras: flag(arguments, "use_karras_sigmas", false),
+    }
+}
+
+/// What a run leaves behind.
+#[derive(Default)]
+struct Run {
+    states: Vec<f64>,
+    estimates: Vec<f64>,
+}
+
+/// Runs a sampler over the toy network; states are divided by the signal if `per_signal`.
+fn run(
+    golden: &Golden,
+    table: &VpTable,
+    solver: &Solver,
+    trajectory: &Trajectory,
+    start: Tensor<Inner, 4>,
+    noise: Option<&Array>,
+    per_signal: bool,
+) -> Run {
+    let device = Default::default();
+    let (a, b) = (
+        golden.get("in.model_a").data[0],
+        golden.get("in.model_b").data[0],
+    );
+    let direction: Tensor<Inner, 4> = golden.get("in.model_dir").float(&device);
+    let found = RefCell::new(Run::default());
+    // The last state has the level the last step ends at.
+    let level = |i: usize| match trajectory.steps.get(i) {
+        Some(step) => step.from.level,
+        None => trajectory.steps[i - 1].to.level,
+    };
+    let skipped = trajectory.steps.first().map_or(0, |step| step.index);
+    sample(
+        solver,
+        trajectory,
+        start,
+        |x, point| {
+            let denoised = table.denoise(x, point, |x, _| x * a + direction.clone() * b);
+            found
+                .borrow_mut()
+                .estimates
+                .extend(values(denoised.clone()));
+            denoised
+        },
+        |step| {
+            let noise = noise.expect("this sampler adds no noise");
+            noise.row(step - skipped).float(&device)
+        },
+        |i, state| {
+            let unit = if per_signal { level(i).signal } else { 1.0 };
+            let state = values(state.clone());
+            found
+                .borrow_mut()
+                .states
+                .extend(state.iter().map(|x| x / unit));
+        },
+    );
+    found.into_inner()
+}
+
+/// Schedules, targets, weights, DDIM and guidance.
+pub(super) fn tables(path: &Path, report: &mut Report) {
+    let golden = Golden::open(&path.with_extension("safetensors"));
+    let device = Default::default();
+    let (clean, noise) = (golden.get("in.x0"), golden.get("in.noise"));
+    let times = &golden.get("in.t").data;
+    let schedules = golden.config["schedules"].as_object().expect("schedules");
+    let gamma = golden.number("gamma");
+    for (name, schedule) in schedules {
+        // Every schedule of the file is used with a prediction it allows.
+        let of = |prediction, weighting| {
+            let vp = Vp {
+                prediction,
+                weighting,
+                ..vp(schedule, &Value::Null)
+            };
+            vp.init().unwrap_or_else(|error| panic!("{name}: {error}"))
+        };
+        let v = of(Prediction::V, VpWeighting::MinSnr(gamma));
+        let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+        let rows = v.rows(times);
+        let mut check = |part: &str, found: Vec<f64>| {
+            let key = format!("out.{name}.{part}");
+            if golden.has(&key) {
+                let expected = golden.get(&key);
+                report.close(key, &found, expected, CLOSE * expected.max_abs());
+            }
+        };
+        check("betas", wide(&v.betas()));
+        check("alphas_cumprod", wide(v.shares()));
+        let snr = |level: Level| (level.signal / level.noise).powi(2);
+        check("snr", rows.iter().map(|row| snr(row.level)).collect());
+        let all = (0..v.shares().len()).map(|t| snr(v.at_time(t as f64).level));
+        check("snr_table", all.collect());
+        check("minsnr_v", rows.iter().map(|row| row.weight).collect());
+        if !v.config().zero_terminal_snr {
+            let epsilon = of(Prediction::Epsilon, VpWeighting::MinSnr(gamma));
+            let weights = epsilon.rows(times).into_iter().map(|row| row.weight);
+            check("minsnr_eps", weights.collect());
+        }
+        let float = |array: &Array| array.float::<Inner, 4>(&device);
+        check("noisy", values(v.noisy(float(clean), float(noise), &rows)));
+        check(
+            "velocity",
+            values(v.target(float(clean), float(noise), &rows)),
+        );
+    }
+    let samplers = golden.config["samplers"].as_object().expect("samplers");
+    for (name, arguments) in samplers {
+        let schedule = &schedules[arguments["schedule"].as_str().expect("a schedule's name")];
+        let table = vp(schedule, arguments).init().expect("a valid schedule");
+        let solver = Solver::Ddim(Ddim {
+            eta: number(arguments, "eta", 0.0),
+            clip: None,
+        });
+        let steps = number(arguments, "steps", 0.0) as usize;
+        let trajectory = TimestepSchedule::trajectory(
+            &timesteps(arguments, Spacing::Leading),
+            &table,
+            microdit::diffusion::sampler::Sampler::convention(&solver),
+            steps,
+        );
+        let start = golden.get("in.start").float(&device);
+        let found = run(&golden, &table, &solver, &trajectory, start, None, false);
+        compare(&golden, name, &trajectory, found, report);
+    }
+    let float = |name: &str| golden.get(name).float::<Inner, 4>(&device);
+    for (key, rescale) in [
+        ("cfg_plain", 0.0),
+        ("cfg_rescaled", golden.number("guidance_rescale")),
+    ] {
+        let guidance = Guidance {
+            rescale,
+            ..Guidance::scale(golden.number("guidance"))
+        };
+        let found = values(guidance.combine(float("in.cond"), float("in.uncond")));
+        let expected = golden.get(&format!("out.{key}"));
+        report.close(key, &found, expected, CLOSE * expected.max_abs());
+    }
+}
+
+/// Timesteps, states and estimates of a run.
+fn compare(golden: &Golden, name: &str, trajectory: &Trajectory, found: Run, report: &mut Report) {
+    let times: Vec<f64> = trajectory.steps.iter().map(|step| step.from.time).collect();
+    let expected = golden.get(&format!("out.{name}.timesteps"));
+    report.close(
+        format!("{name}.timesteps"),
+        &times,
+        expected,
+        1e-6 * expected.max_abs(),
+    );
+    for (part, found) in [("steps", found.states), ("x0_pred", found.estimates)] {
+        let expected = golden.get(&format!("out.{name}.{part}"));
+        // An error of a state is as large as the state; each is measured by its own size.
+        let size = expected.data.len() / expected.shape[0];
+        for (i, found) in found.chunks(size).enumerate() {
+            let expected = expected.row(i);
+            report.close(
+                format!("{name}.{part}.{i}"),
+                found,
+                &expected,
+                1e-5 * expected.max_abs(),
+            );
+        }
+    }
+}
+
+/// Trajectories of diffusers' schedulers.
+pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
+    let golden = Golden::open(&path.with_extension("safetensors"));
+    let device = Default::default();
+    let samplers = golden.config["samplers"].as_object().expect("samplers");
+    for (name, settings) in samplers {
+        let arguments = &settings["args"];
+        let class = text(settings, "class", "");
+        let table = vp(&golden.config["schedule"], arguments).init();
+        let table = table.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (solver, spacing) = match class {
+            "ddim" => {
+                let clip = flag(arguments, "clip_sample", true)
+                    .then(|| number(arguments, "clip_sample_range", 1.0));
+                let eta = number(settings, "eta", 0.0);
+                (Solver::Ddim(Ddim { eta, clip }), Spacing::Leading)
+            }
+            "euler" => (Solver::Euler, Spacing::Linspace),
+            "euler_ancestral" => (Solver::EulerAncestral, Spacing::Linspace),
+            "dpm_multistep" => {
+                let solver = DpmSolver {
+                    sde: text(arguments, "algorithm_type", "dpmsolver++") == "sde-dpmsolver++",
+                    rule: match text(arguments, "solver_type", "midpoint") {
+                        "heun" => Rule::Heun,
+                        _ => Rule::Midpoint,
+                    },
+                    first_order_end: flag(arguments, "euler_at_final", false),
+                };
+                (Solver::DpmSolver(solver), Spacing::Linspace)
+            }
+            other => panic!("{name}: unknown class {other}"),
+        };
+        let convention = microdit::diffusion::sampler::Sampler::convention(&solver);
+        let steps = number(settings, "steps", 0.0) as usize;
+        let whole = timesteps(arguments, spacing).trajectory(&table, convention, steps);
+        // k-diffusion's states are divided by the signal.
+        let per_signal = class.starts_with("euler");
+        let first = whole.steps[0].from.level;
+        let (start, trajectory) = match settings["strength"].as_f64() {
+            None => {
+                let start = golden.get("in.start").float::<Inner, 4>(&device);
+                (start * whole.start, whole)
+            }
+            Some(strength) => {
+                let trajectory = whole.with_strength(strength);
+                let level = trajectory.steps[0].from.level;
+                let clean = golden.get("in.x0").float::<Inner, 4>(&device);
+                let noise = golden.get("in.noise0").float(&device);
+                (clean * level.signal + noise * level.noise, trajectory)
+            }
+        };
+        let key = format!("out.{name}.init_noise_sigma");
+        if golden.has(&key) && per_signal {
+            let expected = golden.get(&key);
+            let found = timesteps(arguments, spacing)
+                .trajectory(&table, convention, steps)
+                .start;
+            report.close(
+                key,
+                &[found / first.signal],
+                expected,
+                CLOSE * expected.max_abs(),
+            );
+        }
+        let key = format!("out.{name}.sigmas");
+        if golden.has(&key) {
+            let expected = golden.get(&key);
+            let last = trajectory.steps.last().map(|step| step.to);
+            let points = trajectory.steps.iter().map(|step| step.from).chain(last);
+            let found: Vec<f64> = points.map(|point| point.level.sigma()).collect();
+            report.close(key, &found, expected, CLOSE * expected.max_abs());
+        }
+        let noise = settings["noise"]
+            .as_str()
+            .map(|key| golden.get(&format!("in.noise.{key}")));
+        let found = run(
+            &golden,
+            &table,
+            &solver,
+            &trajectory,
+            start,
+            noise,
+            per_signal,
+        );
+        compare(&golden, name, &trajectory, found, report);
+    }
+}
+
+/// Losses and their gradients, and trajectories of flow matching.
+pub(super) fn flow(path: &Path, report: &mut Report) {
+    let golden = Golden::open(&path.with_extension("safetensors"));
+    let losses = golden.config["losses"].as_object().expect("losses");
+    for (name, settings) in losses {
+        flow_loss(&golden, name, settings, report);
+    }
+    let samplers = golden.config["samplers"].as_object().expect("samplers");
+    for (name, settings) in samplers {
+        flow_sampler(&golden, name, settings, report);
+    }
+}
+
+fn flow_loss(golden: &Golden, name: &str, settings: &Value, report: &mut Report) {
+    let device = Default::default();
+    let (density, draws) = match text(settings, "density", "uniform") {
+        "logit_normal" => {
+            let (mean, std) = (number(settings, "mean", 0.0), number(settings, "std", 1.0));
+            (Density::LogitNormal { mean, std }, "in.normal")
+        }
+        "uniform" => (Density::Uniform, "in.uniform"),
+        "mode" => {
+            let scale = number(settings, "mode_scale", number(settings, "scale", 1.29));
+            (Density::Mode { scale }, "in.uniform")
+        }
+        other => panic!("{name}: unknown density {other}"),
+    };
+    let family = FlowMatching {
+        density,
+        shift: number(settings, "shift", 1.0),
+        weighting: match text(settings, "weighting", "none") {
+            "none" => FlowWeighting::Uniform,
+            "sigma_sqrt" => FlowWeighting::SigmaSqrt,
+            "cosmap" => FlowWeighting::CosMap,
+            other => panic!("{name}: unknown weighting {other}"),
+        },
+    };
+    let draws = golden.get(draws);
+    let times: Vec<f64> = draws.data.iter().map(|&draw| family.time(draw)).collect();
+    let rows = family.rows(&times);
+    let float = |name: &str| golden.get(name).float::<Train, 4>(&device);
+    let scalar = |name: &str| golden.get(name).float::<Train, 1>(&device).require_grad();
+    let [a, b, c] = ["in.model_a", "in.model_b", "in.model_c"].map(scalar);
+    let direction = float("in.model_dir").require_grad();
+    let time: Tensor<Train, 4> = Array {
+        shape: vec![times.len(), 1, 1, 1],
+        data: times.clone(),
+    }
+    .float(&device);
+    let (clean, noise) = (float("in.x0"), float("in.noise"));
+    let outputs = RefCell::new(Vec::new());
+    let losses = family.loss(clean.clone(), noise.clone(), &rows, 1, None, |x, _| {
+        let factor = |number: &Tensor<Train, 1>| number.clone().reshape([1, 1, 1, 1]);
+        let output = x * factor(&a) + direction.clone() * factor(&b) + time * factor(&c);
+        outputs.borrow_mut().extend(values(output.clone()));
+        microdit::embed::patchify(output, 1)
+    });
+    let loss = losses.clone().mean();
+    let grads = loss.backward();
+    let weights: Vec<f64> = rows.iter().map(|row| row.weight).collect();
+    let unweighted = values(losses)
+        .into_iter()
+        .zip(&weights)
+        .map(|(loss, weight)| loss / weight);
+    let of = |number: &Tensor<Train, 1>| values(number.grad(&grads).expect("it matters"));
+    let mut check = |part: &str, found: Vec<f64>| {
+        let expected = golden.get(&format!("out.{name}.{part}"));
+        report.close(
+            format!("{name}.{part}"),
+            &found,
+            expected,
+            CLOSE * expected.max_abs(),
+        );
+    };
+    check("t", times);
+    check(
+        "x_t",
+        values(family.noisy(clean.clone(), noise.clone(), &rows)),
+    );
+    check("target", values(family.target(clean, noise, &rows)));
+    check("pred", outputs.into_inner());
+    check("loss_per_sample", unweighted.collect());
+    check("weight", weights);
+    check("loss", values(loss));
+    check("grad_a", of(&a));
+    check("grad_b", of(&b));
+    check("grad_c", of(&c));
+    check(
+        "grad_dir",
+        values(direction.grad(&grads).expect("it matters")),
+    );
+}
+
+fn flow_sampler(golden: &Golden, name: &str, settings: &Value, report: &mut Report) {
+    let device = Default::default();
+    let family = FlowMatching::default();
+    let shift = match flag(settings, "use_dynamic_shifting", false) {
+        true => Shift::Dynamic {
+            mu: number(settings, "mu", 0.0),
+        },
+        false => Shift::Static(number(settings, "shift", 1.0)),
+    };
+    let whole = shift.trajectory(&family, number(settings, "steps", 0.0) as usize);
+    let noise = golden.get("in.start").float::<Inner, 4>(&device);
+    let (start, trajectory) = match settings["strength"].as_f64() {
+        None => (noise * whole.start, whole),
+        Some(strength) => {
+            let trajectory = whole.with_strength(strength);
+            let level = trajectory.steps[0].from.level;
+            let clean = golden.get("in.start_x0").float(&device);
+            (noise * level.noise + clean * level.signal, trajectory)
+        }
+    };
+    let [a, b, c] = ["in.model_a", "in.model_b", "in.model_c"].map(|name| golden.get(name).data[0]);
+    let direction: Tensor<Inner, 4> = golden.get("in.model_dir").float(&device);
+    let states = RefCell::new(Vec::new());
+    sample(
+        &Solver::Euler,
+        &trajectory,
+        start,
+        |x, point| {
+            let velocity = |x: Tensor<Inner, 4>, _| x * a + direction.clone() * b + c * point.time;
+            family.denoise(x, point, velocity)
+        },
+        |_| unreachable!("Euler's method adds no noise"),
+        |_, state| states.borrow_mut().extend(values(state.clone())),
+    );
+    let times: Vec<f64> = trajectory.steps.iter().map(|step| step.from.time).collect();
+    let sigmas: Vec<f64> = times.iter().copied().chain([0.0]).collect();
+    let thousandths = times.iter().map(|time| 1000.0 * time).collect();
+    let parts = [
+        ("sigmas", sigmas),
+        ("timesteps", thousandths),
+        ("steps", states.into_inner()),
+    ];
+    for (part, found) in parts {
+        let expected = golden.get(&format!("out.{name}.{part}"));
+        report.close(
+            format!("{name}.{part}"),
+            &found,
+            expected,
+            CLOSE * expected.max_abs(),
+        );
+    }
+}
