@@ -3,10 +3,9 @@
 use crate::{
     block::{CaptionBlock, DitBlock},
     config::DitConfig,
-    embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_positions, unpatchify},
+    embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_axis},
     init::Init,
     linear::Linear,
-    mask::TokenMask,
     mixer::PatchMixer,
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
@@ -20,7 +19,7 @@ use burn::{
 
 /// What the blocks are conditioned on.
 #[derive(Clone, Debug)]
-pub struct Conditioning<B: DitBackend> {
+pub struct Condition<B: DitBackend> {
     /// Refined caption tokens, the context of every cross-attention: `[batch, words, dim]`.
     pub captions: Tensor<B, 3>,
     /// Time plus pooled caption, drives every modulation: `[batch, dim]`.
@@ -75,8 +74,10 @@ pub struct Dit<B: DitBackend> {
     pub blocks: Vec<DitBlock<B>>,
     /// Tokens to patches.
     pub final_layer: FinalLayer<B>,
-    positions: Tensor<B, 3>,
-    patch_size: usize,
+    /// Positions along one side of the grid, `[side, dim / 2]`.
+    axis: Tensor<B, 2>,
+    interp_scale: f64,
+    pub(crate) patch_size: usize,
 }
 
 impl DitConfig {
@@ -85,13 +86,14 @@ impl DitConfig {
     /// ```
     /// use burn::tensor::Tensor;
     /// use burn_flex::Flex;
-    /// use microdit::{DitConfig, WidthScale};
+    /// use microdit::{DitConfig, net::{Conditioning, Denoiser}};
     /// let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
     ///     .with_multiple_of(16).with_caption_channels(12).with_mixer(None);
     /// let device = Default::default();
     /// let dit = config.init::<Flex>(0, &device)?;
     /// let x = Tensor::ones([1, 4, 8, 8], &device);
-    /// let y = dit.forward(x, Tensor::zeros([1], &device), Tensor::ones([1, 5, 12], &device));
+    /// let captions = Tensor::ones([1, 5, 12], &device);
+    /// let y = dit.image(x, Tensor::zeros([1], &device), Conditioning { captions });
     /// assert_eq!(y.dims(), [1, 4, 8, 8]);
     /// # Ok::<(), microdit::ConfigError>(())
     /// ```
@@ -112,7 +114,6 @@ impl DitConfig {
         }
         let mut init = Init::new(seed, device).with_precision(self.precision);
         let (dim, eps) = (self.dim, self.norm_eps);
-        let positions = sincos_positions(dim, self.grid(), self.pos_interp_scale);
         Ok(Dit {
             x_embedder: PatchEmbed::new(self, &mut init),
             t_embedder: TimestepEmbed::new(dim, &mut init),
@@ -126,96 +127,72 @@ impl DitConfig {
                 .map(|block| DitBlock::new(block, &mut init))
                 .collect(),
             final_layer: FinalLayer::new(self, &mut init),
-            positions: Tensor::from_data(
-                TensorData::new(positions, [1, self.tokens(), dim]),
-                device,
-            ),
+            axis: axis_table(dim, self.grid(), self.pos_interp_scale, device),
+            interp_scale: self.pos_interp_scale,
             patch_size: self.patch_size,
         })
     }
 }
 
 impl<B: DitBackend> Dit<B> {
-    /// Side of a patch in latent pixels.
-    pub fn patch_size(&self) -> usize {
-        self.patch_size
+    /// Positions of a grid of `rows` by `columns` patches, `[1, rows x columns, dim]`: computed from the configuration, never
+    /// loaded. A grid of any size lies in the plane of the configured one, from the same corner.
+    pub fn positions(&self, [rows, columns]: [usize; 2]) -> Tensor<B, 3> {
+        let [known, half] = self.axis.dims();
+        let longest = rows.max(columns);
+        let axis = match longest <= known {
+            true => self.axis.clone(),
+            false => axis_table(2 * half, longest, self.interp_scale, &self.axis.device()),
+        };
+        let of_columns = axis.clone().slice([0..columns]).reshape([1, columns, half]);
+        let of_rows = axis.slice([0..rows]).reshape([rows, 1, half]);
+        let size = [rows, columns, half];
+        let both = vec![of_columns.expand(size), of_rows.expand(size)];
+        Tensor::cat(both, 2).reshape([1, rows * columns, 2 * half])
     }
 
-    /// Position table `[1, tokens, dim]`: computed from the configuration, never loaded.
-    pub fn positions(&self) -> Tensor<B, 3> {
-        self.positions.clone()
+    /// Rows and columns of the configured grid.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.axis.dims()[0]; 2]
     }
 
     /// Latents `[batch, channels, height, width]` to positioned tokens `[batch, tokens, dim]`.
     pub fn embed(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
-        self.x_embedder.forward(x) + self.positions.clone()
+        let [_, _, height, width] = x.dims();
+        let grid = [height, width].map(|side| side / self.patch_size);
+        self.x_embedder.forward(x) + self.positions(grid)
     }
 
-    /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, words, channels]` to the conditioning.
-    pub fn condition(&self, t: Tensor<B, 1>, captions: Tensor<B, 3>) -> Conditioning<B> {
+    /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, words, channels]` to the condition.
+    pub fn condition(&self, t: Tensor<B, 1>, captions: Tensor<B, 3>) -> Condition<B> {
         let captions = self.y_emb_preprocess.forward(self.y_proj.forward(captions));
         let [_, _, dim] = captions.dims();
         let mean = captions.clone().mean_dim(1).reshape([-1, dim as i64]);
         // A single time is added to every row.
         let vector = self.pooled_y_emb_process.forward(mean) + self.t_embedder.forward(t);
-        Conditioning { captions, vector }
+        Condition { captions, vector }
     }
+}
 
-    /// Network output for every pixel, no token dropped: `x` `[batch, channels, height, width]` (already scaled by
-    /// `c_in`), `t` `[batch]` or `[1]`, `captions` `[batch, words, channels]`, to the shape of `x`.
-    pub fn forward(
-        &self,
-        x: Tensor<B, 4>,
-        t: Tensor<B, 1>,
-        captions: Tensor<B, 3>,
-    ) -> Tensor<B, 4> {
-        unpatchify(self.forward_tokens(x, t, captions, None), self.patch_size)
-    }
-
-    /// Network output for the kept tokens: `[batch, kept, patch x patch x channels]`. The backbone never computes on
-    /// a dropped token; [`TokenMask::scatter`] puts the kept ones back into the image where that is wanted.
-    pub fn forward_tokens(
-        &self,
-        x: Tensor<B, 4>,
-        t: Tensor<B, 1>,
-        captions: Tensor<B, 3>,
-        mask: Option<&TokenMask<B>>,
-    ) -> Tensor<B, 3> {
-        let flow = self.enter(x, t, captions, mask);
-        let flow = (0..self.segments()).fold(flow, |flow, i| self.segment(i, flow, mask));
-        self.leave(flow)
-    }
-
-    /// Classifier-free guidance (arXiv 2207.12598) with a zero caption: `uncond + scale (cond - uncond)`, both halves
-    /// in one batch; a scale of 1 runs the conditional half alone. Shapes as [`forward`](Self::forward).
-    pub fn forward_guided(
-        &self,
-        x: Tensor<B, 4>,
-        t: Tensor<B, 1>,
-        captions: Tensor<B, 3>,
-        scale: f64,
-    ) -> Tensor<B, 4> {
-        if scale == 1.0 {
-            return self.forward(x, t, captions);
-        }
-        let batch = x.dims()[0];
-        let t = if t.dims()[0] == 1 {
-            t
-        } else {
-            Tensor::cat(vec![t.clone(), t], 0)
-        };
-        let captions = Tensor::cat(vec![captions.clone(), captions.zeros_like()], 0);
-        let both = self.forward(Tensor::cat(vec![x.clone(), x], 0), t, captions);
-        let conditional = both.clone().narrow(0, 0, batch);
-        let unconditional = both.narrow(0, batch, batch);
-        unconditional.clone() + (conditional - unconditional) * scale
-    }
+/// Positions along one axis, `[count, dim / 2]`.
+fn axis_table<B: DitBackend>(
+    dim: usize,
+    count: usize,
+    interp_scale: f64,
+    device: &B::Device,
+) -> Tensor<B, 2> {
+    let table = sincos_axis(dim, count, interp_scale);
+    Tensor::from_data(TensorData::new(table, [count, dim / 2]), device)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{MixerConfig, MoeConfig, mask::MaskStage, weights::StateDict};
+    use crate::{
+        MixerConfig, MoeConfig,
+        net::{Conditioning, Denoiser as _, Inputs, MaskStage, Selection, TokenMask},
+        weights::StateDict,
+    };
     use burn_flex::Flex;
 
     /// A small network with every kind of part.
@@ -270,8 +247,15 @@ pub(crate) mod tests {
             pixels[0] = corner;
             let x = Tensor::from_data(TensorData::new(pixels, [1, 4, 8, 8]), &device);
             let t = Tensor::from_data([0.3f32], &device);
-            let y = Tensor::ones([1, 3, 12], &device);
-            let out = dit.forward_tokens(x, t, y, Some(&mask));
+            let captions = Tensor::ones([1, 3, 12], &device);
+            let inputs = Inputs {
+                selection: Selection {
+                    keep: Some(mask.clone()),
+                    ..Selection::all()
+                },
+                ..Inputs::new(x, t, Conditioning { captions })
+            };
+            let out = dit.predict(inputs).patches;
             assert_eq!(out.dims(), [1, 8, 16], "only kept tokens come out");
             out
         };

@@ -85,10 +85,10 @@ fn channel_patches<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
 /// use burn_flex::Flex;
 /// use microdit::embed::{patchify, unpatchify};
 ///
-/// let x = Tensor::<Flex, 4>::random([2, 3, 8, 8], Distribution::Default, &Default::default());
+/// let x = Tensor::<Flex, 4>::random([2, 3, 8, 12], Distribution::Default, &Default::default());
 /// let tokens = patchify(x.clone(), 2);
-/// assert_eq!(tokens.dims(), [2, 16, 12]);
-/// assert_eq!(unpatchify(tokens, 2).to_data(), x.to_data());
+/// assert_eq!(tokens.dims(), [2, 24, 12]);
+/// assert_eq!(unpatchify(tokens, 2, [8, 12]).to_data(), x.to_data());
 /// ```
 pub fn patchify<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
     let [batch, channels, height, width] = x.dims();
@@ -98,49 +98,70 @@ pub fn patchify<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
         .reshape([batch, rows * columns, patch * patch * channels])
 }
 
-/// Inverse of [`patchify`] for a square image.
+/// Inverse of [`patchify`] for images of this height and width.
 ///
 /// # Panics
-/// If the tokens do not form a square.
-pub fn unpatchify<B: Backend>(tokens: Tensor<B, 3>, patch: usize) -> Tensor<B, 4> {
+/// If there are not as many tokens as such an image has patches.
+pub fn unpatchify<B: Backend>(
+    tokens: Tensor<B, 3>,
+    patch: usize,
+    [height, width]: [usize; 2],
+) -> Tensor<B, 4> {
     let [batch, count, patch_dim] = tokens.dims();
-    let grid = count.isqrt();
-    assert_eq!(grid * grid, count, "{count} tokens do not form a square");
+    let (rows, columns) = (height / patch, width / patch);
+    assert_eq!(
+        rows * columns,
+        count,
+        "{count} tokens are no {height} x {width} image"
+    );
     let channels = patch_dim / (patch * patch);
     tokens
-        .reshape([batch, grid, grid, patch, patch, channels])
+        .reshape([batch, rows, columns, patch, patch, channels])
         .permute([0, 5, 1, 3, 2, 4])
-        .reshape([batch, channels, grid * patch, grid * patch])
+        .reshape([batch, channels, height, width])
 }
 
-/// Fixed 2-D sine-cosine positions `[grid x grid, dim]`, row by row: the first half of the channels encodes the
-/// column, the second half the row; in each half `dim / 4` sines, then as many cosines.
-///
-/// Coordinates are divided by `interp_scale` in f32, the rest is f64, as the reference computes it.
+/// Fixed 2-D sine-cosine positions `[rows x columns, dim]` of a grid `[rows, columns]`, row by row: the first half of the
+/// channels encodes the column, the second half the row, as [`sincos_axis`] has them.
 ///
 /// ```
-/// let table = microdit::embed::sincos_positions(8, 2, 1.0);
+/// use microdit::embed::sincos_positions;
+///
+/// let table = sincos_positions(8, [2, 2], 1.0);
 /// assert_eq!(table.len(), 2 * 2 * 8);
 /// // Row 0, column 0: sines of 0, then cosines of 0, for the column and for the row.
 /// assert_eq!(table[..8], [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
 /// // Twice the grid at half the scale covers the same range: token (2, 2) lies where (1, 1) was.
-/// let finer = microdit::embed::sincos_positions(8, 4, 2.0);
+/// let finer = sincos_positions(8, [4, 4], 2.0);
 /// assert_eq!(finer[(2 * 4 + 2) * 8..][..8], table[3 * 8..]);
 /// ```
-pub fn sincos_positions(dim: usize, grid: usize, interp_scale: f64) -> Vec<f32> {
+pub fn sincos_positions(dim: usize, [rows, columns]: [usize; 2], interp_scale: f64) -> Vec<f32> {
+    let half = dim / 2;
+    let axis = sincos_axis(dim, rows.max(columns), interp_scale);
+    let mut table = Vec::with_capacity(rows * columns * dim);
+    for row in 0..rows {
+        for column in 0..columns {
+            for place in [column, row] {
+                table.extend_from_slice(&axis[place * half..][..half]);
+            }
+        }
+    }
+    table
+}
+
+/// Positions `[count, dim / 2]` along one axis: `dim / 4` sines, then as many cosines.
+///
+/// Coordinates are divided by `interp_scale` in f32, the rest is f64, as the reference computes it.
+pub fn sincos_axis(dim: usize, count: usize, interp_scale: f64) -> Vec<f32> {
     let quarter = dim / 4;
-    let coordinate = |index: usize| f64::from(index as f32 / interp_scale as f32);
     let frequencies: Vec<f64> = (0..quarter)
         .map(|i| 1.0 / 10_000f64.powf(i as f64 / quarter as f64))
         .collect();
-    let mut table = Vec::with_capacity(grid * grid * dim);
-    for row in 0..grid {
-        for column in 0..grid {
-            for position in [coordinate(column), coordinate(row)] {
-                table.extend(frequencies.iter().map(|f| (position * f).sin() as f32));
-                table.extend(frequencies.iter().map(|f| (position * f).cos() as f32));
-            }
-        }
+    let mut table = Vec::with_capacity(count * 2 * quarter);
+    for index in 0..count {
+        let position = f64::from(index as f32 / interp_scale as f32);
+        table.extend(frequencies.iter().map(|f| (position * f).sin() as f32));
+        table.extend(frequencies.iter().map(|f| (position * f).cos() as f32));
     }
     table
 }

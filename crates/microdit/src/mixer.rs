@@ -2,7 +2,7 @@
 //! mask carry what the dropped ones knew.
 
 use crate::{
-    block::DitBlock, config::DitConfig, dit::Conditioning, init::Init, linear::Linear,
+    block::DitBlock, config::DitConfig, dit::Condition, init::Init, linear::Linear,
     norm::LayerNorm, ops::DitBackend,
 };
 use burn::{module::Module, tensor::Tensor};
@@ -35,13 +35,13 @@ impl<B: DitBackend> Projection<B> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{Conditioning, DitConfig, MixerConfig, init::Init, mixer::PatchMixer};
+/// use microdit::{Condition, DitConfig, MixerConfig, init::Init, mixer::PatchMixer};
 ///
 /// let device = Default::default();
 /// let narrow = MixerConfig { dim: 64, depth: 2, qkv_ratio: 1.0, mlp_ratio: 4.0 };
 /// let config = DitConfig::tiny_2().with_mixer(Some(narrow)); // beside a backbone of width 512
 /// let mixer = PatchMixer::<Flex>::new(&config, &mut Init::new(0, &device)).expect("it has a mixer");
-/// let condition = Conditioning {
+/// let condition = Condition {
 ///     captions: Tensor::ones([2, 77, 512], &device),
 ///     vector: Tensor::ones([2, 512], &device),
 /// };
@@ -84,7 +84,7 @@ impl<B: DitBackend> PatchMixer<B> {
     }
 
     /// All patches `[batch, tokens, dim]` to `[batch, tokens, mixer dim]`.
-    pub fn forward(&self, x: Tensor<B, 3>, condition: &Conditioning<B>) -> Tensor<B, 3> {
+    pub fn forward(&self, x: Tensor<B, 3>, condition: &Condition<B>) -> Tensor<B, 3> {
         let (x, captions) = self.enter(x, condition.captions.clone());
         self.blocks.iter().fold(x, |x, block| {
             block.forward(x, captions.clone(), condition.vector.clone())

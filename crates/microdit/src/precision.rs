@@ -41,9 +41,11 @@ mod tests {
     use super::*;
     use crate::{
         Masking, TokenMask,
-        diffusion::{Diffusion as _, Edm},
+        diffusion::Diffusion as _,
         dit::tests::{config, shaken},
+        net::{Conditioning, Denoiser as _},
         rng::{Purpose, Stream},
+        task::{DenoiseConfig, Noised, Task as _},
         weights::reference_name,
     };
     use burn::{
@@ -86,20 +88,23 @@ mod tests {
         let config = config().with_precision(precision);
         let device = Default::default();
         let dit = shaken::<Tracked>(&config);
-        let masking = Masking::Deferred { ratio: 0.5 };
-        let mask = TokenMask::draw(masking, config.tokens(), 0, 0, 0..2, &device);
-        let captions = Tensor::from_data(draw(2, [2, 5, 12]), &device);
-        let edm = Edm::default();
-        let loss = edm
-            .loss(
-                Tensor::from_data(draw(0, [2, 4, 8, 8]), &device),
-                Tensor::from_data(draw(1, [2, 4, 8, 8]), &device),
-                &edm.rows(&[0.5, 2.0]),
-                2,
-                mask.as_ref(),
-                |x, t| dit.forward_tokens(x, t, captions, mask.as_ref()),
-            )
-            .mean();
+        let settings = DenoiseConfig {
+            masking: Masking::Deferred { ratio: 0.5 },
+            ..DenoiseConfig::default()
+        };
+        let task = settings.init(dit.clone()).unwrap();
+        let keep = TokenMask::draw(settings.masking, config.tokens(), 0, 0, 0..2, &device);
+        let noised = Noised {
+            clean: Tensor::from_data(draw(0, [2, 4, 8, 8]), &device),
+            noise: Tensor::from_data(draw(1, [2, 4, 8, 8]), &device),
+            rows: task.family().rows(&[0.5, 2.0]),
+            conditioning: Conditioning {
+                captions: Tensor::from_data(draw(2, [2, 5, 12]), &device),
+            },
+            keep,
+        };
+        let output = task.denoiser().predict(task.inputs(&noised));
+        let loss = task.losses(&noised, &output).total().mean();
         assert_eq!(loss.dtype(), DType::F32);
         let value = loss.clone().into_data().iter::<f32>().next().unwrap();
         let grads = loss.backward();

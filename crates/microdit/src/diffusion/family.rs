@@ -1,7 +1,7 @@
 //! What every diffusion family is: a table with one row per noise level, from which noising, target, loss and denoised
 //! estimate follow.
 
-use crate::{embed::patchify, mask::TokenMask, ops::DitBackend, rng::Stream};
+use crate::{embed::patchify, net::Output, ops::DitBackend, rng::Stream};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 /// How much of an image is left at a noise level: `x = signal * clean + noise * eps` with standard normal `eps`.
@@ -124,33 +124,35 @@ pub trait Diffusion {
         network(x.clone() * row.c_in, c_noise) * row.c_out + x * row.c_skip
     }
 
-    /// Training loss of each sample, `[batch]`: the weighted squared error of the network's output, averaged over the kept
-    /// patches.
-    ///
-    /// `clean` and `noise` `[batch, channels, height, width]`, one row per sample; `network` gets the scaled noisy latents and
-    /// `c_noise` `[batch]`, and returns the kept tokens `[batch, kept, patch x patch x channels]`.
-    fn loss<B: DitBackend>(
+    /// What the network is given, one row per sample: the noised images scaled by `c_in`, and `c_noise` `[batch]`. Images are
+    /// `[batch, channels, height, width]`.
+    fn input<B: Backend>(
         &self,
         clean: Tensor<B, 4>,
         noise: Tensor<B, 4>,
         rows: &[Row],
+    ) -> (Tensor<B, 4>, Tensor<B, 1>) {
+        let device = clean.device();
+        let c_noise = column(rows, |row| row.c_noise, &device).reshape([rows.len()]);
+        let noisy = self.noisy(clean, noise, rows);
+        (noisy * column(rows, |row| row.c_in, &device), c_noise)
+    }
+
+    /// Training loss of each sample, `[batch]`: the weighted squared error of the network's output, averaged over the tokens
+    /// it predicts. `clean` and `noise` `[batch, channels, height, width]`, one row per sample.
+    fn loss<B: DitBackend>(
+        &self,
+        output: &Output<B>,
+        clean: Tensor<B, 4>,
+        noise: Tensor<B, 4>,
+        rows: &[Row],
         patch_size: usize,
-        mask: Option<&TokenMask<B>>,
-        network: impl FnOnce(Tensor<B, 4>, Tensor<B, 1>) -> Tensor<B, 3>,
     ) -> Tensor<B, 1> {
         let (device, batch) = (clean.device(), rows.len());
-        let noisy = self.noisy(clean.clone(), noise.clone(), rows);
-        let input = noisy * column(rows, |row| row.c_in, &device);
-        let output = network(
-            input,
-            column(rows, |row| row.c_noise, &device).reshape([batch]),
-        );
-        let target = patchify(self.target(clean, noise, rows), patch_size);
-        let target = match mask {
-            Some(mask) => mask.gather(target),
-            None => target,
-        };
-        let error = (output - target).powi_scalar(2).mean_dims(&[1, 2]);
+        let target = output.chosen(patchify(self.target(clean, noise, rows), patch_size));
+        let error = (output.patches.clone() - target)
+            .powi_scalar(2)
+            .mean_dims(&[1, 2]);
         error.reshape([batch]) * column(rows, |row| row.weight, &device).reshape([batch])
     }
 }
@@ -215,10 +217,9 @@ pub(super) mod tests {
         let noise = Tensor::<Flex, 4>::ones([2, 1, 2, 2], &device);
         let rows = [10.0, 900.0].map(|time| vp.row(vp.at_time(time)));
         let loss = |shift: f64| {
-            let output = vp.target(clean.clone(), noise.clone(), &rows) + shift;
-            let losses = vp.loss(clean.clone(), noise.clone(), &rows, 1, None, |_, _| {
-                patchify(output, 1)
-            });
+            let predicted = vp.target(clean.clone(), noise.clone(), &rows) + shift;
+            let output = Output::all(patchify(predicted, 1));
+            let losses = vp.loss(&output, clean.clone(), noise.clone(), &rows, 1);
             losses.into_data().to_vec::<f32>().unwrap()
         };
         assert_eq!(loss(0.0), [0.0, 0.0]);

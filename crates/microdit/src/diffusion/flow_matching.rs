@@ -1,7 +1,10 @@
 //! Flow matching along straight paths (arXiv 2210.02747, 2209.03003), with the time densities of Stable Diffusion 3 (arXiv 2403.03206).
 
 use super::family::{Diffusion, Level, Point, Row};
-use crate::rng::Stream;
+use crate::{
+    range::{OutOfRange, above, within},
+    rng::Stream,
+};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::{FRAC_PI_2, PI};
 
@@ -76,6 +79,25 @@ pub(super) fn shifted(u: f64, shift: f64) -> f64 {
 }
 
 impl FlowMatching {
+    /// Checks the ranges: with any values in them, times lie in `0..=1` and grow with their draw.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        match self.density {
+            Density::LogitNormal { mean, std } => {
+                within("density.mean", mean, -10.0..=10.0)?;
+                within("density.std", std, above(0.0, 10.0))?;
+            }
+            Density::Uniform => {}
+            // Beyond these, SD3's equation 20 is no longer monotonic.
+            Density::Mode { scale } => {
+                within("density.scale", scale, -1.0..=2.0 / (PI - 2.0))?;
+            }
+        }
+        within("shift", self.shift, above(0.0, 1e3))
+    }
+
     /// The training time of a draw from the density's own source: standard normal for [`Density::LogitNormal`], uniform in
     /// `0..1` for the others.
     pub fn time(&self, draw: f64) -> f64 {
@@ -130,6 +152,51 @@ impl Diffusion for FlowMatching {
                 FlowWeighting::SigmaSqrt => t.powi(-2),
                 FlowWeighting::CosMap => 2.0 / (PI * (1.0 - 2.0 * t + 2.0 * t * t)),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_lie_between_image_and_noise_and_grow_with_the_draw() {
+        let bounded = |scale| Density::Mode { scale };
+        for density in [
+            Density::Uniform,
+            bounded(-1.0),
+            bounded(0.8),
+            bounded(2.0 / (PI - 2.0)),
+        ] {
+            for shift in [1e-3, 1.0, 3.0, 1e3] {
+                let flow = FlowMatching {
+                    density,
+                    shift,
+                    ..FlowMatching::default()
+                };
+                flow.validate().unwrap();
+                let times: Vec<f64> = (0..=1000)
+                    .map(|i| flow.time(f64::from(i) / 1000.0))
+                    .collect();
+                let rising = times.is_sorted() || times.iter().rev().is_sorted();
+                let inside = times.iter().all(|t| (-1e-12..=1.0 + 1e-12).contains(t));
+                assert!(rising && inside, "{flow:?}");
+            }
+        }
+        for density in [
+            bounded(-1.1),
+            bounded(2.0),
+            Density::LogitNormal {
+                mean: 0.0,
+                std: 0.0,
+            },
+        ] {
+            let flow = FlowMatching {
+                density,
+                ..FlowMatching::default()
+            };
+            assert!(flow.validate().is_err(), "{flow:?}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Guidance: how several predictions become one. It acts on the network's output, whatever the family.
 
+use crate::range::{OutOfRange, require, within};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// How far predictions are pushed away from those without the caption (classifier-free guidance, arXiv 2207.12598).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,12 +29,45 @@ impl Default for Guidance {
 }
 
 impl Guidance {
+    /// The scales of guidance: 0 leaves the caption out, 1 guides by nothing else.
+    pub const SCALES: RangeInclusive<f64> = 0.0..=1000.0;
+
     /// Plain guidance of that scale.
     pub fn scale(scale: f64) -> Self {
         Self {
             scale,
             ..Self::default()
         }
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("scale", self.scale, Self::SCALES)?;
+        within("rescale", self.rescale, 0.0..=1.0)?;
+        let Some((low, high)) = self.interval else {
+            return Ok(());
+        };
+        within("interval", low, 0.0..)?;
+        require(low <= high, "interval", || {
+            format!("its beginning {low} must not be above its end {high}")
+        })
+    }
+
+    /// The prediction at this noise over signal: `one` with the caption, or `both` with and without it where guidance acts.
+    pub fn guide<B: Backend>(
+        &self,
+        sigma: f64,
+        one: impl FnOnce() -> Tensor<B, 4>,
+        both: impl FnOnce() -> [Tensor<B, 4>; 2],
+    ) -> Tensor<B, 4> {
+        if !self.acts_at(sigma) {
+            return one();
+        }
+        let [prediction, other] = both();
+        self.combine(prediction, other)
     }
 
     /// Whether a second prediction is needed at this noise over signal.

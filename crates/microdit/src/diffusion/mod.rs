@@ -1,6 +1,7 @@
 //! Diffusion mathematics: families as tables, noise levels, samplers, guidance.
 
 mod betas;
+mod config;
 mod edm;
 mod family;
 mod flow_matching;
@@ -10,6 +11,7 @@ pub mod schedule;
 mod vp;
 
 pub use betas::Betas;
+pub use config::{DiffusionConfig, Family};
 pub use edm::Edm;
 pub use family::{Diffusion, Level, Point, Row};
 pub use flow_matching::{Density, FlowMatching, FlowWeighting};

@@ -22,7 +22,11 @@ mod tests;
 pub(crate) use composed::split_last;
 
 use crate::awake::Awake;
-use burn::tensor::{Int, Tensor, activation::gelu_approximate, backend::Backend};
+use burn::tensor::{
+    Int, Tensor,
+    activation::gelu_approximate,
+    backend::{AutodiffBackend, Backend},
+};
 
 /// Sizes and constants of one optimiser step (AdamW, arXiv 1711.05101, algorithm 2).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +55,11 @@ pub struct AdamState<B: Backend> {
     /// Mean of the squared gradients.
     pub second: Tensor<B, 1>,
 }
+
+/// A backend that trains microdit's networks: a [`DitBackend`] under automatic differentiation.
+pub trait TrainBackend: DitBackend + AutodiffBackend<InnerBackend: DitBackend> {}
+
+impl<B: DitBackend + AutodiffBackend<InnerBackend: DitBackend>> TrainBackend for B {}
 
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: Backend {

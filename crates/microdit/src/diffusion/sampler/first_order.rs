@@ -2,9 +2,12 @@
 //! `x' = signal' x0 + sqrt(noise'^2 - up^2) eps + up z`, and differ in the fresh noise `up` they add.
 
 use super::{History, Images, Sampler};
-use crate::diffusion::{
-    family::{Level, Point},
-    schedule::{Convention, Step},
+use crate::{
+    diffusion::{
+        family::{Level, Point},
+        schedule::{Convention, Step},
+    },
+    range::{OutOfRange, above, within},
 };
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
@@ -25,6 +28,17 @@ pub struct Ddim {
     pub eta: f64,
     /// Clean images lie in `-clip..=clip`, to which their estimates are cut.
     pub clip: Option<f64>,
+}
+
+impl Ddim {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("eta", self.eta, 0.0..=1.0)?;
+        within("clip", self.clip.unwrap_or(1.0), above(0.0, 1e6))
+    }
 }
 
 /// What the state at the end of a step is made of: factors of the state, of the denoised estimate and of fresh noise.

@@ -16,6 +16,7 @@ use super::{
     family::Point,
     schedule::{Convention, Raise, Step, Trajectory},
 };
+use crate::range::{OutOfRange, require, within};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +130,19 @@ impl Default for Churn {
 }
 
 impl Churn {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("s_churn", self.s_churn, 0.0..=1e6)?;
+        within("s_min", self.s_min, 0.0..)?;
+        within("s_noise", self.s_noise, 0.0..=10.0)?;
+        require(self.s_min <= self.s_max, "s_min", || {
+            format!("{} must not be above s_max {}", self.s_min, self.s_max)
+        })
+    }
+
     /// Relative increase of the noise level `sigma` in one of `steps` steps.
     pub(super) fn gamma(&self, sigma: f64, steps: usize) -> f64 {
         if (self.s_min..=self.s_max).contains(&sigma) {

@@ -1,9 +1,12 @@
 //! The samplers by name, for recipes and the command line.
 
 use super::{Ddim, DpmSolver, Euler, EulerAncestral, Heun, History, Images, Sampler};
-use crate::diffusion::{
-    family::Point,
-    schedule::{Convention, Step},
+use crate::{
+    diffusion::{
+        family::Point,
+        schedule::{Convention, Step},
+    },
+    range::OutOfRange,
 };
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
@@ -22,6 +25,19 @@ pub enum Solver {
     Ddim(Ddim),
     /// [`DpmSolver`].
     DpmSolver(DpmSolver),
+}
+
+impl Solver {
+    /// Checks the ranges of its constants.
+    ///
+    /// # Errors
+    /// The first outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        match self {
+            Self::Ddim(ddim) => ddim.validate(),
+            Self::Euler | Self::Heun | Self::EulerAncestral | Self::DpmSolver(_) => Ok(()),
+        }
+    }
 }
 
 /// Hands a call to the sampler of the variant.

@@ -151,8 +151,7 @@ impl<B: DitBackend> TokenMask<B> {
     /// The same mask without automatic differentiation.
     pub fn inner(&self) -> TokenMask<B::InnerBackend>
     where
-        B: AutodiffBackend,
-        B::InnerBackend: DitBackend,
+        B: AutodiffBackend<InnerBackend: DitBackend>,
     {
         TokenMask {
             keep: self.keep.clone().inner(),

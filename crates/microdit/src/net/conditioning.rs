@@ -1,0 +1,56 @@
+//! What an image is conditioned on, and what stands in for it where nothing is said.
+
+use crate::ops::DitBackend;
+use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
+
+/// The conditioning of a batch.
+#[derive(Clone, Debug)]
+pub struct Conditioning<B: DitBackend> {
+    /// Encoded captions `[batch, words, channels]`.
+    pub captions: Tensor<B, 3>,
+}
+
+impl<B: DitBackend> Conditioning<B> {
+    /// The null conditioning of as many images: zeros. Training drops captions to it, guidance is away from it.
+    #[must_use]
+    pub fn null(&self) -> Self {
+        Self {
+            captions: self.captions.zeros_like(),
+        }
+    }
+
+    /// The null conditioning where `keep` says no.
+    ///
+    /// # Panics
+    /// If `keep` has another length than the batch.
+    #[must_use]
+    pub fn keep(self, keep: &[bool]) -> Self {
+        if keep.iter().all(|&keep| keep) {
+            return self;
+        }
+        let factors: Vec<f32> = keep.iter().map(|&keep| f32::from(keep)).collect();
+        let factors = TensorData::new(factors, [keep.len(), 1, 1]);
+        let device = self.captions.device();
+        Self {
+            captions: self.captions * Tensor::from_data(factors, &device),
+        }
+    }
+
+    /// This batch, followed by another.
+    #[must_use]
+    pub fn followed_by(self, other: Self) -> Self {
+        Self {
+            captions: Tensor::cat(vec![self.captions, other.captions], 0),
+        }
+    }
+
+    /// The same without automatic differentiation.
+    pub fn inner(self) -> Conditioning<B::InnerBackend>
+    where
+        B: AutodiffBackend<InnerBackend: DitBackend>,
+    {
+        Conditioning {
+            captions: self.captions.inner(),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What every network is: the trait, what goes in and out, and what flows through.
+
+mod carry;
+mod conditioning;
+mod denoiser;
+mod mask;
+mod segments;
+
+pub use carry::{Carry, CarryVisitor};
+pub use conditioning::Conditioning;
+pub use denoiser::{Denoiser, Inputs, Output, Selection, TrainDenoiser};
+pub use mask::{MaskStage, Masking, TokenMask};
+pub use segments::DitCarry;

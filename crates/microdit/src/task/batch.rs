@@ -1,0 +1,128 @@
+//! A batch before its task, and the randomness of its samples.
+
+use crate::{
+    net::Conditioning,
+    ops::DitBackend,
+    rng::{Purpose, Stream},
+};
+use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
+
+/// The samples of a step, which are encoded when they are asked for: a device computes a share of them, but a loss may compare a
+/// sample with any other.
+pub trait Samples<B: DitBackend> {
+    /// Number of samples, at least 1.
+    fn count(&self) -> usize;
+
+    /// Clean latents of these samples, `[samples, channels, height, width]`.
+    fn latents(&self, samples: &[usize]) -> Tensor<B, 4>;
+
+    /// What these samples are conditioned on.
+    fn conditioning(&self, samples: &[usize]) -> Conditioning<B>;
+}
+
+/// Latents and captions in the host's memory, as they are given to the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostBatch {
+    /// `[batch, channels, height, width]`, row-major.
+    pub latents: Vec<f32>,
+    /// Channels, height and width.
+    pub shape: [usize; 3],
+    /// `[batch, words, channels]`, row-major.
+    pub captions: Vec<f32>,
+    /// Words and channels of a caption.
+    pub caption: [usize; 2],
+}
+
+/// The parts of `size` numbers that belong to `samples`.
+fn picked(values: &[f32], size: usize, samples: &[usize]) -> Vec<f32> {
+    let part = |&i: &usize| &values[i * size..][..size];
+    samples.iter().flat_map(part).copied().collect()
+}
+
+impl HostBatch {
+    /// The samples on `device`.
+    pub fn on<B: DitBackend>(&self, device: &B::Device) -> impl Samples<B> {
+        OnDevice::<B> {
+            batch: self,
+            device: device.clone(),
+        }
+    }
+}
+
+struct OnDevice<'a, B: DitBackend> {
+    batch: &'a HostBatch,
+    device: B::Device,
+}
+
+impl<B: DitBackend> Samples<B> for OnDevice<'_, B> {
+    fn count(&self) -> usize {
+        self.batch.latents.len() / self.batch.shape.iter().product::<usize>()
+    }
+
+    fn latents(&self, samples: &[usize]) -> Tensor<B, 4> {
+        let [channels, height, width] = self.batch.shape;
+        let values = picked(&self.batch.latents, channels * height * width, samples);
+        let shape = [samples.len(), channels, height, width];
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+
+    fn conditioning(&self, samples: &[usize]) -> Conditioning<B> {
+        let [words, channels] = self.batch.caption;
+        let values = picked(&self.batch.captions, words * channels, samples);
+        let shape = [samples.len(), words, channels];
+        let captions = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        Conditioning { captions }
+    }
+}
+
+/// The randomness of a step: every number is a function of the run's seed, the step and the sample's place in its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step.
+    pub step: u64,
+    /// Whether a loss is measured rather than trained on: nothing is masked then, and no caption dropped.
+    pub held_out: bool,
+}
+
+impl Draws {
+    /// Of a training step.
+    pub fn of_step(seed: u64, step: u64) -> Self {
+        Self {
+            seed,
+            step,
+            held_out: false,
+        }
+    }
+
+    /// The random stream of a sample.
+    pub fn stream(&self, purpose: Purpose, sample: usize) -> Stream {
+        Stream::new(self.seed, purpose, self.step, sample as u64)
+    }
+
+    /// Standard normal numbers for `samples`, each `[channels, height, width]`.
+    pub fn normal<B: DitBackend>(
+        &self,
+        purpose: Purpose,
+        samples: &[usize],
+        [channels, height, width]: [usize; 3],
+        device: &B::Device,
+    ) -> Tensor<B, 4> {
+        let count = channels * height * width;
+        let draw = |&i: &usize| self.stream(purpose, i).normal(count);
+        let values: Vec<f32> = samples.iter().flat_map(draw).collect();
+        let shape = [samples.len(), channels, height, width];
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    /// Which captions of `samples` stay, when a share of `drop` is dropped.
+    pub fn kept_captions(&self, samples: Range<usize>, drop: f64) -> Vec<bool> {
+        let keep = |i| {
+            let draw = self.stream(Purpose::CaptionDrop, i).uniform(1)[0];
+            self.held_out || f64::from(draw) >= drop
+        };
+        samples.map(keep).collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! Denoising: the task of every diffusion model.
+
+use super::{Draws, Losses, Samples, Task};
+use crate::{
+    diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
+    net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
+    ops::DitBackend,
+    range::{OutOfRange, within},
+    rng::Purpose,
+};
+use burn::{module::Module, tensor::Tensor};
+use serde::{Deserialize, Serialize};
+use std::{marker::PhantomData, ops::Range};
+
+/// What is drawn for a sample, and by which diffusion it is noised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DenoiseConfig {
+    /// The diffusion family.
+    pub diffusion: DiffusionConfig,
+    /// Which tokens are dropped in training.
+    pub masking: Masking,
+    /// Fraction of the captions that are dropped in training, 0 to 1, for classifier-free guidance.
+    pub caption_drop: f64,
+}
+
+impl DenoiseConfig {
+    /// The task of `denoiser`.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn init<B: DitBackend, D: Denoiser<B>>(
+        &self,
+        denoiser: D,
+    ) -> Result<Denoise<B, D>, OutOfRange> {
+        within("caption_drop", self.caption_drop, 0.0..=1.0)?;
+        within("masking.ratio", self.masking.ratio(), 0.0..1.0)?;
+        let family = self.diffusion.init();
+        Ok(Denoise {
+            denoiser,
+            family: family.map_err(|error| error.inside("diffusion"))?,
+            masking: self.masking,
+            caption_drop: self.caption_drop,
+            backend: PhantomData,
+        })
+    }
+}
+
+/// A network that learns to denoise (EDM, arXiv 2206.00364, equation 2; MicroDiT, arXiv 2407.15811, section 3): the loss is
+/// taken on the tokens that are kept.
+///
+/// ```
+/// use burn_flex::Flex;
+/// use microdit::{DitConfig, Masking, net::Denoiser, task::{DenoiseConfig, Draws, HostBatch, Task}};
+///
+/// let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
+///     .with_multiple_of(16).with_caption_channels(12).with_mixer(None).with_moe(None);
+/// let device = Default::default();
+/// let task = DenoiseConfig { masking: Masking::Deferred { ratio: 0.75 }, ..Default::default() }
+///     .init(config.init::<Flex>(0, &device)?)?;
+/// let batch = HostBatch {
+///     latents: vec![0.5; 2 * 4 * 8 * 8],
+///     shape: [4, 8, 8],
+///     captions: vec![1.0; 2 * 5 * 12],
+///     caption: [5, 12],
+/// };
+/// let noised = task.prepare(&batch.on::<Flex>(&device), 0..2, &Draws::of_step(0, 0));
+/// let output = task.denoiser().predict(task.inputs(&noised));
+/// assert_eq!(output.patches.dims(), [2, 4, 16]); // a quarter of 16 tokens
+/// assert_eq!(task.losses(&noised, &output).total().dims(), [2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct Denoise<B: DitBackend, D: Module<B>> {
+    /// The network.
+    pub denoiser: D,
+    #[module(skip)]
+    family: Family,
+    #[module(skip)]
+    masking: Masking,
+    caption_drop: f64,
+    backend: PhantomData<B>,
+}
+
+/// Samples with their noise.
+#[derive(Clone, Debug)]
+pub struct Noised<B: DitBackend> {
+    /// Clean latents `[batch, channels, height, width]`.
+    pub clean: Tensor<B, 4>,
+    /// Standard normal noise of the same shape.
+    pub noise: Tensor<B, 4>,
+    /// Noise levels.
+    pub rows: Vec<Row>,
+    /// What they are conditioned on; null where the caption was dropped.
+    pub conditioning: Conditioning<B>,
+    /// Which tokens are kept.
+    pub keep: Option<TokenMask<B>>,
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
+    /// The diffusion family.
+    pub fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// Fraction of the captions that are dropped.
+    pub fn caption_drop(&self) -> f64 {
+        self.caption_drop
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
+    type Denoiser = D;
+    type Prepared = Noised<B>;
+
+    fn denoiser(&self) -> &D {
+        &self.denoiser
+    }
+
+    fn prepare(&self, batch: &impl Samples<B>, samples: Range<usize>, draws: &Draws) -> Noised<B> {
+        let places: Vec<usize> = samples.clone().collect();
+        let clean = batch.latents(&places);
+        let ([_, channels, height, width], device) = (clean.dims(), clean.device());
+        let masking = match draws.held_out {
+            true => Masking::None,
+            false => self.masking,
+        };
+        let patch = self.denoiser.patch_size();
+        Noised {
+            noise: draws.normal(Purpose::Noise, &places, [channels, height, width], &device),
+            clean,
+            rows: self.family.rows(&self.times(samples.clone(), draws)),
+            conditioning: batch
+                .conditioning(&places)
+                .keep(&draws.kept_captions(samples.clone(), self.caption_drop)),
+            keep: TokenMask::draw(
+                masking,
+                (height / patch) * (width / patch),
+                draws.seed,
+                draws.step,
+                samples.start as u64..samples.end as u64,
+                &device,
+            ),
+        }
+    }
+
+    fn inputs(&self, noised: &Noised<B>) -> Inputs<B> {
+        let (clean, noise) = (noised.clean.clone(), noised.noise.clone());
+        let (x, time) = self.family.input(clean, noise, &noised.rows);
+        Inputs {
+            x,
+            time,
+            conditioning: noised.conditioning.clone(),
+            selection: Selection {
+                keep: noised.keep.clone(),
+                taps: Vec::new(),
+            },
+        }
+    }
+
+    fn losses(&self, noised: &Noised<B>, output: &Output<B>) -> Losses<B> {
+        let (clean, noise) = (noised.clean.clone(), noised.noise.clone());
+        let patch = self.denoiser.patch_size();
+        let loss = self.family.loss(output, clean, noise, &noised.rows, patch);
+        Losses::one("denoise", loss)
+    }
+
+    fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64> {
+        let draw = |i| self.family.draw_time(&mut draws.stream(Purpose::Sigma, i));
+        samples.map(draw).collect()
+    }
+}

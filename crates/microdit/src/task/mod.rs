@@ -1,0 +1,62 @@
+//! What is trained for: from a batch to its losses, in three steps. A batch is prepared (levels, noise and masks are drawn),
+//! the network predicts, and the prediction is compared.
+
+mod batch;
+mod denoise;
+mod losses;
+
+pub use batch::{Draws, HostBatch, Samples};
+pub use denoise::{Denoise, DenoiseConfig, Noised};
+pub use losses::{Losses, Term};
+
+use crate::{
+    net::{Denoiser, Inputs, Output, TrainDenoiser},
+    ops::{DitBackend, TrainBackend},
+};
+use burn::module::{AutodiffModule, Module};
+use std::ops::Range;
+
+/// Something a network is trained for. It owns its networks as named fields; the one that is trained and drawn with is
+/// called `denoiser`.
+///
+/// All randomness comes from [`Draws`], so that a sample's loss does not depend on which others are computed with it.
+pub trait Task<B: DitBackend>: Module<B> {
+    /// The network that predicts.
+    type Denoiser: Denoiser<B>;
+
+    /// A batch that is ready for the network, and what its prediction is compared with.
+    type Prepared;
+
+    /// The network that predicts.
+    fn denoiser(&self) -> &Self::Denoiser;
+
+    /// Draws what is random about `samples` of the batch, and encodes them.
+    fn prepare(
+        &self,
+        batch: &impl Samples<B>,
+        samples: Range<usize>,
+        draws: &Draws,
+    ) -> Self::Prepared;
+
+    /// What the network is given.
+    fn inputs(&self, prepared: &Self::Prepared) -> Inputs<B>;
+
+    /// The losses of the prediction.
+    fn losses(&self, prepared: &Self::Prepared, output: &Output<B>) -> Losses<B>;
+
+    /// Noise levels of `samples` by the family's time: what the log says of steps that went wrong.
+    fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64>;
+}
+
+/// A task that can be trained: it is one without automatic differentiation, too, by which it is evaluated and drawn with.
+pub trait TrainTask<B: TrainBackend>:
+    Task<B, Denoiser: TrainDenoiser<B>> + AutodiffModule<B, InnerModule: Task<B::InnerBackend>>
+{
+}
+
+impl<B, T> TrainTask<B> for T
+where
+    B: TrainBackend,
+    T: Task<B, Denoiser: TrainDenoiser<B>> + AutodiffModule<B, InnerModule: Task<B::InnerBackend>>,
+{
+}
