@@ -5,7 +5,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use microdit::rng::{Purpose, Stream};
 use microdit_data::{
     DatasetCard, EncoderIdentity, Layout, Loader, LoaderConfig, Members, Position, Precompute,
-    PrecomputeConfig, PrepareConfig, Shards, Source, Store, clean_caption,
+    PrecomputeConfig, PrepareConfig, Shards, Source, Store,
     image::{center_crop, decode, resize_shorter_side},
     prepare,
 };
@@ -14,6 +14,7 @@ use microdit_encoders::{
     text::{ClipText, ClipTextConfig, ClipTokenizer, Padding, TextEncoder},
     vae::{AutoencoderKlConfig, Vae},
 };
+use microdit_text::clean_caption;
 use std::{hint::black_box, path::Path, sync::atomic::AtomicBool};
 
 const BATCH: usize = 64;

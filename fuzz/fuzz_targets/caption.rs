@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use microdit_data::clean_caption;
+use microdit_text::clean_caption;
 
 fuzz_target!(|caption: &str| {
     let clean = clean_caption(caption);

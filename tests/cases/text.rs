@@ -4,8 +4,8 @@
 //! 0.42 with Beautiful Soup 4.15 makes of broken HTML, addresses and codes in random order.
 
 use crate::{golden::Golden, report::Report};
-use microdit_data::{clean_caption, clean_once};
-use microdit_encoders::text::{ClipTokenizer, Padding, repair};
+use microdit_encoders::text::{ClipTokenizer, Padding};
+use microdit_text::{clean_caption, clean_once, repair};
 use serde_json::Value;
 use std::path::Path;
 

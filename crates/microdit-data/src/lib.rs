@@ -2,7 +2,6 @@
 
 mod ahead;
 mod archive;
-mod captions;
 mod columns;
 mod folder;
 mod identity;
@@ -24,7 +23,6 @@ mod stream;
 mod text;
 mod writer;
 
-pub use captions::{clean_caption, clean_once};
 pub use columns::{Columns, Names};
 pub use folder::Folder;
 pub use identity::EncoderIdentity;

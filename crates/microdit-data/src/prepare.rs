@@ -1,13 +1,13 @@
 //! What is used of a dataset, and in which form.
 
 use crate::{
-    captions::clean_caption,
     columns::Columns,
     image::{Limits, Picture, read, resize},
     sample::{Image, Sample},
     shards::Members,
 };
 use ::image::{ImageFormat, RgbImage, codecs::jpeg::JpegEncoder};
+use microdit_text::clean_caption;
 use serde::{Deserialize, Serialize};
 use std::{io::Cursor, sync::Arc};
 

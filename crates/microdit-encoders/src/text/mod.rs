@@ -3,18 +3,12 @@
 mod clip;
 mod cut;
 mod encoder;
-mod entities;
-mod pattern;
-mod repair;
 mod t5;
 mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
 pub use cut::Cutter;
 pub use encoder::TextEncoder;
-pub use entities::{entity, unescape_html};
-pub use pattern::pattern;
-pub use repair::{repair, windows_1252};
 pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{ClipTokenizer, Padding};
 

@@ -1,9 +1,9 @@
 //! CLIP's tokenizer: byte-pair encoding of lower-cased, repaired text (arXiv 2103.00020, section 2.4).
 
-use super::{repair, unescape_html};
 use crate::cut::Cut;
 use ahash::AHashMap;
 use flate2::read::GzDecoder;
+use microdit_text::{repair, unescape_html};
 use regex::Regex;
 use std::{io::Read, sync::LazyLock};
 use tokenizers::{Model, models::bpe::BPE};

@@ -2,8 +2,8 @@
 
 mod tags;
 
+use crate::{code_pages::windows_1252, entities::entity, pattern};
 use fancy_regex::Regex;
-use microdit_encoders::text::{entity, pattern, windows_1252};
 use std::sync::LazyLock;
 use tags::{Ahead, StartTags};
 

@@ -1,20 +1,25 @@
 //! Repair of text that was decoded in the wrong encoding, or otherwise went through the wrong hands: the fixes of ftfy 6.3
 //! with its standard settings, which the reference's tokenizer and caption cleaning begin with.
 
+mod encoding;
 mod tables;
 
-use super::{entities, pattern, unescape_html};
+use crate::{
+    code_pages::windows_1252,
+    entities::{entity, unescape_html},
+    pattern,
+};
+use encoding::Encoding;
 use fancy_regex::{Captures, Regex};
-use regex::bytes;
 use std::{borrow::Cow, sync::LazyLock};
-use tables::{CLASSES, CODE_PAGES, LIGATURES, WEAK_CONTINUATIONS};
+use tables::{CLASSES, LIGATURES, WEAK_CONTINUATIONS};
 use unicode_normalization::UnicodeNormalization;
 
 /// Repairs text line by line: characters that are UTF-8 read in another encoding, HTML entities (unless there is a `<`), ligatures,
 /// full-width letters, curly quotes, odd line breaks, control characters; then composes accents (NFC).
 ///
 /// ```
-/// use microdit_encoders::text::repair;
+/// use microdit_text::repair;
 /// assert_eq!(repair("a cafÃ© in “ＰＡＲＩＳ” &amp; a ﬁsh"), "a café in \"PARIS\" & a fish");
 /// ```
 pub fn repair(text: &str) -> String {
@@ -120,44 +125,12 @@ static C1: LazyLock<Regex> = LazyLock::new(|| pattern("[\u{80}-\u{9f}]"));
 static TERMINAL: LazyLock<Regex> = LazyLock::new(|| pattern("\u{1b}\\[[\\d;]*[a-zA-Z]"));
 static ENTITY: LazyLock<Regex> = LazyLock::new(|| pattern("&#?[0-9A-Za-z]{1,24};"));
 
-/// UTF-8 in which a byte a0, a no-break space in most encodings, has become a space.
-static SPACED: LazyLock<bytes::Regex> = LazyLock::new(|| {
-    byte_pattern(&[
-        r"[\xc2\xc3\xc5\xce\xd0\xd9]\x20",
-        r"[\xe2\xe3]\x20[\x80-\x84\x86-\x9f\xa1-\xbf]",
-        r"[\xe0-\xe3][\x80-\x84\x86-\x9f\xa1-\xbf]\x20",
-        r"\xf0\x20[\x80-\xbf][\x80-\xbf]",
-        r"\xf0[\x80-\xbf]\x20[\x80-\xbf]",
-        r"\xf0[\x80-\xbf][\x80-\xbf]\x20",
-    ])
-});
-
-/// UTF-8 in which a byte has been lost.
-static LOSSY: LazyLock<bytes::Regex> = LazyLock::new(|| {
-    byte_pattern(&[
-        r"[\xc2-\xdf]\x1a",
-        r"[\xc2\xc3]\?",
-        r"\xed[\xa0-\xaf][\x1a?]\xed[\xb0-\xbf][\x1a?\x80-\xbf]",
-        r"\xed[\xa0-\xaf][\x1a?\x80-\xbf]\xed[\xb0-\xbf][\x1a?]",
-        r"[\xe0-\xef][\x1a?][\x1a\x80-\xbf]",
-        r"[\xe0-\xef][\x1a\x80-\xbf][\x1a?]",
-        r"[\xf0-\xf4][\x1a?][\x1a\x80-\xbf][\x1a\x80-\xbf]",
-        r"[\xf0-\xf4][\x1a\x80-\xbf][\x1a?][\x1a\x80-\xbf]",
-        r"[\xf0-\xf4][\x1a\x80-\xbf][\x1a\x80-\xbf][\x1a?]",
-        r"\x1a",
-    ])
-});
-
 /// Alternatives, joined, with the sets of characters in place of their names.
 fn with_classes(alternatives: &[&str]) -> String {
     let classes = CLASSES.iter().chain(&[("weak", WEAK_CONTINUATIONS)]);
     classes.fold(alternatives.join("|"), |text, (name, characters)| {
         text.replace(&format!("{{{name}}}"), characters)
     })
-}
-
-fn byte_pattern(alternatives: &[&str]) -> bytes::Regex {
-    bytes::Regex::new(&format!("(?-u:{})", alternatives.join("|"))).expect("a sound pattern")
 }
 
 fn is_bad(text: &str) -> bool {
@@ -169,7 +142,7 @@ fn unescape_entities(text: &str) -> String {
     let replace = |found: &Captures<'_>| {
         let whole = &found[0];
         let name = &whole[1..];
-        if let Some(characters) = entities::entity(name) {
+        if let Some(characters) = entity(name) {
             return characters.to_owned();
         }
         if name.starts_with('#') {
@@ -182,7 +155,7 @@ fn unescape_entities(text: &str) -> String {
         }
         let lower = name.to_lowercase();
         let shouted = name == lower.to_uppercase() && unescape_html(whole) == whole;
-        match entities::entity(&lower) {
+        match entity(&lower) {
             Some(characters) if shouted => characters.to_uppercase(),
             _ => whole.to_owned(),
         }
@@ -243,137 +216,6 @@ fn repair_encoding_once(text: &str) -> Option<String> {
 
 fn c1_to_windows_1252(found: &Captures<'_>) -> String {
     found[0].chars().map(|c| windows_1252(c as u8)).collect()
-}
-
-/// The character of a byte in Windows-1252; the five bytes it leaves out stand for themselves.
-pub fn windows_1252(byte: u8) -> char {
-    let (_, page) = CODE_PAGES[0];
-    let high = byte
-        .checked_sub(0x80)
-        .and_then(|place| page.chars().nth(usize::from(place)));
-    high.unwrap_or(char::from(byte))
-}
-
-/// A one-byte encoding.
-#[derive(Clone, Copy)]
-struct Encoding {
-    name: &'static str,
-    /// Characters of the bytes 0x80 to 0xff; none: Latin-1.
-    page: Option<&'static str>,
-}
-
-impl Encoding {
-    fn all() -> impl Iterator<Item = Self> {
-        let latin_1 = Self {
-            name: "latin-1",
-            page: None,
-        };
-        let paged = CODE_PAGES.iter().map(|&(name, page)| Self {
-            name,
-            page: Some(page),
-        });
-        std::iter::once(latin_1).chain(paged)
-    }
-
-    /// Whether it has holes, where lost characters may have been.
-    fn has_holes(self) -> bool {
-        self.name.starts_with("windows")
-    }
-
-    /// The text's bytes, if all its characters are in the encoding; where it has holes, the replacement character becomes
-    /// byte 1a.
-    fn encode(self, text: &str) -> Option<Vec<u8>> {
-        let byte = |c: char| match c {
-            '\u{1a}' if self.has_holes() => None,
-            '\u{fffd}' if self.has_holes() => Some(0x1a),
-            _ if c.is_ascii() => Some(c as u8),
-            _ => match self.page {
-                None => u8::try_from(u32::from(c)).ok(),
-                Some(page) => {
-                    let place = page.chars().position(|known| known == c)?;
-                    Some(0x80 + place as u8)
-                }
-            },
-        };
-        text.chars().map(byte).collect()
-    }
-
-    /// Bytes in this encoding as the UTF-8 they probably were.
-    fn decode_utf8(self, mut bytes: Vec<u8>) -> Option<String> {
-        if self.name != "macroman" && SPACED.is_match(&bytes) {
-            bytes = restore_a0(&bytes);
-        }
-        if self.has_holes() {
-            bytes = LOSSY
-                .replace_all(&bytes, "\u{fffd}".as_bytes())
-                .into_owned();
-        }
-        if bytes.contains(&0xed) || bytes.contains(&0xc0) {
-            bytes = standard_utf8(&bytes);
-        }
-        String::from_utf8(bytes).ok()
-    }
-}
-
-/// Puts back the no-break spaces that belong to UTF-8 sequences; a lone `Ã ` is mostly the French or Italian word à.
-fn restore_a0(bytes: &[u8]) -> Vec<u8> {
-    /// What goes on otherwise: other words of Portuguese and Italian.
-    const OTHERS: [&[u8]; 5] = [b" ", b"quele", b"quela", b"quilo", b"s "];
-    let mut grave = Vec::with_capacity(bytes.len() + 8);
-    let mut rest = bytes;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        grave.push(byte);
-        if byte == 0xc3
-            && let Some(after) = tail.strip_prefix(b" ")
-            && !OTHERS.iter().any(|other| after.starts_with(other))
-        {
-            grave.extend(b"\xa0 ");
-            rest = after;
-        }
-    }
-    let space = |found: &bytes::Captures<'_>| -> Vec<u8> {
-        found[0]
-            .iter()
-            .map(|&byte| if byte == b' ' { 0xa0 } else { byte })
-            .collect()
-    };
-    SPACED.replace_all(&grave, space).into_owned()
-}
-
-/// Variants of UTF-8 as UTF-8: zero bytes as c0 80 (Java), and surrogate pairs encoded one by one (CESU-8).
-fn standard_utf8(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    loop {
-        rest = match rest {
-            [] => return out,
-            [0xc0, 0x80, tail @ ..] => {
-                out.push(0);
-                tail
-            }
-            [
-                0xed,
-                a @ 0xa0..=0xaf,
-                b @ 0x80..=0xbf,
-                0xed,
-                c @ 0xb0..=0xbf,
-                d @ 0x80..=0xbf,
-                tail @ ..,
-            ] => {
-                let bits = |byte: &u8, mask: u8, shift: u32| u32::from(byte & mask) << shift;
-                let code =
-                    bits(a, 0x0f, 16) + bits(b, 0x3f, 10) + bits(c, 0x0f, 6) + bits(d, 0x3f, 0);
-                let character = char::from_u32(0x1_0000 + code).unwrap_or('\u{fffd}');
-                out.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
-                tail
-            }
-            [byte, tail @ ..] => {
-                out.push(*byte);
-                tail
-            }
-        };
-    }
 }
 
 /// A character whose plain form is sought.

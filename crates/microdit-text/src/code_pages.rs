@@ -1,49 +1,8 @@
-//! What the text repair knows of characters: which are unlikely beside which, how one-byte encodings map, and which
-//! characters stand for the bytes of UTF-8 read in one of them. The sets are those of ftfy 6.3.
-
-/// Sets of characters as the inside of a character class, by name: Latin letters and signs that UTF-8 turns into when
-/// it is read as another encoding.
-pub(super) const CLASSES: &[(&str, &str)] = &[
-    ("common", "\u{a0}\u{ad}·´–—―…’"),
-    ("c1", "\u{80}-\u{9f}"),
-    ("bad", "¦¤¨¬¯¸ƒˆˇ˘˛˜†‡‰⌐◊�ªº"),
-    ("law", "¶§"),
-    ("currency", "¢£¥₧€"),
-    ("start_punctuation", "¡«¿©΄΅‘‚“„•‹\u{f8ff}"),
-    ("end_punctuation", "®»˝”›™"),
-    ("numeric", "²³¹±¼½¾×µ÷⁄∂∆∏∑√∞∩∫≈≠≡≤≥№"),
-    ("kaomoji", "Ò-ÖÙ-Üò-öø-üŐŌŪŲ°"),
-    (
-        "upper_accented",
-        "À-ÑØÜÝĂĀĄĆČĎĐĘĚĒĖĞĢİĪĶĹĽŁĻŃŇŅŒŘŚŞŠŢŤŮŰŸŹŻŽҐ",
-    ),
-    ("lower_accented", "ßà-ñăąāćčďđęěēėğģįīķĺľłļœŕśşšťüźżžґﬁﬂ"),
-    ("upper_common", "ÞΑ-ΩΆΈΉΊΌΎΏΪΫЁ-Я"),
-    ("lower_common", "α-ωάέήίΰа-џ"),
-    ("box", "│┌┐┘├┤┬┼═-╬▀▄█▌▐░▒▓"),
-    (
-        "utf8_first_of_2",
-        "ĂÂÄĀÅÃÆĆČÇĎĐÉĚÊËĖÈĒĘÐĞĢÍÎÏİÌĪĶĹĻŁŃŇŅÑÓÔÖŐÒŌØÕŘŚŠŞŢÞÚÛÜŰÙŪŲŮÝŹŽŻß×ΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥ\
-        ΦΧΨΩΪΫάέήίВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ",
-    ),
-    (
-        "utf8_first_of_3",
-        "áăâäàāąåãæćčçďéěêëėèēęęģíîïìīįķĺļŕźΰαβγδεζηθικλμνξοабвгдежзийклмноп",
-    ),
-    ("utf8_first_of_4", "đðğóšπσру"),
-    (
-        "utf8_continuation",
-        "\u{80}-¿ ĄÆĽŁØŖŚŠŞŤŸŹŽŻŒąæƒľłøŗśšşťźžżœˆˇ˘˛˜˝΄΅ΆΈΉΊΌΎΏЁЂЃЄЅІЇЈЉЊЋЌЎЏёђѓєѕіїјљњћќўџҐґ\
-        –—―‘’‚“”„†‡•…‰‹›€№™",
-    ),
-];
-
-/// What may continue a sequence but says nothing about what came before it: space, dashes and quotes of ordinary text.
-pub(super) const WEAK_CONTINUATIONS: &str = " –—―‘’‚“”„•…";
+//! One-byte encodings: which characters their bytes stand for.
 
 /// One-byte encodings: the characters of bytes 0x80 to 0xff, in the order they are tried after Latin-1. Bytes a code page leaves
 /// out stand for themselves.
-pub(super) const CODE_PAGES: &[(&str, &str)] = &[
+pub(crate) const CODE_PAGES: &[(&str, &str)] = &[
     (
         "windows-1252",
         "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°\
@@ -96,28 +55,11 @@ pub(super) const CODE_PAGES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Latin ligatures and what they join.
-pub(super) const LIGATURES: &[(char, &str)] = &[
-    ('Ĳ', "IJ"),
-    ('ĳ', "ij"),
-    ('ŉ', "ʼn"),
-    ('Ǳ', "DZ"),
-    ('ǲ', "Dz"),
-    ('ǳ', "dz"),
-    ('Ǆ', "DŽ"),
-    ('ǅ', "Dž"),
-    ('ǆ', "dž"),
-    ('Ǉ', "LJ"),
-    ('ǈ', "Lj"),
-    ('ǉ', "lj"),
-    ('Ǌ', "NJ"),
-    ('ǋ', "Nj"),
-    ('ǌ', "nj"),
-    ('ﬀ', "ff"),
-    ('ﬁ', "fi"),
-    ('ﬂ', "fl"),
-    ('ﬃ', "ffi"),
-    ('ﬄ', "ffl"),
-    ('ﬅ', "ſt"),
-    ('ﬆ', "st"),
-];
+/// The character of a byte in Windows-1252; the five bytes it leaves out stand for themselves.
+pub(crate) fn windows_1252(byte: u8) -> char {
+    let (_, page) = CODE_PAGES[0];
+    let high = byte
+        .checked_sub(0x80)
+        .and_then(|place| page.chars().nth(usize::from(place)));
+    high.unwrap_or(char::from(byte))
+}

@@ -1,17 +1,18 @@
 //! HTML character references to characters, as Python's `html.unescape` reads them: captions come from the web, and the
 //! reference's tokenizer and caption cleaning read them so.
 
+use crate::{code_pages::windows_1252, pattern};
 use fancy_regex::{Captures, Regex};
 use std::sync::LazyLock;
 
 /// What may be a reference.
 static REFERENCE: LazyLock<Regex> =
-    LazyLock::new(|| super::pattern(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\x0c <&#;]{1,32};?)"));
+    LazyLock::new(|| pattern(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\x0c <&#;]{1,32};?)"));
 
 /// Replaces every character reference, with or without its semicolon; what is none stays.
 ///
 /// ```
-/// use microdit_encoders::text::unescape_html;
+/// use microdit_text::unescape_html;
 /// assert_eq!(unescape_html("&lt;3 &amp cats &#8212; &notit; &unknown;"), "<3 & cats — ¬it; &unknown;");
 /// ```
 pub fn unescape_html(text: &str) -> String {
@@ -29,7 +30,7 @@ pub fn unescape_html(text: &str) -> String {
 }
 
 /// The characters of an entity, named as between `&` and what follows: `amp;`, or `amp`, which browsers know too.
-pub fn entity(name: &str) -> Option<&'static str> {
+pub(crate) fn entity(name: &str) -> Option<&'static str> {
     let characters = htmlize::ENTITIES.get(format!("&{name}").as_bytes())?;
     std::str::from_utf8(characters).ok()
 }
@@ -62,7 +63,7 @@ fn numeric(number: &str) -> String {
     match code {
         0 => "\u{fffd}".into(),
         // Meant as Windows-1252, as browsers take them.
-        0x80..=0x9f => super::repair::windows_1252(code as u8).to_string(),
+        0x80..=0x9f => windows_1252(code as u8).to_string(),
         0xd => "\r".into(),
         0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef => String::new(),
         _ if code & 0xfffe == 0xfffe && code <= 0x10ffff => String::new(),

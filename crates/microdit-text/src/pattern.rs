@@ -6,7 +6,7 @@ use fancy_regex::Regex;
 ///
 /// # Panics
 /// If the pattern is not sound.
-pub fn pattern(python: &str) -> Regex {
+pub(crate) fn pattern(python: &str) -> Regex {
     let mut rust = String::with_capacity(2 * python.len());
     let (mut class, mut escaped) = (false, false);
     for c in python.chars() {

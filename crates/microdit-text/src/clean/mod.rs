@@ -2,9 +2,9 @@
 
 mod html;
 
+use crate::{pattern, repair, unescape_html};
 use fancy_regex::{Match, Regex};
 use html::text_of;
-use microdit_encoders::text::{pattern, repair, unescape_html};
 use std::sync::LazyLock;
 
 /// A pattern and what takes its place.
@@ -101,7 +101,7 @@ const MANY_JOINERS: usize = 3;
 /// ornaments. The cleaning is applied twice, as the reference does, for one pass can uncover what the next removes.
 ///
 /// ```
-/// use microdit_data::clean_caption;
+/// use microdit_text::clean_caption;
 /// assert_eq!(
 ///     clean_caption("Photo by @jane_doe99 of the <b>beach</b>, see https://x.com IMG_2020.jpg"),
 ///     "photo by of the beach, see"

@@ -160,8 +160,9 @@ fn is_space(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use microdit::rng::{Purpose, Stream};
-    use microdit_encoders::text::pattern;
+    use crate::pattern;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     /// Equal to the pattern on random markup of what matters to it.
     #[test]
@@ -175,11 +176,11 @@ mod tests {
             "<", "<a", "<a ", ">", "'", "\"", "=", "==", " ", "/", "/>", "b", "\0", "\n", "\u{a0}",
             "\x1c", "\x0b", "é",
         ];
-        let mut random = Stream::new(1, Purpose::Shuffle, 0, 0);
+        let mut random = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..20_000 {
-            let length = random.below(24);
+            let length = random.random_range(0..24);
             let html: String = (0..length)
-                .map(|_| SIGNS[random.below(SIGNS.len())])
+                .map(|_| SIGNS[random.random_range(0..SIGNS.len())])
                 .collect();
             let mut tags = StartTags::of(&html);
             for (at, _) in html.match_indices('<') {
