@@ -4,8 +4,8 @@ use burn_flex::Flex;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use microdit::rng::{Purpose, Stream};
 use microdit_data::{
-    DatasetCard, EncoderIdentity, Layout, Loader, LoaderConfig, Members, Position, Precompute,
-    PrecomputeConfig, PrepareConfig, Shards, Source, Store,
+    DatasetCard, Layout, Loader, LoaderConfig, Members, Position, PrepareConfig, Shards, Source,
+    Store,
     image::{center_crop, decode, resize_shorter_side},
     prepare,
 };
@@ -15,6 +15,7 @@ use microdit_encoders::{
     vae::{AutoencoderKlConfig, Vae},
 };
 use microdit_text::clean_caption;
+use microdit_train::precompute::{EncoderIdentity, Precompute, PrecomputeConfig};
 use std::{hint::black_box, path::Path, sync::atomic::AtomicBool};
 
 const BATCH: usize = 64;

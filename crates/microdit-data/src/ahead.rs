@@ -1,6 +1,6 @@
 //! Reading on a thread of its own, so that a disk which hangs does not hold up whoever is asked to stop.
 
-use crate::sample::DataError;
+use crate::error::DataError;
 use std::{
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -26,7 +26,7 @@ enum Message<T, R> {
 ///
 /// # Errors
 /// What `take` answers; a panic while reading.
-pub(crate) fn read_ahead<T: Send + 'static, R: Send + 'static>(
+pub fn read_ahead<T: Send + 'static, R: Send + 'static>(
     stop: &AtomicBool,
     read: impl FnOnce(&mut dyn FnMut(T) -> bool) -> R + Send + 'static,
     mut take: impl FnMut(T) -> Result<bool, DataError>,

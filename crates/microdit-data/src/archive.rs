@@ -1,6 +1,6 @@
 //! Tars of samples, read one member after the other; whatever is wrong with one, the samples before it are handed on.
 
-use crate::{key::readable, sample::DataError};
+use crate::{error::DataError, key::readable};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,

@@ -1,13 +1,15 @@
 //! What a dataset holds: counts, sizes, captions, damage, and a few of its samples to look at.
 
 use crate::{
+    error::DataError,
+    files::checksum,
     image::decode,
+    index::DatasetIndex,
     left_out::{LeftOut, reasons},
     npy,
     parallel::unless_it_panics,
-    sample::{DataError, Image, Sample},
+    sample::{Image, Sample},
     shards::{Members, Shard, Shards},
-    writer::{DatasetIndex, checksum},
 };
 use ::image::RgbImage;
 use serde::Serialize;

@@ -18,7 +18,7 @@ pub(crate) fn of_path(path: &str) -> String {
 }
 
 /// The key of a sample that had one already: itself, unless that could not be read back.
-pub(crate) fn of_key(key: &str) -> String {
+pub fn of_key(key: &str) -> String {
     escape(key, |_| false)
 }
 
@@ -62,15 +62,15 @@ fn escape(name: &str, more: impl Fn(char) -> bool) -> String {
 }
 
 /// Keys that were given away, each once. Of each a hash is kept, not the text: 12 million take some 300 MB.
-#[derive(Default)]
-pub(crate) struct Unique {
+#[derive(Debug, Default)]
+pub struct Unique {
     /// How often a key was asked for.
     asked: HashMap<u64, u32>,
 }
 
 impl Unique {
     /// `key`, or if it is taken, the next of `key~2`, `key~3`, ... that is not.
-    pub(crate) fn give(&mut self, key: String) -> String {
+    pub fn give(&mut self, key: String) -> String {
         let mut count = match self.asked.entry(hash(&key)) {
             Entry::Vacant(free) => {
                 free.insert(1);

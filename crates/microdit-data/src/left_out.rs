@@ -1,6 +1,6 @@
 //! Samples that were left out: how many, why, and which came first.
 
-use crate::sample::DataError;
+use crate::error::DataError;
 use std::collections::BTreeMap;
 
 /// Samples that are named for each reason.
@@ -23,7 +23,7 @@ pub struct LeftOut {
 
 impl LeftOut {
     /// Counts the sample `key` of `origin`. Of the reason, what follows a colon belongs to this sample alone.
-    pub(crate) fn note(&mut self, origin: &str, key: &str, reason: &str) {
+    pub fn note(&mut self, origin: &str, key: &str, reason: &str) {
         let kind = reason.split(": ").next().unwrap_or(reason);
         let kind = match self.counts.len() < REASONS || self.counts.contains_key(kind) {
             true => kind,
@@ -37,7 +37,7 @@ impl LeftOut {
     }
 
     /// What was counted before.
-    pub(crate) fn of(counts: BTreeMap<String, u64>) -> Self {
+    pub fn of(counts: BTreeMap<String, u64>) -> Self {
         Self {
             counts,
             named: BTreeMap::new(),
@@ -50,7 +50,7 @@ impl LeftOut {
     }
 
     /// Adds what was counted elsewhere.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         for (reason, count) in &other.counts {
             *self.counts.entry(reason.clone()).or_default() += count;
         }
@@ -65,7 +65,7 @@ impl LeftOut {
     ///
     /// # Errors
     /// If it is more, with the reasons.
-    pub(crate) fn within(&self, share: f64, seen: u64, so_far: bool) -> Result<(), DataError> {
+    pub fn within(&self, share: f64, seen: u64, so_far: bool) -> Result<(), DataError> {
         let damaged = self.total();
         if (so_far && seen < ENOUGH) || damaged as f64 <= share * seen as f64 {
             return Ok(());
@@ -79,8 +79,8 @@ impl LeftOut {
     }
 }
 
-/// Reasons with their counts, the most frequent first.
-pub(crate) fn reasons<N: Copy + Ord + std::fmt::Display>(counts: &BTreeMap<String, N>) -> String {
+/// Reasons with their counts, the most frequent first, and of those five.
+pub fn reasons<N: Copy + Ord + std::fmt::Display>(counts: &BTreeMap<String, N>) -> String {
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let shown = counts.iter().take(5);

@@ -1,9 +1,10 @@
 //! Reads ahead: decodes and crops in the background, so that a step does not wait for its data.
 
 use crate::{
+    error::DataError,
     image::{self, center_crop, pixels, resize_shorter_side},
     npy, parallel,
-    sample::{DataError, Image, Position, Sample, Stored},
+    sample::{Image, Position, Sample, Stored},
     shards::Incomplete,
     stream::{Samples, Source},
 };

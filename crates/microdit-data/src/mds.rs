@@ -5,7 +5,7 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
-use crate::sample::DataError;
+use crate::error::DataError;
 use serde::Deserialize;
 use std::{
     collections::HashSet,

@@ -5,6 +5,7 @@
 use crate::sample::Stored;
 use half::f16;
 use npyz::NpyFile;
+use std::io;
 
 /// A float array.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +118,24 @@ pub(crate) fn all_finite(values: &[f32]) -> bool {
 }
 
 /// An array in NumPy's format.
+/// A NumPy file of these values as 16-bit floats, row by row.
+pub fn npy_of_halves(values: &[f32], shape: &[usize]) -> Vec<u8> {
+    let mut file = Vec::with_capacity(128 + 2 * values.len());
+    let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
+    let write = |file: &mut Vec<u8>| -> io::Result<()> {
+        use npyz::WriterBuilder as _;
+        let mut writer = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&shape)
+            .writer(file)
+            .begin_nd()?;
+        writer.extend(values.iter().map(|&value| f16::from_f32(value)))?;
+        writer.finish()
+    };
+    write(&mut file).expect("memory can be written");
+    file
+}
+
 #[cfg(test)]
 pub(crate) fn write(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape:?}, }}\n")

@@ -2,15 +2,18 @@
 
 use crate::{
     ahead::read_ahead,
+    error::DataError,
+    files::file_name,
     folder::Folder,
+    index::{DatasetIndex, ShardReport},
     key::{Unique, of_key, of_path},
     left_out::{LeftOut, reasons},
     parallel::unless_it_panics,
     prepare::{DatasetCard, Layout, Refused},
-    sample::{DataError, Sample},
+    sample::Sample,
     shapes::Shapes,
     shards::{Members, Shards},
-    writer::{DatasetIndex, ShardReport, ShardWriter, file_name},
+    writer::ShardWriter,
 };
 use std::{
     collections::BTreeMap,

@@ -5,8 +5,9 @@ use std::{
     thread,
 };
 
-/// What `work` makes of each item and its place, in their order; nothing where it panicked.
-pub(crate) fn map<T: Sync, R: Send>(
+/// What `work` makes of each item and its place, in their order; nothing where it panicked. At most `threads` threads work
+/// (one, if that is 0), each on a part of the items.
+pub fn map<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
     work: impl Fn(usize, &T) -> R + Sync,

@@ -8,8 +8,9 @@ mod pil;
 use crate::{
     archive,
     columns::Columns,
+    error::DataError,
     mds::MdsShard,
-    sample::{Damage, DataError, Sample},
+    sample::{Damage, Sample},
 };
 use std::{
     collections::BTreeSet,

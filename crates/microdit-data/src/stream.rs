@@ -1,7 +1,8 @@
 //! Samples without end, in an order that depends on seed and place alone.
 
 use crate::{
-    sample::{DataError, Place, Position, Sample},
+    error::DataError,
+    sample::{Place, Position, Sample},
     shapes::Shapes,
     shards::{Incomplete, Shard, Shards},
 };

@@ -1,8 +1,11 @@
-//! Shards out: tars that are there whole or not at all, and the index that lists them.
+//! Shards out: tars that are there whole or not at all.
 
-use crate::{archive, sample::DataError};
-use microdit::write_whole;
-use serde::{Deserialize, Serialize};
+use crate::{
+    archive,
+    error::DataError,
+    files::{checksum, file_name, hexadecimal},
+    index::ShardReport,
+};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -12,82 +15,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What lists the shards of a directory we wrote; MDS has an `index.json` of its own.
-pub(crate) const INDEX: &str = "shards.json";
-
-/// What a shard holds, and what was left out of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardReport {
-    /// Its file, beside the index.
-    pub file: String,
-    /// Samples in it.
-    pub samples: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// Its checksum, in hexadecimal.
-    pub sha256: String,
-    /// Samples that were left out, by reason.
-    pub rejected: BTreeMap<String, u64>,
-}
-
-/// The index of a dataset.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DatasetIndex {
-    /// Samples in all shards.
-    pub samples: u64,
-    /// Length of all shards.
-    pub bytes: u64,
-    /// Samples that were left out, by reason.
-    pub rejected: BTreeMap<String, u64>,
-    /// What a sample consists of.
-    pub contents: serde_json::Value,
-    /// Why there are not all samples of the source, if so: it could not be read to its end, or work was broken off.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lacks: Vec<String>,
-    /// The shards.
-    pub shards: Vec<ShardReport>,
-}
-
-impl DatasetIndex {
-    /// The index of `shards`, whose samples consist of `contents`.
-    pub fn new(shards: Vec<ShardReport>, contents: serde_json::Value) -> Self {
-        let mut rejected = BTreeMap::new();
-        for (reason, count) in shards.iter().flat_map(|shard| &shard.rejected) {
-            *rejected.entry(reason.clone()).or_default() += count;
-        }
-        Self {
-            samples: shards.iter().map(|shard| shard.samples).sum(),
-            bytes: shards.iter().map(|shard| shard.bytes).sum(),
-            rejected,
-            contents,
-            lacks: Vec::new(),
-            shards,
-        }
-    }
-
-    /// The index of `folder`, if it has one.
-    ///
-    /// # Errors
-    /// One that cannot be read.
-    pub fn read(folder: &Path) -> Result<Option<Self>, DataError> {
-        let path = folder.join(INDEX);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        read_json(&path).map(Some)
-    }
-
-    /// Writes it to `folder`.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<(), DataError> {
-        write_json(&folder.join(INDEX), self)
-    }
-}
-
 /// A tar that is being written beside its final place; dropped before it is finished, it leaves nothing.
-pub(crate) struct ShardWriter {
+pub struct ShardWriter {
     path: PathBuf,
     part: PathBuf,
     tar: tar::Builder<Hashed<BufWriter<File>>>,
@@ -97,7 +26,11 @@ pub(crate) struct ShardWriter {
 }
 
 impl ShardWriter {
-    pub(crate) fn create(path: &Path) -> Result<Self, DataError> {
+    /// Begins a tar that is to lie at `path`, as `path` with `.part` behind it.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, DataError> {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
@@ -111,9 +44,12 @@ impl ShardWriter {
         })
     }
 
-    /// Adds a sample of the given members, extension and content. The key must be one of [`crate::key`] that no other sample of
+    /// Adds a sample of the given members, extension and content. The key must be one of [`key`](crate::key) that no other sample of
     /// the tar has. The tar depends on the samples alone: no times, no owners.
-    pub(crate) fn add(&mut self, key: &str, members: &[(&str, &[u8])]) -> Result<(), DataError> {
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&mut self, key: &str, members: &[(&str, &[u8])]) -> Result<(), DataError> {
         for (extension, content) in members {
             let mut header = tar::Header::new_ustar();
             header.set_size(content.len() as u64);
@@ -130,12 +66,12 @@ impl ShardWriter {
     }
 
     /// Bytes written so far.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.tar.get_ref().bytes
     }
 
     /// Samples written so far.
-    pub(crate) fn samples(&self) -> u64 {
+    pub fn samples(&self) -> u64 {
         self.samples
     }
 
@@ -143,10 +79,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// If it cannot be written, or is not what was written.
-    pub(crate) fn finish(
-        mut self,
-        rejected: BTreeMap<String, u64>,
-    ) -> Result<ShardReport, DataError> {
+    pub fn finish(mut self, rejected: BTreeMap<String, u64>) -> Result<ShardReport, DataError> {
         let io = |error| DataError::io(&self.path)(error);
         self.tar.finish().map_err(io)?;
         let written = self.tar.get_mut();
@@ -218,23 +151,6 @@ impl Listing {
     }
 }
 
-pub(crate) fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
-}
-
-/// Length and SHA-256 of a file.
-pub(crate) fn checksum(path: &Path) -> io::Result<(u64, String)> {
-    let mut digest = Sha256::new();
-    let bytes = io::copy(&mut File::open(path)?, &mut digest)?;
-    Ok((bytes, hexadecimal(digest)))
-}
-
-pub(crate) fn hexadecimal(digest: Sha256) -> String {
-    let bytes = digest.finalize();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Counts and hashes what passes through.
 struct Hashed<W> {
     inner: W,
@@ -263,34 +179,6 @@ impl<W: Write> Write for Hashed<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
-}
-
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, DataError> {
-    let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
-    serde_json::from_str(&text).map_err(|error| DataError::unreadable(path, &error))
-}
-
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
-    let text = serde_json::to_string_pretty(value).expect("keys are texts");
-    write_whole(path, |part| std::fs::write(part, text + "\n")).map_err(DataError::io(path))
-}
-
-/// A NumPy file of 16-bit floats.
-pub(crate) fn npy_of_halves(values: &[f32], shape: &[usize]) -> Vec<u8> {
-    let mut file = Vec::with_capacity(128 + 2 * values.len());
-    let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
-    let write = |file: &mut Vec<u8>| -> io::Result<()> {
-        use npyz::WriterBuilder as _;
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&shape)
-            .writer(file)
-            .begin_nd()?;
-        writer.extend(values.iter().map(|&value| half::f16::from_f32(value)))?;
-        writer.finish()
-    };
-    write(&mut file).expect("memory can be written");
-    file
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod objective;
 pub mod optim;
 mod parallel;
 pub mod plan;
+pub mod precompute;
 pub mod recipe;
 mod recompute;
 mod resume;

@@ -8,10 +8,9 @@ use crate::{
     signal::stop_on_signal,
 };
 use microdit::DitBackend;
-use microdit_data::{
-    DatasetIndex, EncoderIdentity, Members, PrecomputeConfig, Precomputed, Shards, index,
-};
+use microdit_data::{DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
+use microdit_train::precompute::{self, EncoderIdentity, PrecomputeConfig, Precomputed, index};
 use miette::IntoDiagnostic;
 use std::{
     path::{Path, PathBuf},
@@ -109,7 +108,7 @@ impl Precompute {
         let stop = stop_on_signal("leaving the shard at hand unfinished")?;
         leave_soon_after(&stop);
         let bar = counter("encoded");
-        let work = microdit_data::Precompute {
+        let work = precompute::Precompute {
             vae: &vae,
             text: &text,
             config: &config,

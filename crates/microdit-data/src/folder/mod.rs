@@ -9,8 +9,9 @@ mod tests;
 
 use crate::{
     columns::Columns,
+    error::DataError,
     key::readable,
-    sample::{DataError, Image, Sample},
+    sample::{Image, Sample},
     text::decode_text,
 };
 use std::{

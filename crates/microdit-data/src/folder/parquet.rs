@@ -5,7 +5,7 @@ use super::{
     pages::Pages,
     table::{CAPTIONS, Cell, IMAGES, Take, check, pick},
 };
-use crate::{columns::Columns, sample::DataError};
+use crate::{columns::Columns, error::DataError};
 use parquet::{
     basic::{ConvertedType, LogicalType, Type},
     column::reader::ColumnReaderImpl,

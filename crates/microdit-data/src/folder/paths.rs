@@ -1,8 +1,8 @@
 //! Which files of a directory are pictures, and what the paths in tables mean.
 
 use crate::{
+    error::DataError,
     image::{READ, UNREAD, looks_like_a_picture},
-    sample::DataError,
 };
 use std::{
     collections::HashSet,

@@ -3,7 +3,7 @@
 use super::{name, open, parquet};
 use crate::{
     columns::Columns,
-    sample::DataError,
+    error::DataError,
     text::{decode_text, utf8_reader},
 };
 use std::{

@@ -2,8 +2,8 @@
 
 use super::{Members, Shard, Shards, pattern};
 use crate::{
+    error::DataError,
     mds::{self, MdsShard},
-    sample::DataError,
 };
 use std::path::{Path, PathBuf};
 

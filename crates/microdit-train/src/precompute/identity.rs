@@ -1,9 +1,8 @@
 //! What shards and encoders are, whatever they are called: their content.
 
-use crate::{
-    sample::DataError,
-    shards::Shard,
-    writer::{checksum, file_name, hexadecimal},
+use microdit_data::{
+    DataError, Shard,
+    files::{checksum, file_name, hexadecimal},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,18 +17,18 @@ const PART: u64 = 64 << 10;
 
 /// A shard of pictures at a glance, by which a precomputation tells its sources apart before it reads them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Glance {
+pub(super) struct Glance {
     /// Its file name.
-    pub(crate) file: String,
+    pub(super) file: String,
     /// Its length.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
     /// SHA-256 of its beginning, its middle and how it is read, in hexadecimal; empty if it could not be read.
-    pub(crate) fingerprint: String,
+    pub(super) fingerprint: String,
 }
 
 impl Glance {
     /// Looks at a shard. One that cannot be read has no fingerprint; what is wrong with it is told when it is its turn.
-    pub(crate) fn at(shard: &Shard) -> Self {
+    pub(super) fn at(shard: &Shard) -> Self {
         let (bytes, fingerprint) = fingerprint(shard).unwrap_or_default();
         Self {
             file: shard.name(),
@@ -39,7 +38,7 @@ impl Glance {
     }
 
     /// Whether both may be the same shard.
-    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
             || self.fingerprint.is_empty()
             || other.fingerprint.is_empty()
@@ -145,7 +144,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::{Members, Shards};
+    use microdit_data::{Members, Shards};
 
     #[test]
     fn a_shard_is_what_it_holds() {

@@ -1,102 +1,21 @@
-//! Captioned images to latents and caption states, once and for all: what a long training run reads.
+//! All shards of this process, from where an earlier call left off.
 
-mod encode;
-mod record;
-mod settings;
-
-pub use record::index;
-
-use crate::{
-    ahead::read_ahead,
-    identity::{EncoderIdentity, Glance},
-    left_out::LeftOut,
-    sample::DataError,
-    shards::{Shard, Shards},
-    writer::DatasetIndex,
+use super::{
+    encode::{Outcome, Precompute},
+    error::PrecomputeError,
+    files::report_path,
+    identity::Glance,
+    index::index_of_checked,
+    progress::Precomputed,
+    record::{Found, find},
+    settings::Settings,
 };
-use encode::Outcome;
 use microdit::DitBackend;
-use microdit_encoders::{text::TextEncoder, vae::Vae};
-use record::Found;
-use settings::Settings;
+use microdit_data::{DataError, LeftOut, Shard, Shards, read_ahead};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-
-/// How latents are made.
-#[derive(Clone, Debug)]
-pub struct PrecomputeConfig {
-    /// Sides of the square images, in pixels; a sample gets a latent for each.
-    pub sizes: Vec<u32>,
-    /// Images encoded at once.
-    pub batch: usize,
-    /// Seed of the draws from the VAE's posterior.
-    pub seed: u64,
-    /// The VAE and the text encoder, by which latents of others are told apart.
-    pub encoders: [EncoderIdentity; 2],
-    /// This process among `world`, which share the shards.
-    pub rank: usize,
-    /// Processes at work.
-    pub world: usize,
-    /// Whether shards may have been added, replaced or removed since the directory was begun.
-    pub update: bool,
-    /// Share of the samples that may be damaged, in 0..=1.
-    pub max_damage: f64,
-}
-
-/// How far a process has come.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Precomputed {
-    /// Samples written by this call.
-    pub samples: u64,
-    /// Shards of this process that were looked at.
-    pub checked: usize,
-    /// Shards of this process that are there.
-    pub shards: usize,
-    /// Shards it is responsible for.
-    pub of: usize,
-    /// Whether it was told to stop before the last.
-    pub stopped: bool,
-    /// Samples of its shards that were left out.
-    pub left_out: LeftOut,
-    /// Shards of pictures that could not be read to their end, and why; what came before was used.
-    pub cut: Vec<String>,
-    /// Shards of pictures of which nothing was made, and why.
-    pub lost: Vec<String>,
-    /// The index, if this process is the only one.
-    pub index: Option<DatasetIndex>,
-    /// Samples met in its shards.
-    seen: u64,
-}
-
-impl Precomputed {
-    /// Counts a shard with so many sound samples.
-    fn count(&mut self, sound: u64, left_out: LeftOut) {
-        self.seen += sound + left_out.total();
-        self.left_out.add(&left_out);
-    }
-
-    /// Stops the work when too much was left out so far, of the shard at hand too.
-    fn too_damaged(&self, share: f64, here: &LeftOut, sound: u64) -> Result<(), DataError> {
-        let mut all = self.left_out.clone();
-        all.add(here);
-        all.within(share, self.seen + sound + here.total(), true)
-    }
-}
-
-/// Networks and settings of a precomputation.
-#[derive(Debug)]
-pub struct Precompute<'a, B: DitBackend> {
-    /// Images to latents.
-    pub vae: &'a Vae<B>,
-    /// Captions to states.
-    pub text: &'a TextEncoder<B>,
-    /// How.
-    pub config: &'a PrecomputeConfig,
-    /// Where.
-    pub device: &'a B::Device,
-}
 
 impl<B: DitBackend> Precompute<'_, B> {
     /// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
@@ -115,7 +34,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         out: &Path,
         stop: &AtomicBool,
         mut progress: impl FnMut(&Precomputed),
-    ) -> Result<Precomputed, DataError> {
+    ) -> Result<Precomputed, PrecomputeError> {
         let config = self.config;
         self.check_sizes()?;
         std::fs::create_dir_all(out).map_err(DataError::io(out))?;
@@ -152,19 +71,19 @@ impl<B: DitBackend> Precompute<'_, B> {
             .left_out
             .within(config.max_damage, state.seen, false)?;
         if config.world == 1 {
-            state.index = Some(record::index_of_checked(out)?);
+            state.index = Some(index_of_checked(out)?);
         }
         Ok(state)
     }
 
-    fn check_sizes(&self) -> Result<(), DataError> {
+    fn check_sizes(&self) -> Result<(), PrecomputeError> {
         let multiple = self.vae.shrinks_by();
         for (i, &size) in self.config.sizes.iter().enumerate() {
             if size == 0 || !(size as usize).is_multiple_of(multiple) {
-                return Err(DataError::Size { size, multiple });
+                return Err(PrecomputeError::Size { size, multiple });
             }
             if self.config.sizes[..i].contains(&size) {
-                return Err(DataError::RepeatedSize(size));
+                return Err(PrecomputeError::RepeatedSize(size));
             }
         }
         Ok(())
@@ -176,7 +95,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         shards: &'a Shards,
         out: &Path,
         stop: &AtomicBool,
-    ) -> Result<Option<Vec<(usize, &'a Shard)>>, DataError> {
+    ) -> Result<Option<Vec<(usize, &'a Shard)>>, PrecomputeError> {
         let all: Vec<Shard> = shards.iter().cloned().collect();
         let look = move |send: &mut dyn FnMut(Glance) -> bool| {
             all.iter().all(|shard| send(Glance::at(shard)))
@@ -190,7 +109,11 @@ impl<B: DitBackend> Precompute<'_, B> {
             return Ok(None);
         }
         let config = self.config;
-        let numbers = Settings::new(sources, self).settle(out, config.rank, config.update)?;
+        let numbers = Settings::new(sources, config, self.vae, self.text).settle(
+            out,
+            config.rank,
+            config.update,
+        )?;
         let mut own: Vec<(usize, &Shard)> = numbers.into_iter().zip(shards.iter()).collect();
         own.retain(|(number, _)| number % config.world == config.rank);
         own.sort_by_key(|(number, _)| *number);
@@ -205,15 +128,14 @@ impl<B: DitBackend> Precompute<'_, B> {
         stop: &AtomicBool,
         state: &mut Precomputed,
         progress: &mut impl FnMut(&Precomputed),
-    ) -> Result<Option<Vec<(usize, &'a Shard)>>, DataError> {
-        let (folder, mut left) = (out.to_owned(), Vec::new());
+    ) -> Result<Option<Vec<(usize, &'a Shard)>>, PrecomputeError> {
+        let (folder, mut left, mut other) = (out.to_owned(), Vec::new(), None);
         let paths = own
             .iter()
             .map(|(number, shard)| (*number, shard.path().to_owned()));
         let paths: Vec<_> = paths.collect();
         let find = move |send: &mut dyn FnMut(Found) -> bool| {
-            let find =
-                |(number, path): &(usize, std::path::PathBuf)| record::find(&folder, *number, path);
+            let find = |(number, path): &(usize, std::path::PathBuf)| find(&folder, *number, path);
             paths.iter().all(|place| send(find(place)))
         };
         let found = read_ahead(stop, find, |found| {
@@ -239,14 +161,18 @@ impl<B: DitBackend> Precompute<'_, B> {
                     left.push((number, shard));
                 }
                 Found::OtherPictures(difference) => {
-                    let path = record::path(out, number);
-                    return Err(DataError::OtherSources { path, difference });
+                    let path = report_path(out, number);
+                    other = Some(PrecomputeError::OtherSources { path, difference });
+                    return Ok(false);
                 }
                 Found::Unreadable(why) => state.lost.push(why),
             }
             progress(state);
             Ok(true)
         })?;
-        Ok(found.map(|_| left))
+        match other {
+            Some(error) => Err(error),
+            None => Ok(found.map(|_| left)),
+        }
     }
 }

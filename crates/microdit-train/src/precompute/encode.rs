@@ -1,19 +1,8 @@
 //! One shard of pictures into one shard of latents.
 
 use super::{
-    Precompute, Precomputed,
-    record::{Record, tar_path},
-};
-use crate::{
-    ahead::read_ahead,
-    identity::Glance,
-    image::{center_crop, decode, pixels, resize_shorter_side},
-    key::{Unique, of_key},
-    left_out::{LeftOut, reasons},
-    parallel,
-    sample::{DataError, Image, Sample},
-    shards::{Members, Shard},
-    writer::{ShardWriter, checksum, npy_of_halves},
+    config::PrecomputeConfig, files::tar_path, identity::Glance, progress::Precomputed,
+    record::Record,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
@@ -21,6 +10,14 @@ use microdit::{
     DitBackend,
     rng::{Purpose, Stream},
 };
+use microdit_data::{
+    DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
+    files::checksum,
+    image::{center_crop, decode, pixels, resize_shorter_side},
+    key::{Unique, of_key},
+    npy_of_halves, parallel, read_ahead, reasons,
+};
+use microdit_encoders::{text::TextEncoder, vae::Vae};
 use std::{
     path::Path,
     sync::{
@@ -54,6 +51,19 @@ struct Pictures {
     sha256: String,
     /// Why they are not all.
     cut: Option<String>,
+}
+
+/// Networks and settings of a precomputation.
+#[derive(Debug)]
+pub struct Precompute<'a, B: DitBackend> {
+    /// Images to latents.
+    pub vae: &'a Vae<B>,
+    /// Captions to states.
+    pub text: &'a TextEncoder<B>,
+    /// How.
+    pub config: &'a PrecomputeConfig,
+    /// Where.
+    pub device: &'a B::Device,
 }
 
 impl<B: DitBackend> Precompute<'_, B> {

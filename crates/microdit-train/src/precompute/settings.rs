@@ -1,20 +1,19 @@
 //! What a directory of latents was begun with, and which shard of it is made of which shard of pictures.
 
-use super::{Precompute, record};
-use crate::{
+use super::{
+    config::PrecomputeConfig,
+    error::PrecomputeError,
+    files::{remove, report_path, settings_path, tar_path},
     identity::{EncoderIdentity, Glance},
-    sample::DataError,
-    writer::{self, read_json, write_json},
 };
 use microdit::DitBackend;
-use serde::{Deserialize, Serialize};
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
+use microdit_data::{
+    DataError, DatasetIndex,
+    files::{read_json, write_json},
 };
-
-/// What the latents are made with, written beside them.
-const SETTINGS: &str = "precompute.json";
+use microdit_encoders::{text::TextEncoder, vae::Vae};
+use serde::{Deserialize, Serialize};
+use std::{io::ErrorKind, path::Path};
 
 /// What the latents are made of: calls that share a directory must agree in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,27 +46,32 @@ pub(super) struct Source {
 type Rule<'a> = dyn Fn(&Source, &Glance) -> bool + 'a;
 
 impl Settings {
-    pub(super) fn new<B: DitBackend>(sources: Vec<Glance>, work: &Precompute<'_, B>) -> Self {
-        let [vae, text_encoder] = work.config.encoders.clone();
+    pub(super) fn new<B: DitBackend>(
+        sources: Vec<Glance>,
+        config: &PrecomputeConfig,
+        vae: &Vae<B>,
+        text: &TextEncoder<B>,
+    ) -> Self {
+        let [vae_identity, text_identity] = config.encoders.clone();
         let source = |glance| Source {
             glance,
             removed: false,
         };
         Self {
-            sizes: work.config.sizes.clone(),
-            seed: work.config.seed,
-            vae,
-            text_encoder,
-            latent_channels: work.vae.latent_channels(),
-            shrinks_by: work.vae.shrinks_by(),
-            tokens: work.text.tokens(),
-            caption_channels: work.text.channels(),
+            sizes: config.sizes.clone(),
+            seed: config.seed,
+            vae: vae_identity,
+            text_encoder: text_identity,
+            latent_channels: vae.latent_channels(),
+            shrinks_by: vae.shrinks_by(),
+            tokens: text.tokens(),
+            caption_channels: text.channels(),
             sources: sources.into_iter().map(source).collect(),
         }
     }
 
     pub(super) fn read(out: &Path) -> Result<Self, DataError> {
-        let path = path(out);
+        let path = settings_path(out);
         read_json(&path).map_err(|error| {
             let message = format!(
                 "{}; it is damaged, or of another version: choose another directory",
@@ -87,8 +91,8 @@ impl Settings {
         out: &Path,
         rank: usize,
         update: bool,
-    ) -> Result<Vec<usize>, DataError> {
-        let path = path(out);
+    ) -> Result<Vec<usize>, PrecomputeError> {
+        let path = settings_path(out);
         // Processes that begin at the same time must not write into each other's file, and one must be the first.
         let own = out.join(format!("precompute-{rank}.json"));
         if !path.is_file() {
@@ -104,7 +108,7 @@ impl Settings {
         }
         let mut before = Self::read(out)?;
         if let Some(difference) = before.difference(self) {
-            return Err(DataError::OtherSettings { path, difference });
+            return Err(PrecomputeError::OtherSettings { path, difference });
         }
         let sources = self.sources.iter().map(|source| &source.glance);
         let Placed {
@@ -114,10 +118,10 @@ impl Settings {
         } = before.place(&sources.collect::<Vec<_>>());
         match difference {
             Some(difference) if !update => {
-                return Err(DataError::OtherSources { path, difference });
+                return Err(PrecomputeError::OtherSources { path, difference });
             }
             // The index lists what there was.
-            Some(_) => remove(&out.join(writer::INDEX))?,
+            Some(_) => remove(&out.join(DatasetIndex::FILE))?,
             None if !renamed => return Ok(numbers),
             None => {}
         }
@@ -125,8 +129,8 @@ impl Settings {
         std::fs::rename(&own, &path).map_err(DataError::io(&path))?;
         for (number, source) in before.sources.iter().enumerate() {
             if source.removed {
-                remove(&record::path(out, number))?;
-                remove(&record::tar_path(out, number))?;
+                remove(&report_path(out, number))?;
+                remove(&tar_path(out, number))?;
             }
         }
         Ok(numbers)
@@ -238,18 +242,6 @@ struct Placed {
     renamed: bool,
 }
 
-fn path(out: &Path) -> PathBuf {
-    out.join(SETTINGS)
-}
-
-/// Removes a file that may be gone already.
-pub(super) fn remove(path: &Path) -> Result<(), DataError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DataError::io(path)(error)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,7 +303,12 @@ mod tests {
         assert_eq!(settle(&replaced, true).unwrap(), [0, 1, 2]);
         assert_eq!(settle(&replaced, false).unwrap(), [0, 1, 2]);
         // Taken out: what was made of it goes, and so does the index.
-        for name in ["000001.tar", "000001.json", "000002.tar", writer::INDEX] {
+        for name in [
+            "000001.tar",
+            "000001.json",
+            "000002.tar",
+            DatasetIndex::FILE,
+        ] {
             std::fs::write(out.join(name), "").unwrap();
         }
         let fewer = [("0.tar", "a"), ("2.tar", "c")];
@@ -324,7 +321,7 @@ mod tests {
             ("000001.tar", false),
             ("000001.json", false),
             ("000002.tar", true),
-            (writer::INDEX, false),
+            (DatasetIndex::FILE, false),
         ] {
             assert_eq!(out.join(name).exists(), stays, "{name}");
         }

@@ -1,0 +1,121 @@
+//! What can be wrong with data.
+
+use std::path::{Path, PathBuf};
+
+/// Data that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The path leads to nothing, or to no shards.
+    #[error(
+        "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, or a pattern such as train-{{000..009}}.tar"
+    )]
+    NoShards(String),
+    /// A shard could not be read.
+    #[error("{}: {message}", shard.display())]
+    Unreadable {
+        /// The shard.
+        shard: PathBuf,
+        /// What its reader says.
+        message: String,
+    },
+    /// A shard without one usable sample.
+    #[error("{}: no usable sample; expected members {expected}", shard.display())]
+    EmptyShard {
+        /// The shard.
+        shard: PathBuf,
+        /// Members of a sample.
+        expected: String,
+    },
+    /// Too much of a shard is damaged.
+    #[error(
+        "{}: {damaged} of {samples} samples are damaged ({reasons}); `microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage", shard.display()
+    )]
+    TooDamaged {
+        /// The shard.
+        shard: PathBuf,
+        /// Damaged samples met so far.
+        damaged: usize,
+        /// Samples in the shard.
+        samples: usize,
+        /// What is wrong with them.
+        reasons: String,
+    },
+    /// Too much of a dataset is damaged.
+    #[error(
+        "{damaged} of {seen} samples are damaged, more than the share of {share} that --max-damage allows: {reasons}"
+    )]
+    TooMuchDamage {
+        /// Damaged samples.
+        damaged: u64,
+        /// Samples met.
+        seen: u64,
+        /// Share that may be damaged.
+        share: f64,
+        /// What is wrong with them.
+        reasons: String,
+    },
+    /// Too many samples in a row could not be decoded.
+    #[error("{0} samples in a row could not be decoded; the warnings name some")]
+    NothingDecodes(usize),
+    /// A file could not be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        error: std::io::Error,
+    },
+    /// A shard that was written could not be read back as it was written.
+    #[error("{}: it was written, but reads back otherwise: {message}", path.display())]
+    NotReadBack {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        message: String,
+    },
+    /// Nothing was written.
+    #[error("no sample was written, of {seen} that were met{}{reasons}", if reasons.is_empty() { "" } else { ": " })]
+    NothingWritten {
+        /// Samples met.
+        seen: u64,
+        /// Why they were left out.
+        reasons: String,
+    },
+    /// A directory to write to holds something.
+    #[error("{} is not empty; choose a new directory, or remove this one", .0.display())]
+    InUse(PathBuf),
+    /// Work was broken off before it began.
+    #[error("stopped before anything was done")]
+    Interrupted,
+    /// The loader's thread ended early.
+    #[error("the loader stopped unexpectedly; this is a bug, please report it")]
+    Stopped,
+}
+
+impl DataError {
+    /// An operating system's error at `path`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |error| Self::Io {
+            path: path.to_owned(),
+            error,
+        }
+    }
+
+    /// What is wrong, without the file.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreadable { message, .. } => message.clone(),
+            Self::Io { error, .. } => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+
+    /// A shard, table or index that is not as it should be.
+    pub fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Self {
+        Self::Unreadable {
+            shard: path.to_owned(),
+            message: error.to_string(),
+        }
+    }
+}

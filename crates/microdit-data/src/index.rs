@@ -1,0 +1,82 @@
+//! The index that lists the shards of a dataset we wrote.
+
+use crate::{
+    error::DataError,
+    files::{read_json, write_json},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+/// What a shard holds, and what was left out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardReport {
+    /// Its file, beside the index.
+    pub file: String,
+    /// Samples in it.
+    pub samples: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Its checksum, in hexadecimal.
+    pub sha256: String,
+    /// Samples that were left out, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// The index of a dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatasetIndex {
+    /// Samples in all shards.
+    pub samples: u64,
+    /// Length of all shards.
+    pub bytes: u64,
+    /// Samples that were left out, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// What a sample consists of.
+    pub contents: serde_json::Value,
+    /// Why there are not all samples of the source, if so: it could not be read to its end, or work was broken off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
+    /// The shards.
+    pub shards: Vec<ShardReport>,
+}
+
+impl DatasetIndex {
+    /// The file it is read from and written to, in the directory of the shards; MDS has an `index.json` of its own.
+    pub const FILE: &str = "shards.json";
+
+    /// The index of `shards`, whose samples consist of `contents`.
+    pub fn new(shards: Vec<ShardReport>, contents: serde_json::Value) -> Self {
+        let mut rejected = BTreeMap::new();
+        for (reason, count) in shards.iter().flat_map(|shard| &shard.rejected) {
+            *rejected.entry(reason.clone()).or_default() += count;
+        }
+        Self {
+            samples: shards.iter().map(|shard| shard.samples).sum(),
+            bytes: shards.iter().map(|shard| shard.bytes).sum(),
+            rejected,
+            contents,
+            lacks: Vec::new(),
+            shards,
+        }
+    }
+
+    /// The index of `folder`, if it has one.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>, DataError> {
+        let path = folder.join(Self::FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        read_json(&path).map(Some)
+    }
+
+    /// Writes it to `folder`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), DataError> {
+        write_json(&folder.join(Self::FILE), self)
+    }
+}

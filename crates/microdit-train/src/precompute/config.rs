@@ -1,0 +1,24 @@
+//! How latents are made.
+
+use super::identity::EncoderIdentity;
+
+/// How latents are made.
+#[derive(Clone, Debug)]
+pub struct PrecomputeConfig {
+    /// Sides of the square images, in pixels; a sample gets a latent for each.
+    pub sizes: Vec<u32>,
+    /// Images encoded at once.
+    pub batch: usize,
+    /// Seed of the draws from the VAE's posterior.
+    pub seed: u64,
+    /// The VAE and the text encoder, by which latents of others are told apart.
+    pub encoders: [EncoderIdentity; 2],
+    /// This process among `world`, which share the shards.
+    pub rank: usize,
+    /// Processes at work.
+    pub world: usize,
+    /// Whether shards may have been added, replaced or removed since the directory was begun.
+    pub update: bool,
+    /// Share of the samples that may be damaged, in 0..=1.
+    pub max_damage: f64,
+}

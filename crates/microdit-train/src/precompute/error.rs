@@ -1,0 +1,65 @@
+//! What can go wrong while latents are made.
+
+use microdit_data::DataError;
+use std::path::PathBuf;
+
+/// Latents that cannot be made, or joined into one dataset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrecomputeError {
+    /// Pictures that cannot be used, or files that cannot be read or written.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A directory of latents was begun with other settings.
+    #[error(
+        "{}: this directory was begun with other settings; go on with those, or choose another directory\n{difference}", path.display()
+    )]
+    OtherSettings {
+        /// The file that says so.
+        path: PathBuf,
+        /// What was found there, and what is asked for now.
+        difference: String,
+    },
+    /// A directory of latents was begun with other shards.
+    #[error(
+        "{}: this directory was begun with other shards; choose another directory, or say with --update that they were meant to be added, replaced or removed: then what was made of the others stays\n{difference}", path.display()
+    )]
+    OtherSources {
+        /// The file that says so.
+        path: PathBuf,
+        /// The first shard that differs: what was expected, what was found.
+        difference: String,
+    },
+    /// Shards of latents that are not as they were written.
+    #[error("{}: {}; run the same precompute command again", folder.display(), shards.join(", "))]
+    Broken {
+        /// The directory.
+        folder: PathBuf,
+        /// Each with what is wrong.
+        shards: Vec<String>,
+    },
+    /// A size that is listed twice.
+    #[error("size {0} is listed twice")]
+    RepeatedSize(u32),
+    /// A size the VAE cannot encode.
+    #[error("images of {size} pixels cannot be encoded; expected a multiple of {multiple}")]
+    Size {
+        /// The side of the images.
+        size: u32,
+        /// Pixels of the image to one of the latent.
+        multiple: usize,
+    },
+    /// Shards are still to be made.
+    #[error(
+        "{}: the shards made of {} of {of} sources are missing ({}{}); run the same precompute command again", folder.display(), missing.len(),
+        missing[..missing.len().min(5)].join(", "), if missing.len() > 5 { ", ..." } else { "" }
+    )]
+    Unfinished {
+        /// The directory.
+        folder: PathBuf,
+        /// Names of the shards of pictures.
+        missing: Vec<String>,
+        /// Shards of pictures.
+        of: usize,
+    },
+}
