@@ -7,6 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     DitBackend,
     ops::{AdamState, AdamStep, ExpertInputs, composed},
+    worker_pool,
 };
 use microdit_benches::normal;
 use std::{hint::black_box, sync::Mutex, time::Duration};
@@ -31,12 +32,12 @@ fn compare<A, B>(
         .sample_size(10)
         .measurement_time(Duration::from_secs(1));
     group.warm_up_time(Duration::from_millis(300));
-    // On a worker of the pool, as in the command.
+    // On a worker of the pool, as in a training run.
     group.bench_function("fused", |b| {
-        rayon::scope(|_| b.iter(|| black_box(fused())));
+        worker_pool::enter(|| b.iter(|| black_box(fused())));
     });
     group.bench_function("composed", |b| {
-        rayon::scope(|_| b.iter(|| black_box(composed())));
+        worker_pool::enter(|| b.iter(|| black_box(composed())));
     });
 }
 
@@ -181,11 +182,11 @@ fn experts(c: &mut Criterion) {
     let scores = normal(0, [BATCH, EXPERTS, TOKENS]);
     compare(
         c,
-        "largest scores",
-        || Flex::largest(scores.clone(), taken),
-        || composed::largest(scores.clone(), taken),
+        "top-k scores",
+        || Flex::top_k(scores.clone(), taken),
+        || composed::top_k(scores.clone(), taken),
     );
-    let chosen = Flex::largest(scores, taken);
+    let chosen = Flex::top_k(scores, taken);
     let inputs = ExpertInputs {
         x: normal(1, [BATCH, TOKENS, DIM]),
         chosen,

@@ -11,6 +11,7 @@ use microdit::{
         sampler::{Solver, sample},
         schedule::Trajectory,
     },
+    worker_pool,
 };
 use microdit_benches::normal;
 use microdit_train::{
@@ -46,7 +47,7 @@ fn sampler(c: &mut Criterion) {
     group.sample_size(10);
     for (name, solver) in [("Euler", Solver::Euler), ("Heun", Solver::Heun)] {
         group.bench_function(format!("a step of {name}'s with guidance"), |b| {
-            rayon::scope(|_| {
+            worker_pool::enter(|| {
                 b.iter(|| {
                     let denoise = |x, point| {
                         let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);

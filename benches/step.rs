@@ -17,6 +17,7 @@ use microdit::{
         schedule::SigmaSchedule,
     },
     rng::{Purpose, Stream},
+    worker_pool,
 };
 use microdit_benches::normal;
 use microdit_train::optim::{Gradients, Optimiser, OptimiserConfig};
@@ -149,7 +150,7 @@ fn train<B>(
         let mask = TokenMask::draw(masking, config.tokens(), 0, step as u64, samples, device);
         let mask = mask.as_ref();
 
-        let _awake = B::awake();
+        let _awake = B::keep_awake();
         let (started, worked) = (Instant::now(), cpu_seconds());
         let network = |x, t| dit.forward_tokens(x, t, captions, mask);
         let loss = edm
@@ -195,7 +196,7 @@ fn draw<B: DitBackend>(
     };
     let trajectory = SigmaSchedule::default().trajectory(&edm, steps);
     for turn in arguments.turns() {
-        let _awake = B::awake();
+        let _awake = B::keep_awake();
         let (started, worked) = (Instant::now(), cpu_seconds());
         let images = sample(
             &Heun,
@@ -273,8 +274,8 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 
 fn main() {
     let arguments = Arguments::parse();
-    // The operations share their work on a worker of the pool, as in the command.
-    rayon::scope(|_| match arguments.device {
+    // The operations share their work on a worker of the pool, as in a training run.
+    worker_pool::enter(|| match arguments.device {
         Device::Cpu => bench::<Flex>(&arguments),
         #[cfg(feature = "cuda")]
         Device::Cuda => bench::<burn_cuda::Cuda>(&arguments),

@@ -18,6 +18,7 @@ mod train;
 pub(crate) use terminal::say;
 
 use clap::{Parser, Subcommand};
+use microdit::worker_pool;
 use std::process::ExitCode;
 
 /// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
@@ -47,8 +48,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(status) => return status,
     };
-    // On a worker of the pool, a parallel operation starts without waking another thread first.
-    let done = rayon::scope(|_| match command {
+    // Training and drawing enter the pool themselves; from here on, so does all other work, and a command stays on one thread.
+    let done = worker_pool::enter(|| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
         Command::Fetch(fetch) => fetch.run(),

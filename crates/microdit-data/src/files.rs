@@ -1,7 +1,7 @@
 //! Files of a dataset: their names, checksums, and what is kept in JSON.
 
 use crate::error::DataError;
-use microdit::write_whole;
+use microdit::atomic_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fs::File, io, path::Path};
@@ -46,5 +46,5 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, DataErr
 /// If the keys of a map are no texts.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     let text = serde_json::to_string_pretty(value).expect("keys are texts");
-    write_whole(path, |part| std::fs::write(part, text + "\n")).map_err(DataError::io(path))
+    atomic_file::write(path, |part| std::fs::write(part, text + "\n")).map_err(DataError::io(path))
 }

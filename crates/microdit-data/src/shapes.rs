@@ -1,10 +1,10 @@
-//! An unlimited synthetic dataset: coloured shapes, and sentences that say what is where.
+//! An unlimited synthetic dataset: colored shapes, and sentences that say what is where.
 
 use crate::sample::{Image, Sample};
 use image::{Rgb, RgbImage};
 use microdit::rng::{Purpose, Stream};
 
-const COLOURS: [(&str, [u8; 3]); 6] = [
+const COLORS: [(&str, [u8; 3]); 6] = [
     ("red", [220, 40, 40]),
     ("green", [40, 170, 60]),
     ("blue", [50, 80, 220]),
@@ -29,7 +29,7 @@ const RELATIONS: [(&str, f32, f32); 4] = [
     ("left of", -0.5, 0.0),
     ("right of", 0.5, 0.0),
 ];
-/// How far a shape's centre may lie from its place, as a fraction of the image's side.
+/// How far a shape's center may lie from its place, as a fraction of the image's side.
 const JITTER: f32 = 0.03;
 /// Sub-pixels along one side of a pixel.
 const SUBPIXELS: u32 = 4;
@@ -51,8 +51,8 @@ pub struct Shapes {
 /// One shape, in units of the image's side.
 struct Shape {
     kind: usize,
-    colour: [u8; 3],
-    centre: [f32; 2],
+    color: [u8; 3],
+    center: [f32; 2],
     radius: f32,
 }
 
@@ -62,16 +62,16 @@ impl Shapes {
         let mut random = Stream::new(seed, Purpose::Synthetic, 0, index);
         let (background, ground) = BACKGROUNDS[random.below(BACKGROUNDS.len())];
         let jitter = |random: &mut Stream| JITTER * (2.0 * random.uniform(1)[0] - 1.0);
-        let mut shape = |centre: [f32; 2], scale: f32| {
-            let (colour, paint) = COLOURS[random.below(COLOURS.len())];
+        let mut shape = |center: [f32; 2], scale: f32| {
+            let (color, paint) = COLORS[random.below(COLORS.len())];
             let (size, radius) = SIZES[random.below(SIZES.len())];
             let kind = random.below(SHAPES.len());
-            let centre = centre.map(|c| c + jitter(&mut random));
-            let words = format!("{size} {colour} {}", SHAPES[kind]);
+            let center = center.map(|c| c + jitter(&mut random));
+            let words = format!("{size} {color} {}", SHAPES[kind]);
             let shape = Shape {
                 kind,
-                colour: paint,
-                centre,
+                color: paint,
+                center,
                 radius: radius * scale,
             };
             (words, shape)
@@ -111,9 +111,9 @@ impl Shapes {
                     ((y * SUBPIXELS + sub / SUBPIXELS) as f32 + 0.5) * step,
                 ];
                 let hit = shapes.iter().find(|shape| shape.contains(at));
-                let colour = hit.map_or(ground, |shape| shape.colour);
+                let color = hit.map_or(ground, |shape| shape.color);
                 sum.iter_mut()
-                    .zip(colour)
+                    .zip(color)
                     .for_each(|(sum, level)| *sum += u32::from(level));
             }
             Rgb(sum.map(|level| (level / (SUBPIXELS * SUBPIXELS)) as u8))
@@ -123,8 +123,8 @@ impl Shapes {
 
 impl Shape {
     fn contains(&self, at: [f32; 2]) -> bool {
-        let x = (at[0] - self.centre[0]) / self.radius;
-        let y = (at[1] - self.centre[1]) / self.radius;
+        let x = (at[0] - self.center[0]) / self.radius;
+        let y = (at[1] - self.center[1]) / self.radius;
         match SHAPES[self.kind] {
             "circle" => x * x + y * y <= 1.0,
             "square" => x.abs().max(y.abs()) <= 0.9,
@@ -140,21 +140,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_caption_names_the_colours_in_the_picture() {
+    fn the_caption_names_the_colors_in_the_picture() {
         for index in 0..200 {
             let sample = Shapes { size: 32 }.sample(3, index);
             let Image::Decoded(image) = sample.image else {
                 panic!("shapes are pixels")
             };
-            let shown = |colour: [u8; 3]| image.pixels().filter(|pixel| pixel.0 == colour).count();
-            for (word, colour) in COLOURS {
+            let shown = |color: [u8; 3]| image.pixels().filter(|pixel| pixel.0 == color).count();
+            for (word, color) in COLORS {
                 let named = sample.caption.split(' ').any(|w| w == word);
-                assert_eq!(named, shown(colour) > 4, "{}: {word}", sample.caption);
+                assert_eq!(named, shown(color) > 4, "{}: {word}", sample.caption);
             }
-            for (word, colour) in BACKGROUNDS {
+            for (word, color) in BACKGROUNDS {
                 assert_eq!(
                     sample.caption.contains(&format!("on a {word} ")),
-                    shown(colour) > 100
+                    shown(color) > 100
                 );
             }
         }
@@ -162,10 +162,10 @@ mod tests {
 
     #[test]
     fn the_first_shape_lies_where_the_caption_says() {
-        let centre = |image: &RgbImage, colour: [u8; 3]| {
+        let center = |image: &RgbImage, color: [u8; 3]| {
             let hits: Vec<_> = image
                 .enumerate_pixels()
-                .filter(|(_, _, p)| p.0 == colour)
+                .filter(|(_, _, p)| p.0 == color)
                 .collect();
             let mean = |of: fn(&(u32, u32, &Rgb<u8>)) -> u32| {
                 hits.iter().map(of).sum::<u32>() as f32 / hits.len() as f32
@@ -183,8 +183,8 @@ mod tests {
             };
             let named: Vec<[u8; 3]> = words
                 .iter()
-                .filter_map(|word| COLOURS.iter().find(|(name, _)| name == word))
-                .map(|(_, colour)| *colour)
+                .filter_map(|word| COLORS.iter().find(|(name, _)| name == word))
+                .map(|(_, color)| *color)
                 .collect();
             if named[0] == named[1] {
                 continue;
@@ -192,7 +192,7 @@ mod tests {
             let Image::Decoded(image) = &sample.image else {
                 panic!("shapes are pixels")
             };
-            let (a, b) = (centre(image, named[0]), centre(image, named[1]));
+            let (a, b) = (center(image, named[0]), center(image, named[1]));
             let holds = match *relation {
                 "above" => a.1 < b.1,
                 "below" => a.1 > b.1,

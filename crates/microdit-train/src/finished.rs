@@ -10,7 +10,7 @@ use crate::{
     sealed::{Files, check_contents, seal, sums, unseal},
 };
 use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::{DitBackend, ema::Ema, write_whole};
+use microdit::{DitBackend, atomic_file, ema::Ema};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -103,7 +103,7 @@ impl RunDir {
         }
         let text = seal(&Finished { step, files });
         let marker = self.path().join(MARKER);
-        write_whole(&marker, |path| fs::write(path, text)).map_err(TrainError::io(&marker))
+        atomic_file::write(&marker, |path| fs::write(path, text)).map_err(TrainError::io(&marker))
     }
 
     /// Gives what an earlier end left the name of its step, because the run goes on: a result is what the newest steps

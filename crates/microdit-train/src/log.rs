@@ -1,7 +1,7 @@
 //! What a run writes down while it trains: lines of JSON, and the same numbers for TensorBoard.
 
 use crate::{error::TrainError, events::EventFile};
-use microdit::write_whole;
+use microdit::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
@@ -136,7 +136,7 @@ fn forget_beyond(path: &Path, step: u64) -> Result<Option<u64>, TrainError> {
         );
     }
     if kept != text {
-        write_whole(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))?;
+        atomic_file::write(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))?;
     }
     Ok(last)
 }

@@ -7,10 +7,10 @@ use crate::{error::TrainError, optim::Gradients, parallel::share};
 use burn::tensor::{Tensor, TensorData};
 use microdit::DitBackend;
 use std::{
-    cell::RefCell,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream, ToSocketAddrs},
     ops::Range,
+    sync::{Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -42,7 +42,7 @@ pub struct NodesConfig {
 pub struct Nodes {
     config: NodesConfig,
     /// On node 0 the others by rank, elsewhere node 0.
-    streams: RefCell<Vec<TcpStream>>,
+    streams: Mutex<Vec<TcpStream>>,
 }
 
 /// What the nodes agree on at a step.
@@ -77,7 +77,7 @@ impl Nodes {
             .map_err(|error| TrainError::Nodes(format!("nodes meeting at {meeting}: {error}")))?;
         Ok(Self {
             config,
-            streams: RefCell::new(streams),
+            streams: Mutex::new(streams),
         })
     }
 
@@ -143,7 +143,7 @@ impl Nodes {
     /// Replaces `numbers` by their sum over the nodes; whether one of them wants to stop. An error names the node it
     /// happened with.
     fn exchange(&self, own: Header, numbers: &mut [f32]) -> Result<bool, (usize, io::Error)> {
-        let mut streams = self.streams.borrow_mut();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_first() {
             let stream = &mut streams[0];
             let mut answer = || {

@@ -9,7 +9,7 @@ use crate::{
     log::{BROKEN, EVALUATION, METRICS},
     recipe::Recipe,
 };
-use microdit::{is_part, write_whole};
+use microdit::atomic_file::{self, is_part};
 use serde::Serialize;
 use std::{
     fs::{self, File, TryLockError},
@@ -71,7 +71,7 @@ impl RunDir {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
         let file = self.recipe();
-        write_whole(&file, |file| fs::write(file, &recipe.source))
+        atomic_file::write(&file, |file| fs::write(file, &recipe.source))
             .map_err(TrainError::io(&file))?;
         match self.path.parent() {
             // The name of a new directory has to be on the disk before what lies in it counts.
@@ -130,7 +130,7 @@ impl RunDir {
         };
         processes.push(serde_json::to_value(process).expect("a process is plain data"));
         let text = serde_json::to_string_pretty(&processes).expect("processes are plain data");
-        write_whole(&path, |path| fs::write(path, text)).map_err(TrainError::io(&path))
+        atomic_file::write(&path, |path| fs::write(path, text)).map_err(TrainError::io(&path))
     }
 
     /// The directory itself.

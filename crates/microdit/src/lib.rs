@@ -29,8 +29,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod atomic_file;
 pub mod attention;
-mod awake;
 pub mod block;
 mod config;
 pub mod diffusion;
@@ -54,10 +54,9 @@ pub mod rng;
 pub mod task;
 mod validate;
 pub mod weights;
-mod whole;
 mod width;
+pub mod worker_pool;
 
-pub use awake::Awake;
 pub use config::{BlockConfig, DitConfig, MixerConfig, MoeConfig};
 pub use dit::{Condition, Dit, FinalLayer};
 pub use linear::Linear;
@@ -65,7 +64,6 @@ pub use net::{MaskStage, Masking, TokenMask};
 pub use ops::{DitBackend, TrainBackend};
 pub use precision::Precision;
 pub use validate::ConfigError;
-pub use whole::{is_part, write_whole};
 pub use width::WidthScale;
 
 /// The README's example compiles and runs.

@@ -70,7 +70,7 @@ impl<B: DitBackend> ExpertChoice<B> {
         let [_, tokens, experts] = probabilities.dims();
         let taken = (self.capacity * tokens as f64 / experts as f64) as usize;
         let by_expert = probabilities.clone().swap_dims(1, 2); // [batch, experts, tokens]
-        let chosen = B::largest(by_expert.clone(), taken);
+        let chosen = B::top_k(by_expert.clone(), taken);
         Routing {
             weights: by_expert.gather(2, chosen.clone()),
             tokens: chosen,

@@ -11,7 +11,7 @@ use image::RgbImage;
 use microdit::DitBackend;
 use microdit_data::{Glimpse, Inspection, inspect};
 use microdit_encoders::{
-    grid,
+    contact_sheet,
     hub::locate,
     save_picture,
     vae::{Vae, pictures},
@@ -69,7 +69,7 @@ impl Inspect {
         if let Some(path) = &self.sheet {
             let images = on_device!(self.device, Inner => self.look_at::<Inner>(glimpses, Default::default()))?;
             let columns = (images.len() as f64).sqrt().ceil() as usize;
-            let page = grid(&images, columns).ok_or_else(|| {
+            let page = contact_sheet(&images, columns).ok_or_else(|| {
                 miette::miette!("too many pictures for one sheet; lower --samples")
             })?;
             save_picture(&page, path, &[])

@@ -121,7 +121,7 @@ impl Model {
         let refs = self.folder.join("refs");
         let newest = refs.join(BRANCH);
         fs::create_dir_all(&refs)
-            .and_then(|()| microdit::write_whole(&newest, |part| fs::write(part, commit)))
+            .and_then(|()| microdit::atomic_file::write(&newest, |part| fs::write(part, commit)))
             .map_err(HubError::io(&newest))?;
         Ok(path)
     }

@@ -191,7 +191,7 @@ where
         };
         let path = part.join(STATE);
         let text = seal(&manifest);
-        microdit::write_whole(&path, |path| fs::write(path, text))
+        microdit::atomic_file::write(&path, |path| fs::write(path, text))
             .map_err(TrainError::io(&path))?;
         sync(part)?;
         Ok(manifest.files)

@@ -10,7 +10,7 @@ use super::{
     record::{Found, find},
     settings::Settings,
 };
-use microdit::DitBackend;
+use microdit::{DitBackend, worker_pool};
 use microdit_data::{DataError, LeftOut, Shard, Shards, read_ahead};
 use std::{
     path::Path,
@@ -29,6 +29,16 @@ impl<B: DitBackend> Precompute<'_, B> {
     /// # Errors
     /// Files that cannot be written, a directory begun with other settings or of other pictures, too many damaged samples.
     pub fn run(
+        &self,
+        shards: &Shards,
+        out: &Path,
+        stop: &AtomicBool,
+        progress: impl FnMut(&Precomputed) + Send,
+    ) -> Result<Precomputed, PrecomputeError> {
+        worker_pool::enter(|| self.run_in_pool(shards, out, stop, progress))
+    }
+
+    fn run_in_pool(
         &self,
         shards: &Shards,
         out: &Path,

@@ -2,8 +2,8 @@
 
 use super::{Label, Painter, Picture, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
-use microdit::DitBackend;
-use microdit_encoders::{PictureFormat, Sheet, save_picture};
+use microdit::{DitBackend, worker_pool};
+use microdit_encoders::{ContactSheet, PictureFormat, save_picture};
 use std::{
     collections::BTreeSet,
     fs,
@@ -63,7 +63,7 @@ impl<'a> Order<'a> {
     /// What would not hold it, and how large it would be.
     pub fn sheet_fits(&self, size: [u32; 2], path: &Path) -> Result<(), TrainError> {
         let count = self.count()?;
-        let page = Sheet::size(count, self.settings.count, size);
+        let page = ContactSheet::size(count, self.settings.count, size);
         let longest = PictureFormat::of(path).map_or(0, PictureFormat::longest_side);
         match page {
             Some(page) if page.iter().all(|&side| side <= longest) => Ok(()),
@@ -128,7 +128,19 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
     /// # Errors
     /// If something cannot be written. Pictures that are not finite are left out and counted: the others are drawn
     /// first, unless not one is finite.
-    pub fn run(&self, stop: &AtomicBool, mut progress: impl FnMut()) -> Result<Drawn, TrainError> {
+    pub fn run(
+        &self,
+        stop: &AtomicBool,
+        progress: impl FnMut() + Send,
+    ) -> Result<Drawn, TrainError> {
+        worker_pool::enter(|| self.run_in_pool(stop, progress))
+    }
+
+    fn run_in_pool(
+        &self,
+        stop: &AtomicBool,
+        mut progress: impl FnMut(),
+    ) -> Result<Drawn, TrainError> {
         let Order {
             settings,
             seed,
@@ -138,7 +150,7 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
         } = self.order;
         let size = self.painter.size();
         let mut sheet = match sheet_path {
-            Some(_) => Sheet::new(self.count, settings.count, size),
+            Some(_) => ContactSheet::new(self.count, settings.count, size),
             None => None,
         };
         if let Some(folder) = singles {
@@ -308,7 +320,6 @@ mod tests {
     use burn_flex::Flex;
     use microdit::weights::StateDict;
     use microdit_encoders::read_labels;
-    use std::cell::Cell;
 
     /// A painter of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
     fn painter(gain: f32, changes: &[&str]) -> Painter<Flex> {
@@ -413,10 +424,10 @@ mod tests {
         let painter = painter(1.0, &[]);
         let settings = settings(&["a", "b", "c"], 7);
         let run = |order: Order<'_>, stop: &AtomicBool, after: usize| {
-            let steps = Cell::new(0);
+            let mut steps = 0;
             let drawn = Drawing::new(&painter, order).unwrap().run(stop, || {
-                steps.set(steps.get() + 1);
-                stop.fetch_or(steps.get() == after, Ordering::Relaxed);
+                steps += 1;
+                stop.fetch_or(steps == after, Ordering::Relaxed);
             });
             drawn.unwrap()
         };

@@ -177,7 +177,7 @@ impl<B: DitBackend> Painter<B> {
         stop: &AtomicBool,
         mut progress: impl FnMut(),
     ) -> Option<Tensor<B, 4>> {
-        let _awake = B::awake();
+        let _awake = B::keep_awake();
         let model = &self.model;
         let side = model.input_size;
         let count = pictures.len();

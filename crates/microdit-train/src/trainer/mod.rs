@@ -18,7 +18,7 @@ use crate::{
     source::{DataIdentity, Inputs},
 };
 use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict};
+use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict, worker_pool};
 use microdit_data::Position;
 use serde::Serialize;
 use std::sync::{Arc, atomic::AtomicBool};
@@ -226,6 +226,15 @@ where
     /// Unreadable data, weights that are no longer finite, too many steps in a row without a finite gradient, lost nodes,
     /// files that cannot be written.
     pub fn run(
+        self,
+        session: &Session<'_>,
+        process: &(impl Serialize + Sync),
+        report: impl FnMut(&Metrics) + Send,
+    ) -> Result<Outcome<B::InnerBackend>, TrainError> {
+        worker_pool::enter(|| self.run_in_pool(session, process, report))
+    }
+
+    fn run_in_pool(
         self,
         session: &Session<'_>,
         process: &impl Serialize,

@@ -106,7 +106,7 @@ where
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
             let stop = self.must_stop();
-            let _awake = B::awake();
+            let _awake = B::keep_awake();
             if stop && self.session.nodes.is_none() {
                 break;
             }

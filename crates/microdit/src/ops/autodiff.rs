@@ -2,7 +2,7 @@
 //! inner backend's gradients.
 
 use super::{DitBackend, ExpertInputs};
-use crate::awake::Awake;
+use crate::worker_pool::KeepAwake;
 use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{
     Autodiff,
@@ -87,8 +87,8 @@ fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
 }
 
 impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
-    fn awake() -> Option<Awake> {
-        B::awake()
+    fn keep_awake() -> Option<KeepAwake> {
+        B::keep_awake()
     }
 
     fn project(
@@ -220,8 +220,8 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         }))
     }
 
-    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
-        Tensor::from_inner(B::largest(scores.inner(), taken))
+    fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+        Tensor::from_inner(B::top_k(scores.inner(), taken))
     }
 
     /// The hidden layer it returns is not tracked.

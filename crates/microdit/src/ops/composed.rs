@@ -265,7 +265,7 @@ pub fn cross_attention_backward<B: Backend>(
 
 /// Ranks every score by the number of scores before it. The work is quadratic in the tokens, but burn sorts on the host,
 /// for which a GPU would have to wait in every layer.
-pub fn largest<B: Backend>(scores: Tensor<B, 3>, taken: usize) -> Tensor<B, 3, Int> {
+pub fn top_k<B: Backend>(scores: Tensor<B, 3>, taken: usize) -> Tensor<B, 3, Int> {
     let ([batch, rows, tokens], device) = (scores.dims(), scores.device());
     let broken = scores.clone().is_nan();
     let scores = scores.mask_fill(broken, f32::NEG_INFINITY);

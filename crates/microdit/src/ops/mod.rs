@@ -21,7 +21,7 @@ mod tests;
 
 pub(crate) use composed::split_last;
 
-use crate::awake::Awake;
+use crate::worker_pool::KeepAwake;
 use burn::tensor::{
     Int, Tensor,
     activation::gelu_approximate,
@@ -64,7 +64,7 @@ impl<B: DitBackend + AutodiffBackend<InnerBackend: DitBackend>> TrainBackend for
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: Backend {
     /// Keeps what computes awake over a step of many short operations, where that helps.
-    fn awake() -> Option<Awake> {
+    fn keep_awake() -> Option<KeepAwake> {
         None
     }
 
@@ -209,8 +209,8 @@ pub trait DitBackend: Backend {
 
     /// Where the `taken` largest of every row of `scores` `[batch, rows, tokens]` stand, largest first
     /// `[batch, rows, taken]`, each place once; equal ones and what is no number come in any order.
-    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
-        composed::largest(scores, taken)
+    fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+        composed::top_k(scores, taken)
     }
 
     /// Two-layer GELU experts over the tokens each has chosen, summed back into the tokens' places; also returns what

@@ -306,7 +306,7 @@ fn attentions() {
 }
 
 #[test]
-fn largest_scores() {
+fn top_k() {
     for case in cases(12) {
         let mut draw = Draw::new(case);
         let (batch, rows, tokens) = (draw.size(3), draw.size(5), draw.size(70));
@@ -328,8 +328,8 @@ fn largest_scores() {
         });
         let expected: Vec<f32> = expected.collect();
         for chosen in [
-            Flex::largest(scores.clone(), taken),
-            composed::largest(scores.clone(), taken),
+            Flex::top_k(scores.clone(), taken),
+            composed::top_k(scores.clone(), taken),
         ] {
             let values = scores.clone().gather(2, chosen.clone()).into_data();
             assert_eq!(values.to_vec::<f32>().unwrap(), expected);
@@ -340,11 +340,11 @@ fn largest_scores() {
 
 /// A broken batch has to reach the loss, where it is noticed, without an index out of range on the way.
 #[test]
-fn largest_of_no_numbers() {
+fn top_k_of_no_numbers() {
     let scores = [f32::NAN, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let scores = Tensor::<Flex, 3>::from_data([[scores, [f32::NAN; 5]]], &Default::default());
-    assert_each_once(Flex::largest(scores.clone(), 5), 5);
-    assert_each_once(composed::largest(scores, 5), 5);
+    assert_each_once(Flex::top_k(scores.clone(), 5), 5);
+    assert_each_once(composed::top_k(scores, 5), 5);
 }
 
 /// Asserts that no place stands twice in a row of `taken`.
@@ -372,7 +372,7 @@ fn expert_layers() {
         );
         let grad = draw.tensor([batch, tokens, dim]);
         // Each expert takes the tokens with the largest of some random numbers: none twice.
-        let chosen = Flex::largest(draw.tensor([batch, experts, tokens]), taken);
+        let chosen = Flex::top_k(draw.tensor([batch, experts, tokens]), taken);
         let inputs = ExpertInputs {
             x: x.clone(),
             chosen: chosen.clone(),

@@ -3,7 +3,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use super::{WeightsError, element::Element, format_error, io_error};
-use crate::write_whole;
+use crate::atomic_file;
 use burn::tensor::{DType, TensorData};
 use safetensors::{Dtype, SafeTensorError, View};
 use serde::{
@@ -248,7 +248,7 @@ pub(super) fn write<'a>(
         };
         views.push((name, view));
     }
-    write_whole(path, |part| {
+    atomic_file::write(path, |part| {
         safetensors::serialize_to_file(views, Some(metadata), part).map_err(|error| match error {
             SafeTensorError::IoError(error) => error,
             other => io::Error::other(other),

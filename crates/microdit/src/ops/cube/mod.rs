@@ -159,11 +159,11 @@ where
         (tensor(gate), tensor(x))
     }
 
-    fn largest(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
+    fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
         if !all_f32!(scores) || I::dtype() != DType::I32 || taken == 0 {
-            return composed::largest(scores, taken);
+            return composed::top_k(scores, taken);
         }
-        Tensor::from_primitive(routing::largest(flat(scores), taken))
+        Tensor::from_primitive(routing::top_k(flat(scores), taken))
     }
 
     /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, for which every device sends and

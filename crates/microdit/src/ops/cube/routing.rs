@@ -13,7 +13,7 @@ fn ordered(score: f32) -> f32 {
 }
 
 #[cube(launch)]
-fn largest_kernel(scores: &Array<f32>, chosen: &mut Array<i32>, tokens: usize, taken: usize) {
+fn top_k_kernel(scores: &Array<f32>, chosen: &mut Array<i32>, tokens: usize, taken: usize) {
     let place = ABSOLUTE_POS;
     if place < scores.len() {
         let row = place / tokens;
@@ -33,12 +33,12 @@ fn largest_kernel(scores: &Array<f32>, chosen: &mut Array<i32>, tokens: usize, t
 }
 
 /// `[batch, rows, tokens]` to the places of the `taken` largest `[batch, rows, taken]`; of equals the earlier first.
-pub(super) fn largest<R: CubeRuntime>(scores: CubeTensor<R>, taken: usize) -> CubeTensor<R> {
+pub(super) fn top_k<R: CubeRuntime>(scores: CubeTensor<R>, taken: usize) -> CubeTensor<R> {
     let shape = scores.meta.shape();
     let (batch, rows, tokens) = (shape[0], shape[1], shape[2]);
     let chosen = unwritten(&scores, [batch, rows, taken], DType::I32);
     let (count, cube) = each(&scores, batch * rows * tokens);
-    largest_kernel::launch(
+    top_k_kernel::launch(
         &chosen.client,
         count,
         cube,

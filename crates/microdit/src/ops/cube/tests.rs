@@ -118,7 +118,7 @@ fn adam_steps() {
 
 /// Equal scores have one order here: the earlier token first.
 #[test]
-fn largest_scores() {
+fn top_k() {
     for case in 0..4 {
         let mut draw = Draw::new(case);
         let tokens = draw.size(70);
@@ -131,14 +131,8 @@ fn largest_scores() {
             scores
         };
         let taken = draw.size(tokens);
-        let found: Vec<i64> = Wgpu::largest(up(&scores), taken)
-            .into_data()
-            .iter()
-            .collect();
-        let expected: Vec<i64> = composed::largest(scores, taken)
-            .into_data()
-            .iter()
-            .collect();
+        let found: Vec<i64> = Wgpu::top_k(up(&scores), taken).into_data().iter().collect();
+        let expected: Vec<i64> = composed::top_k(scores, taken).into_data().iter().collect();
         assert_eq!(found, expected);
     }
 }

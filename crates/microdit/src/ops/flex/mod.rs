@@ -15,7 +15,7 @@ mod small;
 use super::{
     AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
 };
-use crate::awake::Awake;
+use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
 use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
@@ -48,8 +48,8 @@ fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
 }
 
 impl DitBackend for Flex {
-    fn awake() -> Option<Awake> {
-        Some(Awake::new())
+    fn keep_awake() -> Option<KeepAwake> {
+        Some(KeepAwake::new())
     }
 
     fn project(
@@ -397,7 +397,7 @@ impl DitBackend for Flex {
         (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
     }
 
-    fn largest(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
+    fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
         scores
             .sort_descending_with_indices(2)
             .1

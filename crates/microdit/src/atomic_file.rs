@@ -12,26 +12,26 @@ use std::{
 /// End of the name of a file that is being written.
 const PART: &str = ".part";
 
-/// Lets `write` fill a file beside `path`, flushes it to the disk and renames it to `path`: a reader, and whoever comes
+/// Lets `fill` write a file beside `path`, flushes it to the disk and renames it to `path`: a reader, and whoever comes
 /// after a power failure, sees the old file or the new one, never a part. Of two processes that write the same path, the
 /// one that ends later leaves its file. A process that is killed may leave a file [`is_part`] tells.
 ///
 /// # Errors
-/// What `write` answers, or the operating system; the file beside `path` is removed then.
+/// What `fill` answers, or the operating system; the file beside `path` is removed then.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("note.txt");
-/// microdit::write_whole(&path, |path| std::fs::write(path, "whole"))?;
+/// microdit::atomic_file::write(&path, |path| std::fs::write(path, "whole"))?;
 /// assert_eq!(std::fs::read_to_string(path)?, "whole");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn write_whole<E: From<io::Error>>(
+pub fn write<E: From<io::Error>>(
     path: &Path,
-    write: impl FnOnce(&Path) -> Result<(), E>,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
     let part = reserve(path)?;
-    let result = write(&part).and_then(|()| {
+    let result = fill(&part).and_then(|()| {
         File::options().write(true).open(&part)?.sync_all()?;
         std::fs::rename(&part, path)?;
         sync_folder(path)?;
@@ -44,7 +44,7 @@ pub fn write_whole<E: From<io::Error>>(
     result
 }
 
-/// Whether `name` is that of a file [`write_whole`] had begun: `NAME.PROCESS-NUMBER.part`.
+/// Whether `name` is that of a file [`write`] had begun: `NAME.PROCESS-NUMBER.part`.
 pub fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.strip_suffix(PART)
@@ -96,7 +96,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "old").unwrap();
-        let failed = write_whole(&path, |part| {
+        let failed = write(&path, |part| {
             fs::write(part, "ne")?;
             Err(io::Error::other("the disk is full"))
         });
@@ -113,7 +113,7 @@ mod tests {
         std::thread::scope(|scope| {
             for text in &texts {
                 let path = &path;
-                scope.spawn(move || write_whole(path, |part| fs::write(part, text)).unwrap());
+                scope.spawn(move || write(path, |part| fs::write(part, text)).unwrap());
             }
         });
         let text = fs::read_to_string(&path).unwrap();

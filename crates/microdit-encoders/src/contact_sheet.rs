@@ -1,4 +1,4 @@
-//! Pictures side by side.
+//! Contact sheets: pictures side by side.
 
 use image::{Rgb, RgbImage, imageops};
 
@@ -10,13 +10,13 @@ const LARGEST: u64 = 1 << 28;
 
 /// A page that pictures are placed on as they come, row by row, on white.
 #[derive(Clone, Debug)]
-pub struct Sheet {
+pub struct ContactSheet {
     page: RgbImage,
     columns: usize,
     cell: [u32; 2],
 }
 
-impl Sheet {
+impl ContactSheet {
     /// Width and height of a page for `count` pictures of `size` (width and height), `columns` in a row; none if that is
     /// more than a sheet may have, 2^28 pixels.
     pub fn size(count: usize, columns: usize, size: [u32; 2]) -> Option<[u32; 2]> {
@@ -57,11 +57,11 @@ impl Sheet {
 }
 
 /// Lays pictures out row by row, `columns` in a row, on white; the cells have the size of the largest picture. None if
-/// that is more than a [`Sheet`] may have.
-pub fn grid(images: &[RgbImage], columns: usize) -> Option<RgbImage> {
+/// that is more than a [`ContactSheet`] may have.
+pub fn contact_sheet(images: &[RgbImage], columns: usize) -> Option<RgbImage> {
     let width = images.iter().map(RgbImage::width).max().unwrap_or(0);
     let height = images.iter().map(RgbImage::height).max().unwrap_or(0);
-    let mut sheet = Sheet::new(images.len(), columns, [width, height])?;
+    let mut sheet = ContactSheet::new(images.len(), columns, [width, height])?;
     for (i, image) in images.iter().enumerate() {
         sheet.place(i, image);
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn pictures_keep_their_order() {
         let dot = |level| RgbImage::from_pixel(1, 1, Rgb([level; 3]));
-        let page = grid(&[dot(1), dot(2), dot(3)], 2).unwrap();
+        let page = contact_sheet(&[dot(1), dot(2), dot(3)], 2).unwrap();
         assert_eq!(page.dimensions(), (8, 8));
         for ((x, y), level) in [((2, 2), 1), ((5, 2), 2), ((2, 5), 3), ((5, 5), 255)] {
             assert_eq!(page.get_pixel(x, y), &Rgb([level; 3]));
@@ -84,14 +84,14 @@ mod tests {
 
     #[test]
     fn a_sheet_is_bounded() {
-        assert_eq!(Sheet::size(6, 3, [32, 16]), Some([104, 38]));
+        assert_eq!(ContactSheet::size(6, 3, [32, 16]), Some([104, 38]));
         for (count, columns, size) in [
             (30_000, 1, [512, 512]),
             (usize::MAX, 1, [1, 1]),
             (usize::MAX, usize::MAX, [u32::MAX, u32::MAX]),
             (1, 1, [u32::MAX, 1]),
         ] {
-            assert_eq!(Sheet::size(count, columns, size), None, "{count}");
+            assert_eq!(ContactSheet::size(count, columns, size), None, "{count}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Workers that stay awake between the operations of a step.
+//! The pool of workers that operations on a CPU share, and its workers kept awake between the operations of a step.
 //!
 //! An operation on a CPU is over in a millisecond, and the workers of rayon's pool go to sleep in less. Where they run on
 //! virtual processors, waking one asks the hypervisor for it again, which on a busy host takes longer than the operation.
@@ -11,6 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Does `work` on a worker of the pool; on the spot, if the caller is one. From there a parallel operation starts without waking
+/// another thread first.
+///
+/// # Panics
+/// If `work` does.
+pub fn enter<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// How long a worker waits for work before it sleeps after all: as long as the thread pools of other frameworks.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -21,15 +30,16 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// when this is dropped or the 200 ms are over: keep a pool awake from one place at a time.
 ///
 /// ```
-/// rayon::scope(|_| {
-///     let _awake = microdit::Awake::new();
+/// use microdit::worker_pool::{self, KeepAwake};
+/// worker_pool::enter(|| {
+///     let _awake = KeepAwake::new();
 ///     // Many short parallel operations.
 /// });
 /// ```
 #[derive(Debug)]
-pub struct Awake(Arc<AtomicBool>);
+pub struct KeepAwake(Arc<AtomicBool>);
 
-impl Awake {
+impl KeepAwake {
     /// From now on.
     #[must_use]
     #[allow(clippy::new_without_default)] // It acts on the pool.
@@ -48,7 +58,7 @@ impl Awake {
     }
 }
 
-impl Drop for Awake {
+impl Drop for KeepAwake {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -73,10 +83,21 @@ mod tests {
     use rayon::prelude::*;
 
     #[test]
+    fn what_enters_the_pool_runs_on_a_worker() {
+        assert_eq!(rayon::current_thread_index(), None);
+        let (outer, inner) = enter(|| {
+            let own = rayon::current_thread_index();
+            (own, enter(rayon::current_thread_index))
+        });
+        assert!(outer.is_some());
+        assert_eq!(outer, inner);
+    }
+
+    #[test]
     fn work_goes_on_while_awake_and_after() {
-        rayon::scope(|_| {
+        enter(|| {
             let sum = || (0..10_000u64).into_par_iter().sum::<u64>();
-            let awake = Awake::new();
+            let awake = KeepAwake::new();
             for _ in 0..100 {
                 assert_eq!(sum(), 49_995_000);
             }

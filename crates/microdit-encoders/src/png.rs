@@ -4,7 +4,7 @@ use image::{
     RgbImage,
     codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
 };
-use microdit::write_whole;
+use microdit::atomic_file;
 use png::{BitDepth, ColorType, Encoder};
 use std::{
     fs::File,
@@ -74,7 +74,7 @@ pub fn save_picture(image: &RgbImage, path: &Path, labels: &[(&str, String)]) ->
         let message = "pictures are written as .png, .jpg, .jpeg or .webp";
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
-    write_whole(path, |part| {
+    atomic_file::write(path, |part| {
         let mut file = BufWriter::new(File::create(part)?);
         match format {
             PictureFormat::Png => png(image, &mut file, labels)?,
