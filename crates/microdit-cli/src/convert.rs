@@ -1,6 +1,7 @@
 //! `microdit convert`: checkpoints and weights of the reference, taken over and written again.
 
 use crate::{
+    advice::OrAdvise,
     device::{Device, on_device},
     output, say,
 };
@@ -11,7 +12,7 @@ use microdit::{
     weights::{StateDict, TrainerCheckpoint, WeightsFile},
 };
 use microdit_train::{Recipe, beginnings::take_over, run::RunDir};
-use miette::{IntoDiagnostic, WrapErr};
+use miette::WrapErr;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -58,15 +59,15 @@ impl Convert {
         if let Some(out) = &self.out {
             output::file(out)?;
             let file = WeightsFile::open_at(&self.checkpoint, self.key.as_deref());
-            let file = file.into_diagnostic()?;
+            let file = file.or_advise()?;
             for note in file.notes() {
                 say!("{note}");
             }
-            let weights = StateDict::take(file, &self.checkpoint).into_diagnostic()?;
+            let weights = StateDict::take(file, &self.checkpoint).or_advise()?;
             if !self.allow_non_finite {
                 weights
                     .check_finite()
-                    .into_diagnostic()
+                    .or_advise()
                     .wrap_err("not converted; --allow-non-finite writes such values as they are")?;
             }
             let dtype = match self.dtype {
@@ -76,13 +77,13 @@ impl Convert {
             };
             weights
                 .write_safetensors(out, dtype, HashMap::new())
-                .into_diagnostic()?;
+                .or_advise()?;
             let tensors = weights.len() + weights.buffers();
             say!("{tensors} tensors: {}", out.display());
         }
         match (&self.run, &self.recipe) {
             (Some(run), Some(recipe)) => {
-                let recipe = Recipe::load(recipe, &self.overrides).into_diagnostic()?;
+                let recipe = Recipe::load(recipe, &self.overrides).or_advise()?;
                 on_device!(Device::Cpu, Inner => self.take_over::<Inner>(&recipe, run))
             }
             _ => Ok(()),
@@ -90,18 +91,18 @@ impl Convert {
     }
 
     fn take_over<B: DitBackend>(&self, recipe: &Recipe, run: &Path) -> miette::Result<()> {
-        let checkpoint = TrainerCheckpoint::read(&self.checkpoint).into_diagnostic()?;
+        let checkpoint = TrainerCheckpoint::read(&self.checkpoint).or_advise()?;
         if !checkpoint.unread.is_empty() {
             say!("left unread: {}", checkpoint.unread.join(", "));
         }
         let state = take_over::<Autodiff<B>>(recipe, checkpoint, &Default::default());
-        let state = state.into_diagnostic()?;
+        let state = state.or_advise()?;
         let progress = state.progress.clone();
-        let run = RunDir::enter(run, false).into_diagnostic()?;
-        run.begin(recipe).into_diagnostic()?;
+        let run = RunDir::enter(run, false).or_advise()?;
+        run.begin(recipe).or_advise()?;
         let kept = &recipe.run.checkpoints;
         let saved = state.save(&run.checkpoints(), kept, None);
-        saved.into_diagnostic()?;
+        saved.or_advise()?;
         say!(
             "{} batches, {} samples, {} optimiser steps: {} goes on in stage {} with --resume",
             progress.step,

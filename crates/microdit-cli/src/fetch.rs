@@ -1,11 +1,11 @@
 //! `microdit fetch`: published models onto this machine.
 
+use crate::advice::OrAdvise;
 use crate::say;
 use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::printable;
 use microdit_encoders::hub::{PUBLISHED, Report, fetch, locate, published};
-use miette::IntoDiagnostic;
 use std::path::Path;
 
 /// Download published models into the Hugging Face cache, verified; what is there already stays.
@@ -41,13 +41,13 @@ impl Fetch {
         }
         let mut report = Bar(ProgressBar::hidden());
         for model in self.models.iter().filter_map(|name| published(name)) {
-            fetch(model.repository, model.files, &mut report).into_diagnostic()?;
-            let place = locate(Path::new(model.name)).into_diagnostic()?;
+            fetch(model.repository, model.files, &mut report).or_advise()?;
+            let place = locate(Path::new(model.name)).or_advise()?;
             say!("{}: {}", model.name, place.display());
         }
         if let Some(repository) = &self.repository {
             let files: Vec<&str> = self.file.iter().map(String::as_str).collect();
-            for path in fetch(repository, &files, &mut report).into_diagnostic()? {
+            for path in fetch(repository, &files, &mut report).or_advise()? {
                 say!("{}", path.display());
             }
         }

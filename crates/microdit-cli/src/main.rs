@@ -1,5 +1,6 @@
 //! The `microdit` command: one thin file per subcommand.
 
+mod advice;
 mod convert;
 mod data;
 mod device;

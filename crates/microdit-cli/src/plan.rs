@@ -1,6 +1,7 @@
 //! `microdit plan`: what a recipe will cost.
 
 use crate::{
+    advice::OrAdvise,
     number::{real, whole},
     say,
 };
@@ -8,7 +9,6 @@ use microdit_train::{
     Recipe,
     plan::{Gpu, Machine, Plan},
 };
-use miette::IntoDiagnostic;
 use std::path::PathBuf;
 
 /// Print FLOPs, memory, hours and dollars of every stage of a recipe.
@@ -46,7 +46,7 @@ fn parse_gpu(name: &str) -> Result<Gpu, String> {
 
 impl PlanCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
-        let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
+        let recipe = Recipe::load(&self.recipe, &self.overrides).or_advise()?;
         let machine = Machine {
             gpu: self.gpu,
             count: self.count,
@@ -55,7 +55,7 @@ impl PlanCommand {
         };
         let plan = Plan::new(&recipe, machine);
         if self.json {
-            say!("{}", serde_json::to_string_pretty(&plan).into_diagnostic()?);
+            say!("{}", serde_json::to_string_pretty(&plan).or_advise()?);
         } else {
             print(&plan);
         }

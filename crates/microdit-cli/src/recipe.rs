@@ -1,8 +1,8 @@
 //! `microdit recipe`: look at a recipe without running it.
 
+use crate::advice::OrAdvise;
 use crate::say;
 use microdit_train::Recipe;
-use miette::IntoDiagnostic;
 use std::path::PathBuf;
 
 /// Look at a recipe without running it.
@@ -21,7 +21,7 @@ pub(crate) enum RecipeCommand {
 impl RecipeCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
         let Self::Check { recipe, overrides } = self;
-        let recipe = Recipe::load(&recipe, &overrides).into_diagnostic()?;
+        let recipe = Recipe::load(&recipe, &overrides).or_advise()?;
         say!("{}", recipe.source.trim_end());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `microdit sample`: prompts into pictures.
 
 use crate::{
+    advice::OrAdvise,
     device::{Device, on_device},
     number::{real, whole},
     output, say,
@@ -15,7 +16,7 @@ use microdit_train::{
     recipe::{EncoderConfig, SamplingConfig},
     sampling::{Drawing, Drawn, Order, Painter, read_prompts},
 };
-use miette::{IntoDiagnostic, miette};
+use miette::miette;
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
@@ -124,22 +125,21 @@ impl Sample {
             output::folder(singles)?;
         }
         let prompts = match &self.prompts {
-            Some(file) => read_prompts(file).into_diagnostic()?,
+            Some(file) => read_prompts(file).or_advise()?,
             None => self.prompt.clone(),
         };
         let named = EncoderConfig {
             vae: self.vae.clone(),
             text: self.text_encoder.clone(),
         };
-        let encoders = Encoders::open(&named, &device).into_diagnostic()?;
+        let encoders = Encoders::open(&named, &device).or_advise()?;
         let (painter, mut settings) = match (&self.run, &self.weights) {
             (Some(run), _) => {
-                let (painter, recipe) =
-                    Painter::<B>::load(run, encoders, device).into_diagnostic()?;
+                let (painter, recipe) = Painter::<B>::load(run, encoders, device).or_advise()?;
                 (painter, recipe.run.sampling)
             }
             (None, Some(weights)) => {
-                let weights = locate(weights).into_diagnostic()?;
+                let weights = locate(weights).or_advise()?;
                 let painter = self.painter(&weights, &encoders, device)?;
                 (painter, SamplingConfig::default())
             }
@@ -151,7 +151,7 @@ impl Sample {
         settings.count = self.count.unwrap_or(settings.count);
         settings.steps = self.steps.unwrap_or(settings.steps);
         settings.guidance = self.guidance.unwrap_or(settings.guidance);
-        settings.validate().into_diagnostic()?;
+        settings.validate().or_advise()?;
         if settings.prompts.is_empty() {
             return Err(miette!(
                 "nothing to draw; add --prompt \"...\" or --prompts FILE"
@@ -170,7 +170,7 @@ impl Sample {
             match order.sheet_fits(painter.size(), sheet) {
                 Err(reason) if order.singles.is_some() => say!("no sheet: {reason}"),
                 fits => {
-                    fits.into_diagnostic()?;
+                    fits.or_advise()?;
                     order.sheet = Some(sheet);
                 }
             }
@@ -190,7 +190,7 @@ impl Sample {
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> miette::Result<Painter<B>> {
-        let vae = encoders.vae().into_diagnostic()?;
+        let vae = encoders.vae().or_advise()?;
         let shrink = vae.shrinks_by();
         if self.size == 0 || !self.size.is_multiple_of(shrink) {
             return Err(miette!(
@@ -201,7 +201,7 @@ impl Sample {
         let model = self
             .model
             .config(self.size, self.size / shrink, vae.latent_channels());
-        Painter::of_weights(weights, model, Edm::default(), encoders, device).into_diagnostic()
+        Painter::of_weights(weights, model, Edm::default(), encoders, device).or_advise()
     }
 }
 
@@ -211,7 +211,7 @@ pub(crate) fn draw<B: DitBackend>(
     order: Order<'_>,
     stop: &AtomicBool,
 ) -> miette::Result<Drawn> {
-    let drawing = Drawing::new(painter, order).into_diagnostic()?;
+    let drawing = Drawing::new(painter, order).or_advise()?;
     let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(drawing.steps()).with_style(style);
@@ -227,7 +227,7 @@ pub(crate) fn draw<B: DitBackend>(
         }
     });
     bar.finish_and_clear();
-    drawn.into_diagnostic()
+    drawn.or_advise()
 }
 
 /// Says what was drawn and where it is.

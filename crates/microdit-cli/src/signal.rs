@@ -1,6 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP end a command in order.
 
-use miette::{Diagnostic, IntoDiagnostic, WrapErr};
+use crate::advice::OrAdvise;
+use miette::{Diagnostic, WrapErr};
 use std::{
     error::Error,
     fmt,
@@ -71,7 +72,7 @@ fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> 
         );
         then();
     })
-    .into_diagnostic()
+    .or_advise()
     .wrap_err("Ctrl-C cannot be handled")?;
     Ok(stop)
 }

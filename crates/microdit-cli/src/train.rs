@@ -1,6 +1,7 @@
 //! `microdit train`: a recipe into a run directory.
 
 use crate::{
+    advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
     sample::draw,
     say,
@@ -19,7 +20,7 @@ use microdit_train::{
     sampling::{Order, Painter, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
-use miette::{IntoDiagnostic, miette};
+use miette::miette;
 use serde::Serialize;
 use std::{
     io::IsTerminal,
@@ -107,19 +108,19 @@ impl Train {
 
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
         let devices = self.devices.of::<B>(self.device)?;
-        let recipe = Recipe::load(&self.recipe, &self.overrides).into_diagnostic()?;
-        require_room(&recipe, self.device == Device::Cpu).into_diagnostic()?;
+        let recipe = Recipe::load(&self.recipe, &self.overrides).or_advise()?;
+        require_room(&recipe, self.device == Device::Cpu).or_advise()?;
         warn_of_long_prompts(&recipe);
         let path = self.run.unwrap_or_else(|| default_run(&recipe));
         let nodes = self.nodes.config()?;
         let run = match &nodes {
             Some(nodes) if nodes.rank > 0 => RunDir::follow(&path),
-            _ => RunDir::enter(&path, self.resume).into_diagnostic()?,
+            _ => RunDir::enter(&path, self.resume).or_advise()?,
         };
-        let nodes = nodes.map(Nodes::join).transpose().into_diagnostic()?;
+        let nodes = nodes.map(Nodes::join).transpose().or_advise()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
         let training = Training::<Autodiff<B>>::open(&recipe, &run, &devices, self.allow_changes)
-            .into_diagnostic()?;
+            .or_advise()?;
         say!("training {} into {}", recipe.run.name, path.display());
         if let Some(step) = training.resumes_after() {
             say!("resuming after step {step}");
@@ -147,7 +148,7 @@ impl Train {
         let mut progress = Progress::new(steps);
         let outcome = training
             .run(&session, &process, |metrics| progress.show(metrics))
-            .into_diagnostic()?;
+            .or_advise()?;
         progress.finish();
         if !keeps {
             say!("done after {} steps", outcome.steps);
@@ -198,7 +199,7 @@ impl Train {
             overwrite: false,
         };
         let drawn = Painter::<B>::load(&path, Encoders::default(), devices[0].clone())
-            .into_diagnostic()
+            .or_advise()
             .and_then(|(painter, _)| draw(&painter, order, &stop));
         match drawn {
             Ok(drawn) if drawn.stopped => say!(

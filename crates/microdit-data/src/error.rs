@@ -29,7 +29,7 @@ pub enum DataError {
     },
     /// Too much of a shard is damaged.
     #[error(
-        "{}: {damaged} of {samples} samples are damaged ({reasons}); `microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage", shard.display()
+        "{}: {damaged} of {samples} samples are damaged, more than max_damage allows: {reasons}", shard.display()
     )]
     TooDamaged {
         /// The shard.
@@ -43,7 +43,7 @@ pub enum DataError {
     },
     /// Too much of a dataset is damaged.
     #[error(
-        "{damaged} of {seen} samples are damaged, more than the share of {share} that --max-damage allows: {reasons}"
+        "{damaged} of {seen} samples are damaged, more than the share of {share} that is allowed: {reasons}"
     )]
     TooMuchDamage {
         /// Damaged samples.

@@ -49,27 +49,57 @@ pub struct Inspection {
 
 impl Inspection {
     /// Why this is no dataset to train on, where at most that share of the samples may be damaged; nothing if it is one.
-    pub fn faults(&self, max_damage: f64) -> Vec<String> {
+    pub fn faults(&self, max_damage: f64) -> Vec<Fault> {
         let mut faults = Vec::new();
         if !self.broken_shards.is_empty() {
             let (broken, of) = (self.broken_shards.len(), self.shards);
-            faults.push(format!(
-                "{broken} shards are broken, of {of} that are there"
-            ));
+            faults.push(Fault::BrokenShards { broken, of });
         }
         if self.samples == 0 {
-            faults.push("there is no sound sample".into());
+            faults.push(Fault::Empty);
         }
         let damaged: u64 = self.damaged.values().sum();
         let all = self.samples + damaged;
         if damaged as f64 > max_damage * all as f64 {
-            let why = reasons(&self.damaged);
-            faults.push(format!(
-                "{damaged} of {all} samples are damaged, more than the share of {max_damage} that --max-damage allows: {why}"
-            ));
+            faults.push(Fault::TooMuchDamage {
+                damaged,
+                of: all,
+                share: max_damage,
+                reasons: reasons(&self.damaged),
+            });
         }
         faults
     }
+}
+
+/// Why what was inspected is no dataset to train on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Shards that cannot be read, or are not what the index says.
+    #[error("{broken} shards are broken, of {of} that are there")]
+    BrokenShards {
+        /// How many.
+        broken: usize,
+        /// Shards in all.
+        of: usize,
+    },
+    /// Nothing to train on.
+    #[error("there is no sound sample")]
+    Empty,
+    /// More damaged samples than are allowed.
+    #[error(
+        "{damaged} of {of} samples are damaged, more than the share of {share} that is allowed: {reasons}"
+    )]
+    TooMuchDamage {
+        /// Damaged samples.
+        damaged: u64,
+        /// Samples in all.
+        of: u64,
+        /// Share that may be damaged.
+        share: f64,
+        /// What is wrong with them.
+        reasons: String,
+    },
 }
 
 /// Smallest, middle and largest of many numbers.

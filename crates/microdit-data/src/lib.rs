@@ -29,7 +29,7 @@ pub use columns::{Columns, Names};
 pub use error::DataError;
 pub use folder::Folder;
 pub use index::{DatasetIndex, ShardReport};
-pub use inspect::{Glimpse, Inspection, Moments, Spread, inspect};
+pub use inspect::{Fault, Glimpse, Inspection, Moments, Spread, inspect};
 pub use left_out::{LeftOut, reasons};
 pub use loader::{Batch, Captions, Loader, LoaderConfig};
 pub use mds::{MdsSample, MdsShard};

@@ -1,6 +1,9 @@
 //! The frozen networks a run's pictures need, opened when they are.
 
-use crate::{error::TrainError, recipe::EncoderConfig};
+use crate::{
+    error::{EncoderKind, TrainError},
+    recipe::EncoderConfig,
+};
 use microdit::DitBackend;
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use std::sync::Arc;
@@ -63,7 +66,7 @@ impl<B: DitBackend> Encoders<B> {
     /// # Errors
     /// If there is none.
     pub fn vae(&self) -> Result<Arc<Vae<B>>, TrainError> {
-        let missing = TrainError::NoEncoder("VAE", "encoders.vae", "--vae");
+        let missing = TrainError::NoEncoder(EncoderKind::Vae);
         self.vae.clone().ok_or(missing)
     }
 
@@ -72,7 +75,7 @@ impl<B: DitBackend> Encoders<B> {
     /// # Errors
     /// If there is none.
     pub fn text(&self) -> Result<Arc<TextEncoder<B>>, TrainError> {
-        let missing = TrainError::NoEncoder("text encoder", "encoders.text", "--text-encoder");
+        let missing = TrainError::NoEncoder(EncoderKind::Text);
         self.text.clone().ok_or(missing)
     }
 }

@@ -24,10 +24,10 @@ pub enum TrainError {
         message: String,
     },
     /// The run directory already holds a run.
-    #[error("{} already holds a run; continue it with --resume, choose another directory with --run, or remove it", .0.display())]
+    #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
     /// The directory holds no finished run.
-    #[error("{} holds no run ({missing} is missing); give the directory that `microdit train` wrote", directory.display())]
+    #[error("{} holds no run ({missing} is missing)", directory.display())]
     NoRun {
         /// The directory given.
         directory: PathBuf,
@@ -44,7 +44,7 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] microdit_data::DataError),
     /// Another process is in the run directory.
-    #[error("{}: another microdit is at work there; wait for it, or choose another directory with --run", .0.display())]
+    #[error("{}: another microdit is at work there", .0.display())]
     RunBusy(PathBuf),
     /// The checkpoint is of a stage the recipe does not have.
     #[error(
@@ -85,7 +85,7 @@ pub enum TrainError {
     },
     /// A run is finished, and there is no state to go on from.
     #[error(
-        "{} is finished after {steps} steps, and there is no checkpoint to go on to more from; put one back into it, or choose another directory with --run", directory.display()
+        "{} is finished after {steps} steps, and there is no checkpoint to resume from", directory.display()
     )]
     NoCheckpoint {
         /// The run directory.
@@ -94,13 +94,11 @@ pub enum TrainError {
         steps: u64,
     },
     /// The recipe a run was begun with cannot be read.
-    #[error(
-        "the run's own recipe cannot be compared with the one given: {0}. Put it back, or go on with the one given by --allow-changes"
-    )]
+    #[error("the run's own recipe cannot be compared with the one given: {0}")]
     NoOwnRecipe(Box<TrainError>),
     /// The recipe trains something else than the one the run was begun with.
     #[error(
-        "the recipe changes what {} trains:\n  {}\nGive the recipe the run was begun with, another directory with --run, or go on all the same with --allow-changes", directory.display(), refused.join("\n  ")
+        "the recipe changes what {} trains:\n  {}", directory.display(), refused.join("\n  ")
     )]
     OtherRecipe {
         /// The run directory.
@@ -122,7 +120,7 @@ pub enum TrainError {
     },
     /// The data are not those the run was trained on.
     #[error(
-        "the data of stage {stage} are not those the run was trained on: expected {expected}, found {found}. Put them back, or begin these at their beginning with --allow-changes"
+        "the data of stage {stage} are not those the run was trained on: expected {expected}, found {found}"
     )]
     OtherData {
         /// Name of the stage.
@@ -134,7 +132,7 @@ pub enum TrainError {
     },
     /// The state holds values that are not finite.
     #[error(
-        "{count} of {of} values of {tensor} in {what} are not finite after step {step}: nothing of that state is saved, and what was saved before is sound. Lower the learning rate (optimiser.lr), then resume with --allow-changes"
+        "{count} of {of} values of {tensor} in {what} are not finite after step {step}: nothing of that state is saved, and what was saved before is sound. The learning rate (optimiser.lr) may be too high"
     )]
     NotFinite {
         /// What holds them.
@@ -148,12 +146,22 @@ pub enum TrainError {
         /// Finished steps.
         step: u64,
     },
-    /// The nodes of a run lost each other, or never met.
+    /// The nodes of a run never met.
     #[error("{0}")]
     Nodes(String),
+    /// A node of the run no longer answers.
+    #[error("node {rank} is lost ({error}); this node stops after step {step}")]
+    NodeLost {
+        /// Which.
+        rank: usize,
+        /// What came instead of an answer.
+        error: std::io::Error,
+        /// Finished steps.
+        step: u64,
+    },
     /// Loss or gradient were not finite too often.
     #[error(
-        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. Lower the learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm), then resume with --allow-changes", batches.display()
+        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. The learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm) may be too high", batches.display()
     )]
     Broken {
         /// Steps in a row.
@@ -167,8 +175,8 @@ pub enum TrainError {
     #[error(transparent)]
     Hub(#[from] HubError),
     /// Pictures need an encoder nobody named.
-    #[error("no pictures without a {0}: name it in the recipe ({1}) or with {2}")]
-    NoEncoder(&'static str, &'static str, &'static str),
+    #[error("no pictures without a {0}, and none is named")]
+    NoEncoder(EncoderKind),
     /// An encoder does not fit the network.
     #[error("the {what} has {channels} channels; the network was trained with {expected}")]
     Misfit {
@@ -188,12 +196,10 @@ pub enum TrainError {
         message: String,
     },
     /// More pictures than can be numbered.
-    #[error("more pictures than can be numbered; lower --count or --place")]
+    #[error("more pictures than can be numbered")]
     TooManyPictures,
     /// Pictures that find no room on one sheet.
-    #[error(
-        "{}: {count} pictures are too many for one sheet; write them one by one with --singles DIR, without --out", path.display()
-    )]
+    #[error("{}: {count} pictures are too many for one sheet", path.display())]
     SheetTooLarge {
         /// File of the sheet.
         path: PathBuf,
@@ -201,9 +207,7 @@ pub enum TrainError {
         count: usize,
     },
     /// A file where a picture is to be written is not that picture.
-    #[error(
-        "{} is in the way: {difference}. Choose another directory with --singles, or replace it with --overwrite", path.display()
-    )]
+    #[error("{} is in the way: {difference}", path.display())]
     InTheWay {
         /// The file.
         path: PathBuf,
@@ -212,7 +216,7 @@ pub enum TrainError {
     },
     /// The network drew what is no picture.
     #[error(
-        "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, --guidance or the prompt are too much for the network"
+        "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, the guidance or the prompt are too much for the network"
     )]
     NonFinitePictures {
         /// Pictures left out.
@@ -224,6 +228,24 @@ pub enum TrainError {
         /// Beginning of its prompt.
         prompt: String,
     },
+}
+
+/// A frozen network that pictures need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncoderKind {
+    /// Latents to images.
+    Vae,
+    /// Captions to vectors.
+    Text,
+}
+
+impl std::fmt::Display for EncoderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Vae => "VAE",
+            Self::Text => "text encoder",
+        })
+    }
 }
 
 impl TrainError {

@@ -27,5 +27,5 @@ mod sealed;
 mod source;
 pub mod trainer;
 
-pub use error::TrainError;
+pub use error::{EncoderKind, TrainError};
 pub use recipe::Recipe;

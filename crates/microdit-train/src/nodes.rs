@@ -118,11 +118,7 @@ impl Nodes {
         };
         let stop = self
             .exchange(header, &mut numbers)
-            .map_err(|(rank, error)| {
-                TrainError::Nodes(format!(
-                    "node {rank} is lost ({error}); this node stops after step {step}. Start all nodes again with --resume"
-                ))
-            })?;
+            .map_err(|(rank, error)| TrainError::NodeLost { rank, error, step })?;
         let count = numbers.len();
         let summed = Tensor::<B, 1>::from_data(TensorData::new(numbers, [count]), &device);
         let mut start = 0;

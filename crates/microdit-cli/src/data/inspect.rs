@@ -2,6 +2,7 @@
 
 use super::counter;
 use crate::{
+    advice::{MAX_DAMAGE, OrAdvise},
     device::{Device, on_device},
     number::{real, whole},
     output, say,
@@ -9,14 +10,14 @@ use crate::{
 use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
 use microdit::DitBackend;
-use microdit_data::{Glimpse, Inspection, inspect};
+use microdit_data::{Fault, Glimpse, Inspection, inspect};
 use microdit_encoders::{
     contact_sheet,
     hub::locate,
     save_picture,
     vae::{Vae, pictures},
 };
-use miette::{IntoDiagnostic, WrapErr};
+use miette::{MietteDiagnostic, WrapErr};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Count, measure and check the samples of shards, and look at some.
@@ -59,9 +60,9 @@ impl Inspect {
             bar.set_position(shards as u64)
         });
         bar.finish_and_clear();
-        let (inspection, glimpses) = inspected.into_diagnostic()?;
+        let (inspection, glimpses) = inspected.or_advise()?;
         if self.json {
-            let text = serde_json::to_string_pretty(&inspection).into_diagnostic()?;
+            let text = serde_json::to_string_pretty(&inspection).or_advise()?;
             say!("{text}");
         } else {
             describe(&inspection);
@@ -73,14 +74,20 @@ impl Inspect {
                 miette::miette!("too many pictures for one sheet; lower --samples")
             })?;
             save_picture(&page, path, &[])
-                .into_diagnostic()
+                .or_advise()
                 .wrap_err_with(|| format!("{} could not be written", path.display()))?;
         }
         let faults = inspection.faults(self.max_damage);
         if faults.is_empty() {
             return Ok(());
         }
-        Err(miette::miette!("{}: {}", self.shards, faults.join("; ")))
+        let damage = |fault: &Fault| matches!(fault, Fault::TooMuchDamage { .. });
+        let advice = faults.iter().any(damage).then_some(MAX_DAMAGE);
+        let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
+        let message = format!("{}: {}", self.shards, faults.join("; "));
+        let mut fault = MietteDiagnostic::new(message);
+        fault.help = advice.map(str::to_owned);
+        Err(fault.into())
     }
 
     fn look_at<B: DitBackend>(
@@ -90,8 +97,8 @@ impl Inspect {
     ) -> miette::Result<Vec<RgbImage>> {
         let vae = match &self.vae {
             Some(name) => {
-                let path = locate(name).into_diagnostic()?;
-                Some(Vae::<B>::open(&path, &device).into_diagnostic()?)
+                let path = locate(name).or_advise()?;
+                Some(Vae::<B>::open(&path, &device).or_advise()?)
             }
             None => None,
         };

@@ -2,6 +2,7 @@
 
 use super::{counter, describe};
 use crate::{
+    advice::OrAdvise,
     device::{Device, on_device},
     number::{real, whole},
     say,
@@ -11,7 +12,6 @@ use microdit::DitBackend;
 use microdit_data::{DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use microdit_train::precompute::{self, EncoderIdentity, PrecomputeConfig, Precomputed, index};
-use miette::IntoDiagnostic;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -82,15 +82,15 @@ impl Precompute {
     }
 
     fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
-        let shards = Shards::open(&self.shards, Members::Pictures).into_diagnostic()?;
-        let paths = [&self.vae, &self.text_encoder].map(|name| locate(name).into_diagnostic());
+        let shards = Shards::open(&self.shards, Members::Pictures).or_advise()?;
+        let paths = [&self.vae, &self.text_encoder].map(|name| locate(name).or_advise());
         let [vae_path, text_path] = paths;
         let (vae_path, text_path) = (vae_path?, text_path?);
-        let vae = Vae::<B>::open(&vae_path, &device).into_diagnostic()?;
-        let text = TextEncoder::<B>::open(&text_path, &device).into_diagnostic()?;
+        let vae = Vae::<B>::open(&vae_path, &device).or_advise()?;
+        let text = TextEncoder::<B>::open(&text_path, &device).or_advise()?;
         let identity = |name: &Path, path: &Path, nested: &str| {
             let name = name.file_name().unwrap_or_default().to_string_lossy();
-            EncoderIdentity::of(&name, path, nested).into_diagnostic()
+            EncoderIdentity::of(&name, path, nested).or_advise()
         };
         let config = PrecomputeConfig {
             encoders: [
@@ -122,7 +122,7 @@ impl Precompute {
             ));
         });
         bar.finish_and_clear();
-        let done = done.into_diagnostic()?;
+        let done = done.or_advise()?;
         say!("{} samples encoded", done.samples);
         describe(&done.left_out);
         if done.stopped {
@@ -199,7 +199,7 @@ impl Index {
             bar.set_position(checked as u64)
         });
         bar.finish_and_clear();
-        let index = index.into_diagnostic()?;
+        let index = index.or_advise()?;
         let index = index.ok_or_else(|| miette::miette!("stopped; no index was written"))?;
         report(&self.folder, &index);
         for (reason, count) in &index.rejected {

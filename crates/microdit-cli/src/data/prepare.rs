@@ -1,9 +1,9 @@
 //! `microdit data prepare`: collected pictures into shards.
 
 use super::{counter, describe};
-use crate::{number::real, say, signal::stop_on_signal};
+use crate::{advice::OrAdvise, number::real, say, signal::stop_on_signal};
 use microdit_data::{DatasetCard, PrepareConfig, Prepared, prepare};
-use miette::{IntoDiagnostic, WrapErr};
+use miette::WrapErr;
 use std::path::PathBuf;
 
 /// Filter, clean and pack collected pictures into shards.
@@ -34,7 +34,7 @@ pub(crate) struct Prepare {
 impl Prepare {
     pub(crate) fn run(self) -> miette::Result<()> {
         let text = std::fs::read_to_string(&self.card)
-            .into_diagnostic()
+            .or_advise()
             .wrap_err_with(|| format!("{} could not be read", self.card.display()))?;
         let options = ron::Options::default()
             .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
@@ -58,7 +58,7 @@ impl Prepare {
             index,
             left_out,
             stopped,
-        } = prepared.into_diagnostic()?;
+        } = prepared.or_advise()?;
         let out = self.out.display();
         say!(
             "{out}: {} samples in {} shards, {} MiB",

@@ -185,7 +185,7 @@ fn data_are_what_they_are_and_not_where_they_lie() {
         let output = command(&run, &arguments).output().unwrap();
         fails(
             &output,
-            &["the data of stage unmasked are not those", "Put them back"],
+            &["the data of stage unmasked are not those", "put them back"],
         );
     };
     fs::copy(&golden, shards("there").join("b.tar")).unwrap();

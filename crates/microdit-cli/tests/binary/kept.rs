@@ -141,7 +141,7 @@ fn a_finished_run_vouches_for_its_weights() {
     let more = ["--resume", "--set", "stages.unmasked.steps=9"];
     fails(
         &command(&run, &more).output().unwrap(),
-        &["no checkpoint to go on"],
+        &["no checkpoint to resume"],
     );
     let drawn = draw(&run, folder.path());
     fs::remove_file(run.join("finished.json")).unwrap();

@@ -22,7 +22,7 @@ pub enum PrecomputeError {
     },
     /// A directory of latents was begun with other shards.
     #[error(
-        "{}: this directory was begun with other shards; choose another directory, or say with --update that they were meant to be added, replaced or removed: then what was made of the others stays\n{difference}", path.display()
+        "{}: this directory was begun with other shards\n{difference}", path.display()
     )]
     OtherSources {
         /// The file that says so.
@@ -31,7 +31,7 @@ pub enum PrecomputeError {
         difference: String,
     },
     /// Shards of latents that are not as they were written.
-    #[error("{}: {}; run the same precompute command again", folder.display(), shards.join(", "))]
+    #[error("{}: {}", folder.display(), shards.join(", "))]
     Broken {
         /// The directory.
         folder: PathBuf,
@@ -51,7 +51,7 @@ pub enum PrecomputeError {
     },
     /// Shards are still to be made.
     #[error(
-        "{}: the shards made of {} of {of} sources are missing ({}{}); run the same precompute command again", folder.display(), missing.len(),
+        "{}: the shards made of {} of {of} sources are missing ({}{})", folder.display(), missing.len(),
         missing[..missing.len().min(5)].join(", "), if missing.len() > 5 { ", ..." } else { "" }
     )]
     Unfinished {

@@ -287,7 +287,7 @@ mod tests {
         let refused = |sources: &[(&str, &str)], part: &str| {
             let error = settle(sources, false).unwrap_err();
             assert!(
-                error.contains(part) && error.contains("--update"),
+                error.contains(part) && error.contains("other shards"),
                 "{error}"
             );
         };

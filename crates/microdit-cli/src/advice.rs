@@ -1,0 +1,147 @@
+//! The way out of an error: libraries say what is wrong, and know no command line.
+
+use microdit_data::DataError;
+use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
+use miette::{Diagnostic, Report};
+use std::{error::Error, fmt};
+
+/// A library's result as the command's.
+pub(crate) trait OrAdvise<T> {
+    /// The error with advice on what to type instead, where there is any.
+    fn or_advise(self) -> miette::Result<T>;
+}
+
+impl<T, E: Error + Send + Sync + 'static> OrAdvise<T> for Result<T, E> {
+    fn or_advise(self) -> miette::Result<T> {
+        self.map_err(|error| {
+            let advice = advice(&error);
+            let error = Box::new(error);
+            Report::new(Advised { error, advice })
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Advised {
+    error: Box<dyn Error + Send + Sync>,
+    advice: Option<&'static str>,
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Advised {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl Diagnostic for Advised {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.advice.map(|advice| Box::new(advice) as _)
+    }
+}
+
+fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref() {
+        return on_training(error);
+    }
+    if let Some(error) = error.downcast_ref() {
+        return on_precomputation(error);
+    }
+    error.downcast_ref().and_then(on_data)
+}
+
+/// How much damage `microdit data` allows.
+pub(crate) const MAX_DAMAGE: &str = "--max-damage sets the share that is allowed";
+
+fn on_data(error: &DataError) -> Option<&'static str> {
+    Some(match error {
+        DataError::TooDamaged { .. } => {
+            "`microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage"
+        }
+        DataError::TooMuchDamage { .. } => MAX_DAMAGE,
+        _ => return None,
+    })
+}
+
+fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {
+    Some(match error {
+        PrecomputeError::Data(error) => return on_data(error),
+        PrecomputeError::OtherSources { .. } => {
+            "choose another directory, or say with --update that they were meant to be added, replaced or removed: then what \
+             was made of the others stays"
+        }
+        PrecomputeError::Broken { .. } | PrecomputeError::Unfinished { .. } => {
+            "run the same precompute command again"
+        }
+        _ => return None,
+    })
+}
+
+fn on_training(error: &TrainError) -> Option<&'static str> {
+    Some(match error {
+        TrainError::Data(error) => return on_data(error),
+        TrainError::RunExists(_) => {
+            "continue it with --resume, choose another directory with --run, or remove it"
+        }
+        TrainError::RunBusy(_) => "wait for it, or choose another directory with --run",
+        TrainError::NoRun { .. } => "give the directory that `microdit train` wrote",
+        TrainError::NoCheckpoint { .. } => {
+            "put one back into it, or choose another directory with --run"
+        }
+        TrainError::NoOwnRecipe(_) => "put it back, or go on with the one given by --allow-changes",
+        TrainError::OtherRecipe { .. } => {
+            "give the recipe the run was begun with, another directory with --run, or go on all the same with --allow-changes"
+        }
+        TrainError::OtherData { .. } => {
+            "put them back, or begin these at their beginning with --allow-changes"
+        }
+        TrainError::NotFinite { .. } | TrainError::Broken { .. } => {
+            "lower it, then resume with --allow-changes"
+        }
+        TrainError::NodeLost { .. } => "start all nodes again with --resume",
+        TrainError::NoEncoder(EncoderKind::Vae) => {
+            "name it in the recipe (encoders.vae) or with --vae"
+        }
+        TrainError::NoEncoder(EncoderKind::Text) => {
+            "name it in the recipe (encoders.text) or with --text-encoder"
+        }
+        TrainError::TooManyPictures => "lower --count or --place",
+        TrainError::SheetTooLarge { .. } => {
+            "write them one by one with --singles DIR, without --out"
+        }
+        TrainError::InTheWay { .. } => {
+            "choose another directory with --singles, or replace it with --overwrite"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_reaches_what_another_error_holds() {
+        let damage = || DataError::TooMuchDamage {
+            damaged: 2,
+            seen: 3,
+            share: 0.5,
+            reasons: "2 no caption".into(),
+        };
+        let help =
+            |result: miette::Result<()>| result.unwrap_err().help().map(|help| help.to_string());
+        for result in [
+            Err(damage()).or_advise(),
+            Err(TrainError::Data(damage())).or_advise(),
+            Err(PrecomputeError::Data(damage())).or_advise(),
+        ] {
+            assert_eq!(help(result).as_deref(), Some(MAX_DAMAGE));
+        }
+        assert_eq!(help(Err(DataError::Interrupted).or_advise()), None);
+    }
+}
