@@ -7,10 +7,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     Dit,
     diffusion::{
-        Diffusion as _, Edm,
+        Diffusion as _, Edm, Guidance, Point,
         sampler::{Solver, sample},
         schedule::Trajectory,
     },
+    net::{Conditioning, Denoiser as _},
     worker_pool,
 };
 use microdit_benches::normal;
@@ -40,6 +41,8 @@ fn sampler(c: &mut Criterion) {
     let config = &recipe().stages[0].model;
     let dit: Dit<Flex> = config.init(0, &Default::default()).expect("a network");
     let (noise, captions) = (normal(0, [1, 4, 32, 32]), normal(1, [1, 77, 1024]));
+    let conditioning = Conditioning { captions };
+    let (guidance, null) = (Guidance::scale(5.0), conditioning.null());
     let edm = Edm::default();
     let [from, to] = [2.0, 1.0].map(|sigma| edm.at_sigma(sigma));
     let trajectory = Trajectory::new(&[from], to, 2.0);
@@ -49,9 +52,11 @@ fn sampler(c: &mut Criterion) {
         group.bench_function(format!("a step of {name}'s with guidance"), |b| {
             worker_pool::enter(|| {
                 b.iter(|| {
-                    let denoise = |x, point| {
-                        let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
-                        edm.denoise(x, point, network)
+                    let denoise = |x, point: Point| {
+                        let sigma = point.level.sigma();
+                        edm.denoise(x, point, |x, t| {
+                            guidance.predict(&dit, x, t, sigma, &conditioning, &null)
+                        })
                     };
                     black_box(sample(
                         &solver,
@@ -71,19 +76,20 @@ fn checkpoint(c: &mut Criterion) {
     let recipe = recipe();
     let stage = &recipe.stages[0];
     let device = Default::default();
-    let dit: Dit<Tracked> = stage.model.init(0, &device).expect("a network");
-    let loss = dit.forward(
+    let task = stage.task::<Tracked>(0, &device).expect("a network");
+    let captions = Tensor::ones([1, 77, 1024], &device);
+    let output = task.denoiser.image(
         Tensor::ones([1, 4, 32, 32], &device),
         Tensor::ones([1], &device),
-        Tensor::ones([1, 77, 1024], &device),
+        Conditioning { captions },
     );
-    let loss = loss.sum();
-    let grads = Gradients::collect(&dit, &mut loss.backward());
+    let loss = output.sum();
+    let grads = Gradients::collect(&task, &mut loss.backward());
     let mut optimiser = Optimiser::new(stage.optimiser.clone());
-    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, &loss.inner(), 1e-4);
-    let state = State::<Tracked> {
+    let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-4);
+    let state = State {
         progress: Progress::default(),
-        dit,
+        task,
         optimiser,
         emas: Vec::new(),
     };
@@ -104,7 +110,10 @@ fn checkpoint(c: &mut Criterion) {
             let newest = Checkpoint::newest(folder.path())
                 .expect("readable")
                 .expect("one");
-            black_box(newest.load::<Tracked>(stage, 0, &device).expect("a state"))
+            black_box({
+                let task = stage.task::<Tracked>(0, &device).expect("a network");
+                newest.load(stage, task, &device).expect("a state")
+            })
         });
     });
 }

@@ -5,18 +5,18 @@
 //!
 //! With `--features cuda`, `--device cuda` runs it on an NVIDIA GPU; `benches/gpu.sh` does all there is to do on one.
 
-use burn::tensor::backend::AutodiffBackend;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use clap::{Parser, ValueEnum};
 use microdit::{
-    Dit, DitBackend, DitConfig, Masking, MixerConfig, Precision, TokenMask,
+    Dit, DitBackend, DitConfig, Masking, MixerConfig, Precision, TokenMask, TrainBackend,
     diffusion::{
-        Diffusion as _, Edm,
+        Diffusion as _, Edm, Guidance, Point,
         sampler::{Heun, sample},
         schedule::SigmaSchedule,
     },
-    rng::{Purpose, Stream},
+    net::{Conditioning, Denoiser as _},
+    task::{DenoiseConfig, Draws, Noised, Task as _},
     worker_pool,
 };
 use microdit_benches::normal;
@@ -118,23 +118,23 @@ impl Arguments {
 }
 
 /// Trains, and reports each step.
-fn train<B>(
+fn train<B: TrainBackend>(
     arguments: &Arguments,
     config: &DitConfig,
     device: &DeviceOf<B>,
     report: impl Fn(usize, Value),
-) where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
-    let mut dit: Dit<B> = config.init(0, device).expect("the sizes are possible");
-    let mut optimiser = Optimiser::<B::InnerBackend>::new(OptimiserConfig::default());
-    let edm = Edm::default();
-    let (batch, side) = (arguments.batch, config.input_size);
-    let masking = match arguments.mask {
-        0.0 => Masking::None,
-        ratio => Masking::Deferred { ratio },
+) {
+    let settings = DenoiseConfig {
+        masking: match arguments.mask {
+            0.0 => Masking::None,
+            ratio => Masking::Deferred { ratio },
+        },
+        ..DenoiseConfig::default()
     };
+    let network: Dit<B> = config.init(0, device).expect("the sizes are possible");
+    let mut task = settings.init(network).expect("the settings are possible");
+    let mut optimiser = Optimiser::<B::InnerBackend>::new(OptimiserConfig::default());
+    let (batch, side) = (arguments.batch, config.input_size);
     let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
     let flops = microdit::flops::per_image(config, config.tokens(), kept, WORDS);
     let tflop = flops.total() * batch as f64 / 1e12;
@@ -143,30 +143,32 @@ fn train<B>(
         let first = 3 * step as u64;
         let (clean, noise) = (normal(first, image), normal(first + 1, image));
         let captions = normal(first + 2, [batch, WORDS, config.caption_channels]);
-        let draws = Stream::new(0, Purpose::Sigma, step as u64, 0).normal(batch);
-        let sigmas = draws.into_iter().map(|normal| edm.sigma(normal));
-        let rows = edm.rows(&sigmas.map(f64::from).collect::<Vec<_>>());
+        let times = task.times(0..batch, &Draws::of_step(0, step as u64));
         let samples = 0..batch as u64;
-        let mask = TokenMask::draw(masking, config.tokens(), 0, step as u64, samples, device);
-        let mask = mask.as_ref();
+        let (masking, tokens) = (settings.masking, config.tokens());
+        let noised = Noised {
+            clean,
+            noise,
+            rows: task.family().rows(&times),
+            conditioning: Conditioning { captions },
+            keep: TokenMask::draw(masking, tokens, 0, step as u64, samples, device),
+        };
 
         let _awake = B::keep_awake();
         let (started, worked) = (Instant::now(), cpu_seconds());
-        let network = |x, t| dit.forward_tokens(x, t, captions, mask);
-        let loss = edm
-            .loss(clean, noise, &rows, config.patch_size, mask, network)
-            .mean();
+        let output = task.denoiser().predict(task.inputs(&noised));
+        let loss = task.losses(&noised, &output).total().mean();
         // On a device that works on while the host goes ahead, reading the loss waits for it.
         loss.clone().into_scalar();
         let forward = started.elapsed();
         let mut grads = loss.backward();
         B::sync(device).expect("the device works");
         let backward = started.elapsed();
-        let grads = Gradients::collect(&dit, &mut grads);
-        let (updated, norm) = optimiser.step::<B, _>(dit, grads, &loss.inner(), 1e-4);
+        let grads = Gradients::collect(&task, &mut grads);
+        let (updated, norm) = optimiser.step::<B, _>(task, grads, &loss.inner(), 1e-4);
         norm.into_scalar();
         let all = started.elapsed();
-        dit = updated;
+        task = updated;
         let [forward, backward, all] = [forward, backward, all].map(|time| time.as_secs_f64());
         let line = json!({
             "mask": arguments.mask, "seconds": all, "cpu_seconds": cpu_seconds() - worked,
@@ -190,9 +192,13 @@ fn draw<B: DitBackend>(
     let captions = normal::<B, 3>(0, [batch, WORDS, config.caption_channels]);
     let noise = normal(1, [batch, config.in_channels, side, side]);
     let edm = Edm::default();
-    let denoise = |x, point| {
-        let network = |x, t| dit.forward_guided(x, t, captions.clone(), 5.0);
-        edm.denoise(x, point, network)
+    let conditioning = Conditioning { captions };
+    let (guidance, null) = (Guidance::scale(5.0), conditioning.null());
+    let denoise = |x, point: Point| {
+        let sigma = point.level.sigma();
+        edm.denoise(x, point, |x, t| {
+            guidance.predict(&dit, x, t, sigma, &conditioning, &null)
+        })
     };
     let trajectory = SigmaSchedule::default().trajectory(&edm, steps);
     for turn in arguments.turns() {

@@ -6,11 +6,14 @@ use crate::{
     report::Report,
 };
 use burn::tensor::Tensor;
-use microdit::diffusion::{
-    Betas, Density, Diffusion, FlowMatching, FlowWeighting, Guidance, Level, Prediction, Vp,
-    VpTable, VpWeighting,
-    sampler::{Ddim, DpmSolver, Rule, Solver, sample},
-    schedule::{End, Shift, Spacing, TimestepSchedule, Trajectory},
+use microdit::{
+    diffusion::{
+        Betas, Density, Diffusion, FlowMatching, FlowWeighting, Guidance, Level, Prediction, Vp,
+        VpTable, VpWeighting,
+        sampler::{Ddim, DpmSolver, Rule, Solver, sample},
+        schedule::{End, Shift, Spacing, TimestepSchedule, Trajectory},
+    },
+    net::Output,
 };
 use serde_json::Value;
 use std::{cell::RefCell, path::Path};
@@ -388,13 +391,11 @@ fn flow_loss(golden: &Golden, name: &str, settings: &Value, report: &mut Report)
     }
     .float(&device);
     let (clean, noise) = (float("in.x0"), float("in.noise"));
-    let outputs = RefCell::new(Vec::new());
-    let losses = family.loss(clean.clone(), noise.clone(), &rows, 1, None, |x, _| {
-        let factor = |number: &Tensor<Train, 1>| number.clone().reshape([1, 1, 1, 1]);
-        let output = x * factor(&a) + direction.clone() * factor(&b) + time * factor(&c);
-        outputs.borrow_mut().extend(values(output.clone()));
-        microdit::embed::patchify(output, 1)
-    });
+    let (x, _) = family.input(clean.clone(), noise.clone(), &rows);
+    let factor = |number: &Tensor<Train, 1>| number.clone().reshape([1, 1, 1, 1]);
+    let predicted = x * factor(&a) + direction.clone() * factor(&b) + time * factor(&c);
+    let output = Output::all(microdit::embed::patchify(predicted.clone(), 1));
+    let losses = family.loss(&output, clean.clone(), noise.clone(), &rows, 1);
     let loss = losses.clone().mean();
     let grads = loss.backward();
     let weights: Vec<f64> = rows.iter().map(|row| row.weight).collect();
@@ -418,7 +419,7 @@ fn flow_loss(golden: &Golden, name: &str, settings: &Value, report: &mut Report)
         values(family.noisy(clean.clone(), noise.clone(), &rows)),
     );
     check("target", values(family.target(clean, noise, &rows)));
-    check("pred", outputs.into_inner());
+    check("pred", values(predicted));
     check("loss_per_sample", unweighted.collect());
     check("weight", weights);
     check("loss", values(loss));

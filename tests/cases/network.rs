@@ -7,8 +7,12 @@ use crate::{
 };
 use burn::tensor::Tensor;
 use microdit::{
-    Conditioning, Dit, MaskStage, TokenMask, block::DitBlock, embed::unpatchify,
+    Condition, Dit, MaskStage, TokenMask,
+    block::DitBlock,
+    diffusion::Guidance,
+    embed::unpatchify,
     feed_forward::FeedForward,
+    net::{Conditioning, Denoiser as _, Inputs, Selection},
 };
 use std::path::Path;
 
@@ -120,7 +124,7 @@ impl Stages<'_> {
         &mut self,
         dit: &Dit<Inner>,
         x: Tensor<Inner, 3>,
-        condition: &Conditioning<Inner>,
+        condition: &Condition<Inner>,
         mask: Option<&TokenMask<Inner>>,
     ) -> Tensor<Inner, 3> {
         let drop = |x| match mask {
@@ -155,7 +159,9 @@ pub(super) fn dit_forward(path: &Path, report: &mut Report) {
     let input = || {
         (
             golden.get("in.x").float::<Inner, 4>(&device),
-            golden.get("in.y").captions::<Inner>(&device),
+            Conditioning {
+                captions: golden.get("in.y").captions::<Inner>(&device),
+            },
         )
     };
     let t = golden.get("in.t").float::<Inner, 1>(&device);
@@ -165,13 +171,14 @@ pub(super) fn dit_forward(path: &Path, report: &mut Report) {
     };
     stages.run(&dit, None);
     let (x, y) = input();
-    stages.check("sample", dit.forward(x, t.clone(), y));
+    stages.check("sample", dit.image(x, t.clone(), y));
     let (x, y) = input();
     let t1 = golden.get("in.t1").float::<Inner, 1>(&device);
-    stages.check("sample_t1", dit.forward(x, t1, y));
+    stages.check("sample_t1", dit.image(x, t1, y));
     let (x, y) = input();
     let scale = golden.get("in.cfg").data[0];
-    stages.check("sample_cfg", dit.forward_guided(x, t, y, scale));
+    let guided = Guidance::scale(scale).predict(&dit, x, t, 1.0, &y, &y.null());
+    stages.check("sample_cfg", guided);
 }
 
 /// The forward pass with tokens dropped between mixer and backbone.
@@ -198,8 +205,19 @@ pub(super) fn dit_masked(path: &Path, report: &mut Report) {
     stages.run(&dit, Some(&mask));
     let x = golden.get("in.x").float::<Inner, 4>(&device);
     let t = golden.get("in.t").float::<Inner, 1>(&device);
-    let y = golden.get("in.y").captions::<Inner>(&device);
-    let out = dit.forward_tokens(x.clone(), t.clone(), y.clone(), Some(&mask));
-    stages.check("sample", unpatchify(mask.scatter(out), dit.patch_size()));
-    stages.check("sample_unmasked", dit.forward(x, t, y));
+    let y = Conditioning {
+        captions: golden.get("in.y").captions::<Inner>(&device),
+    };
+    let [_, _, height, width] = x.dims();
+    let out = dit.predict(Inputs {
+        selection: Selection {
+            keep: Some(mask.clone()),
+            ..Selection::all()
+        },
+        ..Inputs::new(x.clone(), t.clone(), y.clone())
+    });
+    let whole = mask.scatter(out.patches);
+    let whole = unpatchify(whole, dit.patch_size(), [height, width]);
+    stages.check("sample", whole);
+    stages.check("sample_unmasked", dit.image(x, t, y));
 }

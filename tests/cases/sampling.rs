@@ -5,10 +5,13 @@ use crate::{
     golden::{Golden, values},
     report::Report,
 };
-use microdit::diffusion::{
-    Diffusion as _, Edm,
-    sampler::{Churn, Heun, sample},
-    schedule::SigmaSchedule,
+use microdit::{
+    diffusion::{
+        Diffusion as _, Edm, Guidance,
+        sampler::{Churn, Heun, sample},
+        schedule::SigmaSchedule,
+    },
+    net::Conditioning,
 };
 use std::{cell::RefCell, path::Path};
 
@@ -35,7 +38,9 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
         sigma_max: golden.number("sigma_max"),
         rho: golden.number("rho"),
     };
-    let y = golden.get("in.y").captions::<Inner>(&device);
+    let y = Conditioning {
+        captions: golden.get("in.y").captions::<Inner>(&device),
+    };
     for (steps, expected) in golden.with_prefix("out.t_steps_") {
         let steps: usize = steps.parse().expect("t_steps_ ends in a number of steps");
         // f64 throughout: only the rounding of two powers may differ.
@@ -74,8 +79,10 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
             &trajectory,
             noise.float::<Inner, 4>(&device) * trajectory.start,
             |x, point| {
-                let network = |x, t| dit.forward_guided(x, t, y.clone(), scale);
-                let denoised = edm.denoise(x, point, network);
+                let sigma = point.level.sigma();
+                let denoised = edm.denoise(x, point, |x, t| {
+                    Guidance::scale(scale).predict(&dit, x, t, sigma, &y, &y.null())
+                });
                 evaluated.borrow_mut().push(point.time);
                 estimates.borrow_mut().extend(values(denoised.clone()));
                 denoised

@@ -90,7 +90,7 @@ pub(super) fn pos_embed(path: &Path, report: &mut Report) {
         // The coordinates are scaled by base / grid, which the model always has at 1.
         let interp = number("pos_interp_scale") * number("grid") / number("base_size");
         let found: Vec<f64> =
-            sincos_positions(number("dim") as usize, number("grid") as usize, interp)
+            sincos_positions(number("dim") as usize, [number("grid") as usize; 2], interp)
                 .into_iter()
                 .map(f64::from)
                 .collect();

@@ -8,13 +8,16 @@ use crate::{
 use burn::{module::AutodiffModule, tensor::Tensor};
 use microdit::{
     Dit, MaskStage, Masking, TokenMask,
-    diffusion::{Diffusion as _, Edm, Row},
+    diffusion::{Diffusion as _, DiffusionConfig, Edm, Row},
     embed::unpatchify,
+    net::{Conditioning, Denoiser as _, Inputs, Selection},
+    task::{Denoise, DenoiseConfig, Noised, Task as _},
     weights::StateDict,
 };
 use microdit_train::{
     optim::{Gradients, Moments, Optimiser, OptimiserConfig},
     schedule::{Curve, Schedule},
+    step::{self, Computed},
 };
 use std::path::Path;
 
@@ -31,10 +34,13 @@ const WEIGHT_OUTLIERS: f64 = 8.0;
 /// Moments in the L2 norm, relative to their own.
 const MOMENT: f64 = 1e-4;
 
-/// A golden file's network, diffusion and mask.
+/// What is trained.
+type Network = Denoise<Train, Dit<Train>>;
+
+/// A golden file's task, diffusion and mask.
 struct Setup {
     golden: Golden,
-    dit: Dit<Train>,
+    task: Network,
     edm: Edm,
     masking: Masking,
     tokens: usize,
@@ -53,15 +59,19 @@ impl Setup {
     fn open(path: &Path) -> Self {
         let golden = Golden::open(&path.with_extension("safetensors"));
         let device = Default::default();
-        let dit = golden.load(&device);
         let edm = Edm {
             sigma_data: golden.number("sigma_data"),
             p_mean: golden.number("P_mean"),
             p_std: golden.number("P_std"),
         };
         let ratio = golden.number("mask_ratio");
+        let settings = DenoiseConfig {
+            diffusion: DiffusionConfig::Edm(edm),
+            ..DenoiseConfig::default()
+        };
+        let task = settings.init(golden.load(&device));
         Self {
-            dit,
+            task: task.expect("the file's settings are possible"),
             edm,
             masking: Masking::Deferred { ratio },
             tokens: golden.dit().tokens(),
@@ -93,19 +103,18 @@ impl Setup {
         })
     }
 
-    /// Loss of each sample.
-    fn loss(&self, dit: &Dit<Train>, batch: &Batch, masking: Masking) -> Tensor<Train, 1> {
+    /// A batch that is ready for the network.
+    fn noised(&self, batch: &Batch, masking: Masking) -> Noised<Train> {
         let device = Default::default();
-        let mask = self.mask(&batch.mask_noise, masking);
-        let y = batch.y.captions(&device);
-        self.edm.loss(
-            batch.x.float(&device),
-            batch.noise.float(&device),
-            &self.rows(&batch.normal),
-            dit.patch_size(),
-            mask.as_ref(),
-            |x, t| dit.forward_tokens(x, t, y, mask.as_ref()),
-        )
+        Noised {
+            clean: batch.x.float(&device),
+            noise: batch.noise.float(&device),
+            rows: self.rows(&batch.normal),
+            conditioning: Conditioning {
+                captions: batch.y.captions(&device),
+            },
+            keep: self.mask(&batch.mask_noise, masking),
+        }
     }
 }
 
@@ -136,8 +145,9 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
     preconditioning(&setup, &batch, report);
     for (name, masking) in [("unmasked", Masking::None), ("masked", setup.masking)] {
         outputs(&setup, &batch, name, masking, report);
-        let losses = setup.loss(&setup.dit, &batch, masking);
-        let loss = losses.clone().mean();
+        let noised = setup.noised(&batch, masking);
+        let output = setup.task.denoiser().predict(setup.task.inputs(&noised));
+        let losses = setup.task.losses(&noised, &output).total();
         let expected = golden.get(&format!("out.{name}.loss_per_sample"));
         report.close(
             format!("{name}.loss_per_sample"),
@@ -145,31 +155,45 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
             expected,
             LOSS * expected.max_abs(),
         );
-        let expected = golden.get(&format!("out.{name}.loss"));
-        report.close(
-            format!("{name}.loss"),
-            &values(loss.clone()),
-            expected,
-            LOSS * expected.max_abs(),
-        );
-
-        let grads = Gradients::collect(&setup.dit, &mut loss.backward());
-        let global = golden.get(&format!("out.{name}.grad_norm"));
-        let found = values(grads.norm())[0];
-        report.close(
-            format!("{name}.grad_norm"),
-            &[found],
-            global,
-            GRADIENT * global.max_abs(),
-        );
-        let floor = 1e-4 * global.max_abs();
-        for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
-            let found = grads.iter().find(|(name, _)| *name == parameter);
-            let error = found.map_or(f64::INFINITY, |(_, grad)| {
-                distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
-            });
-            report.at_most(format!("grad.{name}.{parameter}"), error, GRADIENT);
+        // Recorded as a whole, and computed again segment by segment.
+        for (recompute, way) in [(false, ""), (true, ".recomputed")] {
+            let count = batch.normal.data.len();
+            let computed = step::of_prepared(&setup.task, &noised, count, recompute);
+            let expected = golden.get(&format!("out.{name}.loss"));
+            report.close(
+                format!("{name}.loss{way}"),
+                &values(computed.loss()),
+                expected,
+                LOSS * expected.max_abs(),
+            );
+            gradients(golden, name, way, &computed.grads, report);
         }
+    }
+}
+
+/// Compares gradients of a loss, and their norm.
+fn gradients(
+    golden: &Golden,
+    name: &str,
+    way: &str,
+    grads: &Gradients<Inner>,
+    report: &mut Report,
+) {
+    let global = golden.get(&format!("out.{name}.grad_norm"));
+    let found = values(grads.norm())[0];
+    report.close(
+        format!("{name}.grad_norm{way}"),
+        &[found],
+        global,
+        GRADIENT * global.max_abs(),
+    );
+    let floor = 1e-4 * global.max_abs();
+    for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
+        let found = grads.iter().find(|(name, _)| *name == parameter);
+        let error = found.map_or(f64::INFINITY, |(_, grad)| {
+            distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
+        });
+        report.at_most(format!("grad.{name}.{parameter}{way}"), error, GRADIENT);
     }
 }
 
@@ -211,13 +235,21 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
     let net_in = golden.get("out.net_in").float::<Train, 4>(&device);
     let c_noise = golden.get("out.c_noise").float::<Train, 1>(&device);
     let mask = setup.mask(&batch.mask_noise, masking);
-    let y = batch.y.captions(&device);
-    let tokens = setup.dit.forward_tokens(net_in, c_noise, y, mask.as_ref());
+    let [_, _, height, width] = net_in.dims();
+    let captions = batch.y.captions(&device);
+    let output = setup.task.denoiser.predict(Inputs {
+        selection: Selection {
+            keep: mask.clone(),
+            ..Selection::all()
+        },
+        ..Inputs::new(net_in, c_noise, Conditioning { captions })
+    });
     let whole = match &mask {
-        Some(mask) => mask.scatter(tokens),
-        None => tokens,
+        Some(mask) => mask.scatter(output.patches),
+        None => output.patches,
     };
-    let f = values(unpatchify(whole, setup.dit.patch_size()));
+    let patch = setup.task.denoiser.patch_size();
+    let f = values(unpatchify(whole, patch, [height, width]));
     let expected = golden.get(&format!("out.{name}.F"));
     report.close(format!("{name}.F"), &f, expected, 2e-5 * expected.max_abs());
     let rows = setup.rows(&batch.normal);
@@ -249,8 +281,8 @@ fn optimiser(golden: &Golden) -> OptimiserConfig {
 }
 
 /// Compares weights under `prefix`.
-fn weights(golden: &Golden, prefix: &str, dit: &Dit<Train>, report: &mut Report) {
-    let state = StateDict::from_module(&dit.valid());
+fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
+    let state = StateDict::from_module(&task.valid());
     let (mut sum, mut count, mut outliers) = (0.0, 0.0, 0.0);
     for (name, expected) in golden.with_prefix(prefix) {
         let found = state
@@ -305,7 +337,7 @@ fn moments(golden: &Golden, optimiser: &Optimiser<Inner>, report: &mut Report) {
 pub(super) fn train_steps(path: &Path, report: &mut Report) {
     let setup = Setup::open(path);
     let golden = &setup.golden;
-    let mut dit = setup.dit.clone();
+    let mut task = setup.task.clone();
     let mut adamw = Optimiser::new(optimiser(golden));
     let steps = golden.get("in.x").shape[0];
     for step in 0..steps {
@@ -335,22 +367,24 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
             &expected,
             1e-6 * expected.max_abs(),
         );
-        let loss = setup.loss(&dit, &batch, setup.masking).mean();
+        let noised = setup.noised(&batch, setup.masking);
+        let count = batch.normal.data.len();
+        let computed = step::of_prepared(&task, &noised, count, false);
+        let loss = computed.loss();
         let expected = golden.get("out.loss").data[step];
         let found = values(loss.clone())[0];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
-        let grads = Gradients::collect(&dit, &mut loss.backward());
         let lr = golden.get("in.lr").data[step];
-        let (updated, norm) = adamw.step::<Train, _>(dit, grads, &loss.inner(), lr);
-        dit = updated;
+        let (updated, norm) = adamw.step::<Train, _>(task, computed.grads, &loss, lr);
+        task = updated;
         let expected = golden.get("out.grad_norm").data[step];
         let error = (values(norm)[0] / expected - 1.0).abs();
         report.at_most(format!("grad_norm.{step}"), error, GRADIENT);
         if step == 0 {
-            weights(golden, "out.step1.", &dit, report);
+            weights(golden, "out.step1.", &task, report);
         }
     }
-    weights(golden, "out.final.", &dit, report);
+    weights(golden, "out.final.", &task, report);
     moments(golden, &adamw, report);
 }
 
@@ -373,14 +407,13 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
         },
         one_batch_lag: true,
     };
-    let mut dit = setup.dit.clone();
+    let mut task = setup.task.clone();
     let mut adamw = Optimiser::new(optimiser(golden));
     for step in 0..size("batches") {
         let lr = adamw.config().lr * schedule.multiplier(step as u64);
         let expected = golden.get("out.lr").data[step];
         report.at_most(format!("lr.{step}"), (lr - expected).abs(), 1e-15);
         let first = step * size("batch_size");
-        // The mean over equal micro-batches, divided before it is summed, is the mean over the batch.
         let count = size("batch_size") / size("microbatch");
         let parts = (0..count).map(|part| {
             let start = first + part * size("microbatch");
@@ -392,18 +425,17 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
                 noise: at("in.noise"),
                 mask_noise: at("in.mask_noise"),
             };
-            let loss = setup.loss(&dit, &batch, setup.masking).mean() / count as f64;
-            let value = values(loss.clone())[0];
-            (value, Gradients::collect(&dit, &mut loss.backward()))
+            let noised = setup.noised(&batch, setup.masking);
+            step::of_prepared(&task, &noised, size("batch_size"), false)
         });
-        let (found, grads) = parts
-            .reduce(|(loss, grads), (part, more)| (loss + part, grads.plus(more)))
-            .expect("a batch has a micro-batch");
+        let computed = parts.reduce(Computed::plus);
+        let computed = computed.expect("a batch has a micro-batch");
+        let loss = computed.loss();
+        let found = values(loss.clone())[0];
         let expected = golden.get("out.loss").data[step];
         report.at_most(format!("loss.{step}"), (found / expected - 1.0).abs(), LOSS);
-        let loss = Tensor::from_floats([found as f32], &Default::default());
-        (dit, _) = adamw.step::<Train, _>(dit, grads, &loss, lr);
+        (task, _) = adamw.step::<Train, _>(task, computed.grads, &loss, lr);
     }
-    weights(golden, "out.final.", &dit, report);
+    weights(golden, "out.final.", &task, report);
     moments(golden, &adamw, report);
 }

@@ -11,7 +11,7 @@ use microdit::{
     DitBackend,
     weights::{StateDict, TrainerCheckpoint, WeightsFile},
 };
-use microdit_train::{Recipe, beginnings::take_over, run::RunDir};
+use microdit_train::{Recipe, beginnings::take_over, recipe::Stage, run::RunDir};
 use miette::WrapErr;
 use std::{
     collections::HashMap,
@@ -95,7 +95,12 @@ impl Convert {
         if !checkpoint.unread.is_empty() {
             say!("left unread: {}", checkpoint.unread.join(", "));
         }
-        let state = take_over::<Autodiff<B>>(recipe, checkpoint, &Default::default());
+        let state = take_over(
+            recipe,
+            checkpoint,
+            &Stage::task::<Autodiff<B>>,
+            &Default::default(),
+        );
         let state = state.or_advise()?;
         let progress = state.progress.clone();
         let run = RunDir::enter(run, false).or_advise()?;

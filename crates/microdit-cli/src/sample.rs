@@ -9,12 +9,16 @@ use crate::{
 };
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use microdit::{DitBackend, DitConfig, diffusion::Edm};
+use microdit::{
+    Dit, DitBackend, DitConfig,
+    diffusion::{DiffusionConfig, Guidance},
+    net::Denoiser,
+};
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     encoders::Encoders,
     recipe::{EncoderConfig, SamplingConfig},
-    sampling::{Drawing, Drawn, Order, Painter, read_prompts},
+    sampling::{Drawing, Drawn, Order, Pipeline, read_prompts},
 };
 use miette::miette;
 use std::{
@@ -65,7 +69,7 @@ pub(crate) struct Sample {
     #[arg(long, value_parser = whole(SamplingConfig::STEPS))]
     steps: Option<usize>,
     /// Classifier-free guidance scale; 1 is none [default: the recipe's, or 5]
-    #[arg(long, value_parser = real(SamplingConfig::GUIDANCE))]
+    #[arg(long, value_parser = real(Guidance::SCALES))]
     guidance: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
@@ -133,15 +137,16 @@ impl Sample {
             text: self.text_encoder.clone(),
         };
         let encoders = Encoders::open(&named, &device).or_advise()?;
-        let (painter, mut settings) = match (&self.run, &self.weights) {
+        let (pipeline, mut settings) = match (&self.run, &self.weights) {
             (Some(run), _) => {
-                let (painter, recipe) = Painter::<B>::load(run, encoders, device).or_advise()?;
-                (painter, recipe.run.sampling)
+                let (pipeline, recipe) =
+                    Pipeline::<B, _>::load(run, encoders, device).or_advise()?;
+                (pipeline, recipe.run.sampling)
             }
             (None, Some(weights)) => {
                 let weights = locate(weights).or_advise()?;
-                let painter = self.painter(&weights, &encoders, device)?;
-                (painter, SamplingConfig::default())
+                let pipeline = self.pipeline(&weights, &encoders, device)?;
+                (pipeline, SamplingConfig::default())
             }
             (None, None) => unreachable!("clap requires one of them"),
         };
@@ -167,7 +172,7 @@ impl Sample {
         };
         if order.sheet.is_none() {
             let sheet = Path::new(SHEET);
-            match order.sheet_fits(painter.size(), sheet) {
+            match order.sheet_fits(pipeline.size(), sheet) {
                 Err(reason) if order.singles.is_some() => say!("no sheet: {reason}"),
                 fits => {
                     fits.or_advise()?;
@@ -175,21 +180,21 @@ impl Sample {
                 }
             }
         }
-        painter.warn_of_cuts(&settings.prompts);
+        pipeline.warn_of_cuts(&settings.prompts);
         let stop = stop_soon_on_signal(match order.singles {
             Some(_) => "stopping; what is drawn is kept",
             None => "stopping; nothing is kept without --singles",
         })?;
-        let drawn = draw(&painter, order, &stop)?;
+        let drawn = draw(&pipeline, order, &stop)?;
         describe(&order, &drawn)
     }
 
-    fn painter<B: DitBackend>(
+    fn pipeline<B: DitBackend>(
         &self,
         weights: &Path,
         encoders: &Encoders<B>,
         device: B::Device,
-    ) -> miette::Result<Painter<B>> {
+    ) -> miette::Result<Pipeline<B, Dit<B>>> {
         let vae = encoders.vae().or_advise()?;
         let shrink = vae.shrinks_by();
         if self.size == 0 || !self.size.is_multiple_of(shrink) {
@@ -201,17 +206,18 @@ impl Sample {
         let model = self
             .model
             .config(self.size, self.size / shrink, vae.latent_channels());
-        Painter::of_weights(weights, model, Edm::default(), encoders, device).or_advise()
+        Pipeline::of_weights(weights, model, DiffusionConfig::default(), encoders, device)
+            .or_advise()
     }
 }
 
 /// Draws behind a progress bar, or with a line now and then.
-pub(crate) fn draw<B: DitBackend>(
-    painter: &Painter<B>,
+pub(crate) fn draw<B: DitBackend, D: Denoiser<B>>(
+    pipeline: &Pipeline<B, D>,
     order: Order<'_>,
     stop: &AtomicBool,
 ) -> miette::Result<Drawn> {
-    let drawing = Drawing::new(painter, order).or_advise()?;
+    let drawing = Drawing::new(pipeline, order).or_advise()?;
     let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(drawing.steps()).with_style(style);

@@ -15,9 +15,10 @@ use microdit_train::{
     encoders::Encoders,
     nodes::{Nodes, NodesConfig},
     plan::Gpu,
+    recipe::Stage,
     room::require_room,
     run::{Metrics, RunDir},
-    sampling::{Order, Painter, warn_of_long_prompts},
+    sampling::{Order, Pipeline, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
 use miette::miette;
@@ -119,8 +120,14 @@ impl Train {
         };
         let nodes = nodes.map(Nodes::join).transpose().or_advise()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
-        let training = Training::<Autodiff<B>>::open(&recipe, &run, &devices, self.allow_changes)
-            .or_advise()?;
+        let training = Training::open(
+            &recipe,
+            &run,
+            &devices,
+            self.allow_changes,
+            &Stage::task::<Autodiff<B>>,
+        )
+        .or_advise()?;
         say!("training {} into {}", recipe.run.name, path.display());
         if let Some(step) = training.resumes_after() {
             say!("resuming after step {step}");
@@ -198,9 +205,9 @@ impl Train {
             singles: None,
             overwrite: false,
         };
-        let drawn = Painter::<B>::load(&path, Encoders::default(), devices[0].clone())
+        let drawn = Pipeline::<B, _>::load(&path, Encoders::default(), devices[0].clone())
             .or_advise()
-            .and_then(|(painter, _)| draw(&painter, order, &stop));
+            .and_then(|(pipeline, _)| draw(&pipeline, order, &stop));
         match drawn {
             Ok(drawn) if drawn.stopped => say!(
                 "its pictures were not drawn; microdit sample --run {} draws them",
@@ -319,6 +326,7 @@ mod tests {
             lr: 0.0,
             images_per_second,
             images,
+            terms: Default::default(),
             broken: 0,
             hours: 0.0,
             mfu: None,

@@ -1,6 +1,7 @@
 //! What stands around the network: frozen networks from published weights - image autoencoders and text encoders -
 //! and, for runs without any download, their built-in stand-ins.
 
+mod codec;
 mod contact_sheet;
 mod cut;
 mod hashed_words;
@@ -13,6 +14,7 @@ pub mod vae;
 mod weights;
 
 pub use self::png::{PictureFormat, read_labels, save_picture};
+pub use codec::{Codec, Conditioner};
 pub use contact_sheet::{ContactSheet, contact_sheet};
 pub use cut::Cut;
 pub use hashed_words::HashedWords;

@@ -5,52 +5,47 @@ use crate::{
     error::TrainError,
     optim::{Moments, Optimiser},
     recipe::{Handed, Recipe, Stage},
+    trainer::Build,
 };
-use burn::{
-    module::AutodiffModule,
-    tensor::{Tensor, TensorData, backend::AutodiffBackend},
-};
+use burn::tensor::{Tensor, TensorData};
 use microdit::{
-    DitBackend,
+    TrainBackend,
     ema::Ema,
+    task::TrainTask,
     weights::{StateDict, TrainerCheckpoint},
 };
 use microdit_data::Position;
 use std::sync::Arc;
 
 /// A run that has not taken a step.
-pub(crate) fn fresh<B>(recipe: &Recipe, device: &B::Device) -> Result<State<B>, TrainError>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
+    recipe: &Recipe,
+    build: &Build<B, T>,
+    device: &B::Device,
+) -> Result<State<B, T>, TrainError> {
     let stage = &recipe.stages[0];
     Ok(State {
         progress: Progress::default(),
-        dit: stage.model.init(recipe.run.seed, device)?,
+        task: build(stage, recipe.run.seed, device)?,
         optimiser: Optimiser::new(stage.optimiser.clone()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }
 
-/// The state in which the next stage begins.
-pub(crate) fn hand_over<B>(
-    state: State<B>,
+/// The state in which the next stage begins, whose untrained task is `task`.
+pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
+    state: State<B, T>,
     stage: &Stage,
-    seed: u64,
+    task: T,
     device: &B::Device,
-) -> Result<State<B>, TrainError>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+) -> Result<State<B, T>, TrainError> {
     let average = state.emas.first().and_then(Ema::average);
     let weights = match (stage.hand_over.weights, average) {
         (Handed::Ema, Some(average)) => StateDict::from_module(average),
-        _ => StateDict::from_module(&state.dit.valid()),
+        _ => StateDict::from_module(&state.task.valid()),
     };
     // A new network, because positions belong to a resolution.
-    let dit = weights.load_into(stage.model.init::<B>(seed, device)?, device)?;
+    let task = weights.load_into(task, device)?;
     let old = state.optimiser;
     let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
         let (steps, moments) = (old.steps(), old.into_moments());
@@ -65,7 +60,7 @@ where
             optimiser_steps: optimiser.steps(),
             ..state.progress
         },
-        dit,
+        task,
         optimiser,
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
@@ -76,15 +71,12 @@ where
 ///
 /// # Errors
 /// If the checkpoint does not fit the recipe's network, or has trained for longer than the recipe does.
-pub fn take_over<B>(
+pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
     recipe: &Recipe,
     checkpoint: TrainerCheckpoint,
+    build: &Build<B, T>,
     device: &B::Device,
-) -> Result<State<B>, TrainError>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+) -> Result<State<B, T>, TrainError> {
     let (mut index, mut stage_step) = (0, checkpoint.batches);
     while stage_step > recipe.stages[index].steps && index + 1 < recipe.stages.len() {
         stage_step -= recipe.stages[index].steps;
@@ -97,9 +89,9 @@ where
             steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
         });
     }
-    let network = stage.model.init::<B>(recipe.run.seed, device)?;
+    let untrained = build(stage, recipe.run.seed, device)?;
     // Their shapes are those of the weights they were read with, which are checked against the network's here.
-    let dit = checkpoint.weights.load_into(network, device)?;
+    let task = checkpoint.weights.load_into(untrained, device)?;
     let flat = |data: Arc<TensorData>| {
         let mut data = Arc::unwrap_or_clone(data);
         data.shape = [data.num_elements()].into();
@@ -124,7 +116,7 @@ where
             optimiser_steps: steps,
             seconds: 0.0,
         },
-        dit,
+        task,
         optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })

@@ -37,6 +37,9 @@ pub enum TrainError {
     /// The sizes of the network contradict each other.
     #[error(transparent)]
     Config(#[from] microdit::ConfigError),
+    /// A setting outside of its range.
+    #[error(transparent)]
+    Range(#[from] microdit::range::OutOfRange),
     /// A checkpoint could not be read, written, or does not fit the network.
     #[error(transparent)]
     Weights(#[from] microdit::weights::WeightsError),

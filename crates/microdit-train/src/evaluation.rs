@@ -1,13 +1,17 @@
 //! The loss on held-out samples, always with the same noise, so that curves can be compared across steps and runs.
 
 use crate::{
+    batch::StageBatch,
     error::TrainError,
-    objective::Objective,
     recipe::{EvaluationConfig, MAX_IMAGES, Recipe, Stage},
     source,
 };
 use burn::tensor::backend::Backend;
-use microdit::{Dit, DitBackend, Masking};
+use microdit::{
+    DitBackend,
+    net::Denoiser as _,
+    task::{Draws, Task},
+};
 use microdit_data::{Batch, Position};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,23 +56,23 @@ impl<'a, B: DitBackend> Evaluation<'a, B> {
         let Some(batch) = loader.next_batch_or_stop(stop)? else {
             return Ok(None);
         };
-        // Stages differ in their mask, and a caption that is dropped says nothing about captions.
-        let stage = Stage {
-            masking: Masking::None,
-            captions: stage.captions.without_drop(),
-            ..stage.clone()
-        };
         Ok(Some(Self {
-            stage,
+            stage: stage.clone(),
             seed,
             batch,
             device,
         }))
     }
 
-    /// Mean loss of `dit`, unless `stop` is set before it is known.
-    pub(crate) fn loss(&self, dit: &Dit<B>, stop: &AtomicBool) -> Option<f32> {
-        let objective = Objective::new(&self.stage, self.seed, self.device);
+    /// Mean loss of `task`, unless `stop` is set before it is known.
+    pub(crate) fn loss(&self, task: &impl Task<B>, stop: &AtomicBool) -> Option<f32> {
+        let batch = StageBatch::new(&self.stage, &self.batch, self.device);
+        // Stages differ in their mask, and a caption that is dropped says nothing about captions.
+        let draws = Draws {
+            seed: self.seed,
+            step: HELD_OUT_STEP,
+            held_out: true,
+        };
         let count = self.batch.keys.len();
         let part = self.stage.micro_batch.unwrap_or(self.stage.batch);
         let mut sum = 0.0;
@@ -77,7 +81,9 @@ impl<'a, B: DitBackend> Evaluation<'a, B> {
                 return None;
             }
             let samples = start..(start + part).min(count);
-            let losses = objective.losses(dit, &self.batch, samples, HELD_OUT_STEP);
+            let prepared = task.prepare(&batch, samples, &draws);
+            let output = task.denoiser().predict(task.inputs(&prepared));
+            let losses = task.losses(&prepared, &output).total();
             losses
                 .into_data()
                 .iter::<f32>()

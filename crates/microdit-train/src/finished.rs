@@ -4,13 +4,12 @@
 //! one. A finished run that goes on to more steps keeps these weights under the name of their step.
 
 use crate::{
-    checkpoint::{Checkpoint, State, save_network},
+    checkpoint::{Checkpoint, State, save_task},
     error::TrainError,
     run::RunDir,
     sealed::{Files, check_contents, seal, sums, unseal},
 };
-use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::{DitBackend, atomic_file, ema::Ema};
+use microdit::{TrainBackend, atomic_file, ema::Ema, task::TrainTask};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -81,20 +80,16 @@ impl RunDir {
     }
 
     /// Writes the final weights, and the marker once they are on the disk as `checkpoint` has them.
-    pub(crate) fn finish<B>(
+    pub(crate) fn finish<B: TrainBackend, T: TrainTask<B>>(
         &self,
-        state: &State<B>,
+        state: &State<B, T>,
         checkpoint: &Checkpoint,
-    ) -> Result<(), TrainError>
-    where
-        B: AutodiffBackend + DitBackend,
-        B::InnerBackend: DitBackend,
-    {
+    ) -> Result<(), TrainError> {
         let step = state.progress.step;
-        save_network(&self.weights(), &state.dit.valid(), step)?;
+        save_task(&self.weights(), &state.task.valid(), step)?;
         let mut names = vec![WEIGHTS.to_owned()];
         if let Some(average) = state.emas.first().and_then(Ema::average) {
-            save_network(&self.ema(), average, step)?;
+            save_task(&self.ema(), average, step)?;
             names.push(AVERAGE.to_owned());
         }
         let files = sums(self.path(), &names)?;

@@ -10,8 +10,11 @@ use std::path::PathBuf;
 pub(crate) struct Pending<B: Backend> {
     pub(crate) step: u64,
     pub(crate) keys: Vec<String>,
-    pub(crate) sigmas: Vec<f32>,
-    pub(crate) loss: Tensor<B, 1>,
+    /// Noise levels by the family's time.
+    pub(crate) times: Vec<f64>,
+    /// The loss, and its terms where there are several.
+    pub(crate) losses: Tensor<B, 1>,
+    pub(crate) terms: Vec<&'static str>,
     pub(crate) grad_norm: Tensor<B, 1>,
 }
 
@@ -19,6 +22,8 @@ pub(crate) struct Pending<B: Backend> {
 pub(crate) struct Settled {
     pub(crate) images: usize,
     loss: f32,
+    /// Its terms where there are several.
+    pub(crate) terms: Vec<(&'static str, f32)>,
     pub(crate) grad_norm: f32,
 }
 
@@ -37,7 +42,7 @@ struct Broken<'a> {
     loss: f32,
     grad_norm: f32,
     keys: &'a [String],
-    sigmas: &'a [f32],
+    times: &'a [f64],
 }
 
 /// Steps since the last line of the log.
@@ -87,14 +92,19 @@ impl<B: Backend> Ledger<B> {
         let pending = std::mem::take(&mut self.pending);
         let numbers = pending
             .iter()
-            .flat_map(|step| [step.loss.clone(), step.grad_norm.clone()])
+            .flat_map(|step| [step.losses.clone(), step.grad_norm.clone()])
             .collect();
         let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
-        let (numbers, _) = numbers.as_chunks::<2>();
-        for (step, &[loss, grad_norm]) in pending.into_iter().zip(numbers) {
+        let mut numbers = numbers.into_iter();
+        for step in pending {
+            let mut next = || numbers.next().expect("as many numbers as were asked for");
+            let loss = next();
+            let terms = step.terms.iter().map(|&name| (name, next())).collect();
+            let grad_norm = next();
             let settled = Settled {
                 images: step.keys.len(),
                 loss,
+                terms,
                 grad_norm,
             };
             if settled.sound_loss().is_some() {
@@ -108,7 +118,7 @@ impl<B: Backend> Ledger<B> {
                     loss,
                     grad_norm,
                     keys: &step.keys,
-                    sigmas: &step.sigmas,
+                    times: &step.times,
                 })?;
                 tracing::warn!(
                     "step {} is left out: loss {loss}, gradient norm {grad_norm}; its batch is in {}",

@@ -1,8 +1,9 @@
 //! From recipe to run: the trainer, its optimiser, schedules, weights and logs.
 
+mod activation_checkpointing;
+mod batch;
 pub mod beginnings;
 pub mod checkpoint;
-mod encode;
 pub mod encoders;
 mod error;
 mod evaluation;
@@ -11,13 +12,11 @@ mod finished;
 mod ledger;
 mod log;
 pub mod nodes;
-mod objective;
 pub mod optim;
 mod parallel;
 pub mod plan;
 pub mod precompute;
 pub mod recipe;
-mod recompute;
 mod resume;
 pub mod room;
 pub mod run;
@@ -25,6 +24,7 @@ pub mod sampling;
 pub mod schedule;
 mod sealed;
 mod source;
+pub mod step;
 pub mod trainer;
 
 pub use error::{EncoderKind, TrainError};

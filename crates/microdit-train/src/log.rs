@@ -4,6 +4,7 @@ use crate::{error::TrainError, events::EventFile};
 use microdit::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
@@ -23,6 +24,9 @@ pub struct Metrics {
     pub stage: String,
     /// Mean loss since the line before, over the steps where it was finite.
     pub loss: f32,
+    /// Its terms, by name, where the task has several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub terms: BTreeMap<String, f32>,
     /// Global gradient norm of the last step, before clipping.
     pub grad_norm: f32,
     /// Learning rate of the last step.

@@ -3,7 +3,7 @@
 //! A star of TCP connections and nothing else: sums have one order, so that a run is the same bit for bit however its
 //! messages were timed, and a node that dies is noticed by the others at their next read.
 
-use crate::{error::TrainError, optim::Gradients, parallel::share};
+use crate::{error::TrainError, optim::Gradients, parallel::share, step::Computed};
 use burn::tensor::{Tensor, TensorData};
 use microdit::DitBackend;
 use std::{
@@ -47,8 +47,7 @@ pub struct Nodes {
 
 /// What the nodes agree on at a step.
 pub(crate) struct Agreed<B: DitBackend> {
-    pub(crate) loss: Tensor<B, 1>,
-    pub(crate) grads: Gradients<B>,
+    pub(crate) computed: Computed<B>,
     /// Whether one of them was asked to stop.
     pub(crate) stop: bool,
 }
@@ -99,17 +98,21 @@ impl Nodes {
     /// Sums loss and gradients over the nodes. All of them call it at the same `step`.
     pub(crate) fn sum<B: DitBackend>(
         &self,
-        loss: Tensor<B, 1>,
-        grads: Gradients<B>,
+        computed: Computed<B>,
         step: u64,
         stop: bool,
     ) -> Result<Agreed<B>, TrainError> {
-        let device = loss.device();
+        let Computed {
+            losses,
+            terms,
+            grads,
+        } = computed;
+        let (device, of_losses) = (losses.device(), losses.dims()[0]);
         let sizes: Vec<(String, usize)> = grads
             .iter()
             .map(|(name, grad)| (name.clone(), grad.dims()[0]))
             .collect();
-        let all = grads.into_tensors().chain([loss]).collect();
+        let all = grads.into_tensors().chain([losses]).collect();
         let mut numbers: Vec<f32> = Tensor::cat(all, 0).into_data().iter().collect();
         let header = Header {
             step,
@@ -130,8 +133,11 @@ impl Nodes {
             })
             .collect();
         Ok(Agreed {
-            loss: summed.narrow(0, start, 1),
-            grads: Gradients::from_tensors(grads),
+            computed: Computed {
+                losses: summed.narrow(0, start, of_losses),
+                terms,
+                grads: Gradients::from_tensors(grads),
+            },
             stop,
         })
     }

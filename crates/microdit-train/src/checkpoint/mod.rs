@@ -6,7 +6,7 @@ mod tensors;
 mod tests;
 
 pub(crate) use shelf::{sync, tidy};
-pub(crate) use tensors::save_network;
+pub(crate) use tensors::save_task;
 
 use crate::{
     error::TrainError,
@@ -15,10 +15,10 @@ use crate::{
     sealed::{Files, Sum, check_contents, has_sizes, seal, sums, unseal},
     source::DataIdentity,
 };
-use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
 use microdit::{
-    Dit, DitBackend,
+    TrainBackend,
     ema::Ema,
+    task::TrainTask,
     weights::{StateDict, WeightsError},
 };
 use microdit_data::Position;
@@ -99,19 +99,15 @@ impl Progress {
 }
 
 /// Everything a run goes on from.
-pub struct State<B: AutodiffBackend>
-where
-    B: DitBackend,
-    B::InnerBackend: DitBackend,
-{
+pub struct State<B: TrainBackend, T: TrainTask<B>> {
     /// How far it is.
     pub progress: Progress,
-    /// The network.
-    pub dit: Dit<B>,
+    /// The task with its networks.
+    pub task: T,
     /// The optimiser with its moments.
     pub optimiser: Optimiser<B::InnerBackend>,
     /// Averages of the weights.
-    pub emas: Vec<Ema<Dit<B::InnerBackend>>>,
+    pub emas: Vec<Ema<T::InnerModule>>,
 }
 
 /// What `state.json` holds.
@@ -133,11 +129,7 @@ pub struct Checkpoint {
     files: Files,
 }
 
-impl<B> State<B>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
     /// Writes the state, whose position is one in `data`, into `checkpoints`, and removes what `config` does not keep. The
     /// new directory appears under its name only when every file in it is on the disk; one of the same step makes way
     /// only then.
@@ -176,10 +168,10 @@ where
 
     fn write(&self, part: &Path, data: Option<&DataIdentity>) -> Result<Files, TrainError> {
         let step = self.progress.step;
-        save_network(&part.join(MODEL), &self.dit.valid(), step)?;
+        save_task(&part.join(MODEL), &self.task.valid(), step)?;
         for (i, ema) in self.emas.iter().enumerate() {
             if let Some(average) = ema.average() {
-                save_network(&part.join(ema_file(i)), average, step)?;
+                save_task(&part.join(ema_file(i)), average, step)?;
             }
         }
         save_moments(&part.join(OPTIMISER), self.optimiser.moments(), step)?;
@@ -204,7 +196,7 @@ where
     pub(crate) fn check_weights(&self) -> Result<(), TrainError> {
         check_finite(
             "the network",
-            &StateDict::from_module(&self.dit.valid()),
+            &StateDict::from_module(&self.task.valid()),
             self.progress.step,
         )
     }
@@ -306,32 +298,27 @@ impl Checkpoint {
         self.folder.join(if has_average { &average } else { MODEL })
     }
 
-    /// Reads the state of a run that was in `stage`.
+    /// Reads the state of a run that was in `stage`, whose untrained task is `task`.
     ///
     /// # Errors
     /// Files that cannot be read, do not fit the stage's network, or hold a value that is not finite.
-    pub fn load<B>(
+    pub fn load<B: TrainBackend, T: TrainTask<B>>(
         &self,
         stage: &Stage,
-        seed: u64,
+        task: T,
         device: &B::Device,
-    ) -> Result<State<B>, TrainError>
-    where
-        B: AutodiffBackend + DitBackend,
-        B::InnerBackend: DitBackend,
-    {
-        let network = stage.model.init::<B>(seed, device)?;
+    ) -> Result<State<B, T>, TrainError> {
         let weights = read_finite(&self.folder.join(MODEL))?;
         let sizes: BTreeMap<String, usize> = weights
             .iter()
             .map(|(name, data)| (name.clone(), data.num_elements()))
             .collect();
-        let dit = weights.load_into(network, device)?;
+        let task = weights.load_into(task, device)?;
         let mut emas = Vec::new();
         for (i, config) in stage.ema.iter().enumerate() {
             let average = if self.files.contains_key(&ema_file(i)) {
                 let file = read_finite(&self.folder.join(ema_file(i)))?;
-                Some(file.load_into(dit.valid(), device)?)
+                Some(file.load_into(task.valid(), device)?)
             } else {
                 None
             };
@@ -344,7 +331,7 @@ impl Checkpoint {
         let steps = self.progress.optimiser_steps;
         Ok(State {
             progress: self.progress.clone(),
-            dit,
+            task,
             optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
             emas,
         })

@@ -3,7 +3,9 @@
 use crate::{error::TrainError, optim::Moments};
 use burn::tensor::{DType, Tensor, TensorData};
 use microdit::{
-    Dit, DitBackend,
+    DitBackend,
+    net::Denoiser as _,
+    task::Task,
     weights::{StateDict, WeightsError},
 };
 use rayon::prelude::*;
@@ -19,23 +21,15 @@ const CHUNK: usize = 1 << 16;
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
 
-/// Writes a network after `step` with the buffers PyTorch's strict loading expects.
-pub(crate) fn save_network<B: DitBackend>(
+/// Writes a task's networks after `step`, with what the reference's strict loading expects beside the parameters.
+pub(crate) fn save_task<B: DitBackend>(
     path: &Path,
-    dit: &Dit<B>,
+    task: &impl Task<B>,
     step: u64,
 ) -> Result<(), TrainError> {
-    let weights = StateDict::from_module(dit);
+    let weights = StateDict::from_module(task);
     check_finite(&name_of(path), &weights, step)?;
-    let patch = dit.final_layer.linear.weight.dims()[0];
-    let buffers = [
-        ("pos_embed".to_owned(), dit.positions().into_data()),
-        (
-            "mask_token".to_owned(),
-            TensorData::new(vec![0f32; patch], [1, 1, patch]),
-        ),
-    ];
-    let weights = weights.with_buffers(buffers);
+    let weights = weights.with_buffers(task.denoiser().buffers());
     Ok(weights.write_safetensors(path, DType::F32, HashMap::new())?)
 }
 

@@ -51,6 +51,11 @@ impl<B: DitBackend> Gradients<B> {
         Self(collect.found)
     }
 
+    /// No gradients.
+    pub(crate) fn none() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// Gradients from elsewhere, flattened.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor<B, 1>)>) -> Self {
         Self(tensors.into_iter().collect())

@@ -158,14 +158,6 @@ impl CaptionConfig {
         *tokens
     }
 
-    /// The same without replacing any by zeros.
-    #[must_use]
-    pub(crate) fn without_drop(mut self) -> Self {
-        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = &mut self;
-        *drop = 0.0;
-        self
-    }
-
     /// Fraction of the captions replaced by zeros.
     pub fn drop(&self) -> f64 {
         let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = self;

@@ -162,7 +162,8 @@ fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError>
 /// Gives a tree its type; an error is told at the line its value came from.
 fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let (text, origins) = node.write();
-    let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
+    let options = ron::Options::default()
+        .with_default_extension(Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES);
     options.from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
         // A line of one value says its key, which the parser's message does not.

@@ -20,7 +20,12 @@ pub use sampling::SamplingConfig;
 pub(crate) use validate::MAX_IMAGES;
 
 use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
-use microdit::{DitConfig, Masking, diffusion::Edm, ema::EmaConfig};
+use microdit::{
+    Dit, DitBackend, DitConfig, Masking,
+    diffusion::DiffusionConfig,
+    ema::EmaConfig,
+    task::{Denoise, DenoiseConfig},
+};
 use serde::{Deserialize, Serialize};
 
 /// A training run.
@@ -48,8 +53,8 @@ pub struct Stage {
     pub hand_over: HandOver,
     /// Sizes of the network; a later stage may change the resolution only.
     pub model: DitConfig,
-    /// Noise distribution and preconditioning.
-    pub diffusion: Edm,
+    /// The diffusion family and its constants.
+    pub diffusion: DiffusionConfig,
     /// Where images and captions come from.
     pub data: DataConfig,
     /// How images become latents.
@@ -97,6 +102,30 @@ pub enum Handed {
     Raw,
     /// The first average, or as trained if there is none yet.
     Ema,
+}
+
+impl Stage {
+    /// What the stage trains, with initial weights drawn from `seed`.
+    ///
+    /// # Errors
+    /// Sizes that are not valid, or a precision the device does not compute in.
+    pub fn task<B: DitBackend>(
+        &self,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Denoise<B, Dit<B>>, TrainError> {
+        let network = self.model.init(seed, device)?;
+        Ok(self.denoise().init(network)?)
+    }
+
+    /// What is drawn for a sample, and by which diffusion it is noised.
+    pub fn denoise(&self) -> DenoiseConfig {
+        DenoiseConfig {
+            diffusion: self.diffusion,
+            masking: self.masking,
+            caption_drop: self.captions.drop(),
+        }
+    }
 }
 
 impl Recipe {

@@ -1,7 +1,11 @@
 //! What is drawn.
 
 use microdit::{
-    diffusion::{sampler::Solver, schedule::SigmaSchedule},
+    diffusion::{
+        DiffusionConfig, Family, Guidance,
+        sampler::{Churn, Sampler as _, Solver},
+        schedule::{ScheduleConfig, Trajectory},
+    },
     range::{OutOfRange, require, within},
 };
 use serde::{Deserialize, Serialize};
@@ -25,15 +29,27 @@ pub struct SamplingConfig {
     /// Steps of the solver, as [`STEPS`](Self::STEPS).
     #[serde(default = "thirty")]
     pub steps: usize,
-    /// Classifier-free guidance scale, as [`GUIDANCE`](Self::GUIDANCE); 1 is none.
+    /// Classifier-free guidance scale, as [`Guidance::SCALES`]; 1 is none.
     #[serde(default = "five")]
     pub guidance: f64,
+    /// Share of the guided prediction that is brought back to the deviation of the unguided one, 0 to 1.
+    #[serde(default)]
+    pub rescale: f64,
+    /// Noise over signal within which guidance acts; everywhere if absent.
+    #[serde(default)]
+    pub interval: Option<(f64, f64)>,
+    /// What pictures are guided away from, in place of no prompt at all.
+    #[serde(default)]
+    pub negative: Option<String>,
     /// Solver.
     #[serde(default)]
     pub solver: Solver,
-    /// Noise levels.
+    /// Noise levels; those of the diffusion's own kind if absent.
     #[serde(default)]
-    pub sigmas: SigmaSchedule,
+    pub schedule: Option<ScheduleConfig>,
+    /// Noise added back before the steps.
+    #[serde(default)]
+    pub churn: Churn,
 }
 
 impl Default for SamplingConfig {
@@ -45,8 +61,12 @@ impl Default for SamplingConfig {
             every: None,
             steps: thirty(),
             guidance: five(),
+            rescale: 0.0,
+            interval: None,
+            negative: None,
             solver: Solver::default(),
-            sigmas: SigmaSchedule::default(),
+            schedule: None,
+            churn: Churn::default(),
         }
     }
 }
@@ -68,9 +88,6 @@ impl SamplingConfig {
     /// How many steps a solver may take.
     pub const STEPS: RangeInclusive<usize> = 1..=100_000;
 
-    /// The scales of guidance: 0 leaves the prompt out, 1 guides by nothing else.
-    pub const GUIDANCE: RangeInclusive<f64> = 0.0..=1000.0;
-
     /// Checks the ranges.
     ///
     /// # Errors
@@ -79,9 +96,14 @@ impl SamplingConfig {
         within("count", self.count, Self::COUNTS)?;
         within("every", self.every.unwrap_or(1), 1..)?;
         within("steps", self.steps, Self::STEPS)?;
-        within("guidance", self.guidance, Self::GUIDANCE)?;
-        let sigmas = self.sigmas.validate();
-        sigmas.map_err(|error| error.inside("sigmas"))?;
+        within("guidance", self.guidance, Guidance::SCALES)?;
+        self.guidance().validate()?;
+        let inside = |part: &'static str| move |error: OutOfRange| error.inside(part);
+        self.solver.validate().map_err(inside("solver"))?;
+        self.churn.validate().map_err(inside("churn"))?;
+        if let Some(schedule) = &self.schedule {
+            schedule.validate().map_err(inside("schedule"))?;
+        }
         let pictures = self.pictures();
         require(pictures <= MAX_PICTURES, "count", || {
             let prompts = self.prompts.len();
@@ -89,6 +111,34 @@ impl SamplingConfig {
                 "{prompts} prompts have {pictures} pictures; more than {MAX_PICTURES} are too many at once"
             )
         })
+    }
+
+    /// How predictions are guided.
+    pub fn guidance(&self) -> Guidance {
+        Guidance {
+            scale: self.guidance,
+            rescale: self.rescale,
+            interval: self.interval,
+        }
+    }
+
+    /// Checks that pictures of a diffusion can be drawn like this.
+    ///
+    /// # Errors
+    /// A schedule of another kind of diffusion.
+    pub fn validate_for(&self, diffusion: &DiffusionConfig) -> Result<(), OutOfRange> {
+        let schedule = self.schedule.as_ref();
+        let serves = schedule.is_none_or(|schedule| schedule.serves(diffusion));
+        require(serves, "schedule", || {
+            "is of another kind than diffusion: Timesteps go with Vp, Shift with FlowMatching, Sigmas with all".into()
+        })
+    }
+
+    /// The path of its steps through `family`.
+    pub fn trajectory(&self, family: &Family) -> Trajectory {
+        let schedule = self.schedule.unwrap_or_else(|| ScheduleConfig::of(family));
+        let trajectory = schedule.trajectory(family, self.solver.convention(), self.steps);
+        trajectory.with_churn(&self.churn, family)
     }
 
     /// Pictures of all prompts.

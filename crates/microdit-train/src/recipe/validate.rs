@@ -44,6 +44,9 @@ impl Recipe {
         let pixels = |stage: &Stage| stage.codec != CodecConfig::Latents;
         let encoders = run.encoders.vae.is_some() && run.encoders.text.is_some();
         let drawable = encoders || self.stages.iter().all(pixels);
+        let inside = |error: OutOfRange| error.inside("sampling");
+        let diffusion = &self.last_stage().diffusion;
+        run.sampling.validate_for(diffusion).map_err(inside)?;
         require(
             run.sampling.every.is_none() || drawable,
             "sampling.every",

@@ -1,8 +1,8 @@
 //! Prompts into files: pictures are written as they are drawn, and a drawing that was cut off goes on where it was.
 
-use super::{Label, Painter, Picture, label::short};
+use super::{Label, Picture, Pipeline, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
-use microdit::{DitBackend, worker_pool};
+use microdit::{DitBackend, net::Denoiser, worker_pool};
 use microdit_encoders::{ContactSheet, PictureFormat, save_picture};
 use std::{
     collections::BTreeSet,
@@ -76,8 +76,8 @@ impl<'a> Order<'a> {
 }
 
 /// A drawing that has been checked and can begin.
-pub struct Drawing<'a, B: DitBackend> {
-    painter: &'a Painter<B>,
+pub struct Drawing<'a, B: DitBackend, D> {
+    pipeline: &'a Pipeline<B, D>,
     order: Order<'a>,
     count: usize,
     /// Pictures that are there already.
@@ -96,18 +96,18 @@ pub struct Drawn {
     pub stopped: bool,
 }
 
-impl<'a, B: DitBackend> Drawing<'a, B> {
+impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     /// Checks what can be checked before a picture is drawn.
     ///
     /// # Errors
     /// A sheet that is too large, and pictures in the way that have other labels.
-    pub fn new(painter: &'a Painter<B>, order: Order<'a>) -> Result<Self, TrainError> {
+    pub fn new(pipeline: &'a Pipeline<B, D>, order: Order<'a>) -> Result<Self, TrainError> {
         let count = order.count()?;
         if let Some(path) = order.sheet {
-            order.sheet_fits(painter.size(), path)?;
+            order.sheet_fits(pipeline.size(), path)?;
         }
         let mut drawing = Self {
-            painter,
+            pipeline,
             order,
             count,
             kept: BTreeSet::new(),
@@ -148,7 +148,7 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
             singles,
             ..
         } = self.order;
-        let size = self.painter.size();
+        let size = self.pipeline.size();
         let mut sheet = match sheet_path {
             Some(_) => ContactSheet::new(self.count, settings.count, size),
             None => None,
@@ -170,11 +170,11 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
             }
             let pictures: Vec<Picture<'_>> = batch.iter().map(|&i| self.order.picture(i)).collect();
             let latents = self
-                .painter
+                .pipeline
                 .denoise(settings, seed, &pictures, stop, &mut progress);
             let images = latents
                 .into_iter()
-                .flat_map(|latents| self.painter.look_at(latents));
+                .flat_map(|latents| self.pipeline.look_at(latents));
             let mut images = batch.iter().zip(images);
             let mut finished = 0;
             while !stop.load(Ordering::Relaxed)
@@ -223,7 +223,7 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
 
     fn label(&self, i: usize) -> Label {
         let Order { settings, seed, .. } = self.order;
-        self.painter.label(settings, seed, self.order.picture(i))
+        self.pipeline.label(settings, seed, self.order.picture(i))
     }
 
     /// As that of its first picture, with all prompts, one a line.
@@ -236,7 +236,7 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
         } = self.order;
         let prompt = &settings.prompts.join("\n");
         let count = settings.count.to_string();
-        self.painter
+        self.pipeline
             .label(settings, seed, Picture { place, prompt })
             .with("count", count)
     }
@@ -292,7 +292,7 @@ impl<'a, B: DitBackend> Drawing<'a, B> {
     }
 }
 
-impl<B: DitBackend> Painter<B> {
+impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// Draws the prompts onto one sheet, from place 0 on, unless `stop` is set before; none if there are none.
     pub(crate) fn draw_sheet(
         &self,
@@ -318,11 +318,11 @@ mod tests {
     use super::*;
     use crate::{encoders::Encoders, recipe::Recipe};
     use burn_flex::Flex;
-    use microdit::weights::StateDict;
+    use microdit::{Dit, weights::StateDict};
     use microdit_encoders::read_labels;
 
-    /// A painter of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
-    fn painter(gain: f32, changes: &[&str]) -> Painter<Flex> {
+    /// A pipeline of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
+    fn pipeline(gain: f32, changes: &[&str]) -> Pipeline<Flex, Dit<Flex>> {
         let device = Default::default();
         let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.ron");
         let changes = ["model.depth=2"].iter().chain(changes);
@@ -346,7 +346,7 @@ mod tests {
         let dit = StateDict::from_tensors(tensors)
             .load_into(fresh, &device)
             .unwrap();
-        Painter::new(stage, dit, "some".into(), &Encoders::default(), device).unwrap()
+        Pipeline::new(stage, dit, "some".into(), &Encoders::default(), device).unwrap()
     }
 
     fn settings(prompts: &[&str], count: usize) -> SamplingConfig {
@@ -390,7 +390,7 @@ mod tests {
             ],
             &["model.dim=640", "model.patch_size=8", "model.mixer=None"],
         ] {
-            let painter = painter(1.0, changes);
+            let pipeline = pipeline(1.0, changes);
             for guidance in [1.0, 5.0] {
                 let settings = SamplingConfig {
                     guidance,
@@ -398,7 +398,7 @@ mod tests {
                     ..settings(&[], 1)
                 };
                 let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
-                    let latents = painter.denoise(&settings, 3, pictures, &GO, || ());
+                    let latents = pipeline.denoise(&settings, 3, pictures, &GO, || ());
                     let values = latents.unwrap().into_data();
                     values.iter::<f32>().map(f32::to_bits).collect()
                 };
@@ -421,11 +421,11 @@ mod tests {
     fn a_drawing_goes_on_where_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
-        let painter = painter(1.0, &[]);
+        let pipeline = pipeline(1.0, &[]);
         let settings = settings(&["a", "b", "c"], 7);
         let run = |order: Order<'_>, stop: &AtomicBool, after: usize| {
             let mut steps = 0;
-            let drawn = Drawing::new(&painter, order).unwrap().run(stop, || {
+            let drawn = Drawing::new(&pipeline, order).unwrap().run(stop, || {
                 steps += 1;
                 stop.fetch_or(steps == after, Ordering::Relaxed);
             });
@@ -460,10 +460,10 @@ mod tests {
     #[test]
     fn another_picture_is_in_the_way_until_it_may_be_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let painter = painter(1.0, &[]);
+        let pipeline = pipeline(1.0, &[]);
         let first = settings(&["a", "b"], 1);
         let order = order(&first, folder.path());
-        let draw = |order: Order<'_>| Drawing::new(&painter, order)?.run(&GO, || ());
+        let draw = |order: Order<'_>| Drawing::new(&pipeline, order)?.run(&GO, || ());
         draw(order).unwrap();
         let other = SamplingConfig {
             guidance: 2.5,
@@ -518,8 +518,8 @@ mod tests {
             ..order(&settings, folder.path())
         };
         // Weights are finite always; what they make of noise need not be.
-        let painter = painter(1e30, &[]);
-        let error = Drawing::new(&painter, order).unwrap().run(&GO, || ());
+        let pipeline = pipeline(1e30, &[]);
+        let error = Drawing::new(&pipeline, order).unwrap().run(&GO, || ());
         let error = error.unwrap_err().to_string();
         for part in ["2 pictures are not finite", "place 0", "a red fox"] {
             assert!(error.contains(part), "no `{part}` in {error}");

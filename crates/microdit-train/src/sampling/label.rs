@@ -1,8 +1,9 @@
 //! What a picture says of itself, so that it can be drawn again.
 
-use super::{Eyes, Painter, Picture, Words};
+use super::{Picture, Pipeline};
 use crate::{error::TrainError, recipe::SamplingConfig};
-use microdit::DitBackend;
+use microdit::diffusion::schedule::ScheduleConfig;
+use microdit::{DitBackend, net::Denoiser};
 use microdit_encoders::read_labels;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -59,7 +60,7 @@ pub(super) fn short(text: &str) -> String {
     }
 }
 
-impl<B: DitBackend> Painter<B> {
+impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// The label of a picture, or of a sheet of them that begins with it.
     pub(super) fn label(
         &self,
@@ -68,14 +69,9 @@ impl<B: DitBackend> Painter<B> {
         picture: Picture<'_>,
     ) -> Label {
         let [width, height] = self.size();
-        let text_encoder = match &self.words {
-            Words::Hashed(words) => format!("hashed words, {}", words.tokens),
-            Words::Network(_) => name(self.encoders.text.as_deref()),
-        };
-        let vae = match &self.eyes {
-            Eyes::Pixels(codec) => format!("pixels, scale {}", codec.scale),
-            Eyes::Vae(_) => name(self.encoders.vae.as_deref()),
-        };
+        let schedule = settings
+            .schedule
+            .unwrap_or_else(|| ScheduleConfig::of(&self.family));
         Label(vec![
             ("prompt", picture.prompt.to_owned()),
             ("seed", seed.to_string()),
@@ -83,13 +79,17 @@ impl<B: DitBackend> Painter<B> {
             ("steps", settings.steps.to_string()),
             ("guidance", settings.guidance.to_string()),
             ("solver", format!("{:?}", settings.solver)),
-            ("sigmas", json(&settings.sigmas)),
+            ("rescale", settings.rescale.to_string()),
+            ("interval", json(&settings.interval)),
+            ("negative", settings.negative.clone().unwrap_or_default()),
+            ("schedule", json(&schedule)),
+            ("churn", json(&settings.churn)),
             ("size", format!("{width}x{height}")),
             ("weights", self.weights.clone()),
             ("model", json(&self.model)),
             ("diffusion", json(&self.diffusion)),
-            ("text_encoder", text_encoder),
-            ("vae", vae),
+            ("text_encoder", self.conditioner.0.clone()),
+            ("vae", self.codec.0.clone()),
             (
                 "software",
                 concat!("microdit ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -98,7 +98,8 @@ impl<B: DitBackend> Painter<B> {
     }
 }
 
-fn name(path: Option<&Path>) -> String {
+/// What a label says of a network that was opened as `path`.
+pub(super) fn name(path: Option<&Path>) -> String {
     path.map(|path| path.display().to_string())
         .unwrap_or_default()
 }

@@ -9,20 +9,22 @@ pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 
 use crate::{
+    batch::hashed_words,
     encoders::Encoders,
     error::TrainError,
-    recipe::{CaptionConfig, CodecConfig, EncoderConfig, Recipe, SamplingConfig, Stage},
+    recipe::{CaptionConfig, CodecConfig, Recipe, SamplingConfig, Stage},
     run::RunDir,
 };
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     Dit, DitBackend, DitConfig,
-    diffusion::{Diffusion as _, Edm, sampler::sample},
+    diffusion::{Diffusion as _, DiffusionConfig, Family, sampler::sample},
+    net::Denoiser,
     rng::{Purpose, Stream},
     weights::StateDict,
 };
-use microdit_encoders::{HashedWords, PixelCodec, text::TextEncoder, vae::Vae};
+use microdit_encoders::{Codec, Conditioner, PixelCodec, vae};
 use std::{
     path::Path,
     sync::{
@@ -32,17 +34,20 @@ use std::{
 };
 
 /// A trained network and what turns words into its conditions and latents into pictures.
-pub struct Painter<B: DitBackend> {
+pub struct Pipeline<B: DitBackend, D> {
     model: DitConfig,
-    diffusion: Edm,
-    dit: Dit<B>,
-    words: Words<B>,
-    eyes: Eyes<B>,
+    family: Family,
+    denoiser: D,
+    conditioner: Named<dyn Conditioner<B>>,
+    codec: Named<dyn Codec<B>>,
     device: B::Device,
+    diffusion: DiffusionConfig,
     /// What its label says of the weights.
     weights: String,
-    encoders: EncoderConfig,
 }
+
+/// A part of a pipeline, and what the pictures' labels call it.
+pub type Named<P> = (String, Arc<P>);
 
 /// A picture to draw: its noise follows from the seed and its place.
 #[derive(Clone, Copy, Debug)]
@@ -51,81 +56,36 @@ struct Picture<'a> {
     prompt: &'a str,
 }
 
-/// How prompts become vectors.
-enum Words<B: DitBackend> {
-    Hashed(HashedWords),
-    Network(Arc<TextEncoder<B>>),
-}
-
-/// How latents become pictures.
-enum Eyes<B: DitBackend> {
-    Pixels(PixelCodec),
-    Vae(Arc<Vae<B>>),
-}
-
-impl<B: DitBackend> Painter<B> {
-    /// A painter over a network trained in `stage`; what its recipe trained on pre-computed latents needs `encoders`.
-    /// Labels of its pictures say of the weights what `weights` says.
-    ///
-    /// # Errors
-    /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
-    /// network.
-    pub fn new(
-        stage: &Stage,
-        dit: Dit<B>,
-        weights: String,
-        encoders: &Encoders<B>,
-        device: B::Device,
-    ) -> Result<Self, TrainError> {
-        let words = match stage.captions {
-            CaptionConfig::HashedWords { tokens, .. } => Words::Hashed(HashedWords {
-                tokens,
-                channels: stage.model.caption_channels,
-            }),
-            CaptionConfig::Precomputed { .. } => Words::Network(encoders.text()?),
-        };
-        let eyes = match stage.codec {
-            CodecConfig::Pixels { scale } => Eyes::Pixels(PixelCodec { scale }),
-            CodecConfig::Latents => Eyes::Vae(encoders.vae()?),
-        };
-        fits(&stage.model, &words, &eyes)?;
-        Ok(Self {
-            model: stage.model.clone(),
-            diffusion: stage.diffusion,
-            dit,
-            words,
-            eyes,
-            device,
-            weights,
-            encoders: encoders.names().clone(),
-        })
-    }
-
-    /// A painter over published weights, of a network of configuration `model` that was trained with `diffusion`.
+impl<B: DitBackend> Pipeline<B, Dit<B>> {
+    /// A pipeline over published weights, of a network of configuration `model` that was trained with `diffusion`.
     ///
     /// # Errors
     /// Missing encoders, and weights or encoders that do not fit the network.
     pub fn of_weights(
         weights: &Path,
         model: DitConfig,
-        diffusion: Edm,
+        diffusion: DiffusionConfig,
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> Result<Self, TrainError> {
-        let words = Words::Network(encoders.text()?);
-        let eyes = Eyes::Vae(encoders.vae()?);
-        fits(&model, &words, &eyes)?;
-        let dit = StateDict::read(weights)?.load_into(model.init(0, &device)?, &device)?;
-        Ok(Self {
+        let names = encoders.names();
+        let conditioner = (
+            label::name(names.text.as_deref()),
+            encoders.text()? as Arc<_>,
+        );
+        let codec = (label::name(names.vae.as_deref()), encoders.vae()? as Arc<_>);
+        fits::<B>(&model, &*conditioner.1, &*codec.1)?;
+        let denoiser = StateDict::read(weights)?.load_into(model.init(0, &device)?, &device)?;
+        let weights = label::of_file(weights)?;
+        Self::of_parts(
             model,
             diffusion,
-            dit,
-            words,
-            eyes,
+            denoiser,
+            weights,
+            conditioner,
+            codec,
             device,
-            weights: label::of_file(weights)?,
-            encoders: encoders.names().clone(),
-        })
+        )
     }
 
     /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
@@ -142,28 +102,93 @@ impl<B: DitBackend> Painter<B> {
         let (run, recipe) = RunDir::open(run)?;
         let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
         let stage = recipe.last_stage();
-        let dit = stage.model.init(recipe.run.seed, &device)?;
+        let denoiser = stage.model.init(recipe.run.seed, &device)?;
         let weights = run.drawable()?;
-        let dit = StateDict::read(&weights)?.load_into(dit, &device)?;
+        let denoiser = StateDict::read(&weights)?.load_into(denoiser, &device)?;
         let weights = label::of_file(&weights)?;
-        Ok((Self::new(stage, dit, weights, &encoders, device)?, recipe))
+        let pipeline = Self::new(stage, denoiser, weights, &encoders, device)?;
+        Ok((pipeline, recipe))
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
+    /// A pipeline over a network trained in `stage`; what its recipe trained on pre-computed latents needs `encoders`.
+    /// Labels of its pictures say of the weights what `weights` says.
+    ///
+    /// # Errors
+    /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
+    /// network.
+    pub fn new(
+        stage: &Stage,
+        denoiser: D,
+        weights: String,
+        encoders: &Encoders<B>,
+        device: B::Device,
+    ) -> Result<Self, TrainError> {
+        let names = encoders.names();
+        let conditioner: Named<dyn Conditioner<B>> = match stage.captions {
+            CaptionConfig::HashedWords { tokens, .. } => {
+                let name = format!("hashed words, {tokens}");
+                (name, Arc::new(hashed_words(stage)))
+            }
+            CaptionConfig::Precomputed { .. } => {
+                (label::name(names.text.as_deref()), encoders.text()?)
+            }
+        };
+        let codec: Named<dyn Codec<B>> = match stage.codec {
+            CodecConfig::Pixels { scale } => {
+                let name = format!("pixels, scale {scale}");
+                (name, Arc::new(PixelCodec { scale }))
+            }
+            CodecConfig::Latents => (label::name(names.vae.as_deref()), encoders.vae()?),
+        };
+        let (model, diffusion) = (stage.model.clone(), stage.diffusion);
+        Self::of_parts(
+            model,
+            diffusion,
+            denoiser,
+            weights,
+            conditioner,
+            codec,
+            device,
+        )
+    }
+
+    /// A pipeline over parts of your own, each with what labels call it. `model` says the latents' and captions' sizes.
+    ///
+    /// # Errors
+    /// Parts of other sizes, and a diffusion that is not valid.
+    pub fn of_parts(
+        model: DitConfig,
+        diffusion: DiffusionConfig,
+        denoiser: D,
+        weights: String,
+        conditioner: Named<dyn Conditioner<B>>,
+        codec: Named<dyn Codec<B>>,
+        device: B::Device,
+    ) -> Result<Self, TrainError> {
+        fits::<B>(&model, &*conditioner.1, &*codec.1)?;
+        Ok(Self {
+            model,
+            family: diffusion.init()?,
+            denoiser,
+            conditioner,
+            codec,
+            device,
+            diffusion,
+            weights,
+        })
     }
 
     /// Width and height of its pictures in pixels.
     pub fn size(&self) -> [u32; 2] {
-        let side = match &self.eyes {
-            Eyes::Pixels(_) => self.model.input_size,
-            Eyes::Vae(vae) => self.model.input_size * vae.shrinks_by(),
-        };
+        let side = self.model.input_size * self.codec.1.shrinks_by();
         [side as u32; 2]
     }
 
     /// Warns of prompts that its text encoder does not read to their end.
     pub fn warn_of_cuts(&self, prompts: &[String]) {
-        prompts::warn_of_cuts(prompts, |prompt| match &self.words {
-            Words::Hashed(words) => words.cut(prompt),
-            Words::Network(encoder) => encoder.cut(prompt),
-        });
+        prompts::warn_of_cuts(prompts, |prompt| self.conditioner.1.cut(prompt));
     }
 
     /// Latents of `pictures`, none if `stop` was set before they were finished; `progress` is told of every finished
@@ -197,13 +222,21 @@ impl<B: DitBackend> Painter<B> {
             pictures.iter().flat_map(one).collect()
         };
         let prompts: Vec<&str> = pictures.iter().map(|picture| picture.prompt).collect();
-        let captions = self.encode(&prompts);
+        let conditioning = self.conditioner.1.encode(&prompts, &self.device);
+        let other = match &settings.negative {
+            Some(text) => {
+                let texts = vec![text.as_str(); prompts.len()];
+                self.conditioner.1.encode(&texts, &self.device)
+            }
+            None => conditioning.null(),
+        };
         let normal = |purpose, step| {
             let values = TensorData::new(draw(purpose, step), shape);
             Tensor::<B, 4>::from_data(values, &self.device)
         };
         let stopped = || stop.load(Ordering::Relaxed);
-        let trajectory = settings.sigmas.trajectory(&self.diffusion, settings.steps);
+        let trajectory = settings.trajectory(&self.family);
+        let guidance = settings.guidance();
         let latents = sample(
             &settings.solver,
             &trajectory,
@@ -213,9 +246,9 @@ impl<B: DitBackend> Painter<B> {
                 if stopped() {
                     return x;
                 }
-                self.diffusion.denoise(x, point, |x, t| {
-                    let captions = captions.clone();
-                    self.dit.forward_guided(x, t, captions, settings.guidance)
+                self.family.denoise(x, point, |x, t| {
+                    let sigma = point.level.sigma();
+                    guidance.predict(&self.denoiser, x, t, sigma, &conditioning, &other)
                 })
             },
             |step| normal(Purpose::Churn, step),
@@ -247,30 +280,13 @@ impl<B: DitBackend> Painter<B> {
         }
     }
 
-    fn encode(&self, prompts: &[&str]) -> Tensor<B, 3> {
-        match &self.words {
-            Words::Hashed(words) => {
-                let shape = [prompts.len(), words.tokens, words.channels];
-                let data = TensorData::new(words.encode(prompts), shape);
-                Tensor::from_data(data, &self.device)
-            }
-            Words::Network(encoder) => encoder.encode(prompts, &self.device),
-        }
-    }
-
     /// The pictures of latents, one by one: a decoder's activations are many times larger than its picture. None for one
     /// that is not finite.
     fn look_at(&self, latents: Tensor<B, 4>) -> impl Iterator<Item = Option<RgbImage>> {
         latents.split(1, 0).into_iter().map(|latent| {
-            let (image, scale) = match &self.eyes {
-                Eyes::Pixels(codec) => (latent, codec.scale),
-                Eyes::Vae(vae) => (vae.decode(latent), 1.0),
-            };
-            let [_, _, height, width] = image.dims();
-            let values: Vec<f32> = image.into_data().iter::<f32>().collect();
-            let finite = values.iter().all(|value| value.is_finite());
-            let mut pictures = PixelCodec { scale }.decode(&values, width as u32, height as u32);
-            pictures.pop().filter(|_| finite)
+            let image = self.codec.1.decode(latent);
+            let finite = image.clone().is_finite().all().into_scalar().to_bool();
+            vae::pictures(image).pop().filter(|_| finite)
         })
     }
 }
@@ -278,8 +294,8 @@ impl<B: DitBackend> Painter<B> {
 /// Checks that the encoders speak of what the network was trained on.
 fn fits<B: DitBackend>(
     model: &DitConfig,
-    words: &Words<B>,
-    eyes: &Eyes<B>,
+    conditioner: &dyn Conditioner<B>,
+    codec: &dyn Codec<B>,
 ) -> Result<(), TrainError> {
     let misfit = |what, channels, expected| match channels == expected {
         true => Ok(()),
@@ -289,11 +305,10 @@ fn fits<B: DitBackend>(
             expected,
         }),
     };
-    if let Words::Network(encoder) = words {
-        misfit("text encoder", encoder.channels(), model.caption_channels)?;
-    }
-    if let Eyes::Vae(vae) = eyes {
-        misfit("VAE", vae.latent_channels(), model.in_channels)?;
-    }
-    Ok(())
+    misfit(
+        "text encoder",
+        conditioner.channels(),
+        model.caption_channels,
+    )?;
+    misfit("VAE", codec.channels(), model.in_channels)
 }

@@ -1,11 +1,12 @@
 //! Prompts as they come: files of them, and those that are too long.
 
 use crate::{
+    batch::hashed_words,
     error::TrainError,
     recipe::{CaptionConfig, Recipe},
 };
 use microdit_data::decode_text;
-use microdit_encoders::{Cut, HashedWords, hub::locate, text::Cutter};
+use microdit_encoders::{Cut, hub::locate, text::Cutter};
 use std::{
     fs::File,
     io::{self, Read},
@@ -40,9 +41,8 @@ pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>
 pub fn warn_of_long_prompts(recipe: &Recipe) {
     let (prompts, stage) = (&recipe.run.sampling.prompts, recipe.last_stage());
     match stage.captions {
-        CaptionConfig::HashedWords { tokens, .. } => {
-            let channels = stage.model.caption_channels;
-            let words = HashedWords { tokens, channels };
+        CaptionConfig::HashedWords { .. } => {
+            let words = hashed_words(stage);
             warn_of_cuts(prompts, |prompt| words.cut(prompt));
         }
         CaptionConfig::Precomputed { tokens, .. } => {

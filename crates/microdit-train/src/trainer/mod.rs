@@ -12,13 +12,13 @@ use crate::{
     error::TrainError,
     nodes::Nodes,
     plan::Gpu,
-    recipe::{Change, Recipe},
+    recipe::{Change, Recipe, Stage},
     resume::{accept, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
 };
-use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::{Dit, DitBackend, ema::Ema, weights::StateDict, worker_pool};
+use burn::tensor::backend::BackendTypes;
+use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
 use microdit_data::Position;
 use serde::Serialize;
 use std::sync::{Arc, atomic::AtomicBool};
@@ -26,9 +26,9 @@ use steps::Trainer;
 
 /// A run that ended in order.
 #[derive(Debug)]
-pub struct Outcome<B: DitBackend> {
-    /// The weights to sample from: averaged where the recipe asks for it.
-    pub dit: Dit<B>,
+pub struct Outcome<T> {
+    /// The task with the weights to sample from: averaged where the recipe asks for it.
+    pub task: T,
     /// Finished steps.
     pub steps: u64,
     /// How it ended.
@@ -66,16 +66,17 @@ impl Session<'_> {
     }
 }
 
+/// Makes the task of a stage, untrained: of its stage, the run's seed and a device.
+pub type Build<B, T> =
+    dyn Fn(&Stage, u64, &<B as BackendTypes>::Device) -> Result<T, TrainError> + Sync;
+
 /// A run that is ready to be trained.
-pub struct Training<'a, B>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     recipe: &'a Recipe,
     run: &'a RunDir,
     devices: &'a [B::Device],
-    start: Start<B>,
+    build: &'a Build<B, T>,
+    start: Start<B, T>,
     /// The checkpoint it goes on from.
     newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as they are there.
@@ -84,42 +85,32 @@ where
 }
 
 /// What there is to begin with.
-enum Start<B>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+enum Start<B: TrainBackend, T: TrainTask<B>> {
     /// The weights to sample from, of a run that is finished after so many steps.
-    Finished(Box<Dit<B::InnerBackend>>, u64),
-    Ready(Box<State<B>>),
+    Finished(Box<T::InnerModule>, u64),
+    Ready(Box<State<B, T>>),
 }
 
-impl<B> Start<B>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+impl<B: TrainBackend, T: TrainTask<B>> Start<B, T> {
     /// What `run` drew with when it finished after `steps`.
     fn finished(
         recipe: &Recipe,
         run: &RunDir,
+        build: &Build<B, T>,
         device: &B::Device,
         steps: u64,
     ) -> Result<Self, TrainError> {
-        let network = recipe.last_stage().model.init(recipe.run.seed, device)?;
-        let weights = StateDict::read(&run.drawable()?)?.load_into(network, device)?;
+        let untrained = build(recipe.last_stage(), recipe.run.seed, device)?.valid();
+        let weights = StateDict::read(&run.drawable()?)?.load_into(untrained, device)?;
         Ok(Self::Finished(Box::new(weights), steps))
     }
 }
 
-impl<'a, B> Training<'a, B>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
     /// Makes `recipe` ready to be trained in `run`, from its newest checkpoint if it has one, on `devices`, of which each
     /// computes a share of every batch. A run that was begun with another recipe or other data is taken on if
-    /// `allow_changes`, or if the change does not reach its weights.
+    /// `allow_changes`, or if the change does not reach its weights. `build` makes what is trained:
+    /// [`Stage::task`](crate::recipe::Stage::task), or one of your own.
     ///
     /// # Errors
     /// Data, encoders or checkpoints that cannot be read or do not fit, and changes that are not allowed.
@@ -131,6 +122,7 @@ where
         run: &'a RunDir,
         devices: &'a [B::Device],
         allow_changes: bool,
+        build: &'a Build<B, T>,
     ) -> Result<Self, TrainError> {
         assert!(!devices.is_empty(), "training needs a device");
         let inputs = Inputs::look_at(recipe)?;
@@ -140,6 +132,7 @@ where
             recipe,
             run,
             devices,
+            build,
             start,
             newest,
             data,
@@ -148,7 +141,7 @@ where
         let Some(checkpoint) = newest else {
             let start = match finished {
                 Some(finished) if finished.step() >= recipe.steps() => {
-                    Start::finished(recipe, run, &devices[0], finished.step())?
+                    Start::finished(recipe, run, build, &devices[0], finished.step())?
                 }
                 Some(finished) => {
                     return Err(TrainError::NoCheckpoint {
@@ -156,7 +149,7 @@ where
                         steps: finished.step(),
                     });
                 }
-                None => Start::Ready(Box::new(fresh(recipe, &devices[0])?)),
+                None => Start::Ready(Box::new(fresh(recipe, build, &devices[0])?)),
             };
             let data = match start {
                 Start::Ready(_) => inputs.require(0, recipe)?,
@@ -178,10 +171,14 @@ where
         }
         let has_result = finished.is_some_and(|finished| finished.step() == progress.step);
         if has_result && is_complete(recipe, progress) {
-            let start = Start::finished(recipe, run, &devices[0], progress.step)?;
+            let start = Start::finished(recipe, run, build, &devices[0], progress.step)?;
             return Ok(opened(start, None, Vec::new(), Vec::new()));
         }
-        let mut state = checkpoint.load::<B>(stage, recipe.run.seed, &devices[0])?;
+        let mut state = checkpoint.load(
+            stage,
+            build(stage, recipe.run.seed, &devices[0])?,
+            &devices[0],
+        )?;
         if !accepted.same_data {
             tracing::warn!("the data are others than before: they begin at their beginning");
             state.progress.position = Position::default();
@@ -230,7 +227,7 @@ where
         session: &Session<'_>,
         process: &(impl Serialize + Sync),
         report: impl FnMut(&Metrics) + Send,
-    ) -> Result<Outcome<B::InnerBackend>, TrainError> {
+    ) -> Result<Outcome<T::InnerModule>, TrainError> {
         worker_pool::enter(|| self.run_in_pool(session, process, report))
     }
 
@@ -239,13 +236,13 @@ where
         session: &Session<'_>,
         process: &impl Serialize,
         report: impl FnMut(&Metrics),
-    ) -> Result<Outcome<B::InnerBackend>, TrainError> {
+    ) -> Result<Outcome<T::InnerModule>, TrainError> {
         let (recipe, run) = (self.recipe, self.run);
         let mut state = match self.start {
             Start::Ready(state) => *state,
-            Start::Finished(dit, steps) => {
+            Start::Finished(task, steps) => {
                 return Ok(Outcome {
-                    dit: *dit,
+                    task: *task,
                     steps,
                     ending: Ending::AlreadyFinished,
                 });
@@ -287,7 +284,10 @@ where
                 return Ok(outcome(state, ending));
             }
             match recipe.stages.get(state.progress.stage + 1) {
-                Some(stage) => state = hand_over(state, stage, recipe.run.seed, &self.devices[0])?,
+                Some(stage) => {
+                    let task = (self.build)(stage, recipe.run.seed, &self.devices[0])?;
+                    state = hand_over(state, stage, task, &self.devices[0])?;
+                }
                 None => break,
             }
         }
@@ -303,14 +303,13 @@ fn is_complete(recipe: &Recipe, progress: &Progress) -> bool {
     next_stage(recipe, progress) >= recipe.stages.len()
 }
 
-fn outcome<B>(state: State<B>, ending: Ending) -> Outcome<B::InnerBackend>
-where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
-{
+fn outcome<B: TrainBackend, T: TrainTask<B>>(
+    state: State<B, T>,
+    ending: Ending,
+) -> Outcome<T::InnerModule> {
     let average = state.emas.into_iter().next().and_then(Ema::into_average);
     Outcome {
-        dit: average.unwrap_or_else(|| state.dit.valid()),
+        task: average.unwrap_or_else(|| state.task.valid()),
         steps: state.progress.step,
         ending,
     }

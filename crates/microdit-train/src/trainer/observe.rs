@@ -9,23 +9,26 @@ use crate::{
     log::{Evaluated, Metrics},
     plan,
     recipe::Stage,
-    sampling::Painter,
+    sampling::Pipeline,
 };
-use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::{Dit, DitBackend, ema::Ema};
-use std::time::Instant;
+use microdit::{
+    TrainBackend,
+    ema::Ema,
+    task::{Task, TrainTask},
+};
+use std::{collections::BTreeMap, time::Instant};
 
-impl<B, R> Trainer<'_, B, R>
+impl<B, T, R> Trainer<'_, B, T, R>
 where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
+    B: TrainBackend,
+    T: TrainTask<B>,
     R: FnMut(&Metrics),
 {
     /// Measures the loss on held-out samples and draws the prompts, when that is due.
     pub(super) fn look(
         &mut self,
         stage: &Stage,
-        state: &State<B>,
+        state: &State<B, T>,
         evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
     ) -> Result<(), TrainError> {
         if self.is_due(self.evaluates_every(), state) {
@@ -38,7 +41,7 @@ where
     }
 
     /// Does what was due at the step the run was resumed at, and is not there: the run was stopped before it was done.
-    pub(super) fn catch_up(&mut self, state: &State<B>) -> Result<(), TrainError> {
+    pub(super) fn catch_up(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
         let step = state.progress.step;
         let written = self.log.as_ref().is_none_or(|log| log.has_evaluation(step));
@@ -60,7 +63,7 @@ where
     }
 
     /// Whether something is due after the state's step, on the node that keeps the run directory.
-    fn is_due(&self, every: Option<u64>, state: &State<B>) -> bool {
+    fn is_due(&self, every: Option<u64>, state: &State<B, T>) -> bool {
         let step = state.progress.step;
         let due = every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
         due && self.log.is_some()
@@ -69,7 +72,7 @@ where
     /// Writes down the loss on held-out samples, unless the run is asked to stop meanwhile.
     fn evaluate(
         &mut self,
-        state: &State<B>,
+        state: &State<B, T>,
         evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
     ) -> Result<(), TrainError> {
         let (Some(log), Some(evaluation)) = (&mut self.log, evaluation) else {
@@ -77,7 +80,7 @@ where
         };
         let average = state.emas.first().and_then(Ema::average);
         let stop = self.session.stop;
-        let Some(loss) = evaluation.loss(&state.dit.valid(), stop) else {
+        let Some(loss) = evaluation.loss(&state.task.valid(), stop) else {
             return Ok(());
         };
         let ema_loss = match average {
@@ -95,10 +98,10 @@ where
     }
 
     /// Draws the prompts, unless the run is asked to stop meanwhile. A run does not end for want of a picture.
-    fn draw(&mut self, stage: &Stage, state: &State<B>) {
+    fn draw(&mut self, stage: &Stage, state: &State<B, T>) {
         let average = state.emas.first().and_then(Ema::average);
-        let dit = average.cloned().unwrap_or_else(|| state.dit.valid());
-        if let Err(error) = self.draw_with(stage, dit, state.progress.step) {
+        let task = average.cloned().unwrap_or_else(|| state.task.valid());
+        if let Err(error) = self.draw_with(stage, task.denoiser(), state.progress.step) {
             tracing::warn!("no pictures of step {}: {error}", state.progress.step);
         }
     }
@@ -106,7 +109,7 @@ where
     fn draw_with(
         &mut self,
         stage: &Stage,
-        dit: Dit<B::InnerBackend>,
+        denoiser: &<T::InnerModule as Task<B::InnerBackend>>::Denoiser,
         step: u64,
     ) -> Result<(), TrainError> {
         let (run, device) = (&self.recipe.run, &self.devices[0]);
@@ -114,9 +117,15 @@ where
         let encoders = std::mem::take(&mut self.encoders);
         self.encoders = encoders.or_open(&run.encoders, device)?;
         let weights = format!("{}, step {step}", run.name);
-        let painter = Painter::new(stage, dit, weights, &self.encoders, device.clone())?;
+        let pipeline = Pipeline::new(
+            stage,
+            denoiser.clone(),
+            weights,
+            &self.encoders,
+            device.clone(),
+        )?;
         let path = self.run.samples_at(step);
-        painter.draw_sheet(&run.sampling, run.seed, &path, self.session.stop)?;
+        pipeline.draw_sheet(&run.sampling, run.seed, &path, self.session.stop)?;
         Ok(())
     }
 
@@ -141,6 +150,7 @@ where
             lr,
             images_per_second,
             images: progress.images,
+            terms: mean_terms(&steps),
             broken: (steps.len() - sound.len()) as u64,
             hours: progress.seconds / 3600.0,
             mfu: self.session.gpu.as_ref().map(|gpu| {
@@ -157,4 +167,18 @@ where
         }
         Ok(())
     }
+}
+
+/// The terms of the loss, averaged over the steps that were taken; none where it has one only.
+fn mean_terms(steps: &[Settled]) -> BTreeMap<String, f32> {
+    let sound = steps.iter().filter(|step| step.sound_loss().is_some());
+    let mut terms = BTreeMap::<String, Vec<f32>>::new();
+    for &(name, value) in sound.flat_map(|step| &step.terms) {
+        terms.entry(name.to_owned()).or_default().push(value);
+    }
+    let mean = |(name, values): (String, Vec<f32>)| {
+        let count = values.len() as f32;
+        (name, values.into_iter().sum::<f32>() / count)
+    };
+    terms.into_iter().map(mean).collect()
 }

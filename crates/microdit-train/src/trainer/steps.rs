@@ -9,26 +9,25 @@ use crate::{
     ledger::{Ledger, Pending},
     log::{Log, Metrics},
     nodes::{Agreed, Nodes},
-    objective::Objective,
     parallel::{Job, gradients},
     recipe::{Recipe, Stage},
     run::RunDir,
     source::{self, DataIdentity},
+    step::Computed,
 };
-use burn::{module::AutodiffModule, tensor::backend::AutodiffBackend};
-use microdit::DitBackend;
+use burn::tensor::backend::AutodiffBackend;
+use microdit::{
+    TrainBackend,
+    task::{Draws, TrainTask},
+};
 use microdit_data::{Batch, Loader, Position};
-use std::{sync::atomic::Ordering, time::Instant};
+use std::{marker::PhantomData, sync::atomic::Ordering, time::Instant};
 
 /// A batch, and what all nodes made of it.
-type Computed<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
+type Trained<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
 
 /// A run that is being trained.
-pub(super) struct Trainer<'a, B, R>
-where
-    B: AutodiffBackend,
-    B::InnerBackend: DitBackend,
-{
+pub(super) struct Trainer<'a, B: TrainBackend, T, R> {
     pub(super) recipe: &'a Recipe,
     pub(super) run: &'a RunDir,
     pub(super) devices: &'a [B::Device],
@@ -48,12 +47,13 @@ where
     newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as that is known.
     data: Vec<Option<DataIdentity>>,
+    task: PhantomData<T>,
 }
 
-impl<'a, B, R> Trainer<'a, B, R>
+impl<'a, B, T, R> Trainer<'a, B, T, R>
 where
-    B: AutodiffBackend + DitBackend,
-    B::InnerBackend: DitBackend,
+    B: TrainBackend,
+    T: TrainTask<B>,
     R: FnMut(&Metrics),
 {
     /// A trainer of a run that is as far as `progress` says, at a checkpoint if there is one and with data as far as they
@@ -84,6 +84,7 @@ where
             since: Instant::now(),
             newest,
             data,
+            task: PhantomData,
         })
     }
 
@@ -93,14 +94,13 @@ where
     }
 
     /// Runs what is left of a stage, or of it until the run is asked to stop.
-    pub(super) fn stage(&mut self, mut state: State<B>) -> Result<State<B>, TrainError> {
+    pub(super) fn stage(&mut self, mut state: State<B, T>) -> Result<State<B, T>, TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
         if state.progress.stage_step >= stage.steps {
             return Ok(state);
         }
         let every = self.recipe.run.checkpoints.every;
-        let (seed, device) = (self.recipe.run.seed, &self.devices[0]);
-        let objective = Objective::<B>::new(stage, seed, device);
+        let device = &self.devices[0];
         let evaluation = Evaluation::new(self.recipe, stage, device, self.session.stop)?;
         let mut loader = self.loader(&state.progress)?;
         self.since = Instant::now();
@@ -125,7 +125,7 @@ where
             };
             let stop = agreed.stop;
             let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
-            state = self.step(state, &objective, &batch, agreed, lr);
+            state = self.step(state, &batch, agreed, lr);
             let Progress {
                 step, stage_step, ..
             } = state.progress;
@@ -153,7 +153,7 @@ where
 
     /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run: of a network
     /// that is not finite itself, that is said instead.
-    fn settle(&mut self, state: &State<B>) -> Result<(), TrainError> {
+    fn settle(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         self.ledger.settle().map_err(|error| match error {
             TrainError::Broken { .. } => state.check_weights().err().unwrap_or(error),
             error => error,
@@ -161,7 +161,7 @@ where
     }
 
     /// Saves the state, unless the newest checkpoint is of this step: what was verified is not written again.
-    pub(super) fn save(&mut self, state: &State<B>) -> Result<(), TrainError> {
+    pub(super) fn save(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         let saved = self.newest.as_ref().map(|newest| newest.progress().step);
         let Some(log) = &self.log else {
             return Ok(());
@@ -191,11 +191,11 @@ where
     /// asked to stop before they are known.
     fn gradients(
         &self,
-        state: &State<B>,
+        state: &State<B, T>,
         stage: &Stage,
         loader: &mut Loader,
         stop: bool,
-    ) -> Result<Option<Computed<B>>, TrainError> {
+    ) -> Result<Option<Trained<B>>, TrainError> {
         // Nodes stop at one step, which they agree on.
         let asked = match self.session.nodes {
             Some(_) => None,
@@ -222,16 +222,15 @@ where
             stage,
             batch: &batch,
             samples,
-            seed: self.recipe.run.seed,
-            step,
+            draws: Draws::of_step(self.recipe.run.seed, step),
             stop: asked,
         };
-        let Some((loss, grads)) = gradients(&state.dit, &job, self.devices) else {
+        let Some(computed) = gradients(&state.task, &job, self.devices) else {
             return Ok(None);
         };
         let agreed = match self.session.nodes {
-            Some(nodes) => nodes.sum(loss, grads, step, stop)?,
-            None => Agreed { loss, grads, stop },
+            Some(nodes) => nodes.sum(computed, step, stop)?,
+            None => Agreed { computed, stop },
         };
         Ok(Some((batch, agreed)))
     }
@@ -281,25 +280,32 @@ where
     /// One step of the optimiser.
     fn step(
         &mut self,
-        state: State<B>,
-        objective: &Objective<'_, B>,
+        state: State<B, T>,
         batch: &Batch,
         agreed: Agreed<B::InnerBackend>,
         lr: f64,
-    ) -> State<B> {
+    ) -> State<B, T> {
         let State {
             mut progress,
-            dit,
+            task,
             mut optimiser,
             mut emas,
         } = state;
-        let Agreed { loss, grads, .. } = agreed;
-        let (dit, grad_norm) = optimiser.step::<B, _>(dit, grads, &loss, lr);
+        let draws = Draws::of_step(self.recipe.run.seed, progress.step);
+        let times = task.times(0..batch.keys.len(), &draws);
+        let loss = agreed.computed.loss();
+        let Computed {
+            losses,
+            terms,
+            grads,
+        } = agreed.computed;
+        let (task, grad_norm) = optimiser.step::<B, _>(task, grads, &loss, lr);
         self.ledger.push(Pending {
             step: progress.step + 1,
             keys: batch.keys.clone(),
-            sigmas: objective.sigmas(progress.step, &(0..batch.keys.len())),
-            loss,
+            times,
+            losses,
+            terms,
             grad_norm,
         });
         progress = Progress {
@@ -312,13 +318,13 @@ where
             seconds: self.seconds(),
         };
         if !emas.is_empty() {
-            let live = dit.valid();
+            let live = task.valid();
             emas.iter_mut()
                 .for_each(|ema| ema.update(&live, progress.stage_step));
         }
         State {
             progress,
-            dit,
+            task,
             optimiser,
             emas,
         }

@@ -1,6 +1,10 @@
 //! Guidance: how several predictions become one. It acts on the network's output, whatever the family.
 
-use crate::range::{OutOfRange, require, within};
+use crate::{
+    net::{Conditioning, Denoiser},
+    ops::DitBackend,
+    range::{OutOfRange, require, within},
+};
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
@@ -68,6 +72,34 @@ impl Guidance {
         }
         let [prediction, other] = both();
         self.combine(prediction, other)
+    }
+
+    /// The guided prediction of one network: `x` and `time` as in [`Inputs`](crate::net::Inputs), at noise over signal `sigma`,
+    /// towards `conditioning` and away from `other`. Both are computed in one batch.
+    pub fn predict<B: DitBackend, D: Denoiser<B>>(
+        &self,
+        denoiser: &D,
+        x: Tensor<B, 4>,
+        time: Tensor<B, 1>,
+        sigma: f64,
+        conditioning: &Conditioning<B>,
+        other: &Conditioning<B>,
+    ) -> Tensor<B, 4> {
+        let (twice, times) = (vec![x.clone(); 2], time.clone());
+        self.guide(
+            sigma,
+            || denoiser.image(x, time, conditioning.clone()),
+            || {
+                let times = match times.dims() {
+                    [1] => times,
+                    _ => Tensor::cat(vec![times.clone(), times], 0),
+                };
+                let both = conditioning.clone().followed_by(other.clone());
+                let predicted = denoiser.image(Tensor::cat(twice, 0), times, both);
+                let halves = predicted.chunk(2, 0);
+                halves.try_into().expect("two halves")
+            },
+        )
     }
 
     /// Whether a second prediction is needed at this noise over signal.

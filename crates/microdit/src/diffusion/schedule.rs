@@ -1,12 +1,13 @@
 //! The noise levels visited while sampling.
 
 use super::{
+    config::{DiffusionConfig, Family},
     family::{Diffusion, Level, Point},
     flow_matching::{FlowMatching, shifted},
     sampler::Churn,
     vp::VpTable,
 };
-use crate::range::{OutOfRange, require, within};
+use crate::range::{OutOfRange, above, require, within};
 use serde::{Deserialize, Serialize};
 
 /// One step of a sampler.
@@ -359,6 +360,65 @@ impl Shift {
         let even = |i: usize| 1.0 + i as f64 / gaps * (least - 1.0);
         let points: Vec<Point> = (0..steps).map(|i| family.at_time(shift(even(i)))).collect();
         Trajectory::new(&points, clean(), 1.0)
+    }
+}
+
+/// One of the schedules, for recipes and the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ScheduleConfig {
+    /// [`SigmaSchedule`], for every family.
+    Sigmas(SigmaSchedule),
+    /// [`TimestepSchedule`], for [`Vp`](super::Vp).
+    Timesteps(TimestepSchedule),
+    /// [`Shift`], for [`FlowMatching`].
+    Shift(Shift),
+}
+
+impl ScheduleConfig {
+    /// The schedule that is usual for a family.
+    pub fn of(family: &Family) -> Self {
+        match family {
+            Family::Edm(_) => Self::Sigmas(SigmaSchedule::default()),
+            Family::Vp(_) => Self::Timesteps(TimestepSchedule::default()),
+            Family::FlowMatching(_) => Self::Shift(Shift::Static(1.0)),
+        }
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        match self {
+            Self::Sigmas(sigmas) => sigmas.validate(),
+            Self::Timesteps(timesteps) => within("offset", timesteps.offset, 0..=1 << 20),
+            Self::Shift(Shift::Static(shift)) => within("shift", *shift, above(0.0, 1e3)),
+            Self::Shift(Shift::Dynamic { mu }) => within("mu", *mu, -10.0..=10.0),
+        }
+    }
+
+    /// Whether it speaks of this kind of diffusion.
+    pub fn serves(&self, diffusion: &DiffusionConfig) -> bool {
+        matches!(
+            (self, diffusion),
+            (Self::Sigmas(_), _)
+                | (Self::Timesteps(_), DiffusionConfig::Vp(_))
+                | (Self::Shift(_), DiffusionConfig::FlowMatching(_))
+        )
+    }
+
+    /// The path of `steps` steps, at least one, with a sampler's convention; of a family it does not speak of, the usual one.
+    pub fn trajectory(&self, family: &Family, convention: Convention, steps: usize) -> Trajectory {
+        match (self, family) {
+            (Self::Sigmas(sigmas), family) => sigmas.trajectory(family, steps),
+            (Self::Timesteps(timesteps), Family::Vp(table)) => {
+                timesteps.trajectory(table, convention, steps)
+            }
+            (Self::Shift(shift), Family::FlowMatching(flow)) => shift.trajectory(flow, steps),
+            (Self::Timesteps(_) | Self::Shift(_), family) => {
+                Self::of(family).trajectory(family, convention, steps)
+            }
+        }
     }
 }
 

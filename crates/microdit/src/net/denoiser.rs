@@ -113,7 +113,7 @@ impl<B: DitBackend> Output<B> {
 ///
 /// It is a chain of segments, so that training can keep what flows between them and compute the rest again: a segment sees
 /// nothing but its [carry](Carry) and the selection.
-pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay {
+pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Sync {
     /// What flows from segment to segment.
     type Carry: Clone + Send;
 

@@ -1,0 +1,95 @@
+//! The two ways between what people see and what a network computes on.
+
+use crate::{Cut, HashedWords, PixelCodec, text::TextEncoder, vae::Vae};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use microdit::{DitBackend, net::Conditioning};
+
+/// From latents to images: frozen networks, or nothing but a scale. Object-safe, so that a library's user brings one along.
+pub trait Codec<B: DitBackend>: Send + Sync {
+    /// Channels of the latents.
+    fn channels(&self) -> usize;
+
+    /// Pixels of an image's side to one of the latents'.
+    fn shrinks_by(&self) -> usize;
+
+    /// Latents `[batch, channels, height, width]` to images `[batch, 3, height, width]` in -1..1.
+    fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4>;
+}
+
+/// From texts to what a network is conditioned on. Object-safe, so that a library's user brings one along.
+pub trait Conditioner<B: DitBackend>: Send + Sync {
+    /// Channels of a caption token.
+    fn channels(&self) -> usize;
+
+    /// The conditioning of these texts; that of none is [`Conditioning::null`].
+    fn encode(&self, texts: &[&str], device: &B::Device) -> Conditioning<B>;
+
+    /// What of a text is not read, if it is too long.
+    fn cut(&self, text: &str) -> Option<Cut>;
+}
+
+impl<B: DitBackend> Codec<B> for PixelCodec {
+    fn channels(&self) -> usize {
+        3
+    }
+
+    fn shrinks_by(&self) -> usize {
+        1
+    }
+
+    fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        latents / self.scale
+    }
+}
+
+impl<B: DitBackend> Codec<B> for Vae<B> {
+    fn channels(&self) -> usize {
+        self.latent_channels()
+    }
+
+    fn shrinks_by(&self) -> usize {
+        self.shrinks_by()
+    }
+
+    fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.decode(latents)
+    }
+}
+
+impl HashedWords {
+    /// The captions on `device`, `[batch, words, channels]`.
+    pub fn on<B: Backend>(&self, captions: &[impl AsRef<str>], device: &B::Device) -> Tensor<B, 3> {
+        let shape = [captions.len(), self.tokens, self.channels];
+        Tensor::from_data(TensorData::new(self.encode(captions), shape), device)
+    }
+}
+
+impl<B: DitBackend> Conditioner<B> for HashedWords {
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    fn encode(&self, texts: &[&str], device: &B::Device) -> Conditioning<B> {
+        let captions = self.on(texts, device);
+        Conditioning { captions }
+    }
+
+    fn cut(&self, text: &str) -> Option<Cut> {
+        self.cut(text)
+    }
+}
+
+impl<B: DitBackend> Conditioner<B> for TextEncoder<B> {
+    fn channels(&self) -> usize {
+        self.channels()
+    }
+
+    fn encode(&self, texts: &[&str], device: &B::Device) -> Conditioning<B> {
+        let captions = self.encode(texts, device);
+        Conditioning { captions }
+    }
+
+    fn cut(&self, text: &str) -> Option<Cut> {
+        self.cut(text)
+    }
+}

@@ -1,0 +1,99 @@
+//! A training step, top to bottom: a batch is prepared, the network predicts, the losses are taken, and their gradients.
+
+use crate::{activation_checkpointing as checkpointing, optim::Gradients};
+use burn::tensor::Tensor;
+use microdit::{
+    DitBackend, TrainBackend,
+    net::Denoiser,
+    task::{Draws, Losses, Samples, TrainTask},
+};
+use std::ops::Range;
+
+/// What a step computes: losses over its samples, and their gradients.
+#[derive(Clone, Debug)]
+pub struct Computed<B: DitBackend> {
+    /// The loss that is trained on, followed by its terms where there are several: `[1 + terms]`.
+    pub losses: Tensor<B, 1>,
+    /// Names of the terms, where there are several.
+    pub terms: Vec<&'static str>,
+    /// Gradients of the loss.
+    pub grads: Gradients<B>,
+}
+
+impl<B: DitBackend> Computed<B> {
+    /// The sum of two parts of a batch.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            losses: self.losses + other.losses,
+            terms: self.terms,
+            grads: self.grads.plus(other.grads),
+        }
+    }
+
+    /// The loss that is trained on, `[1]`.
+    pub fn loss(&self) -> Tensor<B, 1> {
+        self.losses.clone().narrow(0, 0, 1)
+    }
+}
+
+/// The part of `samples` in the mean loss of the batch, and in its gradients. With `recompute`, the network keeps only what
+/// flows between its segments and computes the rest again.
+pub fn gradients<B: TrainBackend, T: TrainTask<B>>(
+    task: &T,
+    batch: &impl Samples<B>,
+    samples: Range<usize>,
+    draws: &Draws,
+    recompute: bool,
+) -> Computed<B::InnerBackend> {
+    let prepared = task.prepare(batch, samples, draws);
+    of_prepared(task, &prepared, batch.count(), recompute)
+}
+
+/// The same of samples that are prepared already, out of `count`.
+pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
+    task: &T,
+    prepared: &T::Prepared,
+    count: usize,
+    recompute: bool,
+) -> Computed<B::InnerBackend> {
+    let inputs = task.inputs(prepared);
+    if !recompute {
+        let output = task.denoiser().predict(inputs);
+        let losses = task.losses(prepared, &output);
+        let (mean, mut computed) = reduced::<B>(&losses, count);
+        computed.grads = Gradients::collect(task, &mut mean.backward());
+        return computed;
+    }
+    let kept = checkpointing::predict(task.denoiser(), inputs);
+    let losses = task.losses(prepared, &kept.output);
+    let (mean, mut computed) = reduced::<B>(&losses, count);
+    let mut found = mean.backward();
+    let of_network = kept.backward(task.denoiser(), &mut found);
+    let of_others = Gradients::collect(task, &mut found);
+    computed.grads = of_network.plus(of_others);
+    computed
+}
+
+/// The sum of the samples' losses over `count`, recorded, and what is logged of it.
+fn reduced<B: TrainBackend>(
+    losses: &Losses<B>,
+    count: usize,
+) -> (Tensor<B, 1>, Computed<B::InnerBackend>) {
+    let mean = losses.total().sum() / count as f64;
+    let several = losses.0.len() > 1;
+    let terms = losses.0.iter().filter(|_| several);
+    let (terms, means): (Vec<_>, Vec<_>) = terms
+        .map(|term| (term.name, term.values.clone().inner().sum() / count as f64))
+        .unzip();
+    let all = [vec![mean.clone().inner()], means].concat();
+    let computed = Computed {
+        losses: match several {
+            true => Tensor::cat(all, 0),
+            false => mean.clone().inner(),
+        },
+        terms,
+        grads: Gradients::none(),
+    };
+    (mean, computed)
+}
