@@ -22,7 +22,7 @@ pub(crate) fn recipe(folder: &Path) -> String {
         mixer: (dim: {}, depth: {}, qkv_ratio: {:?}, mlp_ratio: {:?}),
         moe: (experts: {}, capacity: {:?}, every: {}),
     ),
-    diffusion: (sigma_data: 0.9, p_mean: -0.6, p_std: 1.2),
+    diffusion: Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2),
     data: (dataset: Latents, image_size: 256, shards: "latents.tar"),
     codec: Latents,
     captions: Precomputed(tokens: 3, drop: 0.1),

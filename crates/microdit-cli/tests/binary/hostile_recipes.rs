@@ -48,8 +48,8 @@ fn a_number_out_of_range_is_named_with_its_place() {
         ("seed=-1", &["seed: -1", "--set seed=-1"]),
         ("sampling.guidance=nan", &["guidance"]),
         (
-            "sampling.sigmas.sigma_min=90",
-            &["sampling.sigmas.sigma_min", "below sigma_max 80"],
+            "sampling.schedule=Sigmas(sigma_min: 90)",
+            &["sampling.schedule.sigma_min", "below sigma_max 80"],
         ),
         ("sampling.count=1000000", &["sampling.count", "8 prompts"]),
         (

@@ -327,7 +327,7 @@ const RECIPE: &str = r#"(
         input_size: 4, patch_size: 1, in_channels: 4, dim: 32, depth: 2, head_dim: 16, multiple_of: 16, caption_channels: 64,
         qkv_width: Constant(1.0), ffn_width: Constant(1.0),
     ),
-    diffusion: (sigma_data: 0.2, p_mean: -0.6, p_std: 1.2),
+    diffusion: Edm(sigma_data: 0.2, p_mean: -0.6, p_std: 1.2),
     data: (dataset: Latents, image_size: 32),
     codec: Latents,
     captions: Precomputed(tokens: 77, drop: 0.1),

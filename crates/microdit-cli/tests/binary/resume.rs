@@ -403,7 +403,7 @@ fn a_run_without_finite_gradients_stops_and_names_its_batches() {
     assert_eq!(broken.lines().count(), 4);
     let line: serde_json::Value = serde_json::from_str(broken.lines().next().unwrap()).unwrap();
     assert_eq!(line["keys"].as_array().unwrap().len(), 4);
-    assert_eq!(line["sigmas"].as_array().unwrap().len(), 4);
+    assert_eq!(line["times"].as_array().unwrap().len(), 4);
     assert!(!run.join("weights.safetensors").exists());
     assert!(
         checkpoints(&run)

@@ -19,7 +19,7 @@ const RECIPE: &str = r#"(
         mixer: (dim: 16, depth: 1),
         moe: (experts: 4, capacity: 2.0, every: 2),
     ),
-    diffusion: (sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
+    diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
     data: (dataset: Shapes, image_size: 16),
     codec: Pixels(scale: 0.5),
     captions: HashedWords(tokens: 6, drop: 0.1),

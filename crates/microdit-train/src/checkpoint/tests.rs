@@ -5,13 +5,20 @@ use crate::{
     Recipe,
     optim::{Gradients, Moments},
 };
+use burn::module::AutodiffModule as _;
 use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
-use microdit::rng::{Purpose, Stream};
+use microdit::{
+    Dit,
+    net::{Conditioning, Denoiser as _},
+    rng::{Purpose, Stream},
+    task::Denoise,
+};
 use microdit_data::Place;
 
 type Tracked = Autodiff<Flex>;
+type Network = Denoise<Tracked, Dit<Tracked>>;
 
 fn recipe() -> Recipe {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
@@ -27,21 +34,26 @@ fn recipe() -> Recipe {
     Recipe::load(&path, &sets.map(String::from)).unwrap()
 }
 
+fn untrained(recipe: &Recipe) -> Network {
+    recipe.stages[0].task(0, &Default::default()).unwrap()
+}
+
 /// The state after a step, with moments and an average.
-fn state(recipe: &Recipe) -> State<Tracked> {
+fn state(recipe: &Recipe) -> State<Tracked, Network> {
     let stage = &recipe.stages[0];
     let device = Default::default();
-    let dit: Dit<Tracked> = stage.model.init(0, &device).unwrap();
+    let task: Network = stage.task(0, &device).unwrap();
     let side = stage.model.input_size;
-    let loss = dit.forward(
+    let captions = Tensor::ones([1, 3, stage.model.caption_channels], &device);
+    let loss = task.denoiser.image(
         Tensor::ones([1, stage.model.in_channels, side, side], &device),
         Tensor::ones([1], &device),
-        Tensor::ones([1, 3, stage.model.caption_channels], &device),
+        Conditioning { captions },
     );
     let loss = loss.sum();
-    let grads = Gradients::collect(&dit, &mut loss.backward());
+    let grads = Gradients::collect(&task, &mut loss.backward());
     let mut optimiser = Optimiser::new(stage.optimiser.clone());
-    let (dit, _) = optimiser.step::<Tracked, _>(dit, grads, &loss.inner(), 1e-3);
+    let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-3);
     let position = Position {
         drawn: 400,
         sources: vec![Place {
@@ -62,9 +74,9 @@ fn state(recipe: &Recipe) -> State<Tracked> {
         },
         emas: vec![Ema::resume(
             stage.ema.first().copied().unwrap_or(SLOW),
-            Some(dit.valid()),
+            Some(task.valid()),
         )],
-        dit,
+        task,
         optimiser,
     }
 }
@@ -76,7 +88,7 @@ const SLOW: microdit::ema::EmaConfig = microdit::ema::EmaConfig {
 };
 
 fn save(
-    state: &State<Tracked>,
+    state: &State<Tracked, Network>,
     step: u64,
     config: CheckpointConfig,
     checkpoints: &Path,
@@ -86,14 +98,14 @@ fn save(
         stage_step: step,
         ..state.progress.clone()
     };
-    let (dit, optimiser, emas) = (
-        state.dit.clone(),
+    let (task, optimiser, emas) = (
+        state.task.clone(),
         state.optimiser.clone(),
         state.emas.clone(),
     );
     let state = State {
         progress,
-        dit,
+        task,
         optimiser,
         emas,
     };
@@ -119,7 +131,7 @@ fn every_flipped_bit_of_a_checkpoint_is_noticed() {
     let loaded = Checkpoint::newest(folder.path()).unwrap().unwrap();
     assert_eq!(loaded.progress(), &state.progress);
     loaded
-        .load::<Tracked>(&recipe.stages[0], 0, &Default::default())
+        .load(&recipe.stages[0], untrained(&recipe), &Default::default())
         .unwrap();
     let mut random = Stream::new(0, Purpose::Shuffle, 0, 0);
     for name in file_names(saved.path()).unwrap() {
@@ -177,7 +189,7 @@ fn moments_are_those_of_the_parameters() {
     let state = state(&recipe);
     let path = folder.path().join(OPTIMISER);
     let device = Default::default();
-    let weights = StateDict::from_module(&state.dit.valid());
+    let weights = StateDict::from_module(&state.task.valid());
     let sizes: BTreeMap<String, usize> = weights
         .iter()
         .map(|(name, data)| (name.clone(), data.num_elements()))

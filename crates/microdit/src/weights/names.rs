@@ -27,6 +27,8 @@ pub fn reference_name(path: &[String]) -> String {
     let segments: Vec<&str> = path
         .iter()
         .map(String::as_str)
+        // A file of weights is one of the network that is trained, whatever its task.
+        .skip_while(|segment| *segment == "denoiser")
         // Variants of an enum are no part of the reference's names.
         .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
         .map(|segment| match segment {

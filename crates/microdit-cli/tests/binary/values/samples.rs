@@ -13,7 +13,7 @@ const SHAPES: &str = r#"(
         qkv_width: Linear(from: 0.5, to: 1.0), ffn_width: Linear(from: 0.5, to: 4.0),
         mixer: (dim: 16, depth: 1), moe: (experts: 4, capacity: 2.0, every: 2),
     ),
-    diffusion: (sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
+    diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
     data: (dataset: Shapes, image_size: 16),
     codec: Pixels(scale: 0.5),
     captions: HashedWords(tokens: 6, drop: 0.1),
