@@ -1,6 +1,7 @@
 //! One function per kind of golden file.
 
 mod checkpoint;
+mod contrastive;
 mod diffusion;
 mod encoders;
 mod images;
@@ -47,6 +48,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("diffusion_vp", diffusion::tables),
     ("vp_sampler", diffusion::vp_sampler),
     ("flow", diffusion::flow),
+    ("cfm", contrastive::cfm),
     ("ema", tables::ema),
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),

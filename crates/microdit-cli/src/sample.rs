@@ -71,6 +71,28 @@ pub(crate) struct Sample {
     /// Classifier-free guidance scale; 1 is none [default: the recipe's, or 5]
     #[arg(long, value_parser = real(Guidance::SCALES))]
     guidance: Option<f64>,
+    /// What pictures are guided away from, in place of no prompt at all
+    #[arg(long)]
+    negative: Option<String>,
+    /// Weights of a network of the same sizes that guides in place of no prompt: one that was trained for less
+    #[arg(long, conflicts_with = "negative")]
+    guide: Option<PathBuf>,
+    /// Replace a value of the recipe's `sampling`, such as solver=Ddim(eta:0.5), churn.s_churn=40 or rescale=0.7; may be given
+    /// several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Width of the pictures in pixels [default: the network's own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    width: Option<u32>,
+    /// Height of the pictures in pixels [default: the network's own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    height: Option<u32>,
+    /// Image to start from, resized to the pictures
+    #[arg(long, requires = "strength")]
+    image: Option<PathBuf>,
+    /// Share of the steps that --image leaves to draw: 0 leaves it as it is, 1 only its outlines
+    #[arg(long, requires = "image", value_parser = real(0.0..=1.0))]
+    strength: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -150,9 +172,12 @@ impl Sample {
             }
             (None, None) => unreachable!("clap requires one of them"),
         };
+        let pipeline = self.directed(pipeline)?;
+        settings = settings.with(&self.overrides).or_advise()?;
         if !prompts.is_empty() {
             settings.prompts = prompts;
         }
+        settings.negative = self.negative.clone().or(settings.negative);
         settings.count = self.count.unwrap_or(settings.count);
         settings.steps = self.steps.unwrap_or(settings.steps);
         settings.guidance = self.guidance.unwrap_or(settings.guidance);
@@ -187,6 +212,26 @@ impl Sample {
         })?;
         let drawn = draw(&pipeline, order, &stop)?;
         describe(&order, &drawn)
+    }
+
+    /// The pipeline with what the command line says of pictures besides how they are drawn.
+    fn directed<B: DitBackend>(
+        &self,
+        mut pipeline: Pipeline<B, Dit<B>>,
+    ) -> miette::Result<Pipeline<B, Dit<B>>> {
+        if self.width.is_some() || self.height.is_some() {
+            let [width, height] = pipeline.size();
+            let size = [self.width.unwrap_or(width), self.height.unwrap_or(height)];
+            pipeline = pipeline.with_size(size).or_advise()?;
+        }
+        if let (Some(image), Some(strength)) = (&self.image, self.strength) {
+            pipeline = pipeline.with_start(image, strength).or_advise()?;
+        }
+        if let Some(guide) = &self.guide {
+            let guide = locate(guide).or_advise()?;
+            pipeline = pipeline.guided_by(&guide).or_advise()?;
+        }
+        Ok(pipeline)
     }
 
     fn pipeline<B: DitBackend>(

@@ -12,6 +12,10 @@ pub trait Codec<B: DitBackend>: Send + Sync {
     /// Pixels of an image's side to one of the latents'.
     fn shrinks_by(&self) -> usize;
 
+    /// Images `[batch, 3, height, width]` in -1..1 to latents. `noise`, of the latents' shape, draws from a posterior where
+    /// there is one.
+    fn encode(&self, images: Tensor<B, 4>, noise: Tensor<B, 4>) -> Tensor<B, 4>;
+
     /// Latents `[batch, channels, height, width]` to images `[batch, 3, height, width]` in -1..1.
     fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4>;
 }
@@ -37,6 +41,10 @@ impl<B: DitBackend> Codec<B> for PixelCodec {
         1
     }
 
+    fn encode(&self, images: Tensor<B, 4>, _noise: Tensor<B, 4>) -> Tensor<B, 4> {
+        images * self.scale
+    }
+
     fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
         latents / self.scale
     }
@@ -49,6 +57,10 @@ impl<B: DitBackend> Codec<B> for Vae<B> {
 
     fn shrinks_by(&self) -> usize {
         self.shrinks_by()
+    }
+
+    fn encode(&self, images: Tensor<B, 4>, noise: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.encode(images, noise)
     }
 
     fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {

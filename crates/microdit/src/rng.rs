@@ -33,6 +33,8 @@ pub enum Purpose {
     Posterior = 10,
     /// Which dataset of several a sample comes from; `sample` counts those drawn.
     Mix = 11,
+    /// What a task of your own draws for a training sample.
+    Task = 12,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

@@ -9,7 +9,7 @@ use super::{
 use crate::error::TrainError;
 use microdit::range::OutOfRange;
 use ron::extensions::Extensions;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
 /// Keys that belong to the run; all others are a stage's.
@@ -43,11 +43,7 @@ impl Recipe {
     /// each other, each with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
         let mut tree = read(path, &[], MAX_BYTES)?;
-        for entry in overrides {
-            let missing = || (Origin::command_line(entry), "write it as path=value".into());
-            let (key, value) = entry.split_once('=').ok_or_else(missing)?;
-            tree.set(key, Node::parse_entry(value, entry))?;
-        }
+        lay_over(&mut tree, overrides)?;
         let typed = match Typed::new(tree.clone()) {
             Err(error) => Typed::with_bare_strings(tree, overrides).ok_or(error)?,
             typed => typed?,
@@ -159,12 +155,37 @@ fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError>
     Ok(read(&file, &before, room - text.len())?.merge(node))
 }
 
+/// Replaces values of a tree, each as `path=value`.
+fn lay_over(tree: &mut Node, overrides: &[String]) -> Result<(), TrainError> {
+    for entry in overrides {
+        let missing = || (Origin::command_line(entry), "write it as path=value".into());
+        let (key, value) = entry.split_once('=').ok_or_else(missing)?;
+        tree.set(key, Node::parse_entry(value, entry))?;
+    }
+    Ok(())
+}
+
+/// Settings with some of their values replaced, each as `path=value`.
+pub(super) fn changed<T: DeserializeOwned + Serialize>(
+    settings: &T,
+    overrides: &[String],
+) -> Result<T, TrainError> {
+    let text = dialect().to_string(settings);
+    let mut tree = Node::parse(&text.expect("settings are plain data"), "the settings")?;
+    lay_over(&mut tree, overrides)?;
+    typed(&tree)
+}
+
+/// RON as recipes have it.
+fn dialect() -> ron::Options {
+    let extensions = Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES;
+    ron::Options::default().with_default_extension(extensions)
+}
+
 /// Gives a tree its type; an error is told at the line its value came from.
 fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let (text, origins) = node.write();
-    let options = ron::Options::default()
-        .with_default_extension(Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES);
-    options.from_str(&text).map_err(|error| {
+    dialect().from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
         // A line of one value says its key, which the parser's message does not.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();

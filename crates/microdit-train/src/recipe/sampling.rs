@@ -1,5 +1,7 @@
 //! What is drawn.
 
+use super::load::changed;
+use crate::error::TrainError;
 use microdit::{
     diffusion::{
         DiffusionConfig, Family, Guidance,
@@ -111,6 +113,14 @@ impl SamplingConfig {
                 "{prompts} prompts have {pictures} pictures; more than {MAX_PICTURES} are too many at once"
             )
         })
+    }
+
+    /// The same with other values, each as `KEY=VALUE` in a recipe's syntax, such as `solver=Ddim(eta: 0.5)`.
+    ///
+    /// # Errors
+    /// Keys that do not exist, and values of another type.
+    pub fn with(&self, settings: &[String]) -> Result<Self, TrainError> {
+        changed(self, settings)
     }
 
     /// How predictions are guided.

@@ -72,6 +72,14 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         let schedule = settings
             .schedule
             .unwrap_or_else(|| ScheduleConfig::of(&self.family));
+        let start = match &self.start {
+            Some(start) => format!("{}, strength {}", start.name, start.strength),
+            None => String::new(),
+        };
+        let guide = match &self.guide {
+            Some((name, _)) => name.clone(),
+            None => String::new(),
+        };
         Label(vec![
             ("prompt", picture.prompt.to_owned()),
             ("seed", seed.to_string()),
@@ -84,6 +92,8 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             ("negative", settings.negative.clone().unwrap_or_default()),
             ("schedule", json(&schedule)),
             ("churn", json(&settings.churn)),
+            ("start", start),
+            ("guide", guide),
             ("size", format!("{width}x{height}")),
             ("weights", self.weights.clone()),
             ("model", json(&self.model)),

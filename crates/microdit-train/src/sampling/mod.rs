@@ -3,6 +3,7 @@
 mod drawing;
 mod label;
 mod prompts;
+mod start;
 
 pub use drawing::{Drawing, Drawn, Order};
 pub use label::Label;
@@ -19,7 +20,7 @@ use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     Dit, DitBackend, DitConfig,
-    diffusion::{Diffusion as _, DiffusionConfig, Family, sampler::sample},
+    diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
     net::Denoiser,
     rng::{Purpose, Stream},
     weights::StateDict,
@@ -33,6 +34,8 @@ use std::{
     },
 };
 
+use start::Start;
+
 /// A trained network and what turns words into its conditions and latents into pictures.
 pub struct Pipeline<B: DitBackend, D> {
     model: DitConfig,
@@ -44,6 +47,11 @@ pub struct Pipeline<B: DitBackend, D> {
     diffusion: DiffusionConfig,
     /// What its label says of the weights.
     weights: String,
+    /// Height and width of the latents.
+    latent: [usize; 2],
+    start: Option<Start<B>>,
+    /// Guides in place of the network without prompt.
+    guide: Option<(String, D)>,
 }
 
 /// A part of a pipeline, and what the pictures' labels call it.
@@ -57,6 +65,16 @@ struct Picture<'a> {
 }
 
 impl<B: DitBackend> Pipeline<B, Dit<B>> {
+    /// The same, [guided](Self::with_guide) away from a network of the same sizes with the weights at `path`.
+    ///
+    /// # Errors
+    /// Weights that do not fit.
+    pub fn guided_by(self, path: &Path) -> Result<Self, TrainError> {
+        let network = self.model.init(0, &self.device)?;
+        let guide = StateDict::read(path)?.load_into(network, &self.device)?;
+        Ok(self.with_guide(guide, label::of_file(path)?))
+    }
+
     /// A pipeline over published weights, of a network of configuration `model` that was trained with `diffusion`.
     ///
     /// # Errors
@@ -169,6 +187,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     ) -> Result<Self, TrainError> {
         fits::<B>(&model, &*conditioner.1, &*codec.1)?;
         Ok(Self {
+            latent: [model.input_size; 2],
             model,
             family: diffusion.init()?,
             denoiser,
@@ -177,13 +196,15 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             device,
             diffusion,
             weights,
+            start: None,
+            guide: None,
         })
     }
 
     /// Width and height of its pictures in pixels.
     pub fn size(&self) -> [u32; 2] {
-        let side = self.model.input_size * self.codec.1.shrinks_by();
-        [side as u32; 2]
+        let [height, width] = self.latent;
+        [width, height].map(|side| (side * self.codec.1.shrinks_by()) as u32)
     }
 
     /// Warns of prompts that its text encoder does not read to their end.
@@ -203,8 +224,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         mut progress: impl FnMut(),
     ) -> Option<Tensor<B, 4>> {
         let _awake = B::keep_awake();
-        let model = &self.model;
-        let side = model.input_size;
+        let [height, width] = self.latent;
         let count = pictures.len();
         let least = self.least_batch(settings.guidance);
         let pictures: Vec<Picture<'_>> = pictures
@@ -213,7 +233,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             .cycle()
             .take(count.max(least))
             .collect();
-        let shape = [pictures.len(), model.in_channels, side, side];
+        let shape = [pictures.len(), self.model.in_channels, height, width];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
             let one = |picture: &Picture<'_>| {
@@ -235,12 +255,24 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             Tensor::<B, 4>::from_data(values, &self.device)
         };
         let stopped = || stop.load(Ordering::Relaxed);
-        let trajectory = settings.trajectory(&self.family);
+        let mut trajectory = settings.trajectory(&self.family);
         let guidance = settings.guidance();
+        let noise = normal(Purpose::Noise, 0);
+        let begin = match &self.start {
+            None => noise * trajectory.start,
+            Some(start) => {
+                trajectory = trajectory.with_strength(start.strength);
+                let level = match trajectory.steps.first() {
+                    Some(step) => step.from.level,
+                    None => Level::CLEAN,
+                };
+                start.latents.clone() * level.signal + noise * level.noise
+            }
+        };
         let latents = sample(
             &settings.solver,
             &trajectory,
-            normal(Purpose::Noise, 0) * trajectory.start,
+            begin,
             |x, point| {
                 // What becomes of the state is of no interest then.
                 if stopped() {
@@ -248,7 +280,23 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
                 }
                 self.family.denoise(x, point, |x, t| {
                     let sigma = point.level.sigma();
-                    guidance.predict(&self.denoiser, x, t, sigma, &conditioning, &other)
+                    let Some((_, guide)) = &self.guide else {
+                        return guidance.predict(
+                            &self.denoiser,
+                            x,
+                            t,
+                            sigma,
+                            &conditioning,
+                            &other,
+                        );
+                    };
+                    let image =
+                        |network: &D| network.image(x.clone(), t.clone(), conditioning.clone());
+                    guidance.guide(
+                        sigma,
+                        || image(&self.denoiser),
+                        || [&self.denoiser, guide].map(image),
+                    )
                 })
             },
             |step| normal(Purpose::Churn, step),
@@ -265,7 +313,8 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// larger ones. A network of any use needs two rows at most, which guidance makes of one picture.
     fn least_batch(&self, guidance: f64) -> usize {
         let model = &self.model;
-        let tokens = model.tokens();
+        let patch = self.denoiser.patch_size();
+        let tokens: usize = self.latent.iter().map(|side| side / patch).product();
         let experts = model.moe.as_ref().map_or(usize::MAX, |moe| moe.experts);
         let blocks = model.blocks();
         let of_picture = blocks.iter().map(|block| block.dim.min(block.hidden_dim));

@@ -21,7 +21,10 @@ use burn::tensor::backend::BackendTypes;
 use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
 use microdit_data::Position;
 use serde::Serialize;
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 use steps::Trainer;
 
 /// A run that ended in order.
@@ -82,6 +85,27 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     /// What the data of the stages are, as far as they are there.
     data: Vec<Option<DataIdentity>>,
     changes: Vec<Change>,
+}
+
+/// Trains `recipe` in the directory `path`, from where it stopped, on `devices`; `build` and `report` as in [`Training`].
+///
+/// # Errors
+/// As [`RunDir::enter`], [`Training::open`] and [`Training::run`].
+pub fn train<B: TrainBackend, T: TrainTask<B>>(
+    recipe: &Recipe,
+    path: &Path,
+    devices: &[B::Device],
+    build: &Build<B, T>,
+    report: impl FnMut(&Metrics) + Send,
+) -> Result<Outcome<T::InnerModule>, TrainError> {
+    let run = RunDir::enter(path, true)?;
+    let session = Session {
+        stop: &Arc::default(),
+        gpu: None,
+        nodes: None,
+    };
+    let training = Training::open(recipe, &run, devices, false, build)?;
+    training.run(&session, &"train", report)
 }
 
 /// What there is to begin with.

@@ -41,6 +41,14 @@ impl<B: DitBackend> Selection<B> {
         }
     }
 
+    /// Of all tokens `[batch, tokens, width]`, those that are kept.
+    pub fn kept(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
+        match &self.keep {
+            Some(keep) => keep.gather(tokens),
+            None => tokens,
+        }
+    }
+
     /// The same without automatic differentiation.
     pub fn inner(&self) -> Selection<B::InnerBackend>
     where
@@ -93,9 +101,14 @@ pub struct Output<B: DitBackend> {
 impl<B: DitBackend> Output<B> {
     /// A prediction of all tokens, without features.
     pub fn all(patches: Tensor<B, 3>) -> Self {
+        Self::of(patches, &Selection::all())
+    }
+
+    /// A prediction of the selected tokens, without features.
+    pub fn of(patches: Tensor<B, 3>, selection: &Selection<B>) -> Self {
         Self {
             patches,
-            keep: None,
+            keep: selection.keep.clone(),
             features: Vec::new(),
         }
     }

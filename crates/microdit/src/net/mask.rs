@@ -7,7 +7,6 @@ use crate::{
 };
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::AutodiffBackend};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 
 /// How a training run drops tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -129,7 +128,7 @@ impl<B: DitBackend> TokenMask<B> {
         tokens: usize,
         seed: u64,
         step: u64,
-        samples: Range<u64>,
+        samples: impl IntoIterator<Item = u64>,
         device: &B::Device,
     ) -> Option<Self> {
         let kept = masking.kept(tokens);
@@ -137,6 +136,7 @@ impl<B: DitBackend> TokenMask<B> {
             return None;
         }
         let noise: Vec<f32> = samples
+            .into_iter()
             .flat_map(|sample| Stream::new(seed, Purpose::Mask, step, sample).uniform(tokens))
             .collect();
         Some(Self::from_noise(

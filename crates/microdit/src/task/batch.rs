@@ -6,7 +6,6 @@ use crate::{
     rng::{Purpose, Stream},
 };
 use burn::tensor::{Tensor, TensorData};
-use std::ops::Range;
 
 /// The samples of a step, which are encoded when they are asked for: a device computes a share of them, but a loss may compare a
 /// sample with any other.
@@ -118,11 +117,11 @@ impl Draws {
     }
 
     /// Which captions of `samples` stay, when a share of `drop` is dropped.
-    pub fn kept_captions(&self, samples: Range<usize>, drop: f64) -> Vec<bool> {
+    pub fn kept_captions(&self, samples: impl IntoIterator<Item = usize>, drop: f64) -> Vec<bool> {
         let keep = |i| {
             let draw = self.stream(Purpose::CaptionDrop, i).uniform(1)[0];
             self.held_out || f64::from(draw) >= drop
         };
-        samples.map(keep).collect()
+        samples.into_iter().map(keep).collect()
     }
 }

@@ -103,6 +103,46 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
         &self.family
     }
 
+    /// Samples of the batch, in any order, with what is drawn for each.
+    pub fn noise(&self, batch: &impl Samples<B>, places: &[usize], draws: &Draws) -> Noised<B> {
+        let clean = batch.latents(places);
+        let ([_, channels, height, width], device) = (clean.dims(), clean.device());
+        let masking = match draws.held_out {
+            true => Masking::None,
+            false => self.masking,
+        };
+        let patch = self.denoiser.patch_size();
+        let tokens = (height / patch) * (width / patch);
+        let times: Vec<f64> = places.iter().map(|&i| self.time(i, draws)).collect();
+        Noised {
+            noise: draws.normal(Purpose::Noise, places, [channels, height, width], &device),
+            clean,
+            rows: self.family.rows(&times),
+            conditioning: batch
+                .conditioning(places)
+                .keep(&draws.kept_captions(places.iter().copied(), self.caption_drop)),
+            keep: TokenMask::draw(
+                masking,
+                tokens,
+                draws.seed,
+                draws.step,
+                places.iter().map(|&place| place as u64),
+                &device,
+            ),
+        }
+    }
+
+    /// The network's ideal output for these samples, `[batch, channels, height, width]`.
+    pub fn target(&self, noised: &Noised<B>) -> Tensor<B, 4> {
+        let (clean, noise) = (noised.clean.clone(), noised.noise.clone());
+        self.family.target(clean, noise, &noised.rows)
+    }
+
+    fn time(&self, sample: usize, draws: &Draws) -> f64 {
+        let random = &mut draws.stream(Purpose::Sigma, sample);
+        self.family.draw_time(random)
+    }
+
     /// Fraction of the captions that are dropped.
     pub fn caption_drop(&self) -> f64 {
         self.caption_drop
@@ -118,30 +158,7 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
     }
 
     fn prepare(&self, batch: &impl Samples<B>, samples: Range<usize>, draws: &Draws) -> Noised<B> {
-        let places: Vec<usize> = samples.clone().collect();
-        let clean = batch.latents(&places);
-        let ([_, channels, height, width], device) = (clean.dims(), clean.device());
-        let masking = match draws.held_out {
-            true => Masking::None,
-            false => self.masking,
-        };
-        let patch = self.denoiser.patch_size();
-        Noised {
-            noise: draws.normal(Purpose::Noise, &places, [channels, height, width], &device),
-            clean,
-            rows: self.family.rows(&self.times(samples.clone(), draws)),
-            conditioning: batch
-                .conditioning(&places)
-                .keep(&draws.kept_captions(samples.clone(), self.caption_drop)),
-            keep: TokenMask::draw(
-                masking,
-                (height / patch) * (width / patch),
-                draws.seed,
-                draws.step,
-                samples.start as u64..samples.end as u64,
-                &device,
-            ),
-        }
+        self.noise(batch, &samples.collect::<Vec<_>>(), draws)
     }
 
     fn inputs(&self, noised: &Noised<B>) -> Inputs<B> {
@@ -166,7 +183,6 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
     }
 
     fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64> {
-        let draw = |i| self.family.draw_time(&mut draws.stream(Purpose::Sigma, i));
-        samples.map(draw).collect()
+        samples.map(|i| self.time(i, draws)).collect()
     }
 }

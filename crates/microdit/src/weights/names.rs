@@ -24,11 +24,11 @@ const RENAMED: &[(&str, &str)] = &[
 /// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
 /// ```
 pub fn reference_name(path: &[String]) -> String {
-    let segments: Vec<&str> = path
+    // A file of weights is one of the network that is trained, whatever its task.
+    let network = path.iter().position(|segment| segment == "denoiser");
+    let segments: Vec<&str> = path[network.map_or(0, |place| place + 1)..]
         .iter()
         .map(String::as_str)
-        // A file of weights is one of the network that is trained, whatever its task.
-        .skip_while(|segment| *segment == "denoiser")
         // Variants of an enum are no part of the reference's names.
         .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
         .map(|segment| match segment {

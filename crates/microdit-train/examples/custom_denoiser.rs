@@ -1,0 +1,98 @@
+//! A network of one's own under the library's task, trainer and sampler: tokens that meet in their mean.
+//!
+//!     cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200
+//!
+//! The same command resumes the run. It has two replicas, a log, and a grid of pictures.
+
+use burn::{
+    module::Module,
+    tensor::{Tensor, TensorData},
+};
+use burn_autodiff::Autodiff;
+use burn_flex::Flex;
+use microdit::{
+    DitBackend, DitConfig, Linear,
+    embed::{PatchEmbed, TimestepEmbed, sincos_positions},
+    init::{Init, STD},
+    net::{Denoiser, Inputs, Output, Selection},
+};
+use microdit_train::{Recipe, recipe::Stage, trainer::train};
+use std::{error::Error, path::Path};
+
+/// Every layer tells each token the mean of all.
+#[derive(Module, Debug)]
+struct MeanField<B: DitBackend> {
+    patches: PatchEmbed<B>,
+    time: TimestepEmbed<B>,
+    caption: Linear<B>,
+    layers: Vec<(Linear<B>, Linear<B>)>,
+    out: Linear<B>,
+    patch: usize,
+}
+
+impl<B: DitBackend> MeanField<B> {
+    fn new(config: &DitConfig, mut init: Init<'_, B>) -> Self {
+        let (dim, captions) = (config.dim, config.caption_channels);
+        let mut linear = |input, output| init.linear(input, output, true, STD);
+        let layers = (0..config.depth).map(|_| (linear(2 * dim, 2 * dim), linear(2 * dim, dim)));
+        Self {
+            layers: layers.collect(),
+            caption: linear(captions, dim),
+            out: linear(dim, config.patch_dim()),
+            patches: PatchEmbed::new(config, &mut init),
+            time: TimestepEmbed::new(dim, &mut init),
+            patch: config.patch_size,
+        }
+    }
+}
+
+impl<B: DitBackend> Denoiser<B> for MeanField<B> {
+    /// Tokens `[batch, tokens, dim]`, and what they are conditioned on `[batch, 1, dim]`.
+    type Carry = (Tensor<B, 3>, Tensor<B, 3>);
+
+    fn patch_size(&self) -> usize {
+        self.patch
+    }
+
+    fn segments(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn enter(&self, inputs: Inputs<B>) -> Self::Carry {
+        let [_, _, height, width] = inputs.x.dims();
+        let captions = self.caption.forward(inputs.conditioning.captions);
+        let time: Tensor<B, 3> = self.time.forward(inputs.time).unsqueeze_dim(1);
+        let condition = time + captions.mean_dim(1);
+        let tokens = self.patches.forward(inputs.x);
+        let [_, count, dim] = tokens.dims();
+        let places = sincos_positions(dim, [height / self.patch, width / self.patch], 1.0);
+        let places = TensorData::new(places, [1, count, dim]);
+        let tokens = tokens.clone() + Tensor::from_data(places, &tokens.device());
+        (inputs.selection.kept(tokens), condition)
+    }
+
+    fn segment(&self, i: usize, (x, condition): Self::Carry, _: &Selection<B>) -> Self::Carry {
+        let heard = (x.clone().mean_dim(1) + condition.clone()).expand(x.dims());
+        let (both, back) = &self.layers[i];
+        let hidden = B::tanh_gelu(both.forward(Tensor::cat(vec![x.clone(), heard], 2)));
+        (x + back.forward(hidden), condition)
+    }
+
+    fn leave(&self, (tokens, _): Self::Carry, selection: &Selection<B>) -> Output<B> {
+        Output::of(self.out.forward(tokens), selection)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let run = std::env::args().nth(1).ok_or("name a directory")?;
+    let settings: Vec<String> = std::env::args().skip(2).collect();
+    let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
+    let build = |stage: &Stage, seed: u64, device: &_| {
+        let network = MeanField::<Autodiff<Flex>>::new(&stage.model, Init::new(seed, device));
+        Ok(stage.denoise().init(network)?)
+    };
+    let (run, replicas) = (Path::new(&run), [Default::default(); 2]);
+    let outcome = train(&recipe, run, &replicas, &build, |line| println!("{line:?}"))?;
+    println!("{:?} after {} steps", outcome.ending, outcome.steps);
+    Ok(())
+}
