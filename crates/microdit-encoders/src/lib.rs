@@ -2,6 +2,7 @@
 //! and, for runs without any download, their built-in stand-ins.
 
 mod codec;
+mod config_file;
 mod contact_sheet;
 mod cut;
 mod hashed_words;

@@ -1,5 +1,6 @@
 //! Pictures in a directory, with captions beside them or in a table.
 
+mod page_header;
 mod pages;
 mod parquet;
 mod paths;

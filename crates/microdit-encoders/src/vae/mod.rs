@@ -8,7 +8,10 @@ mod tiny;
 pub use kl::{AutoencoderKl, AutoencoderKlConfig, Posterior};
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
-use crate::weights::{Weights, parse};
+use crate::{
+    config_file::{find, format, parse, text},
+    weights::Weights,
+};
 use burn::tensor::Tensor;
 use image::RgbImage;
 use microdit::{DitBackend, weights::WeightsError};
@@ -52,12 +55,12 @@ impl<B: DitBackend> Vae<B> {
         let nested = path.join("vae");
         let path = if nested.is_dir() { &nested } else { path };
         let (folder, weights) = if path.is_dir() {
-            (path, crate::weights::find(path, &WEIGHTS)?)
+            (path, find(path, &WEIGHTS)?)
         } else {
             (path.parent().unwrap_or(path), path.to_owned())
         };
         let file = folder.join("config.json");
-        let config = crate::weights::text(&file)?;
+        let config = text(&file)?;
         let kind: Kind = parse(&file, &config)?;
         let weights = Weights::open(&weights)?;
         match kind.class.as_deref() {
@@ -69,7 +72,7 @@ impl<B: DitBackend> Vae<B> {
                 let config: AutoencoderKlConfig = parse(&file, &config)?;
                 Ok(Self::Kl(Box::new(config.load(&weights.at(""), device)?)))
             }
-            Some(other) => Err(crate::weights::format(
+            Some(other) => Err(format(
                 &file,
                 &format!("it describes a {other}; expected AutoencoderKL or AutoencoderTiny"),
             )),

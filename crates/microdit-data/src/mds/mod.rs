@@ -5,13 +5,14 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
+mod index;
+
 use crate::error::DataError;
-use serde::Deserialize;
+use index::{Entry, Index};
 use std::{
-    collections::HashSet,
     fs::File,
     io::{self, Read},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -31,34 +32,6 @@ pub struct MdsShard {
 pub struct MdsSample {
     names: Arc<[String]>,
     columns: Vec<Vec<u8>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Index {
-    version: u32,
-    shards: Vec<Entry>,
-}
-
-/// A shard in the index.
-#[derive(Debug, Deserialize)]
-struct Entry {
-    format: String,
-    column_names: Vec<String>,
-    /// How each column is encoded: `jpeg`, `str`, ...
-    #[serde(default)]
-    column_encodings: Vec<String>,
-    /// Bytes of columns of fixed length.
-    column_sizes: Vec<Option<u32>>,
-    compression: Option<String>,
-    samples: u32,
-    raw_data: FileEntry,
-    zip_data: Option<FileEntry>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FileEntry {
-    basename: String,
-    bytes: u64,
 }
 
 impl MdsShard {
@@ -198,51 +171,6 @@ impl MdsSample {
 }
 
 impl Entry {
-    /// The file to read, if this is a shard we can read.
-    fn check(&self) -> Result<&Path, String> {
-        if self.format != "mds" {
-            return Err(format!("a shard has format {}; expected mds", self.format));
-        }
-        if self.column_names.len() != self.column_sizes.len() {
-            return Err("a shard has not as many column_sizes as column_names".into());
-        }
-        let mut names = HashSet::new();
-        for (name, size) in self.column_names.iter().zip(&self.column_sizes) {
-            if !names.insert(name) {
-                return Err(format!("a shard has two columns {name}"));
-            }
-            // Every column takes some of a sample's bytes: so a shard's length bounds what is made of it.
-            if *size == Some(0) {
-                return Err(format!("column {name} has 0 bytes"));
-            }
-        }
-        // The algorithm, and after a colon its level.
-        let compression = self
-            .compression
-            .as_deref()
-            .map(|name| name.split(':').next());
-        let file = match (&self.zip_data, compression.flatten()) {
-            (None, None) => &self.raw_data,
-            (Some(file), Some("zstd")) => file,
-            (_, compression) => {
-                return Err(format!(
-                    "shards are compressed with {}; expected none or zstd",
-                    compression.unwrap_or("an unnamed algorithm")
-                ));
-            }
-        };
-        let path = Path::new(&file.basename);
-        let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
-        if path.components().all(inside) && !file.basename.is_empty() {
-            Ok(path)
-        } else {
-            Err(format!(
-                "{}: a shard must lie under its index",
-                file.basename
-            ))
-        }
-    }
-
     /// The samples of a shard.
     fn split(&self, shard: &[u8]) -> Result<Vec<MdsSample>, String> {
         let word = |at: usize| -> Option<usize> {

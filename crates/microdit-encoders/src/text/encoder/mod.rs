@@ -1,0 +1,153 @@
+//! A text tower with its tokenizer, opened as it was published.
+
+mod open_clip;
+mod transformers;
+
+use super::{ClipText, ClipTokenizer, Padding, T5Config, T5Encoder};
+use crate::{
+    config_file::{find, format, parse, text},
+    weights::Weights,
+};
+use burn::tensor::{Int, Tensor, TensorData};
+use microdit::{DitBackend, weights::WeightsError};
+use open_clip::OpenClip;
+use std::path::Path;
+use tokenizers::Tokenizer;
+use transformers::{
+    Kind, T5_TOKENS, knows_all_tokens, padding, sentence_pieces, transformers_clip,
+};
+
+/// Names of open_clip's weights, in the order they are looked for.
+const OPEN_CLIP: [&str; 3] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// Names of transformers' weights, in the order they are looked for.
+const TRANSFORMERS: [&str; 5] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// Captions to the states of their tokens.
+#[derive(Debug)]
+pub enum TextEncoder<B: DitBackend> {
+    /// CLIP's text tower, from open_clip or transformers.
+    Clip(Box<ClipText<B>>, Box<ClipTokenizer>, Padding),
+    /// The encoder of T5 v1.1; the number of tokens is the user's choice.
+    T5(Box<T5Encoder<B>>, Box<Tokenizer>, usize),
+}
+
+impl<B: DitBackend> TextEncoder<B> {
+    /// Opens a directory as published: with `open_clip_config.json` (open_clip), or with `config.json` of transformers'
+    /// CLIP or T5 models, which T5 needs `tokenizer.json` beside; or the parent of `text_encoder` in diffusers' layout.
+    ///
+    /// # Errors
+    /// Missing or damaged files, models of another kind, and weights that do not fit their configuration.
+    pub fn open(path: &Path, device: &B::Device) -> Result<Self, WeightsError> {
+        let nested = path.join("text_encoder");
+        let folder = if nested.is_dir() { &nested } else { path };
+        if folder.join("open_clip_config.json").is_file() {
+            return Self::open_clip(folder, device);
+        }
+        let file = folder.join("config.json");
+        let config = text(&file)?;
+        let kind: Kind = parse(&file, &config)?;
+        let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
+        let at = weights.at("");
+        match kind.model_type.as_deref() {
+            Some("clip_text_model" | "clip") => {
+                let config = transformers_clip(&file, &config)?;
+                knows_all_tokens(&file, config.vocabulary)?;
+                let tower = Box::new(config.load(&at, device)?);
+                let padding = padding(folder)?;
+                Ok(Self::Clip(tower, Box::new(ClipTokenizer::new()), padding))
+            }
+            Some("t5") => {
+                let config: T5Config = parse(&file, &config)?;
+                let vocabulary = config.vocab_size;
+                let encoder = Box::new(config.load(&at, device)?);
+                Ok(Self::T5(
+                    encoder,
+                    Box::new(sentence_pieces(folder, vocabulary)?),
+                    T5_TOKENS,
+                ))
+            }
+            other => Err(format(
+                &file,
+                &format!(
+                    "model_type is {}; expected clip_text_model, clip or t5",
+                    other.unwrap_or("missing")
+                ),
+            )),
+        }
+    }
+
+    fn open_clip(folder: &Path, device: &B::Device) -> Result<Self, WeightsError> {
+        let file = folder.join("open_clip_config.json");
+        let config: OpenClip = parse(&file, &text(&file)?)?;
+        let weights = Weights::open(&find(folder, &OPEN_CLIP)?)?;
+        let config = config.text();
+        knows_all_tokens(&file, config.vocabulary)?;
+        let tower = config.load(&weights.at(""), device)?;
+        Ok(Self::Clip(
+            Box::new(tower),
+            Box::new(ClipTokenizer::new()),
+            Padding::Zero,
+        ))
+    }
+
+    /// Captions to `[batch, tokens, channels]`, padding included, as the reference keeps it.
+    pub fn encode(&self, captions: &[impl AsRef<str>], device: &B::Device) -> Tensor<B, 3> {
+        let shape = [captions.len(), self.tokens()];
+        let ids = |values: Vec<i64>| -> Tensor<B, 2, Int> {
+            Tensor::from_data(TensorData::new(values, shape), device)
+        };
+        match self {
+            Self::Clip(tower, tokenizer, padding) => {
+                let encode = |text: &str| tokenizer.encode(text, shape[1], *padding);
+                let rows = captions.iter().flat_map(|text| encode(text.as_ref()));
+                tower.forward(ids(rows.collect())).hidden
+            }
+            Self::T5(encoder, tokenizer, tokens) => {
+                let (mut rows, mut masks) = (Vec::new(), Vec::new());
+                for caption in captions {
+                    // What no tokenizer can read is read as nothing.
+                    let encoded = tokenizer.encode(caption.as_ref(), true).ok();
+                    let known = encoded
+                        .as_ref()
+                        .map_or(&[][..], |encoded| encoded.get_ids());
+                    let pad = tokens.saturating_sub(known.len());
+                    rows.extend(known.iter().take(*tokens).map(|&id| i64::from(id)));
+                    rows.extend(std::iter::repeat_n(0, pad));
+                    masks.extend(std::iter::repeat_n(1, tokens - pad));
+                    masks.extend(std::iter::repeat_n(0, pad));
+                }
+                encoder.forward(ids(rows), Some(ids(masks)))
+            }
+        }
+    }
+
+    /// Tokens of a caption.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Clip(tower, ..) => tower.config().tokens,
+            Self::T5(_, _, tokens) => *tokens,
+        }
+    }
+
+    /// Channels of a token's state.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Clip(tower, ..) => tower.config().width,
+            Self::T5(encoder, ..) => encoder.config().d_model,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
