@@ -1,4 +1,4 @@
-//! `microdit convert`: checkpoints and weights of the reference, taken over and written again.
+//! `microdit convert`: checkpoints and weights of the reference, imported or written in another form.
 
 use crate::{
     advice::OrAdvise,
@@ -18,13 +18,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Take over a checkpoint of the reference's trainer into a run, or write weights in another form.
+/// Import a checkpoint of the reference's trainer as a run, or write weights in another form.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true))]
 pub(crate) struct Convert {
     /// Checkpoint of the trainer (.pt), or a file of weights (.pt, .safetensors)
     checkpoint: PathBuf,
-    /// Run directory to create, from which `microdit train RECIPE --run DIR --resume` goes on
+    /// Run directory to create; `microdit train RECIPE --run DIR --resume` continues it
     #[arg(long, group = "goal", requires = "recipe")]
     run: Option<PathBuf>,
     /// Recipe of that run

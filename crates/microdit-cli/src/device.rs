@@ -65,7 +65,7 @@ impl Devices {
         Ok(self.0.iter().map(device).collect())
     }
 
-    /// Says so if there are fewer GPUs, or nothing they could exchange gradients by: both would panic in the backend.
+    /// An error if there are fewer GPUs, or no library for their all-reduce: both would panic in the backend.
     #[cfg(feature = "cuda")]
     fn require_gpus(&self, present: usize) -> miette::Result<()> {
         let absent = self.0.iter().find(|&&index| usize::from(index) >= present);
@@ -112,7 +112,7 @@ pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
     Ok(Devices(devices))
 }
 
-/// Says so if there is no NVIDIA driver: without one, the first operation would panic inside the backend.
+/// An error if there is no NVIDIA driver: without one, the first operation would panic inside the backend.
 #[cfg(feature = "cuda")]
 pub(crate) fn require_nvidia() -> miette::Result<()> {
     if has_nvidia_driver() || !cfg!(target_os = "linux") {
@@ -130,7 +130,7 @@ fn has_nvidia_driver() -> bool {
     signs.iter().any(|path| std::path::Path::new(path).exists())
 }
 
-/// Says so if there is no GPU, likewise.
+/// An error if there is no GPU, likewise.
 #[cfg(feature = "wgpu")]
 pub(crate) fn require_adapter() -> miette::Result<()> {
     let adapters = wgpu::Instance::default().enumerate_adapters(wgpu::Backends::PRIMARY);

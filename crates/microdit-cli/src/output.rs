@@ -1,5 +1,5 @@
-//! Where a command writes to, checked before it works: what is there and no regular file is not replaced, and what cannot
-//! be written is said at once rather than at the end.
+//! Output paths, checked before a command works: only regular files are replaced, and what cannot
+//! be written is reported at once rather than at the end.
 
 use microdit_encoders::PictureFormat;
 use miette::miette;

@@ -291,12 +291,12 @@ fn describe(order: &Order<'_>, drawn: &Drawn) -> miette::Result<()> {
     if *stopped {
         let message = match order.singles {
             Some(singles) => format!(
-                "stopped: {} pictures are in {}; the same command goes on from there",
+                "stopped: {} pictures are in {}; run the same command again to resume",
                 drawn + kept,
                 singles.display()
             ),
             None => "stopped: nothing was written; with --singles DIR, pictures are kept as they \
-                     are drawn and the same command goes on"
+                     are drawn and the same command resumes"
                 .into(),
         };
         return Err(Stopped(message).into());

@@ -17,7 +17,7 @@ use std::{
 /// Signals that come in so short a time are one: `timeout` and a terminal that is closed send theirs twice.
 const ONE: Duration = Duration::from_millis(200);
 
-/// What a step of a large network may take before a command that is asked to stop ends without it.
+/// How long a step of a large network may delay the end of a command that was asked to stop.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A command that was ended by a signal before its work was done; it says how to go on.

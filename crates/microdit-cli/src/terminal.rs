@@ -1,6 +1,6 @@
-//! All that the command prints, and nothing else prints: what comes from outside is shown, never obeyed.
+//! The only place that prints: text from outside is shown, its control characters never obeyed.
 //!
-//! Nothing here fails or panics when whoever read the output has gone: a run outlives its terminal.
+//! Nothing here fails or panics when the reader of the output is gone: a run outlives its terminal.
 
 use crate::{Cli, signal::Stopped};
 use clap::{CommandFactory, Parser, builder::Styles};

@@ -40,7 +40,7 @@ pub(crate) struct Train {
     /// Continue the run in --run from its newest checkpoint, or start it if there is none yet
     #[arg(long, requires = "run")]
     resume: bool,
-    /// Go on with --resume although the recipe, or the data it names, train something else than the run was begun with.
+    /// Resume although the recipe or its data would train something else than the run was started with.
     /// Without it, a resumed run takes changes that do not reach its weights (name, sampling, encoders, log_every,
     /// checkpoints, max_broken_steps, evaluation, budget, micro_batch, recompute, data.threads, data.max_damage), the same
     /// data in another place, other numbers of steps of stages that are not finished, and further stages
@@ -179,7 +179,7 @@ impl Train {
                     _ => "",
                 };
                 say!(
-                    "{reason}stopped after {} of {} steps; the same command with --run {} --resume goes on from there",
+                    "{reason}stopped after {} of {} steps; resume with the same command, --run {} and --resume",
                     outcome.steps,
                     steps,
                     path.display()

@@ -1,4 +1,4 @@
-//! Reading on a thread of its own, so that a disk which hangs does not hold up whoever is asked to stop.
+//! Reading on a thread of its own, so that a hanging disk does not delay a stop.
 
 use crate::error::DataError;
 use std::{
@@ -13,7 +13,7 @@ use std::{
 /// Items read ahead.
 const AHEAD: usize = 16;
 
-/// Time between two looks at whether to stop, while there is nothing to do.
+/// How often the stop flag is checked while there is nothing to do.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 enum Message<T, R> {
@@ -32,10 +32,10 @@ pub fn read_ahead<T: Send + 'static, R: Send + 'static>(
     mut take: impl FnMut(T) -> Result<bool, DataError>,
 ) -> Result<Option<R>, DataError> {
     let (sender, receiver) = mpsc::sync_channel(AHEAD);
-    // Not joined: it may hang for as long as the disk.
+    // Not joined: it may hang as long as the disk does.
     thread::spawn(move || {
         let end = read(&mut |item| sender.send(Message::Item(item)).is_ok());
-        // Nobody may be listening any more.
+        // The receiver may be gone.
         let _ = sender.send(Message::End(end));
     });
     while !stop.load(Ordering::Relaxed) {

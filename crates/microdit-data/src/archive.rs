@@ -16,14 +16,14 @@ use webdataset::{
 /// Longest member that is read; pictures that are decoded and arrays of a training sample are shorter.
 const MAX_MEMBER: u64 = 512 << 20;
 
-/// How many times longer than itself a compressed shard may be; pictures and latents can hardly be compressed at all.
+/// How many times a compressed shard may grow; images and latents hardly compress at all.
 const MAX_RATIO: u64 = 100;
 
-/// Bytes after the mark that ends a tar in which another tar is looked for; usual padding is 10 kB.
+/// Bytes after a tar's end mark that are searched for another tar; the usual padding is 10 kB.
 const MAX_PADDING: u64 = 1 << 20;
 
 /// Hands the samples of the tar at `path`, plain or compressed by gzip, to `take` until it answers false: each by its key,
-/// or what makes it useless as a whole.
+/// or why it cannot be used.
 ///
 /// # Errors
 /// A file that is no tar or ends too early, once all samples before have been handed on.
@@ -42,7 +42,7 @@ fn read(
     let text = |error: io::Error| error.to_string();
     let most = file.metadata().map_err(text)?.len();
     let most = most.saturating_mul(MAX_RATIO).saturating_add(MAX_MEMBER);
-    // Large reads go past the buffer; small ones would be a call to the system each.
+    // Large reads bypass the buffer; each small one would be a system call.
     let (_, stream) = decompress(Box::new(BufReader::with_capacity(64 << 10, file)))
         .map_err(|error| error.to_string())?;
     let ended = Cell::new(false);
@@ -51,7 +51,7 @@ fn read(
         left: most,
         ended: &ended,
     });
-    // Samples that cannot be used, by key: their members are read before they are handed on.
+    // Unusable samples, by key: all their members are read before they are reported.
     let spoiled: RefCell<BTreeMap<String, String>> = RefCell::default();
     let members = archive.entries().map_err(text)?.filter_map(|entry| {
         let file = entry
@@ -103,7 +103,7 @@ fn read(
     Ok(())
 }
 
-/// A file of the tar; directories, links and what describes the shard itself are none.
+/// A file of the tar; directories, links and the shard's own metadata do not count.
 fn member<R: Read>(
     mut entry: tar::Entry<'_, R>,
     spoiled: &RefCell<BTreeMap<String, String>>,
@@ -116,7 +116,7 @@ fn member<R: Read>(
     let size = entry.size();
     let mut data = Vec::new();
     if size <= MAX_MEMBER {
-        // Not reserved as a whole: the size is the file's claim.
+        // Not allocated up front: the size is only the file's claim.
         data.reserve(size.min(1 << 20) as usize);
         entry.read_to_end(&mut data)?;
         if data.len() as u64 != size {
@@ -138,7 +138,7 @@ fn member<R: Read>(
     }))
 }
 
-/// The reason alone, without the names of kinds of errors before it.
+/// The reason alone, without the error kinds printed before it.
 fn cause(error: Error) -> String {
     match error {
         Error::Io(error) => error.to_string(),
@@ -147,7 +147,7 @@ fn cause(error: Error) -> String {
     }
 }
 
-/// Notes that the end of the file was met, and bounds what it is decompressed to.
+/// Notes when the end of the file is reached, and bounds the decompressed size.
 struct Watched<'a, R> {
     stream: R,
     left: u64,
@@ -183,7 +183,7 @@ mod tests {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, content) in members {
             let mut header = tar::Header::new_ustar();
-            // As other programs write names, which the library refuses.
+            // Names as other programs write them; the library refuses them.
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_size(content.len() as u64);
             header.set_cksum();
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(keys, ["a", "c", "f/g"]);
         assert_eq!(spoiled, ["b: two members of one name: .txt"]);
         assert_eq!(end, Ok(()));
-        // Bytes that are no text, in the name of one.
+        // A name with bytes that are not text.
         let mut latin = packed(&[("a.txt", text()), ("?.txt", text()), ("b.txt", text())]);
         let header = &mut latin[1024..1536];
         header[0] = 0xe9;
@@ -279,7 +279,7 @@ mod tests {
         header.copy_from_slice(changed.as_bytes());
         let keys: Vec<String> = samples(&latin).0.into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["a", "\\xE9", "b"]);
-        // A size that nothing backs.
+        // A size with no data behind it.
         let mut huge = packed(&[("a.txt", text()), ("b.txt", text())]);
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes().copy_from_slice(&huge[1024..1536]);

@@ -1,4 +1,4 @@
-//! What pictures and captions are called: columns of tables and of MDS shards, members of tars.
+//! The names of images and captions: columns of tables and of MDS shards, members of tars.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct Columns {
     pub image: Names,
     /// Its caption; of several names the first there is.
     pub caption: Names,
-    /// Whether each of the captions there are makes a sample, not only the first.
+    /// Whether every caption makes a sample, not only the first.
     pub every_caption: bool,
 }
 

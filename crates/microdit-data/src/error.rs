@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The path leads to nothing, or to no shards.
+    /// There is nothing at the path, or no shards.
     #[error(
         "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, or a pattern such as train-{{000..009}}.tar"
     )]
@@ -82,10 +82,10 @@ pub enum DataError {
         /// Why they were left out.
         reasons: String,
     },
-    /// A directory to write to holds something.
+    /// The output directory is not empty.
     #[error("{} is not empty; choose a new directory, or remove this one", .0.display())]
     InUse(PathBuf),
-    /// Work was broken off before it began.
+    /// Stopped before anything was done.
     #[error("stopped before anything was done")]
     Interrupted,
     /// The loader's thread ended early.
@@ -111,7 +111,7 @@ impl DataError {
         }
     }
 
-    /// A shard, table or index that is not as it should be.
+    /// A malformed shard, table or index.
     pub fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Self {
         Self::Unreadable {
             shard: path.to_owned(),

@@ -31,19 +31,19 @@ pub fn hexadecimal(digest: Sha256) -> String {
 /// Reads a value from a file of JSON.
 ///
 /// # Errors
-/// A file that cannot be read, or is of another form; the error names it.
+/// A file that cannot be read or does not parse; the error names it.
 pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, DataError> {
     let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
     serde_json::from_str(&text).map_err(|error| DataError::unreadable(path, &error))
 }
 
-/// Writes a value as indented JSON, all of the file or nothing.
+/// Writes a value as indented JSON, atomically.
 ///
 /// # Errors
 /// If the file cannot be written.
 ///
 /// # Panics
-/// If the keys of a map are no texts.
+/// If a map has keys that are not strings.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     let text = serde_json::to_string_pretty(value).expect("keys are texts");
     atomic_file::write(path, |part| std::fs::write(part, text + "\n")).map_err(DataError::io(path))

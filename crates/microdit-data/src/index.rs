@@ -33,7 +33,7 @@ pub struct DatasetIndex {
     pub rejected: BTreeMap<String, u64>,
     /// What a sample consists of.
     pub contents: serde_json::Value,
-    /// Why there are not all samples of the source, if so: it could not be read to its end, or work was broken off.
+    /// Why samples of the source are missing, if any are: it could not be read to its end, or the work was interrupted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
     /// The shards.

@@ -18,7 +18,7 @@ use std::{
     path::Path,
 };
 
-/// What there is, and what is wrong with it.
+/// The contents of a dataset, and what is wrong with them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspection {
     /// What a sample consists of.
@@ -43,12 +43,12 @@ pub struct Inspection {
     pub examples: Vec<String>,
     /// Shards that cannot be read, or are not what the index says.
     pub broken_shards: Vec<String>,
-    /// What the index says it lacks of its source.
+    /// What the index says is missing from its source.
     pub lacks: Vec<String>,
 }
 
 impl Inspection {
-    /// Why this is no dataset to train on, where at most that share of the samples may be damaged; nothing if it is one.
+    /// Why this dataset cannot be trained on, if at most that share of the samples may be damaged; empty if it can.
     pub fn faults(&self, max_damage: f64) -> Vec<Fault> {
         let mut faults = Vec::new();
         if !self.broken_shards.is_empty() {
@@ -72,7 +72,7 @@ impl Inspection {
     }
 }
 
-/// Why what was inspected is no dataset to train on.
+/// Why an inspected dataset cannot be trained on.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Shards that cannot be read, or are not what the index says.
@@ -102,12 +102,12 @@ pub enum Fault {
     },
 }
 
-/// Smallest, middle and largest of many numbers.
+/// Minimum, median and maximum of many numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Spread {
     /// Smallest.
     pub least: usize,
-    /// As many are below as above.
+    /// The median.
     pub median: usize,
     /// Largest.
     pub most: usize,
@@ -225,7 +225,7 @@ impl Page {
         for (i, members) in kinds.iter().enumerate() {
             let mut place = 0;
             let read = shard.for_each(members, |key, sample| {
-                // A panic in a decoder costs the sample alone.
+                // A panic in a decoder costs only that sample.
                 let looked =
                     unless_it_panics(|| sample.and_then(|sample| self.sample(sample, i == 0)));
                 let lack = looked

@@ -1,4 +1,4 @@
-//! Keys of samples in shards: they tell all samples of a dataset apart, and survive being written, split and read.
+//! Keys of samples in shards: unique within a dataset, and unchanged by writing, splitting and reading.
 //!
 //! Readers, `webdataset` in Rust as in Python, take what stands before the first dot after the last slash for the key, and
 //! files with one key, one after the other, for a sample. So `a/b.c.jpg` is written as `a/b%2Ec.jpg`: what would be taken
@@ -22,7 +22,7 @@ pub fn of_key(key: &str) -> String {
     escape(key, |_| false)
 }
 
-/// A name in bytes as text: what is no UTF-8 is written `\xFF`.
+/// A name in bytes as text; bytes that are not UTF-8 are written `\xFF`.
 pub(crate) fn readable(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -43,7 +43,7 @@ fn escape(name: &str, more: impl Fn(char) -> bool) -> String {
         if part.is_empty() {
             escaped.push('%');
         }
-        // Names between two underscores on each side are those of the shard itself to readers.
+        // Readers take names that begin with two underscores for the shard's own metadata.
         let reserved = i == 0 && part.starts_with("__");
         for (at, c) in part.char_indices() {
             let (first, last) = (at == 0, at + c.len_utf8() == part.len());
@@ -61,15 +61,15 @@ fn escape(name: &str, more: impl Fn(char) -> bool) -> String {
     escaped
 }
 
-/// Keys that were given away, each once. Of each a hash is kept, not the text: 12 million take some 300 MB.
+/// Keys already in use. Only a hash of each is kept: 12 million take some 300 MB.
 #[derive(Debug, Default)]
 pub struct Unique {
-    /// How often a key was asked for.
+    /// How often each key was requested.
     asked: HashMap<u64, u32>,
 }
 
 impl Unique {
-    /// `key`, or if it is taken, the next of `key~2`, `key~3`, ... that is not.
+    /// `key`, or if it is taken, the first free one of `key~2`, `key~3`, ...
     pub fn give(&mut self, key: String) -> String {
         let mut count = match self.asked.entry(hash(&key)) {
             Entry::Vacant(free) => {

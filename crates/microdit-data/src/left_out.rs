@@ -3,13 +3,13 @@
 use crate::error::DataError;
 use std::collections::BTreeMap;
 
-/// Samples that are named for each reason.
+/// Samples named per reason.
 const NAMED: usize = 3;
 
-/// Reasons that are told apart.
+/// Distinct reasons that are counted.
 const REASONS: usize = 100;
 
-/// Samples after which a share of them means something.
+/// Samples needed before a share of them means anything.
 const ENOUGH: u64 = 1000;
 
 /// What was left out.
@@ -17,12 +17,12 @@ const ENOUGH: u64 = 1000;
 pub struct LeftOut {
     /// How many, by reason.
     pub counts: BTreeMap<String, u64>,
-    /// The first for each reason, by shard and key, with what is said of them alone.
+    /// The first for each reason, by shard and key, with the details of each.
     pub named: BTreeMap<String, Vec<String>>,
 }
 
 impl LeftOut {
-    /// Counts the sample `key` of `origin`. Of the reason, what follows a colon belongs to this sample alone.
+    /// Counts the sample `key` of `origin`. The part of the reason after a colon is specific to this sample.
     pub fn note(&mut self, origin: &str, key: &str, reason: &str) {
         let kind = reason.split(": ").next().unwrap_or(reason);
         let kind = match self.counts.len() < REASONS || self.counts.contains_key(kind) {
@@ -36,7 +36,7 @@ impl LeftOut {
         }
     }
 
-    /// What was counted before.
+    /// The counts of an earlier call.
     pub fn of(counts: BTreeMap<String, u64>) -> Self {
         Self {
             counts,
@@ -49,7 +49,7 @@ impl LeftOut {
         self.counts.values().sum()
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         for (reason, count) in &other.counts {
             *self.counts.entry(reason.clone()).or_default() += count;
@@ -61,7 +61,7 @@ impl LeftOut {
         }
     }
 
-    /// Checks that at most that share of `seen` samples was left out; `so_far`, that it may still become less.
+    /// Checks that at most that share of `seen` samples was left out; with `so_far`, more samples follow and the share may still fall.
     ///
     /// # Errors
     /// If it is more, with the reasons.
@@ -79,7 +79,7 @@ impl LeftOut {
     }
 }
 
-/// Reasons with their counts, the most frequent first, and of those five.
+/// The five most frequent reasons with their counts.
 pub fn reasons<N: Copy + Ord + std::fmt::Display>(counts: &BTreeMap<String, N>) -> String {
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

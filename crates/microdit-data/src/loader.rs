@@ -1,4 +1,4 @@
-//! Reads ahead: decodes and crops in the background, so that a step does not wait for its data.
+//! Prefetching: decodes and crops in the background, so that a training step does not wait for its data.
 
 mod config;
 mod decode;
@@ -24,10 +24,10 @@ use std::{
 /// Batches decoded ahead of the one in use.
 const AHEAD: usize = 2;
 
-/// Time between two looks at whether to stop, while a batch is not ready.
+/// How often the stop flag is checked while no batch is ready.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Samples in a row that may fail to decode before the data are taken for unusable.
+/// Samples in a row that may fail to decode before the data count as unusable.
 const MAX_UNDECODABLE: usize = 1000;
 
 /// Samples ready for the network.
@@ -48,7 +48,7 @@ pub struct Batch {
 pub enum Captions {
     /// To be encoded.
     Texts(Vec<String>),
-    /// Encoded beforehand: `[batch, words, channels]`, row-major.
+    /// Precomputed embeddings: `[batch, tokens, channels]`, row-major.
     Vectors(Vec<f32>),
 }
 
@@ -68,7 +68,7 @@ impl Loader {
             loop {
                 let batch = next_batch(&mut samples, &config, &mut skipped);
                 let failed = batch.is_err();
-                // Nobody listens any more, or nothing can follow.
+                // The receiver is gone, or nothing can follow.
                 if sender.send(batch).is_err() || failed {
                     return;
                 }
@@ -85,7 +85,7 @@ impl Loader {
         self.batches.recv().map_err(|_| DataError::Stopped)?
     }
 
-    /// The next batch, or nothing soon after `stop` is set: a disk that hangs does not hold up whoever asks the run to end.
+    /// The next batch, or nothing soon after `stop` is set: a hanging disk does not delay the end of a run.
     ///
     /// # Errors
     /// Unreadable data; nothing follows an error.

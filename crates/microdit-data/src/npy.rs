@@ -56,7 +56,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
 }
 
 /// Refuses headers that are not those of plain arrays, a dictionary with one tuple: the time it takes to understand a header
-/// grows exponentially with its brackets.
+/// grows exponentially with nested brackets.
 fn check_header(bytes: &[u8]) -> Result<(), String> {
     let after_magic = bytes
         .strip_prefix(b"\x93NUMPY")
@@ -110,7 +110,7 @@ pub(crate) fn read_halves(bytes: &[u8], shape: &[usize]) -> Result<Array, String
     })
 }
 
-/// Whether there is neither NaN nor infinity among the values. All are looked at, so that many are at once.
+/// Whether all values are finite. No early exit, so that the loop vectorizes.
 pub(crate) fn all_finite(values: &[f32]) -> bool {
     values
         .iter()

@@ -1,4 +1,4 @@
-//! Captioned images as they were collected to shards to train on or to pre-compute from.
+//! Captioned images, as collected, into shards for training or precomputation.
 
 use crate::{
     ahead::read_ahead,
@@ -28,11 +28,11 @@ pub struct PrepareConfig<'a> {
     pub source: &'a str,
     /// Table of captions, if it is not found by itself.
     pub captions: Option<&'a Path>,
-    /// Bytes after which the next shard begins.
+    /// Bytes after which a new shard begins.
     pub shard_bytes: u64,
     /// Samples after which to stop.
     pub limit: Option<u64>,
-    /// Share of the samples that may be damaged, in 0..=1; those the card does not want are not.
+    /// Share of the samples that may be damaged, in 0..=1; those the card filters out do not count.
     pub max_damage: f64,
 }
 
@@ -43,7 +43,7 @@ pub struct Prepared {
     pub index: DatasetIndex,
     /// Samples that were left out, because they are damaged or not wanted.
     pub left_out: LeftOut,
-    /// Whether it was told to stop before the last sample.
+    /// Whether it was stopped before the last sample.
     pub stopped: bool,
 }
 
@@ -101,7 +101,7 @@ pub fn prepare(
     let result = source.into_sink(&mut sink, stop);
     let result = result.and_then(|()| sink.finish(stop.load(Ordering::Relaxed)));
     if new {
-        // It goes only if there is nothing in it.
+        // Removed only if it is empty.
         let _ = std::fs::remove_dir(out);
     }
     result
@@ -154,7 +154,7 @@ impl Collected {
                 };
                 let read = read_ahead(stop, read, |sample| sink.take(&name, sample))?;
                 if let Some(Err(error)) = read {
-                    // A directory that cannot be read at all is told as it is.
+                    // A directory that cannot be read at all is an error as it stands.
                     if sink.seen == 0 {
                         return Err(error);
                     }
@@ -188,7 +188,7 @@ struct Sink<'a> {
     /// Of the shard at hand.
     rejected: BTreeMap<String, u64>,
     left_out: LeftOut,
-    /// Those of them that are not as they should be.
+    /// Those that are damaged.
     damaged: LeftOut,
     reports: Vec<ShardReport>,
     /// What could not be read.
@@ -209,7 +209,7 @@ impl Sink<'_> {
         (self.progress)(self.seen);
         let admitted = sample.map_err(Refused::from).and_then(|sample| {
             let admitted = unless_it_panics(|| self.card.admit(sample));
-            // A panic in a decoder costs the picture alone.
+            // A panic in a decoder costs only that image.
             let panicked = || "an image that cannot be decoded: its decoder panicked".to_owned();
             admitted.ok_or_else(panicked)?
         });

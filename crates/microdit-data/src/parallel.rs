@@ -1,4 +1,4 @@
-//! Work on many items at once, on threads of its own: those of a pool may all be waiting for its results.
+//! Maps many items in parallel, on threads of its own: those of a pool may all be waiting for the results.
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -36,9 +36,9 @@ pub fn map<T: Sync, R: Send>(
     })
 }
 
-/// What `work` answers, unless it panics: a decoder that does costs its own sample and no other.
+/// The result of `work`, or `None` if it panics: a decoder that panics costs only its own sample.
 pub(crate) fn unless_it_panics<R>(work: impl FnOnce() -> R) -> Option<R> {
-    // What it leaves half done is dropped with it.
+    // Anything left half done is dropped with it.
     panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
 

@@ -1,4 +1,4 @@
-//! What is used of a dataset, and in which form.
+//! The card of a dataset: which samples are used, and in which form.
 
 use crate::{
     columns::Columns,
@@ -11,7 +11,7 @@ use microdit_text::clean_caption;
 use serde::{Deserialize, Serialize};
 use std::{io::Cursor, sync::Arc};
 
-/// A dataset: where it comes from, and which of it is used.
+/// A dataset: where it comes from, and which of its samples are used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetCard {
@@ -19,7 +19,7 @@ pub struct DatasetCard {
     pub name: String,
     /// Where it is described.
     pub source: String,
-    /// On which terms it may be used.
+    /// Its license.
     pub licence: String,
     /// How large it is.
     pub size: String,
@@ -30,7 +30,7 @@ pub struct DatasetCard {
     /// What pictures and captions are called in shards, where that is unusual.
     #[serde(default)]
     pub columns: Columns,
-    /// What shows where pictures are transparent: red, green, blue.
+    /// Background of transparent images: red, green, blue.
     #[serde(default = "white")]
     pub background: [u8; 3],
     /// How large pictures may be.
@@ -87,7 +87,7 @@ pub struct Filters {
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Store {
-    /// With losses, at a quality of 1 to 100.
+    /// Lossy, at a quality of 1 to 100.
     Jpeg(u8),
     /// Without losses.
     Png,
@@ -143,7 +143,7 @@ impl DatasetCard {
         }
     }
 
-    /// What becomes of a sample: its caption and picture, or why it is left out.
+    /// The caption and image to store, or why the sample is left out.
     pub(crate) fn admit(&self, sample: Sample) -> Result<(String, ImageFile), Refused> {
         let caption = match self.clean {
             true => clean_caption(&sample.caption),
@@ -165,7 +165,7 @@ impl DatasetCard {
         let filtered = self.filters.admit_image(width, height);
         filtered.map_err(Refused::by_a_filter)?;
         let side = self.side(width, height);
-        // What is fine already is not compressed a second time.
+        // What needs no change is not compressed again.
         let kept = file
             .filter(|_| side.is_none())
             .and_then(|file| Some((extension(&file)?, file)));
@@ -183,7 +183,7 @@ impl DatasetCard {
         let too_large = most.admit_size(width, height).is_err().then(|| {
             let by_side = f64::from(most.max_side) / f64::from(width.max(height));
             let by_pixels = most.max_pixels as f64 / (f64::from(width) * f64::from(height));
-            // A little less, so that rounding does no harm.
+            // A little less, to be safe from rounding.
             let scale = 0.999 * by_side.min(by_pixels.sqrt());
             ((f64::from(short) * scale) as u32).max(1)
         });
@@ -195,7 +195,7 @@ impl DatasetCard {
 /// Why a sample is left out.
 pub(crate) struct Refused {
     pub(crate) reason: String,
-    /// It is not as it should be, rather than not wanted.
+    /// Damaged, rather than filtered out.
     pub(crate) damaged: bool,
 }
 

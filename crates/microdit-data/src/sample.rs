@@ -16,11 +16,11 @@ pub enum Image {
     Encoded(Vec<u8>),
     /// Pixels.
     Decoded(RgbImage),
-    /// What encoders made of image and caption beforehand.
+    /// The precomputed latent and caption states.
     Precomputed {
         /// `[channels, height, width]`.
         latent: Stored,
-        /// `[words, channels]`.
+        /// `[tokens, channels]`.
         caption: Stored,
     },
 }
@@ -30,7 +30,7 @@ pub enum Image {
 pub enum Stored {
     /// A NumPy file.
     Npy(Vec<u8>),
-    /// 16-bit floats, little-endian, row by row; the shape is the reader's business.
+    /// 16-bit floats, little-endian, row by row; the reader must know the shape.
     Halves(Vec<u8>),
 }
 
@@ -104,7 +104,7 @@ impl Damage {
     }
 }
 
-/// Where in the data a run is: enough to go on without what came before.
+/// Where in the data a run is: all that is needed to resume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Samples taken from all sources together, damaged ones included.
@@ -116,7 +116,7 @@ pub struct Position {
 /// A place in a list of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Passes over the shards finished.
+    /// Finished passes over the shards.
     pub epoch: u64,
     /// Shards of this pass before the window the next sample comes from.
     pub shard: usize,

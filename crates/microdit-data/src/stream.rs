@@ -1,4 +1,4 @@
-//! Samples without end, in an order that depends on seed and place alone.
+//! An endless stream of samples, in an order that depends only on seed and position.
 
 use crate::{
     error::DataError,
@@ -19,11 +19,11 @@ pub enum Source {
     Shapes(Shapes),
     /// Read from shards.
     Shards(Shards),
-    /// Read from several lists of shards, each as often as its weight says.
+    /// Drawn from several lists of shards, in proportion to their weights.
     Mix(Vec<(Shards, f64)>),
 }
 
-/// An endless supply of samples that knows where it is.
+/// An endless stream of samples that knows its position.
 pub(crate) struct Samples {
     seed: u64,
     drawn: u64,
@@ -105,7 +105,7 @@ impl Samples {
 }
 
 /// The samples of a list of shards over and over. Every pass has its own order of shards; shards are read in windows of at
-/// least `WINDOW` samples, and each window has its own order of samples. So a place is found again by reading one window.
+/// least `WINDOW` samples, and each window has its own order of samples. So a position is restored by reading one window.
 struct ShardStream {
     shards: Arc<Shards>,
     seed: u64,
@@ -151,7 +151,7 @@ impl ShardStream {
             }
             self.place = self.inside(self.place);
             let window = match self.ahead.take() {
-                // A panic while reading is the reader's to report, as if it had happened here.
+                // A panic of the reading thread is reported as if it had happened here.
                 Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)??,
                 None => read_window(&self.shards, self.seed, self.place)?,
             };

@@ -1,5 +1,5 @@
-//! Text as people store it: UTF-8 with or without a byte-order mark, and UTF-16 with one. Nothing else is guessed at: text in another
-//! encoding would be read wrongly without a word.
+//! Text as people store it: UTF-8 with or without a byte-order mark, and UTF-16 with one. Nothing else is guessed: text in another
+//! encoding would be misread silently.
 
 use std::{
     borrow::Cow,
@@ -21,7 +21,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 /// ```
 ///
 /// # Errors
-/// In which other encoding the text is, as far as can be known, and at which byte that shows.
+/// Which other encoding the text is in, as far as can be known, and the first byte that shows it.
 pub fn decode_text(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     match Encoding::of(bytes)? {
         Encoding::Utf8 => {
@@ -41,8 +41,8 @@ pub fn decode_text(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     }
 }
 
-/// A reader of the same text in UTF-8 without a mark, so that files of any length are read in bounded memory. What is no UTF-16 becomes
-/// the byte 0xFF, which is no UTF-8, so that it spoils no more than the row it stands in.
+/// A reader of the same text in UTF-8 without a mark, so that files of any length are read in bounded memory. Invalid UTF-16 becomes
+/// the byte 0xFF, which is never valid UTF-8, so that it spoils only its own row.
 ///
 /// # Errors
 /// As [`decode_text`], as far as the beginning shows it.
@@ -103,7 +103,7 @@ fn unit(pair: [u8; 2], big: bool) -> u16 {
     }
 }
 
-/// What bytes that are no UTF-8 are, as far as can be known.
+/// The likely encoding of bytes that are not UTF-8.
 fn foreign(bytes: &[u8], error: &std::str::Utf8Error) -> String {
     let at = error.valid_up_to();
     let byte = bytes[at];
@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(streamed(&file), TEXT.as_bytes());
         }
         assert_eq!(decode_text(b"").unwrap(), "");
-        // Only the first mark is one.
+        // Only the first one is a mark.
         let twice = [MARK, MARK].concat();
         assert_eq!(decode_text(&twice).unwrap(), "\u{feff}");
     }

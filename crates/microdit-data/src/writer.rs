@@ -1,4 +1,4 @@
-//! Shards out: tars that are there whole or not at all.
+//! Writes shards: tars that appear complete or not at all.
 
 use crate::{
     archive,
@@ -132,12 +132,12 @@ impl ShardWriter {
 
 impl Drop for ShardWriter {
     fn drop(&mut self) {
-        // Once it is finished there is none. Left behind, it would be overwritten.
+        // A finished shard has none. One left behind would be overwritten.
         let _ = std::fs::remove_file(&self.part);
     }
 }
 
-/// What a list of samples comes to: keys, names of members and their lengths, in their order.
+/// A hash of a list of samples: keys, names of members and their lengths, in order.
 #[derive(Default, PartialEq)]
 struct Listing(u64);
 
@@ -191,7 +191,7 @@ mod tests {
     use microdit::rng::{Purpose, Stream};
     use std::collections::BTreeSet;
 
-    /// Names of files that people and attackers give, and random ones of the same kind.
+    /// File names as people and attackers choose them, and random ones of the same kind.
     fn nasty() -> Vec<String> {
         let long = "n".repeat(300) + ".jpg";
         let mut names: Vec<String> = [

@@ -1,11 +1,11 @@
-//! Texts that are longer than what an encoder reads of them.
+//! Texts longer than an encoder's context.
 
 use std::fmt;
 
 /// Words of the lost part that are shown.
 const SHOWN: usize = 5;
 
-/// What an encoder does not read of a text.
+/// The part of a text that an encoder truncates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// Tokens of the whole text, those that mark its start and end included.

@@ -5,7 +5,7 @@ use microdit::rng::{Purpose, Stream};
 
 /// Encodes a caption as one vector per word plus its position, padded or cut to a fixed length.
 ///
-/// A stand-in for CLIP that needs no download: it knows no meanings, so "cat" and "cats" are as unrelated as "cat" and
+/// A stand-in for CLIP that needs no download. It knows no meanings: "cat" and "cats" are as unrelated as "cat" and
 /// "sky". That is enough where the captions' words are few.
 ///
 /// ```
@@ -77,7 +77,7 @@ fn words(caption: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| !word.is_empty())
 }
 
-/// FNV-1a, which is fixed for ever: a trained network depends on it.
+/// FNV-1a. It must never change: trained networks depend on it.
 pub(crate) fn hash(word: &str) -> u64 {
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

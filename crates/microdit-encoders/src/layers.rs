@@ -168,7 +168,7 @@ impl<B: DitBackend> LayerNorm<B> {
         })
     }
 
-    /// Normalises over the last dimension.
+    /// Normalizes over the last dimension.
     pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, tokens, dim] = x.dims();
         let rows = B::norm(

@@ -1,4 +1,4 @@
-//! What stands around the network: frozen networks from published weights - image autoencoders and text encoders -
+//! The frozen networks around the denoiser, from published weights - image autoencoders and text encoders -
 //! and, for runs without any download, their built-in stand-ins.
 
 mod codec;

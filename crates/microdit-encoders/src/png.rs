@@ -1,4 +1,4 @@
-//! Files of pictures that say how they came about.
+//! Image files, and the labels in a PNG that say how it was made.
 
 use image::{
     RgbImage,
@@ -15,7 +15,7 @@ use std::{
 /// Of JPEGs, from 1 to 100.
 const QUALITY: u8 = 95;
 
-/// How a picture is written, as the ending of its name says.
+/// The format an image is written in, by its file extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PictureFormat {
     /// Lossless, the only one that holds labels.
@@ -55,7 +55,7 @@ impl PictureFormat {
     }
 }
 
-/// Writes a picture in the format of its name's ending, whole or not at all; a PNG also holds `labels`, texts by their
+/// Writes an image in the format of its file extension, atomically; a PNG also holds `labels`, texts by their
 /// keys.
 ///
 /// # Errors
@@ -94,7 +94,7 @@ fn png(image: &RgbImage, file: &mut impl Write, labels: &[(&str, String)]) -> io
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
     for (key, text) in labels {
-        // Prompts are of any script, which only this kind of chunk holds.
+        // Prompts may be in any script; only this kind of chunk holds them.
         encoder.add_itxt_chunk((*key).to_owned(), text.clone())?;
     }
     let mut writer = encoder.write_header()?;

@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-/// The largest width, and the most layers, of a network whose configuration is believed.
+/// The largest width and the most layers that a configuration may claim.
 pub(crate) const MAX_WIDTH: usize = 1 << 17;
 pub(crate) const MAX_LAYERS: usize = 1 << 10;
 
@@ -183,7 +183,7 @@ impl<'a> At<'a> {
     ) -> Result<Tensor<B, D>, WeightsError> {
         let name = self.name(name);
         let weights = self.weights;
-        // Before it is read: what does not fit may be of any size.
+        // Checked before reading: a tensor that does not fit may be of any size.
         if let Some(found) = weights.shape(&name).filter(|found| *found != shape) {
             let misshapen = vec![(name, shape.to_vec(), found)];
             return Err(weights.mismatch(Vec::new(), Vec::new(), misshapen));
@@ -398,7 +398,7 @@ mod tests {
         }
     }
 
-    /// Of a mapped file, the missing part would kill the process.
+    /// Reading the missing part of a mapped file would kill the process.
     #[test]
     fn a_file_that_is_cut_while_it_is_read_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

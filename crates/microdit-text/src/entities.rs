@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 static REFERENCE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\x0c <&#;]{1,32};?)"));
 
-/// Replaces every character reference, with or without its semicolon; what is none stays.
+/// Replaces every character reference, with or without its semicolon; everything else stays.
 ///
 /// ```
 /// use microdit_text::unescape_html;

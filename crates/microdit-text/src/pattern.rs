@@ -2,10 +2,10 @@
 
 use fancy_regex::Regex;
 
-/// Compiles a pattern of ours in which `\w`, `\s`, `\S`, `\b` mean what they mean in Python.
+/// Compiles one of this crate's patterns, in which `\w`, `\s`, `\S`, `\b` mean what they mean in Python.
 ///
 /// # Panics
-/// If the pattern is not sound.
+/// If the pattern is invalid.
 pub(crate) fn pattern(python: &str) -> Regex {
     let mut rust = String::with_capacity(2 * python.len());
     let (mut class, mut escaped) = (false, false);

@@ -29,7 +29,7 @@ impl DataCommand {
     }
 }
 
-/// A counter of unknown length, with its speed.
+/// A progress counter of unknown length, with its throughput.
 fn counter(what: &str) -> ProgressBar {
     let template = format!("{what} {{human_pos}} samples, {{per_sec}}{{msg}}");
     let style = ProgressStyle::with_template(&template);

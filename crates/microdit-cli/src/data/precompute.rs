@@ -25,16 +25,16 @@ use std::{
 /// How long a batch may take to end by itself after a signal.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Encode shards of pictures into latents and caption states. A command that was cut off is run again and goes on.
+/// Encode shards of pictures into latents and caption states. An interrupted command resumes when it is run again.
 ///
 /// What is there already stays once its checksum was verified, and so was that of its pictures: whatever they are called, they
-/// must be the same. A shard that cannot be read to its end is reported, what came before is used. Once it is mended, or left out
+/// must be the same. A shard that cannot be read to its end is reported; what came before the fault is used. Once it is repaired, or left out
 /// of the list, or others were added, --update makes what is new and keeps the rest.
 #[derive(clap::Args)]
 pub(crate) struct Precompute {
     /// A tar, a pattern such as train-{000..009}.tar, or a directory of shards
     shards: String,
-    /// Directory to write to, or to go on in
+    /// Directory to write to, or to resume in
     #[arg(long)]
     out: PathBuf,
     /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae
@@ -128,7 +128,7 @@ impl Precompute {
         if done.stopped {
             let Precomputed { shards, of, .. } = done;
             return Err(miette::miette!(
-                "stopped after {shards} of {of} shards; the same command goes on from there"
+                "stopped after {shards} of {of} shards; run the same command again to resume"
             ));
         }
         match &done.index {
@@ -179,7 +179,7 @@ fn leave_soon_after(stop: &Arc<AtomicBool>) {
             thread::sleep(Duration::from_millis(100));
         }
         thread::sleep(PATIENCE);
-        say!("stopped within a shard; the same command goes on with it");
+        say!("stopped within a shard; run the same command again to resume");
         std::process::exit(1);
     });
 }

@@ -68,7 +68,8 @@ fn signals_are_heard_while_a_disk_hangs() {
     wait_for(&workshop.path("out/000004.json"));
     let said = stopped(child);
     assert!(
-        said.contains("stopped after 5 of 6 shards") && said.contains("the same command goes on"),
+        said.contains("stopped after 5 of 6 shards")
+            && said.contains("run the same command again to resume"),
         "{said}"
     );
     let names = workshop.files("out").into_keys().collect::<Vec<_>>();

@@ -157,7 +157,7 @@ fn a_drawing_is_kept_and_goes_on() {
         let said = text(&output);
         assert_eq!(output.status.code(), Some(130), "{said}");
         let there = pictures();
-        let kept = format!("{there} pictures are in singles; the same command goes on");
+        let kept = format!("{there} pictures are in singles; run the same command again to resume");
         assert!(said.contains(&kept), "no `{kept}` in {said}");
         assert!(!studio.file("samples.png").exists());
         // All of them whole.

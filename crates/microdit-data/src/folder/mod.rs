@@ -189,7 +189,7 @@ fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
     })
 }
 
-/// Opens a file. Pipes, sockets and devices are not opened: reading might never end.
+/// Opens a file. Pipes, sockets and devices are refused: reading them might never end.
 fn open(path: &Path) -> io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));

@@ -19,7 +19,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// None if it is not whole, or none.
+    /// `None` if it is incomplete or malformed.
     pub(super) fn read(thrift: &mut Thrift<'_>) -> Option<Self> {
         let mut header = Self {
             compressed_values: true,
@@ -83,7 +83,7 @@ impl Thrift<'_> {
         (end <= self.bytes.len()).then(|| self.at = end)
     }
 
-    /// Reads a structure, and tells numbers and truths of it and of those in it, by the path of their fields.
+    /// Reads a structure, and reports its numbers and booleans, nested ones included, by the path of their fields.
     fn structure(&mut self, path: &mut Vec<i64>, take: &mut dyn FnMut(&[i64], i64)) -> Option<()> {
         if path.len() >= MAX_DEPTH {
             return None;

@@ -1,5 +1,5 @@
-//! The pages of a column of a Parquet file, decompressed in bounded memory. The decompressors of the crate `parquet` believe what a page
-//! says of its size, or write until nothing is left: a file of a megabyte could fill any memory.
+//! The pages of a column of a Parquet file, decompressed in bounded memory. The decompressors of the crate `parquet` trust what a page
+//! says of its size, or write without bound: a file of a megabyte could fill any memory.
 
 use super::page_header::{Header, Thrift};
 use parquet::{
@@ -128,7 +128,7 @@ impl Pages {
         Ok(encoding)
     }
 
-    /// Content as long as its header says.
+    /// The content, as long as its header says.
     fn decompressed(&self, content: Vec<u8>, length: u64) -> Result<Vec<u8>> {
         let read = |reader: &mut dyn Read| -> Result<Vec<u8>> {
             let mut whole = Vec::new();

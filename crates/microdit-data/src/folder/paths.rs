@@ -1,4 +1,4 @@
-//! Which files of a directory are pictures, and what the paths in tables mean.
+//! Which files of a directory are images, and how the paths in tables are resolved.
 
 use crate::{
     error::DataError,
@@ -11,14 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Extensions of what lies beside pictures: nobody needs to look into those.
+/// Extensions of files found beside images: their contents need not be checked.
 const OTHERS: [&str; 22] = [
     "txt", "caption", "text", "json", "jsonl", "ndjson", "csv", "tsv", "parquet", "npy", "npz",
     "tar", "zip", "gz", "zst", "md", "ron", "yaml", "yml", "html", "py", "lock",
 ];
 
 /// The pictures in a directory and its directories, in the order of their paths: those that are read, and those that look like pictures
-/// too. A directory to which several ways lead is visited once.
+/// too. A directory reachable by several paths is visited once.
 pub(super) fn pictures(root: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut walk = Walk {
         visited: HashSet::new(),
@@ -26,7 +26,7 @@ pub(super) fn pictures(root: &Path) -> Result<Vec<PathBuf>, DataError> {
         linked: Vec::new(),
     };
     walk.visit(root)?;
-    // What lies there under its own name is called by that.
+    // Files reached by their own path keep that name.
     while let Some(folder) = walk.linked.pop() {
         walk.visit(&folder)?;
     }
@@ -53,7 +53,7 @@ impl Walk {
                 let entry = entry.map_err(DataError::io(&folder))?;
                 let path = entry.path();
                 let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-                // Behind a link that leads nowhere is no directory.
+                // A dangling link is not a directory.
                 let kind = std::fs::metadata(&path).ok();
                 match kind {
                     Some(kind) if kind.is_dir() && linked => self.linked.push(path),
@@ -99,7 +99,7 @@ fn is_picture(path: &Path, regular: bool) -> bool {
 /// A path that leads out of the directory.
 pub(super) fn resolve(root: &Path, text: &str) -> Result<PathBuf, String> {
     let plain = inside(root, text);
-    // A file may have a backslash in its name, but rarely has.
+    // A file name may contain a backslash, but rarely does.
     if let Ok(path) = &plain
         && (path.is_file() || !text.contains('\\'))
     {
@@ -111,7 +111,7 @@ pub(super) fn resolve(root: &Path, text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The path under `root`; where it leads behind links is for those to decide who put them there.
+/// The path under `root`; links inside are trusted, for whoever made the directory put them there.
 fn inside(root: &Path, text: &str) -> Result<PathBuf, String> {
     let out = || format!("a path that leads out of the directory: {text}");
     // A whole path may lead into the directory too.

@@ -1,4 +1,4 @@
-//! Tables of captions, row by row: what is wrong with a row costs that row.
+//! Tables of captions, row by row: a damaged row costs only itself.
 
 use super::{name, open, parquet};
 use crate::{
@@ -86,7 +86,7 @@ impl Cell {
     }
 }
 
-/// Each caption of a row, or why it is none.
+/// Each caption of a row, or why it is not one.
 pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
     let one = |cell: Cell| match cell {
         Cell::Text(text) => Ok(text),
@@ -206,7 +206,7 @@ fn json_lines(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Result<()
             return Ok(());
         }
     }
-    // Where rows had columns, but none the right ones, the names are wrong and not the rows.
+    // Rows with columns, but none of the right ones: the names are wrong, not the rows.
     match objects {
         true => check(table, columns, &met.into_iter().collect::<Vec<_>>()),
         false => Ok(()),
@@ -296,7 +296,7 @@ fn separated(
     }
 }
 
-/// A reader that gives up on a row that never ends, as after a quote that is not closed.
+/// A reader that gives up on a row that never ends, such as after an unclosed quote.
 struct Bounded<R> {
     reader: R,
     /// Bytes that may still be read before the row must have ended.

@@ -159,7 +159,7 @@ fn a_bad_row_of_csv_costs_one_sample() {
             ],
         );
     }
-    // A quote that is never closed takes no more memory than a row may.
+    // An unclosed quote takes no more memory than a row may.
     let mut endless = b"file_name,text\na.png,one\na.png,\"".to_vec();
     endless.resize(40 << 20, b'x');
     let case = Case::new(&[("a.png", PICTURE), ("captions.csv", &endless)]);

@@ -1,4 +1,4 @@
-//! Picture files to RGB as people see them: upright, on a background, and whole.
+//! Image files to RGB as people see them: upright, on a background, and complete.
 
 use super::{format, jpeg, limits::Limits};
 use image::{
@@ -20,10 +20,10 @@ pub struct Picture {
 }
 
 /// Decodes a JPEG, PNG, WebP, GIF (its first picture), BMP or TIFF file to RGB, whatever its name: turned as its EXIF data say, and with
-/// white where it is transparent. A file that claims to be larger than [`Limits::default`] is refused before memory is taken.
+/// white where it is transparent. A file that claims to be larger than [`Limits::default`] is refused before memory is allocated.
 ///
 /// # Errors
-/// What is wrong with the file. What a decoder would fill up because it is missing is an error.
+/// What is wrong with the file. Missing parts, which decoders fill in, are an error.
 pub fn decode(file: &[u8]) -> Result<RgbImage, String> {
     Ok(read(file, WHITE, &Limits::default())?.image)
 }
@@ -102,7 +102,7 @@ fn broken(error: ImageError) -> String {
 /// How the picture was held, of its EXIF data or else its XMP data.
 fn orientation([exif, xmp]: &[Option<Vec<u8>>; 2]) -> Orientation {
     let by_exif = exif.as_deref().and_then(|exif| {
-        // The prefix belongs to JPEG, and strays into other files.
+        // The prefix belongs in JPEG, but other files have it too.
         Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
     });
     let by_xmp = || {

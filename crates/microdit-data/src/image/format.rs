@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes: names lie.
+//! The format of a file by its first bytes: names can be wrong.
 
 use image::ImageFormat;
 
@@ -8,14 +8,14 @@ pub(crate) const READ: [&str; 14] = [
     "image",
 ];
 
-/// Extensions of pictures that are not read: they are counted, so that nobody misses them without a word.
+/// Extensions of pictures that are not read: they are counted, so that they are not missed silently.
 pub(crate) const UNREAD: [&str; 31] = [
     "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpx", "jpf", "svg", "svgz", "ico",
     "cur", "psd", "tga", "pnm", "ppm", "pgm", "pbm", "exr", "hdr", "dds", "qoi", "ff", "dng",
     "cr2", "cr3", "nef", "arw", "raf", "xcf",
 ];
 
-/// What a file that begins so is, if it is nothing that is read.
+/// The format of a file that begins so, if it is one that is not read.
 pub(super) fn foreign(file: &[u8]) -> Option<&'static str> {
     let text = file.trim_ascii_start();
     let begins = |word: &str| {
@@ -61,7 +61,7 @@ pub(super) fn foreign(file: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Whether a file without a name that tells begins like a picture, read or not.
+/// Whether a file whose name says nothing begins like an image, of a supported format or not.
 pub(crate) fn looks_like_a_picture(beginning: &[u8]) -> bool {
     let foreign =
         foreign(beginning).is_some_and(|name| !matches!(name, "HTML" | "PDF" | "gzip" | "a film"));

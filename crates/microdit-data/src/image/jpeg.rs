@@ -1,6 +1,6 @@
-//! JPEG whose missing parts are noticed.
+//! JPEG decoding that notices missing parts.
 //!
-//! The decoder fills what is missing with grey, and says nothing where a file ends early. So the file is walked through first: without its
+//! The decoder fills what is missing with gray, and does not report a file that ends early. So the file is walked through first: without its
 //! end marker it is cut, as for Pillow; and between the last bits of a scan and the marker that ends it go ones, which no Huffman
 //! code consists of: a decoder that needs more than there is meets them, and fails.
 
@@ -31,7 +31,7 @@ pub(super) fn decode(file: &[u8], limits: &Limits) -> Result<Parts, String> {
         .set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file.as_slice()), options);
     if decoder.decode_headers().is_err() {
-        // Odd headers are no damage.
+        // Odd headers are not damage.
         let options = options.set_strict_mode(false);
         decoder = JpegDecoder::new_with_options(ZCursor::new(file.as_slice()), options);
         decoder.decode_headers().map_err(broken)?;
@@ -76,7 +76,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Walks from the beginning to the end marker of the first picture in the file; none if the file ends before.
+    /// Walks from the beginning to the end marker of the first picture in the file; `None` if the file ends before it.
     fn through(file: &'a [u8]) -> Option<Self> {
         let mut walk = Self {
             file,
@@ -89,7 +89,7 @@ impl<'a> Walk<'a> {
         };
         let mut at = START.len();
         loop {
-            // Whatever lies between two segments is passed over.
+            // Whatever lies between two segments is skipped.
             at += memchr::memchr(0xff, file.get(at..)?)?;
             let marker = at + file[at..].iter().position(|&byte| byte != 0xff)?;
             let begin = marker - 1;

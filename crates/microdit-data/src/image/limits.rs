@@ -1,4 +1,4 @@
-//! How large a picture may be: what a file claims is checked before memory is taken.
+//! How large an image may be: a file's claims are checked before memory is allocated.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +60,7 @@ impl Limits {
 
     /// What is wrong with the limits themselves.
     pub(crate) fn check(&self) -> Result<(), String> {
-        // JPEG and GIF can say no more, and no decoder is asked for more memory than 16 GB.
+        // The largest size JPEG and GIF can express; no decoder is asked for more memory than 16 GB.
         let bounds = [
             ("max_side", f64::from(self.max_side), 65_535.0),
             ("max_pixels", self.max_pixels as f64, f64::from(1 << 30)),

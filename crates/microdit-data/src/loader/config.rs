@@ -10,7 +10,7 @@ pub struct LoaderConfig {
     /// Channels, height and width of what a sample becomes. Images are cropped and resized to it; pre-computed latents
     /// must have it.
     pub shape: [usize; 3],
-    /// Words and channels pre-computed captions must have.
+    /// Tokens and channels that precomputed captions must have.
     pub caption: [usize; 2],
     /// Threads that decode; the batches are the same for any number.
     pub threads: usize,

@@ -1,4 +1,4 @@
-//! Samples to what the network takes.
+//! Decodes samples into what the network takes.
 
 use super::config::LoaderConfig;
 use crate::{
@@ -26,7 +26,7 @@ pub(super) fn decode_all(
     config: &LoaderConfig,
 ) -> Vec<Result<Decoded, String>> {
     let results = parallel::map(samples, config.threads, |_, sample| decode(sample, config));
-    // A panic in a decoder counts as broken images, not as the end of the run.
+    // A panic in a decoder counts as a damaged image and does not end the run.
     let panicked = || Err("its decoder panicked".to_owned());
     results
         .into_iter()

@@ -1,18 +1,18 @@
-//! Samples that are left out of the batches, each named once.
+//! Samples skipped by the loader, each named once.
 
 use crate::shards::Incomplete;
 use std::collections::HashSet;
 
-/// Damaged samples that are named; further ones are only counted.
+/// How many damaged samples are named; further ones are only counted.
 const MAX_NAMED: usize = 1000;
 
 /// Samples that were left out.
 #[derive(Default)]
 pub(super) struct Skipped {
     count: u64,
-    /// Those that were named already: every pass over the data meets them again.
+    /// Those already named: every pass over the data meets them again.
     named: HashSet<String>,
-    /// Samples that could not be decoded since the last that could.
+    /// Undecodable samples since the last good one.
     pub(super) in_a_row: usize,
 }
 

@@ -48,7 +48,7 @@ impl Entry {
             if !names.insert(name) {
                 return Err(format!("a shard has two columns {name}"));
             }
-            // Every column takes some of a sample's bytes: so a shard's length bounds what is made of it.
+            // Every column takes some of a sample's bytes, so a shard's length bounds the memory it needs.
             if *size == Some(0) {
                 return Err(format!("column {name} has 0 bytes"));
             }

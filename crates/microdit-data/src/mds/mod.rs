@@ -119,7 +119,7 @@ impl MdsShard {
     fn bytes(&self) -> io::Result<Vec<u8>> {
         let file = File::open(&self.path)?;
         let length = self.entry.raw_data.bytes;
-        // Places in a shard are numbers of 32 bits; and what is 1000 times smaller when compressed holds nothing to train on.
+        // Offsets in a shard have 32 bits; and nothing worth training on compresses a thousandfold.
         let most = file
             .metadata()?
             .len()
@@ -196,7 +196,7 @@ impl Entry {
             let columns = self.columns(bytes, &names);
             columns.ok_or_else(|| format!("the columns of sample {i} are longer than it"))
         };
-        // Not reserved beforehand: the number is the file's claim.
+        // Not allocated up front: the count is only the file's claim.
         (0..count).map(sample).collect()
     }
 
@@ -318,7 +318,7 @@ mod tests {
         }
     }
 
-    /// What is made of a shard is bounded by its length, whatever its index claims.
+    /// The memory for a shard is bounded by its length, whatever its index claims.
     #[test]
     fn enormous_claims_are_refused() {
         let index = |columns: &str, sizes: &str, bytes: u64, zip: &str| {

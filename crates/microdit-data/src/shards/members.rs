@@ -1,4 +1,4 @@
-//! What of a shard makes a sample: which members of a tar or columns of an MDS shard, and how they are read.
+//! Which members of a tar or columns of an MDS shard make a sample, and how they are read.
 
 use super::{Members, pil};
 use crate::{
@@ -28,7 +28,7 @@ static IMAGES: LazyLock<Vec<&str>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A sample, or what it lacks.
+/// A sample, or what is missing from it.
 type Found = Result<Sample, String>;
 
 impl Members {

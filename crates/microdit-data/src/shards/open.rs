@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 impl Shards {
     /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
-    /// `index.json`. A path that is there means itself, whatever characters it has.
+    /// `index.json`. An existing path means itself, whatever characters it contains.
     ///
     /// # Errors
     /// If that names no existing shard.

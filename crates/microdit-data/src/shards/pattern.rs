@@ -1,6 +1,6 @@
 //! Names of many shards in one: `train-{000..009}.tar`, `{a,b}/{0..3}.tar`.
 
-/// Names at most: with a hundred megabytes in each, a hundred terabytes.
+/// The most names a pattern may have: at a hundred megabytes per shard, a hundred terabytes.
 const MAX_NAMES: u64 = 1_000_000;
 
 /// Bytes of all names at most.
@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 16;
 /// The names a pattern stands for, as shells and webdataset understand it; they are counted before they are made.
 ///
 /// # Errors
-/// Braces that do not match, and more names than anybody has shards.
+/// Unbalanced braces, and too many names.
 pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let mut parser = Parser { rest: pattern };
     let parts = parser.parts(0)?;
@@ -122,7 +122,7 @@ impl Parser<'_> {
                 _ => {
                     let mut characters = self.rest.chars();
                     characters.next();
-                    // What follows a backslash means itself.
+                    // A backslash escapes what follows.
                     text.push(if c == '\\' {
                         characters.next().unwrap_or(c)
                     } else {

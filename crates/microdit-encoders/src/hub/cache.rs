@@ -12,7 +12,7 @@ use std::{
 /// The branch models are taken from.
 pub(super) const BRANCH: &str = "main";
 
-/// How long another process may keep a file for itself.
+/// How long another process may hold a file's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The cache's directory.
@@ -71,7 +71,7 @@ impl Model {
         self.folder.join("blobs").join(checksum)
     }
 
-    /// Keeps other processes from the content of `checksum`, as all programs of the hub do.
+    /// Locks the content of `checksum` against other processes, as all programs of the hub do.
     pub(super) fn lock(&self, checksum: &str) -> Result<File, HubError> {
         let path = self.locks.join(format!("{checksum}.lock"));
         let open = || {
@@ -132,13 +132,13 @@ fn link(relative: &Path, _blob: &Path, path: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(relative, path)
 }
 
-/// Systems on which links are a privilege get a second name for the content, or a copy.
+/// Where links need privileges, a hard link or a copy is made.
 #[cfg(not(unix))]
 fn link(_relative: &Path, blob: &Path, path: &Path) -> io::Result<()> {
     fs::hard_link(blob, path).or_else(|_| fs::copy(blob, path).map(drop))
 }
 
-/// Whether a checksum or commit is one, and no path that leads elsewhere.
+/// Whether a checksum or commit is hexadecimal, and not a path that leads elsewhere.
 pub(super) fn is_hexadecimal(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

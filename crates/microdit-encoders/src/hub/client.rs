@@ -1,4 +1,4 @@
-//! Requests to the hub, whose token goes nowhere else.
+//! Requests to the hub; its token is sent nowhere else.
 //!
 //! Written on an HTTP client and not on the crate `hf-hub`: its version 0.5 hands the token to the host a download is redirected
 //! to, takes any text of the server as a file name and waits forever; 1.0 brings an asynchronous runtime and a second client.
@@ -22,9 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A request that failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The hub says no, or what it says cannot be used: asking again is no use.
+    /// The hub refuses, or its answer is unusable: retrying is pointless.
     Final(String),
-    /// The connection broke, or nothing came.
+    /// The connection broke or timed out.
     Broken(String),
 }
 
@@ -57,7 +57,7 @@ impl Client {
         });
         let config = Agent::config_builder()
             .user_agent(concat!("microdit/", env!("CARGO_PKG_VERSION")))
-            // Followed here, because every host must be looked at.
+            // Redirects are followed here, because every host must be checked.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -165,7 +165,7 @@ impl Client {
     }
 }
 
-/// What answers of the hub itself tell about a file: elsewhere, it may be called anything.
+/// What the hub itself says about a file; other hosts may call it anything.
 #[derive(Default)]
 struct Told {
     checksum: Option<String>,

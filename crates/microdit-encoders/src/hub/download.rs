@@ -1,4 +1,4 @@
-//! One file from the hub into the cache: whole and verified, or under no name.
+//! Downloads one file from the hub into the cache: it gets its name only once complete and verified.
 
 use super::{
     HubError, Report,
@@ -15,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-/// Breaks without a new byte between them after which a download is given up.
+/// Disconnects in a row without a new byte before a download is given up.
 const MAX_BREAKS: u32 = 4;
 
-/// Downloads a file, where the connection breaks from where it broke, and returns where it lies.
+/// Downloads a file, resuming where a connection broke, and returns its path.
 pub(super) fn download(
     client: &Client,
     cached: &Model,
@@ -41,7 +41,7 @@ pub(super) fn download(
         let part = blob.with_extension("part");
         let io = |error| HubError::io(&part)(error);
         if length(&part) == described.size && differs(&part, checksum).map_err(io)?.is_some() {
-            // All of it came, and something else: the process ended before that was found.
+            // Complete but wrong: the process ended before it was verified.
             fs::remove_file(&part).map_err(io)?;
         }
         report.begin(file, described.size);
@@ -65,7 +65,7 @@ pub(super) fn download(
     cached.link(file, checksum, commit)
 }
 
-/// Asks until there is an answer, or none is to be expected.
+/// Retries until there is an answer, or no point in asking.
 fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
     let mut breaks = 0;
     loop {
@@ -83,7 +83,7 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, String
     }
 }
 
-/// Receives until all of a file is there; what has arrived by then is kept in any case.
+/// Receives until the file is complete; partial content is kept in any case.
 fn get_all(
     mut receive: impl FnMut() -> Result<(), Failure>,
     part: &Path,
@@ -91,7 +91,7 @@ fn get_all(
 ) -> Result<(), String> {
     while length(part) < size {
         let before = length(part);
-        // Breaks count anew after every byte.
+        // Every byte resets the count of disconnects.
         patiently(|| match receive() {
             Err(Failure::Broken(_)) if length(part) > before => Ok(()),
             other => other,

@@ -71,7 +71,7 @@ pub const PUBLISHED: &[Published] = &[
     },
 ];
 
-/// A model that is not here, or cannot be had.
+/// A model that is not in the cache, or cannot be downloaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -103,7 +103,7 @@ pub enum HubError {
         /// What was expected.
         expected: &'static str,
     },
-    /// There is no place for a cache.
+    /// No directory for the cache is known.
     #[error("no directory for the cache: neither HF_HOME nor the user's own directory is known")]
     NoHome,
     /// Another process downloads the same file.
@@ -112,7 +112,7 @@ pub enum HubError {
         /// The lock.
         path: PathBuf,
     },
-    /// The hub does not answer, or not as it should.
+    /// The hub does not answer, or answers wrongly.
     #[error(
         "{repository}/{file} could not be fetched: {error}; what has arrived is kept, run the command again to go on"
     )]
@@ -124,7 +124,7 @@ pub enum HubError {
         /// What went wrong.
         error: String,
     },
-    /// What has arrived is not what was sent.
+    /// The download does not match its checksum.
     #[error(
         "{repository}/{file} has arrived damaged: its checksum is {found}, the hub says {expected}; it was removed, run the command again"
     )]

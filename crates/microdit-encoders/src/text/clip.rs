@@ -234,7 +234,7 @@ impl<B: DitBackend> ClipText<B> {
     }
 
     /// Pooled states `[batch, width]` to the feature that is compared with images' `[batch, projection]`; not
-    /// normalised.
+    /// normalized.
     pub fn feature(&self, pooled: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         let projection = self.projection.as_ref()?;
         Some(

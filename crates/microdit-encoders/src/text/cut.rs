@@ -1,4 +1,4 @@
-//! What a text encoder does not read of a text.
+//! The part of a text that a text encoder truncates.
 
 use super::{ClipTokenizer, TextEncoder};
 use crate::cut::Cut;
@@ -17,7 +17,7 @@ impl<B: DitBackend> TextEncoder<B> {
     }
 }
 
-/// Finds what a text encoder will not read, long before it is opened.
+/// Finds what a text encoder will truncate, without opening the encoder.
 #[derive(Debug)]
 pub struct Cutter {
     kind: Kind,
@@ -69,7 +69,7 @@ fn is_clip(config: &Path) -> Option<bool> {
     Some(config["model_type"].as_str()?.starts_with("clip"))
 }
 
-/// Likewise, of a tokenizer that cuts by itself and keeps what it cut off.
+/// Likewise for a tokenizer that truncates by itself and keeps the rest.
 fn pieces_cut(tokenizer: &Tokenizer, caption: &str, limit: usize) -> Option<Cut> {
     let encoding = tokenizer.encode(caption, true).ok()?;
     let own = |encoding: &Encoding| {

@@ -14,10 +14,10 @@ const MERGES: &[u8] = include_bytes!("../../data/bpe_simple_vocab_16e6.txt.gz");
 /// Merges in use; the list goes on.
 const MERGE_COUNT: usize = 48_894;
 
-/// What marks the end of a word.
+/// The end-of-word marker.
 const WORD_END: &str = "</w>";
 
-/// Words, numbers digit by digit, and runs of other signs.
+/// Words, single digits, and runs of other characters.
 static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     let parts = [
         "<start_of_text>",
@@ -166,7 +166,7 @@ impl ClipTokenizer {
 /// Repaired, without HTML entities, with single spaces, in lower case.
 fn clean(caption: &str) -> String {
     let text = unescape_html(&unescape_html(&repair(caption)));
-    // Python counts the information separators among the spaces.
+    // Python counts the information separators as white space.
     let space = |c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}');
     let words: Vec<&str> = text.split(space).filter(|word| !word.is_empty()).collect();
     words.join(" ").to_lowercase()

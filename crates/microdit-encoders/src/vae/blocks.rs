@@ -1,4 +1,4 @@
-//! What the halves of a KL autoencoder are built of.
+//! The building blocks of a KL autoencoder.
 
 use super::AutoencoderKlConfig;
 use crate::{

@@ -158,7 +158,7 @@ pub struct AutoencoderKl<B: DitBackend> {
     config: AutoencoderKlConfig,
 }
 
-/// What the encoder knows about a latent, `[batch, channels, height, width]` each.
+/// The posterior of a latent, `[batch, channels, height, width]` each.
 #[derive(Clone, Debug)]
 pub struct Posterior<B: DitBackend> {
     /// Its mean.
@@ -217,7 +217,7 @@ impl<B: DitBackend> AutoencoderKl<B> {
     }
 
     /// The same, in tiles where the latents are larger than 96 x 96, so that memory does not grow with the picture; tiles
-    /// overlap and fade into each other. Each is normalised by itself, therefore tiled pictures differ slightly.
+    /// overlap and are blended. Each is normalized by itself, so tiled images differ slightly.
     pub fn decode_tiled(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
         super::tiled::decode(latents, TILE, OVERLAP, self.config.shrinks_by(), |tile| {
             self.decode(tile)

@@ -259,7 +259,7 @@ mod tests {
                 };
                 for bad in bad {
                     if key == "scaling_factor" && ["1e308", "18446744073709551615"].contains(bad) {
-                        // Of no use, and finite: what it does is seen in the latents, which are checked.
+                        // Useless but finite: its effect shows in the latents, which are checked.
                         continue;
                     }
                     let mut changed = config.clone();

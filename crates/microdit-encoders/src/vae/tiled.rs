@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 /// Decodes `latents` `[batch, channels, height, width]` in tiles of at most `side`, which overlap by at least `overlap` and
-/// fade into each other linearly; `decode` enlarges by `scale`.
+/// are blended linearly; `decode` enlarges by `scale`.
 pub(super) fn decode<B: Backend>(
     latents: Tensor<B, 4>,
     side: usize,

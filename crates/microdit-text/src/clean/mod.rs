@@ -94,7 +94,7 @@ static CODES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
 
 static JOINERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\-|_)"));
 
-/// Joiners from which on words-are-taken-to-be-joined.
+/// More joiners than this mean that words-are-joined-by-them.
 const MANY_JOINERS: usize = 3;
 
 /// Cleans a caption from the web: lower case, without addresses, markup, nicknames, codes, names of files, advertising and

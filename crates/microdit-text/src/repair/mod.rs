@@ -1,4 +1,4 @@
-//! Repair of text that was decoded in the wrong encoding, or otherwise went through the wrong hands: the fixes of ftfy 6.3
+//! Repair of text that was decoded in the wrong encoding, or otherwise mangled: the fixes of ftfy 6.3
 //! with its standard settings, which the reference's tokenizer and caption cleaning begin with.
 
 mod encoding;

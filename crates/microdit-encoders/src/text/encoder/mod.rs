@@ -116,7 +116,7 @@ impl<B: DitBackend> TextEncoder<B> {
             Self::T5(encoder, tokenizer, tokens) => {
                 let (mut rows, mut masks) = (Vec::new(), Vec::new());
                 for caption in captions {
-                    // What no tokenizer can read is read as nothing.
+                    // A caption the tokenizer rejects is encoded as empty.
                     let encoded = tokenizer.encode(caption.as_ref(), true).ok();
                     let known = encoded
                         .as_ref()

@@ -47,7 +47,7 @@ fn a_directory_of_transformers_is_opened() {
             "{padding:?}"
         );
     }
-    // A table of tokens that is too small would be read beyond its end.
+    // Too small a token table would be read beyond its end.
     let config = config
         .to_string()
         .replace("\"hidden_size\"", "\"vocab_size\":100,\"hidden_size\"");

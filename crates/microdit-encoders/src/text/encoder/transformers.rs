@@ -96,7 +96,7 @@ pub(super) fn transformers_clip(file: &Path, text: &str) -> Result<ClipTextConfi
         projection: projects.then_some(config.projection_dim),
         quick_gelu,
         eps: config.layer_norm_eps,
-        // Early configurations say 2, and mean the largest.
+        // Early configurations say 2, but mean the largest id.
         pooling: match config.eos_token_id {
             2 => Pooling::LargestId,
             id => Pooling::First(id),
@@ -104,7 +104,7 @@ pub(super) fn transformers_clip(file: &Path, text: &str) -> Result<ClipTextConfi
     })
 }
 
-/// An id beyond the table of tokens would have no state.
+/// Every token id of CLIP's tokenizer needs an embedding.
 pub(super) fn knows_all_tokens(file: &Path, vocabulary: usize) -> Result<(), WeightsError> {
     if vocabulary > ClipTokenizer::END as usize {
         return Ok(());
