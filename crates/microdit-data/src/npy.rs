@@ -120,7 +120,7 @@ pub(crate) fn all_finite(values: &[f32]) -> bool {
 /// An array in NumPy's format.
 /// A NumPy file of these values as 16-bit floats, row by row.
 pub fn npy_of_halves(values: &[f32], shape: &[usize]) -> Vec<u8> {
-    let mut file = Vec::with_capacity(128 + 2 * values.len());
+    let mut file = Vec::with_capacity(values.len().saturating_mul(2).saturating_add(128));
     let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
     let write = |file: &mut Vec<u8>| -> io::Result<()> {
         use npyz::WriterBuilder as _;

@@ -1,5 +1,7 @@
 //! The index of a directory of MDS shards: which there are, and how their samples are laid out.
 
+#![deny(clippy::arithmetic_side_effects)]
+
 use serde::Deserialize;
 use std::{
     collections::HashSet,
