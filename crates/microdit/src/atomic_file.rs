@@ -44,7 +44,7 @@ pub fn write<E: From<io::Error>>(
     result
 }
 
-/// Whether `name` is that of a file [`write`] had begun: `NAME.PROCESS-NUMBER.part`.
+/// Whether `name` is that of a file [`write()`] had begun: `NAME.PROCESS-NUMBER.part`.
 pub fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.strip_suffix(PART)
