@@ -475,7 +475,7 @@ mod tests {
         };
         let error = draw(other).unwrap_err().to_string();
         assert!(
-            error.contains(".png is in the way: its guidance is 5, not 2.5."),
+            error.contains(".png is in the way: its guidance is 5, not 2.5"),
             "{error}"
         );
         let insisted = draw(Order {
