@@ -18,7 +18,7 @@ use microdit_benches::normal;
 use microdit_train::{
     Recipe,
     checkpoint::{Checkpoint, Progress, State},
-    optim::{Gradients, Optimiser},
+    optim::{Gradients, Optimizer},
 };
 use std::{hint::black_box, path::Path};
 
@@ -85,7 +85,7 @@ fn checkpoint(c: &mut Criterion) {
     );
     let loss = output.sum();
     let grads = Gradients::collect(&task, &mut loss.backward());
-    let mut optimiser = Optimiser::new(stage.optimiser.clone());
+    let mut optimiser = Optimizer::new(stage.optimiser.clone());
     let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-4);
     let state = State {
         progress: Progress::default(),

@@ -20,7 +20,7 @@ use microdit::{
     worker_pool,
 };
 use microdit_benches::normal;
-use microdit_train::optim::{Gradients, Optimiser, OptimiserConfig};
+use microdit_train::optim::{Gradients, Optimizer, OptimizerConfig};
 use serde_json::{Value, json};
 use std::{io::stdin, iter, process::Command, time::Instant};
 
@@ -133,7 +133,7 @@ fn train<B: TrainBackend>(
     };
     let network: Dit<B> = config.init(0, device).expect("the sizes are possible");
     let mut task = settings.init(network).expect("the settings are possible");
-    let mut optimiser = Optimiser::<B::InnerBackend>::new(OptimiserConfig::default());
+    let mut optimiser = Optimizer::<B::InnerBackend>::new(OptimizerConfig::default());
     let (batch, side) = (arguments.batch, config.input_size);
     let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
     let flops = microdit::flops::per_image(config, config.tokens(), kept, WORDS);

@@ -1,4 +1,4 @@
-//! edm_loss, train_steps, composer_run: the loss, the gradient of every parameter, and the optimiser.
+//! edm_loss, train_steps, composer_run: the loss, the gradient of every parameter, and the optimizer.
 
 use super::{Inner, Train};
 use crate::{
@@ -15,7 +15,7 @@ use microdit::{
     weights::StateDict,
 };
 use microdit_train::{
-    optim::{Gradients, Moments, Optimiser, OptimiserConfig},
+    optim::{Gradients, Moments, Optimizer, OptimizerConfig},
     schedule::{Curve, Schedule},
     step::{self, Computed},
 };
@@ -25,7 +25,7 @@ use std::path::Path;
 const LOSS: f64 = 1e-6;
 /// Gradients in the L2 norm, relative to max(own norm, 1e-4 global norm).
 const GRADIENT: f64 = 1e-4;
-/// Mean absolute error of weights after the optimiser's steps.
+/// Mean absolute error of weights after the optimizer's steps.
 const WEIGHT_MEAN: f64 = 1e-7;
 /// An isolated weight may be this far off ...
 const WEIGHT_OUTLIER: f64 = 1e-5;
@@ -265,18 +265,18 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
     report.close(format!("{name}.D"), &d, expected, 2e-5 * expected.max_abs());
 }
 
-fn optimiser(golden: &Golden) -> OptimiserConfig {
+fn optimiser(golden: &Golden) -> OptimizerConfig {
     let settings = &golden.config["optimizer"];
     let number =
         |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
-    OptimiserConfig {
+    OptimizerConfig {
         lr: settings["lr"].as_f64().unwrap_or(0.0),
         beta1: number(&settings["betas"][0]),
         beta2: number(&settings["betas"][1]),
         eps: number(&settings["eps"]),
         weight_decay: number(&settings["weight_decay"]),
         clip_norm: Some(golden.number("clip_norm")),
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 
@@ -312,7 +312,7 @@ fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
     );
 }
 
-fn moments(golden: &Golden, optimiser: &Optimiser<Inner>, report: &mut Report) {
+fn moments(golden: &Golden, optimiser: &Optimizer<Inner>, report: &mut Report) {
     type Pick = fn(&Moments<Inner>) -> Tensor<Inner, 1>;
     let kinds: [(&str, Pick); 2] = [
         ("out.exp_avg.", |m| m.first.clone()),
@@ -333,12 +333,12 @@ fn moments(golden: &Golden, optimiser: &Optimiser<Inner>, report: &mut Report) {
     }
 }
 
-/// Optimiser steps: loss, backward, global-norm clip, AdamW.
+/// Optimizer steps: loss, backward, global-norm clip, AdamW.
 pub(super) fn train_steps(path: &Path, report: &mut Report) {
     let setup = Setup::open(path);
     let golden = &setup.golden;
     let mut task = setup.task.clone();
-    let mut adamw = Optimiser::new(optimiser(golden));
+    let mut adamw = Optimizer::new(optimiser(golden));
     let steps = golden.get("in.x").shape[0];
     for step in 0..steps {
         let at = |name: &str| golden.get(name).row(step);
@@ -408,7 +408,7 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
         one_batch_lag: true,
     };
     let mut task = setup.task.clone();
-    let mut adamw = Optimiser::new(optimiser(golden));
+    let mut adamw = Optimizer::new(optimiser(golden));
     for step in 0..size("batches") {
         let lr = adamw.config().lr * schedule.multiplier(step as u64);
         let expected = golden.get("out.lr").data[step];

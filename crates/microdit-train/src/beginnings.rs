@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
-    optim::{Moments, Optimiser},
+    optim::{Moments, Optimizer},
     recipe::{Handed, Recipe, Stage},
     trainer::Build,
 };
@@ -27,7 +27,7 @@ pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
     Ok(State {
         progress: Progress::default(),
         task: build(stage, recipe.run.seed, device)?,
-        optimiser: Optimiser::new(stage.optimiser.clone()),
+        optimiser: Optimizer::new(stage.optimiser.clone()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }
@@ -49,9 +49,9 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
     let old = state.optimiser;
     let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
         let (steps, moments) = (old.steps(), old.into_moments());
-        Optimiser::resume(stage.optimiser.clone(), steps, moments)
+        Optimizer::resume(stage.optimiser.clone(), steps, moments)
     } else {
-        Optimiser::new(stage.optimiser.clone())
+        Optimizer::new(stage.optimiser.clone())
     };
     Ok(State {
         progress: Progress {
@@ -117,7 +117,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
             seconds: 0.0,
         },
         task,
-        optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
+        optimiser: Optimizer::resume(stage.optimiser.clone(), steps, moments),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }

@@ -1,4 +1,4 @@
-//! From recipe to run: the trainer, its optimiser, schedules, weights and logs.
+//! From recipe to run: the trainer, its optimizer, schedules, weights and logs.
 
 mod activation_checkpointing;
 mod batch;

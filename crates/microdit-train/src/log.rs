@@ -18,7 +18,7 @@ pub(crate) const BROKEN: &str = "broken.jsonl";
 /// One line of `metrics.jsonl`. What is since the line before is since the resume, where that came later.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metrics {
-    /// Finished optimiser steps.
+    /// Finished optimizer steps.
     pub step: u64,
     /// Stage the step belongs to.
     pub stage: String,
@@ -50,7 +50,7 @@ pub struct Metrics {
 /// One line of `evaluation.jsonl`: the loss on held-out samples, always with the same noise and without mask.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Evaluated {
-    /// Finished optimiser steps.
+    /// Finished optimizer steps.
     pub step: u64,
     /// Of the weights as trained.
     pub loss: f32,

@@ -1,7 +1,7 @@
 //! Data parallelism on one machine: every device computes the gradients of its share of the batch.
 //!
 //! Replicas on a CPU are summed in the order of the samples, so that a run is the same bit for bit however the work was
-//! timed; NVIDIA's GPUs sum by NCCL. The first device takes the optimiser's step and hands its weights to the others, which spares
+//! timed; NVIDIA's GPUs sum by NCCL. The first device takes the optimizer's step and hands its weights to the others, which spares
 //! them the moments.
 
 use crate::{

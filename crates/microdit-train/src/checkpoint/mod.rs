@@ -10,7 +10,7 @@ pub(crate) use tensors::save_task;
 
 use crate::{
     error::TrainError,
-    optim::Optimiser,
+    optim::Optimizer,
     recipe::{CheckpointConfig, Stage},
     sealed::{Files, Sum, check_contents, has_sizes, seal, sums, unseal},
     source::DataIdentity,
@@ -55,7 +55,7 @@ pub struct Progress {
     pub images: u64,
     /// Where the next batch begins.
     pub position: Position,
-    /// Steps the optimiser has taken.
+    /// Steps the optimizer has taken.
     pub optimiser_steps: u64,
     /// Time spent, in seconds.
     pub seconds: f64,
@@ -105,7 +105,7 @@ pub struct State<B: TrainBackend, T: TrainTask<B>> {
     /// The task with its networks.
     pub task: T,
     /// The optimiser with its moments.
-    pub optimiser: Optimiser<B::InnerBackend>,
+    pub optimiser: Optimizer<B::InnerBackend>,
     /// Averages of the weights.
     pub emas: Vec<Ema<T::InnerModule>>,
 }
@@ -332,7 +332,7 @@ impl Checkpoint {
         Ok(State {
             progress: self.progress.clone(),
             task,
-            optimiser: Optimiser::resume(stage.optimiser.clone(), steps, moments),
+            optimiser: Optimizer::resume(stage.optimiser.clone(), steps, moments),
             emas,
         })
     }

@@ -33,7 +33,7 @@ pub(crate) fn save_task<B: DitBackend>(
     Ok(weights.write_safetensors(path, DType::F32, HashMap::new())?)
 }
 
-/// Writes the optimiser's moments after `step`; a stage that has not taken a step has none.
+/// Writes the optimizer's moments after `step`; a stage that has not taken a step has none.
 pub(super) fn save_moments<B: DitBackend>(
     path: &Path,
     moments: &BTreeMap<String, Moments<B>>,

@@ -52,7 +52,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
     );
     let loss = loss.sum();
     let grads = Gradients::collect(&task, &mut loss.backward());
-    let mut optimiser = Optimiser::new(stage.optimiser.clone());
+    let mut optimiser = Optimizer::new(stage.optimiser.clone());
     let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-3);
     let position = Position {
         drawn: 400,
@@ -259,7 +259,7 @@ fn what_is_not_finite_is_not_saved() {
         second: moments.second.clone() / 0.0,
     };
     broken.insert(name.clone(), infinite);
-    state.optimiser = Optimiser::resume(state.optimiser.config().clone(), 1, broken);
+    state.optimiser = Optimizer::resume(state.optimiser.config().clone(), 1, broken);
     let error = state
         .save(folder.path(), &recipe.run.checkpoints, None)
         .unwrap_err()

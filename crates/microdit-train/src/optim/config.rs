@@ -1,4 +1,4 @@
-//! Settings of an optimiser, and their ranges.
+//! Settings of an optimizer, and their ranges.
 
 use super::{ParamGroup, ParamKind};
 use microdit::range::{OutOfRange, require, within};
@@ -19,10 +19,10 @@ pub enum Method {
     },
 }
 
-/// Settings of an [`Optimiser`](super::Optimiser).
+/// Settings of an [`Optimizer`](super::Optimizer).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct OptimiserConfig {
+pub struct OptimizerConfig {
     /// The method.
     pub method: Method,
     /// Learning rate before the schedule's multiplier, 0 to 100.
@@ -41,7 +41,7 @@ pub struct OptimiserConfig {
     pub groups: Vec<ParamGroup>,
 }
 
-impl Default for OptimiserConfig {
+impl Default for OptimizerConfig {
     /// The values of MicroDiT's first phase.
     fn default() -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Default for OptimiserConfig {
     }
 }
 
-impl OptimiserConfig {
+impl OptimizerConfig {
     /// Checks the ranges.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn rules_name_the_key() {
-        let default = OptimiserConfig::default;
+        let default = OptimizerConfig::default;
         let group = |lr, weight_decay| ParamGroup {
             kinds: vec![ParamKind::Moe],
             lr,
@@ -120,35 +120,35 @@ mod tests {
         let muon = |momentum| Method::Muon { momentum };
         for (config, key) in [
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     lr: f64::INFINITY,
                     ..default()
                 },
                 "lr",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     beta2: 1.0,
                     ..default()
                 },
                 "beta2",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     eps: 0.0,
                     ..default()
                 },
                 "eps",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     weight_decay: -1.0,
                     ..default()
                 },
                 "weight_decay",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     lr: 1.0,
                     weight_decay: 1.1,
                     ..default()
@@ -156,28 +156,28 @@ mod tests {
                 "weight_decay",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     clip_norm: Some(0.0),
                     ..default()
                 },
                 "clip_norm",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     method: muon(1.0),
                     ..default()
                 },
                 "method.momentum",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     groups: vec![group(-1.0, 1.0)],
                     ..default()
                 },
                 "groups.0.lr",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     lr: 1.0,
                     groups: vec![group(11.0, 1.0)],
                     ..default()
@@ -185,7 +185,7 @@ mod tests {
                 "groups.0.weight_decay",
             ),
             (
-                OptimiserConfig {
+                OptimizerConfig {
                     groups: vec![group(1.0, 1.0), group(1.0, 1.0)],
                     ..default()
                 },

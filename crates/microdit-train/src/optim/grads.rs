@@ -1,5 +1,5 @@
 //! Gradients out of automatic differentiation, by parameter: what is summed over micro-batches, averaged over devices,
-//! measured, and handed to the optimiser.
+//! measured, and handed to the optimizer.
 
 use burn::{
     module::{Module, ModuleVisitor, Param},

@@ -1,4 +1,4 @@
-//! Optimisers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
+//! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
 //! clipping by the global norm.
 //!
 //! State is kept under the reference's parameter names, which is what makes a checkpoint readable elsewhere, and on the
@@ -10,7 +10,7 @@ mod groups;
 mod lamb;
 mod muon;
 
-pub use config::{Method, OptimiserConfig};
+pub use config::{Method, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
 pub use lamb::lamb;
@@ -39,23 +39,23 @@ pub struct Moments<B: Backend> {
     pub second: Tensor<B, 1>,
 }
 
-/// An optimiser and its state.
+/// An optimizer and its state.
 #[derive(Clone, Debug)]
-pub struct Optimiser<B: Backend> {
-    config: OptimiserConfig,
+pub struct Optimizer<B: Backend> {
+    config: OptimizerConfig,
     steps: u64,
     moments: BTreeMap<String, Moments<B>>,
 }
 
-impl<B: DitBackend> Optimiser<B> {
-    /// An optimiser that has taken no step.
-    pub fn new(config: OptimiserConfig) -> Self {
+impl<B: DitBackend> Optimizer<B> {
+    /// An optimizer that has taken no step.
+    pub fn new(config: OptimizerConfig) -> Self {
         Self::resume(config, 0, BTreeMap::new())
     }
 
     /// Continues from a saved state.
     pub fn resume(
-        config: OptimiserConfig,
+        config: OptimizerConfig,
         steps: u64,
         moments: BTreeMap<String, Moments<B>>,
     ) -> Self {
@@ -67,7 +67,7 @@ impl<B: DitBackend> Optimiser<B> {
     }
 
     /// The settings.
-    pub fn config(&self) -> &OptimiserConfig {
+    pub fn config(&self) -> &OptimizerConfig {
         &self.config
     }
 
@@ -135,7 +135,7 @@ impl<B: DitBackend> Optimiser<B> {
 }
 
 struct Update<'a, AB: AutodiffBackend> {
-    config: &'a OptimiserConfig,
+    config: &'a OptimizerConfig,
     step: AdamStep,
     scale: Tensor<AB::InnerBackend, 1>,
     grads: Gradients<AB::InnerBackend>,
@@ -270,11 +270,11 @@ mod tests {
     fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
         let device = Default::default();
         for method in [Method::AdamW, Method::Lamb, Method::Muon { momentum: 0.9 }] {
-            let config = OptimiserConfig {
+            let config = OptimizerConfig {
                 method,
-                ..OptimiserConfig::default()
+                ..OptimizerConfig::default()
             };
-            let mut optimiser = Optimiser::<Flex>::new(config);
+            let mut optimiser = Optimizer::<Flex>::new(config);
             let layer: Linear<Tracked> = Init::new(0, &device).linear(4, 4, true, STD);
             let mut step = |layer: Linear<Tracked>, loss: f32, scale: f32| {
                 let out = layer.forward(Tensor::<Tracked, 2>::ones([2, 4], &device));

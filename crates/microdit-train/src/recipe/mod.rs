@@ -19,7 +19,7 @@ pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub(crate) use validate::MAX_IMAGES;
 
-use crate::{error::TrainError, optim::OptimiserConfig, schedule::Schedule};
+use crate::{error::TrainError, optim::OptimizerConfig, schedule::Schedule};
 use microdit::{
     Dit, DitBackend, DitConfig, Masking,
     diffusion::DiffusionConfig,
@@ -73,9 +73,9 @@ pub struct Stage {
     /// fraction of the memory.
     #[serde(default)]
     pub recompute: bool,
-    /// Optimiser.
+    /// Optimizer.
     #[serde(default)]
-    pub optimiser: OptimiserConfig,
+    pub optimiser: OptimizerConfig,
     /// Multiplier of the learning rate over the stage's own steps.
     #[serde(default)]
     pub schedule: Schedule,
@@ -90,7 +90,7 @@ pub struct Stage {
 pub struct HandOver {
     /// Which weights.
     pub weights: Handed,
-    /// Whether the optimiser's moments come along, if its method stays the same.
+    /// Whether the optimizer's moments come along, if its method stays the same.
     pub optimiser: bool,
 }
 

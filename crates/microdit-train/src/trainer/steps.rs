@@ -277,7 +277,7 @@ where
         }
     }
 
-    /// One step of the optimiser.
+    /// One step of the optimizer.
     fn step(
         &mut self,
         state: State<B, T>,

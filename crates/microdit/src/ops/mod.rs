@@ -28,7 +28,7 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-/// Sizes and constants of one optimiser step (AdamW, arXiv 1711.05101, algorithm 2).
+/// Sizes and constants of one optimizer step (AdamW, arXiv 1711.05101, algorithm 2).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
     /// Decay of the first moment.
