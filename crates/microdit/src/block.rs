@@ -9,6 +9,7 @@ use crate::{
     linear::Linear,
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
+    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -105,6 +106,15 @@ impl<B: DitBackend> DitBlock<B> {
             .mlp
             .forward(self.norm3.modulated(x.clone(), modulation.mlp));
         B::gated_residual(x, fed, modulation.mlp_gate)
+    }
+}
+
+impl<B: DitBackend> Roles for DitBlock<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        match path {
+            ["mlp", rest @ ..] => FeedForward::<B>::role(rest, rank),
+            _ => Role::plain(path, rank),
+        }
     }
 }
 

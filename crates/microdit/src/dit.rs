@@ -9,6 +9,7 @@ use crate::{
     mixer::PatchMixer,
     norm::{LayerNorm, Modulation},
     ops::{DitBackend, split_last},
+    params::{Role, Roles},
     precision::Precision,
     validate::ConfigError,
 };
@@ -183,6 +184,21 @@ fn axis_table<B: DitBackend>(
 ) -> Tensor<B, 2> {
     let table = sincos_axis(dim, count, interp_scale);
     Tensor::from_data(TensorData::new(table, [count, dim / 2]), device)
+}
+
+impl<B: DitBackend> Roles for Dit<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        match path {
+            [
+                "x_embedder" | "t_embedder" | "y_proj" | "pooled_y_emb_process",
+                ..,
+            ]
+            | ["final_layer", "linear", ..] => Role::plain(path, rank).in_embedding(),
+            ["mixer", rest @ ..] => PatchMixer::<B>::role(rest, rank),
+            ["blocks", _, rest @ ..] => DitBlock::<B>::role(rest, rank),
+            _ => Role::plain(path, rank),
+        }
+    }
 }
 
 #[cfg(test)]

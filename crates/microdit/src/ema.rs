@@ -1,12 +1,15 @@
 //! Averages of weights over training.
 
-use crate::range::{OutOfRange, above, within};
+use crate::{
+    params::{self, MapParams, VisitParams},
+    range::{OutOfRange, above, within},
+};
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::{Module, Param},
     tensor::{Tensor, TensorPrimitive, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, marker::PhantomData};
+use std::collections::HashMap;
 
 /// How fast an average forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,29 +131,27 @@ impl<M> Ema<M> {
 /// # Panics
 /// If the two modules do not have the same parameters.
 pub fn blend<B: Backend, M: Module<B>>(average: M, live: &M, smoothing: f64) -> M {
-    struct Collect<B: Backend>(VecDeque<TensorPrimitive<B>>);
-    impl<B: Backend> ModuleVisitor<B> for Collect<B> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            self.0.push_back(param.val().into_primitive());
+    struct Collect<B: Backend>(HashMap<String, TensorPrimitive<B>>);
+    impl<B: Backend> VisitParams<B> for Collect<B> {
+        fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
+            self.0.insert(path.join("."), param.val().into_primitive());
         }
     }
     struct Blend<B: Backend> {
-        live: VecDeque<TensorPrimitive<B>>,
+        live: HashMap<String, TensorPrimitive<B>>,
         smoothing: f64,
-        backend: PhantomData<B>,
     }
-    impl<B: Backend> ModuleMapper<B> for Blend<B> {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-            let live = self.live.pop_front().expect("modules of one shape");
-            let live = Tensor::from_primitive(live);
+    impl<B: Backend> MapParams<B> for Blend<B> {
+        fn map<const D: usize>(
+            &mut self,
+            path: &[&str],
+            param: Param<Tensor<B, D>>,
+        ) -> Param<Tensor<B, D>> {
+            let live = self.live.remove(&path.join("."));
+            let live = Tensor::from_primitive(live.expect("modules of one shape"));
             param.map(|average| average * self.smoothing + live * (1.0 - self.smoothing))
         }
     }
-    let mut collect = Collect(VecDeque::new());
-    live.visit(&mut collect);
-    average.map(&mut Blend {
-        live: collect.0,
-        smoothing,
-        backend: PhantomData,
-    })
+    let Collect(live) = params::visit(live, Collect(HashMap::new()));
+    params::map(average, &mut Blend { live, smoothing })
 }

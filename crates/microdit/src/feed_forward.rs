@@ -6,6 +6,7 @@ use crate::{
     linear::Linear,
     moe::ExpertChoice,
     ops::DitBackend,
+    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -85,5 +86,12 @@ impl<B: DitBackend> FeedForward<B> {
             Self::Dense(dense) => dense.forward(x),
             Self::Experts(experts) => experts.forward(x),
         }
+    }
+}
+
+impl<B: DitBackend> Roles for FeedForward<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        // Variants are no part of paths; a dense layer's `w1` is no parameter itself, and plain below.
+        ExpertChoice::<B>::role(path, rank)
     }
 }

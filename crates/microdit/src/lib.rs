@@ -47,6 +47,7 @@ pub mod moe;
 pub mod net;
 pub mod norm;
 pub mod ops;
+pub mod params;
 mod precision;
 pub mod printable;
 pub mod range;

@@ -2,6 +2,7 @@
 
 use crate::{
     ops::{DitBackend, over_rows},
+    params::Roles,
     precision::Precision,
 };
 use burn::{
@@ -51,3 +52,5 @@ impl<B: DitBackend> Linear<B> {
         self
     }
 }
+
+impl<B: DitBackend> Roles for Linear<B> {}

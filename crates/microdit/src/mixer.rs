@@ -2,8 +2,14 @@
 //! mask carry what the dropped ones knew.
 
 use crate::{
-    block::DitBlock, config::DitConfig, dit::Condition, init::Init, linear::Linear,
-    norm::LayerNorm, ops::DitBackend,
+    block::DitBlock,
+    config::DitConfig,
+    dit::Condition,
+    init::Init,
+    linear::Linear,
+    norm::LayerNorm,
+    ops::DitBackend,
+    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -103,6 +109,15 @@ impl<B: DitBackend> PatchMixer<B> {
     /// Kept tokens `[batch, kept, mixer dim]` to the backbone's width.
     pub fn map_out(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         map(&self.map_out, x)
+    }
+}
+
+impl<B: DitBackend> Roles for PatchMixer<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        match path {
+            ["blocks", _, rest @ ..] => DitBlock::<B>::role(rest, rank),
+            _ => Role::plain(path, rank),
+        }
     }
 }
 

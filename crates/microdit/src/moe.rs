@@ -6,6 +6,7 @@ use crate::{
     init::{self, Init},
     linear::Linear,
     ops::{DitBackend, ExpertInputs},
+    params::{Role, Roles},
     precision::Precision,
 };
 use burn::{
@@ -93,6 +94,16 @@ impl<B: DitBackend> ExpertChoice<B> {
             w2: precision.enter(self.w2.val()),
         });
         precision.leave(output)
+    }
+}
+
+impl<B: DitBackend> Roles for ExpertChoice<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        match path {
+            ["w1" | "w2"] => Role::Expert,
+            ["gate", "weight"] => Role::Router,
+            _ => Role::plain(path, rank),
+        }
     }
 }
 

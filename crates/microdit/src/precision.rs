@@ -44,14 +44,11 @@ mod tests {
         diffusion::Diffusion as _,
         dit::tests::{config, shaken},
         net::{Conditioning, Denoiser as _},
+        params::{self, VisitParams},
         rng::{Purpose, Stream},
         task::{DenoiseConfig, Noised, Task as _},
-        weights::reference_name,
     };
-    use burn::{
-        module::{Module, ModuleVisitor, Param},
-        tensor::TensorData,
-    };
+    use burn::{module::Param, tensor::TensorData};
     use burn_autodiff::Autodiff;
     use burn_flex::Flex;
     use std::collections::BTreeMap;
@@ -67,22 +64,15 @@ mod tests {
     fn loss(precision: Precision) -> (f32, BTreeMap<String, Vec<f32>>) {
         struct Collect<'a>(
             &'a <Tracked as burn::tensor::backend::AutodiffBackend>::Gradients,
-            Vec<String>,
             BTreeMap<String, Vec<f32>>,
         );
-        impl ModuleVisitor<Tracked> for Collect<'_> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.1.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.1.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Tracked, D>>) {
+        impl VisitParams<Tracked> for Collect<'_> {
+            fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<Tracked, D>>) {
                 assert_eq!(param.val().dtype(), DType::F32, "weights stay f32");
                 let grad = param.val().grad(self.0).expect("every parameter matters");
                 assert_eq!(grad.dtype(), DType::F32);
-                self.2
-                    .insert(reference_name(&self.1), grad.into_data().iter().collect());
+                self.1
+                    .insert(path.join("."), grad.into_data().iter().collect());
             }
         }
         let config = config().with_precision(precision);
@@ -108,9 +98,8 @@ mod tests {
         assert_eq!(loss.dtype(), DType::F32);
         let value = loss.clone().into_data().iter::<f32>().next().unwrap();
         let grads = loss.backward();
-        let mut collect = Collect(&grads, Vec::new(), BTreeMap::new());
-        dit.visit(&mut collect);
-        (value, collect.2)
+        let collect = params::visit(&dit, Collect(&grads, BTreeMap::new()));
+        (value, collect.1)
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //! measured, and handed to the optimizer.
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, Param},
     tensor::{
         Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
-use microdit::{DitBackend, weights::reference_name};
+use microdit::{
+    DitBackend,
+    params::{self, VisitParams},
+    weights::reference_name,
+};
 use std::collections::BTreeMap;
 
 /// Gradients by the reference's parameter names, flattened.
@@ -24,31 +28,22 @@ impl<B: DitBackend> Gradients<B> {
     {
         struct Collect<'a, AB: AutodiffBackend> {
             grads: &'a mut AB::Gradients,
-            path: Vec<String>,
             found: BTreeMap<String, Tensor<AB::InnerBackend, 1>>,
         }
-        impl<AB: AutodiffBackend> ModuleVisitor<AB> for Collect<'_, AB> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<AB, D>>) {
+        impl<AB: AutodiffBackend> VisitParams<AB> for Collect<'_, AB> {
+            fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<AB, D>>) {
                 if let Some(grad) = param.val().grad_remove(self.grads) {
                     let count = grad.shape().num_elements();
                     self.found
-                        .insert(reference_name(&self.path), grad.reshape([count]));
+                        .insert(reference_name(path), grad.reshape([count]));
                 }
             }
         }
-        let mut collect = Collect::<AB> {
+        let collect = Collect::<AB> {
             grads,
-            path: Vec::new(),
             found: BTreeMap::new(),
         };
-        module.visit(&mut collect);
-        Self(collect.found)
+        Self(params::visit(module, collect).found)
     }
 
     /// No gradients.

@@ -1,14 +1,17 @@
 //! Kinds of parameters, so that a recipe can treat them differently.
 
-use microdit::range::{OutOfRange, within};
+use microdit::{
+    params::Role,
+    range::{OutOfRange, within},
+};
 use serde::{Deserialize, Serialize};
 
-/// What a parameter is for, told by the reference's name of it and its number of dimensions.
+/// Parameters of one role or of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ParamKind {
     /// Experts and their routers.
     Moe,
-    /// Maps between data and tokens: patches, noise level, captions, and the final layer.
+    /// Maps between data and tokens: patches, noise level, captions, and the final layer; learned tokens.
     Embeddings,
     /// Weights of layer norms.
     Norms,
@@ -18,35 +21,14 @@ pub enum ParamKind {
     Matrices,
 }
 
-/// Names of modules between data and tokens.
-const EMBEDDINGS: [&str; 5] = [
-    "x_embedder.",
-    "t_embedder.",
-    "y_embedder.",
-    "pooled_y_emb_process.",
-    "final_layer.linear.",
-];
-
-impl ParamKind {
-    /// The kind of a parameter.
-    ///
-    /// ```
-    /// use microdit_train::optim::ParamKind;
-    /// assert_eq!(ParamKind::of("blocks.1.mlp.w1", 3), ParamKind::Moe);
-    /// assert_eq!(ParamKind::of("blocks.0.mlp.w1.weight", 2), ParamKind::Matrices);
-    /// assert_eq!(ParamKind::of("blocks.0.norm1.weight", 1), ParamKind::Norms);
-    /// ```
-    pub fn of(name: &str, dimensions: usize) -> Self {
-        if name.ends_with(".bias") {
-            Self::Biases
-        } else if dimensions == 1 {
-            Self::Norms
-        } else if dimensions == 3 || name.ends_with(".mlp.gate.weight") {
-            Self::Moe
-        } else if EMBEDDINGS.iter().any(|prefix| name.starts_with(prefix)) {
-            Self::Embeddings
-        } else {
-            Self::Matrices
+impl From<Role> for ParamKind {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Expert | Role::Router => Self::Moe,
+            Role::Embedding => Self::Embeddings,
+            Role::Norm => Self::Norms,
+            Role::Bias => Self::Biases,
+            Role::Matrix => Self::Matrices,
         }
     }
 }

@@ -16,7 +16,7 @@ pub use groups::{ParamGroup, ParamKind};
 pub use lamb::lamb;
 
 use burn::{
-    module::{AutodiffModule, ModuleMapper, Param},
+    module::{AutodiffModule, Param},
     tensor::{
         Tensor,
         backend::{AutodiffBackend, Backend},
@@ -25,6 +25,7 @@ use burn::{
 use microdit::{
     DitBackend,
     ops::{AdamState, AdamStep},
+    params::{self, MapParams, Role, Roles},
     weights::reference_name,
 };
 use muon::{MuonStep, muon};
@@ -101,7 +102,7 @@ impl<B: DitBackend> Optimizer<B> {
     ) -> (M, Tensor<B, 1>)
     where
         AB: AutodiffBackend<InnerBackend = B>,
-        M: AutodiffModule<AB>,
+        M: AutodiffModule<AB> + Roles,
     {
         self.steps += 1;
         let norm = grads.norm();
@@ -115,8 +116,9 @@ impl<B: DitBackend> Optimizer<B> {
         };
         // Zero times infinity is no number, which is the sign to leave the parameters alone.
         let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
-        let module = module.map(&mut Update::<AB> {
+        let mut update = Update::<AB> {
             config: &self.config,
+            role: M::role,
             step: AdamStep {
                 beta1: self.config.beta1,
                 beta2: self.config.beta2,
@@ -128,19 +130,18 @@ impl<B: DitBackend> Optimizer<B> {
             scale,
             grads,
             moments: &mut self.moments,
-            path: Vec::new(),
-        });
-        (module, norm)
+        };
+        (params::map(module, &mut update), norm)
     }
 }
 
 struct Update<'a, AB: AutodiffBackend> {
     config: &'a OptimizerConfig,
+    role: fn(&[&str], usize) -> Role,
     step: AdamStep,
     scale: Tensor<AB::InnerBackend, 1>,
     grads: Gradients<AB::InnerBackend>,
     moments: &'a mut BTreeMap<String, Moments<AB::InnerBackend>>,
-    path: Vec<String>,
 }
 
 impl<B, AB> Update<'_, AB>
@@ -148,10 +149,11 @@ where
     B: DitBackend,
     AB: AutodiffBackend<InnerBackend = B>,
 {
-    /// A parameter of the given name and shape after the step.
+    /// A parameter of the given name, role and shape after the step.
     fn apply(
         &mut self,
         name: String,
+        role: Role,
         param: Tensor<B, 1>,
         grad: Tensor<B, 1>,
         shape: &[usize],
@@ -160,8 +162,7 @@ where
             first: grad.zeros_like(),
             second: grad.zeros_like(),
         });
-        let kind = ParamKind::of(&name, shape.len());
-        let (lr, weight_decay) = self.config.multipliers(kind);
+        let (lr, weight_decay) = self.config.multipliers(role.into());
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
@@ -173,7 +174,7 @@ where
             second,
         };
         let scale = self.scale.clone();
-        let state = match (self.config.method, matrices(kind, shape)) {
+        let state = match (self.config.method, matrices(role, shape)) {
             (Method::Lamb, _) => self.unless_broken(state, |state| lamb(state, grad, scale, &step)),
             (Method::Muon { momentum }, Some(shape)) => self.unless_broken(state, |state| {
                 let settings = MuonStep {
@@ -218,36 +219,33 @@ where
 
 /// The stack of matrices Muon makes orthogonal, if it applies: not to embeddings, and not to routers, whose rows are
 /// votes rather than directions.
-fn matrices(kind: ParamKind, shape: &[usize]) -> Option<[usize; 3]> {
-    match (kind, shape) {
-        (ParamKind::Matrices, &[rows, columns]) => Some([1, rows, columns]),
-        (ParamKind::Moe, &[experts, rows, columns]) => Some([experts, rows, columns]),
+fn matrices(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
+    match (role, shape) {
+        (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
+        (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
         _ => None,
     }
 }
 
-impl<AB> ModuleMapper<AB> for Update<'_, AB>
+impl<AB> MapParams<AB> for Update<'_, AB>
 where
     AB: AutodiffBackend,
     AB::InnerBackend: DitBackend,
 {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<AB, D>>) -> Param<Tensor<AB, D>> {
-        let name = reference_name(&self.path);
+    fn map<const D: usize>(
+        &mut self,
+        path: &[&str],
+        param: Param<Tensor<AB, D>>,
+    ) -> Param<Tensor<AB, D>> {
+        let name = reference_name(path);
         let Some(grad) = self.grads.take(&name) else {
             return param;
         };
+        let role = (self.role)(path, D);
         param.map(|tensor| {
             let shape = tensor.shape();
             let flat = tensor.inner().reshape([shape.num_elements()]);
-            let updated = self.apply(name, flat, grad, shape.as_slice());
+            let updated = self.apply(name, role, flat, grad, shape.as_slice());
             Tensor::from_inner(updated.reshape(shape)).require_grad()
         })
     }

@@ -20,18 +20,15 @@ const RENAMED: &[(&str, &str)] = &[
 /// The reference's name of the parameter at a module path.
 ///
 /// ```
-/// let path = ["mixer", "blocks", "3", "modulation", "weight"].map(String::from);
+/// let path = ["mixer", "blocks", "3", "modulation", "weight"];
 /// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
 /// ```
-pub fn reference_name(path: &[String]) -> String {
+pub fn reference_name(path: &[&str]) -> String {
     // A file of weights is one of the network that is trained, whatever its task.
-    let network = path.iter().position(|segment| segment == "denoiser");
+    let network = path.iter().position(|segment| *segment == "denoiser");
     let segments: Vec<&str> = path[network.map_or(0, |place| place + 1)..]
         .iter()
-        .map(String::as_str)
-        // Variants of an enum are no part of the reference's names.
-        .filter(|segment| !matches!(*segment, "Dense" | "Experts"))
-        .map(|segment| match segment {
+        .map(|segment| match *segment {
             "modulation" => "adaLN_modulation.1",
             other => other,
         })

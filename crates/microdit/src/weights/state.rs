@@ -1,8 +1,9 @@
 //! A state dict in memory.
 
 use super::{WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name, safetensors};
+use crate::params::{self, MapParams, VisitParams};
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::{Module, Param},
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
 use std::{
@@ -51,28 +52,13 @@ impl StateDict {
 
     /// The float parameters of a module.
     pub fn from_module<B: Backend, M: Module<B>>(module: &M) -> Self {
-        struct Collect {
-            path: Vec<String>,
-            tensors: BTreeMap<String, TensorData>,
-        }
-        impl<B: Backend> ModuleVisitor<B> for Collect {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-                self.tensors
-                    .insert(reference_name(&self.path), param.val().into_data());
+        struct Collect(BTreeMap<String, TensorData>);
+        impl<B: Backend> VisitParams<B> for Collect {
+            fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
+                self.0.insert(reference_name(path), param.val().into_data());
             }
         }
-        let mut collect = Collect {
-            path: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
-        module.visit(&mut collect);
-        Self::from_tensors(collect.tensors)
+        Self::from_tensors(params::visit(module, Collect(BTreeMap::new())).0)
     }
 
     /// Reads a file of weights as f32: safetensors, or the index of several, or a PyTorch file with one state dict in it, or a
@@ -154,7 +140,6 @@ impl StateDict {
         device: &B::Device,
     ) -> Result<M, WeightsError> {
         struct Load<'a, B: Backend> {
-            path: Vec<String>,
             tensors: &'a mut BTreeMap<String, Arc<TensorData>>,
             origin: &'a str,
             device: &'a B::Device,
@@ -162,18 +147,13 @@ impl StateDict {
             missing: Vec<String>,
             misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
         }
-        impl<B: Backend> ModuleMapper<B> for Load<'_, B> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(
+        impl<B: Backend> MapParams<B> for Load<'_, B> {
+            fn map<const D: usize>(
                 &mut self,
+                path: &[&str],
                 param: Param<Tensor<B, D>>,
             ) -> Param<Tensor<B, D>> {
-                let name = reference_name(&self.path);
+                let name = reference_name(path);
                 let Some(data) = self.tensors.remove(&name) else {
                     self.missing.push(name);
                     return param;
@@ -196,7 +176,6 @@ impl StateDict {
             }
         }
         let mut load = Load::<B> {
-            path: Vec::new(),
             tensors: &mut self.tensors,
             origin: &self.origin,
             device,
@@ -204,7 +183,7 @@ impl StateDict {
             missing: Vec::new(),
             misshapen: Vec::new(),
         };
-        let module = module.map(&mut load);
+        let module = params::map(module, &mut load);
         let (missing, misshapen) = (load.missing, load.misshapen);
         if let Some(error) = load.unusable {
             return Err(error);
