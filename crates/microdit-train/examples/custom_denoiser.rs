@@ -2,12 +2,9 @@
 //!
 //!     cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200
 //!
-//! The same command resumes the run. It has two replicas, a log, and a grid of pictures.
+//! The same command resumes the run: two replicas, a log, and a grid of pictures.
 
-use burn::{
-    module::Module,
-    tensor::{Tensor, TensorData},
-};
+use burn::prelude::{Module, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
@@ -15,6 +12,8 @@ use microdit::{
     embed::{PatchEmbed, TimestepEmbed, sincos_positions},
     init::{Init, STD},
     net::{Denoiser, Inputs, Output, Selection},
+    ops::over_rows,
+    params::Roles,
 };
 use microdit_train::{Recipe, recipe::Stage, trainer::train};
 use std::{error::Error, path::Path};
@@ -32,12 +31,12 @@ struct MeanField<B: DitBackend> {
 
 impl<B: DitBackend> MeanField<B> {
     fn new(config: &DitConfig, mut init: Init<'_, B>) -> Self {
-        let (dim, captions) = (config.dim, config.caption_channels);
+        let dim = config.dim;
         let mut linear = |input, output| init.linear(input, output, true, STD);
         let layers = (0..config.depth).map(|_| (linear(2 * dim, 2 * dim), linear(2 * dim, dim)));
         Self {
             layers: layers.collect(),
-            caption: linear(captions, dim),
+            caption: linear(config.caption_channels, dim),
             out: linear(dim, config.patch_dim()),
             patches: PatchEmbed::new(config, &mut init),
             time: TimestepEmbed::new(dim, &mut init),
@@ -45,6 +44,8 @@ impl<B: DitBackend> MeanField<B> {
         }
     }
 }
+
+impl<B: DitBackend> Roles for MeanField<B> {}
 
 impl<B: DitBackend> Denoiser<B> for MeanField<B> {
     /// Tokens `[batch, tokens, dim]`, and what they are conditioned on `[batch, 1, dim]`.
@@ -59,13 +60,12 @@ impl<B: DitBackend> Denoiser<B> for MeanField<B> {
     }
 
     fn enter(&self, inputs: Inputs<B>) -> Self::Carry {
-        let [_, _, height, width] = inputs.x.dims();
+        let [_, _, grid @ ..] = inputs.x.dims();
         let captions = self.caption.forward(inputs.conditioning.captions);
-        let time: Tensor<B, 3> = self.time.forward(inputs.time).unsqueeze_dim(1);
-        let condition = time + captions.mean_dim(1);
+        let condition = captions.mean_dim(1) + self.time.forward(inputs.time).unsqueeze_dim(1);
         let tokens = self.patches.forward(inputs.x);
         let [_, count, dim] = tokens.dims();
-        let places = sincos_positions(dim, [height / self.patch, width / self.patch], 1.0);
+        let places = sincos_positions(dim, grid.map(|side| side / self.patch), 1.0);
         let places = TensorData::new(places, [1, count, dim]);
         let tokens = tokens.clone() + Tensor::from_data(places, &tokens.device());
         (inputs.selection.kept(tokens), condition)
@@ -74,7 +74,8 @@ impl<B: DitBackend> Denoiser<B> for MeanField<B> {
     fn segment(&self, i: usize, (x, condition): Self::Carry, _: &Selection<B>) -> Self::Carry {
         let heard = (x.clone().mean_dim(1) + condition.clone()).expand(x.dims());
         let (both, back) = &self.layers[i];
-        let hidden = B::tanh_gelu(both.forward(Tensor::cat(vec![x.clone(), heard], 2)));
+        let hidden = both.forward(Tensor::cat(vec![x.clone(), heard], 2));
+        let hidden = over_rows(hidden, B::tanh_gelu);
         (x + back.forward(hidden), condition)
     }
 
@@ -91,8 +92,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let network = MeanField::<Autodiff<Flex>>::new(&stage.model, Init::new(seed, device));
         Ok(stage.denoise().init(network)?)
     };
-    let (run, replicas) = (Path::new(&run), [Default::default(); 2]);
-    let outcome = train(&recipe, run, &replicas, &build, |line| println!("{line:?}"))?;
-    println!("{:?} after {} steps", outcome.ending, outcome.steps);
+    let replicas = [Default::default(); 2];
+    train(&recipe, Path::new(&run), &replicas, &build, |line| {
+        println!("{line:?}")
+    })?;
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! A loss of one's own, contrastive flow matching (arXiv 2506.05350): predictions are drawn to their own sample's velocity, and
-//! pushed away from that of another sample of the batch.
+//! pushed away from that of another sample.
 //!
 //!     cargo run --example custom_objective -- runs/contrastive stages.masked.steps=200
 //!
@@ -12,6 +12,7 @@ use microdit::{
     DitBackend,
     embed::patchify,
     net::{Denoiser, Inputs, Output},
+    params::{Role, Roles},
     rng::Purpose,
     task::{Denoise, Draws, Losses, Noised, Samples, Task},
 };
@@ -36,6 +37,12 @@ pub fn contrast<B: DitBackend>(
     distance.mean_dims(&[1, 2]).reshape([-1]) * factors
 }
 
+impl<B: DitBackend, D: Denoiser<B>> Roles for Contrastive<B, D> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        Denoise::<B, D>::role(&path[1..], rank)
+    }
+}
+
 impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
     type Denoiser = D;
     /// Samples, targets of others, and factors: 0 without caption, more than 1 with it.
@@ -57,11 +64,10 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
         let others: Vec<usize> = samples.clone().map(other).collect();
         let kept = draws.kept_captions(0..count, self.denoise.caption_drop());
         let weight = count as f32 / kept.iter().filter(|&&kept| kept).count().max(1) as f32;
-        let own = kept[samples.clone()].iter();
-        let factors = own.map(|&kept| if kept { weight } else { 0.0 }).collect();
-        let places: Vec<usize> = samples.collect();
-        let noised = |places: &[usize]| self.denoise.noise(batch, places, draws);
-        (noised(&places), noised(&others), factors)
+        let factors = samples.clone().map(|i| f32::from(kept[i]) * weight);
+        let other = self.denoise.noise(batch, &others, draws);
+        let factors = factors.collect();
+        (self.denoise.prepare(batch, samples, draws), other, factors)
     }
 
     fn inputs(&self, (noised, ..): &Self::Prepared) -> Inputs<B> {
@@ -81,15 +87,16 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let run = std::env::args().nth(1).ok_or("name a directory")?;
-    let mut settings: Vec<String> = std::env::args().skip(2).collect();
-    settings.push("diffusion=FlowMatching(density: Uniform)".into());
+    let flow = ["diffusion=FlowMatching(density: Uniform)".into()];
+    let settings: Vec<String> = std::env::args().skip(2).chain(flow).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
         let (denoise, lambda) = (stage.task::<Autodiff<Flex>>(seed, device)?, 0.05);
         Ok(Contrastive { denoise, lambda })
     };
-    let (run, replicas) = (Path::new(&run), [Default::default(); 2]);
-    let outcome = train(&recipe, run, &replicas, &build, |line| println!("{line:?}"))?;
-    println!("{:?} after {} steps", outcome.ending, outcome.steps);
+    let replicas = [Default::default(); 2];
+    train(&recipe, Path::new(&run), &replicas, &build, |line| {
+        println!("{line:?}")
+    })?;
     Ok(())
 }

@@ -37,13 +37,11 @@ fn example(name: &str, run: &Path, settings: &[&str]) -> Command {
     command
 }
 
-fn trained(name: &str, run: &Path, settings: &[&str]) -> String {
+fn trained(name: &str, run: &Path, settings: &[&str]) {
     let output = example(name, run, settings).output();
     let output = output.expect("the example is built");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {text}{errors}");
-    text
+    assert!(output.status.success(), "{name}: {errors}");
 }
 
 fn last_weights(run: &Path) -> Vec<u8> {
@@ -53,9 +51,13 @@ fn last_weights(run: &Path) -> Vec<u8> {
 fn is_trained_and_resumed(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (once, twice) = (folder.path().join("once"), folder.path().join("twice"));
-    let text = trained(name, &once, &[]);
-    assert!(text.contains("Finished after 9 steps"), "{text}");
-    for file in ["metrics.jsonl", "evaluation.jsonl", "samples-00000006.png"] {
+    trained(name, &once, &[]);
+    for file in [
+        "weights.safetensors",
+        "metrics.jsonl",
+        "evaluation.jsonl",
+        "samples-00000006.png",
+    ] {
         assert!(once.join(file).is_file(), "{name} leaves no {file}");
     }
     // Killed behind its first checkpoint, and resumed.

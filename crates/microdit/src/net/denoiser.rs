@@ -4,6 +4,7 @@ use super::{Carry, Conditioning, TokenMask};
 use crate::{
     embed::unpatchify,
     ops::{DitBackend, TrainBackend},
+    params::Roles,
 };
 use burn::{
     module::{AutodiffModule, Module, ModuleDisplay},
@@ -126,7 +127,7 @@ impl<B: DitBackend> Output<B> {
 ///
 /// It is a chain of segments, so that training can keep what flows between them and compute the rest again: a segment sees
 /// nothing but its [carry](Carry) and the selection.
-pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Sync {
+pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Roles + Sync {
     /// What flows from segment to segment.
     type Carry: Clone + Send;
 

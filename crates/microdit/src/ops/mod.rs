@@ -291,8 +291,8 @@ pub struct ModulatedNormGrads<B: Backend> {
     pub scale: Tensor<B, 2>,
 }
 
-/// Applies an operation on rows over the last dimension of `x`.
-pub(crate) fn over_rows<B: Backend, const D: usize>(
+/// Applies an operation on rows, such as [`DitBackend::tanh_gelu`], over the last dimension of `x`.
+pub fn over_rows<B: Backend, const D: usize>(
     x: Tensor<B, D>,
     op: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) -> Tensor<B, D> {

@@ -5,6 +5,7 @@ use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
     ops::DitBackend,
+    params::{Role, Roles},
     range::{OutOfRange, within},
     rng::Purpose,
 };
@@ -146,6 +147,15 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
     /// Fraction of the captions that are dropped.
     pub fn caption_drop(&self) -> f64 {
         self.caption_drop
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Roles for Denoise<B, D> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        match path {
+            ["denoiser", rest @ ..] => D::role(rest, rank),
+            _ => Role::plain(path, rank),
+        }
     }
 }
 

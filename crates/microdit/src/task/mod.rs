@@ -12,6 +12,7 @@ pub use losses::{Losses, Term};
 use crate::{
     net::{Denoiser, Inputs, Output, TrainDenoiser},
     ops::{DitBackend, TrainBackend},
+    params::Roles,
 };
 use burn::module::{AutodiffModule, Module};
 use std::ops::Range;
@@ -20,7 +21,7 @@ use std::ops::Range;
 /// called `denoiser`.
 ///
 /// All randomness comes from [`Draws`], so that a sample's loss does not depend on which others are computed with it.
-pub trait Task<B: DitBackend>: Module<B> {
+pub trait Task<B: DitBackend>: Module<B> + Roles {
     /// The network that predicts.
     type Denoiser: Denoiser<B>;
 
