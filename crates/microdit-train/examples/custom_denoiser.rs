@@ -92,9 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let network = MeanField::<Autodiff<Flex>>::new(&stage.model, Init::new(seed, device));
         Ok(stage.denoise().init(network)?)
     };
-    let replicas = [Default::default(); 2];
-    train(&recipe, Path::new(&run), &replicas, &build, |line| {
-        println!("{line:?}")
-    })?;
+    let log = |line: &_| println!("{line:?}");
+    train(&recipe, run, &[Default::default(); 2], &build, log)?;
     Ok(())
 }

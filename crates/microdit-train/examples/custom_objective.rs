@@ -1,5 +1,4 @@
-//! A loss of one's own, contrastive flow matching (arXiv 2506.05350): predictions are drawn to their own sample's velocity, and
-//! pushed away from that of another sample.
+//! A loss of one's own, contrastive flow matching (arXiv 2506.05350): predictions are pushed away from another sample's.
 //!
 //!     cargo run --example custom_objective -- runs/contrastive stages.masked.steps=200
 //!
@@ -33,8 +32,8 @@ pub fn contrast<B: DitBackend>(
     factors: &[f32],
 ) -> Tensor<B, 1> {
     let distance = (output.patches.clone() - output.chosen(other)).square();
-    let factors = Tensor::from_floats(factors, &distance.device());
-    distance.mean_dims(&[1, 2]).reshape([-1]) * factors
+    let distance = distance.mean_dims(&[1, 2]).reshape([-1]);
+    distance.clone() * Tensor::from_floats(factors, &distance.device())
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Roles for Contrastive<B, D> {
@@ -64,10 +63,13 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
         let others: Vec<usize> = samples.clone().map(other).collect();
         let kept = draws.kept_captions(0..count, self.denoise.caption_drop());
         let weight = count as f32 / kept.iter().filter(|&&kept| kept).count().max(1) as f32;
-        let factors = samples.clone().map(|i| f32::from(kept[i]) * weight);
-        let other = self.denoise.noise(batch, &others, draws);
+        let factors = kept[samples.clone()]
+            .iter()
+            .map(|&kept| f32::from(kept) * weight);
         let factors = factors.collect();
-        (self.denoise.prepare(batch, samples, draws), other, factors)
+        let other = self.denoise.noise(batch, &others, draws);
+        let own = own.map(|&kept| f32::from(kept) * weight).collect();
+        (self.denoise.prepare(batch, samples, draws), other, own)
     }
 
     fn inputs(&self, (noised, ..): &Self::Prepared) -> Inputs<B> {
@@ -88,15 +90,13 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
 fn main() -> Result<(), Box<dyn Error>> {
     let run = std::env::args().nth(1).ok_or("name a directory")?;
     let flow = ["diffusion=FlowMatching(density: Uniform)".into()];
-    let settings: Vec<String> = std::env::args().skip(2).chain(flow).collect();
+    let settings: Vec<_> = std::env::args().skip(2).chain(flow).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
         let (denoise, lambda) = (stage.task::<Autodiff<Flex>>(seed, device)?, 0.05);
         Ok(Contrastive { denoise, lambda })
     };
-    let replicas = [Default::default(); 2];
-    train(&recipe, Path::new(&run), &replicas, &build, |line| {
-        println!("{line:?}")
-    })?;
+    let log = |line: &_| println!("{line:?}");
+    train(&recipe, run, &[Default::default(); 2], &build, log)?;
     Ok(())
 }

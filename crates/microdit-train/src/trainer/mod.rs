@@ -93,12 +93,12 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
 /// As [`RunDir::enter`], [`Training::open`] and [`Training::run`].
 pub fn train<B: TrainBackend, T: TrainTask<B>>(
     recipe: &Recipe,
-    path: &Path,
+    path: impl AsRef<Path>,
     devices: &[B::Device],
     build: &Build<B, T>,
     report: impl FnMut(&Metrics) + Send,
 ) -> Result<Outcome<T::InnerModule>, TrainError> {
-    let run = RunDir::enter(path, true)?;
+    let run = RunDir::enter(path.as_ref(), true)?;
     let session = Session {
         stop: &Arc::default(),
         gpu: None,
