@@ -1,6 +1,7 @@
 //! The way out of an error: libraries say what is wrong, and know no command line.
 
 use microdit_data::DataError;
+use microdit_encoders::hub::HubError;
 use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
 use miette::{Diagnostic, Report};
 use std::{error::Error, fmt};
@@ -24,7 +25,7 @@ impl<T, E: Error + Send + Sync + 'static> OrAdvise<T> for Result<T, E> {
 #[derive(Debug)]
 struct Advised {
     error: Box<dyn Error + Send + Sync>,
-    advice: Option<&'static str>,
+    advice: Option<String>,
 }
 
 impl fmt::Display for Advised {
@@ -41,18 +42,29 @@ impl Error for Advised {
 
 impl Diagnostic for Advised {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.advice.map(|advice| Box::new(advice) as _)
+        self.advice.as_ref().map(|advice| Box::new(advice) as _)
     }
 }
 
-fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref() {
-        return on_training(error);
+        return on_hub(error);
     }
-    if let Some(error) = error.downcast_ref() {
-        return on_precomputation(error);
+    if let Some(TrainError::Hub(error)) = error.downcast_ref() {
+        return on_hub(error);
     }
-    error.downcast_ref().and_then(on_data)
+    let advice = error.downcast_ref().and_then(on_training);
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
+    advice.map(str::to_owned)
+}
+
+fn on_hub(error: &HubError) -> Option<String> {
+    Some(match error {
+        HubError::NotFetched { name } => format!("get it with: microdit fetch {name}"),
+        HubError::Download { .. } | HubError::Damaged { .. } => "run the command again".into(),
+        _ => return None,
+    })
 }
 
 /// How much damage `microdit data` allows.

@@ -219,7 +219,10 @@ impl Train {
                 sheet.display()
             ),
             // The run is finished all the same.
-            Err(reason) => say!("{reason}"),
+            Err(reason) => match reason.help() {
+                Some(help) => say!("{reason}; {help}"),
+                None => say!("{reason}"),
+            },
         }
         Ok(())
     }

@@ -17,6 +17,9 @@ use std::{
 pub(crate) const MAX_WIDTH: usize = 1 << 17;
 pub(crate) const MAX_LAYERS: usize = 1 << 10;
 
+/// Halvings of an image's side at most.
+pub(crate) const MAX_HALVINGS: usize = 8;
+
 /// Where a frozen network takes its tensors from, whatever float type they are stored in.
 ///
 /// ```

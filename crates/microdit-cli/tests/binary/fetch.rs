@@ -131,7 +131,10 @@ fn what_is_missing_names_the_command_that_gets_it() {
     ];
     fails(
         &command(&[&precompute[..], &["sdxl-vae"]].concat()),
-        &["sdxl-vae is not on this machine; get it with: microdit fetch sdxl-vae"],
+        &[
+            "sdxl-vae is not on this machine",
+            "get it with: microdit fetch sdxl-vae",
+        ],
     );
     fails(
         &command(&[&precompute[..], &["no-such-vae"]].concat()),

@@ -1,9 +1,11 @@
 //! Pictures in a directory, with captions beside them or in a table.
 
+mod file;
 mod page_header;
 mod pages;
 mod parquet;
 mod paths;
+mod row;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -11,16 +13,17 @@ mod tests;
 use crate::{
     columns::Columns,
     error::DataError,
+    files::file_name,
     key::readable,
     sample::{Image, Sample},
     text::decode_text,
 };
+use file::{open, read};
+use row::{Cell, Row};
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
-use table::{Cell, Row};
 
 /// Tables that are looked for in a directory.
 const TABLES: [&str; 6] = [
@@ -81,7 +84,7 @@ impl Folder {
     ) -> Result<(), DataError> {
         match &self.table {
             Some(table) => table::rows(table, &self.columns, &mut |place, row| {
-                self.row(&format!("{}, {place}", name(table)), row, &mut take)
+                self.row(&format!("{}, {place}", file_name(table)), row, &mut take)
             }),
             None => {
                 for path in paths::pictures(&self.root)? {
@@ -111,7 +114,7 @@ impl Folder {
             Err(lack) => return take(place, Err(lack)),
         };
         let key = self.key(&path);
-        for caption in table::captions(captions) {
+        for caption in row::captions(captions) {
             let more = match caption.and_then(|caption| sample(&key, &path, &caption)) {
                 Ok(sample) => take(&key, Ok(sample)),
                 // Which of the rows that speak of a picture.
@@ -165,14 +168,6 @@ impl Folder {
     }
 }
 
-fn name(table: &Path) -> String {
-    table
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
 fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
     let file = read(path, MAX_PICTURE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => format!("no image: {} is not there", path.display()),
@@ -187,22 +182,4 @@ fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
         image: Image::Encoded(file),
         damage: None,
     })
-}
-
-/// Opens a file. Pipes, sockets and devices are refused: reading them might never end.
-fn open(path: &Path) -> io::Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    File::open(path)
-}
-
-/// The content of a file that has at most so many bytes.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {most} bytes")));
-    }
-    Ok(bytes)
 }

@@ -1,9 +1,9 @@
 //! Tables in Parquet. Only the columns of pictures and captions are read, a few rows at a time.
 
 use super::{
-    open,
+    file::open,
     pages::Pages,
-    table::{CAPTIONS, Cell, IMAGES, Take, check, pick},
+    row::{CAPTIONS, Cell, IMAGES, Take, check, pick},
 };
 use crate::{columns::Columns, error::DataError};
 use parquet::{

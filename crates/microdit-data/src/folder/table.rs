@@ -1,9 +1,14 @@
 //! Tables of captions, row by row: a damaged row costs only itself.
 
-use super::{name, open, parquet};
+use super::{
+    file::open,
+    parquet,
+    row::{Cell, NAMED, Take, check, pick},
+};
 use crate::{
     columns::Columns,
     error::DataError,
+    files::file_name,
     text::{decode_text, utf8_reader},
 };
 use std::{
@@ -12,105 +17,8 @@ use std::{
     path::Path,
 };
 
-/// Columns that are looked for, in their order.
-pub(super) const IMAGES: [&str; 12] = [
-    "file_name",
-    "image",
-    "image_path",
-    "img_path",
-    "image_name",
-    "path",
-    "filename",
-    "file",
-    "img",
-    "image_file",
-    "jpg",
-    "image_id",
-];
-
-/// Columns that are looked for, in their order.
-pub(super) const CAPTIONS: [&str; 6] = [
-    "text",
-    "caption",
-    "captions",
-    "prompt",
-    "txt",
-    "description",
-];
-
 /// Bytes of a row at most.
 const MAX_ROW: u64 = 16 << 20;
-
-/// Names of columns that are listed where one is missing.
-const NAMED: usize = 20;
-
-/// What stands in a row.
-pub(super) struct Row {
-    pub(super) image: Cell,
-    pub(super) captions: Vec<Cell>,
-}
-
-/// What stands in a column of a row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Cell {
-    Null,
-    Text(String),
-    /// A whole number, written out.
-    Number(String),
-    List(Vec<Cell>),
-    /// A text in another encoding, by what is wrong with it.
-    Foreign(String),
-    /// Something else, by what it is.
-    Other(&'static str),
-}
-
-impl Cell {
-    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
-        match decode_text(bytes) {
-            Ok(text) => Self::Text(text.into_owned()),
-            Err(error) => Self::Foreign(error),
-        }
-    }
-
-    fn of_json(value: &serde_json::Value) -> Self {
-        use serde_json::Value;
-        match value {
-            Value::Null => Self::Null,
-            Value::String(text) => Self::Text(text.clone()),
-            Value::Number(number) if !number.is_f64() => Self::Number(number.to_string()),
-            Value::Number(_) => Self::Other("a number with a fraction"),
-            Value::Bool(_) => Self::Other("true or false"),
-            Value::Array(values) => Self::List(values.iter().map(Self::of_json).collect()),
-            Value::Object(_) => Self::Other("an object"),
-        }
-    }
-}
-
-/// Each caption of a row, or why it is not one.
-pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
-    let one = |cell: Cell| match cell {
-        Cell::Text(text) => Ok(text),
-        Cell::Null => Err("no caption".into()),
-        Cell::Foreign(error) => Err(format!("a caption that is not Unicode text: {error}")),
-        Cell::Number(number) => Err(format!("a caption that is no text: the number {number}")),
-        Cell::List(_) => Err("a caption that is no text: a list in a list".into()),
-        Cell::Other(kind) => Err(format!("a caption that is no text: {kind}")),
-    };
-    let mut captions = Vec::new();
-    for cell in cells {
-        match cell {
-            Cell::List(cells) => captions.extend(cells.into_iter().map(one)),
-            cell => captions.push(one(cell)),
-        }
-    }
-    if captions.is_empty() {
-        captions.push(Err("no caption".into()));
-    }
-    captions
-}
-
-/// What reads rows, told where each stands.
-pub(super) type Take<'a> = dyn FnMut(&str, Result<Row, String>) -> Result<bool, DataError> + 'a;
 
 /// Hands the rows of a table to `take` until it answers false.
 ///
@@ -132,46 +40,6 @@ pub(super) fn rows(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Resu
             &"expected a table .jsonl, .csv, .tsv or .parquet",
         )),
     }
-}
-
-/// Picture and captions of a row, of what its columns hold.
-pub(super) fn pick(columns: &Columns, cell: impl Fn(&str) -> Cell) -> Row {
-    let there = |name: &str| Some(cell(name)).filter(|cell| *cell != Cell::Null);
-    let image = columns
-        .image
-        .or(&IMAGES)
-        .find_map(there)
-        .unwrap_or(Cell::Null);
-    let most = if columns.every_caption { usize::MAX } else { 1 };
-    let captions = columns
-        .caption
-        .or(&CAPTIONS)
-        .filter_map(there)
-        .take(most)
-        .collect();
-    Row { image, captions }
-}
-
-/// Checks that a table with such columns has those of pictures and captions.
-pub(super) fn check(table: &Path, columns: &Columns, there: &[String]) -> Result<(), DataError> {
-    for (what, names) in [
-        ("pictures", columns.image.or(&IMAGES).collect::<Vec<_>>()),
-        ("captions", columns.caption.or(&CAPTIONS).collect()),
-    ] {
-        if !names
-            .iter()
-            .any(|name| there.iter().any(|there| there == name))
-        {
-            let more = if there.len() > NAMED { ", ..." } else { "" };
-            let message = format!(
-                "it has no column of {what}; expected {}; found {}{more}. Name it in `columns` of the dataset's card",
-                names.join(" or "),
-                there[..there.len().min(NAMED)].join(", "),
-            );
-            return Err(DataError::unreadable(table, &message));
-        }
-    }
-    Ok(())
 }
 
 fn json_lines(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Result<(), DataError> {
@@ -287,7 +155,7 @@ fn separated(
                 "a row with another number of columns than the first: {} instead of {} in {}",
                 record.len(),
                 headers.len(),
-                name(table)
+                file_name(table)
             )),
         };
         if !take(&format!("line {line}"), row)? {

@@ -1,6 +1,6 @@
 //! The cache all programs of the hub share: contents under their checksums, and for each commit links to them by name.
 
-use super::HubError;
+use super::error::HubError;
 use std::{
     fs::{self, File, TryLockError},
     io,

@@ -1,9 +1,9 @@
 //! Downloads one file from the hub into the cache: it gets its name only once complete and verified.
 
 use super::{
-    HubError, Report,
     cache::Model,
     client::{Client, Described, Failure},
+    error::HubError,
 };
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -14,6 +14,14 @@ use std::{
     thread,
     time::Duration,
 };
+
+/// What a download reports.
+pub trait Report {
+    /// A file of so many bytes begins.
+    fn begin(&mut self, file: &str, bytes: u64);
+    /// So many bytes have come, or were there already.
+    fn advance(&mut self, bytes: u64);
+}
 
 /// Disconnects in a row without a new byte before a download is given up.
 const MAX_BREAKS: u32 = 4;

@@ -1,6 +1,6 @@
 //! CLIP's text tower (arXiv 2103.00020), under the names of open_clip or of transformers.
 
-use super::TextStates;
+use super::states::TextStates;
 use crate::{
     layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
     weights::{At, MAX_LAYERS, MAX_WIDTH},

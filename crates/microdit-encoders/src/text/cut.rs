@@ -1,6 +1,6 @@
 //! The part of a text that a text encoder truncates.
 
-use super::{ClipTokenizer, TextEncoder};
+use super::{encoder::TextEncoder, tokenizer::ClipTokenizer};
 use crate::cut::Cut;
 use microdit::DitBackend;
 use serde_json::Value;

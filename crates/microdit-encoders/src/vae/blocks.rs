@@ -1,6 +1,6 @@
 //! The building blocks of a KL autoencoder.
 
-use super::AutoencoderKlConfig;
+use super::kl_config::AutoencoderKlConfig;
 use crate::{
     layers::{Conv2d, GroupNorm, Linear, attention, double},
     weights::At,

@@ -1,78 +1,18 @@
 //! The autoencoder with a Gaussian posterior: Stable Diffusion's and SDXL's with 4 channels, others with 16.
 
-use super::MAX_HALVINGS;
-use super::blocks::{Head, Level, Middle};
+use super::{
+    blocks::{Head, Level, Middle},
+    kl_config::AutoencoderKlConfig,
+    tiled,
+};
 use crate::{
     layers::Conv2d,
-    weights::{At, MAX_LAYERS, MAX_WIDTH},
+    weights::{At, MAX_HALVINGS, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::Tensor;
 use microdit::{DitBackend, weights::WeightsError};
-use serde::Deserialize;
-
-/// Sizes of an [`AutoencoderKl`], under the names of diffusers' `config.json`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct AutoencoderKlConfig {
-    /// Channels of an image.
-    pub in_channels: usize,
-    /// Channels of a decoded image.
-    pub out_channels: usize,
-    /// Widths, from the image inwards; between two, height and width are halved.
-    pub block_out_channels: Vec<usize>,
-    /// Residual blocks per width in the encoder; the decoder has one more.
-    pub layers_per_block: usize,
-    /// Channels of a latent.
-    pub latent_channels: usize,
-    /// Groups of the group norms.
-    pub norm_num_groups: usize,
-    /// Multiplies latents so that they have about unit variance.
-    pub scaling_factor: f64,
-    /// Subtracted before.
-    pub shift_factor: Option<f64>,
-    /// Whether a 1x1 convolution follows the encoder.
-    pub use_quant_conv: bool,
-    /// Whether one precedes the decoder.
-    pub use_post_quant_conv: bool,
-    /// Whether the innermost blocks attend.
-    pub mid_block_add_attention: bool,
-}
-
-impl Default for AutoencoderKlConfig {
-    /// What diffusers takes for what a configuration leaves out.
-    fn default() -> Self {
-        Self {
-            in_channels: 3,
-            out_channels: 3,
-            block_out_channels: vec![64],
-            layers_per_block: 1,
-            latent_channels: 4,
-            norm_num_groups: 32,
-            scaling_factor: 0.18215,
-            shift_factor: None,
-            use_quant_conv: true,
-            use_post_quant_conv: true,
-            mid_block_add_attention: true,
-        }
-    }
-}
 
 impl AutoencoderKlConfig {
-    /// The autoencoder of SDXL: 4 channels, an eighth of the side.
-    pub fn sdxl() -> Self {
-        Self {
-            block_out_channels: vec![128, 256, 512, 512],
-            layers_per_block: 2,
-            scaling_factor: 0.13025,
-            ..Self::default()
-        }
-    }
-
-    /// Pixels of an image's side to one of the latents'.
-    pub fn shrinks_by(&self) -> usize {
-        1 << (self.block_out_channels.len().max(1) - 1)
-    }
-
     /// The autoencoder with the weights at `at`.
     ///
     /// # Errors
@@ -219,7 +159,7 @@ impl<B: DitBackend> AutoencoderKl<B> {
     /// The same, in tiles where the latents are larger than 96 x 96, so that memory does not grow with the picture; tiles
     /// overlap and are blended. Each is normalized by itself, so tiled images differ slightly.
     pub fn decode_tiled(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
-        super::tiled::decode(latents, TILE, OVERLAP, self.config.shrinks_by(), |tile| {
+        tiled::decode(latents, TILE, OVERLAP, self.config.shrinks_by(), |tile| {
             self.decode(tile)
         })
     }

@@ -2,10 +2,12 @@
 
 mod blocks;
 mod kl;
+mod kl_config;
 mod tiled;
 mod tiny;
 
-pub use kl::{AutoencoderKl, AutoencoderKlConfig, Posterior};
+pub use kl::{AutoencoderKl, Posterior};
+pub use kl_config::AutoencoderKlConfig;
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use crate::{
@@ -25,9 +27,6 @@ const WEIGHTS: [&str; 4] = [
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
 ];
-
-/// Halvings of an image's side at most.
-const MAX_HALVINGS: usize = 8;
 
 /// What a `config.json` of diffusers describes.
 #[derive(Deserialize)]

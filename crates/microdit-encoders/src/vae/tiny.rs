@@ -1,9 +1,8 @@
 //! The tiny autoencoder (TAESD): deterministic, a few million parameters, for previews and students.
 
-use super::MAX_HALVINGS;
 use crate::{
     layers::{Conv2d, double},
-    weights::{At, MAX_LAYERS, MAX_WIDTH},
+    weights::{At, MAX_HALVINGS, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::{Tensor, activation::relu};
 use microdit::{DitBackend, weights::WeightsError};

@@ -3,7 +3,11 @@
 mod open_clip;
 mod transformers;
 
-use super::{ClipText, ClipTokenizer, Padding, T5Config, T5Encoder};
+use super::{
+    clip::ClipText,
+    t5::{T5Config, T5Encoder},
+    tokenizer::{ClipTokenizer, Padding},
+};
 use crate::{
     config_file::{find, format, parse, text},
     weights::Weights,

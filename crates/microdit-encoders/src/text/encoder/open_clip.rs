@@ -1,6 +1,6 @@
 //! The configuration of open_clip, as far as it concerns the text tower.
 
-use crate::text::{ClipTextConfig, Pooling};
+use crate::text::clip::{ClipTextConfig, Pooling};
 use serde::Deserialize;
 
 /// `open_clip_config.json`.

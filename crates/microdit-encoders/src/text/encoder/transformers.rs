@@ -2,7 +2,10 @@
 
 use crate::{
     config_file::{format, parse, text},
-    text::{ClipTextConfig, ClipTokenizer, Padding, Pooling},
+    text::{
+        clip::{ClipTextConfig, Pooling},
+        tokenizer::{ClipTokenizer, Padding},
+    },
 };
 use microdit::weights::WeightsError;
 use serde::Deserialize;
