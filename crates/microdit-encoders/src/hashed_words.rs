@@ -34,7 +34,7 @@ impl HashedWords {
             // No word is empty, so the empty word can stand for padding.
             let padded = words.chain(std::iter::repeat("")).take(self.tokens);
             for (position, word) in padded.enumerate() {
-                let vector = Stream::new(0, Purpose::Word, 0, hash(word)).normal(self.channels);
+                let vector = Stream::named(0, Purpose::Word, word).normal(self.channels);
                 let place = (0..self.channels).map(|i| self.position(position, i));
                 out.extend(vector.iter().zip(place).map(|(value, place)| value + place));
             }
@@ -77,24 +77,9 @@ fn words(caption: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| !word.is_empty())
 }
 
-/// FNV-1a. It must never change: trained networks depend on it.
-pub(crate) fn hash(word: &str) -> u64 {
-    word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        // Published test vectors of the algorithm.
-        assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(hash("foobar"), 0x8594_4171_f739_67e8);
-    }
 
     #[test]
     fn long_captions_are_cut_and_short_ones_padded() {

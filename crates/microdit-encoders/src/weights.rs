@@ -1,6 +1,6 @@
 //! Published weights, by name.
 
-use crate::{config_file::format, hashed_words::hash};
+use crate::config_file::format;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use microdit::{
     rng::{Purpose, Stream},
@@ -267,7 +267,7 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
         1 => (0.0, 0.05),
         _ => (0.0, 1.0 / (inputs as f32).sqrt()),
     };
-    let mut stream = Stream::new(seed, Purpose::Init, 0, hash(name));
+    let mut stream = Stream::named(seed, Purpose::Init, name);
     let mut values = stream.normal(shape.iter().product());
     for value in &mut values {
         *value = mean + std * *value;

@@ -17,7 +17,7 @@ use burn::{module::Module, tensor::Tensor};
 ///
 /// let device = Default::default();
 /// let block = &DitConfig::tiny_2().blocks()[0]; // dim 512, inner width 256
-/// let attention = SelfAttention::<Flex>::new(block, &mut Init::new(0, &device));
+/// let attention = SelfAttention::<Flex>::new(block, &Init::new(0, &device));
 /// assert_eq!(attention.qkv.weight.dims(), [3 * 256, 512]);
 /// assert_eq!(attention.forward(Tensor::ones([2, 16, 512], &device)).dims(), [2, 16, 512]);
 /// ```
@@ -33,11 +33,11 @@ pub struct SelfAttention<B: DitBackend> {
 
 impl<B: DitBackend> SelfAttention<B> {
     /// Attention of the widths of `block`.
-    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
         let (dim, width, bias) = (block.dim, block.attention_dim, block.use_bias);
         Self {
-            qkv: init.linear(dim, 3 * width, bias, init::STD),
-            proj: init.linear(width, dim, bias, block.output_std),
+            qkv: init.at("qkv").linear(dim, 3 * width, bias, init::STD),
+            proj: init.at("proj").linear(width, dim, bias, block.output_std),
             heads: block.heads,
             eps: block.norm_eps,
         }
@@ -59,7 +59,7 @@ impl<B: DitBackend> SelfAttention<B> {
 /// use microdit::{DitConfig, attention::CrossAttention, init::Init};
 ///
 /// let device = Default::default();
-/// let attention = CrossAttention::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// let attention = CrossAttention::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
 /// let (x, captions) = (Tensor::ones([2, 16, 512], &device), Tensor::ones([2, 77, 512], &device));
 /// assert_eq!(attention.forward(x, captions).dims(), [2, 16, 512]);
 /// ```
@@ -77,12 +77,12 @@ pub struct CrossAttention<B: DitBackend> {
 
 impl<B: DitBackend> CrossAttention<B> {
     /// Attention of the widths of `block`.
-    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
         let (dim, bias) = (block.dim, block.use_bias);
         Self {
-            q_linear: init.linear(dim, dim, bias, init::STD),
-            kv_linear: init.linear(dim, 2 * dim, bias, init::STD),
-            proj: init.linear(dim, dim, bias, block.output_std),
+            q_linear: init.at("q_linear").linear(dim, dim, bias, init::STD),
+            kv_linear: init.at("kv_linear").linear(dim, 2 * dim, bias, init::STD),
+            proj: init.at("proj").linear(dim, dim, bias, block.output_std),
             heads: block.cross_heads,
             eps: block.norm_eps,
         }

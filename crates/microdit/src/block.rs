@@ -21,7 +21,7 @@ use burn::{module::Module, tensor::Tensor};
 /// use microdit::{DitConfig, block::DitBlock, init::Init};
 ///
 /// let device = Default::default();
-/// let block = DitBlock::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// let block = DitBlock::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
 /// let x = Tensor::ones([2, 16, 512], &device);
 /// let (captions, condition) = (Tensor::ones([2, 77, 512], &device), Tensor::ones([2, 512], &device));
 /// assert_eq!(block.forward(x, captions, condition).dims(), [2, 16, 512]);
@@ -59,15 +59,15 @@ pub struct BlockModulation<B: DitBackend> {
 
 impl<B: DitBackend> DitBlock<B> {
     /// A block of these widths.
-    pub fn new(config: &BlockConfig, init: &mut Init<'_, B>) -> Self {
-        let norm = |init: &Init<'_, B>| LayerNorm::new(config.dim, config.norm_eps, init);
+    pub fn new(config: &BlockConfig, init: &Init<'_, B>) -> Self {
+        let norm = || LayerNorm::new(config.dim, config.norm_eps, init);
         Self {
-            norm1: norm(init),
-            attn: SelfAttention::new(config, init),
-            cross_attn: CrossAttention::new(config, init),
-            norm2: norm(init),
-            norm3: norm(init),
-            mlp: FeedForward::new(config, init),
+            norm1: norm(),
+            attn: SelfAttention::new(config, &init.at("attn")),
+            cross_attn: CrossAttention::new(config, &init.at("cross_attn")),
+            norm2: norm(),
+            norm3: norm(),
+            mlp: FeedForward::new(config, &init.at("mlp")),
             modulation: init
                 .zero_linear(config.condition_dim, 6 * config.dim, true)
                 .in_f32(),
@@ -126,7 +126,7 @@ impl<B: DitBackend> Roles for DitBlock<B> {
 /// use microdit::{DitConfig, block::CaptionBlock, init::Init};
 ///
 /// let device = Default::default();
-/// let block = CaptionBlock::<Flex>::new(&DitConfig::tiny_2().caption_block(), &mut Init::new(0, &device));
+/// let block = CaptionBlock::<Flex>::new(&DitConfig::tiny_2().caption_block(), &Init::new(0, &device));
 /// // It starts as the identity.
 /// let captions = Tensor::<Flex, 3>::ones([2, 77, 512], &device);
 /// assert_eq!(block.forward(captions.clone()).to_data(), captions.to_data());
@@ -145,13 +145,13 @@ pub struct CaptionBlock<B: DitBackend> {
 
 impl<B: DitBackend> CaptionBlock<B> {
     /// A block of these widths that starts as the identity.
-    pub fn new(config: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(config: &BlockConfig, init: &Init<'_, B>) -> Self {
         let wide = BlockConfig {
             output_std: crate::init::STD,
             ..config.clone()
         };
-        let mut attn = SelfAttention::new(&wide, init);
-        let mut mlp = SwiGlu::new(&wide, init);
+        let mut attn = SelfAttention::new(&wide, &init.at("attn"));
+        let mut mlp = SwiGlu::new(&wide, &init.at("mlp"));
         attn.proj = init.zero_linear(config.attention_dim, config.dim, config.use_bias);
         mlp.w3 = init.zero_linear(config.hidden_dim, config.dim, config.use_bias);
         Self {

@@ -39,7 +39,7 @@ pub struct FinalLayer<B: DitBackend> {
 }
 
 impl<B: DitBackend> FinalLayer<B> {
-    fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+    fn new(config: &DitConfig, init: &Init<'_, B>) -> Self {
         Self {
             linear: init.zero_linear(config.dim, config.patch_dim(), true),
             modulation: init.zero_linear(config.dim, 2 * config.dim, true).in_f32(),
@@ -113,21 +113,26 @@ impl DitConfig {
                 rule: "must be F32 on this device, which does not compute in bf16".into(),
             });
         }
-        let mut init = Init::new(seed, device).with_precision(self.precision);
+        let init = Init::new(seed, device).with_precision(self.precision);
         let (dim, eps) = (self.dim, self.norm_eps);
+        let blocks = init.at("blocks");
         Ok(Dit {
-            x_embedder: PatchEmbed::new(self, &mut init),
-            t_embedder: TimestepEmbed::new(dim, &mut init),
-            y_proj: Mlp::new(self.caption_channels, dim, eps, &mut init),
-            y_emb_preprocess: CaptionBlock::new(&self.caption_block(), &mut init),
-            pooled_y_emb_process: Mlp::new(dim, dim, eps, &mut init),
-            mixer: PatchMixer::new(self, &mut init),
+            x_embedder: PatchEmbed::new(self, &init.at("x_embedder")),
+            t_embedder: TimestepEmbed::new(dim, &init.at("t_embedder")),
+            y_proj: Mlp::new(self.caption_channels, dim, eps, &init.at("y_proj")),
+            y_emb_preprocess: CaptionBlock::new(
+                &self.caption_block(),
+                &init.at("y_emb_preprocess"),
+            ),
+            pooled_y_emb_process: Mlp::new(dim, dim, eps, &init.at("pooled_y_emb_process")),
+            mixer: PatchMixer::new(self, &init.at("mixer")),
             blocks: self
                 .blocks()
                 .iter()
-                .map(|block| DitBlock::new(block, &mut init))
+                .enumerate()
+                .map(|(i, block)| DitBlock::new(block, &blocks.at(i)))
                 .collect(),
-            final_layer: FinalLayer::new(self, &mut init),
+            final_layer: FinalLayer::new(self, &init.at("final_layer")),
             axis: axis_table(dim, self.grid(), self.pos_interp_scale, device),
             interp_scale: self.pos_interp_scale,
             patch_size: self.patch_size,

@@ -67,7 +67,7 @@ impl EmaConfig {
 /// use microdit::{ema::{Decay, Ema, EmaConfig}, init::{Init, STD}, Linear};
 ///
 /// let device = Default::default();
-/// let mut init = Init::<Flex>::new(0, &device);
+/// let init = Init::<Flex>::new(0, &device);
 /// let mut ema = Ema::new(EmaConfig { decay: Decay::Smoothing(0.9), start: 1, every: 1 });
 /// let layers: Vec<Linear<Flex>> = (0..2).map(|_| init.linear(4, 4, false, STD)).collect();
 /// ema.update(&layers[0], 1);

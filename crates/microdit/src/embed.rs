@@ -23,7 +23,7 @@ const TIME_CHANNELS: usize = 512;
 /// use microdit::{DitConfig, embed::PatchEmbed, init::Init};
 ///
 /// let device = Default::default();
-/// let embed = PatchEmbed::<Flex>::new(&DitConfig::tiny_2(), &mut Init::new(0, &device));
+/// let embed = PatchEmbed::<Flex>::new(&DitConfig::tiny_2(), &Init::new(0, &device));
 /// // 32 x 32 latents of four channels in patches of 2 x 2.
 /// assert_eq!(embed.forward(Tensor::ones([1, 4, 32, 32], &device)).dims(), [1, 256, 512]);
 /// ```
@@ -44,13 +44,16 @@ pub struct PatchProjection<B: DitBackend> {
 
 impl<B: DitBackend> PatchEmbed<B> {
     /// Glorot weights over the flattened patch.
-    pub fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(config: &DitConfig, init: &Init<'_, B>) -> Self {
         let (patch, fan_in) = (config.patch_size, config.patch_dim());
         let shape = [config.dim, config.in_channels, patch, patch];
+        let init = init.at("proj");
         Self {
             proj: PatchProjection {
-                weight: init.xavier(shape, fan_in, config.dim),
-                bias: init.uniform([config.dim], (fan_in as f64).powf(-0.5)),
+                weight: init.at("weight").xavier(shape, fan_in, config.dim),
+                bias: init
+                    .at("bias")
+                    .uniform([config.dim], (fan_in as f64).powf(-0.5)),
             },
         }
     }
@@ -174,7 +177,7 @@ pub fn sincos_axis(dim: usize, count: usize, interp_scale: f64) -> Vec<f32> {
 /// use microdit::{embed::TimestepEmbed, init::Init};
 ///
 /// let device = Default::default();
-/// let embed = TimestepEmbed::<Flex>::new(64, &mut Init::new(0, &device));
+/// let embed = TimestepEmbed::<Flex>::new(64, &Init::new(0, &device));
 /// assert_eq!(embed.forward(Tensor::from_floats([-1.5, 0.0, 1.0], &device)).dims(), [3, 64]);
 /// ```
 #[derive(Module, Debug)]
@@ -187,10 +190,10 @@ pub struct TimestepEmbed<B: DitBackend> {
 
 impl<B: DitBackend> TimestepEmbed<B> {
     /// An embedding of width `dim`.
-    pub fn new(dim: usize, init: &mut Init<'_, B>) -> Self {
+    pub fn new(dim: usize, init: &Init<'_, B>) -> Self {
         Self {
-            fc1: init.linear(TIME_CHANNELS, dim, true, init::STD),
-            fc2: init.linear(dim, dim, true, init::STD),
+            fc1: init.at("fc1").linear(TIME_CHANNELS, dim, true, init::STD),
+            fc2: init.at("fc2").linear(dim, dim, true, init::STD),
         }
     }
 
@@ -216,7 +219,7 @@ impl<B: DitBackend> TimestepEmbed<B> {
 /// use microdit::{embed::Mlp, init::Init};
 ///
 /// let device = Default::default();
-/// let project = Mlp::<Flex>::new(1024, 64, 1e-6, &mut Init::new(0, &device));
+/// let project = Mlp::<Flex>::new(1024, 64, 1e-6, &Init::new(0, &device));
 /// assert_eq!(project.forward(Tensor::<_, 3>::ones([2, 77, 1024], &device)).dims(), [2, 77, 64]);
 /// ```
 #[derive(Module, Debug)]
@@ -231,11 +234,11 @@ pub struct Mlp<B: DitBackend> {
 
 impl<B: DitBackend> Mlp<B> {
     /// From `input` channels to `dim`.
-    pub fn new(input: usize, dim: usize, eps: f64, init: &mut Init<'_, B>) -> Self {
+    pub fn new(input: usize, dim: usize, eps: f64, init: &Init<'_, B>) -> Self {
         Self {
-            fc1: init.linear(input, dim, true, init::STD),
+            fc1: init.at("fc1").linear(input, dim, true, init::STD),
             norm: LayerNorm::new(dim, eps, init),
-            fc2: init.linear(dim, dim, true, init::STD),
+            fc2: init.at("fc2").linear(dim, dim, true, init::STD),
         }
     }
 

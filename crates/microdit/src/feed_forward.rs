@@ -18,7 +18,7 @@ use burn::{module::Module, tensor::Tensor};
 /// use microdit::{DitConfig, feed_forward::SwiGlu, init::Init};
 ///
 /// let device = Default::default();
-/// let layer = SwiGlu::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &mut Init::new(0, &device));
+/// let layer = SwiGlu::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
 /// assert_eq!(layer.forward(Tensor::ones([2, 16, 512], &device)).dims(), [2, 16, 512]);
 /// ```
 #[derive(Module, Debug)]
@@ -33,12 +33,12 @@ pub struct SwiGlu<B: DitBackend> {
 
 impl<B: DitBackend> SwiGlu<B> {
     /// A layer of the widths of `block`.
-    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
         let (dim, hidden, bias) = (block.dim, block.hidden_dim, block.use_bias);
         Self {
-            w1: init.linear(dim, hidden, bias, init::STD),
-            w2: init.linear(dim, hidden, bias, block.output_std),
-            w3: init.linear(hidden, dim, bias, block.output_std),
+            w1: init.at("w1").linear(dim, hidden, bias, init::STD),
+            w2: init.at("w2").linear(dim, hidden, bias, block.output_std),
+            w3: init.at("w3").linear(hidden, dim, bias, block.output_std),
         }
     }
 
@@ -57,9 +57,9 @@ impl<B: DitBackend> SwiGlu<B> {
 ///
 /// let device = Default::default();
 /// let blocks = DitConfig::tiny_2().blocks(); // experts in every second block
-/// let mut init = Init::<Flex>::new(0, &device);
-/// assert!(matches!(FeedForward::new(&blocks[0], &mut init), FeedForward::Dense(_)));
-/// assert!(matches!(FeedForward::new(&blocks[1], &mut init), FeedForward::Experts(_)));
+/// let init = Init::<Flex>::new(0, &device);
+/// assert!(matches!(FeedForward::new(&blocks[0], &init), FeedForward::Dense(_)));
+/// assert!(matches!(FeedForward::new(&blocks[1], &init), FeedForward::Experts(_)));
 /// ```
 // A network has a handful of these: their size on the stack does not matter, and a box would be in everyone's way.
 #[allow(clippy::large_enum_variant)]
@@ -73,7 +73,7 @@ pub enum FeedForward<B: DitBackend> {
 
 impl<B: DitBackend> FeedForward<B> {
     /// The layer `block` asks for.
-    pub fn new(block: &BlockConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
         match &block.moe {
             Some(moe) => Self::Experts(ExpertChoice::new(block, moe, init)),
             None => Self::Dense(SwiGlu::new(block, init)),

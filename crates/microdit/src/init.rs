@@ -11,12 +11,16 @@ use burn::{
     module::Param,
     tensor::{Tensor, TensorData},
 };
+use std::fmt::Display;
 
 /// Standard deviation of a normal initial weight.
 pub const STD: f64 = 0.02;
 
-/// Draws initial weights: parameter after parameter from (seed, parameter's number), so that a seed gives the same
-/// network on every backend.
+/// Draws initial weights, each from (seed, path of the parameter): a seed gives the same network on every backend, and two
+/// networks start equal in all they have in common.
+///
+/// A module that draws several parameters draws each [`at`](Self::at) the name of its field; at one path, two of them would be
+/// the same numbers.
 ///
 /// ```
 /// use burn_flex::Flex;
@@ -26,10 +30,14 @@ pub const STD: f64 = 0.02;
 /// let draw = |seed| Init::<Flex>::new(seed, &device).linear(8, 4, false, STD).weight.to_data();
 /// assert_eq!(draw(0), draw(0));
 /// assert_ne!(draw(0), draw(1));
+/// let init = Init::<Flex>::new(0, &device);
+/// let draw = |layer| init.at(layer).linear(8, 4, false, STD).weight.to_data();
+/// assert_ne!(draw("q_linear"), draw("kv_linear"));
 /// ```
 pub struct Init<'a, B: DitBackend> {
     seed: u64,
-    drawn: u64,
+    /// Ends with a dot, unless it is empty.
+    path: String,
     device: &'a B::Device,
     precision: Precision,
 }
@@ -39,7 +47,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
     pub fn new(seed: u64, device: &'a B::Device) -> Self {
         Self {
             seed,
-            drawn: 0,
+            path: String::new(),
             device,
             precision: Precision::F32,
         }
@@ -52,9 +60,18 @@ impl<'a, B: DitBackend> Init<'a, B> {
         self
     }
 
+    /// The scheme for the field `name`, or the place in a list, of the module this one is for.
+    #[must_use]
+    pub fn at(&self, name: impl Display) -> Self {
+        Self {
+            path: format!("{}{name}.", self.path),
+            ..*self
+        }
+    }
+
     /// Normal with standard deviation `std`, cut off at +-2 (absolute, which for these widths never cuts).
     pub fn truncated_normal<const D: usize>(
-        &mut self,
+        &self,
         shape: [usize; D],
         std: f64,
     ) -> Param<Tensor<B, D>> {
@@ -64,11 +81,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
     }
 
     /// Uniform in `+-bound`.
-    pub fn uniform<const D: usize>(
-        &mut self,
-        shape: [usize; D],
-        bound: f64,
-    ) -> Param<Tensor<B, D>> {
+    pub fn uniform<const D: usize>(&self, shape: [usize; D], bound: f64) -> Param<Tensor<B, D>> {
         let values = self.stream().uniform(shape.iter().product());
         let spread = |x: f32| (2.0 * x - 1.0) * bound as f32;
         self.param(shape, values.into_iter().map(spread).collect())
@@ -76,7 +89,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
 
     /// Glorot's uniform bound over `fan_in` inputs and `fan_out` outputs: variance `2 / (fan_in + fan_out)`.
     pub fn xavier<const D: usize>(
-        &mut self,
+        &self,
         shape: [usize; D],
         fan_in: usize,
         fan_out: usize,
@@ -90,18 +103,18 @@ impl<'a, B: DitBackend> Init<'a, B> {
     }
 
     /// A linear layer with normal weights and zero bias.
-    pub fn linear(&mut self, input: usize, output: usize, bias: bool, std: f64) -> Linear<B> {
+    pub fn linear(&self, input: usize, output: usize, bias: bool, std: f64) -> Linear<B> {
         Linear {
-            weight: self.truncated_normal([output, input], std),
+            weight: self.at("weight").truncated_normal([output, input], std),
             bias: bias.then(|| self.constant([output], 0.0)),
             bf16: self.precision == Precision::Bf16,
         }
     }
 
     /// A linear layer with Glorot weights and zero bias.
-    pub fn xavier_linear(&mut self, input: usize, output: usize, bias: bool) -> Linear<B> {
+    pub fn xavier_linear(&self, input: usize, output: usize, bias: bool) -> Linear<B> {
         Linear {
-            weight: self.xavier([output, input], input, output),
+            weight: self.at("weight").xavier([output, input], input, output),
             bias: bias.then(|| self.constant([output], 0.0)),
             bf16: self.precision == Precision::Bf16,
         }
@@ -116,13 +129,78 @@ impl<'a, B: DitBackend> Init<'a, B> {
         }
     }
 
-    fn stream(&mut self) -> Stream {
-        self.drawn += 1;
-        Stream::new(self.seed, Purpose::Init, 0, self.drawn)
+    fn stream(&self) -> Stream {
+        let path = self.path.strip_suffix('.').unwrap_or_default();
+        Stream::named(self.seed, Purpose::Init, path)
     }
 
     fn param<const D: usize>(&self, shape: [usize; D], values: Vec<f32>) -> Param<Tensor<B, D>> {
         let data = TensorData::new(values, shape);
         Param::from_tensor(Tensor::from_data(data, self.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Dit,
+        dit::tests::config,
+        params::{self, VisitParams},
+    };
+    use burn::tensor::backend::Backend;
+    use burn_flex::Flex;
+    use std::collections::BTreeMap;
+
+    struct Values(BTreeMap<String, Vec<f32>>);
+
+    impl<B: Backend> VisitParams<B> for Values {
+        fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
+            let values = param.val().into_data().iter().collect();
+            self.0.insert(path.join("."), values);
+        }
+    }
+
+    fn values(dit: &Dit<Flex>) -> BTreeMap<String, Vec<f32>> {
+        params::visit(dit, Values(BTreeMap::new())).0
+    }
+
+    #[test]
+    fn networks_with_and_without_a_mixer_share_all_other_initial_weights() {
+        let device = Default::default();
+        let with = values(&config().init(3, &device).unwrap());
+        let without = values(&config().with_mixer(None).init(3, &device).unwrap());
+        let (mixer, common): (BTreeMap<_, _>, BTreeMap<_, _>) = with
+            .into_iter()
+            .partition(|(name, _)| name.starts_with("mixer."));
+        assert!(!mixer.is_empty());
+        assert!(common.keys().eq(without.keys()));
+        for (name, values) in common {
+            assert!(without[&name] == values, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_weight_is_drawn_at_its_own_path() {
+        let mut drawn = 0;
+        for (name, found) in values(&config().init(3, &Default::default()).unwrap()) {
+            if found.iter().all(|value| *value == found[0]) {
+                continue;
+            }
+            let stream = || Stream::named(3, Purpose::Init, &name);
+            let uniform = stream().uniform(found.len());
+            let uniform = uniform.into_iter().map(|x| 2.0 * x - 1.0).collect();
+            // Of one distribution or the other, up to its size.
+            let fits = [stream().normal(found.len()), uniform]
+                .iter()
+                .any(|expected| {
+                    let scale = found[0] / expected[0];
+                    let mut pairs = found.iter().zip(expected);
+                    pairs.all(|(a, b)| (a - b * scale).abs() <= 1e-4 * scale.abs())
+                });
+            assert!(fits, "{name}");
+            drawn += 1;
+        }
+        assert!(drawn > 40, "{drawn} of the weights are drawn");
     }
 }

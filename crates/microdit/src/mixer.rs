@@ -23,10 +23,12 @@ pub struct Projection<B: DitBackend> {
 }
 
 impl<B: DitBackend> Projection<B> {
-    fn new(input: usize, output: usize, config: &DitConfig, init: &mut Init<'_, B>) -> Self {
+    fn new(input: usize, output: usize, config: &DitConfig, init: &Init<'_, B>) -> Self {
         Self {
             norm: LayerNorm::new(input, config.norm_eps, init),
-            linear: init.xavier_linear(input, output, config.use_bias),
+            linear: init
+                .at("linear")
+                .xavier_linear(input, output, config.use_bias),
         }
     }
 
@@ -46,7 +48,7 @@ impl<B: DitBackend> Projection<B> {
 /// let device = Default::default();
 /// let narrow = MixerConfig { dim: 64, depth: 2, qkv_ratio: 1.0, mlp_ratio: 4.0 };
 /// let config = DitConfig::tiny_2().with_mixer(Some(narrow)); // beside a backbone of width 512
-/// let mixer = PatchMixer::<Flex>::new(&config, &mut Init::new(0, &device)).expect("it has a mixer");
+/// let mixer = PatchMixer::<Flex>::new(&config, &Init::new(0, &device)).expect("it has a mixer");
 /// let condition = Condition {
 ///     captions: Tensor::ones([2, 77, 512], &device),
 ///     vector: Tensor::ones([2, 512], &device),
@@ -70,21 +72,22 @@ pub struct PatchMixer<B: DitBackend> {
 
 impl<B: DitBackend> PatchMixer<B> {
     /// The mixer of `config`, if it has one.
-    pub fn new(config: &DitConfig, init: &mut Init<'_, B>) -> Option<Self> {
+    pub fn new(config: &DitConfig, init: &Init<'_, B>) -> Option<Self> {
         let mixer = config.mixer.as_ref()?;
         let differs = mixer.dim != config.dim;
-        let mut map = |input, output| differs.then(|| Projection::new(input, output, config, init));
-        let map_in = map(config.dim, mixer.dim);
-        let map_out = map(mixer.dim, config.dim);
-        let map_captions = map(config.dim, mixer.dim);
+        let map = |name, input, output| {
+            differs.then(|| Projection::new(input, output, config, &init.at(name)))
+        };
+        let blocks = init.at("blocks");
         Some(Self {
-            map_in,
-            map_out,
-            map_captions,
+            map_in: map("map_in", config.dim, mixer.dim),
+            map_out: map("map_out", mixer.dim, config.dim),
+            map_captions: map("map_captions", config.dim, mixer.dim),
             blocks: config
                 .mixer_blocks()
                 .iter()
-                .map(|block| DitBlock::new(block, init))
+                .enumerate()
+                .map(|(i, block)| DitBlock::new(block, &blocks.at(i)))
                 .collect(),
         })
     }

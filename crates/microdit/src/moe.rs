@@ -24,7 +24,7 @@ use burn::{
 /// let device = Default::default();
 /// let config = DitConfig::tiny_2(); // 8 experts of capacity 2
 /// let moe = config.moe.as_ref().expect("it has experts");
-/// let experts = ExpertChoice::<Flex>::new(&config.blocks()[0], moe, &mut Init::new(0, &device));
+/// let experts = ExpertChoice::<Flex>::new(&config.blocks()[0], moe, &Init::new(0, &device));
 /// let x = Tensor::random([2, 64, 512], Distribution::Default, &device);
 /// assert_eq!(experts.route(x.clone()).tokens.dims(), [2, 8, 2 * 64 / 8]);
 /// assert_eq!(experts.forward(x).dims(), [2, 64, 512]);
@@ -54,12 +54,19 @@ pub struct Routing<B: DitBackend> {
 
 impl<B: DitBackend> ExpertChoice<B> {
     /// Experts of the widths of `block`.
-    pub fn new(block: &BlockConfig, moe: &MoeConfig, init: &mut Init<'_, B>) -> Self {
+    pub fn new(block: &BlockConfig, moe: &MoeConfig, init: &Init<'_, B>) -> Self {
         let (dim, hidden) = (block.dim, block.hidden_dim);
         Self {
-            w1: init.truncated_normal([moe.experts, dim, hidden], init::STD),
-            w2: init.truncated_normal([moe.experts, hidden, dim], block.output_std),
-            gate: init.linear(dim, moe.experts, false, init::STD).in_f32(),
+            w1: init
+                .at("w1")
+                .truncated_normal([moe.experts, dim, hidden], init::STD),
+            w2: init
+                .at("w2")
+                .truncated_normal([moe.experts, hidden, dim], block.output_std),
+            gate: init
+                .at("gate")
+                .linear(dim, moe.experts, false, init::STD)
+                .in_f32(),
             capacity: moe.capacity,
             bf16: block.precision == Precision::Bf16,
         }
@@ -124,7 +131,7 @@ mod tests {
             capacity: 1.0,
             every: 2,
         };
-        let layer = ExpertChoice::<Tracked>::new(&block, &moe, &mut Init::new(0, &device));
+        let layer = ExpertChoice::<Tracked>::new(&block, &moe, &Init::new(0, &device));
         // floor(1 x 7 / 8) = 0 tokens each.
         let x = Tensor::ones([2, 7, block.dim], &device).require_grad();
         let y = layer.forward(x.clone());

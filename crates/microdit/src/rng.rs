@@ -11,7 +11,7 @@ use rand_distr::StandardNormal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Initial weights; `sample` counts the parameters.
+    /// Initial weights, by the name of a parameter.
     Init = 1,
     /// Noise level of a training sample.
     Sigma = 2,
@@ -27,7 +27,7 @@ pub enum Purpose {
     Shuffle = 7,
     /// Content of synthetic data; `sample` is the sample's index.
     Synthetic = 8,
-    /// Vectors of the hashed-word caption encoder; `sample` is the word's hash.
+    /// Vectors of the hashed-word caption encoder, by the word.
     Word = 9,
     /// Draws from a VAE's posterior; `step` is the side of the image, `sample` shard and place.
     Posterior = 10,
@@ -62,6 +62,11 @@ impl Stream {
         Self(ChaCha8Rng::from_seed(key))
     }
 
+    /// The stream that belongs to a name, whose hash stands for the sample.
+    pub fn named(seed: u64, purpose: Purpose, name: &str) -> Self {
+        Self::new(seed, purpose, 0, fnv_1a(name))
+    }
+
     /// `count` standard normal numbers.
     pub fn normal(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.0.sample(StandardNormal)).collect()
@@ -86,9 +91,24 @@ impl Stream {
     }
 }
 
+/// FNV-1a, which is fixed for ever: trained networks depend on it.
+fn fnv_1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // Published test vectors of the algorithm.
+        assert_eq!(fnv_1a(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv_1a("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv_1a("foobar"), 0x8594_4171_f739_67e8);
+    }
 
     #[test]
     fn every_part_of_the_key_changes_the_stream() {
