@@ -5,7 +5,7 @@ use crate::{
     golden::{Array, Golden, values},
     report::Report,
 };
-use burn::{module::AutodiffModule, tensor::Tensor};
+use burn::module::AutodiffModule;
 use microdit::{
     Dit, MaskStage, Masking, TokenMask,
     diffusion::{Diffusion as _, DiffusionConfig, Edm, Row},
@@ -15,7 +15,7 @@ use microdit::{
     weights::StateDict,
 };
 use microdit_train::{
-    optim::{Gradients, Moments, Optimizer, OptimizerConfig},
+    optim::{FIRST, Gradients, Optimizer, OptimizerConfig, SECOND},
     schedule::{Curve, Schedule},
     step::{self, Computed},
 };
@@ -313,18 +313,13 @@ fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
 }
 
 fn moments(golden: &Golden, optimiser: &Optimizer<Inner>, report: &mut Report) {
-    type Pick = fn(&Moments<Inner>) -> Tensor<Inner, 1>;
-    let kinds: [(&str, Pick); 2] = [
-        ("out.exp_avg.", |m| m.first.clone()),
-        ("out.exp_avg_sq.", |m| m.second.clone()),
-    ];
-    for (prefix, pick) in kinds {
+    for (prefix, slot) in [("out.exp_avg.", FIRST), ("out.exp_avg_sq.", SECOND)] {
         for (name, expected) in golden.with_prefix(prefix) {
-            let error = match optimiser.moments().get(name) {
-                Some(moments) => {
+            let error = match optimiser.slots().get(name) {
+                Some(slots) => {
                     // A moment that is rounding noise of a zero gradient has no digits to compare.
                     let floor = norm(&expected.data).max(1e-12);
-                    distance(&values(pick(moments)), &expected.data) / floor
+                    distance(&values(slots[slot].clone()), &expected.data) / floor
                 }
                 None => f64::INFINITY,
             };

@@ -3,7 +3,6 @@
 //!     cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200
 //!
 //! The same command resumes the run: two replicas, a log, and a grid of pictures.
-
 use burn::prelude::{Module, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
@@ -30,23 +29,25 @@ struct MeanField<B: DitBackend> {
 }
 
 impl<B: DitBackend> MeanField<B> {
-    fn new(config: &DitConfig, mut init: Init<'_, B>) -> Self {
+    fn new(config: &DitConfig, init: &Init<'_, B>) -> Self {
         let dim = config.dim;
-        let mut linear = |input, output| init.linear(input, output, true, STD);
-        let layers = (0..config.depth).map(|_| (linear(2 * dim, 2 * dim), linear(2 * dim, dim)));
+        let linear = |at: Init<'_, B>, from, to| at.linear(from, to, true, STD);
+        let layer = |i| {
+            let [both, back] = [0, 1].map(|j| init.at("layers").at(i).at(j));
+            (linear(both, 2 * dim, 2 * dim), linear(back, 2 * dim, dim))
+        };
         Self {
-            layers: layers.collect(),
-            caption: linear(config.caption_channels, dim),
-            out: linear(dim, config.patch_dim()),
-            patches: PatchEmbed::new(config, &mut init),
-            time: TimestepEmbed::new(dim, &mut init),
+            patches: PatchEmbed::new(config, &init.at("patches")),
+            time: TimestepEmbed::new(dim, &init.at("time")),
+            caption: linear(init.at("caption"), config.caption_channels, dim),
+            layers: (0..config.depth).map(layer).collect(),
+            out: linear(init.at("out"), dim, config.patch_dim()),
             patch: config.patch_size,
         }
     }
 }
 
 impl<B: DitBackend> Roles for MeanField<B> {}
-
 impl<B: DitBackend> Denoiser<B> for MeanField<B> {
     /// Tokens `[batch, tokens, dim]`, and what they are conditioned on `[batch, 1, dim]`.
     type Carry = (Tensor<B, 3>, Tensor<B, 3>);
@@ -61,14 +62,14 @@ impl<B: DitBackend> Denoiser<B> for MeanField<B> {
 
     fn enter(&self, inputs: Inputs<B>) -> Self::Carry {
         let [_, _, grid @ ..] = inputs.x.dims();
-        let captions = self.caption.forward(inputs.conditioning.captions);
-        let condition = captions.mean_dim(1) + self.time.forward(inputs.time).unsqueeze_dim(1);
+        let words = self.caption.forward(inputs.conditioning.captions);
+        let condition = words.mean_dim(1) + self.time.forward(inputs.time).unsqueeze_dim(1);
         let tokens = self.patches.forward(inputs.x);
         let [_, count, dim] = tokens.dims();
         let places = sincos_positions(dim, grid.map(|side| side / self.patch), 1.0);
         let places = TensorData::new(places, [1, count, dim]);
-        let tokens = tokens.clone() + Tensor::from_data(places, &tokens.device());
-        (inputs.selection.kept(tokens), condition)
+        let places = Tensor::from_data(places, &tokens.device());
+        (inputs.selection.kept(tokens + places), condition)
     }
 
     fn segment(&self, i: usize, (x, condition): Self::Carry, _: &Selection<B>) -> Self::Carry {
@@ -89,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings: Vec<String> = std::env::args().skip(2).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
-        let network = MeanField::<Autodiff<Flex>>::new(&stage.model, Init::new(seed, device));
+        let network = MeanField::<Autodiff<Flex>>::new(&stage.model, &Init::new(seed, device));
         Ok(stage.denoise().init(network)?)
     };
     let log = |line: &_| println!("{line:?}");

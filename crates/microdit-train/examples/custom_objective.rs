@@ -63,13 +63,10 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
         let others: Vec<usize> = samples.clone().map(other).collect();
         let kept = draws.kept_captions(0..count, self.denoise.caption_drop());
         let weight = count as f32 / kept.iter().filter(|&&kept| kept).count().max(1) as f32;
-        let factors = kept[samples.clone()]
-            .iter()
-            .map(|&kept| f32::from(kept) * weight);
-        let factors = factors.collect();
+        let factor = |i: usize| f32::from(kept[i]) * weight;
+        let factors = samples.clone().map(factor).collect();
         let other = self.denoise.noise(batch, &others, draws);
-        let own = own.map(|&kept| f32::from(kept) * weight).collect();
-        (self.denoise.prepare(batch, samples, draws), other, own)
+        (self.denoise.prepare(batch, samples, draws), other, factors)
     }
 
     fn inputs(&self, (noised, ..): &Self::Prepared) -> Inputs<B> {

@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
-    optim::{Moments, Optimizer},
+    optim::{FIRST, Optimizer, SECOND},
     recipe::{Handed, Recipe, Stage},
     trainer::Build,
 };
@@ -48,8 +48,8 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
     let task = weights.load_into(task, device)?;
     let old = state.optimiser;
     let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
-        let (steps, moments) = (old.steps(), old.into_moments());
-        Optimizer::resume(stage.optimiser.clone(), steps, moments)
+        let (steps, slots) = (old.steps(), old.into_slots());
+        Optimizer::resume(stage.optimiser.clone(), steps, slots)
     } else {
         Optimizer::new(stage.optimiser.clone())
     };
@@ -97,14 +97,15 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         data.shape = [data.num_elements()].into();
         Tensor::<B::InnerBackend, 1>::from_data(data, device)
     };
-    let moments = checkpoint
-        .moments
-        .into_iter()
-        .map(|(name, [first, second])| {
-            let (first, second) = (flat(first), flat(second));
-            (name, Moments { first, second })
-        })
-        .collect();
+    // Where the recipe's optimizer keeps something else, it begins anew.
+    let kept = stage.optimiser.kept(&task);
+    let slots = checkpoint.moments.into_iter().map(|(name, moments)| {
+        let kept = kept.get(&name).map_or(&[][..], |kept| kept.slots);
+        let named = [FIRST, SECOND].into_iter().zip(moments.map(flat));
+        let slots = named.filter(|(slot, _)| kept.contains(slot)).collect();
+        (name, slots)
+    });
+    let slots = slots.collect();
     let steps = checkpoint.optimiser_steps;
     Ok(State {
         progress: Progress {
@@ -117,7 +118,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
             seconds: 0.0,
         },
         task,
-        optimiser: Optimizer::resume(stage.optimiser.clone(), steps, moments),
+        optimiser: Optimizer::resume(stage.optimiser.clone(), steps, slots),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }

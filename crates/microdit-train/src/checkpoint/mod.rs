@@ -29,7 +29,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, read_finite, read_moments, save_moments};
+use tensors::{check_finite, read_finite, read_slots, save_slots};
 
 /// Version of the layout.
 const FORMAT: u32 = 2;
@@ -104,7 +104,7 @@ pub struct State<B: TrainBackend, T: TrainTask<B>> {
     pub progress: Progress,
     /// The task with its networks.
     pub task: T,
-    /// The optimiser with its moments.
+    /// The optimizer with what it keeps.
     pub optimiser: Optimizer<B::InnerBackend>,
     /// Averages of the weights.
     pub emas: Vec<Ema<T::InnerModule>>,
@@ -174,7 +174,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
                 save_task(&part.join(ema_file(i)), average, step)?;
             }
         }
-        save_moments(&part.join(OPTIMISER), self.optimiser.moments(), step)?;
+        save_slots(&part.join(OPTIMISER), self.optimiser.slots(), step)?;
         let manifest = Manifest {
             format: FORMAT,
             progress: self.progress.clone(),
@@ -309,10 +309,6 @@ impl Checkpoint {
         device: &B::Device,
     ) -> Result<State<B, T>, TrainError> {
         let weights = read_finite(&self.folder.join(MODEL))?;
-        let sizes: BTreeMap<String, usize> = weights
-            .iter()
-            .map(|(name, data)| (name.clone(), data.num_elements()))
-            .collect();
         let task = weights.load_into(task, device)?;
         let mut emas = Vec::new();
         for (i, config) in stage.ema.iter().enumerate() {
@@ -324,15 +320,18 @@ impl Checkpoint {
             };
             emas.push(Ema::resume(*config, average));
         }
-        let moments = match self.files.contains_key(OPTIMISER) {
-            true => read_moments(&self.folder.join(OPTIMISER), &sizes, device)?,
+        let slots = match self.files.contains_key(OPTIMISER) {
+            true => {
+                let kept = stage.optimiser.kept(&task);
+                read_slots(&self.folder.join(OPTIMISER), &kept, device)?
+            }
             false => BTreeMap::new(),
         };
         let steps = self.progress.optimiser_steps;
         Ok(State {
             progress: self.progress.clone(),
             task,
-            optimiser: Optimizer::resume(stage.optimiser.clone(), steps, moments),
+            optimiser: Optimizer::resume(stage.optimiser.clone(), steps, slots),
             emas,
         })
     }

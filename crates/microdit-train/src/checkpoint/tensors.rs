@@ -1,7 +1,10 @@
 //! The tensors of a checkpoint: written and read only where every value is finite and every shape is known.
 
-use crate::{error::TrainError, optim::Moments};
-use burn::tensor::{DType, Tensor, TensorData};
+use crate::{
+    error::TrainError,
+    optim::{Kept, Slots},
+};
+use burn::tensor::{DType, Tensor};
 use microdit::{
     DitBackend,
     net::Denoiser as _,
@@ -17,10 +20,6 @@ use std::{
 /// Values a thread looks at in one go.
 const CHUNK: usize = 1 << 16;
 
-/// Starts of the names of first and second moments.
-const FIRST: &str = "exp_avg.";
-const SECOND: &str = "exp_avg_sq.";
-
 /// Writes a task's networks after `step`, with what the reference's strict loading expects beside the parameters.
 pub(crate) fn save_task<B: DitBackend>(
     path: &Path,
@@ -33,24 +32,25 @@ pub(crate) fn save_task<B: DitBackend>(
     Ok(weights.write_safetensors(path, DType::F32, HashMap::new())?)
 }
 
-/// Writes the optimizer's moments after `step`; a stage that has not taken a step has none.
-pub(super) fn save_moments<B: DitBackend>(
+/// Writes what the optimizer keeps after `step`, each as `SLOT.PARAMETER`; a stage that has not taken a step has nothing.
+pub(super) fn save_slots<B: DitBackend>(
     path: &Path,
-    moments: &BTreeMap<String, Moments<B>>,
+    slots: &BTreeMap<String, Slots<B>>,
     step: u64,
 ) -> Result<(), TrainError> {
-    let moments = moments.iter().flat_map(|(name, moments)| {
-        let named = |kind: &str, tensor: &Tensor<_, 1>| {
-            (format!("{kind}{name}"), tensor.clone().into_data())
-        };
-        [named(FIRST, &moments.first), named(SECOND, &moments.second)]
+    let tensors = slots.iter().flat_map(|(parameter, slots)| {
+        let slots = slots.iter();
+        slots.map(move |(slot, tensor)| {
+            let data = tensor.clone().into_data();
+            (format!("{slot}.{parameter}"), data)
+        })
     });
-    let moments = StateDict::from_tensors(moments);
-    if moments.is_empty() {
+    let tensors = StateDict::from_tensors(tensors);
+    if tensors.is_empty() {
         return Ok(());
     }
-    check_finite(&name_of(path), &moments, step)?;
-    Ok(moments.write_safetensors(path, DType::F32, HashMap::new())?)
+    check_finite(&name_of(path), &tensors, step)?;
+    Ok(tensors.write_safetensors(path, DType::F32, HashMap::new())?)
 }
 
 /// Reads a file of tensors whose values are all finite.
@@ -65,54 +65,46 @@ pub(super) fn read_finite(path: &Path) -> Result<StateDict, TrainError> {
     }
 }
 
-/// Reads the moments of parameters of these names and sizes.
-pub(super) fn read_moments<B: DitBackend>(
+/// Reads the slots of parameters of which `kept` is kept: all of a parameter's, or none.
+pub(super) fn read_slots<B: DitBackend>(
     path: &Path,
-    sizes: &BTreeMap<String, usize>,
+    kept: &BTreeMap<String, Kept>,
     device: &B::Device,
-) -> Result<BTreeMap<String, Moments<B>>, TrainError> {
+) -> Result<BTreeMap<String, Slots<B>>, TrainError> {
     let file = read_finite(path)?;
-    let mut moments = BTreeMap::new();
-    for (name, first) in file.iter() {
-        let Some(parameter) = name.strip_prefix(FIRST) else {
-            let has_first = name
-                .strip_prefix(SECOND)
-                .is_some_and(|parameter| file.get(&format!("{FIRST}{parameter}")).is_some());
-            if has_first {
-                continue;
-            }
-            return Err(format_error(
-                path,
-                format!("{name} belongs to no first moment"),
+    let fail = |message| Err(format_error(path, message));
+    let mut read = BTreeMap::<String, Slots<B>>::new();
+    for (name, data) in file.iter() {
+        let (slot, parameter) = name.split_once('.').unwrap_or((name, ""));
+        let Some(Kept { slots, size }) = kept.get(parameter) else {
+            return fail(format!(
+                "{name} is of a parameter the network does not have"
             ));
         };
-        let second = file.get(&format!("{SECOND}{parameter}"));
-        let second = second.ok_or_else(|| {
-            format_error(
-                path,
-                format!("{parameter} has a first moment and no second"),
-            )
-        })?;
-        let Some(&size) = sizes.get(parameter) else {
-            let message = format!("{name} is of a parameter the network does not have");
-            return Err(format_error(path, message));
+        let Some(slot) = slots.iter().find(|kept| **kept == slot) else {
+            let slots = slots.join(" and ");
+            return fail(format!(
+                "{name}: expected {slots} of this parameter; another method kept this state"
+            ));
         };
-        let tensor = |data: &TensorData| match data.num_elements() == size {
-            true => Ok(Tensor::<B, 1>::from_data(data.clone(), device)),
-            false => {
-                let found = data.num_elements();
-                let message =
-                    format!("a moment of {parameter} has {found} values, expected {size}");
-                Err(format_error(path, message))
-            }
-        };
-        let moment = Moments {
-            first: tensor(first)?,
-            second: tensor(second)?,
-        };
-        moments.insert(parameter.to_owned(), moment);
+        let found = data.num_elements();
+        if found != *size {
+            return fail(format!("{name} has {found} values, expected {size}"));
+        }
+        let tensor = Tensor::from_data(data.clone(), device);
+        read.entry(parameter.to_owned())
+            .or_default()
+            .insert(*slot, tensor);
     }
-    Ok(moments)
+    for (parameter, slots) in &read {
+        let expected = kept.get(parameter).map_or(&[][..], |kept| kept.slots);
+        if let Some(missing) = expected.iter().find(|slot| !slots.contains_key(*slot)) {
+            let found: Vec<_> = slots.keys().copied().collect();
+            let found = found.join(" and ");
+            return fail(format!("{parameter} has {found} and no {missing}"));
+        }
+    }
+    Ok(read)
 }
 
 /// Checks that all values are finite.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Recipe,
-    optim::{Gradients, Moments},
+    optim::{FIRST, Gradients, MOMENTUM, Method, OptimizerConfig, SECOND, Slots},
 };
 use burn::module::AutodiffModule as _;
 use burn::tensor::Tensor;
@@ -183,67 +183,61 @@ fn counters_are_in_range() {
 }
 
 #[test]
-fn moments_are_those_of_the_parameters() {
+fn slots_are_those_of_the_parameters() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = recipe();
     let state = state(&recipe);
     let path = folder.path().join(OPTIMISER);
     let device = Default::default();
-    let weights = StateDict::from_module(&state.task.valid());
-    let sizes: BTreeMap<String, usize> = weights
-        .iter()
-        .map(|(name, data)| (name.clone(), data.num_elements()))
-        .collect();
-    let name = "final_layer.linear.weight";
-    let moments = state.optimiser.moments();
-    save_moments(&path, moments, 1).unwrap();
-    assert_eq!(
-        read_moments::<Flex>(&path, &sizes, &device).unwrap().len(),
-        moments.len()
-    );
-    let three = Tensor::<Flex, 1>::ones([3], &device);
-    let all = three
-        .clone()
-        .repeat_dim(0, sizes[name] / 3 + 1)
-        .narrow(0, 0, sizes[name]);
-    let with = |name: &str, first: &Tensor<Flex, 1>, second: &Tensor<Flex, 1>| {
-        let mut moments = moments.clone();
-        let (first, second) = (first.clone(), second.clone());
-        moments.insert(name.to_owned(), Moments { first, second });
-        moments
+    let name = "blocks.0.attn.qkv.weight";
+    let config = &recipe.stages[0].optimiser;
+    let kept = config.kept(&state.task);
+    let slots = state.optimiser.slots();
+    save_slots(&path, slots, 1).unwrap();
+    let read = read_slots::<Flex>(&path, &kept, &device).unwrap();
+    assert!(read.keys().eq(slots.keys()));
+    let same = |slot| (read[name][slot].to_data(), slots[name][slot].to_data());
+    for (read, written) in [FIRST, SECOND].map(same) {
+        assert_eq!(read, written);
+    }
+    // Muon keeps a single slot of a matrix, and does not take another method's for it.
+    let method = Method::Muon { momentum: 0.9 };
+    let muon = OptimizerConfig {
+        method,
+        ..config.clone()
     };
-    for (moments, part) in [
+    let error = read_slots::<Flex>(&path, &muon.kept(&state.task), &device);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("expected momentum"), "{error}");
+    let three = Tensor::<Flex, 1>::ones([3], &device);
+    let all = Tensor::<Flex, 1>::ones([kept[name].size], &device);
+    for (parameter, first, second, part) in [
+        (name, Some(&three), Some(&all), "has 3 values, expected"),
+        (name, Some(&all), Some(&three), "has 3 values, expected"),
+        (name, Some(&all), None, "has exp_avg and no exp_avg_sq"),
+        (name, None, Some(&all), "has exp_avg_sq and no exp_avg"),
         (
-            with(name, &three, &all),
-            "final_layer.linear.weight has 3 values, expected",
-        ),
-        (
-            with(name, &all, &three),
-            "final_layer.linear.weight has 3 values, expected",
-        ),
-        (
-            with("strange", &three, &three),
-            "strange is of a parameter the network does not have",
+            "strange",
+            Some(&three),
+            None,
+            "is of a parameter the network does not have",
         ),
     ] {
-        save_moments(&path, &moments, 1).unwrap();
-        let error = read_moments::<Flex>(&path, &sizes, &device)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains(OPTIMISER) && error.contains(part), "{error}");
+        let found = [(FIRST, first), (SECOND, second)].into_iter();
+        let found = found.filter_map(|(slot, tensor)| Some((slot, tensor?.clone())));
+        let mut slots = slots.clone();
+        slots.insert(parameter.to_owned(), found.collect());
+        save_slots(&path, &slots, 1).unwrap();
+        let error = read_slots::<Flex>(&path, &kept, &device).unwrap_err();
+        let error = error.to_string();
+        let named = [OPTIMISER, parameter, part];
+        assert!(named.iter().all(|part| error.contains(part)), "{error}");
     }
-    for (kept, part) in [
-        ("exp_avg.", "has a first moment and no second"),
-        ("exp_avg_sq.", "belongs to no first moment"),
-    ] {
-        let half = StateDict::from_tensors([(format!("{kept}{name}"), all.to_data())]);
-        half.write_safetensors(&path, burn::tensor::DType::F32, Default::default())
-            .unwrap();
-        let error = read_moments::<Flex>(&path, &sizes, &device)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains(part), "{error}");
-    }
+    // Under Muon, a matrix has its momentum alone.
+    let momentum = BTreeMap::from([(name.to_owned(), Slots::from([(MOMENTUM, all)]))]);
+    save_slots(&path, &momentum, 1).unwrap();
+    let read = read_slots::<Flex>(&path, &muon.kept(&state.task), &device).unwrap();
+    assert!(read[name].keys().eq([&MOMENTUM]));
 }
 
 #[test]
@@ -252,13 +246,11 @@ fn what_is_not_finite_is_not_saved() {
     let recipe = recipe();
     let mut state = state(&recipe);
     save(&state, 1, recipe.run.checkpoints, folder.path());
-    let (name, moments) = state.optimiser.moments().iter().next().unwrap();
-    let (name, mut broken) = (name.clone(), state.optimiser.moments().clone());
-    let infinite = Moments {
-        first: moments.first.clone(),
-        second: moments.second.clone() / 0.0,
-    };
-    broken.insert(name.clone(), infinite);
+    let mut broken = state.optimiser.slots().clone();
+    let mut entry = broken.first_entry().unwrap();
+    let name = entry.key().clone();
+    let infinite = entry.get()[SECOND].clone() / 0.0;
+    entry.get_mut().insert(SECOND, infinite);
     state.optimiser = Optimizer::resume(state.optimiser.config().clone(), 1, broken);
     let error = state
         .save(folder.path(), &recipe.run.checkpoints, None)

@@ -9,11 +9,13 @@ mod grads;
 mod groups;
 mod lamb;
 mod muon;
+mod slots;
 
 pub use config::{Method, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
 pub use lamb::lamb;
+pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
 use burn::{
     module::{AutodiffModule, Param},
@@ -31,21 +33,12 @@ use microdit::{
 use muon::{MuonStep, muon};
 use std::collections::BTreeMap;
 
-/// First and second moment of one parameter, flattened.
-#[derive(Clone, Debug)]
-pub struct Moments<B: Backend> {
-    /// Mean of the gradients; the momentum where Muon applies.
-    pub first: Tensor<B, 1>,
-    /// Mean of the squared gradients; unused where Muon applies.
-    pub second: Tensor<B, 1>,
-}
-
 /// An optimizer and its state.
 #[derive(Clone, Debug)]
 pub struct Optimizer<B: Backend> {
     config: OptimizerConfig,
     steps: u64,
-    moments: BTreeMap<String, Moments<B>>,
+    slots: BTreeMap<String, Slots<B>>,
 }
 
 impl<B: DitBackend> Optimizer<B> {
@@ -55,15 +48,11 @@ impl<B: DitBackend> Optimizer<B> {
     }
 
     /// Continues from a saved state.
-    pub fn resume(
-        config: OptimizerConfig,
-        steps: u64,
-        moments: BTreeMap<String, Moments<B>>,
-    ) -> Self {
+    pub fn resume(config: OptimizerConfig, steps: u64, slots: BTreeMap<String, Slots<B>>) -> Self {
         Self {
             config,
             steps,
-            moments,
+            slots,
         }
     }
 
@@ -77,14 +66,14 @@ impl<B: DitBackend> Optimizer<B> {
         self.steps
     }
 
-    /// Moments by the parameter's reference name.
-    pub fn moments(&self) -> &BTreeMap<String, Moments<B>> {
-        &self.moments
+    /// What is kept of each parameter that had a gradient, by the parameter's reference name.
+    pub fn slots(&self) -> &BTreeMap<String, Slots<B>> {
+        &self.slots
     }
 
-    /// The moments themselves.
-    pub fn into_moments(self) -> BTreeMap<String, Moments<B>> {
-        self.moments
+    /// The slots themselves.
+    pub fn into_slots(self) -> BTreeMap<String, Slots<B>> {
+        self.slots
     }
 
     /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
@@ -129,7 +118,7 @@ impl<B: DitBackend> Optimizer<B> {
             },
             scale,
             grads,
-            moments: &mut self.moments,
+            slots: &mut self.slots,
         };
         (params::map(module, &mut update), norm)
     }
@@ -141,7 +130,7 @@ struct Update<'a, AB: AutodiffBackend> {
     step: AdamStep,
     scale: Tensor<AB::InnerBackend, 1>,
     grads: Gradients<AB::InnerBackend>,
-    moments: &'a mut BTreeMap<String, Moments<AB::InnerBackend>>,
+    slots: &'a mut BTreeMap<String, Slots<AB::InnerBackend>>,
 }
 
 impl<B, AB> Update<'_, AB>
@@ -158,68 +147,70 @@ where
         grad: Tensor<B, 1>,
         shape: &[usize],
     ) -> Tensor<B, 1> {
-        let Moments { first, second } = self.moments.remove(&name).unwrap_or_else(|| Moments {
-            first: grad.zeros_like(),
-            second: grad.zeros_like(),
-        });
+        let mut old = self.slots.remove(&name).unwrap_or_default();
+        let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
         let (lr, weight_decay) = self.config.multipliers(role.into());
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
             ..self.step
         };
-        let state = AdamState {
-            param,
-            first,
-            second,
-        };
         let scale = self.scale.clone();
-        let state = match (self.config.method, matrices(role, shape)) {
-            (Method::Lamb, _) => self.unless_broken(state, |state| lamb(state, grad, scale, &step)),
-            (Method::Muon { momentum }, Some(shape)) => self.unless_broken(state, |state| {
+        let (param, slots) = match (self.config.method, stack(role, shape)) {
+            (Method::Muon { momentum }, Some(shape)) => {
                 let settings = MuonStep {
                     lr: step.lr,
                     momentum,
                     weight_decay: step.weight_decay,
                 };
-                let (param, first) = muon(state.param, state.first, grad, scale, shape, &settings);
-                AdamState {
+                let old = [param, take(MOMENTUM)];
+                let [param, momentum] = old.clone();
+                let new = muon(param, momentum, grad, scale, shape, &settings);
+                let [param, momentum] = self.unless_broken(old, new);
+                (param, Slots::from([(MOMENTUM, momentum)]))
+            }
+            (method, _) => {
+                let old = AdamState {
                     param,
-                    first,
-                    second: state.second,
-                }
-            }),
-            // Leaves a broken step out by itself.
-            _ => B::adam(state, grad, scale, &step),
+                    first: take(FIRST),
+                    second: take(SECOND),
+                };
+                let [param, first, second] = match method {
+                    Method::Lamb => {
+                        let new = lamb(old.clone(), grad, scale, &step);
+                        self.unless_broken(parts(old), parts(new))
+                    }
+                    // Leaves a broken step out by itself.
+                    _ => parts(B::adam(old, grad, scale, &step)),
+                };
+                (param, Slots::from([(FIRST, first), (SECOND, second)]))
+            }
         };
-        let (first, second) = (state.first, state.second);
-        self.moments.insert(name, Moments { first, second });
-        state.param
+        self.slots.insert(name, slots);
+        param
     }
 
-    /// The state after `update`, or as it was where the gradients are not finite.
-    fn unless_broken(
+    /// The new tensors, or the old ones where the gradients are not finite.
+    fn unless_broken<const N: usize>(
         &self,
-        old: AdamState<B>,
-        update: impl FnOnce(AdamState<B>) -> AdamState<B>,
-    ) -> AdamState<B> {
+        old: [Tensor<B, 1>; N],
+        new: [Tensor<B, 1>; N],
+    ) -> [Tensor<B, 1>; N] {
         let broken = self.scale.clone().is_nan();
-        let choose = |old: Tensor<B, 1>, new: Tensor<B, 1>| {
-            let broken = broken.clone().expand(old.dims());
-            new.mask_where(broken, old)
-        };
-        let new = update(old.clone());
-        AdamState {
-            param: choose(old.param, new.param),
-            first: choose(old.first, new.first),
-            second: choose(old.second, new.second),
-        }
+        std::array::from_fn(|i| {
+            let broken = broken.clone().expand(new[i].dims());
+            new[i].clone().mask_where(broken, old[i].clone())
+        })
     }
+}
+
+fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
+    [state.param, state.first, state.second]
 }
 
 /// The stack of matrices Muon makes orthogonal, if it applies: not to embeddings, and not to routers, whose rows are
 /// votes rather than directions.
-fn matrices(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
+fn stack(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
     match (role, shape) {
         (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
         (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
@@ -280,18 +271,16 @@ mod tests {
                 let grads = Gradients::collect(&layer, &mut { grads });
                 let loss = Tensor::from_floats([loss], &device);
                 let (layer, _) = optimiser.step::<Tracked, _>(layer, grads, &loss, 1e-2);
-                let moments = optimiser.moments().values();
-                let moments: Vec<_> = moments
-                    .flat_map(|moments| [moments.first.to_data(), moments.second.to_data()])
-                    .collect();
-                (layer, moments)
+                let slots = optimiser.slots().values().flatten();
+                let slots: Vec<_> = slots.map(|(slot, data)| (*slot, data.to_data())).collect();
+                (layer, slots)
             };
             let values = |layer: &Linear<Tracked>| -> Vec<_> {
                 let state = StateDict::from_module(layer);
                 state.iter().map(|(_, data)| data.clone()).collect()
             };
             let before = values(&layer);
-            let (layer, moments) = step(layer, 1.0, 1.0);
+            let (layer, slots) = step(layer, 1.0, 1.0);
             let after = values(&layer);
             assert_ne!(before, after, "{method:?}");
             let mut layer = layer;
@@ -308,7 +297,7 @@ mod tests {
                     after,
                     "{method:?}, loss {loss}, scale {scale}"
                 );
-                assert_eq!(same, moments, "{method:?}, loss {loss}, scale {scale}");
+                assert_eq!(same, slots, "{method:?}, loss {loss}, scale {scale}");
                 layer = left;
             }
         }

@@ -21,7 +21,7 @@ pub(super) fn muon<B: Backend>(
     scale: Tensor<B, 1>,
     shape: [usize; 3],
     settings: &MuonStep,
-) -> (Tensor<B, 1>, Tensor<B, 1>) {
+) -> [Tensor<B, 1>; 2] {
     let grad = grad * scale;
     let momentum = momentum * settings.momentum + grad.clone();
     let nesterov = grad + momentum.clone() * settings.momentum;
@@ -29,7 +29,7 @@ pub(super) fn muon<B: Backend>(
     let update = orthogonalise(nesterov.reshape(shape)).reshape([count]);
     let size = MATCHED_RMS * (shape[1].max(shape[2]) as f64).sqrt();
     let param = param * (1.0 - settings.lr * settings.weight_decay) - update * (settings.lr * size);
-    (param, momentum)
+    [param, momentum]
 }
 
 /// Numbers of a step.
