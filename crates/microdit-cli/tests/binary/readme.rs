@@ -34,6 +34,13 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// An example of the workspace, which cargo builds beside the tests.
+fn built_example(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    profile.join("examples").join(name)
+}
+
 /// Commands about published models, which no test downloads: they are understood, and name what is not there.
 fn published_models(arguments: &str) {
     let home = tempfile::tempdir().unwrap();
@@ -98,6 +105,18 @@ fn every_command_runs() {
         if line == "cargo test --workspace --locked" {
             let gate = std::fs::read_to_string(root().join(".ci/run")).unwrap();
             assert!(gate.lines().any(|gated| gated == line));
+            continue;
+        }
+        if let Some(example) = line.strip_prefix("cargo run --example ") {
+            let (name, arguments) = example.split_once(" -- ").expect("a name and arguments");
+            let settings = small().filter(|word| *word != "--set");
+            let output = Command::new(built_example(name))
+                .args(words(arguments))
+                .args(settings)
+                .current_dir(folder.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{line}: {}", text(&output));
             continue;
         }
         let arguments = line
