@@ -125,6 +125,13 @@ impl Precompute {
         let done = done.or_advise()?;
         say!("{} samples encoded", done.samples);
         describe(&done.left_out);
+        if done.captions_cut > 0 {
+            say!(
+                "{} captions were cut, of which the text encoder reads {} tokens each",
+                done.captions_cut,
+                text.tokens()
+            );
+        }
         if done.stopped {
             let Precomputed { shards, of, .. } = done;
             return Err(miette::miette!(

@@ -342,3 +342,31 @@ fn a_shard_that_was_cut_off_costs_its_rest_alone() {
     let said = succeeds(&["data", "inspect", &out]);
     assert!(said.contains("lacks 1.tar"), "{said}");
 }
+
+#[test]
+fn captions_the_encoder_does_not_read_to_their_end_are_counted() {
+    let workshop = Workshop::new();
+    let [_, directory] = cards(workshop.folder.path());
+    let long = workshop.path("long");
+    folder(Path::new(&long), &["a.png", "b.png", "c.png"]);
+    // 75 words and the marks of start and end are all that is read.
+    fs::write(format!("{long}/a.txt"), "fox ".repeat(75)).unwrap();
+    fs::write(format!("{long}/b.txt"), "fox ".repeat(76)).unwrap();
+    let pictures = workshop.path("pictures");
+    fs::remove_dir_all(&pictures).unwrap();
+    succeeds(&[
+        "data", "prepare", &directory, "--source", &long, "--out", &pictures,
+    ]);
+    let cut = "1 captions were cut, of which the text encoder reads 77 tokens each";
+    let said = workshop.precomputed("out", &[]);
+    assert!(
+        said.contains("3 samples encoded") && said.contains(cut),
+        "{said}"
+    );
+    // Of what is there already, too.
+    let said = workshop.precomputed("out", &[]);
+    assert!(
+        said.contains("0 samples encoded") && said.contains(cut),
+        "{said}"
+    );
+}

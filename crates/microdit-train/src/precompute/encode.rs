@@ -89,6 +89,7 @@ impl<B: DitBackend> Precompute<'_, B> {
             }
         };
         let mut writer = ShardWriter::create(&tar_path(out, number))?;
+        let mut captions_cut = 0;
         let (sizes, size) = (&self.config.sizes, self.config.batch);
         let batches = pictures.samples.chunks(size).enumerate();
         let finished = thread::scope(|scope| -> Result<bool, DataError> {
@@ -119,7 +120,8 @@ impl<B: DitBackend> Precompute<'_, B> {
                     }
                 }
                 let before = writer.samples();
-                self.write(number, &sound, &mut writer, &source.file, &mut left_out)?;
+                captions_cut +=
+                    self.write(number, &sound, &mut writer, &source.file, &mut left_out)?;
                 state.samples += writer.samples() - before;
                 state.too_damaged(self.config.max_damage, &left_out, writer.samples())?;
                 progress(state);
@@ -146,12 +148,14 @@ impl<B: DitBackend> Precompute<'_, B> {
             source,
             source_sha256: pictures.sha256,
             cut: pictures.cut.clone(),
+            captions_cut,
         };
         record.write(out, number)?;
+        state.captions_cut += captions_cut;
         Ok(Outcome::Made(pictures.cut))
     }
 
-    /// Encodes and writes samples of shard `number`.
+    /// Encodes and writes samples of shard `number`; of how many the caption was cut.
     fn write(
         &self,
         number: usize,
@@ -159,9 +163,9 @@ impl<B: DitBackend> Precompute<'_, B> {
         writer: &mut ShardWriter,
         origin: &str,
         left_out: &mut LeftOut,
-    ) -> Result<(), DataError> {
+    ) -> Result<u64, DataError> {
         if samples.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let captions: Vec<&str> = samples
             .iter()
@@ -171,6 +175,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         let latents: Vec<Rows> = (0..self.config.sizes.len())
             .map(|size| Rows::of(self.latents(number, size, samples)))
             .collect();
+        let mut captions_cut = 0;
         for (j, sample) in samples.iter().enumerate() {
             let mut arrays = latents
                 .iter()
@@ -197,8 +202,9 @@ impl<B: DitBackend> Precompute<'_, B> {
                     .map(|(name, array)| (name.as_str(), array.as_slice())),
             );
             writer.add(&sample.key, &members)?;
+            captions_cut += u64::from(self.text.cut(&sample.caption).is_some());
         }
-        Ok(())
+        Ok(captions_cut)
     }
 
     /// Latents of the images at the size of that number.

@@ -21,6 +21,8 @@ pub struct Precomputed {
     pub cut: Vec<String>,
     /// Shards of pictures of which nothing was made, and why.
     pub lost: Vec<String>,
+    /// Captions of its shards of which the text encoder reads the beginning alone.
+    pub captions_cut: u64,
     /// The index, if this process is the only one.
     pub index: Option<DatasetIndex>,
     /// Samples met in its shards.

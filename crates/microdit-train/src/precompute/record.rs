@@ -23,6 +23,9 @@ pub(super) struct Record {
     /// Why that shard was not read to its end; where there are no samples, why there is no tar either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cut: Option<String>,
+    /// Captions of which the text encoder read the beginning alone.
+    #[serde(default)]
+    pub(super) captions_cut: u64,
 }
 
 /// What there is of a shard of latents.
@@ -66,6 +69,7 @@ impl Record {
             source,
             source_sha256: String::new(),
             cut: Some(why.to_owned()),
+            captions_cut: 0,
         };
         record.write(out, number)
     }

@@ -155,6 +155,7 @@ impl<B: DitBackend> Precompute<'_, B> {
                 Found::Whole(record) => {
                     let left_out = LeftOut::of(record.report.rejected);
                     state.count(record.report.samples, left_out);
+                    state.captions_cut += record.captions_cut;
                     state.shards += 1;
                     let name = &record.source.file;
                     state
