@@ -75,6 +75,7 @@ fn on_data(error: &DataError) -> Option<&'static str> {
         DataError::TooDamaged { .. } => {
             "`microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage"
         }
+        DataError::ShardsLost { .. } => "`microdit data inspect` says what is wrong with them",
         DataError::TooMuchDamage { .. } => MAX_DAMAGE,
         _ => return None,
     })

@@ -27,6 +27,18 @@ pub enum DataError {
         /// Members of a sample.
         expected: String,
     },
+    /// Too many shards have no usable sample.
+    #[error(
+        "{lost} of {shards} shards have no usable sample, more than half; the last of them: {last}"
+    )]
+    ShardsLost {
+        /// Those that were met.
+        lost: usize,
+        /// Shards in the list.
+        shards: usize,
+        /// What is wrong with the last.
+        last: Box<DataError>,
+    },
     /// Too much of a shard is damaged.
     #[error(
         "{}: {damaged} of {samples} samples are damaged, more than max_damage allows: {reasons}", shard.display()
@@ -107,6 +119,9 @@ impl DataError {
         match self {
             Self::Unreadable { message, .. } => message.clone(),
             Self::Io { error, .. } => error.to_string(),
+            Self::EmptyShard { expected, .. } => {
+                format!("no usable sample; expected members {expected}")
+            }
             other => other.to_string(),
         }
     }

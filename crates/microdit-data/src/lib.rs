@@ -31,7 +31,7 @@ pub use folder::Folder;
 pub use index::{DatasetIndex, ShardReport};
 pub use inspect::{Fault, Glimpse, Inspection, Moments, Spread, inspect};
 pub use left_out::{LeftOut, reasons};
-pub use loader::{Batch, Captions, Loader, LoaderConfig};
+pub use loader::{Batch, Captions, Loader, LoaderConfig, Skipped};
 pub use mds::{MdsSample, MdsShard};
 pub use npy::{Array, npy_of_halves};
 pub use pack::{PrepareConfig, Prepared, prepare};

@@ -11,9 +11,11 @@ use crate::{
 };
 pub use config::LoaderConfig;
 use decode::{Caption, Decoded, decode_all};
-use skipped::Skipped;
+pub use skipped::Skipped;
+use skipped::Tally;
 use std::{
     sync::{
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
@@ -56,6 +58,7 @@ pub enum Captions {
 #[derive(Debug)]
 pub struct Loader {
     batches: mpsc::Receiver<Result<Batch, DataError>>,
+    skipped: Arc<Mutex<Skipped>>,
 }
 
 impl Loader {
@@ -63,10 +66,11 @@ impl Loader {
     pub fn new(source: Source, config: LoaderConfig, start: &Position) -> Self {
         let (sender, batches) = mpsc::sync_channel(AHEAD);
         let mut samples = Samples::new(source, config.seed, start);
+        let skipped = Arc::default();
+        let mut tally = Tally::new(Arc::clone(&skipped));
         thread::spawn(move || {
-            let mut skipped = Skipped::default();
             loop {
-                let batch = next_batch(&mut samples, &config, &mut skipped);
+                let batch = next_batch(&mut samples, &config, &mut tally);
                 let failed = batch.is_err();
                 // The receiver is gone, or nothing can follow.
                 if sender.send(batch).is_err() || failed {
@@ -74,7 +78,7 @@ impl Loader {
                 }
             }
         });
-        Self { batches }
+        Self { batches, skipped }
     }
 
     /// The next batch.
@@ -99,40 +103,43 @@ impl Loader {
         }
         Ok(None)
     }
+
+    /// What was left out so far, if anything was.
+    pub fn skipped(&self) -> Option<Skipped> {
+        skipped::so_far(&self.skipped)
+    }
 }
 
 fn next_batch(
     samples: &mut Samples,
     config: &LoaderConfig,
-    skipped: &mut Skipped,
+    tally: &mut Tally,
 ) -> Result<Batch, DataError> {
     let mut decoded: Vec<Decoded> = Vec::new();
     while decoded.len() < config.batch {
         let mut raw = Vec::with_capacity(config.batch - decoded.len());
         for _ in decoded.len()..config.batch {
-            raw.push(samples.next(&mut |sample| skipped.incomplete(sample))?);
+            raw.push(samples.next(&mut |lack| tally.lack(lack))?);
         }
         let results = decode_all(&raw, config);
         for (sample, result) in raw.iter().zip(results) {
             match result {
                 Ok(sample) => {
-                    skipped.in_a_row = 0;
+                    tally.in_a_row = 0;
                     decoded.push(sample);
                 }
                 Err(error) => {
-                    let shard = sample.damage.as_ref().map(|damage| damage.shard() + ": ");
-                    let name = format!("{}sample {}", shard.unwrap_or_default(), sample.key);
-                    skipped.note(name, &format!("has no use ({error})"));
+                    let shard = sample.damage.as_ref().map(|damage| damage.shard());
+                    tally.useless(shard, &sample.key, &error);
                     sample.damage.iter().for_each(|damage| damage.count(&error));
-                    skipped.in_a_row += 1;
                 }
             }
             if let Some(damage) = &sample.damage {
                 damage.within(config.max_damage)?;
             }
         }
-        if skipped.in_a_row > MAX_UNDECODABLE {
-            return Err(DataError::NothingDecodes(skipped.in_a_row));
+        if tally.in_a_row > MAX_UNDECODABLE {
+            return Err(DataError::NothingDecodes(tally.in_a_row));
         }
     }
     Ok(collate(decoded, samples.position()))

@@ -2,12 +2,13 @@
 
 use crate::{
     error::DataError,
+    parallel::unless_it_panics,
     sample::{Place, Position, Sample},
     shapes::Shapes,
     shards::{Incomplete, Shard, Shards},
 };
 use microdit::rng::{Purpose, Stream};
-use std::{sync::Arc, thread};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
 
 /// Samples that are shuffled among each other, undecoded.
 const WINDOW: usize = 2000;
@@ -21,6 +22,24 @@ pub enum Source {
     Shards(Shards),
     /// Drawn from several lists of shards, in proportion to their weights.
     Mix(Vec<(Shards, f64)>),
+}
+
+/// What was met and cannot be used.
+pub(crate) enum Lack {
+    /// A sample, or the rest of a shard.
+    Part(Incomplete),
+    /// A whole shard.
+    Shard(LostShard),
+}
+
+/// A shard without a usable sample.
+pub(crate) struct LostShard {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// Why.
+    pub(crate) error: DataError,
+    /// Its place in the list.
+    place: usize,
 }
 
 /// An endless stream of samples that knows its position.
@@ -64,14 +83,11 @@ impl Samples {
         }
     }
 
-    /// The next sample; `incomplete` is told of samples that were met and lack something.
+    /// The next sample; `lack` is told of what was met and cannot be used.
     ///
     /// # Errors
-    /// An unreadable shard.
-    pub(crate) fn next(
-        &mut self,
-        incomplete: &mut impl FnMut(Incomplete),
-    ) -> Result<Sample, DataError> {
+    /// If more than half of a list's shards have no usable sample.
+    pub(crate) fn next(&mut self, lack: &mut impl FnMut(Lack)) -> Result<Sample, DataError> {
         let index = self.drawn;
         self.drawn += 1;
         match &mut self.kind {
@@ -86,7 +102,7 @@ impl Samples {
                         chosen.unwrap_or(count - 1)
                     }
                 };
-                streams[chosen].0.next(incomplete)
+                streams[chosen].0.next(lack)
             }
         }
     }
@@ -116,13 +132,15 @@ struct ShardStream {
     /// Shards of this pass up to the end of the window.
     end: usize,
     /// The next window, which is read while this one is used up.
-    ahead: Option<thread::JoinHandle<Result<Window, DataError>>>,
+    ahead: Option<thread::JoinHandle<Window>>,
+    /// Places in the list of the shards without a usable sample that were met.
+    lost: BTreeSet<usize>,
 }
 
 /// Samples that are shuffled among each other.
 struct Window {
     samples: Vec<Sample>,
-    incomplete: Vec<Incomplete>,
+    lacks: Vec<Lack>,
     /// Shards of the pass up to its end.
     end: usize,
 }
@@ -136,10 +154,11 @@ impl ShardStream {
             window: Vec::new(),
             end: place.shard,
             ahead: None,
+            lost: BTreeSet::new(),
         }
     }
 
-    fn next(&mut self, incomplete: &mut impl FnMut(Incomplete)) -> Result<Sample, DataError> {
+    fn next(&mut self, lack: &mut impl FnMut(Lack)) -> Result<Sample, DataError> {
         loop {
             if let Some(sample) = self.window.pop() {
                 self.place.sample += 1;
@@ -152,10 +171,15 @@ impl ShardStream {
             self.place = self.inside(self.place);
             let window = match self.ahead.take() {
                 // A panic of the reading thread is reported as if it had happened here.
-                Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)??,
-                None => read_window(&self.shards, self.seed, self.place)?,
+                Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)?,
+                None => read_window(&self.shards, self.seed, self.place),
             };
-            window.incomplete.into_iter().for_each(&mut *incomplete);
+            for met in window.lacks {
+                match met {
+                    Lack::Shard(lost) => self.lose(lost, lack)?,
+                    part => lack(part),
+                }
+            }
             self.window = window.samples;
             self.end = window.end;
             let left = self.window.len().saturating_sub(self.place.sample as usize);
@@ -168,6 +192,24 @@ impl ShardStream {
             let (shards, seed) = (self.shards.clone(), self.seed);
             self.ahead = Some(thread::spawn(move || read_window(&shards, seed, next)));
         }
+    }
+
+    /// Goes on without a shard, as long as it is one of few. Of a list that goes on so, every pass has samples.
+    fn lose(&mut self, shard: LostShard, lack: &mut impl FnMut(Lack)) -> Result<(), DataError> {
+        self.lost.insert(shard.place);
+        let (lost, shards) = (self.lost.len(), self.shards.len());
+        if 2 * lost <= shards {
+            lack(Lack::Shard(shard));
+            return Ok(());
+        }
+        Err(match shards {
+            1 => shard.error,
+            _ => DataError::ShardsLost {
+                lost,
+                shards,
+                last: Box::new(shard.error),
+            },
+        })
     }
 
     /// The place, or the beginning of the next pass if it lies beyond this one: because the pass is over, or because shards
@@ -184,19 +226,28 @@ impl ShardStream {
 }
 
 /// The window that begins with the shard of `place`, the next sample last.
-fn read_window(shards: &Shards, seed: u64, place: Place) -> Result<Window, DataError> {
+fn read_window(shards: &Shards, seed: u64, place: Place) -> Window {
     let Place { epoch, shard, .. } = place;
-    let mut order: Vec<&Shard> = shards.iter().collect();
+    let mut order: Vec<(usize, &Shard)> = shards.iter().enumerate().collect();
     Stream::new(seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
     let mut window = Window {
         samples: Vec::new(),
-        incomplete: Vec::new(),
+        lacks: Vec::new(),
         end: shard,
     };
-    for next in &order[shard..] {
-        let (samples, incomplete) = shards.read(next)?;
-        window.samples.extend(samples);
-        window.incomplete.extend(incomplete);
+    for &(place, next) in &order[shard..] {
+        let panicked = || Err(DataError::unreadable(next.path(), &"its reader panicked"));
+        match unless_it_panics(|| shards.read(next)).unwrap_or_else(panicked) {
+            Ok((samples, incomplete)) => {
+                window.samples.extend(samples);
+                window.lacks.extend(incomplete.into_iter().map(Lack::Part));
+            }
+            Err(error) => window.lacks.push(Lack::Shard(LostShard {
+                path: next.path().to_owned(),
+                error,
+                place,
+            })),
+        }
         window.end += 1;
         if window.samples.len() >= WINDOW {
             break;
@@ -204,5 +255,5 @@ fn read_window(shards: &Shards, seed: u64, place: Place) -> Result<Window, DataE
     }
     let mut random = Stream::new(seed, Purpose::Shuffle, epoch, 1 + shard as u64);
     random.shuffle(&mut window.samples);
-    Ok(window)
+    window
 }

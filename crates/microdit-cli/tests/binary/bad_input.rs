@@ -77,6 +77,27 @@ fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
         &web(&empty.to_string_lossy(), "empty"),
         &["empty.tar", "no usable sample"],
     );
+    // One of several costs nothing else.
+    let several = folder.path().join("several");
+    std::fs::create_dir(&several).unwrap();
+    std::fs::copy(&empty, several.join("0.tar")).unwrap();
+    for name in ["1.tar", "2.tar"] {
+        let clean = root().join("tests/goldens/wds_clean.tar");
+        std::fs::copy(clean, several.join(name)).unwrap();
+    }
+    let output = web(&several.to_string_lossy(), "one-lost");
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("stage masked: 1 shards were left out as a whole (")
+            && said.contains("0.tar: no usable sample; expected members"),
+        "{said}"
+    );
+    std::fs::copy(&empty, several.join("1.tar")).unwrap();
+    fails(
+        &web(&several.to_string_lossy(), "most-lost"),
+        &["2 of 3 shards have no usable sample"],
+    );
     fails(
         &microdit(&["train", "recipes/cifar10.ron"]),
         &["data.shards", "--set data.shards=PATH"],

@@ -2,6 +2,7 @@
 
 use crate::{
     common::{fails, microdit, root, succeeds, text},
+    prepare::folder,
     workshop::{SHARDS, Workshop, cards, same},
 };
 use std::{

@@ -11,7 +11,7 @@ fn picture(level: u8) -> image::RgbImage {
 }
 
 /// A directory with a picture of its own and a text for each name.
-fn folder(at: &Path, names: &[&str]) {
+pub(crate) fn folder(at: &Path, names: &[&str]) {
     for (i, name) in names.iter().enumerate() {
         let path = at.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

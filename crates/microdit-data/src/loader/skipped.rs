@@ -1,37 +1,132 @@
-//! Samples skipped by the loader, each named once.
+//! What a loader leaves out: said when it is first met, and summed up at the end.
 
-use crate::shards::Incomplete;
-use std::collections::HashSet;
+use crate::{
+    left_out::reasons,
+    shards::Incomplete,
+    stream::{Lack, LostShard},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-/// How many damaged samples are named; further ones are only counted.
+/// Damaged samples that are named; further ones are only counted.
 const MAX_NAMED: usize = 1000;
 
-/// Samples that were left out.
-#[derive(Default)]
-pub(super) struct Skipped {
-    count: u64,
-    /// Those already named: every pass over the data meets them again.
-    named: HashSet<String>,
-    /// Undecodable samples since the last good one.
-    pub(super) in_a_row: usize,
+/// Shards that a summary names.
+const MAX_SHARDS: usize = 5;
+
+/// What a loader has left out of all it has read, which is a little more than it has handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How often samples were left out, by reason: every pass over the data meets them again.
+    pub samples: BTreeMap<String, u64>,
+    /// Shards without a usable sample, and why.
+    pub shards: BTreeMap<PathBuf, String>,
 }
 
 impl Skipped {
-    pub(super) fn note(&mut self, what: String, lack: &str) {
-        self.count += 1;
-        if self.named.len() < MAX_NAMED && !self.named.contains(&what) {
-            tracing::warn!("{what} {lack}; it is skipped ({} so far)", self.count);
-            self.named.insert(what);
+    fn is_empty(&self) -> bool {
+        self.samples.is_empty() && self.shards.is_empty()
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.samples.is_empty() {
+            let count: u64 = self.samples.values().sum();
+            let reasons = reasons(&self.samples);
+            parts.push(format!("samples were left out {count} times ({reasons})"));
+        }
+        if !self.shards.is_empty() {
+            let named = self.shards.iter().take(MAX_SHARDS);
+            let mut named: Vec<String> = named
+                .map(|(path, why)| format!("{}: {why}", path.display()))
+                .collect();
+            if self.shards.len() > MAX_SHARDS {
+                named.push("...".into());
+            }
+            let (count, named) = (self.shards.len(), named.join("; "));
+            parts.push(format!("{count} shards were left out as a whole ({named})"));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// Counts what is left out and names it the first time.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    skipped: Arc<Mutex<Skipped>>,
+    /// Those that were named already.
+    named: HashSet<String>,
+    /// Samples that could not be decoded since the last that could.
+    pub(super) in_a_row: usize,
+}
+
+impl Tally {
+    /// Counts into `skipped`.
+    pub(super) fn new(skipped: Arc<Mutex<Skipped>>) -> Self {
+        Self {
+            skipped,
+            ..Self::default()
         }
     }
 
-    pub(super) fn incomplete(&mut self, Incomplete { shard, key, lack }: Incomplete) {
-        match key {
-            Some(key) => self.note(format!("{shard}: sample {key}"), &format!("has {lack}")),
-            None => self.note(
-                format!("{shard}: its rest"),
-                &format!("cannot be read: {lack}"),
-            ),
+    /// Counts a sample that was read but is of no use.
+    pub(super) fn useless(&mut self, shard: Option<String>, key: &str, error: &str) {
+        let shard = shard.map(|shard| shard + ": ").unwrap_or_default();
+        let name = format!("{shard}sample {key}");
+        self.sample(name, &format!("has no use ({error})"), error);
+        self.in_a_row += 1;
+    }
+
+    /// Counts what a shard lacks.
+    pub(super) fn lack(&mut self, lack: Lack) {
+        match lack {
+            Lack::Part(Incomplete { shard, key, lack }) => match key {
+                Some(key) => {
+                    let name = format!("{shard}: sample {key}");
+                    self.sample(name, &format!("has {lack}"), &lack);
+                }
+                None => {
+                    let name = format!("{shard}: its rest");
+                    self.sample(name, &format!("cannot be read: {lack}"), &lack);
+                }
+            },
+            Lack::Shard(LostShard { path, error, .. }) => {
+                let why = error.reason();
+                let known = lock(&self.skipped).shards.insert(path.clone(), why.clone());
+                if known.is_none() {
+                    tracing::warn!("{}: {why}; the shard is skipped", path.display());
+                }
+            }
         }
     }
+
+    fn sample(&mut self, what: String, lack: &str, reason: &str) {
+        // What follows a colon belongs to this sample alone.
+        let kind = reason.split(": ").next().unwrap_or(reason).to_owned();
+        let count = {
+            let mut skipped = lock(&self.skipped);
+            *skipped.samples.entry(kind).or_default() += 1;
+            skipped.samples.values().sum::<u64>()
+        };
+        if self.named.len() < MAX_NAMED && !self.named.contains(&what) {
+            tracing::warn!("{what} {lack}; it is skipped ({count} so far)");
+            self.named.insert(what);
+        }
+    }
+}
+
+/// What was left out so far, if anything was.
+pub(super) fn so_far(skipped: &Mutex<Skipped>) -> Option<Skipped> {
+    let skipped = lock(skipped).clone();
+    (!skipped.is_empty()).then_some(skipped)
+}
+
+fn lock(skipped: &Mutex<Skipped>) -> MutexGuard<'_, Skipped> {
+    skipped.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -281,6 +281,89 @@ fn of_a_shard_that_was_cut_off_the_samples_before_are_used() {
     );
 }
 
+/// Shards by their names, `true` for those with samples.
+fn list_of(folder: &Path, shards: &[(&str, bool)]) -> Result<Shards, DataError> {
+    for (name, usable) in shards {
+        let path = folder.join(name);
+        match usable {
+            true => std::fs::copy(golden("wds_clean.tar"), path).map(|_| ()),
+            false => std::fs::write(path, [0; 1024]),
+        }
+        .unwrap();
+    }
+    pictures(&folder.to_string_lossy())
+}
+
+#[test]
+fn a_shard_without_usable_samples_costs_that_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = [
+        ("0.tar", false),
+        ("1.tar", true),
+        ("2.tar", true),
+        ("3.tar", false),
+    ];
+    let shards = list_of(folder.path(), &shards).unwrap();
+    // One that is no tar at all, and one without a sample.
+    std::fs::write(folder.path().join("3.tar"), "no tar").unwrap();
+    let load = |start: &Position, count| {
+        let source = Source::Shards(shards.clone());
+        let mut loader = Loader::new(source, config(2), start);
+        let batches: Vec<_> = (0..count).map(|_| loader.next_batch().unwrap()).collect();
+        (batches, loader.skipped().unwrap())
+    };
+    // Three passes over 32 samples, each sample as often as there are passes.
+    let (whole, skipped) = load(&Position::default(), 16);
+    let keys: Vec<&String> = whole.iter().flat_map(|batch| &batch.keys).collect();
+    let times = |key: &String| keys.iter().filter(|found| **found == key).count();
+    assert!(keys.iter().all(|key| times(key) == 6), "{keys:?}");
+    let lost = ["0.tar", "3.tar"].map(|name| folder.path().join(name));
+    assert!(skipped.shards.keys().eq(&lost), "{skipped:?}");
+    assert_eq!(skipped.samples.len(), 0);
+    let said = skipped.to_string();
+    assert!(
+        said.contains("2 shards were left out") && said.contains("0.tar: no usable sample; "),
+        "{said}"
+    );
+    for stop in [1, 5, 9] {
+        assert_eq!(load(&whole[stop - 1].next, 16 - stop).0, whole[stop..]);
+    }
+}
+
+#[test]
+fn shards_of_which_most_are_useless_stop_the_run() {
+    let fails = |shards: &[(&str, bool)], repeated: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shards = list_of(folder.path(), shards).unwrap();
+        if repeated {
+            let name = folder.path().join("0.tar").to_string_lossy().into_owned();
+            shards = pictures(&format!("{{{name},{name}}}")).unwrap();
+        }
+        let mut loader = Loader::new(Source::Shards(shards), config(1), &Position::default());
+        let batches = (0..4)
+            .map(|_| loader.next_batch())
+            .collect::<Result<Vec<_>, _>>();
+        batches.unwrap_err().to_string()
+    };
+    let two = [("0.tar", false), ("1.tar", false), ("2.tar", true)];
+    let error = fails(&two, false);
+    assert!(
+        error.contains("2 of 3 shards have no usable sample"),
+        "{error}"
+    );
+    // Nothing to go on with: what is wrong is said of the shards themselves.
+    let error = fails(&two[..1], false);
+    assert!(
+        error.contains("0.tar: no usable sample; expected members"),
+        "{error}"
+    );
+    let error = fails(&two[..1], true);
+    assert!(
+        error.contains("2 of 2 shards have no usable sample"),
+        "{error}"
+    );
+}
+
 #[test]
 fn samples_in_a_row_are_counted_as_such() {
     let folder = tempfile::tempdir().unwrap();
@@ -304,7 +387,8 @@ fn samples_in_a_row_are_counted_as_such() {
 fn a_stop_is_heard_while_there_is_no_batch() {
     // Nobody sends anything.
     let (_sender, batches) = mpsc::channel();
-    let mut loader = Loader { batches };
+    let skipped = Arc::default();
+    let mut loader = Loader { batches, skipped };
     let stop = AtomicBool::new(false);
     let begun = std::time::Instant::now();
     let batch = thread::scope(|scope| {

@@ -22,6 +22,7 @@ pub struct DataConfig {
     #[serde(default = "two")]
     pub threads: usize,
     /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
+    /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
     #[serde(default = "tenth")]
     pub max_damage: f64,
 }

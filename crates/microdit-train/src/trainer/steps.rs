@@ -144,6 +144,9 @@ where
                 break;
             }
         }
+        if let Some(skipped) = loader.skipped() {
+            tracing::warn!("stage {}: {skipped}", stage.name);
+        }
         self.settle(&state)?;
         if state.progress.stage_step == stage.steps {
             self.ledger.check(stage.steps)?;
