@@ -291,6 +291,26 @@ mod tests {
     }
 
     #[test]
+    fn what_unpacks_to_far_more_than_its_length_is_not_read_to_its_end() {
+        let packed = |bytes: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            gzip.write_all(bytes).unwrap();
+            gzip.finish().unwrap()
+        };
+        // A member that is too long and passed over.
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a.txt").unwrap();
+        header.set_size(1 << 32);
+        header.set_cksum();
+        let zeros = packed(&vec![0; 16 << 20]);
+        // Of 800 MB less than one.
+        let bomb = [packed(header.as_bytes()), zeros.repeat(48)].concat();
+        assert!(bomb.len() < 1 << 20);
+        let error = samples(&bomb).2.unwrap_err();
+        assert!(error.contains("more than 100 times as long"), "{error}");
+    }
+
+    #[test]
     fn joined_tars_are_not_read_as_their_first() {
         let one = packed(&[("a.txt", b"text".to_vec())]);
         let (sound, _, end) = samples(&[&one[..], &one].concat());

@@ -294,10 +294,17 @@ fn redirects_and_lengths_have_bounds() {
             "does not tell its size",
         ),
     ] {
-        let hub = server(move |_| (answer.clone(), false));
+        let asked = std::sync::Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let hub = server(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            (answer.clone(), false)
+        });
         let home = tempfile::tempdir().unwrap();
         let output = command(&hub, home.path(), &ANY).output().unwrap();
         fails(&output, &["some/model/w.bin could not be fetched", part]);
+        // The first request and five redirects.
+        assert!(asked.load(Ordering::SeqCst) <= 6, "{part}: {asked:?}");
     }
 }
 
