@@ -5,6 +5,8 @@
 
 mod observe;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     beginnings::{fresh, hand_over},
