@@ -1,21 +1,12 @@
 //! What two recipes differ in, key by key, and what that means for a run that was begun with the first of them.
 
-use super::Recipe;
+use super::{Recipe, load::RUN_KEYS};
 use serde::Serialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt};
 
-/// Keys of the run that do not reach the weights.
-const FREE: [&str; 8] = [
-    "name",
-    "sampling",
-    "encoders",
-    "log_every",
-    "checkpoints",
-    "max_broken_steps",
-    "evaluation",
-    "budget",
-];
+/// Keys of the run that reach the weights; the others among [`RUN_KEYS`] do not.
+const REACHING: [&str; 1] = ["seed"];
 
 /// Keys of a stage that do not reach the weights beyond rounding.
 const FREE_IN_STAGE: [&str; 4] = [
@@ -68,7 +59,7 @@ impl Recipe {
     pub(crate) fn changes_from(&self, old: &Self, stage: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         compare(&old.run, &self.run, &mut |key, old, new| {
-            let effect = match is_of(&key, &FREE) {
+            let effect = match is_of(&key, &RUN_KEYS) && !is_of(&key, &REACHING) {
                 true => Effect::None,
                 false => Effect::Training,
             };

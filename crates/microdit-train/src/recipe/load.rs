@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
 /// Keys that belong to the run; all others are a stage's.
-const RUN_KEYS: [&str; 9] = [
+pub(super) const RUN_KEYS: [&str; 9] = [
     "name",
     "seed",
     "sampling",
