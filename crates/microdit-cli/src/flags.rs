@@ -1,10 +1,11 @@
-//! Every number of the command line has a range: what the parser takes is tried on all of them, whatever they are called.
+//! Every number on the command line has a range. The flags are found in the parser itself, so a new one is tried without
+//! being named here.
 
 use crate::Cli;
 use clap::{Arg, Command, CommandFactory};
 use std::{any::TypeId, path::PathBuf};
 
-/// Texts that are no number in any range, whatever the number is for.
+/// Texts that no flag accepts as a number.
 const NEVER: [&str; 12] = [
     "",
     " ",
@@ -20,7 +21,7 @@ const NEVER: [&str; 12] = [
     "1;2",
 ];
 
-/// Numbers at the edges of what programs count with.
+/// Numbers at the edges of the types that programs count with.
 const EDGES: [&str; 14] = [
     "0",
     "1",
@@ -38,7 +39,7 @@ const EDGES: [&str; 14] = [
     "-9223372036854775808",
 ];
 
-/// Whether an argument takes what is neither text, a path, a word of a list nor a name.
+/// Whether an argument takes a number: neither text, a path, a switch, one of a list of words, nor the name of a GPU.
 fn is_number(arg: &Arg) -> bool {
     let parser = arg.get_value_parser();
     let others = [
@@ -53,7 +54,7 @@ fn is_number(arg: &Arg) -> bool {
         && !others.iter().any(|other| parser.type_id() == *other)
 }
 
-/// Calls `visit` with every command that has no subcommands, and the words that lead to it.
+/// Calls `visit` with every command that has no subcommands, and with the words it is called by.
 fn commands(command: &Command, path: &[String], visit: &mut impl FnMut(&[String], &Command)) {
     let below: Vec<&Command> = command.get_subcommands().collect();
     if below.is_empty() {
@@ -65,7 +66,7 @@ fn commands(command: &Command, path: &[String], visit: &mut impl FnMut(&[String]
     }
 }
 
-/// What the parser says of a flag with a value: nothing, or its message. What else the command needs is not there.
+/// The parser's complaint about this value of a flag, if it has one; complaints that other arguments are missing do not count.
 fn refused(path: &[String], flag: &str, value: &str) -> Option<String> {
     let words = [
         &["microdit".to_owned()],
@@ -99,6 +100,6 @@ fn every_number_has_a_range() {
             found.push(format!("{} --{flag}", path.join(" ")));
         }
     });
-    // Those that were there when this was written; others are tried without being named.
+    // As many as there were when this was written: the search must not quietly find none.
     assert!(found.len() >= 18, "{found:?}");
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP end a command in order.
+//! Ctrl-C, SIGTERM and SIGHUP end a command cleanly.
 
 use crate::advice::OrAdvise;
 use miette::{Diagnostic, WrapErr};
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Signals that come in so short a time are one: `timeout` and a terminal that is closed send theirs twice.
+/// Signals closer together than this count as one: `timeout` and a terminal that is closed send theirs twice.
 const ONE: Duration = Duration::from_millis(200);
 
 /// How long a step of a large network may delay the end of a command that was asked to stop.
@@ -39,12 +39,13 @@ impl Error for Stopped {}
 
 impl Diagnostic for Stopped {}
 
-/// The first Ctrl-C, SIGTERM or SIGHUP asks the work to stop and says what is `done` about it, the second ends the process.
+/// The first Ctrl-C, SIGTERM or SIGHUP asks the work to stop and prints what is being `done` about it; the second ends the
+/// process.
 pub(crate) fn stop_on_signal(done: &'static str) -> miette::Result<Arc<AtomicBool>> {
     on_signal(done, || ())
 }
 
-/// As [`stop_on_signal`], for work that has nothing to save: if it does not stop soon, the process ends without it.
+/// As [`stop_on_signal`], for work that has nothing to save: if it does not stop soon, the process exits anyway.
 pub(crate) fn stop_soon_on_signal(done: &'static str) -> miette::Result<Arc<AtomicBool>> {
     on_signal(done, || {
         thread::spawn(|| {

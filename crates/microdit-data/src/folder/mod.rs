@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tables that are looked for in a directory.
+/// Tables a directory is searched for, in this order.
 const TABLES: [&str; 6] = [
     "captions.jsonl",
     "metadata.jsonl",
@@ -35,10 +35,10 @@ const TABLES: [&str; 6] = [
     "metadata.parquet",
 ];
 
-/// Bytes of a picture's file at most.
+/// Largest file of a picture, in bytes.
 const MAX_PICTURE: u64 = 1 << 30;
 
-/// Bytes of a caption's file at most.
+/// Largest file of a caption, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
 /// A directory of pictures.
@@ -50,11 +50,11 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The pictures in `root` and its directories. Their captions stand in `table`, or in a table `captions` or `metadata`
-    /// (`.jsonl`, `.csv`, `.parquet`) in the directory itself, or else in a `.txt` beside each picture.
+    /// The pictures in `root` and the directories below it. Their captions are in `table`, or in a table called `captions` or
+    /// `metadata` (`.jsonl`, `.csv`, `.parquet`) in `root`, or else in a `.txt` beside each picture.
     ///
     /// # Errors
-    /// A table that is not there.
+    /// If the table cannot be opened.
     pub fn open(root: &Path, table: Option<&Path>, columns: Columns) -> Result<Self, DataError> {
         let found = || {
             TABLES
@@ -73,11 +73,11 @@ impl Folder {
         })
     }
 
-    /// Hands every picture to `take` with its caption, or what it lacks, in the order of their paths or of the table, until
-    /// `take` answers false. It is told the picture's name, or the row of what has none.
+    /// Hands every picture with its caption to `take`, or what it lacks, in the order of the paths or of the table, until
+    /// `take` returns false. `take` also gets the picture's name, or its row if it has no name.
     ///
     /// # Errors
-    /// An unreadable directory or table, or what `take` answers.
+    /// If the directory or the table cannot be read, and the errors of `take`.
     pub fn for_each(
         &self,
         mut take: impl FnMut(&str, Result<Sample, String>) -> Result<bool, DataError>,
@@ -101,7 +101,7 @@ impl Folder {
         }
     }
 
-    /// The samples of a row; whether to go on.
+    /// Hands on the samples of a row; returns whether to go on.
     fn row(
         &self,
         place: &str,
@@ -117,7 +117,7 @@ impl Folder {
         for caption in row::captions(captions) {
             let more = match caption.and_then(|caption| sample(&key, &path, &caption)) {
                 Ok(sample) => take(&key, Ok(sample)),
-                // Which of the rows that speak of a picture.
+                // Several rows may name one picture, so say which it was.
                 Err(lack) => take(&format!("{key} ({place})"), Err(lack)),
             };
             if !more? {
@@ -127,7 +127,7 @@ impl Folder {
         Ok(true)
     }
 
-    /// The file that a row speaks of.
+    /// The file a row names.
     fn path(&self, image: Cell) -> Result<PathBuf, String> {
         match image {
             Cell::Text(text) if text.trim().is_empty() => Err("no image".into()),
@@ -140,7 +140,7 @@ impl Folder {
         }
     }
 
-    /// The caption in a text beside a picture.
+    /// The caption in the text file beside a picture.
     fn beside(&self, path: &Path) -> Result<String, String> {
         let endings = self.columns.caption.or(&[]).chain(["txt", "TXT"]);
         for ending in endings {

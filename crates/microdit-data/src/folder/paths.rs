@@ -71,7 +71,7 @@ impl Walk {
     }
 }
 
-/// By its extension, or by its first bytes where that says nothing.
+/// Judged by its extension, or by its first bytes if the extension says nothing.
 fn is_picture(path: &Path, regular: bool) -> bool {
     let extension = path
         .extension()

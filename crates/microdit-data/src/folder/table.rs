@@ -23,7 +23,7 @@ const MAX_ROW: u64 = 16 << 20;
 /// Hands the rows of a table to `take` until it answers false.
 ///
 /// # Errors
-/// A table that cannot be read at all, one without the columns, or what `take` answers.
+/// If the table cannot be read at all or lacks the columns, and the errors of `take`.
 pub(super) fn rows(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Result<(), DataError> {
     let extension = table
         .extension()
