@@ -62,7 +62,7 @@ pub(super) fn edm_sampler(path: &Path, report: &mut Report) {
             let churn = Churn {
                 s_churn: 3.0,
                 s_min: 0.05,
-                s_max: 50.0,
+                s_max: Some(50.0),
                 s_noise: 1.003,
             };
             (golden.get("in.churn_noise").shape[0], 5.0, churn)

@@ -4,7 +4,7 @@ use super::load::changed;
 use crate::error::TrainError;
 use microdit::{
     diffusion::{
-        DiffusionConfig, Family, Guidance,
+        DiffusionConfig, Family, Guidance, Interval,
         sampler::{Churn, Sampler as _, Solver},
         schedule::{ScheduleConfig, Trajectory},
     },
@@ -39,7 +39,7 @@ pub struct SamplingConfig {
     pub rescale: f64,
     /// Noise over signal within which guidance acts; everywhere if absent.
     #[serde(default)]
-    pub interval: Option<(f64, f64)>,
+    pub interval: Option<Interval>,
     /// What pictures are guided away from, in place of no prompt at all.
     #[serde(default)]
     pub negative: Option<String>,

@@ -3,6 +3,7 @@
 use super::*;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
+use microdit::{Dit, task::Denoise};
 use std::{fs, path::Path};
 
 type Tracked = Autodiff<Flex>;
@@ -31,14 +32,17 @@ fn recipe(lr: f64, every: u64, max_broken_steps: u64) -> Recipe {
     recipe
 }
 
-fn train(recipe: &Recipe, run: &RunDir) -> Result<Outcome<Flex>, TrainError> {
+type Trained = Outcome<Denoise<Flex, Dit<Flex>>>;
+
+fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
     let session = Session {
         stop: &Arc::new(AtomicBool::new(false)),
         gpu: None,
         nodes: None,
     };
-    Training::<Tracked>::open(recipe, run, &devices, true)?.run(&session, &"a test", |_| ())
+    let training = Training::open(recipe, run, &devices, true, &Stage::task::<Tracked>)?;
+    training.run(&session, &"a test", |_| ())
 }
 
 /// However the run finds out, at a checkpoint, after broken steps or at its end, what was saved before is sound and goes on.

@@ -1,6 +1,7 @@
 //! Schedules of variance-preserving diffusion: how much noise each timestep adds. Computed in f32 in the order PyTorch does,
 //! so that tables equal those that published weights were trained with.
 
+use crate::range::{OutOfRange, above, within};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_PI_2;
 
@@ -36,6 +37,18 @@ impl Betas {
         start: 0.00085,
         end: 0.012,
     };
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(self) -> Result<(), OutOfRange> {
+        let (Self::Linear { start, end } | Self::ScaledLinear { start, end }) = self else {
+            return Ok(());
+        };
+        within("betas.start", start, above(0.0, 0.999))?;
+        within("betas.end", end, above(0.0, 0.999))
+    }
 
     /// The betas of `count` timesteps.
     pub fn values(self, count: usize) -> Vec<f32> {

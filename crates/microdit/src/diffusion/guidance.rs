@@ -19,7 +19,17 @@ pub struct Guidance {
     /// (arXiv 2305.08891, section 3.4), which keeps pictures from overexposure.
     pub rescale: f64,
     /// Noise over signal within which guidance acts (arXiv 2404.07724); everywhere if absent.
-    pub interval: Option<(f64, f64)>,
+    pub interval: Option<Interval>,
+}
+
+/// From one noise level to another, as noise over signal.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interval {
+    /// The lowest, 0 to 1e6.
+    pub from: f64,
+    /// The highest, not below `from`; at most 1e6.
+    pub to: f64,
 }
 
 impl Default for Guidance {
@@ -51,12 +61,13 @@ impl Guidance {
     pub fn validate(&self) -> Result<(), OutOfRange> {
         within("scale", self.scale, Self::SCALES)?;
         within("rescale", self.rescale, 0.0..=1.0)?;
-        let Some((low, high)) = self.interval else {
+        let Some(Interval { from, to }) = self.interval else {
             return Ok(());
         };
-        within("interval", low, 0.0..)?;
-        require(low <= high, "interval", || {
-            format!("its beginning {low} must not be above its end {high}")
+        within("interval.from", from, 0.0..=1e6)?;
+        within("interval.to", to, 0.0..=1e6)?;
+        require(from <= to, "interval", || {
+            format!("its beginning {from} must not be above its end {to}")
         })
     }
 
@@ -104,7 +115,7 @@ impl Guidance {
 
     /// Whether a second prediction is needed at this noise over signal.
     pub fn acts_at(&self, sigma: f64) -> bool {
-        let inside = |(low, high)| (low..=high).contains(&sigma);
+        let inside = |interval: Interval| (interval.from..=interval.to).contains(&sigma);
         self.scale != 1.0 && self.interval.is_none_or(inside)
     }
 
@@ -139,7 +150,7 @@ mod tests {
     #[test]
     fn it_acts_inside_its_interval_only() {
         let guidance = Guidance {
-            interval: Some((0.3, 5.0)),
+            interval: Some(Interval { from: 0.3, to: 5.0 }),
             ..Guidance::scale(3.0)
         };
         assert_eq!(

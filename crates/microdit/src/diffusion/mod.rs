@@ -15,5 +15,5 @@ pub use config::{DiffusionConfig, Family};
 pub use edm::Edm;
 pub use family::{Diffusion, Level, Point, Row};
 pub use flow_matching::{Density, FlowMatching, FlowWeighting};
-pub use guidance::Guidance;
+pub use guidance::{Guidance, Interval};
 pub use vp::{Prediction, Vp, VpTable, VpWeighting};

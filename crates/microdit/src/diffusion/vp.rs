@@ -99,11 +99,14 @@ impl Vp {
         if let VpWeighting::MinSnr(gamma) = self.weighting {
             within("weighting", gamma, above(0.0, 1e6))?;
         }
+        self.betas.validate()?;
         let betas = self.betas.values(self.timesteps);
-        for &beta in &betas {
-            within("betas", f64::from(beta), 0.0..1.0)?;
-        }
         let shares = product(&final_betas(betas, self.zero_terminal_snr));
+        let left = shares.last().copied().unwrap_or_default();
+        let kept = self.zero_terminal_snr || f64::from(left) > LEAST_SHARE;
+        require(kept, "betas", || {
+            "nothing is left of the image at the last of the timesteps; lower start or end, or take fewer timesteps".into()
+        })?;
         let sigma = |&share: &f32| {
             let share = f64::from(share).max(LEAST_SHARE);
             ((1.0 - share) / share).sqrt()

@@ -26,15 +26,18 @@ const SHAPES: &str = r#"(
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, masking: Naive(ratio: 0.5), optimiser: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimiser: (method: Lamb),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
-            name: "unmasked", steps: 3, schedule: (curve: Constant(warmup: 1)),
+            name: "unmasked", steps: 3, diffusion: Vp(timesteps: 100, betas: Linear(start: 1e-4, end: 0.02), weighting: MinSnr(5.0)), schedule: (curve: Constant(warmup: 1)),
             ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2)],
         ),
     ],
-    sampling: (prompts: ["a large red circle"], count: 1, steps: 2, guidance: 2.0, every: 5),
+    sampling: (
+        prompts: ["a large red circle"], count: 1, steps: 2, guidance: 2.0, every: 5, interval: (from: 0.1, to: 50.0),
+        solver: Ddim(eta: 0.5, clip: 1.0), schedule: Timesteps(offset: 1), churn: (s_churn: 1.0, s_max: 50.0),
+    ),
     log_every: 1,
     checkpoints: (every: 3, keep: 2, milestones: 6),
     evaluation: (every: 4, samples: 3),
@@ -46,6 +49,23 @@ const WIDTHS: [[&str; 2]; 3] = [
     ["Constant(0.5)", "Steps([1.0, 2.0])"],
     ["Steps([0.5, 1.0])", "PerLayer([1.0, 2.0])"],
     ["PerLayer([0.5, 1.0])", "Constant(2.0)"],
+];
+
+/// Other diffusions, and their schedules.
+const DIFFUSIONS: [[&str; 2]; 4] = [
+    [
+        "Vp(betas: ScaledLinear(start: 1e-3, end: 0.01), prediction: V)",
+        "Timesteps(karras: true)",
+    ],
+    [
+        "FlowMatching(density: Mode(scale: 0.5))",
+        "Shift(Static(1.5))",
+    ],
+    ["FlowMatching(density: Uniform)", "Shift(Dynamic(mu: 0.5))"],
+    [
+        "Edm(sigma_data: 0.5, p_mean: 0.0, p_std: 1.0)",
+        "Sigmas(sigma_max: 70.0)",
+    ],
 ];
 
 /// What turns it into a recipe over latents, which come from two lists of shards.
@@ -94,8 +114,16 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
         ];
         load(&shapes, &sets)
     });
+    let diffusions = DIFFUSIONS.map(|[diffusion, schedule]| {
+        let sets = [
+            format!("stages.unmasked.diffusion={diffusion}"),
+            format!("sampling.schedule={schedule}"),
+        ];
+        load(&shapes, &sets)
+    });
     let mut all = vec![load(&shapes, &[])];
     all.extend(widths);
+    all.extend(diffusions);
     all.push(load(&latents, &[]));
     all
 }
@@ -158,7 +186,8 @@ fn collect(value: &Value, place: &str, path: &str, numbers: &mut Vec<Number>) {
         Value::Object(fields) => match variant(value) {
             // A variant with names is written like a struct, one without like a list.
             Some((name, inner)) => {
-                let path = if inner.is_object() { path } else { &below("0") };
+                let named = inner.is_object() && variant(inner).is_none();
+                let path = if named { path } else { &below("0") };
                 collect(inner, &format!("{place}.{name}"), path, numbers);
             }
             None => {
@@ -194,7 +223,9 @@ fn ron(value: &Value) -> String {
             format!("[{}]", items.join(", "))
         }
         Value::Object(fields) => match variant(value) {
-            Some((name, Value::Object(fields))) => format!("{name}({})", body(fields)),
+            Some((name, inner @ Value::Object(fields))) if variant(inner).is_none() => {
+                format!("{name}({})", body(fields))
+            }
             Some((name, inner)) => format!("{name}({})", ron(inner)),
             None => format!("({})", body(fields)),
         },

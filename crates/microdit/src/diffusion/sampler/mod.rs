@@ -112,8 +112,8 @@ pub struct Churn {
     pub s_churn: f64,
     /// Lowest noise level, as noise over signal, that gets any.
     pub s_min: f64,
-    /// Highest noise level that gets any.
-    pub s_max: f64,
+    /// Highest noise level that gets any; there is none if absent.
+    pub s_max: Option<f64>,
     /// Standard deviation of the added noise.
     pub s_noise: f64,
 }
@@ -123,7 +123,7 @@ impl Default for Churn {
         Self {
             s_churn: 0.0,
             s_min: 0.0,
-            s_max: f64::INFINITY,
+            s_max: None,
             s_noise: 1.0,
         }
     }
@@ -136,16 +136,18 @@ impl Churn {
     /// The first field outside of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         within("s_churn", self.s_churn, 0.0..=1e6)?;
-        within("s_min", self.s_min, 0.0..)?;
+        within("s_min", self.s_min, 0.0..=1e6)?;
+        within("s_max", self.s_max.unwrap_or(1.0), 0.0..=1e6)?;
         within("s_noise", self.s_noise, 0.0..=10.0)?;
-        require(self.s_min <= self.s_max, "s_min", || {
-            format!("{} must not be above s_max {}", self.s_min, self.s_max)
+        let highest = self.s_max.unwrap_or(f64::INFINITY);
+        require(self.s_min <= highest, "s_min", || {
+            format!("{} must not be above s_max {highest}", self.s_min)
         })
     }
 
     /// Relative increase of the noise level `sigma` in one of `steps` steps.
     pub(super) fn gamma(&self, sigma: f64, steps: usize) -> f64 {
-        if (self.s_min..=self.s_max).contains(&sigma) {
+        if sigma >= self.s_min && self.s_max.is_none_or(|highest| sigma <= highest) {
             (self.s_churn / steps as f64).min(2f64.sqrt() - 1.0)
         } else {
             0.0
