@@ -6,6 +6,7 @@ mod diffusion;
 mod encoders;
 mod images;
 mod lamb;
+mod muon;
 mod network;
 mod sampling;
 mod shards;
@@ -44,6 +45,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("train_steps", training::train_steps),
     ("composer_run", training::composer_run),
     ("lamb", lamb::lamb_steps),
+    ("muon", muon::muon_steps),
     ("edm_sampler", sampling::edm_sampler),
     ("diffusion_vp", diffusion::tables),
     ("vp_sampler", diffusion::vp_sampler),

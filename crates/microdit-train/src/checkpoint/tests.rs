@@ -201,7 +201,7 @@ fn slots_are_those_of_the_parameters() {
         assert_eq!(read, written);
     }
     // Muon keeps a single slot of a matrix, and does not take another method's for it.
-    let method = Method::Muon { momentum: 0.9 };
+    let method = Method::muon(0.9);
     let muon = OptimizerConfig {
         method,
         ..config.clone()

@@ -16,7 +16,41 @@ pub enum Method {
     Muon {
         /// Decay of the momentum, at least 0 and below 1.
         momentum: f64,
+        /// Looks ahead along the momentum.
+        #[serde(default = "yes")]
+        nesterov: bool,
+        /// How large an update is.
+        #[serde(default)]
+        size: MuonSize,
     },
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a learning rate of 1 means for an orthogonal update of `rows` by `columns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MuonSize {
+    /// `0.2 sqrt(max(rows, columns))`: entries as large as AdamW's, so that learning rate and decay carry over (Moonlight, arXiv
+    /// 2502.16982, section 2.2).
+    #[default]
+    MatchAdamW,
+    /// `sqrt(max(1, rows / columns))` (Jordan et al., 2024).
+    Original,
+    /// `sqrt(rows / columns)` (arXiv 2310.17813).
+    Spectral,
+}
+
+impl Method {
+    /// Muon with the usual choices.
+    pub fn muon(momentum: f64) -> Self {
+        Self::Muon {
+            momentum,
+            nesterov: true,
+            size: MuonSize::default(),
+        }
+    }
 }
 
 /// Settings of an [`Optimizer`](super::Optimizer).
@@ -63,7 +97,7 @@ impl OptimizerConfig {
     /// # Errors
     /// The first field outside of its range, or a rule between several.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        if let Method::Muon { momentum } = self.method {
+        if let Method::Muon { momentum, .. } = self.method {
             within("method.momentum", momentum, 0.0..1.0)?;
         }
         within("lr", self.lr, 0.0..=100.0)?;
@@ -117,7 +151,7 @@ mod tests {
             lr,
             weight_decay,
         };
-        let muon = |momentum| Method::Muon { momentum };
+        let muon = Method::muon;
         for (config, key) in [
             (
                 OptimizerConfig {

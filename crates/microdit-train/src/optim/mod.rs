@@ -11,10 +11,11 @@ mod lamb;
 mod muon;
 mod slots;
 
-pub use config::{Method, OptimizerConfig};
+pub use config::{Method, MuonSize, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
 pub use lamb::lamb;
+pub use muon::{MuonStep, NewtonSchulz, muon};
 pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
 use burn::{
@@ -30,7 +31,6 @@ use microdit::{
     params::{self, MapParams, Role, Roles},
     weights::reference_name,
 };
-use muon::{MuonStep, muon};
 use std::collections::BTreeMap;
 
 /// An optimizer and its state.
@@ -157,8 +157,18 @@ where
         };
         let scale = self.scale.clone();
         let (param, slots) = match (self.config.method, stack(role, shape)) {
-            (Method::Muon { momentum }, Some(shape)) => {
+            (
+                Method::Muon {
+                    momentum,
+                    nesterov,
+                    size,
+                },
+                Some(shape),
+            ) => {
                 let settings = MuonStep {
+                    nesterov,
+                    size,
+                    iteration: NewtonSchulz::default(),
                     lr: step.lr,
                     momentum,
                     weight_decay: step.weight_decay,
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
         let device = Default::default();
-        for method in [Method::AdamW, Method::Lamb, Method::Muon { momentum: 0.9 }] {
+        for method in [Method::AdamW, Method::Lamb, Method::muon(0.9)] {
             let config = OptimizerConfig {
                 method,
                 ..OptimizerConfig::default()

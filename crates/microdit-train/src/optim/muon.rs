@@ -1,20 +1,11 @@
 //! Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal before they are applied.
 
+use super::MuonSize;
 use burn::tensor::{Tensor, backend::Backend};
 
-/// Coefficients of the quintic iteration: every singular value in (0, 1] is driven into about 0.7..1.2.
-const QUINTIC: (f64, f64, f64) = (3.4445, -4.775, 2.0315);
-
-/// Iterations.
-const ITERATIONS: usize = 5;
-
-/// Size of an update's entries that matches AdamW's, so that learning rate and decay carry over
-/// (Moonlight, arXiv 2502.16982, section 2.2).
-const MATCHED_RMS: f64 = 0.2;
-
 /// Parameter and momentum after a step with the gradient times `scale` `[1]`; the parameter is a stack of matrices of
-/// `shape` = `[count, rows, columns]`, flattened.
-pub(super) fn muon<B: Backend>(
+/// `shape` = `[count, rows, columns]`, flattened. The momentum is a mean of gradients, as `torch.optim.Muon` keeps it.
+pub fn muon<B: Backend>(
     param: Tensor<B, 1>,
     momentum: Tensor<B, 1>,
     grad: Tensor<B, 1>,
@@ -23,33 +14,79 @@ pub(super) fn muon<B: Backend>(
     settings: &MuonStep,
 ) -> [Tensor<B, 1>; 2] {
     let grad = grad * scale;
-    let momentum = momentum * settings.momentum + grad.clone();
-    let nesterov = grad + momentum.clone() * settings.momentum;
+    let decay = settings.momentum;
+    let momentum = momentum * decay + grad.clone() * (1.0 - decay);
+    let direction = match settings.nesterov {
+        true => grad * (1.0 - decay) + momentum.clone() * decay,
+        false => momentum.clone(),
+    };
     let count = param.dims()[0];
-    let update = orthogonalise(nesterov.reshape(shape)).reshape([count]);
-    let size = MATCHED_RMS * (shape[1].max(shape[2]) as f64).sqrt();
+    let update = orthogonalize(direction.reshape(shape), &settings.iteration).reshape([count]);
+    let [_, rows, columns] = shape.map(|side| side as f64);
+    let size = match settings.size {
+        MuonSize::MatchAdamW => 0.2 * rows.max(columns).sqrt(),
+        MuonSize::Original => (rows / columns).max(1.0).sqrt(),
+        MuonSize::Spectral => (rows / columns).sqrt(),
+    };
     let param = param * (1.0 - settings.lr * settings.weight_decay) - update * (settings.lr * size);
     [param, momentum]
 }
 
 /// Numbers of a step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MuonStep {
-    pub(super) lr: f64,
-    pub(super) momentum: f64,
-    pub(super) weight_decay: f64,
+pub struct MuonStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the momentum.
+    pub momentum: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Looks ahead along the momentum.
+    pub nesterov: bool,
+    /// How large an update is.
+    pub size: MuonSize,
+    /// How it is made orthogonal.
+    pub iteration: NewtonSchulz,
+}
+
+/// Newton-Schulz iteration: `x <- a x + (b g + c g g) x` with `g = x x^T`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NewtonSchulz {
+    /// Times it is applied.
+    pub steps: usize,
+    /// `a`, `b` and `c`.
+    pub coefficients: [f64; 3],
+    /// Least norm of what it begins with.
+    pub eps: f64,
+}
+
+impl Default for NewtonSchulz {
+    /// Every singular value in (0, 1] is driven into about 0.7..1.2.
+    fn default() -> Self {
+        Self {
+            steps: 5,
+            coefficients: [3.4445, -4.775, 2.0315],
+            eps: 1e-7,
+        }
+    }
 }
 
 /// About the orthogonal matrix nearest to each of `x` `[count, rows, columns]`, by Newton-Schulz iteration.
-fn orthogonalise<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+fn orthogonalize<B: Backend>(x: Tensor<B, 3>, iteration: &NewtonSchulz) -> Tensor<B, 3> {
     let [_, rows, columns] = x.dims();
     let tall = rows > columns;
     // The products are over the longer side.
     let x = if tall { x.swap_dims(1, 2) } else { x };
     // The Frobenius norm bounds the largest singular value.
-    let norm = x.clone().powi_scalar(2).sum_dim(2).sum_dim(1).sqrt() + 1e-7;
-    let (a, b, c) = QUINTIC;
-    let x = (0..ITERATIONS).fold(x / norm, |x, _| {
+    let norm = x
+        .clone()
+        .powi_scalar(2)
+        .sum_dim(2)
+        .sum_dim(1)
+        .sqrt()
+        .clamp_min(iteration.eps);
+    let [a, b, c] = iteration.coefficients;
+    let x = (0..iteration.steps).fold(x / norm, |x, _| {
         let gram = x.clone().matmul(x.clone().swap_dims(1, 2));
         let polynomial = gram.clone() * b + gram.clone().matmul(gram) * c;
         x.clone() * a + polynomial.matmul(x)
@@ -71,7 +108,7 @@ mod tests {
             let values = Stream::new(0, Purpose::Noise, 0, 0).normal(count);
             let x =
                 Tensor::<Flex, 3>::from_data(TensorData::new(values, shape), &Default::default());
-            let y = orthogonalise(x);
+            let y = orthogonalize(x, &NewtonSchulz::default());
             let y = if shape[1] > shape[2] {
                 y.swap_dims(1, 2)
             } else {

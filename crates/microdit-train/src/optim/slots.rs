@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub const FIRST: &str = "exp_avg";
 /// AdamW's and LAMB's mean of the squared gradients.
 pub const SECOND: &str = "exp_avg_sq";
-/// Muon's decaying sum of the gradients.
+/// Muon's decaying mean of the gradients.
 pub const MOMENTUM: &str = "momentum";
 
 /// The slots of one parameter, each flattened.
@@ -39,7 +39,7 @@ impl OptimizerConfig {
     /// use microdit_train::optim::{FIRST, MOMENTUM, Method, OptimizerConfig, SECOND};
     ///
     /// let layer: Linear<Flex> = Init::new(0, &Default::default()).linear(8, 4, true, STD);
-    /// let muon = OptimizerConfig { method: Method::Muon { momentum: 0.9 }, ..Default::default() };
+    /// let muon = OptimizerConfig { method: Method::muon(0.9), ..Default::default() };
     /// let kept = muon.kept(&layer);
     /// // Muon is for matrices, AdamW for the rest.
     /// assert_eq!((kept["weight"].slots, kept["weight"].size), (&[MOMENTUM][..], 32));

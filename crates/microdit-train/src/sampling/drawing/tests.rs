@@ -1,0 +1,334 @@
+//! Pictures as they are drawn, from seeds, images and networks.
+
+use super::*;
+use crate::{encoders::Encoders, recipe::Recipe};
+use burn_flex::Flex;
+use microdit::{Dit, weights::StateDict};
+use microdit_encoders::read_labels;
+
+/// A pipeline of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
+fn pipeline(gain: f32, changes: &[&str]) -> Pipeline<Flex, Dit<Flex>> {
+    let device = Default::default();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.ron");
+    let changes = ["model.depth=2"].iter().chain(changes);
+    let changes: Vec<String> = changes.map(|&change| change.into()).collect();
+    let recipe = Recipe::load(Path::new(recipe), &changes).unwrap();
+    let stage = recipe.last_stage();
+    let fresh = stage.model.init::<Flex>(0, &device).unwrap();
+    let named = StateDict::from_module(&fresh);
+    let tensors = named.iter().map(|(name, data)| {
+        // Layers that begin at zero would draw the noise itself.
+        let values: Vec<f32> = data.iter::<f32>().collect();
+        let values = values.iter().enumerate();
+        let values: Vec<f32> = values
+            .map(|(i, value)| gain * (value + 0.02 * (i as f32).sin()))
+            .collect();
+        (
+            name.clone(),
+            burn::tensor::TensorData::new(values, data.shape.clone()),
+        )
+    });
+    let dit = StateDict::from_tensors(tensors)
+        .load_into(fresh, &device)
+        .unwrap();
+    Pipeline::new(stage, dit, "some".into(), &Encoders::default(), device).unwrap()
+}
+
+fn settings(prompts: &[&str], count: usize) -> SamplingConfig {
+    SamplingConfig {
+        prompts: prompts.iter().map(|&prompt| prompt.into()).collect(),
+        count,
+        steps: 2,
+        ..SamplingConfig::default()
+    }
+}
+
+fn order<'a>(settings: &'a SamplingConfig, singles: &'a Path) -> Order<'a> {
+    Order {
+        settings,
+        seed: 3,
+        place: 0,
+        sheet: None,
+        singles: Some(singles),
+        overwrite: false,
+    }
+}
+
+static GO: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn a_picture_is_the_same_in_every_batch() {
+    let prompts: Vec<String> = (0..BATCH).map(|i| format!("picture {i}")).collect();
+    let pictures: Vec<Picture<'_>> = prompts
+        .iter()
+        .zip(100..)
+        .map(|(prompt, place)| Picture { place, prompt })
+        .collect();
+    for changes in [
+        &[][..],
+        &["model.dim=32", "model.mixer.dim=32"],
+        &[
+            "model.dim=16",
+            "model.head_dim=16",
+            "model.mixer=None",
+            "model.moe=None",
+        ],
+        &["model.dim=640", "model.patch_size=8", "model.mixer=None"],
+    ] {
+        let pipeline = pipeline(1.0, changes);
+        for guidance in [1.0, 5.0] {
+            let settings = SamplingConfig {
+                guidance,
+                steps: 1,
+                ..settings(&[], 1)
+            };
+            let draw = |pictures: &[Picture<'_>]| -> Vec<u32> {
+                let latents = pipeline.denoise(&settings, 3, pictures, &GO, || ());
+                let values = latents.unwrap().into_data();
+                values.iter::<f32>().map(f32::to_bits).collect()
+            };
+            let together = draw(&pictures);
+            let size = together.len() / BATCH;
+            assert_ne!(together[..size], together[size..2 * size]);
+            for count in [1, 2, 3, 7] {
+                let first = BATCH - count;
+                let alone = draw(&pictures[first..]);
+                assert!(
+                    alone == together[first * size..],
+                    "{changes:?}, guidance {guidance}: {count} of {BATCH}"
+                );
+            }
+        }
+    }
+}
+
+/// Latents of one picture.
+fn drawn(pipeline: &Pipeline<Flex, Dit<Flex>>, settings: &SamplingConfig) -> Vec<f32> {
+    let picture = [Picture {
+        place: 1,
+        prompt: "a red circle",
+    }];
+    let latents = pipeline.denoise(settings, 3, &picture, &GO, || ());
+    latents.unwrap().into_data().iter().collect()
+}
+
+#[test]
+fn every_sampler_draws_in_every_family() {
+    for diffusion in [
+        "Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2)",
+        "Vp(timesteps: 100)",
+        "Vp(prediction: V, zero_terminal_snr: true)",
+        "FlowMatching(shift: 3.0)",
+    ] {
+        let pipeline = pipeline(1.0, &[&format!("diffusion={diffusion}")]);
+        for solver in [
+            "Euler",
+            "Heun",
+            "EulerAncestral",
+            "Ddim(eta: 0.5)",
+            "DpmSolver(sde: false)",
+            "DpmSolver(sde: true)",
+        ] {
+            let changes = [format!("solver={solver}"), "churn.s_churn=2".into()];
+            let settings = settings(&[], 1).with(&changes).unwrap();
+            let values = drawn(&pipeline, &settings);
+            let finite = values.iter().all(|value| value.is_finite());
+            assert!(finite, "{solver} in {diffusion}: {values:?}");
+        }
+    }
+}
+
+#[test]
+fn a_network_that_guides_itself_does_not_guide() {
+    let settings = SamplingConfig {
+        guidance: 4.0,
+        ..settings(&[], 1)
+    };
+    let unguided = SamplingConfig {
+        guidance: 1.0,
+        ..settings.clone()
+    };
+    let guided = pipeline(1.0, &[]);
+    let plain = drawn(&guided, &unguided);
+    let other = drawn(&guided, &settings);
+    let same = guided.denoiser.clone();
+    let guided = guided.with_guide(same, "itself".into());
+    let by_itself = drawn(&guided, &settings);
+    let distance = |values: &[f32]| {
+        let pairs = plain.iter().zip(values);
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(distance(&by_itself) < 1e-4, "{}", distance(&by_itself));
+    assert!(distance(&other) > 1e-3, "{}", distance(&other));
+    // A negative prompt that is the prompt itself guides as little.
+    let negative = SamplingConfig {
+        negative: Some("a red circle".into()),
+        ..settings
+    };
+    let guided = pipeline(1.0, &[]);
+    assert!(distance(&drawn(&guided, &negative)) < 1e-4);
+}
+
+#[test]
+fn pictures_start_from_an_image_and_have_any_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("start.png");
+    let start = image::RgbImage::from_fn(48, 16, |x, y| image::Rgb([5 * x as u8, y as u8, 9]));
+    start.save(&path).unwrap();
+    let wide = || pipeline(1.0, &[]).with_size([48, 16]).unwrap();
+    assert_eq!(wide().size(), [48, 16]);
+    let settings = SamplingConfig {
+        steps: 4,
+        ..settings(&[], 1)
+    };
+    let nothing_left = wide().with_start(&path, 0.0).unwrap();
+    let picture = [Picture {
+        place: 1,
+        prompt: "a red circle",
+    }];
+    let latents = nothing_left.denoise(&settings, 3, &picture, &GO, || ());
+    let image = nothing_left.look_at(latents.unwrap()).next().unwrap();
+    assert_eq!(image.unwrap(), start);
+    // The more steps are left, the less of it.
+    let of_start = drawn(&nothing_left, &settings);
+    let distance = |strength: f64| {
+        let values = drawn(&wide().with_start(&path, strength).unwrap(), &settings);
+        let pairs = of_start.iter().zip(values);
+        pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
+    let [little, much] = [0.25, 1.0].map(distance);
+    assert!(little > 0.0 && little < much, "{little} and {much}");
+    for size in [[50, 16], [48, 0]] {
+        assert!(pipeline(1.0, &[]).with_size(size).is_err(), "{size:?}");
+    }
+    assert!(wide().with_start(folder.path(), 0.5).is_err());
+}
+
+#[test]
+fn a_drawing_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
+    let pipeline = pipeline(1.0, &[]);
+    let settings = settings(&["a", "b", "c"], 7);
+    let run = |order: Order<'_>, stop: &AtomicBool, after: usize| {
+        let mut steps = 0;
+        let drawn = Drawing::new(&pipeline, order).unwrap().run(stop, || {
+            steps += 1;
+            stop.fetch_or(steps == after, Ordering::Relaxed);
+        });
+        drawn.unwrap()
+    };
+    let sheet = folder.path().join("sheet.png");
+    let with_sheet = |singles| Order {
+        sheet: Some(&sheet),
+        ..order(&settings, singles)
+    };
+    let all = run(with_sheet(&whole), &AtomicBool::new(false), 0);
+    assert_eq!((all.drawn, all.kept, all.stopped), (21, 0, false));
+    let expected = fs::read(&sheet).unwrap();
+    fs::remove_file(&sheet).unwrap();
+    // Stopped in the first batch, then in the second.
+    let first = run(with_sheet(&parts), &AtomicBool::new(false), 1);
+    assert_eq!((first.drawn, first.stopped), (0, true));
+    let second = run(with_sheet(&parts), &AtomicBool::new(false), 3);
+    assert_eq!((second.drawn, second.kept, second.stopped), (16, 0, true));
+    assert!(!sheet.exists());
+    let third = run(with_sheet(&parts), &AtomicBool::new(false), 0);
+    assert_eq!((third.drawn, third.kept, third.stopped), (5, 16, false));
+    assert_eq!(fs::read(&sheet).unwrap(), expected);
+    for entry in fs::read_dir(&whole).unwrap() {
+        let path = entry.unwrap().path();
+        let part = parts.join(path.file_name().unwrap());
+        assert_eq!(fs::read(&path).unwrap(), fs::read(part).unwrap());
+    }
+    assert_eq!(fs::read_dir(&parts).unwrap().count(), 21);
+}
+
+#[test]
+fn another_picture_is_in_the_way_until_it_may_be_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = pipeline(1.0, &[]);
+    let first = settings(&["a", "b"], 1);
+    let order = order(&first, folder.path());
+    let draw = |order: Order<'_>| Drawing::new(&pipeline, order)?.run(&GO, || ());
+    draw(order).unwrap();
+    let other = SamplingConfig {
+        guidance: 2.5,
+        ..first.clone()
+    };
+    let other = Order {
+        settings: &other,
+        ..order
+    };
+    let error = draw(other).unwrap_err().to_string();
+    assert!(
+        error.contains(".png is in the way: its guidance is 5, not 2.5"),
+        "{error}"
+    );
+    let insisted = draw(Order {
+        overwrite: true,
+        ..other
+    })
+    .unwrap();
+    assert_eq!((insisted.drawn, insisted.kept), (2, 0));
+    let labels = read_labels(&folder.path().join("00001.png")).unwrap();
+    for (key, text) in [
+        ("guidance", "2.5"),
+        ("prompt", "b"),
+        ("seed", "3"),
+        ("place", "1"),
+    ] {
+        assert!(
+            labels.contains(&(key.into(), text.into())),
+            "{key}: {labels:?}"
+        );
+    }
+    // Something that is no picture at all is never replaced.
+    let path = folder.path().join("00000.png");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = draw(Order {
+        overwrite: true,
+        ..other
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("it is no regular file"), "{error}");
+}
+
+#[test]
+fn what_is_not_finite_is_no_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&["a red fox", "b"], 1);
+    let order = Order {
+        sheet: None,
+        ..order(&settings, folder.path())
+    };
+    // Weights are finite always; what they make of noise need not be.
+    let pipeline = pipeline(1e30, &[]);
+    let error = Drawing::new(&pipeline, order).unwrap().run(&GO, || ());
+    let error = error.unwrap_err().to_string();
+    for part in ["2 pictures are not finite", "place 0", "a red fox"] {
+        assert!(error.contains(part), "no `{part}` in {error}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_cannot_be_numbered_or_shown_is_refused() {
+    let count = |count, place| {
+        let settings = settings(&["a", "b"], count);
+        let order = Order {
+            place,
+            ..order(&settings, Path::new("none"))
+        };
+        order.count()
+    };
+    assert!(count(usize::MAX, 0).is_err());
+    assert!(count(1, u64::MAX).is_err());
+    assert_eq!(count(3, 7).unwrap(), 6);
+    let many = settings(&["a"], 1 << 40);
+    let error = order(&many, Path::new("none")).sheet_fits([32, 32], Path::new("a.png"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("too many for one sheet"), "{error}");
+}
