@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Train),
-    Sample(sample::Sample),
+    Sample(Box<sample::Sample>),
     Fetch(fetch::Fetch),
     Plan(plan::PlanCommand),
     Convert(convert::Convert),

@@ -150,8 +150,11 @@ impl<B: DitBackend> Dit<B> {
             true => self.axis.clone(),
             false => axis_table(2 * half, longest, self.interp_scale, &self.axis.device()),
         };
-        let of_columns = axis.clone().slice([0..columns]).reshape([1, columns, half]);
-        let of_rows = axis.slice([0..rows]).reshape([rows, 1, half]);
+        let of_columns = axis
+            .clone()
+            .narrow(0, 0, columns)
+            .reshape([1, columns, half]);
+        let of_rows = axis.narrow(0, 0, rows).reshape([rows, 1, half]);
         let size = [rows, columns, half];
         let both = vec![of_columns.expand(size), of_rows.expand(size)];
         Tensor::cat(both, 2).reshape([1, rows * columns, 2 * half])

@@ -103,7 +103,7 @@ impl Vp {
         let betas = self.betas.values(self.timesteps);
         let shares = product(&final_betas(betas, self.zero_terminal_snr));
         let left = shares.last().copied().unwrap_or_default();
-        let kept = self.zero_terminal_snr || f64::from(left) > LEAST_SHARE;
+        let kept = self.zero_terminal_snr || left > 0.0;
         require(kept, "betas", || {
             "nothing is left of the image at the last of the timesteps; lower start or end, or take fewer timesteps".into()
         })?;
