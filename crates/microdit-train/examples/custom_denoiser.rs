@@ -1,8 +1,7 @@
 //! A network of one's own under the library's task, trainer and sampler: tokens that meet in their mean.
 //!
-//!     cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200
-//!
-//! The same command resumes the run: two replicas, a log, and a grid of pictures.
+//! `cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200` trains it, and
+//! resumes it when it is run again. It has two replicas, a log, and a grid of pictures.
 use burn::prelude::{Module, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;

@@ -1,8 +1,7 @@
 //! A loss of one's own, contrastive flow matching (arXiv 2506.05350): predictions are pushed away from another sample's.
 //!
-//!     cargo run --example custom_objective -- runs/contrastive stages.masked.steps=200
-//!
-//! The same command resumes the run. It has two replicas, a log with both terms, and a grid of pictures.
+//! `cargo run --example custom_objective -- runs/contrastive stages.masked.steps=200` trains it, and
+//! resumes it when it is run again. It has two replicas, a log with both terms, and a grid of pictures.
 
 use burn::{module::Module, tensor::Tensor};
 use burn_autodiff::Autodiff;
