@@ -1,6 +1,6 @@
 //! Every bundled recipe loads, and runs in small; the bill of the paper's run is the paper's.
 
-use crate::common::{root, succeeds};
+use crate::common::{fails, microdit, root, succeeds};
 use npyz::{WriteOptions, WriterBuilder};
 use std::{
     fs::{self, File},
@@ -178,5 +178,28 @@ fn the_bill_is_the_papers() {
         near(&stage["images_per_second_per_gpu"], rate);
         near(&stage["hours"], hours);
         near(&stage["usd"], usd);
+    }
+}
+
+/// What a recipe of an earlier version says is refused with what to write instead.
+#[test]
+fn keys_of_earlier_versions_are_named_with_their_successors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.ron");
+    let base = root().join("recipes/quickstart.ron");
+    for (old, new) in [
+        (
+            "diffusion: (sigma_data: 0.5, p_mean: -0.6, p_std: 1.2)",
+            "diffusion: Edm(...)",
+        ),
+        (
+            "sampling: (sigmas: (sigma_min: 0.01))",
+            "schedule: Sigmas(...)",
+        ),
+    ] {
+        let text = format!("(extends: {base:?}, {old})");
+        std::fs::write(&path, text).unwrap();
+        let output = microdit(&["recipe", "check", &path.to_string_lossy()]);
+        fails(&output, &["old.ron:1", new]);
     }
 }

@@ -25,6 +25,12 @@ pub(super) const RUN_KEYS: [&str; 9] = [
     "budget",
 ];
 
+/// How lines of earlier versions begin, and what is written now.
+const RENAMED: [(&str, &str); 2] = [
+    ("diffusion: (", "diffusion: Edm(...)"),
+    ("sigmas: (", "schedule: Sigmas(...)"),
+];
+
 /// Recipes that may extend each other in a row; more are taken for a circle.
 const MAX_EXTENDS: usize = 64;
 
@@ -190,6 +196,10 @@ fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
         // A line of one value says its key, which the parser's message does not.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();
         let mut message = explain(&error.code);
+        let renamed = RENAMED.iter().find(|(old, _)| value.starts_with(old));
+        if let Some((_, new)) = renamed {
+            message = format!("{message}; it is written {new} now");
+        }
         if value.contains(": ") {
             message = format!("{}: {message}", shortened(value.trim_end_matches(',')));
         }
