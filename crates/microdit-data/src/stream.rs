@@ -83,7 +83,7 @@ impl Samples {
         }
     }
 
-    /// The next sample; `lack` is told of what was met and cannot be used.
+    /// The next sample; `lack` is called with whatever is unusable on the way to it.
     ///
     /// # Errors
     /// If more than half of a list's shards have no usable sample.
@@ -194,7 +194,7 @@ impl ShardStream {
         }
     }
 
-    /// Goes on without a shard, as long as it is one of few. Of a list that goes on so, every pass has samples.
+    /// Skips a shard, unless more than half of the list is skipped by then: so every pass over the rest has samples.
     fn lose(&mut self, shard: LostShard, lack: &mut impl FnMut(Lack)) -> Result<(), DataError> {
         self.lost.insert(shard.place);
         let (lost, shards) = (self.lost.len(), self.shards.len());

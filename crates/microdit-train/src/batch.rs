@@ -2,7 +2,11 @@
 
 use crate::recipe::{CaptionConfig, CodecConfig, Stage};
 use burn::tensor::{Tensor, TensorData};
-use microdit::{DitBackend, net::Conditioning, task::Samples};
+use microdit::{
+    DitBackend,
+    net::Conditioning,
+    task::{Samples, picked},
+};
 use microdit_data::{Batch, Captions};
 use microdit_encoders::{HashedWords, PixelCodec};
 
@@ -21,15 +25,6 @@ impl<'a, B: DitBackend> StageBatch<'a, B> {
             device,
         }
     }
-}
-
-/// The parts of `size` numbers that belong to `samples`.
-fn picked(values: &[f32], size: usize, samples: &[usize]) -> Vec<f32> {
-    let mut picked = Vec::with_capacity(size * samples.len());
-    for &i in samples {
-        picked.extend_from_slice(&values[i * size..][..size]);
-    }
-    picked
 }
 
 impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {

@@ -81,19 +81,16 @@ fn reduced<B: TrainBackend>(
     count: usize,
 ) -> (Tensor<B, 1>, Computed<B::InnerBackend>) {
     let mean = losses.total().sum() / count as f64;
-    let several = losses.0.len() > 1;
-    let terms = losses.0.iter().filter(|_| several);
-    let (terms, means): (Vec<_>, Vec<_>) = terms
-        .map(|term| (term.name, term.values.clone().inner().sum() / count as f64))
-        .unzip();
-    let all = [vec![mean.clone().inner()], means].concat();
-    let computed = Computed {
-        losses: match several {
-            true => Tensor::cat(all, 0),
-            false => mean.clone().inner(),
-        },
-        terms,
+    let mut computed = Computed {
+        losses: mean.clone().inner(),
+        terms: Vec::new(),
         grads: Gradients::none(),
     };
+    if let terms @ [_, _, ..] = &losses.0[..] {
+        let each = terms.iter().map(|term| term.values.clone().inner().sum());
+        let each = each.map(|sum| sum / count as f64);
+        computed.losses = Tensor::cat([computed.losses].into_iter().chain(each).collect(), 0);
+        computed.terms = terms.iter().map(|term| term.name).collect();
+    }
     (mean, computed)
 }

@@ -1,4 +1,4 @@
-//! Collected pictures to shards: what is filtered, what stays apart, and what is no dataset.
+//! Collected pictures to shards: what is filtered, which names stay apart, and what is not a dataset.
 
 use crate::{
     common::{fails, microdit, root, succeeds, text},
@@ -186,7 +186,7 @@ fn samples_of_colliding_names_stay_apart() {
         );
         captions
     };
-    // Names that differ in what is no letter, in the directory, or in the extension.
+    // Names that differ only in punctuation, directory or extension.
     let names = [
         "a.b.png",
         "a_b.png",
@@ -276,7 +276,7 @@ fn what_is_no_dataset_is_not_a_success() {
         fails(output, parts);
         assert!(!Path::new(&out).exists());
     };
-    // No picture, no caption, nothing that is wanted.
+    // No picture, no caption, or nothing that passes the filters.
     fs::create_dir(workshop.path("empty")).unwrap();
     nothing(
         &prepare(&directory, "empty", &[]),

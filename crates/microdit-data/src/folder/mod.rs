@@ -101,7 +101,7 @@ impl Folder {
         }
     }
 
-    /// Hands on the samples of a row; returns whether to go on.
+    /// Passes on the samples of a row; returns whether to continue.
     fn row(
         &self,
         place: &str,

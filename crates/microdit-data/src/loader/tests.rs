@@ -351,7 +351,7 @@ fn shards_of_which_most_are_useless_stop_the_run() {
         error.contains("2 of 3 shards have no usable sample"),
         "{error}"
     );
-    // Nothing to go on with: what is wrong is said of the shards themselves.
+    // Nothing is left to train on: the error is that of the shard itself.
     let error = fails(&two[..1], false);
     assert!(
         error.contains("0.tar: no usable sample; expected members"),

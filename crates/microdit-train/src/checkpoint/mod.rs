@@ -3,7 +3,7 @@
 mod shelf;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use shelf::{sync, tidy};
 pub(crate) use tensors::save_task;

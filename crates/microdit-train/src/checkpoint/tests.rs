@@ -20,9 +20,10 @@ use microdit_data::Place;
 type Tracked = Autodiff<Flex>;
 type Network = Denoise<Tracked, Dit<Tracked>>;
 
-fn recipe() -> Recipe {
+/// The quickstart with a network of a block, and these settings.
+pub(crate) fn tiny(settings: &[&str]) -> Recipe {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
-    let sets = [
+    let network = [
         "model.dim=16",
         "model.depth=1",
         "model.head_dim=8",
@@ -31,7 +32,13 @@ fn recipe() -> Recipe {
         "model.multiple_of=8",
         "model.caption_channels=8",
     ];
-    Recipe::load(&path, &sets.map(String::from)).unwrap()
+    let all = network.iter().chain(settings);
+    let all: Vec<String> = all.map(|&set| set.into()).collect();
+    Recipe::load(&path, &all).unwrap()
+}
+
+fn recipe() -> Recipe {
+    tiny(&[])
 }
 
 fn untrained(recipe: &Recipe) -> Network {

@@ -19,7 +19,7 @@ pub struct Precomputed {
     pub left_out: LeftOut,
     /// Shards of pictures that could not be read to their end, and why; what came before was used.
     pub cut: Vec<String>,
-    /// Shards of pictures of which nothing was made, and why.
+    /// Shards of pictures from which nothing could be encoded, and why.
     pub lost: Vec<String>,
     /// Captions of its shards of which the text encoder reads the beginning alone.
     pub captions_cut: u64,

@@ -26,7 +26,8 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// The same for pictures of this width and height in pixels.
     ///
     /// # Errors
-    /// Sides that are no multiples of what a patch covers, or leave an expert without tokens.
+    /// Sides that are not multiples of what a patch covers, or leave an expert without tokens; an image to start from, which
+    /// was resized to the size before.
     pub fn with_size(mut self, [width, height]: [u32; 2]) -> Result<Self, TrainError> {
         let patch = self.denoiser.patch_size();
         let shrinks_by = self.codec.1.shrinks_by();
@@ -38,6 +39,9 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
                 format!("{side} is not a multiple of {unit} pixels, the side of a patch")
             })?;
         }
+        require(self.start.is_none(), "width", || {
+            "must be chosen before the image to start from".into()
+        })?;
         let latent = [height, width].map(|side| side as usize / shrinks_by);
         let tokens = latent.iter().map(|side| side / patch).product();
         self.model.validate_capacity(tokens)?;

@@ -82,7 +82,7 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     devices: &'a [B::Device],
     build: &'a Build<B, T>,
     start: Start<B, T>,
-    /// The checkpoint it goes on from.
+    /// The checkpoint it resumes from.
     newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as they are there.
     data: Vec<Option<DataIdentity>>,

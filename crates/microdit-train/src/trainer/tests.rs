@@ -1,30 +1,22 @@
 //! A run through the library, without what a recipe's file allows.
 
 use super::*;
+use crate::checkpoint::tests::tiny;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{Dit, task::Denoise};
-use std::{fs, path::Path};
+use std::fs;
 
 type Tracked = Autodiff<Flex>;
 
 /// Two steps of training, and six more with `lr`.
 fn recipe(lr: f64, every: u64, max_broken_steps: u64) -> Recipe {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
-    let sets = [
-        "model.dim=16",
-        "model.depth=1",
-        "model.head_dim=8",
-        "model.mixer=None",
-        "model.moe=None",
-        "model.multiple_of=8",
-        "model.caption_channels=8",
+    let mut recipe = tiny(&[
         "batch=2",
         "log_every=1",
         "stages.masked.steps=2",
         "stages.unmasked.steps=6",
-    ];
-    let mut recipe = Recipe::load(&path, &sets.map(String::from)).unwrap();
+    ]);
     recipe.run.checkpoints.every = every;
     recipe.run.max_broken_steps = max_broken_steps;
     // Beyond what a recipe's file may say, and what an f32 holds: a step with finite gradients ruins the weights.
@@ -45,7 +37,7 @@ fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     training.run(&session, &"a test", |_| ())
 }
 
-/// However the run finds out, at a checkpoint, after broken steps or at its end, what was saved before is sound and goes on.
+/// However the run finds out, at a checkpoint, after broken steps or at its end, what was saved before is sound and can be resumed.
 #[test]
 fn weights_that_are_no_longer_finite_end_a_run_with_a_sound_checkpoint() {
     for (every, max_broken_steps, found_in, found_after) in [

@@ -44,10 +44,7 @@ impl<B: DitBackend> Selection<B> {
 
     /// Of all tokens `[batch, tokens, width]`, those that are kept.
     pub fn kept(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
-        match &self.keep {
-            Some(keep) => keep.gather(tokens),
-            None => tokens,
-        }
+        kept(&self.keep, tokens)
     }
 
     /// The same without automatic differentiation.
@@ -116,10 +113,14 @@ impl<B: DitBackend> Output<B> {
 
     /// Of all tokens `[batch, tokens, width]`, those that are predicted.
     pub fn chosen(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
-        match &self.keep {
-            Some(keep) => keep.gather(tokens),
-            None => tokens,
-        }
+        kept(&self.keep, tokens)
+    }
+}
+
+fn kept<B: DitBackend>(keep: &Option<TokenMask<B>>, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
+    match keep {
+        Some(keep) => keep.gather(tokens),
+        None => tokens,
     }
 }
 

@@ -33,10 +33,16 @@ pub struct HostBatch {
     pub caption: [usize; 2],
 }
 
-/// The parts of `size` numbers that belong to `samples`.
-fn picked(values: &[f32], size: usize, samples: &[usize]) -> Vec<f32> {
-    let part = |&i: &usize| &values[i * size..][..size];
-    samples.iter().flat_map(part).copied().collect()
+/// Of values of which every sample has `size`, those of `samples`.
+///
+/// # Panics
+/// If a sample lies beyond the values.
+pub fn picked(values: &[f32], size: usize, samples: &[usize]) -> Vec<f32> {
+    let mut picked = Vec::with_capacity(size * samples.len());
+    for &i in samples {
+        picked.extend_from_slice(&values[i * size..][..size]);
+    }
+    picked
 }
 
 impl HostBatch {

@@ -198,7 +198,7 @@ fn numbers_of_a_configuration_have_ranges() {
                 "null",
             ] {
                 if bad == "0.5e-400" && value.is_f64() || bad == "null" && key == "mlp_ratio" {
-                    // No number but 0, which is tried.
+                    // This parses as 0, which is tried anyway.
                     continue;
                 }
                 let mut changed = config.clone();

@@ -202,6 +202,9 @@ fn pictures_start_from_an_image_and_have_any_sides() {
         assert!(pipeline(1.0, &[]).with_size(size).is_err(), "{size:?}");
     }
     assert!(wide().with_start(folder.path(), 0.5).is_err());
+    // The image has the size of the pictures.
+    let started = wide().with_start(&path, 0.5).unwrap();
+    assert!(started.with_size([16, 48]).is_err());
 }
 
 #[test]
