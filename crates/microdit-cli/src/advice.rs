@@ -113,7 +113,7 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::OtherData { .. } => {
             "put them back, or begin these at their beginning with --allow-changes"
         }
-        TrainError::NotFinite { .. } | TrainError::Broken { .. } => {
+        TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }
         TrainError::NodeLost { .. } => "start all nodes again with --resume",

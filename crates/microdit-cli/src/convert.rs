@@ -11,7 +11,7 @@ use microdit::{
     DitBackend,
     weights::{StateDict, TrainerCheckpoint, WeightsFile},
 };
-use microdit_train::{Recipe, beginnings::take_over, recipe::Stage, run::RunDir};
+use microdit_train::{Recipe, recipe::Stage, run::RunDir, stage_start::take_over};
 use miette::WrapErr;
 use std::{
     collections::HashMap,

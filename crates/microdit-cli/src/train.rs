@@ -67,11 +67,11 @@ struct NodesArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     nodes: u32,
     /// Number of this machine, from 0; machine 0 keeps the run directory, the others read checkpoints there
-    #[arg(long, default_value_t = 0, requires = "meeting", value_parser = clap::value_parser!(u32).range(..65_536))]
+    #[arg(long, default_value_t = 0, requires = "rendezvous", value_parser = clap::value_parser!(u32).range(..65_536))]
     rank: u32,
     /// Address machine 0 listens on and the others connect to, as host:port
     #[arg(long, requires = "run")]
-    meeting: Option<String>,
+    rendezvous: Option<String>,
     /// Seconds a machine may keep the others waiting, up to a week
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     node_timeout: u64,
@@ -80,10 +80,10 @@ struct NodesArgs {
 impl NodesArgs {
     /// The nodes of the run, if there are several.
     fn config(&self) -> miette::Result<Option<NodesConfig>> {
-        let Some(meeting) = &self.meeting else {
+        let Some(rendezvous) = &self.rendezvous else {
             return match self.nodes {
                 1 => Ok(None),
-                _ => Err(miette!("--nodes needs --meeting HOST:PORT")),
+                _ => Err(miette!("--nodes needs --rendezvous HOST:PORT")),
             };
         };
         if self.rank >= self.nodes {
@@ -96,7 +96,7 @@ impl NodesArgs {
         Ok(Some(NodesConfig {
             count: self.nodes,
             rank: self.rank,
-            meeting: meeting.clone(),
+            rendezvous: rendezvous.clone(),
             timeout: Duration::from_secs(self.node_timeout),
         }))
     }
@@ -330,7 +330,7 @@ mod tests {
             images_per_second,
             images,
             terms: Default::default(),
-            broken: 0,
+            non_finite: 0,
             hours: 0.0,
             mfu: None,
             usd: None,

@@ -166,7 +166,7 @@ pub enum TrainError {
     #[error(
         "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. The learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm) may be too high", batches.display()
     )]
-    Broken {
+    NonFiniteSteps {
         /// Steps in a row.
         steps: u64,
         /// The last of them.

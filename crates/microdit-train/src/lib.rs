@@ -2,20 +2,18 @@
 
 mod activation_checkpointing;
 mod batch;
-pub mod beginnings;
 pub mod checkpoint;
 pub mod encoders;
 mod error;
-mod evaluation;
 mod events;
 mod finished;
-mod ledger;
 mod log;
 pub mod nodes;
 pub mod optim;
 mod parallel;
 pub mod plan;
 pub mod precompute;
+pub mod probe;
 pub mod recipe;
 mod resume;
 pub mod room;
@@ -24,7 +22,9 @@ pub mod sampling;
 pub mod schedule;
 mod sealed;
 mod source;
+pub mod stage_start;
 pub mod step;
+mod step_log;
 pub mod trainer;
 
 pub use error::{EncoderKind, TrainError};

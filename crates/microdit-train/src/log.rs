@@ -1,10 +1,10 @@
 //! What a run writes down while it trains: lines of JSON, and the same numbers for TensorBoard.
 
-use crate::{error::TrainError, events::EventFile};
+use crate::{error::TrainError, events::EventFile, probe::Numbers};
 use microdit::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use std::{
 /// Names of the logs: of the lines reported, the evaluations and the steps left out.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATION: &str = "evaluation.jsonl";
-pub(crate) const BROKEN: &str = "broken.jsonl";
+pub(crate) const NON_FINITE: &str = "non_finite.jsonl";
 
 /// One line of `metrics.jsonl`. What is since the line before is since the resume, where that came later.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,7 +36,7 @@ pub struct Metrics {
     /// Images seen.
     pub images: u64,
     /// Steps since the line before that were left out because loss or gradient were not finite.
-    pub broken: u64,
+    pub non_finite: u64,
     /// Time the run has taken so far.
     pub hours: f64,
     /// Model FLOPs over the devices' peak rate since the line before; none where the rate is not known.
@@ -47,23 +47,24 @@ pub struct Metrics {
     pub usd_left: Option<f64>,
 }
 
-/// One line of `evaluation.jsonl`: the loss on held-out samples, always with the same noise and without mask.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// One line of `evaluation.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluated {
     /// Finished optimizer steps.
     pub step: u64,
-    /// Of the weights as trained.
-    pub loss: f32,
-    /// Of the first average, where there is one.
-    pub ema_loss: Option<f32>,
+    /// The probe that ran.
+    pub probe: &'static str,
+    /// What it found, by name.
+    #[serde(flatten)]
+    pub numbers: Numbers,
 }
 
 /// The logs of a run that is trained.
 pub(crate) struct Log {
     metrics: JsonLines,
     evaluation: JsonLines,
-    /// Step of the last evaluation.
-    evaluated: Option<u64>,
+    /// Probes whose numbers of the step it was opened at are written down.
+    evaluated: BTreeSet<String>,
     events: EventFile,
 }
 
@@ -71,12 +72,13 @@ impl Log {
     /// Opens the logs in `folder`, without what they say beyond `step`: a run resumed from there says it again.
     pub(crate) fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
         forget_beyond(&folder.join(METRICS), step)?;
-        forget_beyond(&folder.join(BROKEN), step)?;
-        let evaluated = forget_beyond(&folder.join(EVALUATION), step)?;
+        forget_beyond(&folder.join(NON_FINITE), step)?;
+        let evaluation = folder.join(EVALUATION);
+        forget_beyond(&evaluation, step)?;
         Ok(Self {
             metrics: JsonLines::append_to(folder.join(METRICS))?,
-            evaluation: JsonLines::append_to(folder.join(EVALUATION))?,
-            evaluated,
+            evaluated: evaluated_at(&evaluation, step)?,
+            evaluation: JsonLines::append_to(evaluation)?,
             events: EventFile::create(folder, step)?,
         })
     }
@@ -96,16 +98,16 @@ impl Log {
 
     pub(crate) fn evaluated(&mut self, line: &Evaluated) -> Result<(), TrainError> {
         self.evaluation.push(line)?;
-        self.evaluated = Some(line.step);
-        let mut scalars = vec![("evaluation/loss", f64::from(line.loss))];
-        let average = line.ema_loss.map(f64::from);
-        scalars.extend(average.map(|loss| ("evaluation/ema_loss", loss)));
+        let tagged = line.numbers.iter();
+        let tagged = tagged.map(|(name, value)| (format!("{}/{name}", line.probe), *value));
+        let tagged: Vec<(String, f64)> = tagged.collect();
+        let scalars: Vec<(&str, f64)> = tagged.iter().map(|(tag, v)| (tag.as_str(), *v)).collect();
         self.events.scalars(line.step, &scalars)
     }
 
-    /// Whether the evaluation of `step` is written down.
-    pub(crate) fn has_evaluation(&self, step: u64) -> bool {
-        self.evaluated == Some(step)
+    /// Whether what a probe found at the step the log was opened at is written down.
+    pub(crate) fn has_evaluation(&self, probe: &str) -> bool {
+        self.evaluated.contains(probe)
     }
 
     /// Flushes the lines to the disk, so that a checkpoint does not outlive what the log says of the steps before it.
@@ -116,20 +118,17 @@ impl Log {
 }
 
 /// Removes the lines of later steps, and those that are damaged, as the last line of a killed run may be, which is said
-/// once. The step of the last line that stays.
-fn forget_beyond(path: &Path, step: u64) -> Result<Option<u64>, TrainError> {
+/// once.
+fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
     if !path.is_file() {
-        return Ok(None);
+        return Ok(());
     }
     let text = fs::read(path).map_err(TrainError::io(path))?;
-    let (mut kept, mut damaged, mut last) = (Vec::new(), 0, None);
+    let (mut kept, mut damaged) = (Vec::new(), 0);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         match logged_step(line) {
             Some(logged) if logged > step => {}
-            Some(logged) => {
-                kept.extend_from_slice(line);
-                last = Some(logged);
-            }
+            Some(_) => kept.extend_from_slice(line),
             None => damaged += 1,
         }
     }
@@ -142,7 +141,25 @@ fn forget_beyond(path: &Path, step: u64) -> Result<Option<u64>, TrainError> {
     if kept != text {
         atomic_file::write(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))?;
     }
-    Ok(last)
+    Ok(())
+}
+
+/// The probes of which a file of evaluations has a line of `step`.
+fn evaluated_at(path: &Path, step: u64) -> Result<BTreeSet<String>, TrainError> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: u64,
+        probe: String,
+    }
+    if !path.is_file() {
+        return Ok(BTreeSet::new());
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io(path))?;
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let of_step = lines.filter(|line: &Line| line.step == step);
+    Ok(of_step.map(|line| line.probe).collect())
 }
 
 /// A file of one JSON value a line.
@@ -200,11 +217,11 @@ mod tests {
             b"{\"step\":4",
         ];
         fs::write(&path, lines.concat()).unwrap();
-        assert_eq!(forget_beyond(&path, 5).unwrap(), Some(4));
+        forget_beyond(&path, 5).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [lines[0], lines[3]].concat());
         // A line without its end is not followed by another one.
         fs::write(&path, &lines[0][..lines[0].len() - 1]).unwrap();
-        assert_eq!(forget_beyond(&path, 5).unwrap(), None);
+        forget_beyond(&path, 5).unwrap();
         JsonLines::append_to(path.clone())
             .unwrap()
             .push(&serde_json::json!({"step": 1}))

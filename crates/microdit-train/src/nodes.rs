@@ -32,7 +32,7 @@ pub struct NodesConfig {
     /// Number of this node, from 0. Node 0 keeps the run directory and sums the gradients.
     pub rank: u32,
     /// Address node 0 listens on and the others connect to, as `host:port`.
-    pub meeting: String,
+    pub rendezvous: String,
     /// How long a node may keep the others waiting.
     pub timeout: Duration,
 }
@@ -71,9 +71,10 @@ impl Nodes {
             0 => gather(&config, deadline),
             _ => meet(&config, deadline).map(|stream| vec![stream]),
         };
-        let meeting = &config.meeting;
-        let streams = streams
-            .map_err(|error| TrainError::Nodes(format!("nodes meeting at {meeting}: {error}")))?;
+        let rendezvous = &config.rendezvous;
+        let streams = streams.map_err(|error| {
+            TrainError::Nodes(format!("nodes rendezvous at {rendezvous}: {error}"))
+        })?;
         Ok(Self {
             config,
             streams: Mutex::new(streams),
@@ -168,7 +169,7 @@ impl Nodes {
 
 /// Node 0: the other nodes, by rank.
 fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>> {
-    let listener = TcpListener::bind(&config.meeting)?;
+    let listener = TcpListener::bind(&config.rendezvous)?;
     // Accepting has no timeout of its own.
     listener.set_nonblocking(true)?;
     let mut nodes: Vec<Option<TcpStream>> = (1..config.count).map(|_| None).collect();
@@ -211,10 +212,13 @@ fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>>
 /// Another node: node 0.
 fn meet(config: &NodesConfig, deadline: Instant) -> io::Result<TcpStream> {
     loop {
-        let attempt = config.meeting.to_socket_addrs().and_then(|mut addresses| {
-            let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
-            TcpStream::connect_timeout(&address, config.timeout)
-        });
+        let attempt = config
+            .rendezvous
+            .to_socket_addrs()
+            .and_then(|mut addresses| {
+                let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+                TcpStream::connect_timeout(&address, config.timeout)
+            });
         match attempt {
             Ok(mut stream) => {
                 prepare(&stream, config)?;
@@ -298,11 +302,11 @@ mod tests {
     use super::*;
     use std::thread;
 
-    fn config(count: u32, rank: u32, meeting: &str) -> NodesConfig {
+    fn config(count: u32, rank: u32, rendezvous: &str) -> NodesConfig {
         NodesConfig {
             count,
             rank,
-            meeting: meeting.into(),
+            rendezvous: rendezvous.into(),
             timeout: Duration::from_secs(10),
         }
     }
@@ -315,10 +319,10 @@ mod tests {
 
     #[test]
     fn three_nodes_agree_on_sums() {
-        let meeting = free();
+        let rendezvous = free();
         let results: Vec<Vec<f32>> = thread::scope(|scope| {
             let node = |rank: u32| {
-                let config = config(3, rank, &meeting);
+                let config = config(3, rank, &rendezvous);
                 move || {
                     let nodes = Nodes::join(config).unwrap();
                     let mut numbers: Vec<f32> = (0..600_000).map(|i| (i + rank) as f32).collect();
@@ -345,8 +349,8 @@ mod tests {
 
     #[test]
     fn nodes_at_different_steps_are_an_error() {
-        let meeting = free();
-        let other = config(2, 1, &meeting);
+        let rendezvous = free();
+        let other = config(2, 1, &rendezvous);
         let other = thread::spawn(move || {
             let nodes = Nodes::join(other).unwrap();
             let header = Header {
@@ -356,7 +360,7 @@ mod tests {
             };
             nodes.exchange(header, &mut [1.0]).unwrap_err()
         });
-        let nodes = Nodes::join(config(2, 0, &meeting)).unwrap();
+        let nodes = Nodes::join(config(2, 0, &rendezvous)).unwrap();
         let header = Header {
             step: 5,
             count: 1,

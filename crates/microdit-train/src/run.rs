@@ -6,7 +6,7 @@ use crate::{
     checkpoint::{self, Checkpoint},
     error::TrainError,
     events::EVENTS,
-    log::{BROKEN, EVALUATION, METRICS},
+    log::{EVALUATION, METRICS, NON_FINITE},
     recipe::Recipe,
 };
 use microdit::atomic_file::{self, is_part};
@@ -159,8 +159,8 @@ impl RunDir {
     }
 
     /// Batches that were left out because loss or gradient were not finite.
-    pub fn broken(&self) -> PathBuf {
-        self.path.join(BROKEN)
+    pub fn non_finite(&self) -> PathBuf {
+        self.path.join(NON_FINITE)
     }
 
     /// The weights to sample from, averaged where there is an average: the final ones, or the newest checkpoint's if the

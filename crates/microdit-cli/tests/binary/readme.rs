@@ -75,14 +75,14 @@ fn every_command_runs() {
     ] {
         write(&folder.path().join(name));
     }
-    let meeting = free_address();
+    let rendezvous = free_address();
     let recipe = convert::recipe(folder.path());
     let placeholders = [
         ("PATH/TO/TARS", golden("wds_clean.tar")),
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
-        ("127.0.0.1:3411", meeting),
+        ("127.0.0.1:3411", rendezvous),
         // The golden encoders, on small pictures.
         ("sdxl-vae", "vae".into()),
         ("dfn-clip-h14", "clip".into()),

@@ -103,7 +103,7 @@ fn tensorboard_shows_every_step_once() {
     let said = finish(&run, &["--resume"]);
     assert!(said.contains("resuming after step 10"), "{said}");
     assert_eq!(shown(&run, "train/loss"), (1..=STEPS).collect::<Vec<_>>());
-    assert_eq!(shown(&run, "evaluation/loss"), [4, 8, 12]);
+    assert_eq!(shown(&run, "held_out/loss"), [4, 8, 12]);
 }
 
 #[test]
@@ -117,13 +117,17 @@ fn damaged_logs_are_mended_and_say_so() {
         log.extend(b"\xff\xfe{\"step\":3}\n\n{\"step\":11}\n{\"step\":10,\"loss");
         fs::write(run.join(name), log).unwrap();
     }
-    fs::write(run.join("broken.jsonl"), "{\"step\":2}\n{\"step\":12}\nno").unwrap();
+    fs::write(
+        run.join("non_finite.jsonl"),
+        "{\"step\":2}\n{\"step\":12}\nno",
+    )
+    .unwrap();
     fs::write(run.join("run.json"), b"[{\"version\": \"\xff").unwrap();
     let said = finish(&run, &["--resume"]);
     for name in [
         "metrics.jsonl",
         "evaluation.jsonl",
-        "broken.jsonl",
+        "non_finite.jsonl",
         "run.json",
     ] {
         assert_eq!(
@@ -134,11 +138,11 @@ fn damaged_logs_are_mended_and_say_so() {
     }
     assert_eq!(metrics(&run), metrics(&whole));
     assert_eq!(
-        fs::read_to_string(run.join("broken.jsonl")).unwrap(),
+        fs::read_to_string(run.join("non_finite.jsonl")).unwrap(),
         "{\"step\":2}\n"
     );
     assert!(run.join("run.json.damaged").is_file());
-    for name in ["broken.jsonl", "run.json.damaged"] {
+    for name in ["non_finite.jsonl", "run.json.damaged"] {
         fs::remove_file(run.join(name)).unwrap();
     }
     for name in names(&run).iter().filter(|name| name.contains("-step-")) {

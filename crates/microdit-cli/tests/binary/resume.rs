@@ -340,16 +340,16 @@ fn assert_close(a: &Results, b: &Results) {
     assert!(mean < 1e-6, "weights differ by {mean} on average");
 }
 
-/// Arguments of one of two nodes that meet at `meeting`.
-fn node<'a>(rank: &'a str, meeting: &'a str) -> [&'a str; 9] {
+/// Arguments of one of two nodes that meet at `rendezvous`.
+fn node<'a>(rank: &'a str, rendezvous: &'a str) -> [&'a str; 9] {
     [
         "--resume",
         "--nodes",
         "2",
         "--rank",
         rank,
-        "--meeting",
-        meeting,
+        "--rendezvous",
+        rendezvous,
         "--node-timeout",
         "60",
     ]
@@ -360,9 +360,9 @@ fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     finish(&one, &smooth(&[]));
-    let meeting = free_address();
+    let rendezvous = free_address();
     let spawn = |rank| {
-        command(&two, &smooth(&node(rank, &meeting)))
+        command(&two, &smooth(&node(rank, &rendezvous)))
             .spawn()
             .unwrap()
     };
@@ -385,7 +385,7 @@ fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
         fails(&output, &[&format!("node {dies} is lost"), "--resume"]);
     }
     let mut other = spawn("1");
-    finish(&two, &smooth(&node("0", &meeting)));
+    finish(&two, &smooth(&node("0", &rendezvous)));
     assert!(other.wait().unwrap().success());
     assert_close(&results(&one), &results(&two));
 }
@@ -399,7 +399,7 @@ fn a_run_without_finite_gradients_stops_and_names_its_batches() {
     let more: Vec<&str> = sets.chain(["--set", "max_broken_steps=4"]).collect();
     let output = command(&run, &more).output().unwrap();
     fails(&output, &["in 4 steps in a row, up to step 4"]);
-    let broken = fs::read_to_string(run.join("broken.jsonl")).unwrap();
+    let broken = fs::read_to_string(run.join("non_finite.jsonl")).unwrap();
     assert_eq!(broken.lines().count(), 4);
     let line: serde_json::Value = serde_json::from_str(broken.lines().next().unwrap()).unwrap();
     assert_eq!(line["keys"].as_array().unwrap().len(), 4);

@@ -176,7 +176,7 @@ where
                 let old = [param, take(MOMENTUM)];
                 let [param, momentum] = old.clone();
                 let new = muon(param, momentum, grad, scale, shape, &settings);
-                let [param, momentum] = self.unless_broken(old, new);
+                let [param, momentum] = self.unless_non_finite(old, new);
                 (param, Slots::from([(MOMENTUM, momentum)]))
             }
             (method, _) => {
@@ -188,9 +188,9 @@ where
                 let [param, first, second] = match method {
                     Method::Lamb => {
                         let new = lamb(old.clone(), grad, scale, &step);
-                        self.unless_broken(parts(old), parts(new))
+                        self.unless_non_finite(parts(old), parts(new))
                     }
-                    // Leaves a broken step out by itself.
+                    // Leaves a non-finite step out by itself.
                     _ => parts(B::adam(old, grad, scale, &step)),
                 };
                 (param, Slots::from([(FIRST, first), (SECOND, second)]))
@@ -201,7 +201,7 @@ where
     }
 
     /// The new tensors, or the old ones where the gradients are not finite.
-    fn unless_broken<const N: usize>(
+    fn unless_non_finite<const N: usize>(
         &self,
         old: [Tensor<B, 1>; N],
         new: [Tensor<B, 1>; N],

@@ -9,15 +9,16 @@ mod steps;
 mod tests;
 
 use crate::{
-    beginnings::{fresh, hand_over},
     checkpoint::{Checkpoint, Progress, State},
     error::TrainError,
     nodes::Nodes,
     plan::Gpu,
+    probe::{self, Probe},
     recipe::{Change, Recipe, Stage},
     resume::{accept, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
+    stage_start::{fresh, hand_over},
 };
 use burn::tensor::backend::BackendTypes;
 use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
@@ -87,6 +88,7 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     /// What the data of the stages are, as far as they are there.
     data: Vec<Option<DataIdentity>>,
     changes: Vec<Change>,
+    probes: Vec<Box<dyn Probe<B, T> + 'a>>,
 }
 
 /// Trains `recipe` in the directory `path`, from where it stopped, on `devices`; `build` and `report` as in [`Training`].
@@ -163,6 +165,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             newest,
             data,
             changes,
+            probes: probe::of_recipe(recipe),
         };
         let Some(checkpoint) = newest else {
             let start = match finished {
@@ -212,6 +215,13 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         let data = inputs.require(next_stage(recipe, progress), recipe)?;
         let start = Start::Ready(Box::new(state));
         Ok(opened(start, Some(checkpoint), data, accepted.changes))
+    }
+
+    /// Has `probe` look at the network too, besides those the recipe asks for.
+    #[must_use]
+    pub fn with_probe(mut self, probe: impl Probe<B, T> + 'a) -> Self {
+        self.probes.push(Box::new(probe));
+        self
     }
 
     /// What the recipe changes for a run that was begun with another one.
@@ -294,6 +304,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             report,
             &state.progress,
             opened,
+            self.probes,
         )?;
         if resumed {
             trainer.catch_up(&state)?;

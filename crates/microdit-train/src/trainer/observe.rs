@@ -1,21 +1,16 @@
-//! What is seen of a run while it is trained: lines of the log, the loss on held-out samples, grids of pictures.
+//! What is seen of a run while it is trained: lines of the log, and what its probes find.
 
 use super::steps::Trainer;
 use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
-    evaluation::Evaluation,
-    ledger::Settled,
-    log::{Evaluated, Metrics},
+    log::{Evaluated, Log, Metrics},
     plan,
+    probe::{Probe, View},
     recipe::Stage,
-    sampling::Pipeline,
+    step_log::Settled,
 };
-use microdit::{
-    TrainBackend,
-    ema::Ema,
-    task::{Task, TrainTask},
-};
+use microdit::{TrainBackend, ema::Ema, task::TrainTask};
 use std::{collections::BTreeMap, time::Instant};
 
 impl<B, T, R> Trainer<'_, B, T, R>
@@ -24,108 +19,70 @@ where
     T: TrainTask<B>,
     R: FnMut(&Metrics),
 {
-    /// Measures the loss on held-out samples and draws the prompts, when that is due.
-    pub(super) fn look(
-        &mut self,
-        stage: &Stage,
-        state: &State<B, T>,
-        evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
-    ) -> Result<(), TrainError> {
-        if self.is_due(self.evaluates_every(), state) {
-            self.evaluate(state, evaluation)?;
-        }
-        if self.is_due(self.recipe.run.sampling.every, state) {
-            self.draw(stage, state);
+    /// Has the probes read what they need for a stage.
+    pub(super) fn enter(&mut self, stage: &Stage) -> Result<(), TrainError> {
+        for probe in &mut self.probes {
+            probe.enter(self.recipe, stage, self.session.stop)?;
         }
         Ok(())
     }
 
-    /// Does what was due at the step the run was resumed at, and is not there: the run was stopped before it was done.
+    /// Runs the probes that are due.
+    pub(super) fn look(&mut self, stage: &Stage, state: &State<B, T>) -> Result<(), TrainError> {
+        self.run_probes(stage, state, |_, _| true)
+    }
+
+    /// Runs those that were due at the step the run was resumed at and have left nothing: it was stopped before they were
+    /// done.
     pub(super) fn catch_up(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
-        let step = state.progress.step;
-        let written = self.log.as_ref().is_none_or(|log| log.has_evaluation(step));
-        if !written && self.is_due(self.evaluates_every(), state) {
-            let (device, stop) = (&self.devices[0], self.session.stop);
-            let evaluation = Evaluation::new(self.recipe, stage, device, stop)?;
-            self.evaluate(state, evaluation.as_ref())?;
-        }
-        let drawn = self.run.samples_at(step).is_file();
-        if !drawn && self.is_due(self.recipe.run.sampling.every, state) {
-            self.draw(stage, state);
+        let (run, step) = (self.run, state.progress.step);
+        if step > 0 {
+            self.enter(stage)?;
+            self.run_probes(stage, state, |probe, log| {
+                !log.has_evaluation(probe.name()) && !probe.is_done(run, step)
+            })?;
         }
         Ok(())
     }
 
-    fn evaluates_every(&self) -> Option<u64> {
-        let evaluation = self.recipe.run.evaluation.as_ref();
-        evaluation.map(|config| config.every)
-    }
-
-    /// Whether something is due after the state's step, on the node that keeps the run directory.
-    fn is_due(&self, every: Option<u64>, state: &State<B, T>) -> bool {
-        let step = state.progress.step;
-        let due = every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
-        due && self.log.is_some()
-    }
-
-    /// Writes down the loss on held-out samples, unless the run is asked to stop meanwhile.
-    fn evaluate(
-        &mut self,
-        state: &State<B, T>,
-        evaluation: Option<&Evaluation<'_, B::InnerBackend>>,
-    ) -> Result<(), TrainError> {
-        let (Some(log), Some(evaluation)) = (&mut self.log, evaluation) else {
-            return Ok(());
-        };
-        let average = state.emas.first().and_then(Ema::average);
-        let stop = self.session.stop;
-        let Some(loss) = evaluation.loss(&state.task.valid(), stop) else {
-            return Ok(());
-        };
-        let ema_loss = match average {
-            Some(average) => match evaluation.loss(average, stop) {
-                None => return Ok(()),
-                loss => loss,
-            },
-            None => None,
-        };
-        log.evaluated(&Evaluated {
-            step: state.progress.step,
-            loss,
-            ema_loss,
-        })
-    }
-
-    /// Draws the prompts, unless the run is asked to stop meanwhile. A run does not end for want of a picture.
-    fn draw(&mut self, stage: &Stage, state: &State<B, T>) {
-        let average = state.emas.first().and_then(Ema::average);
-        let task = average.cloned().unwrap_or_else(|| state.task.valid());
-        if let Err(error) = self.draw_with(stage, task.denoiser(), state.progress.step) {
-            tracing::warn!("no pictures of step {}: {error}", state.progress.step);
-        }
-    }
-
-    fn draw_with(
+    /// Runs the probes that are due after the state's step and `wanted`.
+    fn run_probes(
         &mut self,
         stage: &Stage,
-        denoiser: &<T::InnerModule as Task<B::InnerBackend>>::Denoiser,
-        step: u64,
+        state: &State<B, T>,
+        wanted: impl Fn(&dyn Probe<B, T>, &Log) -> bool,
     ) -> Result<(), TrainError> {
-        let (run, device) = (&self.recipe.run, &self.devices[0]);
-        // Opened at the first grid, for runs without grids do not need them.
-        let encoders = std::mem::take(&mut self.encoders);
-        self.encoders = encoders.or_open(&run.encoders, device)?;
-        let weights = format!("{}, step {step}", run.name);
-        let pipeline = Pipeline::new(
-            stage,
-            denoiser.clone(),
-            weights,
-            &self.encoders,
-            device.clone(),
-        )?;
-        let path = self.run.samples_at(step);
-        pipeline.draw_sheet(&run.sampling, run.seed, &path, self.session.stop)?;
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let step = state.progress.step;
+        let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| probe.is_due(step);
+        // Made of the weights once, however many probes are due.
+        let mut task = None;
+        for probe in self.probes.iter_mut().filter(due) {
+            if !wanted(&**probe, log) {
+                continue;
+            }
+            let view = View {
+                recipe: self.recipe,
+                stage,
+                run: self.run,
+                step,
+                task: task.get_or_insert_with(|| state.task.valid()),
+                average: state.emas.first().and_then(Ema::average),
+                device: &self.devices[0],
+                stop: self.session.stop,
+            };
+            if let Some(numbers) = probe.run(&view)? {
+                let probe = probe.name();
+                log.evaluated(&Evaluated {
+                    step,
+                    probe,
+                    numbers,
+                })?;
+            }
+        }
         Ok(())
     }
 
@@ -136,7 +93,7 @@ where
         progress: &Progress,
         lr: f64,
     ) -> Result<(), TrainError> {
-        let steps = self.ledger.take()?;
+        let steps = self.steps.take()?;
         let images: usize = steps.iter().map(|step| step.images).sum();
         let sound: Vec<f32> = steps.iter().filter_map(Settled::sound_loss).collect();
         let images_per_second = images as f64 / self.since.elapsed().as_secs_f64();
@@ -151,7 +108,7 @@ where
             images_per_second,
             images: progress.images,
             terms: mean_terms(&steps),
-            broken: (steps.len() - sound.len()) as u64,
+            non_finite: (steps.len() - sound.len()) as u64,
             hours: progress.seconds / 3600.0,
             mfu: self.session.gpu.as_ref().map(|gpu| {
                 plan::flop_per_image(stage) * images_per_second

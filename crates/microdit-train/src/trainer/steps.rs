@@ -3,17 +3,16 @@
 use super::Session;
 use crate::{
     checkpoint::{Checkpoint, Progress, State},
-    encoders::Encoders,
     error::TrainError,
-    evaluation::Evaluation,
-    ledger::{Ledger, Pending},
     log::{Log, Metrics},
     nodes::{Agreed, Nodes},
     parallel::{Job, gradients},
+    probe::Probe,
     recipe::{Recipe, Stage},
     run::RunDir,
     source::{self, DataIdentity},
     step::Computed,
+    step_log::{Pending, StepLog},
 };
 use burn::tensor::backend::AutodiffBackend;
 use microdit::{
@@ -21,13 +20,13 @@ use microdit::{
     task::{Draws, TrainTask},
 };
 use microdit_data::{Batch, Loader, Position};
-use std::{marker::PhantomData, sync::atomic::Ordering, time::Instant};
+use std::{sync::atomic::Ordering, time::Instant};
 
 /// A batch, and what all nodes made of it.
 type Trained<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
 
 /// A run that is being trained.
-pub(super) struct Trainer<'a, B: TrainBackend, T, R> {
+pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) recipe: &'a Recipe,
     pub(super) run: &'a RunDir,
     pub(super) devices: &'a [B::Device],
@@ -38,16 +37,15 @@ pub(super) struct Trainer<'a, B: TrainBackend, T, R> {
     started: Instant,
     /// Seconds the run had taken before.
     before: f64,
-    pub(super) ledger: Ledger<B::InnerBackend>,
-    /// What pictures need, opened when there are some to draw.
-    pub(super) encoders: Encoders<B::InnerBackend>,
+    pub(super) steps: StepLog<B::InnerBackend>,
+    /// What looks at the network now and then.
+    pub(super) probes: Vec<Box<dyn Probe<B, T> + 'a>>,
     /// When the last line of the log was written.
     pub(super) since: Instant,
     /// The newest checkpoint, which was verified when it was loaded or written.
     newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as that is known.
     data: Vec<Option<DataIdentity>>,
-    task: PhantomData<T>,
 }
 
 impl<'a, B, T, R> Trainer<'a, B, T, R>
@@ -66,6 +64,7 @@ where
         report: R,
         progress: &Progress,
         (newest, data): (Option<Checkpoint>, Vec<Option<DataIdentity>>),
+        probes: Vec<Box<dyn Probe<B, T> + 'a>>,
     ) -> Result<Self, TrainError> {
         Ok(Self {
             recipe,
@@ -79,12 +78,14 @@ where
             },
             started: Instant::now(),
             before: progress.seconds,
-            ledger: Ledger::new(recipe, run),
-            encoders: Encoders::default(),
+            steps: StepLog::new(recipe, run),
+            probes: match session.keeps() {
+                true => probes,
+                false => Vec::new(),
+            },
             since: Instant::now(),
             newest,
             data,
-            task: PhantomData,
         })
     }
 
@@ -100,8 +101,7 @@ where
             return Ok(state);
         }
         let every = self.recipe.run.checkpoints.every;
-        let device = &self.devices[0];
-        let evaluation = Evaluation::new(self.recipe, stage, device, self.session.stop)?;
+        self.enter(stage)?;
         let mut loader = self.loader(&state.progress)?;
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
@@ -134,7 +134,7 @@ where
                 self.settle(&state)?;
                 self.write_line(stage, &state.progress, lr)?;
             }
-            self.look(stage, &state, evaluation.as_ref())?;
+            self.look(stage, &state)?;
             // The end of the stage is saved by the caller.
             if step.is_multiple_of(every) && !last {
                 self.settle(&state)?;
@@ -149,7 +149,7 @@ where
         }
         self.settle(&state)?;
         if state.progress.stage_step == stage.steps {
-            self.ledger.check(stage.steps)?;
+            self.steps.check(stage.steps)?;
         }
         Ok(state)
     }
@@ -157,8 +157,8 @@ where
     /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run: of a network
     /// that is not finite itself, that is said instead.
     fn settle(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
-        self.ledger.settle().map_err(|error| match error {
-            TrainError::Broken { .. } => state.check_weights().err().unwrap_or(error),
+        self.steps.settle().map_err(|error| match error {
+            TrainError::NonFiniteSteps { .. } => state.check_weights().err().unwrap_or(error),
             error => error,
         })
     }
@@ -303,7 +303,7 @@ where
             grads,
         } = agreed.computed;
         let (task, grad_norm) = optimiser.step::<B, _>(task, grads, &loss, lr);
-        self.ledger.push(Pending {
+        self.steps.push(Pending {
             step: progress.step + 1,
             keys: batch.keys.clone(),
             times,

@@ -267,8 +267,8 @@ pub fn cross_attention_backward<B: Backend>(
 /// for which a GPU would have to wait in every layer.
 pub fn top_k<B: Backend>(scores: Tensor<B, 3>, taken: usize) -> Tensor<B, 3, Int> {
     let ([batch, rows, tokens], device) = (scores.dims(), scores.device());
-    let broken = scores.clone().is_nan();
-    let scores = scores.mask_fill(broken, f32::NEG_INFINITY);
+    let non_finite = scores.clone().is_nan();
+    let scores = scores.mask_fill(non_finite, f32::NEG_INFINITY);
     let place = Tensor::<B, 1, Int>::arange(0..tokens as i64, &device);
     let earlier = place
         .clone()
@@ -387,8 +387,8 @@ pub fn adam<B: Backend>(
     scale: Tensor<B, 1>,
     step: &AdamStep,
 ) -> AdamState<B> {
-    let broken = scale.clone().is_nan().expand(grad.dims());
-    let keep = |old: Tensor<B, 1>, new: Tensor<B, 1>| new.mask_where(broken.clone(), old);
+    let non_finite = scale.clone().is_nan().expand(grad.dims());
+    let keep = |old: Tensor<B, 1>, new: Tensor<B, 1>| new.mask_where(non_finite.clone(), old);
     let grad = grad * scale;
     let first = state.first.clone() * step.beta1 + grad.clone() * (1.0 - step.beta1);
     let second = state.second.clone() * step.beta2 + grad.powi_scalar(2) * (1.0 - step.beta2);

@@ -239,7 +239,7 @@ pub trait DitBackend: Backend {
     }
 
     /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is no number, nothing changes: so a step
-    /// with a broken gradient is left out without the host having to look.
+    /// with a non-finite gradient is left out without the host having to look.
     fn adam(
         state: AdamState<Self>,
         grad: Tensor<Self, 1>,

@@ -338,7 +338,7 @@ fn top_k() {
     }
 }
 
-/// A broken batch has to reach the loss, where it is noticed, without an index out of range on the way.
+/// A non-finite batch has to reach the loss, where it is noticed, without an index out of range on the way.
 #[test]
 fn top_k_of_no_numbers() {
     let scores = [f32::NAN, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -418,7 +418,7 @@ fn adam_steps() {
             assert_eq!(
                 left.param.into_data(),
                 state.param.to_data(),
-                "a broken step is left out"
+                "a non-finite step is left out"
             );
             assert_eq!(left.second.into_data(), state.second.to_data());
         }

@@ -1,5 +1,5 @@
 //! The numbers of the steps: on the device until they are needed, so that a step never waits for the host, then on the
-//! host, where those of a broken step are noticed.
+//! host, where non-finite ones are noticed.
 
 use crate::{error::TrainError, log::JsonLines, recipe::Recipe, run::RunDir};
 use burn::tensor::{Tensor, backend::Backend};
@@ -34,9 +34,9 @@ impl Settled {
     }
 }
 
-/// A line of `broken.jsonl`: enough to compute the step again.
+/// A line of `non_finite.jsonl`: enough to compute the step again.
 #[derive(Serialize)]
-struct Broken<'a> {
+struct NonFinite<'a> {
     step: u64,
     seed: u64,
     loss: f32,
@@ -46,10 +46,10 @@ struct Broken<'a> {
 }
 
 /// Steps since the last line of the log.
-pub(crate) struct Ledger<B: Backend> {
+pub(crate) struct StepLog<B: Backend> {
     pending: Vec<Pending<B>>,
     settled: Vec<Settled>,
-    /// Broken steps without a sound one after them.
+    /// Non-finite steps in a row.
     in_a_row: u64,
     /// The newest of them.
     last: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Ledger<B: Backend> {
     file: PathBuf,
 }
 
-impl<B: Backend> Ledger<B> {
+impl<B: Backend> StepLog<B> {
     pub(crate) fn new(recipe: &Recipe, run: &RunDir) -> Self {
         Self {
             pending: Vec::new(),
@@ -69,7 +69,7 @@ impl<B: Backend> Ledger<B> {
             last: 0,
             limit: recipe.run.max_broken_steps,
             seed: recipe.run.seed,
-            file: run.broken(),
+            file: run.non_finite(),
         }
     }
 
@@ -112,7 +112,7 @@ impl<B: Backend> Ledger<B> {
             } else {
                 self.in_a_row += 1;
                 self.last = step.step;
-                JsonLines::append_to(self.file.clone())?.push(&Broken {
+                JsonLines::append_to(self.file.clone())?.push(&NonFinite {
                     step: step.step,
                     seed: self.seed,
                     loss,
@@ -138,7 +138,7 @@ impl<B: Backend> Ledger<B> {
         if self.in_a_row < steps {
             return Ok(());
         }
-        Err(TrainError::Broken {
+        Err(TrainError::NonFiniteSteps {
             steps: self.in_a_row,
             last: self.last,
             batches: self.file.clone(),

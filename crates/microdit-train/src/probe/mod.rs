@@ -1,0 +1,94 @@
+//! What is measured and drawn of a network while it is trained.
+
+mod held_out;
+mod sample_grid;
+
+pub use held_out::HeldOutLoss;
+pub use sample_grid::SampleGrid;
+
+use crate::{
+    error::TrainError,
+    recipe::{Recipe, Stage},
+    run::RunDir,
+};
+use microdit::{TrainBackend, task::TrainTask};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+
+/// Something that looks at a network now and then. It owns what it compares with, and learns of the network in a
+/// [`View`]. Only the process that keeps the run directory has probes.
+pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
+    /// What the logs call it; no two probes of a run have the same name.
+    fn name(&self) -> &'static str;
+
+    /// Whether it is due after `step` finished steps, which are at least 1.
+    fn is_due(&self, step: u64) -> bool;
+
+    /// Whether `run` has what it makes of `step` already. Those that give numbers need not know: the log does.
+    fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
+        false
+    }
+
+    /// Reads what it needs for a stage, before the stage is begun or resumed.
+    ///
+    /// # Errors
+    /// Whatever ends the run before it trains in vain.
+    fn enter(
+        &mut self,
+        _recipe: &Recipe,
+        _stage: &Stage,
+        _stop: &AtomicBool,
+    ) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// Looks. The numbers go into `evaluation.jsonl` and, as `NAME/NUMBER`, to TensorBoard; none if it was asked to stop,
+    /// or has nothing to say.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError>;
+}
+
+/// What a probe found, by name.
+pub type Numbers = BTreeMap<&'static str, f64>;
+
+/// A run as a probe sees it, between two steps.
+pub struct View<'a, B: TrainBackend, T: TrainTask<B>> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The stage that is trained.
+    pub stage: &'a Stage,
+    /// The run directory.
+    pub run: &'a RunDir,
+    /// Finished steps.
+    pub step: u64,
+    /// The networks as trained.
+    pub task: &'a T::InnerModule,
+    /// The first average of them, where there is one.
+    pub average: Option<&'a T::InnerModule>,
+    /// Where they are.
+    pub device: &'a B::Device,
+    /// Set when the run is to end: a probe gives up soon then.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a, B: TrainBackend, T: TrainTask<B>> View<'a, B, T> {
+    /// The networks to draw with: averaged where they are.
+    pub fn drawn_with(&self) -> &'a T::InnerModule {
+        self.average.unwrap_or(self.task)
+    }
+}
+
+/// The probes a recipe asks for.
+pub(crate) fn of_recipe<B: TrainBackend, T: TrainTask<B>>(
+    recipe: &Recipe,
+) -> Vec<Box<dyn Probe<B, T>>> {
+    let mut probes: Vec<Box<dyn Probe<B, T>>> = Vec::new();
+    if let Some(config) = &recipe.run.evaluation {
+        probes.push(Box::new(HeldOutLoss::new(config.clone())));
+    }
+    if let Some(every) = recipe.run.sampling.every {
+        probes.push(Box::new(SampleGrid::<B>::new(every)));
+    }
+    probes
+}

@@ -1,0 +1,57 @@
+//! The prompts of the recipe, drawn on a sheet.
+
+use super::{Numbers, Probe, View};
+use crate::{encoders::Encoders, error::TrainError, run::RunDir, sampling::Pipeline};
+use microdit::{
+    TrainBackend,
+    task::{Task as _, TrainTask},
+};
+
+/// Draws the recipe's prompts with the first average of the weights, or as trained if there is none.
+pub struct SampleGrid<B: TrainBackend> {
+    every: u64,
+    encoders: Encoders<B::InnerBackend>,
+}
+
+impl<B: TrainBackend> SampleGrid<B> {
+    /// Every so many steps, at least 1.
+    pub fn new(every: u64) -> Self {
+        let encoders = Encoders::default();
+        Self { every, encoders }
+    }
+
+    fn draw<T: TrainTask<B>>(&mut self, view: &View<'_, B, T>) -> Result<(), TrainError> {
+        let (run, device) = (&view.recipe.run, view.device);
+        // Opened at the first grid, which may never be due.
+        self.encoders = std::mem::take(&mut self.encoders).or_open(&run.encoders, device)?;
+        let denoiser = view.drawn_with().denoiser().clone();
+        let weights = format!("{}, step {}", run.name, view.step);
+        let device = device.clone();
+        let pipeline = Pipeline::new(view.stage, denoiser, weights, &self.encoders, device)?;
+        let path = view.run.samples_at(view.step);
+        pipeline.draw_sheet(&run.sampling, run.seed, &path, view.stop)?;
+        Ok(())
+    }
+}
+
+impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
+    fn name(&self) -> &'static str {
+        "sample_grid"
+    }
+
+    fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every)
+    }
+
+    fn is_done(&self, run: &RunDir, step: u64) -> bool {
+        run.samples_at(step).is_file()
+    }
+
+    /// A run does not end for want of a picture: what went wrong is a warning.
+    fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError> {
+        if let Err(error) = self.draw(view) {
+            tracing::warn!("no pictures of step {}: {error}", view.step);
+        }
+        Ok(None)
+    }
+}
