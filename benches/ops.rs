@@ -6,7 +6,7 @@ use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     DitBackend,
-    ops::{AdamState, AdamStep, ExpertInputs, composed},
+    ops::{AdamState, AdamStep, ExpertInputs, OptimizerOps as _, composed, optimizer},
     worker_pool,
 };
 use microdit_benches::normal;
@@ -241,7 +241,7 @@ fn optimiser(c: &mut Criterion) {
         *held = Some(Flex::adam(state, grad.clone(), scale.clone(), &step));
     };
     compare(c, "adamw, 4 M", in_place, || {
-        composed::adam(state(), grad.clone(), scale.clone(), &step)
+        optimizer::adam(state(), grad.clone(), scale.clone(), &step)
     });
     compare(
         c,

@@ -9,7 +9,7 @@ use microdit::{
     diffusion::{
         Diffusion as _, Edm, Guidance, Point,
         sampler::{Solver, sample},
-        schedule::Trajectory,
+        trajectory::Trajectory,
     },
     net::{Conditioning, Denoiser as _},
     worker_pool,

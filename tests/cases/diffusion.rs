@@ -11,7 +11,8 @@ use microdit::{
         Betas, Density, Diffusion, FlowMatching, FlowWeighting, Guidance, Level, Prediction, Vp,
         VpTable, VpWeighting,
         sampler::{Ddim, DpmSolver, Rule, Solver, sample},
-        schedule::{End, Shift, Spacing, TimestepSchedule, Trajectory},
+        schedule::{End, Shift, Spacing, TimestepSchedule},
+        trajectory::Trajectory,
     },
     net::Output,
 };

@@ -12,7 +12,8 @@ use crate::{
 };
 use burn::tensor::StreamId;
 use microdit::{
-    DitBackend as _, TrainBackend,
+    TrainBackend,
+    ops::Collectives as _,
     task::{Draws, TrainTask},
 };
 use microdit_data::Batch;

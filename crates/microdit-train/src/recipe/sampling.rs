@@ -6,7 +6,8 @@ use microdit::{
     diffusion::{
         DiffusionConfig, Family, Guidance, Interval,
         sampler::{Churn, Sampler as _, Solver},
-        schedule::{ScheduleConfig, Trajectory},
+        schedule::ScheduleConfig,
+        trajectory::Trajectory,
     },
     range::{OutOfRange, require, within},
 };

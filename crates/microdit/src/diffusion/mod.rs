@@ -8,6 +8,7 @@ mod flow_matching;
 mod guidance;
 pub mod sampler;
 pub mod schedule;
+pub mod trajectory;
 mod vp;
 
 pub use betas::Betas;

@@ -1,7 +1,7 @@
 //! The operations under automatic differentiation: each is one node of burn's graph, whose backward step calls the
 //! inner backend's gradients.
 
-use super::{DitBackend, ExpertInputs};
+use super::{Collectives, DitBackend, ExpertInputs, OptimizerOps};
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{
@@ -85,6 +85,10 @@ fn tensor<B: Backend, const D: usize>(primitive: &FloatTensor<B>) -> Tensor<B, D
 fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
+
+/// Gradients are not differentiated again.
+impl<B: DitBackend, C: CheckpointStrategy> OptimizerOps for Autodiff<B, C> {}
+impl<B: DitBackend, C: CheckpointStrategy> Collectives for Autodiff<B, C> {}
 
 impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
     fn keep_awake() -> Option<KeepAwake> {

@@ -1,7 +1,7 @@
 //! The operations and their gradients, composed from burn tensors: what every backend can run, and what a fused version
 //! is compared with.
 
-use super::{AdamState, AdamStep, ExpertGrads, ExpertInputs, ModulatedNormGrads};
+use super::{ExpertGrads, ExpertInputs, ModulatedNormGrads};
 use burn::tensor::{
     DType, IndexingUpdateOp, Int, Tensor,
     activation::{gelu, sigmoid, silu, softmax},
@@ -370,43 +370,5 @@ pub fn experts_backward<B: Backend>(
         weights: by_sample(weight_grad, batch).reshape([batch, experts, taken]),
         w1: w1_grad,
         w2: w2_grad,
-    }
-}
-
-/// In the order of the devices, so that the sum is the same bit for bit however the work was timed.
-pub fn sum_over_devices<B: Backend>(parts: Vec<Tensor<B, 1>>) -> Option<Tensor<B, 1>> {
-    parts.into_iter().reduce(|sum, part| {
-        let device = sum.device();
-        sum + part.to_device(&device)
-    })
-}
-
-pub fn adam<B: Backend>(
-    state: AdamState<B>,
-    grad: Tensor<B, 1>,
-    scale: Tensor<B, 1>,
-    step: &AdamStep,
-) -> AdamState<B> {
-    let non_finite = scale.clone().is_nan().expand(grad.dims());
-    let keep = |old: Tensor<B, 1>, new: Tensor<B, 1>| new.mask_where(non_finite.clone(), old);
-    let grad = grad * scale;
-    let first = state.first.clone() * step.beta1 + grad.clone() * (1.0 - step.beta1);
-    let second = state.second.clone() * step.beta2 + grad.powi_scalar(2) * (1.0 - step.beta2);
-    let (correction1, correction2) = step.corrections();
-    let root = second.clone().sqrt() / correction2.sqrt() + step.eps;
-    let change = first.clone() / root * (step.lr / correction1);
-    let param = state.param.clone() * (1.0 - step.lr * step.weight_decay) - change;
-    AdamState {
-        param: keep(state.param, param),
-        first: keep(state.first, first),
-        second: keep(state.second, second),
-    }
-}
-
-impl AdamStep {
-    /// What the moments lack of their final scale: `1 - beta^step`.
-    pub fn corrections(&self) -> (f64, f64) {
-        let lacking = |beta: f64| 1.0 - beta.powf(self.step as f64);
-        (lacking(self.beta1), lacking(self.beta2))
     }
 }

@@ -1,11 +1,12 @@
-//! `DitBackend`: the operations worth fusing, behind one trait.
+//! `DitBackend`: the operations worth fusing, behind one trait, with the optimizer's and the collectives beside them.
 //!
-//! Every method has a body composed from burn tensors, so supporting another backend is one empty `impl`; a backend
-//! overrides what it can do faster. The `_backward` methods give the gradients of an operation's inputs from the
+//! Every method has a body composed from burn tensors, so supporting another backend is an empty `impl` of each trait; a
+//! backend overrides what it can do faster. The `_backward` methods give the gradients of an operation's inputs from the
 //! gradient `grad` of its output; `Autodiff` calls them, so each operation is one node of the graph that keeps its
 //! inputs and nothing in between. Nobody outside this module knows which version runs.
 
 mod autodiff;
+pub mod collectives;
 // Public for the benchmarks, which compare the fused operations with it.
 #[doc(hidden)]
 pub mod composed;
@@ -16,10 +17,13 @@ mod finite_differences;
 mod flex;
 #[cfg(feature = "fusion")]
 mod fusion;
+pub mod optimizer;
 #[cfg(test)]
 mod tests;
 
+pub use collectives::Collectives;
 pub(crate) use composed::split_last;
+pub use optimizer::{AdamState, AdamStep, OptimizerOps};
 
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{
@@ -28,41 +32,13 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-/// Sizes and constants of one optimizer step (AdamW, arXiv 1711.05101, algorithm 2).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamStep {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the corrected second moment.
-    pub eps: f64,
-    /// Learning rate.
-    pub lr: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// This step's number, from 1: corrects the moments' start at zero.
-    pub step: u64,
-}
-
-/// A parameter and its moments, flattened.
-#[derive(Clone, Debug)]
-pub struct AdamState<B: Backend> {
-    /// The parameter.
-    pub param: Tensor<B, 1>,
-    /// Mean of the gradients.
-    pub first: Tensor<B, 1>,
-    /// Mean of the squared gradients.
-    pub second: Tensor<B, 1>,
-}
-
 /// A backend that trains microdit's networks: a [`DitBackend`] under automatic differentiation.
 pub trait TrainBackend: DitBackend + AutodiffBackend<InnerBackend: DitBackend> {}
 
 impl<B: DitBackend + AutodiffBackend<InnerBackend: DitBackend>> TrainBackend for B {}
 
 /// A burn backend that runs microdit's networks.
-pub trait DitBackend: Backend {
+pub trait DitBackend: OptimizerOps + Collectives {
     /// Keeps what computes awake over a step of many short operations, where that helps.
     fn keep_awake() -> Option<KeepAwake> {
         None
@@ -226,27 +202,6 @@ pub trait DitBackend: Backend {
         grad: Tensor<Self, 3>,
     ) -> ExpertGrads<Self> {
         composed::experts_backward(inputs, hidden, grad)
-    }
-
-    /// Sum, on the first one's device, of tensors of one shape on a device each; none of none.
-    fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
-        composed::sum_over_devices(parts)
-    }
-
-    /// Sum of the squares of all elements, `[1]`.
-    fn sum_of_squares(x: Tensor<Self, 1>) -> Tensor<Self, 1> {
-        x.powi_scalar(2).sum()
-    }
-
-    /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is no number, nothing changes: so a step
-    /// with a non-finite gradient is left out without the host having to look.
-    fn adam(
-        state: AdamState<Self>,
-        grad: Tensor<Self, 1>,
-        scale: Tensor<Self, 1>,
-        step: &AdamStep,
-    ) -> AdamState<Self> {
-        composed::adam(state, grad, scale, step)
     }
 }
 

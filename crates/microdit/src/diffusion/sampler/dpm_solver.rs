@@ -1,10 +1,7 @@
 //! DPM-Solver++ of second order in several steps (arXiv 2211.01095, algorithm 2), and its SDE.
 
 use super::{History, Images, Sampler};
-use crate::diffusion::{
-    family::Point,
-    schedule::{Convention, Step},
-};
+use crate::diffusion::{family::Point, schedule::Convention, trajectory::Step};
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 

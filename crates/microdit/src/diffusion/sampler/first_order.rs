@@ -5,7 +5,8 @@ use super::{History, Images, Sampler};
 use crate::{
     diffusion::{
         family::{Level, Point},
-        schedule::{Convention, Step},
+        schedule::Convention,
+        trajectory::Step,
     },
     range::{OutOfRange, above, within},
 };

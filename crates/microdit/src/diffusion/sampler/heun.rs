@@ -1,10 +1,7 @@
 //! Heun's method for the probability-flow ODE (EDM, arXiv 2206.00364, algorithm 1).
 
 use super::{History, Images, Sampler, first_order::first_order};
-use crate::diffusion::{
-    family::Point,
-    schedule::{Convention, Step},
-};
+use crate::diffusion::{family::Point, schedule::Convention, trajectory::Step};
 use burn::tensor::backend::Backend;
 
 /// Second order in noise over signal: two evaluations a step, and one where a step begins without signal or ends without

@@ -14,7 +14,8 @@ pub use solver::Solver;
 
 use super::{
     family::Point,
-    schedule::{Convention, Raise, Step, Trajectory},
+    schedule::Convention,
+    trajectory::{Raise, Step, Trajectory},
 };
 use crate::range::{OutOfRange, require, within};
 use burn::tensor::{Tensor, backend::Backend};

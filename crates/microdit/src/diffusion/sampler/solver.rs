@@ -2,10 +2,7 @@
 
 use super::{Ddim, DpmSolver, Euler, EulerAncestral, Heun, History, Images, Sampler};
 use crate::{
-    diffusion::{
-        family::Point,
-        schedule::{Convention, Step},
-    },
+    diffusion::{family::Point, schedule::Convention, trajectory::Step},
     range::OutOfRange,
 };
 use burn::tensor::backend::Backend;

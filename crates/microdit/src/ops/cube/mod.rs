@@ -9,7 +9,10 @@ mod routing;
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;
 
-use super::{AdamState, AdamStep, DitBackend, ModulatedNormGrads, composed};
+use super::{
+    AdamState, AdamStep, Collectives, DitBackend, ModulatedNormGrads, OptimizerOps, collectives,
+    composed, optimizer,
+};
 use burn::tensor::{
     DType, Int, Tensor, TensorPrimitive,
     activation::gelu_approximate,
@@ -165,12 +168,20 @@ where
         }
         Tensor::from_primitive(routing::top_k(flat(scores), taken))
     }
+}
 
+impl<R, F, I, T> Collectives for CubeBackend<R, F, I, T>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
     /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, for which every device sends and
     /// receives as much as any other.
     fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
         if !R::Server::SERVER_COMM_ENABLED || parts.len() < 2 {
-            return composed::sum_over_devices(parts);
+            return collectives::sum_over_devices(parts);
         }
         let devices: Vec<_> = parts.iter().map(|part| part.device().id()).collect();
         let join = |part: Tensor<Self, 1>| {
@@ -182,7 +193,15 @@ where
         let sums: Vec<_> = joined.into_iter().map(CollectiveTensor::resolve).collect();
         sums.into_iter().next().map(tensor)
     }
+}
 
+impl<R, F, I, T> OptimizerOps for CubeBackend<R, F, I, T>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
     fn adam(
         state: AdamState<Self>,
         grad: Tensor<Self, 1>,
@@ -190,7 +209,7 @@ where
         step: &AdamStep,
     ) -> AdamState<Self> {
         if !all_f32!(state.param, state.first, state.second, grad, scale) {
-            return composed::adam(state, grad, scale, step);
+            return optimizer::adam(state, grad, scale, step);
         }
         let state = [flat(state.param), flat(state.first), flat(state.second)];
         let [param, first, second] = adam::step(state, flat(grad), flat(scale), step).map(tensor);

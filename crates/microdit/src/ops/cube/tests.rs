@@ -2,7 +2,7 @@
 //! rasteriser in software is one. Shapes include single rows, and rows longer than a cube of threads.
 
 use crate::ops::{
-    AdamState, DitBackend, composed,
+    AdamState, DitBackend, OptimizerOps as _, composed, optimizer,
     tests::{Draw, assert_close},
 };
 use burn::tensor::{Tensor, TensorData, activation::gelu_approximate};
@@ -105,7 +105,7 @@ fn adam_steps() {
             // Shared with `kept`, the state must not change in place.
             let kept = here();
             let found = Wgpu::adam(kept.clone(), up(&grad), up(&scale), &step);
-            let expected = composed::adam(state.clone(), grad.clone(), scale.clone(), &step);
+            let expected = optimizer::adam(state.clone(), grad.clone(), scale.clone(), &step);
             compare("parameter", found.param, expected.param.clone());
             compare("first moment", found.first, expected.first);
             compare("second moment", found.second, expected.second);

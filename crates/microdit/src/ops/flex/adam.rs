@@ -1,14 +1,62 @@
 //! One pass of AdamW over a parameter, in place.
 
 use super::{
-    super::AdamStep,
+    flat, is_f32,
     pointwise::TASK,
     simd::{simd, sum},
+    slices, tensor,
 };
+use crate::ops::optimizer::{self, AdamState, AdamStep, OptimizerOps};
+use burn::tensor::{Tensor, TensorPrimitive};
+use burn_flex::Flex;
 use rayon::prelude::*;
 
+impl OptimizerOps for Flex {
+    fn sum_of_squares(x: Tensor<Flex, 1>) -> Tensor<Flex, 1> {
+        if !is_f32(&x) {
+            return x.powi_scalar(2).sum();
+        }
+        tensor(vec![sum_of_squares(flat(x).storage())], [1])
+    }
+
+    fn adam(
+        state: AdamState<Flex>,
+        grad: Tensor<Flex, 1>,
+        scale: Tensor<Flex, 1>,
+        step: &AdamStep,
+    ) -> AdamState<Flex> {
+        if !is_f32(&state.param) || !is_f32(&grad) || !is_f32(&state.first) {
+            return optimizer::adam(state, grad, scale, step);
+        }
+        let AdamState {
+            param,
+            first,
+            second,
+        } = state;
+        // In place where nobody else holds the memory; a copy of the shared otherwise.
+        let [mut param, mut first, mut second] = [flat(param), flat(first), flat(second)];
+        let tensors = [flat(grad), flat(scale)];
+        let [grad, scale] = slices(&tensors);
+        self::step(
+            param.storage_mut(),
+            first.storage_mut(),
+            second.storage_mut(),
+            grad,
+            scale[0],
+            step,
+        );
+        let [param, first, second] =
+            [param, first, second].map(|x| Tensor::from_primitive(TensorPrimitive::Float(x)));
+        AdamState {
+            param,
+            first,
+            second,
+        }
+    }
+}
+
 /// Updates parameter and moments with the gradient times `scale`.
-pub(super) fn step(
+fn step(
     param: &mut [f32],
     first: &mut [f32],
     second: &mut [f32],
@@ -50,7 +98,7 @@ pub(super) fn step(
 }
 
 /// Sum of the squares.
-pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
+fn sum_of_squares(x: &[f32]) -> f32 {
     let partial: Vec<f32> = x
         .par_chunks(TASK)
         .map(|x| {

@@ -2,9 +2,13 @@
 
 use super::{
     buffer::unwritten,
+    flat,
     matrix::{Matrix, Threads, multiply},
     simd::{dot, normal_distribution, simd},
+    slices,
 };
+use crate::ops::ExpertInputs;
+use burn_flex::Flex;
 use rayon::prelude::*;
 
 /// The sizes of a layer, and which tokens it takes.
@@ -33,6 +37,42 @@ pub(super) struct Grads {
     pub(super) weights: Vec<f32>,
     pub(super) w1: Vec<f32>,
     pub(super) w2: Vec<f32>,
+}
+
+/// Runs `with` on the experts' sizes and slices, and on the tokens.
+pub(super) fn with<R>(
+    inputs: ExpertInputs<Flex>,
+    with: impl FnOnce(Experts<'_>, &[f32]) -> R,
+) -> R {
+    let [batch, tokens, dim] = inputs.x.dims();
+    let [experts, _, hidden] = inputs.w1.dims();
+    let taken = inputs.chosen.dims()[2];
+    let chosen: Vec<usize> = inputs
+        .chosen
+        .into_data()
+        .iter::<i64>()
+        .map(|token| token as usize)
+        .collect();
+    let tensors = [
+        flat(inputs.x),
+        flat(inputs.weights),
+        flat(inputs.w1),
+        flat(inputs.w2),
+    ];
+    let [x, weights, w1, w2] = slices(&tensors);
+    let layer = Experts {
+        batch,
+        tokens,
+        dim,
+        hidden,
+        experts,
+        taken,
+        chosen: &chosen,
+        weights,
+        w1,
+        w2,
+    };
+    with(layer, x)
 }
 
 impl<'a> Experts<'a> {

@@ -12,9 +12,7 @@ mod pointwise;
 mod simd;
 mod small;
 
-use super::{
-    AdamState, AdamStep, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed,
-};
+use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed};
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
@@ -409,7 +407,7 @@ impl DitBackend for Flex {
             return composed::experts(inputs);
         }
         let shape = inputs.x.dims();
-        with_experts(inputs, |layer, x| {
+        experts::with(inputs, |layer, x| {
             let (out, hidden) = layer.forward(x);
             let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
             (tensor(out, shape), tensor(hidden, hidden_shape))
@@ -427,7 +425,7 @@ impl DitBackend for Flex {
         let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
         let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
         let tensors = [flat(hidden), flat(grad)];
-        with_experts(inputs, |layer, tokens| {
+        experts::with(inputs, |layer, tokens| {
             let [hidden, grad] = slices(&tensors);
             let grads = layer.backward(tokens, hidden, grad);
             ExpertGrads {
@@ -438,82 +436,6 @@ impl DitBackend for Flex {
             }
         })
     }
-
-    fn sum_of_squares(x: Tensor<Flex, 1>) -> Tensor<Flex, 1> {
-        if !is_f32(&x) {
-            return x.powi_scalar(2).sum();
-        }
-        tensor(vec![adam::sum_of_squares(flat(x).storage())], [1])
-    }
-
-    fn adam(
-        state: AdamState<Flex>,
-        grad: Tensor<Flex, 1>,
-        scale: Tensor<Flex, 1>,
-        step: &AdamStep,
-    ) -> AdamState<Flex> {
-        if !is_f32(&state.param) || !is_f32(&grad) || !is_f32(&state.first) {
-            return composed::adam(state, grad, scale, step);
-        }
-        let AdamState {
-            param,
-            first,
-            second,
-        } = state;
-        // In place where nobody else holds the memory; a copy of the shared otherwise.
-        let [mut param, mut first, mut second] = [flat(param), flat(first), flat(second)];
-        let tensors = [flat(grad), flat(scale)];
-        let [grad, scale] = slices(&tensors);
-        adam::step(
-            param.storage_mut(),
-            first.storage_mut(),
-            second.storage_mut(),
-            grad,
-            scale[0],
-            step,
-        );
-        let [param, first, second] =
-            [param, first, second].map(|x| Tensor::from_primitive(TensorPrimitive::Float(x)));
-        AdamState {
-            param,
-            first,
-            second,
-        }
-    }
 }
 
-/// Runs `with` on the experts' sizes and slices, and on the tokens.
-fn with_experts<R>(
-    inputs: ExpertInputs<Flex>,
-    with: impl FnOnce(experts::Experts<'_>, &[f32]) -> R,
-) -> R {
-    let [batch, tokens, dim] = inputs.x.dims();
-    let [experts, _, hidden] = inputs.w1.dims();
-    let taken = inputs.chosen.dims()[2];
-    let chosen: Vec<usize> = inputs
-        .chosen
-        .into_data()
-        .iter::<i64>()
-        .map(|token| token as usize)
-        .collect();
-    let tensors = [
-        flat(inputs.x),
-        flat(inputs.weights),
-        flat(inputs.w1),
-        flat(inputs.w2),
-    ];
-    let [x, weights, w1, w2] = slices(&tensors);
-    let layer = experts::Experts {
-        batch,
-        tokens,
-        dim,
-        hidden,
-        experts,
-        taken,
-        chosen: &chosen,
-        weights,
-        w1,
-        w2,
-    };
-    with(layer, x)
-}
+impl Collectives for Flex {}
