@@ -41,6 +41,8 @@ pub struct Batch {
     pub captions: Captions,
     /// Pixels in -1..1, or latents: `[batch, channels, height, width]`, row-major.
     pub images: Vec<f32>,
+    /// Channels, height and width of each.
+    pub shape: [usize; 3],
     /// Where the batch after this one begins.
     pub next: Position,
 }
@@ -142,10 +144,10 @@ fn next_batch(
             return Err(DataError::NothingDecodes(tally.in_a_row));
         }
     }
-    Ok(collate(decoded, samples.position()))
+    Ok(collate(decoded, config.shape, samples.position()))
 }
 
-fn collate(decoded: Vec<Decoded>, next: Position) -> Batch {
+fn collate(decoded: Vec<Decoded>, shape: [usize; 3], next: Position) -> Batch {
     let (mut keys, mut images) = (Vec::new(), Vec::new());
     // A source has captions of one kind only.
     let (mut texts, mut vectors) = (Vec::new(), Vec::new());
@@ -164,6 +166,7 @@ fn collate(decoded: Vec<Decoded>, next: Position) -> Batch {
             false => Captions::Texts(texts),
         },
         images,
+        shape,
         next,
     }
 }

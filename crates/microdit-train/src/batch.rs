@@ -33,10 +33,9 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
     }
 
     fn latents(&self, samples: &[usize]) -> Tensor<B, 4> {
-        let model = &self.stage.model;
-        let side = model.input_size;
-        let shape = [samples.len(), model.in_channels, side, side];
-        let images = picked(&self.batch.images, shape[1..].iter().product(), samples);
+        let [channels, height, width] = self.batch.shape;
+        let shape = [samples.len(), channels, height, width];
+        let images = picked(&self.batch.images, channels * height * width, samples);
         let values = match self.stage.codec {
             CodecConfig::Pixels { scale } => PixelCodec { scale }.encode(&images),
             CodecConfig::Latents => images,
