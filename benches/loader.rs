@@ -25,7 +25,7 @@ fn pictures(folder: &Path, size: u32, count: u64) {
     let card = DatasetCard {
         name: "shapes".into(),
         source: String::new(),
-        licence: String::new(),
+        license: String::new(),
         size: String::new(),
         get: String::new(),
         layout: Layout::Shapes { size, count },

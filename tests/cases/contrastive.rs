@@ -13,8 +13,7 @@ use burn::tensor::{Int, Tensor};
 use custom_objective::contrast;
 use microdit::{
     diffusion::{Diffusion as _, FlowMatching},
-    embed::patchify,
-    net::Output,
+    net::{Output, dit::embed::patchify},
     task::Losses,
 };
 use std::path::Path;

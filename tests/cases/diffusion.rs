@@ -395,7 +395,7 @@ fn flow_loss(golden: &Golden, name: &str, settings: &Value, report: &mut Report)
     let (x, _) = family.input(clean.clone(), noise.clone(), &rows);
     let factor = |number: &Tensor<Train, 1>| number.clone().reshape([1, 1, 1, 1]);
     let predicted = x * factor(&a) + direction.clone() * factor(&b) + time * factor(&c);
-    let output = Output::all(microdit::embed::patchify(predicted.clone(), 1));
+    let output = Output::all(microdit::net::dit::embed::patchify(predicted.clone(), 1));
     let losses = family.loss(&output, clean.clone(), noise.clone(), &rows, 1);
     let loss = losses.clone().mean();
     let grads = loss.backward();

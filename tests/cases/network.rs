@@ -8,11 +8,12 @@ use crate::{
 use burn::tensor::Tensor;
 use microdit::{
     Condition, Dit, MaskStage, TokenMask,
-    block::DitBlock,
     diffusion::Guidance,
-    embed::unpatchify,
-    feed_forward::FeedForward,
-    net::{Conditioning, Denoiser as _, Inputs, Selection},
+    net::{
+        Conditioning, Denoiser as _, Inputs, Selection,
+        dit::{block::DitBlock, embed::unpatchify},
+    },
+    nn::feed_forward::FeedForward,
 };
 use std::path::Path;
 

@@ -9,7 +9,9 @@ use burn::{
     module::{Module, Param, ParamId},
     tensor::{Tensor, backend::Backend},
 };
-use microdit::{DitConfig, ema::blend, embed::sincos_positions, flops, weights::StateDict};
+use microdit::{
+    DitConfig, cost::flops, ema::blend, net::dit::embed::sincos_positions, weights::StateDict,
+};
 use microdit_train::schedule::{Curve, Schedule};
 use std::{collections::BTreeMap, path::Path};
 

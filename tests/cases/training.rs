@@ -9,8 +9,7 @@ use burn::module::AutodiffModule;
 use microdit::{
     Dit, MaskStage, Masking, TokenMask,
     diffusion::{Diffusion as _, DiffusionConfig, Edm, Row},
-    embed::unpatchify,
-    net::{Conditioning, Denoiser as _, Inputs, Selection},
+    net::{Conditioning, Denoiser as _, Inputs, Selection, dit::embed::unpatchify},
     task::{Denoise, DenoiseConfig, Noised, Task as _},
     weights::StateDict,
 };

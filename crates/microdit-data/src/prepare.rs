@@ -20,7 +20,7 @@ pub struct DatasetCard {
     /// Where it is described.
     pub source: String,
     /// Its license.
-    pub licence: String,
+    pub license: String,
     /// How large it is.
     pub size: String,
     /// How to get it.

@@ -7,11 +7,15 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
     DitBackend, DitConfig, Linear,
-    embed::{PatchEmbed, TimestepEmbed, sincos_positions},
-    init::{Init, STD},
-    net::{Denoiser, Inputs, Output, Selection},
+    net::{
+        Denoiser, Inputs, Output, Selection,
+        dit::embed::{PatchEmbed, TimestepEmbed, sincos_positions},
+    },
+    nn::{
+        init::{Init, STD},
+        params::Roles,
+    },
     ops::over_rows,
-    params::Roles,
 };
 use microdit_train::{Recipe, recipe::Stage, trainer::train};
 use std::{error::Error, path::Path};

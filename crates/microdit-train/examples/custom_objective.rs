@@ -8,9 +8,8 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
     DitBackend,
-    embed::patchify,
-    net::{Denoiser, Inputs, Output},
-    params::{Role, Roles},
+    net::{Denoiser, Inputs, Output, dit::embed::patchify},
+    nn::params::{Role, Roles},
     rng::Purpose,
     task::{Denoise, Draws, Losses, Noised, Samples, Task},
 };

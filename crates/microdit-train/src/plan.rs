@@ -1,7 +1,10 @@
 //! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
 
 use crate::recipe::{Recipe, Stage};
-use microdit::{MaskStage, flops, memory};
+use microdit::{
+    MaskStage,
+    cost::{flops, memory},
+};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 

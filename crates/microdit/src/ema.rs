@@ -1,7 +1,7 @@
 //! Averages of weights over training.
 
 use crate::{
-    params::{self, MapParams, VisitParams},
+    nn::params::{self, MapParams, VisitParams},
     range::{OutOfRange, above, within},
 };
 use burn::{
@@ -64,7 +64,7 @@ impl EmaConfig {
 ///
 /// ```
 /// use burn_flex::Flex;
-/// use microdit::{ema::{Decay, Ema, EmaConfig}, init::{Init, STD}, Linear};
+/// use microdit::{ema::{Decay, Ema, EmaConfig}, nn::init::{Init, STD}, Linear};
 ///
 /// let device = Default::default();
 /// let init = Init::<Flex>::new(0, &device);

@@ -3,11 +3,7 @@
 //!
 //! ```
 //! use burn_flex::Flex;
-//! use microdit::{
-//!     DitConfig, Masking,
-//!     net::Denoiser,
-//!     task::{DenoiseConfig, Draws, HostBatch, Task},
-//! };
+//! use microdit::{//!     DitConfig, Masking, //!     net::Denoiser, //!     task::{DenoiseConfig, Draws, HostBatch, Task}, //!};
 //!
 //! // A small network over 8 x 8 latents, and a batch of two latents with captions of five vectors.
 //! let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
@@ -30,42 +26,25 @@
 //! ```
 
 pub mod atomic_file;
-pub mod attention;
-pub mod block;
-mod config;
+pub mod cost;
 pub mod diffusion;
-mod dit;
 pub mod ema;
-pub mod embed;
-pub mod feed_forward;
-pub mod flops;
-pub mod init;
-mod linear;
-pub mod memory;
-pub mod mixer;
-pub mod moe;
 pub mod net;
-pub mod norm;
+pub mod nn;
 pub mod ops;
-pub mod params;
-mod precision;
 pub mod printable;
 pub mod range;
 pub mod rng;
 pub mod task;
-mod validate;
 pub mod weights;
-mod width;
 pub mod worker_pool;
 
-pub use config::{BlockConfig, DitConfig, MixerConfig, MoeConfig};
-pub use dit::{Condition, Dit, FinalLayer};
-pub use linear::Linear;
-pub use net::{MaskStage, Masking, TokenMask};
+pub use net::{
+    MaskStage, Masking, TokenMask,
+    dit::{Condition, ConfigError, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
+};
+pub use nn::{BlockConfig, Linear, MoeConfig, Precision};
 pub use ops::{DitBackend, TrainBackend};
-pub use precision::Precision;
-pub use validate::ConfigError;
-pub use width::WidthScale;
 
 /// The README's example compiles and runs.
 #[cfg(doctest)]

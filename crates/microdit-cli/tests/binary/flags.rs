@@ -94,7 +94,7 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     encoders::vae(&folder.join("vae"));
     encoders::clip(&folder.join("clip"));
-    let card = r#"(name: "s", source: "", licence: "", size: "", get: "", layout: Shapes(size: 64, count: 3), store: Png)"#;
+    let card = r#"(name: "s", source: "", license: "", size: "", get: "", layout: Shapes(size: 64, count: 3), store: Png)"#;
     fs::write(folder.join("card.ron"), card).unwrap();
     succeeds(&[
         "data",

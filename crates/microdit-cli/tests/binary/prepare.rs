@@ -81,7 +81,7 @@ fn pictures_are_filtered_cleaned_shrunk_and_packed() {
     fs::write(
         &card,
         r#"(
-            name: "cats", source: "here", licence: "CC0", size: "six", get: "draw them",
+            name: "cats", source: "here", license: "CC0", size: "six", get: "draw them",
             layout: Folder(()), clean: true, max_side: 30,
             filters: (min_side: 20, max_aspect: 4.0, caption_length: (4, 100), mentions: ["cat", "cats"]),
         )"#,

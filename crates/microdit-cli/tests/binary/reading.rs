@@ -22,7 +22,7 @@ impl Prepared {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("card.ron");
         let text_of_card = format!(
-            "(name: \"t\", source: \"s\", licence: \"l\", size: \"z\", get: \"g\", {card})"
+            "(name: \"t\", source: \"s\", license: \"l\", size: \"z\", get: \"g\", {card})"
         );
         fs::write(&path, text_of_card).unwrap();
         let out = folder.path().join("out");

@@ -103,7 +103,7 @@ pub(crate) fn cards(folder: &Path) -> [String; 2] {
     ["Shards", "Folder(())"].map(|layout| {
         let path = folder.join(format!("{}.ron", &layout[..5]));
         let card = format!(
-            r#"(name: "n", source: "s", licence: "l", size: "s", get: "g", layout: {layout})"#
+            r#"(name: "n", source: "s", license: "l", size: "s", get: "g", layout: {layout})"#
         );
         fs::write(&path, card).unwrap();
         path.to_string_lossy().into_owned()

@@ -10,7 +10,7 @@ use burn::{
 };
 use microdit::{
     DitBackend,
-    params::{self, VisitParams},
+    nn::params::{self, VisitParams},
     weights::reference_name,
 };
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Kinds of parameters, so that a recipe can treat them differently.
 
 use microdit::{
-    params::Role,
+    nn::params::Role,
     range::{OutOfRange, within},
 };
 use serde::{Deserialize, Serialize};

@@ -27,8 +27,8 @@ use burn::{
 };
 use microdit::{
     DitBackend,
+    nn::params::{self, MapParams, Role, Roles},
     ops::{AdamState, AdamStep},
-    params::{self, MapParams, Role, Roles},
     weights::reference_name,
 };
 use std::collections::BTreeMap;
@@ -259,7 +259,7 @@ mod tests {
     use burn_flex::Flex;
     use microdit::{
         Linear,
-        init::{Init, STD},
+        nn::init::{Init, STD},
         weights::StateDict,
     };
 

@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use microdit::{
-    params::{self, Role, Roles, VisitParams},
+    nn::params::{self, Role, Roles, VisitParams},
     weights::reference_name,
 };
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ impl OptimizerConfig {
     ///
     /// ```
     /// use burn_flex::Flex;
-    /// use microdit::{Linear, init::{Init, STD}};
+    /// use microdit::{Linear, nn::init::{Init, STD}};
     /// use microdit_train::optim::{FIRST, MOMENTUM, Method, OptimizerConfig, SECOND};
     ///
     /// let layer: Linear<Flex> = Init::new(0, &Default::default()).linear(8, 4, true, STD);

@@ -1,7 +1,11 @@
 //! What every diffusion family is: a table with one row per noise level, from which noising, target, loss and denoised
 //! estimate follow.
 
-use crate::{embed::patchify, net::Output, ops::DitBackend, rng::Stream};
+use crate::{
+    net::{Output, dit::embed::patchify},
+    ops::DitBackend,
+    rng::Stream,
+};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 /// How much of an image is left at a noise level: `x = signal * clean + noise * eps` with standard normal `eps`.

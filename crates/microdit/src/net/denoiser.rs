@@ -2,9 +2,9 @@
 
 use super::{Carry, Conditioning, TokenMask};
 use crate::{
-    embed::unpatchify,
+    net::dit::embed::unpatchify,
+    nn::params::Roles,
     ops::{DitBackend, TrainBackend},
-    params::Roles,
 };
 use burn::{
     module::{AutodiffModule, Module, ModuleDisplay},
@@ -88,7 +88,7 @@ impl<B: DitBackend> Inputs<B> {
 #[derive(Clone, Debug)]
 pub struct Output<B: DitBackend> {
     /// The prediction by patches `[batch, tokens, patch x patch x channels]`, in the order of
-    /// [`patchify`](crate::embed::patchify).
+    /// [`patchify`](crate::net::dit::embed::patchify).
     pub patches: Tensor<B, 3>,
     /// Which tokens these are, row by row; all of them in order if absent.
     pub keep: Option<TokenMask<B>>,

@@ -3,11 +3,10 @@
 mod carry;
 mod conditioning;
 mod denoiser;
+pub mod dit;
 mod mask;
-mod segments;
 
 pub use carry::{Carry, CarryVisitor};
 pub use conditioning::Conditioning;
 pub use denoiser::{Denoiser, Inputs, Output, Selection, TrainDenoiser};
 pub use mask::{MaskStage, Masking, TokenMask};
-pub use segments::DitCarry;

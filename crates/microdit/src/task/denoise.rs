@@ -4,8 +4,8 @@ use super::{Draws, Losses, Samples, Task};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
+    nn::params::{Role, Roles},
     ops::DitBackend,
-    params::{Role, Roles},
     range::{OutOfRange, within},
     rng::Purpose,
 };

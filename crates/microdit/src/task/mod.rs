@@ -11,8 +11,8 @@ pub use losses::{Losses, Term};
 
 use crate::{
     net::{Denoiser, Inputs, Output, TrainDenoiser},
+    nn::params::Roles,
     ops::{DitBackend, TrainBackend},
-    params::Roles,
 };
 use burn::module::{AutodiffModule, Module};
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! A state dict in memory.
 
 use super::{WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name, safetensors};
-use crate::params::{self, MapParams, VisitParams};
+use crate::nn::params::{self, MapParams, VisitParams};
 use burn::{
     module::{Module, Param},
     tensor::{DType, Tensor, TensorData, backend::Backend},

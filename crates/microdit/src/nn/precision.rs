@@ -42,9 +42,11 @@ mod tests {
     use crate::{
         Masking, TokenMask,
         diffusion::Diffusion as _,
-        dit::tests::{config, shaken},
-        net::{Conditioning, Denoiser as _},
-        params::{self, VisitParams},
+        net::{
+            Conditioning, Denoiser as _,
+            dit::tests::{config, shaken},
+        },
+        nn::params::{self, VisitParams},
         rng::{Purpose, Stream},
         task::{DenoiseConfig, Noised, Task as _},
     };

@@ -1,8 +1,8 @@
 //! The diffusion transformer as a chain of segments: the mixer's blocks, the mask, the backbone's blocks.
 
-use super::{Carry, CarryVisitor, Denoiser, Inputs, MaskStage, Output, Selection};
+use super::Dit;
 use crate::{
-    dit::Dit,
+    net::{Carry, CarryVisitor, Denoiser, Inputs, MaskStage, Output, Selection},
     ops::{DitBackend, TrainBackend},
 };
 use burn::tensor::{Tensor, TensorData};

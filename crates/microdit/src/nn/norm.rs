@@ -1,7 +1,7 @@
 //! Layer normalisation with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
 
 use crate::{
-    init::Init,
+    nn::init::Init,
     ops::{DitBackend, over_rows},
 };
 use burn::{
@@ -14,7 +14,7 @@ use burn::{
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{init::Init, norm::LayerNorm};
+/// use microdit::{nn::{init::Init, norm::LayerNorm}};
 ///
 /// let device = Default::default();
 /// let norm = LayerNorm::<Flex>::new(4, 1e-6, &Init::new(0, &device));

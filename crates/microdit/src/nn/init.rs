@@ -2,9 +2,8 @@
 //! maps between widths, zeros for modulation and the last projections, so that a fresh network is the identity.
 
 use crate::{
-    linear::Linear,
+    nn::{Linear, Precision},
     ops::DitBackend,
-    precision::Precision,
     rng::{Purpose, Stream},
 };
 use burn::{
@@ -24,7 +23,7 @@ pub const STD: f64 = 0.02;
 ///
 /// ```
 /// use burn_flex::Flex;
-/// use microdit::init::{Init, STD};
+/// use microdit::nn::init::{Init, STD};
 ///
 /// let device = Default::default();
 /// let draw = |seed| Init::<Flex>::new(seed, &device).linear(8, 4, false, STD).weight.to_data();
@@ -145,8 +144,8 @@ mod tests {
     use super::*;
     use crate::{
         Dit,
-        dit::tests::config,
-        params::{self, VisitParams},
+        net::dit::tests::config,
+        nn::params::{self, VisitParams},
     };
     use burn::tensor::backend::Backend;
     use burn_flex::Flex;

@@ -1,9 +1,10 @@
 //! Self- and cross-attention with query/key normalisation over the whole width, before the heads are split.
 
 use crate::{
-    config::BlockConfig,
-    init::{self, Init},
-    linear::Linear,
+    nn::{
+        BlockConfig, Linear,
+        init::{self, Init},
+    },
     ops::DitBackend,
 };
 use burn::{module::Module, tensor::Tensor};
@@ -13,7 +14,7 @@ use burn::{module::Module, tensor::Tensor};
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, attention::SelfAttention, init::Init};
+/// use microdit::{DitConfig, nn::{attention::SelfAttention, init::Init}};
 ///
 /// let device = Default::default();
 /// let block = &DitConfig::tiny_2().blocks()[0]; // dim 512, inner width 256
@@ -56,7 +57,7 @@ impl<B: DitBackend> SelfAttention<B> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, attention::CrossAttention, init::Init};
+/// use microdit::{DitConfig, nn::{attention::CrossAttention, init::Init}};
 ///
 /// let device = Default::default();
 /// let attention = CrossAttention::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));

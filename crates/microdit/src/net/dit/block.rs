@@ -2,14 +2,16 @@
 //! plain block that refines the captions.
 
 use crate::{
-    attention::{CrossAttention, SelfAttention},
-    config::BlockConfig,
-    feed_forward::{FeedForward, SwiGlu},
-    init::Init,
-    linear::Linear,
-    norm::{LayerNorm, Modulation},
+    nn::BlockConfig,
+    nn::{
+        Linear,
+        attention::{CrossAttention, SelfAttention},
+        feed_forward::{FeedForward, SwiGlu},
+        init::Init,
+        norm::{LayerNorm, Modulation},
+        params::{Role, Roles},
+    },
     ops::{DitBackend, split_last},
-    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -18,7 +20,7 @@ use burn::{module::Module, tensor::Tensor};
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, block::DitBlock, init::Init};
+/// use microdit::{DitConfig, net::dit::block::DitBlock, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let block = DitBlock::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
@@ -123,7 +125,7 @@ impl<B: DitBackend> Roles for DitBlock<B> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, block::CaptionBlock, init::Init};
+/// use microdit::{DitConfig, net::dit::block::CaptionBlock, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let block = CaptionBlock::<Flex>::new(&DitConfig::tiny_2().caption_block(), &Init::new(0, &device));
@@ -147,7 +149,7 @@ impl<B: DitBackend> CaptionBlock<B> {
     /// A block of these widths that starts as the identity.
     pub fn new(config: &BlockConfig, init: &Init<'_, B>) -> Self {
         let wide = BlockConfig {
-            output_std: crate::init::STD,
+            output_std: crate::nn::init::STD,
             ..config.clone()
         };
         let mut attn = SelfAttention::new(&wide, &init.at("attn"));

@@ -1,7 +1,7 @@
 //! `DitConfig`: every size of the network in one place, with presets.
 
-use crate::precision::Precision;
-use crate::width::{WidthScale, attention_width, expert_width, swiglu_width};
+use super::width::{WidthScale, attention_width, expert_width, swiglu_width};
+use crate::nn::{BlockConfig, MoeConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 /// The patch-mixer: a small transformer that sees all patches before any is dropped.
@@ -18,19 +18,6 @@ pub struct MixerConfig {
     /// Feed-forward width over `dim`, above 0 and at most 1000.
     #[serde(default = "four")]
     pub mlp_ratio: f64,
-}
-
-/// Expert-choice mixture of experts (arXiv 2202.09368) in the feed-forward of every n-th block.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MoeConfig {
-    /// Number of experts, 1 to 2^16.
-    pub experts: usize,
-    /// Mean number of experts that process a token: an expert takes `capacity x tokens / experts` tokens,
-    /// which is at least one and at most all of them.
-    pub capacity: f64,
-    /// Every n-th block has experts, except the last backbone block and the first mixer block; at least 1.
-    pub every: usize,
 }
 
 /// Sizes of a [`Dit`](crate::Dit).
@@ -100,33 +87,6 @@ fn yes() -> bool {
 }
 fn default_norm_eps() -> f64 {
     1e-6
-}
-
-/// Widths of one transformer block, derived from a [`DitConfig`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockConfig {
-    /// Width of the tokens.
-    pub dim: usize,
-    /// Width of the vector that modulates the block.
-    pub condition_dim: usize,
-    /// Width of queries, keys and values of the self-attention.
-    pub attention_dim: usize,
-    /// Heads of the self-attention.
-    pub heads: usize,
-    /// Heads of the cross-attention, whose width is `dim`.
-    pub cross_heads: usize,
-    /// Hidden width of the feed-forward, or of one expert.
-    pub hidden_dim: usize,
-    /// Experts of this block, if it has any.
-    pub moe: Option<MoeConfig>,
-    /// Biases in attention and dense feed-forward.
-    pub use_bias: bool,
-    /// Epsilon of the layer norms.
-    pub norm_eps: f64,
-    /// Standard deviation of the initial output projections.
-    pub output_std: f64,
-    /// What the block computes in.
-    pub precision: Precision,
 }
 
 macro_rules! builders {
@@ -295,16 +255,9 @@ impl DitConfig {
             moe: moe.cloned(),
             use_bias: self.use_bias,
             norm_eps: self.norm_eps,
-            output_std: crate::init::STD / (2.0 * layers as f64).sqrt(),
+            output_std: crate::nn::init::STD / (2.0 * layers as f64).sqrt(),
             precision: self.precision,
         }
-    }
-}
-
-impl MoeConfig {
-    /// Tokens each expert takes of `tokens`: `floor(capacity x tokens / experts)`.
-    pub fn tokens_per_expert(&self, tokens: usize) -> usize {
-        (self.capacity * tokens as f64 / self.experts as f64) as usize
     }
 }
 

@@ -2,14 +2,14 @@
 //! mask carry what the dropped ones knew.
 
 use crate::{
-    block::DitBlock,
-    config::DitConfig,
-    dit::Condition,
-    init::Init,
-    linear::Linear,
-    norm::LayerNorm,
+    net::dit::{Condition, block::DitBlock, config::DitConfig},
+    nn::{
+        Linear,
+        init::Init,
+        norm::LayerNorm,
+        params::{Role, Roles},
+    },
     ops::DitBackend,
-    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -43,7 +43,7 @@ impl<B: DitBackend> Projection<B> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{Condition, DitConfig, MixerConfig, init::Init, mixer::PatchMixer};
+/// use microdit::{Condition, DitConfig, MixerConfig, nn::init::Init, net::dit::mixer::PatchMixer};
 ///
 /// let device = Default::default();
 /// let narrow = MixerConfig { dim: 64, depth: 2, qkv_ratio: 1.0, mlp_ratio: 4.0 };

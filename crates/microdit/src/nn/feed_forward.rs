@@ -1,12 +1,13 @@
 //! Feed-forward layers: the dense SwiGLU, and the choice between it and experts.
 
 use crate::{
-    config::BlockConfig,
-    init::{self, Init},
-    linear::Linear,
-    moe::ExpertChoice,
+    nn::{
+        BlockConfig, Linear,
+        init::{self, Init},
+        moe::ExpertChoice,
+        params::{Role, Roles},
+    },
     ops::DitBackend,
-    params::{Role, Roles},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -15,7 +16,7 @@ use burn::{module::Module, tensor::Tensor};
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, feed_forward::SwiGlu, init::Init};
+/// use microdit::{DitConfig, nn::{feed_forward::SwiGlu, init::Init}};
 ///
 /// let device = Default::default();
 /// let layer = SwiGlu::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
@@ -53,7 +54,7 @@ impl<B: DitBackend> SwiGlu<B> {
 ///
 /// ```
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, feed_forward::FeedForward, init::Init};
+/// use microdit::{DitConfig, nn::{feed_forward::FeedForward, init::Init}};
 ///
 /// let device = Default::default();
 /// let blocks = DitConfig::tiny_2().blocks(); // experts in every second block

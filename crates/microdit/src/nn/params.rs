@@ -46,7 +46,7 @@ impl Role {
 /// A module that says what its parameters are for.
 ///
 /// ```
-/// use microdit::params::{Role, Roles};
+/// use microdit::nn::params::{Role, Roles};
 /// struct Network;
 /// impl Roles for Network {
 ///     fn role(path: &[&str], rank: usize) -> Role {
@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use crate::{
         Dit, Linear,
-        dit::tests::config,
-        init::{Init, STD},
+        net::dit::tests::config,
+        nn::init::{Init, STD},
     };
     use burn_flex::Flex;
     use std::collections::BTreeMap;

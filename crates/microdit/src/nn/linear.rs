@@ -1,21 +1,20 @@
 //! A linear layer whose weight has PyTorch's layout, so that a checkpoint is the memory as it stands.
 
 use crate::{
+    nn::{Precision, params::Roles},
     ops::{DitBackend, over_rows},
-    params::Roles,
-    precision::Precision,
 };
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
 
-/// `y = x W^T + b` over the last dimension; built by [`Init`](crate::init::Init).
+/// `y = x W^T + b` over the last dimension; built by [`Init`](crate::nn::init::Init).
 ///
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::init::{Init, STD};
+/// use microdit::nn::init::{Init, STD};
 ///
 /// let device = Default::default();
 /// let linear = Init::<Flex>::new(0, &device).linear(8, 4, true, STD);

@@ -1,17 +1,31 @@
 //! The network: embed -> mixer -> mask -> backbone -> final layer.
 
+pub mod block;
+mod config;
+pub mod embed;
+pub mod mixer;
+mod segments;
+mod validate;
+mod width;
+
+pub use config::{DitConfig, MixerConfig};
+pub use segments::DitCarry;
+pub use validate::ConfigError;
+pub use width::WidthScale;
+
 use crate::{
-    block::{CaptionBlock, DitBlock},
-    config::DitConfig,
-    embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_axis},
-    init::Init,
-    linear::Linear,
-    mixer::PatchMixer,
-    norm::{LayerNorm, Modulation},
+    net::dit::{
+        block::{CaptionBlock, DitBlock},
+        embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_axis},
+        mixer::PatchMixer,
+    },
+    nn::{
+        Linear, Precision,
+        init::Init,
+        norm::{LayerNorm, Modulation},
+        params::{Role, Roles},
+    },
     ops::{DitBackend, split_last},
-    params::{Role, Roles},
-    precision::Precision,
-    validate::ConfigError,
 };
 use burn::{
     module::Module,

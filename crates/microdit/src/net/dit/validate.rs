@@ -1,8 +1,9 @@
 //! Which [`DitConfig`]s can be built: ranges, rules between sizes, and a limit on all of them together.
 
 use crate::{
-    config::{DitConfig, MixerConfig, MoeConfig},
-    flops,
+    cost::flops,
+    net::dit::{DitConfig, MixerConfig},
+    nn::MoeConfig,
     range::{OutOfRange, above, require, within},
 };
 
@@ -158,7 +159,7 @@ fn require_heads(field: &str, dim: usize, head_dim: usize) -> Result<(), OutOfRa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::width::WidthScale;
+    use crate::net::dit::width::WidthScale;
 
     fn wide(width: WidthScale) -> DitConfig {
         DitConfig::tiny_2().with_qkv_width(width)

@@ -2,12 +2,12 @@
 //! is balanced by construction, and a token may be processed by several experts or by none.
 
 use crate::{
-    config::{BlockConfig, MoeConfig},
-    init::{self, Init},
-    linear::Linear,
+    nn::{
+        BlockConfig, Linear, MoeConfig, Precision,
+        init::{self, Init},
+        params::{Role, Roles},
+    },
     ops::{DitBackend, ExpertInputs},
-    params::{Role, Roles},
-    precision::Precision,
 };
 use burn::{
     module::{Module, Param},
@@ -19,7 +19,7 @@ use burn::{
 /// ```
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, init::Init, moe::ExpertChoice};
+/// use microdit::{DitConfig, nn::{init::Init, moe::ExpertChoice}};
 ///
 /// let device = Default::default();
 /// let config = DitConfig::tiny_2(); // 8 experts of capacity 2
@@ -117,7 +117,7 @@ impl<B: DitBackend> Roles for ExpertChoice<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dit::tests::config;
+    use crate::net::dit::tests::config;
     use burn_autodiff::Autodiff;
     use burn_flex::Flex;
 

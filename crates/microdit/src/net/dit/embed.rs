@@ -1,10 +1,12 @@
 //! Embeddings: patches, their 2-D positions, the time, and the captions.
 
 use crate::{
-    config::DitConfig,
-    init::{self, Init},
-    linear::Linear,
-    norm::LayerNorm,
+    net::dit::config::DitConfig,
+    nn::{
+        Linear,
+        init::{self, Init},
+        norm::LayerNorm,
+    },
     ops::{DitBackend, over_rows},
 };
 use burn::{
@@ -20,7 +22,7 @@ const TIME_CHANNELS: usize = 512;
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, embed::PatchEmbed, init::Init};
+/// use microdit::{DitConfig, net::dit::embed::PatchEmbed, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let embed = PatchEmbed::<Flex>::new(&DitConfig::tiny_2(), &Init::new(0, &device));
@@ -86,7 +88,7 @@ fn channel_patches<B: Backend>(x: Tensor<B, 4>, patch: usize) -> Tensor<B, 3> {
 /// ```
 /// use burn::tensor::{Distribution, Tensor};
 /// use burn_flex::Flex;
-/// use microdit::embed::{patchify, unpatchify};
+/// use microdit::net::dit::embed::{patchify, unpatchify};
 ///
 /// let x = Tensor::<Flex, 4>::random([2, 3, 8, 12], Distribution::Default, &Default::default());
 /// let tokens = patchify(x.clone(), 2);
@@ -128,7 +130,7 @@ pub fn unpatchify<B: Backend>(
 /// channels encodes the column, the second half the row, as [`sincos_axis`] has them.
 ///
 /// ```
-/// use microdit::embed::sincos_positions;
+/// use microdit::net::dit::embed::sincos_positions;
 ///
 /// let table = sincos_positions(8, [2, 2], 1.0);
 /// assert_eq!(table.len(), 2 * 2 * 8);
@@ -174,7 +176,7 @@ pub fn sincos_axis(dim: usize, count: usize, interp_scale: f64) -> Vec<f32> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{embed::TimestepEmbed, init::Init};
+/// use microdit::{net::dit::embed::TimestepEmbed, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let embed = TimestepEmbed::<Flex>::new(64, &Init::new(0, &device));
@@ -216,7 +218,7 @@ impl<B: DitBackend> TimestepEmbed<B> {
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{embed::Mlp, init::Init};
+/// use microdit::{net::dit::embed::Mlp, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let project = Mlp::<Flex>::new(1024, 64, 1e-6, &Init::new(0, &device));

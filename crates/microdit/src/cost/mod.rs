@@ -1,0 +1,4 @@
+//! What a network costs before it is built.
+
+pub mod flops;
+pub mod memory;

@@ -1,0 +1,15 @@
+//! Layers, initial weights, and the names and roles of parameters: what networks are built of.
+
+pub mod attention;
+pub mod feed_forward;
+pub mod init;
+mod linear;
+pub mod moe;
+pub mod norm;
+pub mod params;
+mod precision;
+mod sizes;
+
+pub use linear::Linear;
+pub use precision::Precision;
+pub use sizes::{BlockConfig, MoeConfig};
