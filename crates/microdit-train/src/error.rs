@@ -3,7 +3,7 @@
 use microdit_encoders::hub::HubError;
 use std::path::{Path, PathBuf};
 
-/// A run that cannot start or go on: what, where, and the way out.
+/// A run that cannot start or continue: what, where, and the way out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -86,7 +86,7 @@ pub enum TrainError {
         /// Each and what is wrong with it, the newest first.
         damaged: Vec<String>,
     },
-    /// A run is finished, and there is no state to go on from.
+    /// A run is finished, and there is no state to resume from.
     #[error(
         "{} is finished after {steps} steps, and there is no checkpoint to resume from", directory.display()
     )]
@@ -217,7 +217,7 @@ pub enum TrainError {
         /// What of it is different.
         difference: String,
     },
-    /// The network drew what is no picture.
+    /// The network drew something that is not a picture.
     #[error(
         "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, the guidance or the prompt are too much for the network"
     )]

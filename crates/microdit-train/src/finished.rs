@@ -1,7 +1,7 @@
 //! The end of a run: its final weights, and the marker that vouches for them.
 //!
 //! The files are written first and the marker last, so that a run that is killed among them is not taken for a finished
-//! one. A finished run that goes on to more steps keeps these weights under the name of their step.
+//! one. A finished run that is extended keeps these weights under the name of their step.
 
 use crate::{
     checkpoint::{Checkpoint, State, save_task},
@@ -101,7 +101,7 @@ impl RunDir {
         atomic_file::write(&marker, |path| fs::write(path, text)).map_err(TrainError::io(&marker))
     }
 
-    /// Gives what an earlier end left the name of its step, because the run goes on: a result is what the newest steps
+    /// Gives what an earlier end left the name of its step, because the run continues: a result is what the newest steps
     /// made. The marker goes last, so that this is done again if it was not done to the end.
     pub(crate) fn set_aside(&self) -> Result<(), TrainError> {
         let marker = self.path().join(MARKER);

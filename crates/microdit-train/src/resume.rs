@@ -1,4 +1,4 @@
-//! Whether a run may go on under a recipe, and with the data it finds: what was begun as one thing does not silently become
+//! Whether a run may resume under a recipe, and with the data it finds: what was begun as one thing does not silently become
 //! another.
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     source::Inputs,
 };
 
-/// What is to be known before a run goes on.
+/// What has to be known before a run resumes.
 pub(crate) struct Accepted {
     /// What the recipe changes.
     pub(crate) changes: Vec<Change>,

@@ -66,8 +66,8 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
     })
 }
 
-/// The state `recipe` goes on from where the trainer's checkpoint ends: its batches are counted through the recipe's
-/// stages, and the data begin anew, because their order is another one.
+/// The state from which `recipe` continues where the trainer's checkpoint ends: its batches are counted through the recipe's
+/// stages, and the data start over, because their order is another.
 ///
 /// # Errors
 /// If the checkpoint does not fit the recipe's network, or has trained for longer than the recipe does.
@@ -97,7 +97,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         data.shape = [data.num_elements()].into();
         Tensor::<B::InnerBackend, 1>::from_data(data, device)
     };
-    // Where the recipe's optimizer keeps something else, it begins anew.
+    // Where the recipe's optimizer keeps something else, it starts over.
     let kept = stage.optimiser.kept(&task);
     let slots = checkpoint.moments.into_iter().map(|(name, moments)| {
         let kept = kept.get(&name).map_or(&[][..], |kept| kept.slots);

@@ -98,7 +98,7 @@ impl Progress {
     }
 }
 
-/// Everything a run goes on from.
+/// Everything a run resumes from.
 pub struct State<B: TrainBackend, T: TrainTask<B>> {
     /// How far it is.
     pub progress: Progress,
@@ -189,7 +189,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         Ok(manifest.files)
     }
 
-    /// Checks that all weights are finite, which tells a broken network from broken batches.
+    /// Checks that all weights are finite, which tells a ruined network from bad batches.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] with the first that are not.
@@ -203,7 +203,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
 }
 
 impl Checkpoint {
-    /// The newest checkpoint that is whole; a damaged one is named in a warning and passed over.
+    /// The newest intact checkpoint; a damaged one is named in a warning and passed over.
     ///
     /// # Errors
     /// If the directory cannot be read, or all checkpoints in it are damaged.

@@ -103,7 +103,7 @@ impl<B: DitBackend> Optimizer<B> {
                 .clamp_max(1.0),
             None => norm.ones_like(),
         };
-        // Zero times infinity is no number, which is the sign to leave the parameters alone.
+        // Zero times infinity is NaN, which is the sign to leave the parameters alone.
         let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
         let mut update = Update::<AB> {
             config: &self.config,

@@ -27,7 +27,7 @@ pub(super) struct Glance {
 }
 
 impl Glance {
-    /// Looks at a shard. One that cannot be read has no fingerprint; what is wrong with it is told when it is its turn.
+    /// Looks at a shard. One that cannot be read has no fingerprint; what is wrong with it is reported when its turn comes.
     pub(super) fn at(shard: &Shard) -> Self {
         let (bytes, fingerprint) = fingerprint(shard).unwrap_or_default();
         Self {

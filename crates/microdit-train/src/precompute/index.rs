@@ -9,7 +9,7 @@ use super::{
 use microdit_data::{DataError, DatasetIndex, LeftOut, files::read_json, read_ahead};
 use std::{path::Path, sync::atomic::AtomicBool};
 
-/// Checks what all processes wrote, joins it into one index, and writes that. `progress` is told the shards checked.
+/// Checks what all processes wrote, joins it into one index, and writes that. `progress` gets the number of shards checked.
 ///
 /// # Errors
 /// Missing and damaged shards, by their names, or nothing to join.

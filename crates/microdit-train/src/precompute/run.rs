@@ -24,7 +24,7 @@ impl<B: DitBackend> Precompute<'_, B> {
     /// scaling factor, the captions all token states, padding included. Draws depend on seed, place in the list of shards the
     /// directory was begun with, and place in the shard alone. Samples that are damaged, or whose latents are not finite, are
     /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the batch at hand;
-    /// `progress` is told after every batch.
+    /// `progress` is called after every batch.
     ///
     /// # Errors
     /// Files that cannot be written, a directory begun with other settings or of other pictures, too many damaged samples.

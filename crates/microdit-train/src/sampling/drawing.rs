@@ -1,4 +1,4 @@
-//! Prompts into files: pictures are written as they are drawn, and a drawing that was cut off goes on where it was.
+//! Prompts into files: pictures are written as they are drawn, and a drawing that was interrupted continues where it stopped.
 
 use super::{Label, Picture, Pipeline, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
@@ -123,7 +123,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     }
 
     /// Draws what is not there yet, until `stop` is set. A picture is written as soon as it is drawn, the sheet at the
-    /// end; `progress` is told of every finished solver step.
+    /// end; `progress` is called after every solver step.
     ///
     /// # Errors
     /// If something cannot be written. Pictures that are not finite are left out and counted: the others are drawn

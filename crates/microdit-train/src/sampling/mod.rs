@@ -212,7 +212,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         prompts::warn_of_cuts(prompts, |prompt| self.conditioner.1.cut(prompt));
     }
 
-    /// Latents of `pictures`, none if `stop` was set before they were finished; `progress` is told of every finished
+    /// Latents of `pictures`, none if `stop` was set before they were finished; `progress` is called after every
     /// solver step. A picture is the same in whatever batch it is drawn: bit for bit on a CPU in f32, elsewhere up to
     /// rounding.
     fn denoise(

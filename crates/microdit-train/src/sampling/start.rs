@@ -12,7 +12,7 @@ use microdit::{
 use microdit_data::image::{Limits, pixels, read, resize};
 use std::{fs, path::Path};
 
-/// An image that pictures start from, and how much of it is drawn anew.
+/// An image that pictures start from, and how much of it is redrawn.
 #[derive(Clone, Debug)]
 pub(super) struct Start<B: DitBackend> {
     /// `[1, channels, height, width]`.

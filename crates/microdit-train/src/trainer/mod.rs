@@ -54,7 +54,7 @@ pub enum Ending {
     AlreadyFinished,
 }
 
-/// What a run is told from outside.
+/// What a run is given from outside.
 #[derive(Debug)]
 pub struct Session<'a> {
     /// Set to end the run with the state of its last finished step saved.
@@ -253,7 +253,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         step.saturating_add(asked - done)
     }
 
-    /// Trains it. `process` is added to `run.json`, and `report` is told of every line of the log.
+    /// Trains it. `process` is added to `run.json`, and `report` gets every line of the log.
     ///
     /// # Errors
     /// Unreadable data, weights that are no longer finite, too many steps in a row without a finite gradient, lost nodes,

@@ -60,7 +60,7 @@ pub struct Row {
     pub c_skip: f64,
     /// Multiplies the network's output in the denoised estimate.
     pub c_out: f64,
-    /// What the network is told of the noise level.
+    /// What the network is given of the noise level.
     pub c_noise: f64,
     /// The ideal output is `target_clean * clean + target_noise * eps`.
     pub target_clean: f64,

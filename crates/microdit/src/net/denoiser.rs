@@ -174,7 +174,7 @@ pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Roles + Sync {
     }
 }
 
-/// A denoiser that can be trained: with the carry of its inner network, so that the one can go on where the other was.
+/// A denoiser that can be trained: with the carry of its inner network, so that one can continue where the other stopped.
 pub trait TrainDenoiser<B: TrainBackend>:
     Denoiser<B, Carry: Carry<B, Inner = <Self::InnerModule as Denoiser<B::InnerBackend>>::Carry>>
     + AutodiffModule<B, InnerModule: Denoiser<B::InnerBackend>>

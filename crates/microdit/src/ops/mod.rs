@@ -184,7 +184,7 @@ pub trait DitBackend: OptimizerOps + Collectives {
     }
 
     /// Where the `taken` largest of every row of `scores` `[batch, rows, tokens]` stand, largest first
-    /// `[batch, rows, taken]`, each place once; equal ones and what is no number come in any order.
+    /// `[batch, rows, taken]`, each place once; equal scores and NaN come in any order.
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
         composed::top_k(scores, taken)
     }

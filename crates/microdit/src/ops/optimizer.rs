@@ -45,7 +45,7 @@ pub trait OptimizerOps: Backend {
         x.powi_scalar(2).sum()
     }
 
-    /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is no number, nothing changes: so a step
+    /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is NaN, nothing changes: so a step
     /// with a non-finite gradient is left out without the host having to look.
     fn adam(
         state: AdamState<Self>,

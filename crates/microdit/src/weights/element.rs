@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// The tables of the formats' papers: largest and smallest numbers, and what is no number.
+    /// The tables of the formats' papers: largest and smallest numbers, and NaN.
     #[test]
     fn eight_bit_floats_are_those_of_their_papers() {
         let numbers = [

@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-/// What is no number counts as the least finite one (WGSL cannot write infinity), so that every rank occurs once.
+/// NaN counts as the least finite one (WGSL cannot write infinity), so that every rank occurs once.
 #[cube]
 fn ordered(score: f32) -> f32 {
     select(score.is_nan(), f32::MIN, score)

@@ -124,7 +124,7 @@ fn top_k() {
         let tokens = draw.size(70);
         let shape = [draw.size(3), draw.size(5), tokens];
         let scores = (draw.tensor(shape) * 2.0).round();
-        // Zero becomes no number.
+        // Zero becomes NaN.
         let scores = if case == 0 {
             scores.clone() / scores
         } else {

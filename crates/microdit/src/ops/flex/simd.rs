@@ -99,7 +99,7 @@ fn power_of_two(n: i32) -> f32 {
 /// `e^x` of a number that is not positive, within 2 units in the last place; `e^-87` of everything below -87.
 #[inline(always)]
 pub(super) fn exp_negative(x: f32) -> f32 {
-    // Written so that what is no number stays none.
+    // Written so that NaN stays NaN.
     let (p, n) = split_exp(if x < -87.0 { -87.0 } else { x });
     p * power_of_two(n)
 }
