@@ -91,7 +91,7 @@ def spread(values):
 
 
 def split(lines):
-    parts = ("forward", "backward", "optimiser") if "forward" in lines[0] else ("seconds",)
+    parts = ("forward", "backward", "optimizer") if "forward" in lines[0] else ("seconds",)
     return " + ".join(f"{statistics.median(line[part] for line in lines):.2f}" for part in parts)
 
 
@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--log", type=argparse.FileType("a"), help="keeps the line of every step")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
-    print("| case | rounds | images/s, microdit | PyTorch | ratio: median (middle half) | forward + backward + optimiser, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
+    print("| case | rounds | images/s, microdit | PyTorch | ratio: median (middle half) | forward + backward + optimizer, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.cases:
         both, torch_only = CASES[name]

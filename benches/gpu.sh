@@ -80,7 +80,7 @@ run() {
     python3 - "$out/steps.jsonl" "$peak" <<'P'
 import collections, json, statistics, sys
 
-print("| case | images/s | MFU | forward + backward + optimiser, s | peak MiB |")
+print("| case | images/s | MFU | forward + backward + optimizer, s | peak MiB |")
 print("|---|---|---|---|---|")
 cases, flops = collections.defaultdict(list), {}
 for line in map(json.loads, open(sys.argv[1])):
@@ -93,7 +93,7 @@ for case, lines in cases.items():
     median = lambda key: statistics.median(line[key] for line in lines)
     name = case.split("-b")[0].replace("torch-", "").replace("-unfused", "")
     mfu = 100 * flops.get(name, 0) * median("images_per_second") / float(sys.argv[2])
-    parts = " + ".join(f"{median(part):.3f}" for part in ("forward", "backward", "optimiser"))
+    parts = " + ".join(f"{median(part):.3f}" for part in ("forward", "backward", "optimizer"))
     print(f"| {case} | {median('images_per_second'):.1f} | {mfu:.1f} % | {parts} | {lines[-1]['peak_mib']:.0f} |")
 P
 }

@@ -210,7 +210,7 @@ fn experts(c: &mut Criterion) {
     );
 }
 
-fn optimiser(c: &mut Criterion) {
+fn optimizer(c: &mut Criterion) {
     let grad = normal(0, [1 << 22]);
     let [param, first] = [1, 2].map(|stream| normal(stream, [1 << 22]));
     let second = first.clone() * first.clone();
@@ -251,5 +251,5 @@ fn optimiser(c: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, rows, tokens, attention, experts, optimiser);
+criterion_group!(benches, rows, tokens, attention, experts, optimizer);
 criterion_main!(benches);

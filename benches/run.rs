@@ -85,12 +85,12 @@ fn checkpoint(c: &mut Criterion) {
     );
     let loss = output.sum();
     let grads = Gradients::collect(&task, &mut loss.backward());
-    let mut optimiser = Optimizer::new(stage.optimiser.clone());
-    let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-4);
+    let mut optimizer = Optimizer::new(stage.optimizer.clone());
+    let (task, _) = optimizer.step::<Tracked, _>(task, grads, &loss.inner(), 1e-4);
     let state = State {
         progress: Progress::default(),
         task,
-        optimiser,
+        optimizer,
         emas: Vec::new(),
     };
     let folder = tempfile::tempdir().expect("a folder");

@@ -133,7 +133,7 @@ fn train<B: TrainBackend>(
     };
     let network: Dit<B> = config.init(0, device).expect("the sizes are possible");
     let mut task = settings.init(network).expect("the settings are possible");
-    let mut optimiser = Optimizer::<B::InnerBackend>::new(OptimizerConfig::default());
+    let mut optimizer = Optimizer::<B::InnerBackend>::new(OptimizerConfig::default());
     let (batch, side) = (arguments.batch, config.input_size);
     let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
     let flops = microdit::cost::flops::per_image(config, config.tokens(), kept, WORDS);
@@ -165,14 +165,14 @@ fn train<B: TrainBackend>(
         B::sync(device).expect("the device works");
         let backward = started.elapsed();
         let grads = Gradients::collect(&task, &mut grads);
-        let (updated, norm) = optimiser.step::<B, _>(task, grads, &loss.inner(), 1e-4);
+        let (updated, norm) = optimizer.step::<B, _>(task, grads, &loss.inner(), 1e-4);
         norm.into_scalar();
         let all = started.elapsed();
         task = updated;
         let [forward, backward, all] = [forward, backward, all].map(|time| time.as_secs_f64());
         let line = json!({
             "mask": arguments.mask, "seconds": all, "cpu_seconds": cpu_seconds() - worked,
-            "forward": forward, "backward": backward - forward, "optimiser": all - backward,
+            "forward": forward, "backward": backward - forward, "optimizer": all - backward,
             "tflop_per_second": tflop / all,
         });
         report(step, line);

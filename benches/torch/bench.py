@@ -135,7 +135,7 @@ def bench(arguments):
     dit = Dit(config)
     if arguments.sample:
         return draw(arguments, torch.compile(dit) if arguments.compile else dit, config)
-    optimiser = torch.optim.AdamW(dit.parameters(), lr=1e-4, weight_decay=0.1, fused=arguments.fused)
+    optimizer = torch.optim.AdamW(dit.parameters(), lr=1e-4, weight_decay=0.1, fused=arguments.fused)
     step = torch.compile(dit) if arguments.compile else dit
     step.config = config
     batch, side = arguments.batch, arguments.side
@@ -152,11 +152,11 @@ def bench(arguments):
         loss.backward()
         times.append(now())
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 0.25)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         times.append(now())
         worked = time.process_time() - worked
-        parts = {name: b - a for name, a, b in zip(("forward", "backward", "optimiser"), times, times[1:])}
+        parts = {name: b - a for name, a, b in zip(("forward", "backward", "optimizer"), times, times[1:])}
         timed = {"mask": arguments.mask, "fused": arguments.fused, "seconds": times[-1] - times[0], **parts}
         report(arguments, dit, i, {**timed, "cpu_seconds": worked})
 

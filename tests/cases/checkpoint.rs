@@ -57,7 +57,7 @@ fn trainer_state(path: &Path, golden: &Golden, report: &mut Report) {
     let batches = golden.number("batches");
     let counters = [
         checkpoint.batches as f64,
-        checkpoint.optimiser_steps as f64,
+        checkpoint.optimizer_steps as f64,
         checkpoint.samples as f64,
     ];
     let expected = [batches, batches, batches * golden.number("batch_size")];

@@ -264,10 +264,10 @@ fn outputs(setup: &Setup, batch: &Batch, name: &str, masking: Masking, report: &
     report.close(format!("{name}.D"), &d, expected, 2e-5 * expected.max_abs());
 }
 
-fn optimiser(golden: &Golden) -> OptimizerConfig {
+fn optimizer(golden: &Golden) -> OptimizerConfig {
     let settings = &golden.config["optimizer"];
     let number =
-        |value: &serde_json::Value| value.as_f64().expect("an optimiser setting is a number");
+        |value: &serde_json::Value| value.as_f64().expect("an optimizer setting is a number");
     OptimizerConfig {
         lr: settings["lr"].as_f64().unwrap_or(0.0),
         beta1: number(&settings["betas"][0]),
@@ -311,10 +311,10 @@ fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
     );
 }
 
-fn moments(golden: &Golden, optimiser: &Optimizer<Inner>, report: &mut Report) {
+fn moments(golden: &Golden, optimizer: &Optimizer<Inner>, report: &mut Report) {
     for (prefix, slot) in [("out.exp_avg.", FIRST), ("out.exp_avg_sq.", SECOND)] {
         for (name, expected) in golden.with_prefix(prefix) {
-            let error = match optimiser.slots().get(name) {
+            let error = match optimizer.slots().get(name) {
                 Some(slots) => {
                     // A moment that is rounding noise of a zero gradient has no digits to compare.
                     let floor = norm(&expected.data).max(1e-12);
@@ -332,7 +332,7 @@ pub(super) fn train_steps(path: &Path, report: &mut Report) {
     let setup = Setup::open(path);
     let golden = &setup.golden;
     let mut task = setup.task.clone();
-    let mut adamw = Optimizer::new(optimiser(golden));
+    let mut adamw = Optimizer::new(optimizer(golden));
     let steps = golden.get("in.x").shape[0];
     for step in 0..steps {
         let at = |name: &str| golden.get(name).row(step);
@@ -402,7 +402,7 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
         one_batch_lag: true,
     };
     let mut task = setup.task.clone();
-    let mut adamw = Optimizer::new(optimiser(golden));
+    let mut adamw = Optimizer::new(optimizer(golden));
     for step in 0..size("batches") {
         let lr = adamw.config().lr * schedule.multiplier(step as u64);
         let expected = golden.get("out.lr").data[step];

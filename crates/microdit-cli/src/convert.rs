@@ -109,10 +109,10 @@ impl Convert {
         let saved = state.save(&run.checkpoints(), kept, None);
         saved.or_advise()?;
         say!(
-            "{} batches, {} samples, {} optimiser steps: {} goes on in stage {} with --resume",
+            "{} batches, {} samples, {} optimizer steps: {} goes on in stage {} with --resume",
             progress.step,
             progress.images,
-            progress.optimiser_steps,
+            progress.optimizer_steps,
             run.path().display(),
             recipe.stages[progress.stage].name
         );

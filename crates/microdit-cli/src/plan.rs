@@ -124,7 +124,7 @@ fn print(plan: &Plan) {
         "batch",
         "weights",
         "grads",
-        "optimiser",
+        "optimizer",
         "activations",
         "EMA",
         "total"
@@ -133,9 +133,11 @@ fn print(plan: &Plan) {
         let memory = &stage.memory;
         let warning = if memory.total > machine.gpu.gib {
             format!(
-                "  more than the {} GiB there are: lower micro_batch, or set recompute",
+                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On",
                 machine.gpu.gib
             )
+        } else if memory.activation_checkpointing {
+            "  with activation checkpointing".into()
         } else {
             String::new()
         };
@@ -145,7 +147,7 @@ fn print(plan: &Plan) {
             memory.micro_batch,
             memory.weights,
             memory.gradients,
-            memory.optimiser,
+            memory.optimizer,
             memory.activations,
             memory.averages,
             memory.total

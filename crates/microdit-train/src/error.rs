@@ -56,7 +56,7 @@ pub enum TrainError {
     StageGone(usize),
     /// The machine has less memory than a stage needs.
     #[error(
-        "stage {stage} needs about {needed:.1} GiB of memory, and this process may have {there:.1}; lower batch or micro_batch, set recompute, or take a smaller network"
+        "stage {stage} needs about {needed:.1} GiB of memory, and this process may have {there:.1}; lower batch or micro_batch, set activation_checkpointing: On, or take a smaller network"
     )]
     NoRoom {
         /// The stage.
@@ -135,7 +135,7 @@ pub enum TrainError {
     },
     /// The state holds values that are not finite.
     #[error(
-        "{count} of {of} values of {tensor} in {what} are not finite after step {step}: nothing of that state is saved, and what was saved before is sound. The learning rate (optimiser.lr) may be too high"
+        "{count} of {of} values of {tensor} in {what} are not finite after step {step}: nothing of that state is saved, and what was saved before is sound. The learning rate (optimizer.lr) may be too high"
     )]
     NotFinite {
         /// What holds them.
@@ -164,7 +164,7 @@ pub enum TrainError {
     },
     /// Loss or gradient were not finite too often.
     #[error(
-        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. The learning rate (optimiser.lr) or the clipping norm (optimiser.clip_norm) may be too high", batches.display()
+        "loss or gradient were not finite in {steps} steps in a row, up to step {last}; none of them was applied, checkpoints saved before are sound, and the batches are in {}. The learning rate (optimizer.lr) or the clipping norm (optimizer.clip_norm) may be too high", batches.display()
     )]
     NonFiniteSteps {
         /// Steps in a row.

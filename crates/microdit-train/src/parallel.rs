@@ -31,6 +31,8 @@ pub(crate) struct Job<'a> {
     /// Those of the batch that are this node's.
     pub(crate) samples: Range<usize>,
     pub(crate) draws: Draws,
+    /// Whether activations are computed again rather than kept.
+    pub(crate) activation_checkpointing: bool,
     /// Looked at between micro-batches: what is computed is of no use once it is set.
     pub(crate) stop: Option<&'a AtomicBool>,
 }
@@ -94,6 +96,7 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
         stage,
         samples,
         draws,
+        activation_checkpointing,
         stop,
         ..
     } = job;
@@ -105,7 +108,7 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
             return None;
         }
         let samples = start..(start + part).min(samples.end);
-        let more = step::gradients(task, &batch, samples, draws, stage.recompute);
+        let more = step::gradients(task, &batch, samples, draws, *activation_checkpointing);
         sum = Some(match sum {
             Some(sum) => sum.plus(more),
             None => more,

@@ -1,15 +1,18 @@
 //! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
 
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{
-    MaskStage,
+    MaskStage, Precision,
     cost::{flops, memory},
 };
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
-/// Bytes of a number: weights, gradients, moments and activations are f32.
+/// Bytes of a number: weights, gradients and moments are f32.
 const BYTES: f64 = 4.0;
+
+/// Bytes of a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
 
 /// A kind of GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,16 +108,18 @@ pub struct StagePlan {
 pub struct Memory {
     /// Images computed at once.
     pub micro_batch: usize,
-    /// Weights.
+    /// Weights, and the rounded copies that products in bf16 take of them.
     pub weights: f64,
     /// Their gradients.
     pub gradients: f64,
     /// Two moments of each weight.
-    pub optimiser: f64,
+    pub optimizer: f64,
     /// Averages of the weights.
     pub averages: f64,
     /// What the forward pass leaves for the backward pass.
     pub activations: f64,
+    /// Whether activations are computed again rather than kept.
+    pub activation_checkpointing: bool,
     /// All of it.
     pub total: f64,
 }
@@ -186,35 +191,56 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
         images,
         flop_per_image,
         flop,
-        memory: memory_of(stage, machine.count),
+        memory: memory_of(stage, machine.count, Some(machine.gpu.gib)),
         images_per_second_per_gpu: rate / flop_per_image,
         hours,
         usd: hours * machine.count as f64 * machine.usd_per_gpu_hour,
     }
 }
 
-/// Memory of one of so many devices.
-pub(crate) fn memory_of(stage: &Stage, devices: usize) -> Memory {
-    let gib = |numbers: f64| numbers * BYTES / f64::from(1 << 30);
+/// Whether `stage` computes activations again on so many devices, of which each has so many GiB if that is known.
+pub(crate) fn checkpoints_activations(stage: &Stage, devices: usize, gib: Option<f64>) -> bool {
+    match stage.activation_checkpointing {
+        ActivationCheckpointing::On => true,
+        ActivationCheckpointing::Off => false,
+        ActivationCheckpointing::Auto => {
+            let kept = memory_if(stage, devices, false).total;
+            gib.is_none_or(|gib| kept > gib)
+        }
+    }
+}
+
+/// Memory of one of so many devices, of which each has so many GiB if that is known.
+pub(crate) fn memory_of(stage: &Stage, devices: usize, gib: Option<f64>) -> Memory {
+    memory_if(stage, devices, checkpoints_activations(stage, devices, gib))
+}
+
+fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> Memory {
     let share = stage.batch.div_ceil(devices);
     let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
     let [mixer, backbone, words] = tokens(stage);
-    let weights = gib(flops::parameters(&stage.model) as f64);
-    let averages = weights * stage.ema.len() as f64;
-    let of_image = match stage.recompute {
+    let once = flops::parameters(&stage.model) as f64 * BYTES / GIB;
+    let weights = match stage.model.precision {
+        Precision::F32 => once,
+        Precision::Bf16 => 1.5 * once,
+    };
+    let averages = once * stage.ema.len() as f64;
+    let of_image = match activation_checkpointing {
         true => memory::recomputed,
         false => memory::activations,
     };
     let of_image = of_image(&stage.model, mixer, backbone, words) as f64;
-    let activations = gib(of_image * micro_batch as f64);
+    let activations = of_image * micro_batch as f64 / GIB;
+    let (gradients, optimizer) = (once, 2.0 * once);
     Memory {
         micro_batch,
         weights,
-        gradients: weights,
-        optimiser: 2.0 * weights,
+        gradients,
+        optimizer,
         averages,
         activations,
-        total: 4.0 * weights + averages + activations,
+        activation_checkpointing,
+        total: weights + gradients + optimizer + averages + activations,
     }
 }
 

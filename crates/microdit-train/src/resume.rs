@@ -9,6 +9,22 @@ use crate::{
     source::Inputs,
 };
 
+/// Checks that the recipe of a run that has checkpoints can be read: those of a run whose recipe is of an earlier version
+/// are of one too, and are not damaged.
+///
+/// # Errors
+/// A recipe that cannot be read, unless `insist`.
+pub(crate) fn check_own_recipe(run: &RunDir, insist: bool) -> Result<(), TrainError> {
+    let begun = std::fs::read_dir(run.checkpoints()).is_ok_and(|mut saved| saved.next().is_some());
+    if insist || !begun || !run.recipe().is_file() {
+        return Ok(());
+    }
+    match Recipe::load(&run.recipe(), &[]) {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(TrainError::NoOwnRecipe(Box::new(reason))),
+    }
+}
+
 /// What has to be known before a run resumes.
 pub(crate) struct Accepted {
     /// What the recipe changes.

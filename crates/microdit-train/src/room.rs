@@ -21,7 +21,7 @@ pub fn require_room(recipe: &Recipe, on_processor: bool) -> Result<(), TrainErro
     let Some(there) = memory() else { return Ok(()) };
     for stage in &recipe.stages {
         let network = match on_processor {
-            true => GIB * plan::memory_of(stage, 1).total,
+            true => GIB * plan::memory_of(stage, 1, None).total,
             false => 0.0,
         };
         let needed = network + of_samples(recipe, stage);

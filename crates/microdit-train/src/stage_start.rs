@@ -27,7 +27,7 @@ pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
     Ok(State {
         progress: Progress::default(),
         task: build(stage, recipe.run.seed, device)?,
-        optimiser: Optimizer::new(stage.optimiser.clone()),
+        optimizer: Optimizer::new(stage.optimizer.clone()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }
@@ -46,22 +46,22 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
     };
     // A new network, because positions belong to a resolution.
     let task = weights.load_into(task, device)?;
-    let old = state.optimiser;
-    let optimiser = if stage.hand_over.optimiser && old.config().method == stage.optimiser.method {
+    let old = state.optimizer;
+    let optimizer = if stage.hand_over.optimizer && old.config().method == stage.optimizer.method {
         let (steps, slots) = (old.steps(), old.into_slots());
-        Optimizer::resume(stage.optimiser.clone(), steps, slots)
+        Optimizer::resume(stage.optimizer.clone(), steps, slots)
     } else {
-        Optimizer::new(stage.optimiser.clone())
+        Optimizer::new(stage.optimizer.clone())
     };
     Ok(State {
         progress: Progress {
             stage: state.progress.stage + 1,
             stage_step: 0,
-            optimiser_steps: optimiser.steps(),
+            optimizer_steps: optimizer.steps(),
             ..state.progress
         },
         task,
-        optimiser,
+        optimizer,
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }
@@ -98,7 +98,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         Tensor::<B::InnerBackend, 1>::from_data(data, device)
     };
     // Where the recipe's optimizer keeps something else, it starts over.
-    let kept = stage.optimiser.kept(&task);
+    let kept = stage.optimizer.kept(&task);
     let slots = checkpoint.moments.into_iter().map(|(name, moments)| {
         let kept = kept.get(&name).map_or(&[][..], |kept| kept.slots);
         let named = [FIRST, SECOND].into_iter().zip(moments.map(flat));
@@ -106,7 +106,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         (name, slots)
     });
     let slots = slots.collect();
-    let steps = checkpoint.optimiser_steps;
+    let steps = checkpoint.optimizer_steps;
     Ok(State {
         progress: Progress {
             stage: index,
@@ -114,11 +114,11 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
             step: checkpoint.batches,
             images: checkpoint.samples,
             position: Position::default(),
-            optimiser_steps: steps,
+            optimizer_steps: steps,
             seconds: 0.0,
         },
         task,
-        optimiser: Optimizer::resume(stage.optimiser.clone(), steps, slots),
+        optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
     })
 }

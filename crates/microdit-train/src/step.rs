@@ -37,17 +37,17 @@ impl<B: DitBackend> Computed<B> {
     }
 }
 
-/// The part of `samples` in the mean loss of the batch, and in its gradients. With `recompute`, the network keeps only what
+/// The part of `samples` in the mean loss of the batch, and in its gradients. With `activation_checkpointing`, the network keeps only what
 /// flows between its segments and computes the rest again.
 pub fn gradients<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
     batch: &impl Samples<B>,
     samples: Range<usize>,
     draws: &Draws,
-    recompute: bool,
+    activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
     let prepared = task.prepare(batch, samples, draws);
-    of_prepared(task, &prepared, batch.count(), recompute)
+    of_prepared(task, &prepared, batch.count(), activation_checkpointing)
 }
 
 /// The same of samples that are prepared already, out of `count`.
@@ -55,10 +55,10 @@ pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
     prepared: &T::Prepared,
     count: usize,
-    recompute: bool,
+    activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
     let inputs = task.inputs(prepared);
-    if !recompute {
+    if !activation_checkpointing {
         let output = task.denoiser().predict(inputs);
         let losses = task.losses(prepared, &output);
         let (mean, mut computed) = reduced::<B>(&losses, count);

@@ -67,7 +67,7 @@ impl<B: Backend> StepLog<B> {
             settled: Vec::new(),
             in_a_row: 0,
             last: 0,
-            limit: recipe.run.max_broken_steps,
+            limit: recipe.run.max_non_finite_steps,
             seed: recipe.run.seed,
             file: run.non_finite(),
         }

@@ -114,11 +114,11 @@ mod tests {
     fn messages_hold_key_range_and_value() {
         let error = within("lr", 1e308, 0.0..=100.0)
             .unwrap_err()
-            .inside("optimiser");
+            .inside("optimizer");
         let text = error.to_string();
         assert_eq!(
             text,
-            "optimiser.lr: must be at least 0 and at most 100, not 1e308"
+            "optimizer.lr: must be at least 0 and at most 100, not 1e308"
         );
         let text = within("every", 0, 1..).unwrap_err().to_string();
         assert_eq!(text, "every: must be at least 1, not 0");

@@ -25,8 +25,8 @@ fn another_recipe_is_refused_before_anything_is_touched() {
     let untouched = before(&run);
     for (set, part) in [
         (
-            "optimiser.lr=1e-4",
-            "stages.masked.optimiser.lr: 0.002 -> 0.0001",
+            "optimizer.lr=1e-4",
+            "stages.masked.optimizer.lr: 0.002 -> 0.0001",
         ),
         ("batch=8", "stages.unmasked.batch: 4 -> 8"),
         ("seed=1", "seed: 0 -> 1"),
@@ -53,7 +53,7 @@ fn another_recipe_is_refused_before_anything_is_touched() {
         "--set",
         "checkpoints.keep=3",
         "--set",
-        "max_broken_steps=4",
+        "max_non_finite_steps=4",
         "--set",
         "data.threads=1",
     ];
@@ -78,11 +78,11 @@ fn another_recipe_is_refused_before_anything_is_touched() {
         "--set",
         "stages.unmasked.steps=5",
         "--set",
-        "optimiser.lr=1e-4",
+        "optimizer.lr=1e-4",
     ];
     let said = finish(&run, &more);
     assert!(
-        said.contains("changed: stages.unmasked.optimiser.lr: 0.002 -> 0.0001"),
+        said.contains("changed: stages.unmasked.optimizer.lr: 0.002 -> 0.0001"),
         "{said}"
     );
     fails(
@@ -120,7 +120,7 @@ fn a_stage_is_added_or_ends_earlier_than_it_came() {
     );
     assert!(said.contains("finished its 13 steps already"), "{said}");
     let stages = "stages=[(name: \"masked\", steps: 8, masking: Deferred(ratio: 0.5)), \
-        (name: \"unmasked\", steps: 3, hand_over: (optimiser: true), ema: [(decay: Smoothing(0.9))]), \
+        (name: \"unmasked\", steps: 3, hand_over: (optimizer: true), ema: [(decay: Smoothing(0.9))]), \
         (name: \"more\", steps: 2)]";
     let said = finish(&run, &["--resume", "--set", stages]);
     assert!(

@@ -29,7 +29,7 @@ pub(crate) fn recipe(folder: &Path) -> String {
     batch: 4,
     stages: [
         (name: "first", steps: 3, masking: Deferred(ratio: 0.75)),
-        (name: "second", steps: 4, hand_over: (optimiser: true)),
+        (name: "second", steps: 4, hand_over: (optimizer: true)),
     ],
     sampling: (prompts: []),
 )"#,
@@ -75,7 +75,7 @@ fn a_checkpoint_of_the_trainer_becomes_a_run() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     for part in [
-        "5 batches, 20 samples, 5 optimiser steps",
+        "5 batches, 20 samples, 5 optimizer steps",
         "in stage second",
         "datetime.timedelta",
     ] {
@@ -91,8 +91,8 @@ fn a_checkpoint_of_the_trainer_becomes_a_run() {
     let golden = read(&goldens.join("composer_run.safetensors"));
     let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
     for (file, ours, theirs) in [
-        ("optimiser", "exp_avg.", "out.exp_avg."),
-        ("optimiser", "exp_avg_sq.", "out.exp_avg_sq."),
+        ("optimizer", "exp_avg.", "out.exp_avg."),
+        ("optimizer", "exp_avg_sq.", "out.exp_avg_sq."),
         ("model", "", "out.final."),
     ] {
         let bytes = read(&folder_of.join(format!("{file}.safetensors")));

@@ -22,8 +22,8 @@ fn a_number_out_of_range_is_named_with_its_place() {
             ][..],
         ),
         (
-            "optimiser.weight_decay=-1",
-            &["stages.masked.optimiser.weight_decay: must be at least 0 and at most 1000, not -1"],
+            "optimizer.weight_decay=-1",
+            &["stages.masked.optimizer.weight_decay: must be at least 0 and at most 1000, not -1"],
         ),
         (
             "diffusion.sigma_data=0",

@@ -24,7 +24,7 @@ fn a_run_whose_checkpoints_are_all_damaged_stops_and_says_what_to_do() {
     let shelf = run.join("checkpoints");
     assert_eq!(checkpoints(&run), ["step-0000000008", "step-0000000010"]);
     flip(&shelf.join("step-0000000010/state.json"));
-    fs::remove_file(shelf.join("step-0000000008/optimiser.safetensors")).unwrap();
+    fs::remove_file(shelf.join("step-0000000008/optimizer.safetensors")).unwrap();
     let before = fs::read(run.join("metrics.jsonl")).unwrap();
     let output = command(&run, &["--resume"]).output().unwrap();
     fails(
@@ -32,7 +32,7 @@ fn a_run_whose_checkpoints_are_all_damaged_stops_and_says_what_to_do() {
         &[
             "step-0000000010 is damaged (state.json: it does not have the checksum",
             "step-0000000008 is damaged",
-            "optimiser.safetensors",
+            "optimizer.safetensors",
             "Restore one from a backup, or remove that directory",
         ],
     );
@@ -64,7 +64,7 @@ fn a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one() {
         fs::remove_file(run.join(name)).unwrap();
     }
     let shelf = run.join("checkpoints");
-    flip(&shelf.join("step-0000000010/optimiser.safetensors"));
+    flip(&shelf.join("step-0000000010/optimizer.safetensors"));
     // A stranger's files are nobody's business.
     fs::write(shelf.join("notes.txt"), "mine").unwrap();
     fs::create_dir(shelf.join("step-1-copy")).unwrap();
@@ -170,10 +170,10 @@ fn weights_of_fewer_steps_are_not_the_result_of_an_extended_run() {
         "--set",
         "stages.unmasked.steps=9",
         "--set",
-        "optimiser.lr=2e-2",
+        "optimizer.lr=2e-2",
     ];
     finish(&longer, &more);
-    finish(&run, &["--set", "optimiser.lr=2e-2"]);
+    finish(&run, &["--set", "optimizer.lr=2e-2"]);
     let (short, result) = (draw(&run, folder.path()), draw(&longer, folder.path()));
     assert_ne!(short, result);
     let weights = fs::read(run.join("weights.safetensors")).unwrap();
@@ -208,10 +208,10 @@ fn a_run_that_took_no_step_is_neither_saved_nor_finished() {
     let sets = overflowing(&folder.path().join("huge.tar"));
     // None of the steps that are left out ends the run by itself.
     let sets = sets.iter().map(String::as_str);
-    let sets: Vec<&str> = sets.chain(["--set", "max_broken_steps=1000"]).collect();
+    let sets: Vec<&str> = sets.chain(["--set", "max_non_finite_steps=1000"]).collect();
     for name in ["adamw", "lamb"] {
         let run = folder.path().join(name);
-        let method = ["--set", "optimiser.method=Lamb"];
+        let method = ["--set", "optimizer.method=Lamb"];
         let more = match name {
             "lamb" => [&sets[..], &method].concat(),
             _ => sets.clone(),

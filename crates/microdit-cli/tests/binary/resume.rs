@@ -108,7 +108,7 @@ fn tensors_of(folder: &Path) -> Vec<(String, Vec<u8>)> {
             "ema-2.safetensors",
             "ema.safetensors",
             "model.safetensors",
-            "optimiser.safetensors"
+            "optimizer.safetensors"
         ]
     );
     let read = |name: String| {
@@ -169,14 +169,14 @@ fn a_damaged_checkpoint_is_passed_over() {
     child.kill().unwrap();
     child.wait().unwrap();
     let newest = checkpoints(&damaged).pop().unwrap();
-    let file = newest.join("optimiser.safetensors");
+    let file = newest.join("optimizer.safetensors");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&file, bytes).unwrap();
     let said = finish(&damaged, &["--resume"]);
     assert!(
-        said.contains("is damaged (optimiser.safetensors")
+        said.contains("is damaged (optimizer.safetensors")
             && said.contains("the checkpoint before it"),
         "{said}"
     );
@@ -273,7 +273,7 @@ fn activations_computed_again_give_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let (kept, again) = (folder.path().join("kept"), folder.path().join("again"));
     finish(&kept, &smooth(&[]));
-    finish(&again, &smooth(&["--set", "recompute=true"]));
+    finish(&again, &smooth(&["--set", "activation_checkpointing=On"]));
     assert_close(&results(&kept), &results(&again));
 }
 
@@ -396,7 +396,7 @@ fn a_run_without_finite_gradients_stops_and_names_its_batches() {
     let run = folder.path().join("run");
     let sets = overflowing(&folder.path().join("huge.tar"));
     let sets = sets.iter().map(String::as_str);
-    let more: Vec<&str> = sets.chain(["--set", "max_broken_steps=4"]).collect();
+    let more: Vec<&str> = sets.chain(["--set", "max_non_finite_steps=4"]).collect();
     let output = command(&run, &more).output().unwrap();
     fails(&output, &["in 4 steps in a row, up to step 4"]);
     let broken = fs::read_to_string(run.join("non_finite.jsonl")).unwrap();

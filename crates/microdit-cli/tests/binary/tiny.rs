@@ -24,10 +24,10 @@ const RECIPE: &str = r#"(
     codec: Pixels(scale: 0.5),
     captions: HashedWords(tokens: 6, drop: 0.1),
     batch: 4,
-    optimiser: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0),
+    optimizer: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0),
     stages: [
         (name: "masked", steps: 8, masking: Deferred(ratio: 0.5)),
-        (name: "unmasked", steps: 6, hand_over: (optimiser: true), ema: [(decay: Smoothing(0.9))]),
+        (name: "unmasked", steps: 6, hand_over: (optimizer: true), ema: [(decay: Smoothing(0.9))]),
     ],
     sampling: (prompts: ["a large red circle on a white background"], count: 1, steps: 2, guidance: 2.0, every: 6),
     evaluation: (every: 4, samples: 5),

@@ -78,7 +78,7 @@ fn a_run_trains_draws_and_is_reproducible() {
 }
 
 #[test]
-fn every_optimiser_lowers_the_loss() {
+fn every_optimizer_lowers_the_loss() {
     let folder = tempfile::tempdir().unwrap();
     for (name, method, lr) in [
         ("adamw", "AdamW", "3e-3"),
@@ -87,9 +87,9 @@ fn every_optimiser_lowers_the_loss() {
     ] {
         let run = folder.path().join(name);
         let sets = [
-            format!("optimiser.method={method}"),
-            format!("optimiser.lr={lr}"),
-            "optimiser.groups=[(kinds: [Moe], lr: 0.5), (kinds: [Norms, Biases], weight_decay: 0.0)]".into(),
+            format!("optimizer.method={method}"),
+            format!("optimizer.lr={lr}"),
+            "optimizer.groups=[(kinds: [Moe], lr: 0.5), (kinds: [Norms, Biases], weight_decay: 0.0)]".into(),
             "stages.masked.steps=80".into(),
             "stages.masked.schedule.curve=Constant(warmup: 5)".into(),
             "batch=16".into(),

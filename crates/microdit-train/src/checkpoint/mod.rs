@@ -37,7 +37,7 @@ const FORMAT: u32 = 2;
 /// Names of the files.
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
-const OPTIMISER: &str = "optimiser.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// More steps, samples or passes than any run has: a number above is none we wrote.
 const MAX_COUNT: u64 = 1 << 53;
@@ -56,7 +56,7 @@ pub struct Progress {
     /// Where the next batch begins.
     pub position: Position,
     /// Steps the optimizer has taken.
-    pub optimiser_steps: u64,
+    pub optimizer_steps: u64,
     /// Time spent, in seconds.
     pub seconds: f64,
 }
@@ -70,7 +70,7 @@ impl Progress {
             ("stage_step", self.stage_step),
             ("step", self.step),
             ("images", self.images),
-            ("optimiser_steps", self.optimiser_steps),
+            ("optimizer_steps", self.optimizer_steps),
             ("position.drawn", self.position.drawn),
         ];
         let counts = counts.into_iter().chain(places.flat_map(|place| {
@@ -105,7 +105,7 @@ pub struct State<B: TrainBackend, T: TrainTask<B>> {
     /// The task with its networks.
     pub task: T,
     /// The optimizer with what it keeps.
-    pub optimiser: Optimizer<B::InnerBackend>,
+    pub optimizer: Optimizer<B::InnerBackend>,
     /// Averages of the weights.
     pub emas: Vec<Ema<T::InnerModule>>,
 }
@@ -174,7 +174,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
                 save_task(&part.join(ema_file(i)), average, step)?;
             }
         }
-        save_slots(&part.join(OPTIMISER), self.optimiser.slots(), step)?;
+        save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
         let manifest = Manifest {
             format: FORMAT,
             progress: self.progress.clone(),
@@ -320,18 +320,18 @@ impl Checkpoint {
             };
             emas.push(Ema::resume(*config, average));
         }
-        let slots = match self.files.contains_key(OPTIMISER) {
+        let slots = match self.files.contains_key(OPTIMIZER) {
             true => {
-                let kept = stage.optimiser.kept(&task);
-                read_slots(&self.folder.join(OPTIMISER), &kept, device)?
+                let kept = stage.optimizer.kept(&task);
+                read_slots(&self.folder.join(OPTIMIZER), &kept, device)?
             }
             false => BTreeMap::new(),
         };
-        let steps = self.progress.optimiser_steps;
+        let steps = self.progress.optimizer_steps;
         Ok(State {
             progress: self.progress.clone(),
             task,
-            optimiser: Optimizer::resume(stage.optimiser.clone(), steps, slots),
+            optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
             emas,
         })
     }

@@ -59,8 +59,8 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
     );
     let loss = loss.sum();
     let grads = Gradients::collect(&task, &mut loss.backward());
-    let mut optimiser = Optimizer::new(stage.optimiser.clone());
-    let (task, _) = optimiser.step::<Tracked, _>(task, grads, &loss.inner(), 1e-3);
+    let mut optimizer = Optimizer::new(stage.optimizer.clone());
+    let (task, _) = optimizer.step::<Tracked, _>(task, grads, &loss.inner(), 1e-3);
     let position = Position {
         drawn: 400,
         sources: vec![Place {
@@ -76,7 +76,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
             step: 140,
             images: 1120,
             position,
-            optimiser_steps: 140,
+            optimizer_steps: 140,
             seconds: 12.5,
         },
         emas: vec![Ema::resume(
@@ -84,7 +84,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
             Some(task.valid()),
         )],
         task,
-        optimiser,
+        optimizer,
     }
 }
 
@@ -105,15 +105,15 @@ fn save(
         stage_step: step,
         ..state.progress.clone()
     };
-    let (task, optimiser, emas) = (
+    let (task, optimizer, emas) = (
         state.task.clone(),
-        state.optimiser.clone(),
+        state.optimizer.clone(),
         state.emas.clone(),
     );
     let state = State {
         progress,
         task,
-        optimiser,
+        optimizer,
         emas,
     };
     state.save(checkpoints, &config, None).unwrap()
@@ -177,7 +177,7 @@ fn counters_are_in_range() {
         &|progress| progress.stage = usize::MAX,
         &|progress| progress.step = u64::MAX,
         &|progress| progress.stage_step = progress.step + 1,
-        &|progress| progress.optimiser_steps = 1 << 60,
+        &|progress| progress.optimizer_steps = 1 << 60,
         &|progress| progress.seconds = -1.0,
         &|progress| progress.seconds = f64::NAN,
         &|progress| progress.position.sources[0].epoch = u64::MAX,
@@ -194,12 +194,12 @@ fn slots_are_those_of_the_parameters() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = recipe();
     let state = state(&recipe);
-    let path = folder.path().join(OPTIMISER);
+    let path = folder.path().join(OPTIMIZER);
     let device = Default::default();
     let name = "blocks.0.attn.qkv.weight";
-    let config = &recipe.stages[0].optimiser;
+    let config = &recipe.stages[0].optimizer;
     let kept = config.kept(&state.task);
-    let slots = state.optimiser.slots();
+    let slots = state.optimizer.slots();
     save_slots(&path, slots, 1).unwrap();
     let read = read_slots::<Flex>(&path, &kept, &device).unwrap();
     assert!(read.keys().eq(slots.keys()));
@@ -237,7 +237,7 @@ fn slots_are_those_of_the_parameters() {
         save_slots(&path, &slots, 1).unwrap();
         let error = read_slots::<Flex>(&path, &kept, &device).unwrap_err();
         let error = error.to_string();
-        let named = [OPTIMISER, parameter, part];
+        let named = [OPTIMIZER, parameter, part];
         assert!(named.iter().all(|part| error.contains(part)), "{error}");
     }
     // Under Muon, a matrix has its momentum alone.
@@ -253,12 +253,12 @@ fn what_is_not_finite_is_not_saved() {
     let recipe = recipe();
     let mut state = state(&recipe);
     save(&state, 1, recipe.run.checkpoints, folder.path());
-    let mut broken = state.optimiser.slots().clone();
+    let mut broken = state.optimizer.slots().clone();
     let mut entry = broken.first_entry().unwrap();
     let name = entry.key().clone();
     let infinite = entry.get()[SECOND].clone() / 0.0;
     entry.get_mut().insert(SECOND, infinite);
-    state.optimiser = Optimizer::resume(state.optimiser.config().clone(), 1, broken);
+    state.optimizer = Optimizer::resume(state.optimizer.config().clone(), 1, broken);
     let error = state
         .save(folder.path(), &recipe.run.checkpoints, None)
         .unwrap_err()

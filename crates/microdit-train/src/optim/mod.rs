@@ -273,15 +273,15 @@ mod tests {
                 method,
                 ..OptimizerConfig::default()
             };
-            let mut optimiser = Optimizer::<Flex>::new(config);
+            let mut optimizer = Optimizer::<Flex>::new(config);
             let layer: Linear<Tracked> = Init::new(0, &device).linear(4, 4, true, STD);
             let mut step = |layer: Linear<Tracked>, loss: f32, scale: f32| {
                 let out = layer.forward(Tensor::<Tracked, 2>::ones([2, 4], &device));
                 let grads = (out.powi_scalar(2).sum() * scale).backward();
                 let grads = Gradients::collect(&layer, &mut { grads });
                 let loss = Tensor::from_floats([loss], &device);
-                let (layer, _) = optimiser.step::<Tracked, _>(layer, grads, &loss, 1e-2);
-                let slots = optimiser.slots().values().flatten();
+                let (layer, _) = optimizer.step::<Tracked, _>(layer, grads, &loss, 1e-2);
+                let slots = optimizer.slots().values().flatten();
                 let slots: Vec<_> = slots.map(|(slot, data)| (*slot, data.to_data())).collect();
                 (layer, slots)
             };

@@ -11,7 +11,7 @@ const REACHING: [&str; 1] = ["seed"];
 /// Keys of a stage that do not reach the weights beyond rounding.
 const FREE_IN_STAGE: [&str; 4] = [
     "micro_batch",
-    "recompute",
+    "activation_checkpointing",
     "data.threads",
     "data.max_damage",
 ];
@@ -174,7 +174,11 @@ mod tests {
     fn a_recipe_does_not_differ_from_itself() {
         assert_eq!(recipe(&[]).changes_from(&recipe(&[]), 0), []);
         // What is written out is the same as what is left to its default.
-        let explicit = recipe(&["micro_batch=None", "recompute=false", "max_broken_steps=10"]);
+        let explicit = recipe(&[
+            "micro_batch=None",
+            "activation_checkpointing=Off",
+            "max_non_finite_steps=10",
+        ]);
         assert_eq!(explicit.changes_from(&recipe(&[]), 0), []);
     }
 
@@ -217,9 +221,9 @@ mod tests {
                 Effect::Training,
             ),
             (
-                "stages.masked.optimiser.lr=1.0",
+                "stages.masked.optimizer.lr=1.0",
                 0,
-                "stages.masked.optimiser.lr",
+                "stages.masked.optimizer.lr",
                 Effect::Training,
             ),
             (

@@ -20,16 +20,21 @@ pub(super) const RUN_KEYS: [&str; 9] = [
     "encoders",
     "log_every",
     "checkpoints",
-    "max_broken_steps",
+    "max_non_finite_steps",
     "evaluation",
     "budget",
 ];
 
-/// How lines of earlier versions begin, and what is written now.
-const RENAMED: [(&str, &str); 2] = [
-    ("diffusion: (", "diffusion: Edm(...)"),
-    ("sigmas: (", "schedule: Sigmas(...)"),
+/// Keys of earlier versions, and what is written now.
+const RENAMED: [(&str, &str); 4] = [
+    ("optimiser", "`optimizer`"),
+    ("recompute", "`activation_checkpointing`: On, Off or Auto"),
+    ("max_broken_steps", "`max_non_finite_steps`"),
+    ("sigmas", "`schedule: Sigmas(...)`"),
 ];
+
+/// How lines of earlier versions begin whose key is still one, and what is written now.
+const REWRITTEN: [(&str, &str); 1] = [("diffusion: (", "diffusion: Edm(...)")];
 
 /// Recipes that may extend each other in a row; more are taken for a circle.
 const MAX_EXTENDS: usize = 64;
@@ -196,7 +201,7 @@ fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
         // A line of one value says its key, which the parser's message does not.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();
         let mut message = explain(&error.code);
-        let renamed = RENAMED.iter().find(|(old, _)| value.starts_with(old));
+        let renamed = REWRITTEN.iter().find(|(old, _)| value.starts_with(old));
         if let Some((_, new)) = renamed {
             message = format!("{message}; it is written {new} now");
         }
@@ -218,6 +223,9 @@ fn explain(error: &ron::Error) -> String {
     else {
         return error.to_string();
     };
+    if let Some((_, new)) = RENAMED.iter().find(|(old, _)| old == found) {
+        return format!("{error}; it is now called {new}");
+    }
     let near = expected
         .iter()
         .chain(&RUN_KEYS)
@@ -233,5 +241,24 @@ fn explain(error: &ron::Error) -> String {
 impl From<Failure> for TrainError {
     fn from((origin, message): Failure) -> Self {
         problem(&origin.to_string(), &message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_an_earlier_version_is_answered_with_its_successor() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        for (old, new) in RENAMED {
+            for place in ["", "data.", "sampling.", "stages.masked.hand_over."] {
+                let set = format!("{place}{old}=1");
+                let error = Recipe::load(&path, std::slice::from_ref(&set)).unwrap_err();
+                let said = error.to_string();
+                assert!(said.contains(&format!("it is now called {new}")), "{said}");
+                assert!(said.contains(&set), "{said}");
+            }
+        }
     }
 }

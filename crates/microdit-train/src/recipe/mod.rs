@@ -69,19 +69,32 @@ pub struct Stage {
     /// Images computed at once, at least 1; the whole batch if absent or more. The weights are the same for any number.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// Keep only what flows between the blocks, and compute the rest again for the gradients: a third more work for a
-    /// fraction of the memory.
+    /// Whether only what flows between the blocks is kept, and the rest computed again for the gradients: a third more
+    /// work for a fraction of the memory.
     #[serde(default)]
-    pub recompute: bool,
+    pub activation_checkpointing: ActivationCheckpointing,
     /// Optimizer.
     #[serde(default)]
-    pub optimiser: OptimizerConfig,
+    pub optimizer: OptimizerConfig,
     /// Multiplier of the learning rate over the stage's own steps.
     #[serde(default)]
     pub schedule: Schedule,
     /// Averages of the weights, counted in the stage's own steps; the first one is what is sampled from.
     #[serde(default)]
     pub ema: Vec<EmaConfig>,
+}
+
+/// Whether activations are computed again rather than kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ActivationCheckpointing {
+    /// Always.
+    On,
+    /// Never.
+    #[default]
+    Off,
+    /// Unless the [plan](crate::plan) has the micro-batch fit into the memory of the GPU without. Where that memory is not
+    /// known it is on: slower, but not out of memory.
+    Auto,
 }
 
 /// What a stage takes over from the one before.
@@ -91,7 +104,7 @@ pub struct HandOver {
     /// Which weights.
     pub weights: Handed,
     /// Whether the optimizer's moments come along, if its method stays the same.
-    pub optimiser: bool,
+    pub optimizer: bool,
 }
 
 /// Weights handed from stage to stage.

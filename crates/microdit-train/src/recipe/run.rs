@@ -26,7 +26,7 @@ pub struct RunConfig {
     pub checkpoints: CheckpointConfig,
     /// Steps in a row without a finite gradient after which the run stops, at least 1.
     #[serde(default = "ten")]
-    pub max_broken_steps: u64,
+    pub max_non_finite_steps: u64,
     /// When the loss on held-out samples is measured; never if absent.
     #[serde(default)]
     pub evaluation: Option<EvaluationConfig>,
@@ -43,7 +43,7 @@ impl RunConfig {
     pub fn validate(&self) -> Result<(), OutOfRange> {
         validate_name(&self.name, true)?;
         within("log_every", self.log_every, 1..)?;
-        within("max_broken_steps", self.max_broken_steps, 1..)?;
+        within("max_non_finite_steps", self.max_non_finite_steps, 1..)?;
         let inside = |part| move |error: OutOfRange| error.inside(part);
         self.sampling.validate().map_err(inside("sampling"))?;
         self.checkpoints.validate().map_err(inside("checkpoints"))?;

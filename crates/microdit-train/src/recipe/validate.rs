@@ -76,7 +76,7 @@ impl Stage {
         self.data.validate().map_err(inside("data"))?;
         self.codec.validate().map_err(inside("codec"))?;
         self.captions.validate().map_err(inside("captions"))?;
-        self.optimiser.validate().map_err(inside("optimiser"))?;
+        self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {
             let place = format!("ema.{i}");

@@ -15,7 +15,7 @@ use crate::{
     plan::Gpu,
     probe::{self, Probe},
     recipe::{Change, Recipe, Stage},
-    resume::{accept, next_stage},
+    resume::{accept, check_own_recipe, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
     stage_start::{fresh, hand_over},
@@ -154,6 +154,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
     ) -> Result<Self, TrainError> {
         assert!(!devices.is_empty(), "training needs a device");
         let inputs = Inputs::look_at(recipe)?;
+        check_own_recipe(run, allow_changes)?;
         let newest = Checkpoint::newest(&run.checkpoints())?;
         let finished = run.finished();
         let opened = |start, newest, data, changes| Self {

@@ -7,6 +7,7 @@ use crate::{
     log::{Log, Metrics},
     nodes::{Agreed, Nodes},
     parallel::{Job, gradients},
+    plan,
     probe::Probe,
     recipe::{Recipe, Stage},
     run::RunDir,
@@ -124,7 +125,7 @@ where
                 }
             };
             let stop = agreed.stop;
-            let lr = stage.optimiser.lr * stage.schedule.multiplier(state.progress.stage_step);
+            let lr = stage.optimizer.lr * stage.schedule.multiplier(state.progress.stage_step);
             state = self.step(state, &batch, agreed, lr);
             let Progress {
                 step, stage_step, ..
@@ -221,7 +222,13 @@ where
             let message = format!("a batch of {size} has no sample for every node");
             return Err(TrainError::Nodes(message));
         }
+        let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         let job = Job {
+            activation_checkpointing: plan::checkpoints_activations(
+                stage,
+                self.device_count(),
+                gib,
+            ),
             stage,
             batch: &batch,
             samples,
@@ -291,7 +298,7 @@ where
         let State {
             mut progress,
             task,
-            mut optimiser,
+            mut optimizer,
             mut emas,
         } = state;
         let draws = Draws::of_step(self.recipe.run.seed, progress.step);
@@ -302,7 +309,7 @@ where
             terms,
             grads,
         } = agreed.computed;
-        let (task, grad_norm) = optimiser.step::<B, _>(task, grads, &loss, lr);
+        let (task, grad_norm) = optimizer.step::<B, _>(task, grads, &loss, lr);
         self.steps.push(Pending {
             step: progress.step + 1,
             keys: batch.keys.clone(),
@@ -317,7 +324,7 @@ where
             step: progress.step + 1,
             images: progress.images + batch.keys.len() as u64,
             position: batch.next.clone(),
-            optimiser_steps: optimiser.steps(),
+            optimizer_steps: optimizer.steps(),
             seconds: self.seconds(),
         };
         if !emas.is_empty() {
@@ -328,7 +335,7 @@ where
         State {
             progress,
             task,
-            optimiser,
+            optimizer,
             emas,
         }
     }

@@ -16,7 +16,7 @@ use std::{
 type Tracked = Autodiff<Flex>;
 
 /// Two steps of training, and six more with `lr`.
-fn recipe(lr: f64, every: u64, max_broken_steps: u64) -> Recipe {
+fn recipe(lr: f64, every: u64, max_non_finite_steps: u64) -> Recipe {
     let mut recipe = tiny(&[
         "batch=2",
         "log_every=1",
@@ -24,9 +24,9 @@ fn recipe(lr: f64, every: u64, max_broken_steps: u64) -> Recipe {
         "stages.unmasked.steps=6",
     ]);
     recipe.run.checkpoints.every = every;
-    recipe.run.max_broken_steps = max_broken_steps;
+    recipe.run.max_non_finite_steps = max_non_finite_steps;
     // Beyond what a recipe's file may say, and what an f32 holds: a step with finite gradients ruins the weights.
-    recipe.stages[1].optimiser.lr = lr;
+    recipe.stages[1].optimizer.lr = lr;
     recipe
 }
 
@@ -46,7 +46,7 @@ fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
 /// However the run finds out, at a checkpoint, after non-finite steps or at its end, what was saved before is sound and can be resumed.
 #[test]
 fn weights_that_are_no_longer_finite_end_a_run_with_a_sound_checkpoint() {
-    for (every, max_broken_steps, found_in, found_after) in [
+    for (every, max_non_finite_steps, found_in, found_after) in [
         (1, 100, "model.safetensors", 3),
         (100, 2, "the network", 5),
         (100, 100, "model.safetensors", 8),
@@ -54,7 +54,7 @@ fn weights_that_are_no_longer_finite_end_a_run_with_a_sound_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let run = RunDir::enter(&path, false).unwrap();
-        let error = train(&recipe(1e39, every, max_broken_steps), &run).unwrap_err();
+        let error = train(&recipe(1e39, every, max_non_finite_steps), &run).unwrap_err();
         let TrainError::NotFinite {
             what, count, step, ..
         } = &error
@@ -77,7 +77,7 @@ fn weights_that_are_no_longer_finite_end_a_run_with_a_sound_checkpoint() {
         }
         drop(run);
         let run = RunDir::enter(&path, true).unwrap();
-        let outcome = train(&recipe(1e-3, every, max_broken_steps), &run).unwrap();
+        let outcome = train(&recipe(1e-3, every, max_non_finite_steps), &run).unwrap();
         assert_eq!((outcome.ending, outcome.steps), (Ending::Finished, 8));
         let weights = StateDict::read(&path.join("weights.safetensors")).unwrap();
         weights.check_finite().unwrap();

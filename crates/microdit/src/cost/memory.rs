@@ -1,8 +1,23 @@
-//! What training keeps in memory, in numbers: the source of every memory estimate.
+//! What training keeps in memory, in bytes: the source of every memory estimate.
 
-use crate::{cost::flops::saturated, net::dit::DitConfig, nn::BlockConfig};
+use crate::{
+    cost::flops::saturated,
+    net::dit::DitConfig,
+    nn::{BlockConfig, Precision},
+};
 
-/// Numbers the forward pass of one image leaves for the backward pass: what the operations of
+/// Bytes of a number of the residual stream, norms and gates.
+const WIDE: u128 = 4;
+
+/// Bytes of a number that products take and give.
+fn narrow(precision: Precision) -> u128 {
+    match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    }
+}
+
+/// Bytes the forward pass of one image leaves for the backward pass: what the operations of
 /// [`DitBackend`](crate::DitBackend) store under automatic differentiation. Tokens and captions are counted as in
 /// [`flops::per_image`](crate::cost::flops::per_image); `usize::MAX` where that is too small to count them.
 ///
@@ -25,20 +40,21 @@ pub fn activations(
         blocks.iter().map(kept).sum()
     };
     let caption = config.caption_block();
+    let narrow = narrow(config.precision);
+    let both = WIDE + narrow;
     // Norms and projections keep their input, the attention its queries, keys and values, the gate both its factors.
-    let captions = caption_tokens
-        * (config.caption_channels
-            + 7 * caption.dim
-            + 4 * caption.attention_dim
-            + 3 * caption.hidden_dim) as u128;
+    let inner = config.caption_channels + 4 * caption.attention_dim + 3 * caption.hidden_dim;
+    let captions =
+        caption_tokens * (narrow * inner as u128 + (3 * both + WIDE) * caption.dim as u128);
     let dim = config.dim as u128;
     let maps = match &config.mixer {
         Some(mixer) if mixer.dim != config.dim => {
-            2 * (dim * (mixer_tokens + caption_tokens) + mixer.dim as u128 * backbone_tokens)
+            both * (dim * (mixer_tokens + caption_tokens) + mixer.dim as u128 * backbone_tokens)
         }
         _ => 0,
     };
-    let ends = config.patch_dim() as u128 * config.tokens() as u128 + 2 * dim * backbone_tokens;
+    let patches = config.patch_dim() as u128 * config.tokens() as u128;
+    let ends = narrow * patches + both * dim * backbone_tokens;
     saturated(
         captions
             + maps
@@ -73,21 +89,35 @@ pub fn recomputed(
             .flat_map(|(blocks, tokens)| blocks.iter().map(move |block| (block, *tokens)))
     };
     let flows: u128 = blocks()
-        .map(|(block, tokens)| block.dim as u128 * tokens)
+        .map(|(block, tokens)| WIDE * block.dim as u128 * tokens)
         .sum();
     let kept = blocks().map(|(block, tokens)| block_activations(block, tokens, words));
     saturated(flows + kept.max().unwrap_or(0))
 }
 
-/// Of one block: ten times the tokens (inputs of three norms, four projections and two gates, and the queries of the
-/// cross-attention), packed queries, keys and values and what they attend to, the captions' keys and values, six
-/// vectors of modulation, and the hidden layer.
+/// Of one block: ten times the tokens (inputs of three norms and two gates in f32; inputs of four projections and the
+/// queries of the cross-attention as products take them), packed queries, keys and values and what they attend to, the
+/// captions' keys and values, six vectors of modulation, and the hidden layer. Where products take other numbers than the
+/// residual stream has, the router keeps the tokens and the cross-attention the captions once more.
 fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
+    let narrow = narrow(block.precision);
+    let dim = block.dim as u128;
+    let rounded = narrow != WIDE;
     let hidden = match &block.moe {
         Some(moe) => moe.experts as u128 * moe.tokens_per_expert(saturated(tokens)) as u128,
         None => 3 * tokens,
     };
-    tokens * (10 * block.dim + 4 * block.attention_dim) as u128
-        + hidden * block.hidden_dim as u128
-        + (2 * words + 6) * block.dim as u128
+    let routed = match rounded && block.moe.is_some() {
+        true => WIDE * tokens * dim,
+        false => 0,
+    };
+    let copied = match rounded {
+        true => narrow * words * dim,
+        false => 0,
+    };
+    tokens * 5 * (WIDE + narrow) * dim
+        + narrow * (tokens * 4 * block.attention_dim as u128 + hidden * block.hidden_dim as u128)
+        + (2 * narrow * words + 6 * WIDE) * dim
+        + routed
+        + copied
 }

@@ -18,7 +18,7 @@ pub struct TrainerCheckpoint {
     /// AdamW's means of the gradients and of their squares, of the parameters' shapes: of all parameters or of none.
     pub moments: BTreeMap<String, [Arc<TensorData>; 2]>,
     /// Steps the optimizer has taken.
-    pub optimiser_steps: u64,
+    pub optimizer_steps: u64,
     /// Batches trained.
     pub batches: u64,
     /// Samples trained.
@@ -69,11 +69,11 @@ impl TrainerCheckpoint {
         let weights = StateDict::read(path)?;
         weights.check_finite()?;
         let named = pair(of_parameters, &weights).map_err(fail)?;
-        let (moments, optimiser_steps) = read_moments(path, checkpoint, named, &weights)?;
+        let (moments, optimizer_steps) = read_moments(path, checkpoint, named, &weights)?;
         Ok(Self {
             weights,
             moments,
-            optimiser_steps,
+            optimizer_steps,
             batches,
             samples,
             unread,
@@ -306,7 +306,7 @@ pub(super) mod tests {
             (
                 checkpoint.batches,
                 checkpoint.samples,
-                checkpoint.optimiser_steps
+                checkpoint.optimizer_steps
             ),
             (6, 24, 5)
         );
@@ -316,7 +316,7 @@ pub(super) mod tests {
         assert_eq!(second.shape.to_vec(), [1, 2]);
         // An optimizer that has taken no step has no state.
         let untrained = read(&root(dict([]), Node::Int(0), Node::Int(0)), &storages).unwrap();
-        assert_eq!((untrained.moments.len(), untrained.optimiser_steps), (0, 0));
+        assert_eq!((untrained.moments.len(), untrained.optimizer_steps), (0, 0));
     }
 
     #[test]

@@ -19,14 +19,14 @@ const SHAPES: &str = r#"(
     captions: HashedWords(tokens: 6, drop: 0.1),
     batch: 4,
     micro_batch: 2,
-    optimiser: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0, groups: [(kinds: [Moe], lr: 0.5), (kinds: [Norms])]),
+    optimizer: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0, groups: [(kinds: [Moe], lr: 0.5), (kinds: [Norms])]),
     stages: [
         (
-            name: "masked", steps: 4, masking: Deferred(ratio: 0.5), optimiser: (method: Muon(momentum: 0.9)),
+            name: "masked", steps: 4, masking: Deferred(ratio: 0.5), optimizer: (method: Muon(momentum: 0.9)),
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimiser: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
