@@ -28,7 +28,7 @@ type Tracked = Autodiff<Flex>;
 fn recipe() -> Recipe {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/microdit-tiny2.ron");
     let settings = [
-        "data.shards=none",
+        "model.precision=F32",
         "model.dim=256",
         "model.depth=8",
         "model.mixer.dim=256",

@@ -58,7 +58,7 @@ pub(super) fn lr_schedule(path: &Path, report: &mut Report) {
         let count = |key: &str| settings[key].as_u64().expect("a step is a whole number");
         let curve = Curve::Cosine {
             warmup: count("t_warmup"),
-            total: count("t_max"),
+            total: None,
             floor: settings["alpha_f"].as_f64().expect("a floor is a number"),
         };
         let steps = golden.get(&format!("in.{name}.step"));
@@ -70,7 +70,7 @@ pub(super) fn lr_schedule(path: &Path, report: &mut Report) {
             let found: Vec<f64> = steps
                 .data
                 .iter()
-                .map(|&step| schedule.multiplier(step as u64))
+                .map(|&step| schedule.multiplier(step as u64, count("t_max")))
                 .collect();
             let expected = golden.get(&format!("out.{name}.{kind}"));
             // f64 arithmetic in another order.

@@ -396,7 +396,7 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
     let schedule = Schedule {
         curve: Curve::Cosine {
             warmup: count("t_warmup"),
-            total: count("t_max"),
+            total: None,
             floor: settings["alpha_f"].as_f64().expect("a floor is a number"),
         },
         one_batch_lag: true,
@@ -404,7 +404,7 @@ pub(super) fn composer_run(path: &Path, report: &mut Report) {
     let mut task = setup.task.clone();
     let mut adamw = Optimizer::new(optimizer(golden));
     for step in 0..size("batches") {
-        let lr = adamw.config().lr * schedule.multiplier(step as u64);
+        let lr = adamw.config().lr * schedule.multiplier(step as u64, count("t_max"));
         let expected = golden.get("out.lr").data[step];
         report.at_most(format!("lr.{step}"), (lr - expected).abs(), 1e-15);
         let first = step * size("batch_size");

@@ -22,6 +22,8 @@ impl RecipeCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
         let Self::Check { recipe, overrides } = self;
         let recipe = Recipe::load(&recipe, &overrides).or_advise()?;
+        // What `train` refuses is refused here.
+        recipe.require_shards().or_advise()?;
         say!("{}", recipe.source.trim_end());
         Ok(())
     }

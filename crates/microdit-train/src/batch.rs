@@ -1,6 +1,6 @@
 //! Between data and task: a batch of the loader as latents and conditioning, as the recipe says.
 
-use crate::recipe::{CaptionConfig, CodecConfig, Stage};
+use crate::recipe::{CodecConfig, Stage};
 use burn::tensor::{Tensor, TensorData};
 use microdit::{
     DitBackend,
@@ -36,18 +36,15 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
         let [channels, height, width] = self.batch.shape;
         let shape = [samples.len(), channels, height, width];
         let images = picked(&self.batch.images, channels * height * width, samples);
-        let values = match self.stage.codec {
-            CodecConfig::Pixels { scale } => PixelCodec { scale }.encode(&images),
-            CodecConfig::Latents => images,
+        let values = match self.stage.data.codec() {
+            Some(CodecConfig::Pixels { scale }) => PixelCodec { scale }.encode(&images),
+            None => images,
         };
         Tensor::from_data(TensorData::new(values, shape), self.device)
     }
 
     fn conditioning(&self, samples: &[usize]) -> Conditioning<B> {
-        let (words, channels) = (
-            self.stage.captions.tokens(),
-            self.stage.model.caption_channels,
-        );
+        let (words, channels) = (self.stage.data.tokens(), self.stage.model.caption_channels);
         let captions = match &self.batch.captions {
             Captions::Texts(texts) => {
                 let texts: Vec<&str> = samples.iter().map(|&i| texts[i].as_str()).collect();
@@ -66,10 +63,8 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
 
 /// The stand-in for a text encoder, of the sizes of `stage`.
 pub(crate) fn hashed_words(stage: &Stage) -> HashedWords {
-    let (CaptionConfig::HashedWords { tokens, .. } | CaptionConfig::Precomputed { tokens, .. }) =
-        stage.captions;
     HashedWords {
-        tokens,
+        tokens: stage.data.tokens(),
         channels: stage.model.caption_channels,
     }
 }

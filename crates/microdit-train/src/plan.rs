@@ -175,7 +175,7 @@ fn tokens(stage: &Stage) -> [usize; 3] {
         MaskStage::BeforeMixer => kept,
         MaskStage::AfterMixer => all,
     };
-    [mixer, kept, stage.captions.tokens()]
+    [mixer, kept, stage.data.tokens()]
 }
 
 fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
@@ -247,6 +247,30 @@ fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> M
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn auto_computes_again_what_does_not_fit() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/microdit-xl2.ron");
+        let stage = |set: &str| Recipe::load(&path, &[set.to_owned()]).unwrap().stages[0].clone();
+        let [on, off, auto] =
+            ["On", "Off", "Auto"].map(|value| stage(&format!("activation_checkpointing={value}")));
+        let of = |stage: &Stage, gib| memory_of(stage, 8, gib);
+        let needed = of(&off, None).total;
+        assert!(of(&on, None).total < needed / 2.0);
+        for (gib, alike) in [
+            (Some(needed + 1.0), &off),
+            (Some(needed - 1.0), &on),
+            (None, &on),
+        ] {
+            assert_eq!(of(&auto, gib), of(alike, gib), "{gib:?}");
+        }
+        // Products in bf16 keep half of most activations, and copies of the weights.
+        let wide = of(&stage("model.precision=F32"), Some(1000.0));
+        let narrow = of(&auto, Some(1000.0));
+        assert!((0.5..0.75).contains(&(narrow.activations / wide.activations)));
+        assert_eq!(narrow.weights, 1.5 * wide.weights);
+    }
 
     #[test]
     fn drivers_names_are_recognised() {

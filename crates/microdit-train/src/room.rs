@@ -41,12 +41,12 @@ fn of_samples(recipe: &Recipe, stage: &Stage) -> f64 {
     let sample = stage.sample_bytes() as f64;
     let held_out = recipe.run.evaluation.as_ref();
     let samples = BATCHES * stage.batch as f64 + held_out.map_or(0.0, |held| held.samples as f64);
-    let side = f64::from(stage.data.image_size);
+    let side = f64::from(stage.data.image_size());
     let sampling = &recipe.run.sampling;
-    let pictures = match stage.codec {
+    let pictures = match stage.data.codec() {
         // One by one, and all of them on a page.
-        CodecConfig::Pixels { .. } => 2.0 * 3.0 * side * side * sampling.pictures() as f64,
-        CodecConfig::Latents => 0.0,
+        Some(CodecConfig::Pixels { .. }) => 2.0 * 3.0 * side * side * sampling.pictures() as f64,
+        None => 0.0,
     };
     sample * samples + pictures
 }

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```
 /// use microdit_train::schedule::{Curve, Schedule};
-/// let schedule = Schedule::new(Curve::Cosine { warmup: 10, total: 110, floor: 0.1 });
-/// assert_eq!(schedule.multiplier(5), 0.5);
-/// assert_eq!(schedule.multiplier(10), 1.0);
-/// assert!((schedule.multiplier(110) - 0.1).abs() < 1e-12);
+/// let schedule = Schedule::new(Curve::Cosine { warmup: 10, total: None, floor: 0.1 });
+/// let in_stage = |step| schedule.multiplier(step, 110);
+/// assert_eq!(in_stage(5), 0.5);
+/// assert_eq!(in_stage(10), 1.0);
+/// assert!((in_stage(110) - 0.1).abs() < 1e-12);
 ///
-/// let schedule = Schedule::new(Curve::WarmupStableDecay { warmup: 10, total: 110, decay: 20, floor: 0.0 });
-/// assert_eq!([10, 90, 100, 110].map(|step| schedule.multiplier(step)), [1.0, 1.0, 0.5, 0.0]);
+/// let schedule = Schedule::new(Curve::WarmupStableDecay { warmup: 10, total: Some(110), decay: 20, floor: 0.0 });
+/// assert_eq!([10, 90, 100, 110].map(|step| schedule.multiplier(step, 500)), [1.0, 1.0, 0.5, 0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,8 +41,9 @@ pub enum Curve {
         /// Steps of the rise.
         #[serde(default)]
         warmup: u64,
-        /// Step at which the floor is reached, warm-up included; at least 1 and `warmup`.
-        total: u64,
+        /// Step at which the floor is reached, warm-up included; at least 1 and `warmup`. The stage's last one if absent.
+        #[serde(default)]
+        total: Option<u64>,
         /// Multiplier at the end, 0 to 1.
         #[serde(default)]
         floor: f64,
@@ -52,8 +54,9 @@ pub enum Curve {
         /// Steps of the rise.
         #[serde(default)]
         warmup: u64,
-        /// Step at which the floor is reached; at least 1 and `warmup + decay`.
-        total: u64,
+        /// Step at which the floor is reached; at least 1 and `warmup + decay`. The stage's last one if absent.
+        #[serde(default)]
+        total: Option<u64>,
         /// Steps of the fall, the last ones before `total`.
         decay: u64,
         /// Multiplier at the end, 0 to 1.
@@ -87,18 +90,26 @@ impl Schedule {
         curve.map_err(|error| error.inside("curve"))
     }
 
-    /// Multiplier of the base learning rate while batch `step`, counted from 0, is trained.
-    pub fn multiplier(&self, step: u64) -> f64 {
+    /// Multiplier of the base learning rate while batch `step`, counted from 0, of a stage of `steps` is trained.
+    pub fn multiplier(&self, step: u64, steps: u64) -> f64 {
         let step = if self.one_batch_lag {
             step.saturating_sub(1)
         } else {
             step
         };
-        self.curve.at(step)
+        self.curve.at(step, steps)
     }
 }
 
 impl Curve {
+    /// Whether its end is that of the stage.
+    pub(crate) fn ends_with_stage(&self) -> bool {
+        match self {
+            Self::Constant { .. } => false,
+            Self::Cosine { total, .. } | Self::WarmupStableDecay { total, .. } => total.is_none(),
+        }
+    }
+
     fn validate(&self) -> Result<(), OutOfRange> {
         let (warmup, total, decay, floor) = match *self {
             Self::Constant { .. } => return Ok(()),
@@ -114,16 +125,20 @@ impl Curve {
                 floor,
             } => (warmup, total, decay, floor),
         };
-        within("total", total, 1..)?;
         within("floor", floor, 0.0..=1.0)?;
+        // Of a stage shorter than its warm-up only the rise is seen, as with a constant rate.
+        let Some(total) = total else {
+            return Ok(());
+        };
+        within("total", total, 1..)?;
         let room = total.checked_sub(warmup);
         require(room.is_some_and(|room| decay <= room), "total", || {
             format!("{total} is less than warmup {warmup} and decay {decay} together")
         })
     }
 
-    /// The multiplier at `step`.
-    pub fn at(&self, step: u64) -> f64 {
+    /// The multiplier at `step` of a stage of `steps`.
+    pub fn at(&self, step: u64, steps: u64) -> f64 {
         let (Self::Constant { warmup }
         | Self::Cosine { warmup, .. }
         | Self::WarmupStableDecay { warmup, .. }) = *self;
@@ -133,7 +148,7 @@ impl Curve {
         match *self {
             Self::Constant { .. } => 1.0,
             Self::Cosine { total, floor, .. } => {
-                let span = total.saturating_sub(warmup).max(1) as f64;
+                let span = total.unwrap_or(steps).saturating_sub(warmup).max(1) as f64;
                 let done = ((step - warmup) as f64 / span).min(1.0);
                 floor + (1.0 - floor) * (1.0 + (std::f64::consts::PI * done).cos()) / 2.0
             }
@@ -143,7 +158,7 @@ impl Curve {
                 floor,
                 ..
             } => {
-                let left = total.saturating_sub(step) as f64 / decay.max(1) as f64;
+                let left = total.unwrap_or(steps).saturating_sub(step) as f64 / decay.max(1) as f64;
                 floor + (1.0 - floor) * left.min(1.0)
             }
         }
@@ -161,19 +176,19 @@ mod tests {
             Curve::Constant { warmup: most },
             Curve::Cosine {
                 warmup: most,
-                total: most,
+                total: Some(most),
                 floor: 0.0,
             },
             Curve::WarmupStableDecay {
                 warmup: most - 1,
-                total: most,
+                total: Some(most),
                 decay: 1,
                 floor: 1.0,
             },
         ] {
             curve.validate().unwrap();
             for step in [0, 1, most - 1, most] {
-                let multiplier = curve.at(step);
+                let multiplier = curve.at(step, 1);
                 assert!((0.0..=1.0).contains(&multiplier), "{curve:?}: {multiplier}");
             }
         }
@@ -183,18 +198,45 @@ mod tests {
     fn a_fall_must_fit_behind_the_warm_up() {
         let decay = |warmup, decay| Curve::WarmupStableDecay {
             warmup,
-            total: 10,
+            total: Some(10),
             decay,
             floor: 0.0,
         };
         let cosine = |warmup, floor| Curve::Cosine {
             warmup,
-            total: 10,
+            total: Some(10),
             floor,
         };
         assert!(decay(4, 6).validate().is_ok() && decay(4, 7).validate().is_err());
         assert!(decay(u64::MAX, u64::MAX).validate().is_err());
         assert!(cosine(10, 0.0).validate().is_ok() && cosine(11, 0.0).validate().is_err());
         assert!(cosine(0, f64::NAN).validate().is_err() && cosine(0, 1.1).validate().is_err());
+    }
+
+    #[test]
+    fn without_a_total_the_end_is_the_stages() {
+        let curves = |total| {
+            [
+                Curve::Cosine {
+                    warmup: 3,
+                    total,
+                    floor: 0.1,
+                },
+                Curve::WarmupStableDecay {
+                    warmup: 3,
+                    total,
+                    decay: 4,
+                    floor: 0.1,
+                },
+            ]
+        };
+        for (own, given) in curves(None).into_iter().zip(curves(Some(20))) {
+            for step in 0..30 {
+                assert_eq!(own.at(step, 20), given.at(step, 7), "{own:?} at {step}");
+            }
+            // Even of a stage shorter than the warm-up.
+            own.validate().unwrap();
+            assert!((0..30).all(|step| (0.0..=1.0).contains(&own.at(step, 2))));
+        }
     }
 }

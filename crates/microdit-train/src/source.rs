@@ -2,7 +2,7 @@
 
 use crate::{
     error::TrainError,
-    recipe::{Dataset, Recipe, Stage},
+    recipe::{DataConfig, Recipe, Stage},
 };
 use microdit_data::{
     DataError, DatasetIndex, Loader, LoaderConfig, Members, Position, Shapes, Shard, Shards, Source,
@@ -55,8 +55,9 @@ impl Inputs {
     /// Looks at the data of every stage; shards of a later stage may still be missing.
     ///
     /// # Errors
-    /// Held-out shards or encoders that are not there.
+    /// Stages that do not say where their data lie; held-out shards or encoders that are not there.
     pub(crate) fn look_at(recipe: &Recipe) -> Result<Self, TrainError> {
+        recipe.require_shards()?;
         let run = &recipe.run;
         for encoder in [&run.encoders.vae, &run.encoders.text]
             .into_iter()
@@ -76,7 +77,7 @@ impl Inputs {
         for stage in &recipe.stages {
             // Most stages read what the one before them reads.
             let same = |other: &Stage| {
-                other.data.dataset == stage.data.dataset && other.data.lists() == stage.data.lists()
+                other.data.kind() == stage.data.kind() && other.data.lists() == stage.data.lists()
             };
             let mut known = found.iter().zip(&recipe.stages);
             let known = known
@@ -120,7 +121,7 @@ impl Inputs {
 impl DataIdentity {
     /// Looks at the data of `stage`.
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
-        let mut text = format!("{:?}\n", stage.data.dataset);
+        let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
         let Source::Mix(lists) = open(stage, &stage.data.lists())? else {
             let crc32c = crc32c::crc32c(text.as_bytes());
@@ -191,11 +192,11 @@ fn checksums(index: PathBuf) -> BTreeMap<String, String> {
 
 /// The source of `stage` over `lists` of shards by their weights, unless its data are drawn.
 fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
-    let size = stage.data.image_size;
-    let members = match stage.data.dataset {
-        Dataset::Shapes => return Ok(Source::Shapes(Shapes { size })),
-        Dataset::WebDataset => Members::Pictures,
-        Dataset::Latents => Members::Latents { size },
+    let size = stage.data.image_size();
+    let members = match stage.data {
+        DataConfig::Shapes { .. } => return Ok(Source::Shapes(Shapes { size })),
+        DataConfig::WebDataset { .. } => Members::Pictures,
+        DataConfig::Latents { .. } => Members::Latents { size },
     };
     let open =
         |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members.clone())?, weight));
@@ -221,9 +222,9 @@ pub(crate) fn loader(
         seed,
         batch,
         shape: [model.in_channels, model.input_size, model.input_size],
-        caption: [stage.captions.tokens(), model.caption_channels],
-        threads: stage.data.threads,
-        max_damage: stage.data.max_damage,
+        caption: [stage.data.tokens(), model.caption_channels],
+        threads: stage.data.threads(),
+        max_damage: stage.data.max_damage(),
     };
     Ok(Loader::new(source, config, start))
 }

@@ -1,6 +1,6 @@
 //! Answers to bad input.
 
-use crate::common::{fails, microdit, root, text, train};
+use crate::common::{WEB_DATASET, fails, microdit, root, text, train};
 use std::path::Path;
 
 #[test]
@@ -19,8 +19,8 @@ fn bad_recipes_name_file_line_and_key() {
             &["bad.ron:24", "bach", "did you mean `batch`?"][..],
         ),
         (
-            "dataset: Shapes",
-            "dataset: ImageNet",
+            "data: Shapes",
+            "data: ImageNet",
             &["bad.ron:", "ImageNet", "WebDataset"],
         ),
         ("batch: 32", "batch: \"many\"", &["bad.ron:"]),
@@ -64,7 +64,7 @@ fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
         let set = format!("data.shards={shards}");
         train(
             &folder.path().join(name),
-            &["--set", "data.dataset=WebDataset", "--set", &set],
+            &["--set", WEB_DATASET, "--set", &set],
         )
     };
     fails(
@@ -114,7 +114,7 @@ fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
     let set = format!("data.shards={dirty}");
     let more = [
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         &set,
         "--set",

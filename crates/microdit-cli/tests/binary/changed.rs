@@ -2,7 +2,7 @@
 
 use crate::{
     common::{fails, root, text},
-    tiny::{command, finish, names},
+    tiny::{WEB_DATASET, command, finish, names},
 };
 use std::{fs, path::Path};
 
@@ -96,6 +96,21 @@ fn a_recipe_that_cannot_be_read_is_not_overwritten_unasked() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     finish(&run, &SHORT);
+    // A run of an earlier version: its checkpoints are of one too, and are not called damaged.
+    let own = fs::read_to_string(run.join("recipe.ron")).unwrap();
+    let old = own.replace("optimizer: (", "optimiser: (");
+    fs::write(run.join("recipe.ron"), old).unwrap();
+    let newest = run
+        .join("checkpoints")
+        .join(names(&run.join("checkpoints")).pop().unwrap());
+    let state = fs::read_to_string(newest.join("state.json")).unwrap();
+    let of_earlier = state.replace("optimizer_steps", "optimiser_steps");
+    assert_ne!(state, of_earlier);
+    fs::write(newest.join("state.json"), of_earlier).unwrap();
+    let output = command(&run, &["--resume"]).output().unwrap();
+    fails(&output, &["`optimiser` is now called `optimizer`"]);
+    assert!(!text(&output).contains("damaged"), "{}", text(&output));
+    fs::write(newest.join("state.json"), state).unwrap();
     fs::write(run.join("recipe.ron"), "(name: ").unwrap();
     let output = command(&run, &["--resume"]).output().unwrap();
     fails(&output, &["recipe.ron", "--allow-changes"]);
@@ -154,7 +169,7 @@ fn data_are_what_they_are_and_not_where_they_lie() {
     }
     let sets = |name: &str, steps: u32| -> Vec<String> {
         vec![
-            "data.dataset=WebDataset".into(),
+            WEB_DATASET.into(),
             format!("data.shards={}", shards(name).display()),
             format!("stages.unmasked.steps={steps}"),
             "evaluation=None".into(),

@@ -11,6 +11,10 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Trains the quickstart on shards.
+pub(crate) const WEB_DATASET: &str =
+    "data=WebDataset(image_size: 32, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 15))";
+
 /// `--set` for what shrinks a bundled recipe to seconds.
 pub(crate) fn small<'a>() -> impl Iterator<Item = &'a str> {
     let sets = [

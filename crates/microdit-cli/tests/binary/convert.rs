@@ -23,9 +23,8 @@ pub(crate) fn recipe(folder: &Path) -> String {
         moe: (experts: {}, capacity: {:?}, every: {}),
     ),
     diffusion: Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2),
-    data: (dataset: Latents, image_size: 256, shards: "latents.tar"),
-    codec: Latents,
-    captions: Precomputed(tokens: 3, drop: 0.1),
+    data: Latents(image_size: 256, tokens: 3, shards: "latents.tar"),
+    caption_drop: 0.1,
     batch: 4,
     stages: [
         (name: "first", steps: 3, masking: Deferred(ratio: 0.75)),

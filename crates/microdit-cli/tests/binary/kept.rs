@@ -4,7 +4,9 @@ use crate::{
     common::{fails, microdit, root, text},
     recipes::overflowing,
     strace::strace,
-    tiny::{STEPS, arguments, assert_same, checkpoints, command, finish, names, recipe},
+    tiny::{
+        STEPS, WEB_DATASET, arguments, assert_same, checkpoints, command, finish, names, recipe,
+    },
 };
 use std::{fs, path::Path};
 
@@ -309,7 +311,7 @@ fn a_command_that_fails_before_it_begins_leaves_nothing() {
     let path = path.to_str().unwrap();
     let web = [
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         "data.shards=no/such.tar",
         "--set",
@@ -317,7 +319,7 @@ fn a_command_that_fails_before_it_begins_leaves_nothing() {
     ];
     let held_out = [
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         "data.shards=tests/goldens/wds_clean.tar",
         "--set",
@@ -328,7 +330,7 @@ fn a_command_that_fails_before_it_begins_leaves_nothing() {
     let empty = format!("data.shards={}", empty.display());
     let no_sample = [
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         &empty,
         "--set",

@@ -1,6 +1,6 @@
 //! Pictures are written as they are drawn, say how they came about, and go where they were told to.
 
-use crate::common::{fails, root, succeeds, text, train};
+use crate::common::{WEB_DATASET, fails, root, succeeds, text, train};
 use microdit_encoders::{read_labels, save_picture};
 use sha2::{Digest, Sha256};
 use std::{
@@ -292,7 +292,7 @@ fn endings_prompts_and_closed_outputs() {
         "--set",
         &set,
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         "data.shards=none.tar",
     ];

@@ -2,7 +2,7 @@
 //! terminal, wherever it came from.
 
 use crate::{
-    common::{root, small},
+    common::{WEB_DATASET, root, small},
     encoders,
 };
 use std::{
@@ -189,7 +189,7 @@ fn what_files_and_servers_say_is_shown() {
     let small: Vec<&str> = small().collect();
     let stage = format!("stages=[(name: \"{HOSTILE}\", steps: 1)]");
     let escape = format!("{faults}/escape.pt");
-    let web = ["--set", "data.dataset=WebDataset", "--set"];
+    let web = ["--set", WEB_DATASET, "--set"];
     let train = ["train", &quickstart, "--run", "run"];
     let mut cases: Vec<Vec<&str>> = [
         &["convert", &escape, "--out", "a.safetensors"][..],

@@ -40,11 +40,9 @@ pub(crate) fn latents(path: &Path, size: f32) {
 /// Arguments that train on latents of 1e30, written to `shard`: they overflow the loss in every step.
 pub(crate) fn overflowing(shard: &Path) -> Vec<String> {
     latents(shard, 1e30);
-    let data = format!("data=(dataset: Latents, image_size: 256, shards: {shard:?})");
+    let data = format!("data=Latents(image_size: 256, tokens: 3, shards: {shard:?})");
     let sets = [
         &data,
-        "codec=Latents",
-        "captions=Precomputed(tokens: 3, drop: 0.1)",
         "model.in_channels=4",
         "model.input_size=8",
         "model.patch_size=2",
@@ -84,7 +82,14 @@ fn every_recipe_is_whole_or_a_piece_of_another() {
             .iter()
             .any(|text| text.contains(&format!("{file}\",")));
         if !piece {
-            succeeds(&["plan", &path.to_string_lossy(), "--set", "data.shards=x"]);
+            // It needs no data, and fits into the GPUs it is planned for.
+            let said = succeeds(&["plan", &path.to_string_lossy(), "--json"]);
+            let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
+            let there = plan["machine"]["gpu"]["gib"].as_f64().unwrap();
+            for stage in plan["stages"].as_array().unwrap() {
+                let needed = stage["memory"]["total"].as_f64().unwrap();
+                assert!(needed < there, "{path:?}: {stage}");
+            }
         }
     }
 }
@@ -100,7 +105,7 @@ const SMALL: [&str; 14] = [
     "model.mixer.dim=16",
     "model.mixer.depth=1",
     "model.moe.experts=2",
-    "captions.tokens=3",
+    "data.tokens=3",
     "batch=4",
     "micro_batch=2",
     "log_every=1",
@@ -155,7 +160,7 @@ fn the_recipes_over_latents_run() {
 #[test]
 fn the_bill_is_the_papers() {
     let recipe = "recipes/microdit-xl2.ron";
-    let said = succeeds(&["plan", recipe, "--json", "--set", "data.shards=x"]);
+    let said = succeeds(&["plan", recipe, "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
     let near = |found: &serde_json::Value, expected: f64| {
         let found = found.as_f64().unwrap();
@@ -186,20 +191,34 @@ fn the_bill_is_the_papers() {
 fn keys_of_earlier_versions_are_named_with_their_successors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.ron");
-    let base = root().join("recipes/quickstart.ron");
-    for (old, new) in [
+    let text = fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
+    for (now, old, new) in [
+        ("diffusion: Edm(", "diffusion: (", "diffusion: Edm(...)"),
         (
-            "diffusion: (sigma_data: 0.5, p_mean: -0.6, p_std: 1.2)",
-            "diffusion: Edm(...)",
-        ),
-        (
-            "sampling: (sigmas: (sigma_min: 0.01))",
+            "guidance: 2.0,",
+            "guidance: 2.0, sigmas: (sigma_min: 0.01),",
             "schedule: Sigmas(...)",
         ),
+        (
+            "data: Shapes(",
+            "data: (dataset: Shapes,",
+            "data: Shapes(...), WebDataset(...) or Latents(...)",
+        ),
+        (
+            "caption_drop: 0.1,",
+            "captions: HashedWords(tokens: 15, drop: 0.1),",
+            "`data.captions`",
+        ),
+        (
+            "optimizer: (lr: 2e-3",
+            "optimiser: (lr: 2e-3",
+            "`optimizer`",
+        ),
     ] {
-        let text = format!("(extends: {base:?}, {old})");
-        std::fs::write(&path, text).unwrap();
+        let text = text.replacen(now, old, 1);
+        let line = text.lines().position(|line| line.contains(old)).unwrap() + 1;
+        std::fs::write(&path, &text).unwrap();
         let output = microdit(&["recipe", "check", &path.to_string_lossy()]);
-        fails(&output, &["old.ron:1", new]);
+        fails(&output, &[&format!("old.ron:{line}"), new]);
     }
 }

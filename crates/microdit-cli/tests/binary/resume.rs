@@ -1,7 +1,7 @@
 //! Nothing is lost: runs killed, damaged, doubled and stopped.
 
 use crate::{
-    common::{fails, free_address, root, small, text},
+    common::{WEB_DATASET, fails, free_address, root, small, text},
     recipes::overflowing,
 };
 use microdit::rng::{Purpose, Stream};
@@ -28,7 +28,7 @@ fn command(run: &Path, more: &[&str]) -> Command {
         .args(["--set", "stages.unmasked.steps=10"])
         .args(["--set", "checkpoints.every=3"])
         .args(["--set", "stages.unmasked.ema=[(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 2, every: 3)]"])
-        .args(["--set", "data.dataset=WebDataset", "--set"])
+        .args(["--set", WEB_DATASET, "--set"])
         .arg(format!("data.shards={}", shards.display()))
         .arg("--set")
         .arg(format!(

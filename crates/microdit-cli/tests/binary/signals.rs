@@ -3,7 +3,7 @@
 use crate::{
     common::root,
     strace::strace,
-    tiny::{arguments, assert_same, checkpoints, command, finish, send},
+    tiny::{WEB_DATASET, arguments, assert_same, checkpoints, command, finish, send},
 };
 use std::{
     fs,
@@ -131,7 +131,7 @@ fn a_signal_is_heard_while_a_read_hangs() {
     let shards = format!("data.shards={}", shard.display());
     let more = [
         "--set",
-        "data.dataset=WebDataset",
+        WEB_DATASET,
         "--set",
         &shards,
         "--set",

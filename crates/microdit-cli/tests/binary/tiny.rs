@@ -20,9 +20,8 @@ const RECIPE: &str = r#"(
         moe: (experts: 4, capacity: 2.0, every: 2),
     ),
     diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
-    data: (dataset: Shapes, image_size: 16),
-    codec: Pixels(scale: 0.5),
-    captions: HashedWords(tokens: 6, drop: 0.1),
+    data: Shapes(image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6)),
+    caption_drop: 0.1,
     batch: 4,
     optimizer: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0),
     stages: [
@@ -34,6 +33,10 @@ const RECIPE: &str = r#"(
     log_every: 1,
     checkpoints: (every: 5),
 )"#;
+
+/// Trains it on shards.
+pub(crate) const WEB_DATASET: &str =
+    "data=WebDataset(image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6))";
 
 /// Steps of that run.
 pub(crate) const STEPS: u64 = 14;

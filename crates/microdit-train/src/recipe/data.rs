@@ -4,27 +4,63 @@ use microdit::range::{OutOfRange, above, require, within};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Where images and captions come from.
+/// Where images and captions come from, and how they become what the network sees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// The dataset.
-    pub dataset: Dataset,
-    /// For `WebDataset` and `Latents`: a tar, a pattern, or a directory of tars or MDS shards.
-    #[serde(default)]
-    pub shards: Option<String>,
-    /// Several of them in place of `shards`, each as often as its weight says.
-    #[serde(default)]
-    pub mix: Vec<Weighted>,
-    /// Side of the images in pixels, 1 to 2^16.
-    pub image_size: u32,
-    /// Threads that read and decode, 1 to 1024; the data are the same for any number.
-    #[serde(default = "two")]
-    pub threads: usize,
-    /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
-    /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
-    #[serde(default = "tenth")]
-    pub max_damage: f64,
+pub enum DataConfig {
+    /// Drawn on the fly: colored shapes and sentences about them.
+    Shapes {
+        /// Side of the images in pixels, 1 to 2^16.
+        image_size: u32,
+        /// How images become latents.
+        codec: CodecConfig,
+        /// How captions become vectors.
+        captions: CaptionConfig,
+        /// Threads that draw, 1 to 1024; the data are the same for any number.
+        #[serde(default = "two")]
+        threads: usize,
+    },
+    /// Tars or MDS shards of images and texts.
+    WebDataset {
+        /// A tar, a pattern, or a directory of tars or MDS shards. Planning needs none, training does.
+        #[serde(default)]
+        shards: Option<String>,
+        /// Several of them in place of `shards`, each as often as its weight says.
+        #[serde(default)]
+        mix: Vec<Weighted>,
+        /// Side in pixels to which images are cut, 1 to 2^16.
+        image_size: u32,
+        /// How images become latents.
+        codec: CodecConfig,
+        /// How captions become vectors.
+        captions: CaptionConfig,
+        /// Threads that read and decode, 1 to 1024; the data are the same for any number.
+        #[serde(default = "two")]
+        threads: usize,
+        /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
+        /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
+        #[serde(default = "tenth")]
+        max_damage: f64,
+    },
+    /// Tars or MDS shards of pre-computed latents and caption vectors.
+    Latents {
+        /// As of `WebDataset`.
+        #[serde(default)]
+        shards: Option<String>,
+        /// As of `WebDataset`.
+        #[serde(default)]
+        mix: Vec<Weighted>,
+        /// Side in pixels of the images the latents were made of, 1 to 2^16.
+        image_size: u32,
+        /// Vectors of a caption, 1 to 2^16.
+        tokens: usize,
+        /// As of `WebDataset`.
+        #[serde(default = "two")]
+        threads: usize,
+        /// As of `WebDataset`.
+        #[serde(default = "tenth")]
+        max_damage: f64,
+    },
 }
 
 /// Shards among others.
@@ -43,30 +79,109 @@ impl DataConfig {
     /// # Errors
     /// The first key outside of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        within("image_size", self.image_size, 1..=1 << 16)?;
-        within("threads", self.threads, 1..=1024)?;
-        within("max_damage", self.max_damage, 0.0..=1.0)?;
-        for (i, part) in self.mix.iter().enumerate() {
+        within("image_size", self.image_size(), 1..=1 << 16)?;
+        within("threads", self.threads(), 1..=1024)?;
+        within("max_damage", self.max_damage(), 0.0..=1.0)?;
+        if let Some(CodecConfig::Pixels { scale }) = self.codec() {
+            within("codec.scale", scale, 1e-3..=1e3)?;
+        }
+        let tokens = match self {
+            Self::Latents { .. } => "tokens",
+            Self::Shapes { .. } | Self::WebDataset { .. } => "captions.tokens",
+        };
+        within(tokens, self.tokens(), 1..=1 << 16)?;
+        let (shards, mix) = self.shards_and_mix();
+        for (i, part) in mix.iter().enumerate() {
             within(&format!("mix.{i}.weight"), part.weight, above(0.0, 1e9))?;
         }
-        let either = self.shards.is_none() || self.mix.is_empty();
-        require(either, "mix", || {
+        require(shards.is_none() || mix.is_empty(), "mix", || {
             "names shards besides data.shards; name all of them here".into()
-        })?;
-        let enough = self.dataset == Dataset::Shapes || !self.lists().is_empty();
-        require(enough, "shards", || {
-            "this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)".into()
         })
+    }
+
+    /// Whether nothing says where its data lie.
+    pub(crate) fn lacks_shards(&self) -> bool {
+        !matches!(self, Self::Shapes { .. }) && self.lists().is_empty()
+    }
+
+    /// The name of its kind, as recipes have it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Shapes { .. } => "Shapes",
+            Self::WebDataset { .. } => "WebDataset",
+            Self::Latents { .. } => "Latents",
+        }
+    }
+
+    /// Side of the images in pixels.
+    pub fn image_size(&self) -> u32 {
+        let (Self::Shapes { image_size, .. }
+        | Self::WebDataset { image_size, .. }
+        | Self::Latents { image_size, .. }) = self;
+        *image_size
+    }
+
+    /// How images become latents; none if they are latents already.
+    pub fn codec(&self) -> Option<CodecConfig> {
+        match self {
+            Self::Shapes { codec, .. } | Self::WebDataset { codec, .. } => Some(*codec),
+            Self::Latents { .. } => None,
+        }
+    }
+
+    /// How captions become vectors; none if they are vectors already.
+    pub fn captions(&self) -> Option<CaptionConfig> {
+        match self {
+            Self::Shapes { captions, .. } | Self::WebDataset { captions, .. } => Some(*captions),
+            Self::Latents { .. } => None,
+        }
+    }
+
+    /// Vectors of a caption.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Shapes { captions, .. } | Self::WebDataset { captions, .. } => {
+                let CaptionConfig::HashedWords { tokens } = captions;
+                *tokens
+            }
+            Self::Latents { tokens, .. } => *tokens,
+        }
+    }
+
+    /// Threads that read and decode.
+    pub(crate) fn threads(&self) -> usize {
+        let (Self::Shapes { threads, .. }
+        | Self::WebDataset { threads, .. }
+        | Self::Latents { threads, .. }) = self;
+        *threads
+    }
+
+    /// Share of a shard's samples that may be damaged; none of those that are drawn is.
+    pub(crate) fn max_damage(&self) -> f64 {
+        match self {
+            Self::Shapes { .. } => 0.0,
+            Self::WebDataset { max_damage, .. } | Self::Latents { max_damage, .. } => *max_damage,
+        }
     }
 
     /// The lists of shards and their weights.
     pub(crate) fn lists(&self) -> Vec<(&str, f64)> {
-        let mix = self
-            .mix
-            .iter()
-            .map(|part| (part.shards.as_str(), part.weight));
-        let one = self.shards.iter().map(|shards| (shards.as_str(), 1.0));
-        one.chain(mix).collect()
+        let (shards, mix) = self.shards_and_mix();
+        let mix = mix.iter().map(|part| (part.shards.as_str(), part.weight));
+        shards
+            .map(|shards| (shards, 1.0))
+            .into_iter()
+            .chain(mix)
+            .collect()
+    }
+
+    fn shards_and_mix(&self) -> (Option<&str>, &[Weighted]) {
+        match self {
+            Self::Shapes { .. } => (None, &[]),
+            Self::WebDataset { shards, mix, .. } | Self::Latents { shards, mix, .. } => {
+                (shards.as_deref(), mix)
+            }
+        }
     }
 }
 
@@ -76,17 +191,6 @@ fn tenth() -> f64 {
 
 fn two() -> usize {
     2
-}
-
-/// A kind of dataset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Dataset {
-    /// Drawn on the fly: coloured shapes and sentences about them.
-    Shapes,
-    /// Tars of images and texts.
-    WebDataset,
-    /// Tars of pre-computed latents and caption vectors, for images of `image_size` pixels.
-    Latents,
 }
 
 /// The networks latents and captions were pre-computed with: only pictures need them.
@@ -101,67 +205,22 @@ pub struct EncoderConfig {
 
 /// How images become latents.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum CodecConfig {
     /// The pixels themselves, from -1..1 times a scale.
     Pixels {
         /// The scale, 0.001 to 1000; 0.5 gives photographs a standard deviation near 0.25.
         scale: f32,
     },
-    /// They are latents already, as the shards hold them.
-    Latents,
 }
 
 /// How captions become vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum CaptionConfig {
     /// One random but fixed vector per word: a stand-in for CLIP that needs no download.
     HashedWords {
         /// Words kept, and padded to, 1 to 2^16.
         tokens: usize,
-        /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
-        drop: f64,
     },
-    /// They are vectors already, as the shards hold them.
-    Precomputed {
-        /// Vectors of a caption, 1 to 2^16.
-        tokens: usize,
-        /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
-        drop: f64,
-    },
-}
-
-impl CodecConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// The first key outside of its range.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
-        match self {
-            Self::Pixels { scale } => within("scale", *scale, 1e-3..=1e3),
-            Self::Latents => Ok(()),
-        }
-    }
-}
-
-impl CaptionConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// The first key outside of its range.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
-        within("tokens", self.tokens(), 1..=1 << 16)?;
-        within("drop", self.drop(), 0.0..=1.0)
-    }
-
-    /// Vectors of a caption.
-    pub fn tokens(&self) -> usize {
-        let (Self::HashedWords { tokens, .. } | Self::Precomputed { tokens, .. }) = self;
-        *tokens
-    }
-
-    /// Fraction of the captions replaced by zeros.
-    pub fn drop(&self) -> f64 {
-        let (Self::HashedWords { drop, .. } | Self::Precomputed { drop, .. }) = self;
-        *drop
-    }
 }

@@ -1,11 +1,11 @@
 //! What two recipes differ in, key by key, and what that means for a run that was begun with the first of them.
 
-use super::{Recipe, load::RUN_KEYS};
+use super::{Recipe, RunConfig, keys};
 use serde::Serialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt};
 
-/// Keys of the run that reach the weights; the others among [`RUN_KEYS`] do not.
+/// Keys of the run that reach the weights; the others do not.
 const REACHING: [&str; 1] = ["seed"];
 
 /// Keys of a stage that do not reach the weights beyond rounding.
@@ -59,7 +59,7 @@ impl Recipe {
     pub(crate) fn changes_from(&self, old: &Self, stage: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         compare(&old.run, &self.run, &mut |key, old, new| {
-            let effect = match is_of(&key, &RUN_KEYS) && !is_of(&key, &REACHING) {
+            let effect = match is_of(&key, keys::of::<RunConfig>()) && !is_of(&key, &REACHING) {
                 true => Effect::None,
                 false => Effect::Training,
             };
@@ -90,7 +90,9 @@ impl Recipe {
                 }
             };
             compare(before, after, &mut |key, old, new| {
-                let effect = if is_of(&key, &FREE_IN_STAGE) || (key == "steps" && i >= stage) {
+                // Of a stage that is under way, they may not move the learning rates.
+                let open = i > stage || (i == stage && !after.schedule.curve.ends_with_stage());
+                let effect = if is_of(&key, &FREE_IN_STAGE) || (key == "steps" && open) {
                     Effect::None
                 } else if is_of(&key, &PLACES) {
                     Effect::Moved { stage: i }
@@ -134,8 +136,16 @@ fn compare<T: Serialize>(
     }
 }
 
-/// The values of structs by their dotted keys; lists are one value.
+/// The values of structs by their dotted keys, as `--set` takes them; lists are one value. A variant with fields is its name
+/// at its key, and the fields below.
 fn flatten(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
+    if let Some((name, fields)) = variant(value)
+        && fields.is_object()
+        && variant(fields).is_none()
+    {
+        leaves.insert(key.to_owned(), name.clone());
+        return flatten(key, fields, leaves);
+    }
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (name, value) in fields {
@@ -149,6 +159,14 @@ fn flatten(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
             leaves.insert(key.to_owned(), value.to_string());
         }
     }
+}
+
+/// Name and content of a variant that holds something: serde's form of it has one key, and only variants begin with a capital.
+fn variant(value: &Value) -> Option<(&String, &Value)> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    let (name, inner) = fields.iter().next()?;
+    name.starts_with(char::is_uppercase)
+        .then_some((name, inner))
 }
 
 /// Whether `key` is one of `keys` or lies below one.
@@ -184,16 +202,39 @@ mod tests {
 
     #[test]
     fn every_change_is_told_with_its_effect() {
-        let moved = |stage| Effect::Moved { stage };
         for (set, stage, key, effect) in [
             ("log_every=3", 0, "log_every", Effect::None),
             ("checkpoints.keep=9", 0, "checkpoints.keep", Effect::None),
             ("budget.hours=1.0", 0, "budget.hours", Effect::None),
             ("seed=5", 0, "seed", Effect::Training),
             (
+                "stages.unmasked.steps=5",
+                0,
+                "stages.unmasked.steps",
+                Effect::None,
+            ),
+            (
                 "stages.masked.steps=5",
                 0,
                 "stages.masked.steps",
+                Effect::Training,
+            ),
+            (
+                "stages.masked.masking=Naive(ratio: 0.75)",
+                0,
+                "stages.masked.masking",
+                Effect::Training,
+            ),
+            (
+                "stages.masked.masking.ratio=0.5",
+                0,
+                "stages.masked.masking.ratio",
+                Effect::Training,
+            ),
+            (
+                "data.threads=3",
+                1,
+                "stages.masked.data.threads",
                 Effect::None,
             ),
             (
@@ -226,12 +267,6 @@ mod tests {
                 "stages.masked.optimizer.lr",
                 Effect::Training,
             ),
-            (
-                "stages.unmasked.data.shards=a.tar",
-                1,
-                "stages.unmasked.data.shards",
-                moved(1),
-            ),
         ] {
             let changes = recipe(&[set]).changes_from(&recipe(&[]), stage);
             let change = changes.iter().find(|change| change.key == key);
@@ -240,6 +275,37 @@ mod tests {
             assert_ne!(change.old, change.new);
             assert!(change.to_string().contains(" -> "), "{change}");
         }
+    }
+
+    #[test]
+    fn data_in_another_place_are_moved_and_of_another_kind_others() {
+        let latents = |shards: &str| {
+            recipe(&[
+                "data=Latents(image_size: 256, tokens: 7)",
+                &format!("data.shards={shards}"),
+            ])
+        };
+        let changes = latents("a.tar").changes_from(&latents("b.tar"), 0);
+        assert!(
+            changes
+                .iter()
+                .all(|change| change.key.ends_with(".data.shards"))
+        );
+        let stages: Vec<Effect> = changes.iter().map(|change| change.effect).collect();
+        assert_eq!(stages, [0, 1].map(|stage| Effect::Moved { stage }));
+        // No change of steps moves learning rates that end at a step of their own.
+        let long = [
+            "stages.masked.schedule.curve.total=1700",
+            "stages.masked.steps=5",
+        ];
+        let changes = recipe(&long).changes_from(&recipe(&long[..1]), 0);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].effect, Effect::None);
+        let changes = latents("a.tar").changes_from(&recipe(&[]), 0);
+        let kind = changes
+            .iter()
+            .find(|change| change.key == "stages.masked.data");
+        assert_eq!(kind.unwrap().effect, Effect::Training);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! From files and command line to a typed recipe.
 
 use super::{
-    Recipe,
+    Recipe, RunConfig,
     file::read_text,
-    problem,
+    keys, problem,
     tree::{Failure, Node, Origin, Value, shortened},
 };
 use crate::error::TrainError;
@@ -12,29 +12,35 @@ use ron::extensions::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
-/// Keys that belong to the run; all others are a stage's.
-pub(super) const RUN_KEYS: [&str; 9] = [
-    "name",
-    "seed",
-    "sampling",
-    "encoders",
-    "log_every",
-    "checkpoints",
-    "max_non_finite_steps",
-    "evaluation",
-    "budget",
-];
-
 /// Keys of earlier versions, and what is written now.
-const RENAMED: [(&str, &str); 4] = [
-    ("optimiser", "`optimizer`"),
-    ("recompute", "`activation_checkpointing`: On, Off or Auto"),
-    ("max_broken_steps", "`max_non_finite_steps`"),
-    ("sigmas", "`schedule: Sigmas(...)`"),
+const RENAMED: [(&str, &str); 8] = [
+    ("optimiser", "is now called `optimizer`"),
+    (
+        "recompute",
+        "is now called `activation_checkpointing`: On, Off or Auto",
+    ),
+    ("max_broken_steps", "is now called `max_non_finite_steps`"),
+    ("sigmas", "is now called `schedule: Sigmas(...)`"),
+    (
+        "dataset",
+        "is now the name before the parentheses: `data: WebDataset(...)`",
+    ),
+    ("codec", "is now called `data.codec`, and Latents need none"),
+    (
+        "captions",
+        "is now called `data.captions`, or `data.tokens` of Latents, and `drop` `caption_drop`",
+    ),
+    ("drop", "is now called `caption_drop`, beside `data`"),
 ];
 
 /// How lines of earlier versions begin whose key is still one, and what is written now.
-const REWRITTEN: [(&str, &str); 1] = [("diffusion: (", "diffusion: Edm(...)")];
+const REWRITTEN: [(&str, &str); 2] = [
+    ("diffusion: (", "diffusion: Edm(...)"),
+    (
+        "data: (",
+        "data: Shapes(...), WebDataset(...) or Latents(...)",
+    ),
+];
 
 /// Recipes that may extend each other in a row; more are taken for a circle.
 const MAX_EXTENDS: usize = 64;
@@ -100,8 +106,8 @@ impl Typed {
         let origin = tree.origin.clone();
         let stages = tree.take("stages")?;
         let mut run = Vec::new();
-        for key in RUN_KEYS {
-            run.extend(tree.take(key)?.map(|node| (key.to_owned(), node)));
+        for key in keys::of::<RunConfig>() {
+            run.extend(tree.take(key)?.map(|node| ((*key).to_owned(), node)));
         }
         let run = Node {
             value: Value::Struct(String::new(), run),
@@ -224,11 +230,11 @@ fn explain(error: &ron::Error) -> String {
         return error.to_string();
     };
     if let Some((_, new)) = RENAMED.iter().find(|(old, _)| old == found) {
-        return format!("{error}; it is now called {new}");
+        return format!("{error}; `{found}` {new}");
     }
     let near = expected
         .iter()
-        .chain(&RUN_KEYS)
+        .chain(keys::of::<RunConfig>())
         .map(|name| (strsim::jaro_winkler(name, found), name))
         .filter(|(similarity, _)| *similarity > 0.7)
         .max_by(|a, b| a.0.total_cmp(&b.0));
@@ -248,17 +254,49 @@ impl From<Failure> for TrainError {
 mod tests {
     use super::*;
 
+    fn quickstart(set: &str) -> Result<Recipe, TrainError> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        Recipe::load(&path, &[set.to_owned()])
+    }
+
     #[test]
     fn a_key_of_an_earlier_version_is_answered_with_its_successor() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
         for (old, new) in RENAMED {
-            for place in ["", "data.", "sampling.", "stages.masked.hand_over."] {
+            for place in ["", "data.", "data.captions.", "stages.masked.hand_over."] {
                 let set = format!("{place}{old}=1");
-                let error = Recipe::load(&path, std::slice::from_ref(&set)).unwrap_err();
-                let said = error.to_string();
-                assert!(said.contains(&format!("it is now called {new}")), "{said}");
+                let said = quickstart(&set).unwrap_err().to_string();
+                // Some are still keys, elsewhere.
+                let unknown = said.contains("Unexpected field");
+                let answered = said.contains(&format!("`{old}` {new}"));
+                assert_eq!(unknown, answered, "{said}");
                 assert!(said.contains(&set), "{said}");
+                assert!(answered || !place.is_empty(), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn fields_without_a_name_change_those_of_the_variant_there_is() {
+        let recipe = quickstart("stages.unmasked.data=(threads: 3)").unwrap();
+        let [masked, unmasked] = &recipe.stages[..] else {
+            panic!("two stages");
+        };
+        assert_eq!((masked.data.threads(), unmasked.data.threads()), (2, 3));
+        assert_eq!(masked.data.codec(), unmasked.data.codec());
+        // Another variant takes the place of all of it.
+        let latents = "data=Latents(shards: \"x\", image_size: 256, tokens: 77)";
+        let said = quickstart(latents).unwrap().stages;
+        assert!(said.iter().all(|stage| stage.data.codec().is_none()));
+    }
+
+    #[test]
+    fn a_recipe_without_shards_loads_and_is_not_trained() {
+        let recipe = quickstart("data=Latents(image_size: 256, tokens: 77)").unwrap();
+        let said = recipe.require_shards().unwrap_err().to_string();
+        assert!(
+            said.contains("stages.masked.data.shards: this dataset needs"),
+            "{said}"
+        );
+        quickstart("seed=0").unwrap().require_shards().unwrap();
     }
 }

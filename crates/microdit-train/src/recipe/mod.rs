@@ -6,6 +6,7 @@
 mod data;
 mod difference;
 mod file;
+mod keys;
 mod load;
 mod parser;
 mod run;
@@ -13,7 +14,7 @@ mod sampling;
 mod tree;
 mod validate;
 
-pub use data::{CaptionConfig, CodecConfig, DataConfig, Dataset, EncoderConfig, Weighted};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
 pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
@@ -55,12 +56,10 @@ pub struct Stage {
     pub model: DitConfig,
     /// The diffusion family and its constants.
     pub diffusion: DiffusionConfig,
-    /// Where images and captions come from.
+    /// Where images and captions come from, and how they become what the network sees.
     pub data: DataConfig,
-    /// How images become latents.
-    pub codec: CodecConfig,
-    /// How captions become vectors.
-    pub captions: CaptionConfig,
+    /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
+    pub caption_drop: f64,
     /// Which tokens are dropped.
     #[serde(default)]
     pub masking: Masking,
@@ -136,12 +135,26 @@ impl Stage {
         DenoiseConfig {
             diffusion: self.diffusion,
             masking: self.masking,
-            caption_drop: self.captions.drop(),
+            caption_drop: self.caption_drop,
         }
     }
 }
 
 impl Recipe {
+    /// Checks that every stage says where its data lie, which a plan does not need.
+    ///
+    /// # Errors
+    /// The first stage that does not.
+    pub fn require_shards(&self) -> Result<(), TrainError> {
+        match self.stages.iter().find(|stage| stage.data.lacks_shards()) {
+            None => Ok(()),
+            Some(stage) => Err(problem(
+                &format!("stages.{}.data.shards", stage.name),
+                &"this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
+            )),
+        }
+    }
+
     /// Total steps over all stages.
     pub fn steps(&self) -> u64 {
         self.stages.iter().map(|stage| stage.steps).sum()

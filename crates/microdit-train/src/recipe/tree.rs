@@ -123,10 +123,13 @@ impl Node {
         ron::from_str(text).map_err(|error| (self.origin.clone(), error.code.to_string()))
     }
 
-    /// Lays `over` on top: fields of structs one by one, everything else as a whole.
+    /// Lays `over` on top: fields of structs one by one, everything else as a whole. Fields without a name before them are
+    /// laid over those of whatever variant there is.
     pub(super) fn merge(self, over: Node) -> Node {
         match (self.value, over.value) {
-            (Value::Struct(name, mut fields), Value::Struct(other, overrides)) if name == other => {
+            (Value::Struct(name, mut fields), Value::Struct(other, overrides))
+                if name == other || other.is_empty() =>
+            {
                 for (key, node) in overrides {
                     match fields.iter_mut().find(|(known, _)| *known == key) {
                         Some((_, old)) => *old = old.clone().merge(node),
@@ -326,6 +329,10 @@ mod tests {
         assert!(merged.contains("mixer:(dim:4,depth:6,)"), "{merged}");
         assert!(merged.contains("dim:8") && merged.contains("mask:Naive(ratio:0.5,)"));
         assert!(merged.contains("list:[]"));
+        // What has no name keeps the one there is.
+        let base = Node::parse(BASE, "base.ron").unwrap();
+        let merged = flat(&base.merge(Node::parse("(mask: (ratio: 0.5))", "over.ron").unwrap()));
+        assert!(merged.contains("mask:Deferred(ratio:0.5,)"), "{merged}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What must hold between the values of a recipe; what holds for one alone, its type knows.
 
-use super::{CaptionConfig, CodecConfig, Dataset, Recipe, Stage, file::validate_name};
+use super::{DataConfig, Recipe, Stage, file::validate_name};
 use microdit::range::{OutOfRange, require, within};
 
 /// Most images of a run. The held-out samples of a generated dataset lie beyond them.
@@ -41,7 +41,7 @@ impl Recipe {
             format!("steps x batch of all stages are more than {MAX_IMAGES} images")
         })?;
         let run = &self.run;
-        let pixels = |stage: &Stage| stage.codec != CodecConfig::Latents;
+        let pixels = |stage: &Stage| stage.data.codec().is_some();
         let encoders = run.encoders.vae.is_some() && run.encoders.text.is_some();
         let drawable = encoders || self.stages.iter().all(pixels);
         let inside = |error: OutOfRange| error.inside("sampling");
@@ -54,7 +54,7 @@ impl Recipe {
                 "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
             },
         )?;
-        let generated = |stage: &Stage| stage.data.dataset == Dataset::Shapes;
+        let generated = |stage: &Stage| matches!(stage.data, DataConfig::Shapes { .. });
         let held_out = run.evaluation.as_ref().is_none_or(|evaluation| {
             evaluation.shards.is_some() || self.stages.iter().all(generated)
         });
@@ -74,8 +74,7 @@ impl Stage {
         within("micro_batch", self.micro_batch.unwrap_or(1), 1..=1 << 24)?;
         self.diffusion.validate().map_err(inside("diffusion"))?;
         self.data.validate().map_err(inside("data"))?;
-        self.codec.validate().map_err(inside("codec"))?;
-        self.captions.validate().map_err(inside("captions"))?;
+        within("caption_drop", self.caption_drop, 0.0..=1.0)?;
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {
@@ -83,7 +82,7 @@ impl Stage {
             ema.validate().map_err(|error| error.inside(&place))?;
         }
         self.fits("batch", self.batch)?;
-        self.validate_data()?;
+        self.validate_pixels()?;
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
         let kept = self.masking.kept(tokens);
@@ -108,30 +107,25 @@ impl Stage {
         let [side, channels, words, width] = [
             model.input_size,
             model.in_channels,
-            self.captions.tokens(),
+            self.data.tokens(),
             model.caption_channels,
         ]
         .map(|size| size as u128);
         4 * (channels * side * side + words * width)
     }
 
-    /// Data, codec and captions must speak of the same things.
-    fn validate_data(&self) -> Result<(), OutOfRange> {
-        let latents = self.data.dataset == Dataset::Latents;
-        let codec = self.codec == CodecConfig::Latents;
-        require(latents == codec, "codec", || {
-            "the Latents dataset goes with codec: Latents, and only with it".into()
-        })?;
-        let captions = matches!(self.captions, CaptionConfig::Precomputed { .. });
-        require(latents == captions, "captions", || {
-            "the Latents dataset goes with captions: Precomputed(...), and only with it".into()
-        })?;
-        let pixels =
-            self.model.in_channels == 3 && self.model.input_size == self.data.image_size as usize;
-        require(latents || pixels, "model.input_size", || {
-            "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size"
-                .into()
-        })
+    /// Pixels must be those the network takes.
+    fn validate_pixels(&self) -> Result<(), OutOfRange> {
+        let size = self.data.image_size() as usize;
+        let fits = self.model.in_channels == 3 && self.model.input_size == size;
+        require(
+            self.data.codec().is_none() || fits,
+            "model.input_size",
+            || {
+                "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size"
+                    .into()
+            },
+        )
     }
 
     /// Checks that the weights of the stage before can be handed on to this one.

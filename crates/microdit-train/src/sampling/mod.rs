@@ -144,21 +144,19 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         device: B::Device,
     ) -> Result<Self, TrainError> {
         let names = encoders.names();
-        let conditioner: Named<dyn Conditioner<B>> = match stage.captions {
-            CaptionConfig::HashedWords { tokens, .. } => {
+        let conditioner: Named<dyn Conditioner<B>> = match stage.data.captions() {
+            Some(CaptionConfig::HashedWords { tokens }) => {
                 let name = format!("hashed words, {tokens}");
                 (name, Arc::new(hashed_words(stage)))
             }
-            CaptionConfig::Precomputed { .. } => {
-                (label::name(names.text.as_deref()), encoders.text()?)
-            }
+            None => (label::name(names.text.as_deref()), encoders.text()?),
         };
-        let codec: Named<dyn Codec<B>> = match stage.codec {
-            CodecConfig::Pixels { scale } => {
+        let codec: Named<dyn Codec<B>> = match stage.data.codec() {
+            Some(CodecConfig::Pixels { scale }) => {
                 let name = format!("pixels, scale {scale}");
                 (name, Arc::new(PixelCodec { scale }))
             }
-            CodecConfig::Latents => (label::name(names.vae.as_deref()), encoders.vae()?),
+            None => (label::name(names.vae.as_deref()), encoders.vae()?),
         };
         let (model, diffusion) = (stage.model.clone(), stage.diffusion);
         Self::of_parts(

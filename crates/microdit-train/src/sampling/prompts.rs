@@ -40,12 +40,13 @@ pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>
 /// this machine, nothing is said.
 pub fn warn_of_long_prompts(recipe: &Recipe) {
     let (prompts, stage) = (&recipe.run.sampling.prompts, recipe.last_stage());
-    match stage.captions {
-        CaptionConfig::HashedWords { .. } => {
+    match stage.data.captions() {
+        Some(CaptionConfig::HashedWords { .. }) => {
             let words = hashed_words(stage);
             warn_of_cuts(prompts, |prompt| words.cut(prompt));
         }
-        CaptionConfig::Precomputed { tokens, .. } => {
+        None => {
+            let tokens = stage.data.tokens();
             let path = recipe.run.encoders.text.as_deref();
             let path = path.and_then(|path| locate(path).ok());
             if let Some(cutter) = path.and_then(|path| Cutter::open(&path, tokens)) {

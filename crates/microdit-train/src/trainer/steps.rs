@@ -125,7 +125,10 @@ where
                 }
             };
             let stop = agreed.stop;
-            let lr = stage.optimizer.lr * stage.schedule.multiplier(state.progress.stage_step);
+            let lr = stage.optimizer.lr
+                * stage
+                    .schedule
+                    .multiplier(state.progress.stage_step, stage.steps);
             state = self.step(state, &batch, agreed, lr);
             let Progress {
                 step, stage_step, ..
@@ -278,7 +281,7 @@ where
             .checked_sub(1)
             .map(|i| &self.recipe.stages[i].data);
         let same = before.is_none_or(|before| {
-            (before.dataset, before.lists()) == (stage.data.dataset, stage.data.lists())
+            (before.kind(), before.lists()) == (stage.data.kind(), stage.data.lists())
         });
         if same || progress.stage_step > 0 {
             progress.position.clone()

@@ -1,5 +1,6 @@
 //! Small recipes that between them have every key and every variant, and their numbers as they are serialized.
 
+use crate::common::root;
 use microdit_train::{Recipe, recipe::Stage};
 use serde_json::Value;
 use std::{fmt::Write, path::Path};
@@ -14,9 +15,8 @@ const SHAPES: &str = r#"(
         mixer: (dim: 16, depth: 1), moe: (experts: 4, capacity: 2.0, every: 2),
     ),
     diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
-    data: (dataset: Shapes, image_size: 16),
-    codec: Pixels(scale: 0.5),
-    captions: HashedWords(tokens: 6, drop: 0.1),
+    data: Shapes(image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6)),
+    caption_drop: 0.1,
     batch: 4,
     micro_batch: 2,
     optimizer: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0, groups: [(kinds: [Moe], lr: 0.5), (kinds: [Norms])]),
@@ -72,10 +72,18 @@ const DIFFUSIONS: [[&str; 2]; 4] = [
 const LATENTS: &str = r#"(
     extends: "shapes.ron",
     model: (input_size: 8, in_channels: 4, caption_channels: 6),
-    data: (dataset: Latents, image_size: 256, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
-    codec: Latents,
-    captions: Precomputed(tokens: 3, drop: 0.1),
+    data: Latents(image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
     sampling: (every: None),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+)"#;
+
+/// What turns it into a recipe over two lists of pictures.
+const PICTURES: &str = r#"(
+    extends: "shapes.ron",
+    data: WebDataset(
+        image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6),
+        mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
+    ),
     evaluation: (every: 4, samples: 3, shards: "SHARDS"),
 )"#;
 
@@ -106,6 +114,9 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     let shapes = write("shapes.ron", SHAPES);
     let latents = LATENTS.replace("SHARDS", &shards.to_string_lossy());
     let latents = write("latents.ron", &latents);
+    let golden = root().join("tests/goldens/wds_clean.tar");
+    let pictures = PICTURES.replace("SHARDS", &golden.to_string_lossy());
+    let pictures = write("pictures.ron", &pictures);
     let load = |path: &Path, sets: &[String]| whole(Recipe::load(path, sets).unwrap());
     let widths = WIDTHS.map(|[qkv, ffn]| {
         let sets = [
@@ -125,6 +136,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     all.extend(widths);
     all.extend(diffusions);
     all.push(load(&latents, &[]));
+    all.push(load(&pictures, &[]));
     all
 }
 
