@@ -13,10 +13,7 @@ use microdit::{
 };
 use microdit_train::{Recipe, recipe::Stage, run::RunDir, stage_start::take_over};
 use miette::WrapErr;
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Import a checkpoint of the reference's trainer as a run, or write weights in another form.
 #[derive(clap::Args)]
@@ -63,6 +60,7 @@ impl Convert {
             for note in file.notes() {
                 say!("{note}");
             }
+            let description = file.description().or_advise()?;
             let weights = StateDict::take(file, &self.checkpoint).or_advise()?;
             if !self.allow_non_finite {
                 weights
@@ -76,7 +74,7 @@ impl Convert {
                 Dtype::Bf16 => burn::tensor::DType::BF16,
             };
             weights
-                .write_safetensors(out, dtype, HashMap::new())
+                .write_safetensors(out, dtype, description.as_ref())
                 .or_advise()?;
             let tensors = weights.len() + weights.buffers();
             say!("{tensors} tensors: {}", out.display());

@@ -7,6 +7,7 @@ mod device;
 mod fetch;
 #[cfg(test)]
 mod flags;
+mod network;
 mod number;
 mod output;
 mod plan;

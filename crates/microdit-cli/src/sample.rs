@@ -3,17 +3,13 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, on_device},
+    network::{Described, Told},
     number::{real, whole},
     output, say,
     signal::{Stopped, stop_soon_on_signal},
 };
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use microdit::{
-    Dit, DitBackend, DitConfig,
-    diffusion::{DiffusionConfig, Guidance},
-    net::Denoiser,
-};
+use microdit::{Dit, DitBackend, diffusion::Guidance, net::Denoiser};
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     encoders::Encoders,
@@ -42,18 +38,15 @@ pub(crate) struct Sample {
     #[arg(long)]
     run: Option<PathBuf>,
     /// Weights of the network, .safetensors or .pt, or a name such as microdit-xl2
-    #[arg(long, requires_all = ["vae", "text_encoder"])]
+    #[arg(long)]
     weights: Option<PathBuf>,
-    /// Architecture of --weights
-    #[arg(long, value_enum, default_value = "xl-2", conflicts_with = "run")]
-    model: Preset,
-    /// Side of the pictures of --weights in pixels
-    #[arg(long, default_value_t = 512, conflicts_with = "run", value_parser = whole(1..=65_536))]
-    size: usize,
-    /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's]
+    #[command(flatten)]
+    told: Told,
+    /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's, or the one --weights name]
     #[arg(long)]
     vae: Option<PathBuf>,
-    /// Directory of the text encoder, as open_clip or transformers save it, or a name such as dfn-clip-h14 [default: the recipe's]
+    /// Directory of the text encoder, as open_clip or transformers save it, or a name such as dfn-clip-h14 [default: the recipe's, or the
+    /// one --weights name]
     #[arg(long)]
     text_encoder: Option<PathBuf>,
     /// What to draw; may be given several times [default: the recipe's prompts]
@@ -114,32 +107,6 @@ pub(crate) struct Sample {
     device: Device,
 }
 
-/// A published architecture.
-#[derive(Clone, Copy, ValueEnum)]
-enum Preset {
-    #[value(name = "xl-2")]
-    Xl2,
-    #[value(name = "tiny-2")]
-    Tiny2,
-}
-
-/// Side of the pictures the positions of the presets are meant for.
-const PRESET_SIDE: usize = 256;
-
-impl Preset {
-    /// The network for latents of `side` by `side` and pictures of `size` pixels.
-    fn config(self, size: usize, side: usize, channels: usize) -> DitConfig {
-        let config = match self {
-            Self::Xl2 => DitConfig::xl_2(),
-            Self::Tiny2 => DitConfig::tiny_2(),
-        };
-        config
-            .with_input_size(side)
-            .with_in_channels(channels)
-            .with_pos_interp_scale(size as f64 / PRESET_SIDE as f64)
-    }
-}
-
 impl Sample {
     pub(crate) fn run(self) -> miette::Result<()> {
         on_device!(self.device, Inner => self.run_on::<Inner>(Default::default()))
@@ -158,16 +125,20 @@ impl Sample {
             vae: self.vae.clone(),
             text: self.text_encoder.clone(),
         };
-        let encoders = Encoders::open(&named, &device).or_advise()?;
         let (pipeline, mut settings) = match (&self.run, &self.weights) {
             (Some(run), _) => {
+                let encoders = Encoders::open(&named, &device).or_advise()?;
                 let (pipeline, recipe) =
                     Pipeline::<B, _>::load(run, encoders, device).or_advise()?;
                 (pipeline, recipe.run.sampling)
             }
             (None, Some(weights)) => {
                 let weights = locate(weights).or_advise()?;
-                let pipeline = self.pipeline(&weights, &encoders, device)?;
+                let described = Described::read(&weights, &self.told)?;
+                let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;
+                let surroundings = described.surroundings(&self.told, &encoders)?;
+                let pipeline = Pipeline::of_weights(&weights, surroundings, &encoders, device);
+                let pipeline = pipeline.or_advise()?;
                 (pipeline, SamplingConfig::default())
             }
             (None, None) => unreachable!("clap requires one of them"),
@@ -232,27 +203,6 @@ impl Sample {
             pipeline = pipeline.guided_by(&guide).or_advise()?;
         }
         Ok(pipeline)
-    }
-
-    fn pipeline<B: DitBackend>(
-        &self,
-        weights: &Path,
-        encoders: &Encoders<B>,
-        device: B::Device,
-    ) -> miette::Result<Pipeline<B, Dit<B>>> {
-        let vae = encoders.vae().or_advise()?;
-        let shrink = vae.shrinks_by();
-        if self.size == 0 || !self.size.is_multiple_of(shrink) {
-            return Err(miette!(
-                "--size {} is no multiple of the VAE's {shrink}",
-                self.size
-            ));
-        }
-        let model = self
-            .model
-            .config(self.size, self.size / shrink, vae.latent_channels());
-        Pipeline::of_weights(weights, model, DiffusionConfig::default(), encoders, device)
-            .or_advise()
     }
 }
 

@@ -6,12 +6,7 @@ use microdit::{
     rng::{Purpose, Stream},
     weights::{StateDict, WeightsError, WeightsFile},
 };
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    ops::RangeInclusive,
-    path::Path,
-};
+use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, path::Path};
 
 /// The largest width and the most layers that a configuration may claim.
 pub(crate) const MAX_WIDTH: usize = 1 << 17;
@@ -89,7 +84,7 @@ impl Weights {
                 tensors.push((name.clone(), data));
             }
         }
-        StateDict::from_tensors(tensors).write_safetensors(path, dtype, HashMap::new())
+        StateDict::from_tensors(tensors).write_safetensors(path, dtype, None)
     }
 
     /// The tensors under `prefix.`, or all for an empty one.
@@ -302,9 +297,7 @@ mod tests {
             ("b.safetensors", DType::BF16, "b"),
         ] {
             let state = state(&[name]);
-            state
-                .write_safetensors(&path(file), dtype, HashMap::new())
-                .unwrap();
+            state.write_safetensors(&path(file), dtype, None).unwrap();
         }
         let index = r#"{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}"#;
         std::fs::write(path("model.safetensors.index.json"), index).unwrap();
@@ -332,9 +325,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         let state = state(&["own.here", "own.left", "foreign"]);
-        state
-            .write_safetensors(&path, DType::F32, HashMap::new())
-            .unwrap();
+        state.write_safetensors(&path, DType::F32, None).unwrap();
         let weights = Weights::open(&path).unwrap();
         values(&weights, "own.here").unwrap();
         let missing = values(&weights, "gone").unwrap_err().to_string();
@@ -365,7 +356,7 @@ mod tests {
         for place in [folder.path(), &inner] {
             let path = place.join("a.safetensors");
             state(&["a"])
-                .write_safetensors(&path, DType::F32, HashMap::new())
+                .write_safetensors(&path, DType::F32, None)
                 .unwrap();
         }
         std::fs::copy(inner.join("a.safetensors"), inner.join("again")).unwrap();
@@ -407,7 +398,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         state(&["a", "b"])
-            .write_safetensors(&path, DType::F32, HashMap::new())
+            .write_safetensors(&path, DType::F32, None)
             .unwrap();
         let weights = Weights::open(&path).unwrap();
         values(&weights, "a").unwrap();
@@ -424,7 +415,7 @@ mod tests {
         let path = folder.path().join("w.safetensors");
         let data = TensorData::from([1.0, f32::NAN]);
         StateDict::from_tensors([("a".to_owned(), data)])
-            .write_safetensors(&path, DType::F16, HashMap::new())
+            .write_safetensors(&path, DType::F16, None)
             .unwrap();
         let error = values(&Weights::open(&path).unwrap(), "a").unwrap_err();
         assert!(error.to_string().contains("a: value 1 is NaN"), "{error}");
@@ -435,7 +426,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         state(&["a"])
-            .write_safetensors(&path, DType::F32, HashMap::new())
+            .write_safetensors(&path, DType::F32, None)
             .unwrap();
         let whole = std::fs::read(&path).unwrap();
         for bytes in [&whole[..whole.len() - 1], &whole[..20], b"", &[0xff; 64]] {

@@ -43,6 +43,16 @@ pub enum TrainError {
     /// A checkpoint could not be read, written, or does not fit the network.
     #[error(transparent)]
     Weights(#[from] microdit::weights::WeightsError),
+    /// A file has fewer numbers than its network has parameters.
+    #[error("{} holds {there} numbers, and the network has {needed} parameters", path.display())]
+    TooFewWeights {
+        /// The file.
+        path: PathBuf,
+        /// Parameters of the network.
+        needed: usize,
+        /// Numbers in the file.
+        there: usize,
+    },
     /// The data could not be read.
     #[error(transparent)]
     Data(#[from] microdit_data::DataError),

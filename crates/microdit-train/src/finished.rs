@@ -4,12 +4,13 @@
 //! one. A finished run that is extended keeps these weights under the name of their step.
 
 use crate::{
-    checkpoint::{Checkpoint, State, save_task},
+    checkpoint::{Checkpoint, State, save_result},
     error::TrainError,
+    recipe::Recipe,
     run::RunDir,
     sealed::{Files, check_contents, seal, sums, unseal},
 };
-use microdit::{TrainBackend, atomic_file, ema::Ema, task::TrainTask};
+use microdit::{TrainBackend, atomic_file, ema::Ema, net::Denoiser as _, task::TrainTask};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -79,22 +80,25 @@ impl RunDir {
             .ok()
     }
 
-    /// Writes the final weights, and the marker once they are on the disk as `checkpoint` has them.
+    /// Writes the final weights that `recipe` has led to, and the marker once they are on the disk as `checkpoint` has them.
     pub(crate) fn finish<B: TrainBackend, T: TrainTask<B>>(
         &self,
+        recipe: &Recipe,
         state: &State<B, T>,
         checkpoint: &Checkpoint,
     ) -> Result<(), TrainError> {
         let step = state.progress.step;
-        save_task(&self.weights(), &state.task.valid(), step)?;
+        let description =
+            recipe.description(state.progress.stage, state.task.denoiser().config(), step);
+        save_result(&self.weights(), &state.task.valid(), &description)?;
         let mut names = vec![WEIGHTS.to_owned()];
         if let Some(average) = state.emas.first().and_then(Ema::average) {
-            save_task(&self.ema(), average, step)?;
+            save_result(&self.ema(), average, &description)?;
             names.push(AVERAGE.to_owned());
         }
         let files = sums(self.path(), &names)?;
-        for (name, sum) in &files {
-            checkpoint.vouches_for(name, sum, &self.path().join(name))?;
+        for name in &names {
+            checkpoint.vouches_for(name, &self.path().join(name))?;
         }
         let text = seal(&Finished { step, files });
         let marker = self.path().join(MARKER);

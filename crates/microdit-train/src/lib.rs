@@ -3,6 +3,7 @@
 mod activation_checkpointing;
 mod batch;
 pub mod checkpoint;
+mod description;
 pub mod encoders;
 mod error;
 mod events;

@@ -3,7 +3,7 @@
 use crate::common::{fails, microdit, root, succeeds, text};
 use burn::tensor::{DType, TensorData};
 use microdit::weights::StateDict;
-use std::{collections::HashMap, fs, path::Path};
+use std::{fs, path::Path};
 
 /// A recipe for the network of the golden checkpoint, which was trained for five batches.
 pub(crate) fn recipe(folder: &Path) -> String {
@@ -257,7 +257,7 @@ fn values_that_do_not_fit_are_named() {
     for (name, value) in [("large", 1e5f32), ("nan", f32::NAN)] {
         let data = TensorData::from([0.0, value]);
         StateDict::from_tensors([("blocks.0.w".to_owned(), data)])
-            .write_safetensors(Path::new(&path(name)), DType::F32, HashMap::new())
+            .write_safetensors(Path::new(&path(name)), DType::F32, None)
             .unwrap();
     }
     let out = path("out.safetensors");

@@ -5,7 +5,7 @@ use burn::tensor::{DType, TensorData};
 use microdit::weights::StateDict;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use std::{collections::HashMap, fs, path::Path};
+use std::{fs, path::Path};
 
 /// Tokens of CLIP's vocabulary.
 const VOCABULARY: usize = 49_408;
@@ -31,9 +31,7 @@ fn golden(name: &str) -> (Vec<(String, TensorData)>, Value) {
 fn write(tensors: Vec<(String, TensorData)>, weights: &Path, config: &Path, json: &Value) {
     fs::create_dir_all(weights.parent().unwrap()).unwrap();
     let state = StateDict::from_tensors(tensors);
-    state
-        .write_safetensors(weights, DType::F32, HashMap::new())
-        .unwrap();
+    state.write_safetensors(weights, DType::F32, None).unwrap();
     fs::write(config, json.to_string()).unwrap();
 }
 

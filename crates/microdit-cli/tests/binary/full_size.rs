@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use burn_flex::Flex;
 use microdit::{DitConfig, weights::StateDict};
 use microdit_encoders::{Weights, text::ClipTextConfig, vae::AutoencoderKlConfig};
-use std::{collections::HashMap, fs, path::Path, process::Command, time::Instant};
+use std::{fs, path::Path, process::Command, time::Instant};
 
 /// Random weights of SDXL's VAE, of ViT-H/14's text tower and of XL/2, as they are published.
 fn write_weights(folder: &Path) {
@@ -37,7 +37,7 @@ fn write_weights(folder: &Path) {
     let dit = DitConfig::xl_2().init::<Flex>(0, &device).unwrap();
     let state = StateDict::from_module(&dit);
     state
-        .write_safetensors(&path("dit.safetensors"), DType::F16, HashMap::new())
+        .write_safetensors(&path("dit.safetensors"), DType::F16, None)
         .unwrap();
 }
 
@@ -68,6 +68,10 @@ fn full_size() {
         .arg(env!("CARGO_BIN_EXE_microdit"))
         .args([
             "sample",
+            "--model",
+            "xl-2",
+            "--diffusion",
+            "Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2)",
             "--size",
             "512",
             "--steps",

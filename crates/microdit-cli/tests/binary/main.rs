@@ -5,6 +5,7 @@ mod changed;
 mod common;
 mod convert;
 mod crash_points;
+mod described;
 mod encoders;
 mod fetch;
 mod flags;

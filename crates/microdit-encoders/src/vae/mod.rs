@@ -303,8 +303,7 @@ mod tests {
             (name, data.clone())
         });
         let old = microdit::weights::StateDict::from_tensors(renamed);
-        old.write_safetensors(&path, DType::F32, Default::default())
-            .unwrap();
+        old.write_safetensors(&path, DType::F32, None).unwrap();
         let weights = Weights::open(&path).unwrap();
         let loaded = config.load::<Flex>(&weights.at(""), &device).unwrap();
         let difference = loaded.moments(image()) - vae.moments(image());

@@ -6,13 +6,13 @@ mod tensors;
 pub(crate) mod tests;
 
 pub(crate) use shelf::{sync, tidy};
-pub(crate) use tensors::save_task;
+pub(crate) use tensors::save_result;
 
 use crate::{
     error::TrainError,
     optim::Optimizer,
     recipe::{CheckpointConfig, Stage},
-    sealed::{Files, Sum, check_contents, has_sizes, seal, sums, unseal},
+    sealed::{Files, check_contents, has_sizes, seal, sums, unseal},
     source::DataIdentity,
 };
 use microdit::{
@@ -29,7 +29,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, read_finite, read_slots, save_slots};
+use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots, save_task};
 
 /// Version of the layout.
 const FORMAT: u32 = 2;
@@ -275,10 +275,10 @@ impl Checkpoint {
         self.data.as_ref()
     }
 
-    /// Checks that final weights of `name` and `sum` are to the bit what it holds.
-    pub(crate) fn vouches_for(&self, name: &str, sum: &Sum, path: &Path) -> Result<(), TrainError> {
+    /// Checks that the final weights of `name` at `path` are to the bit what it holds.
+    pub(crate) fn vouches_for(&self, name: &str, path: &Path) -> Result<(), TrainError> {
         let own = if name == ema_file(0) { name } else { MODEL };
-        match self.files.get(own) == Some(sum) {
+        match is_result_of(&self.folder.join(own), path)? {
             true => Ok(()),
             false => Err(WeightsError::Format {
                 path: path.to_owned(),

@@ -9,27 +9,48 @@ use microdit::{
     DitBackend,
     net::Denoiser as _,
     task::Task,
-    weights::{StateDict, WeightsError},
+    weights::{Description, StateDict, WeightsError, WeightsFile},
 };
 use rayon::prelude::*;
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 /// Values a thread looks at in one go.
 const CHUNK: usize = 1 << 16;
 
-/// Writes a task's networks after `step`, with what the reference's strict loading expects beside the parameters.
-pub(crate) fn save_task<B: DitBackend>(
+/// Writes a task's networks after `step`.
+pub(super) fn save_task<B: DitBackend>(
     path: &Path,
     task: &impl Task<B>,
     step: u64,
 ) -> Result<(), TrainError> {
     let weights = StateDict::from_module(task);
     check_finite(&name_of(path), &weights, step)?;
+    Ok(weights.write_safetensors(path, DType::F32, None)?)
+}
+
+/// Writes the result of a run as other programs read it: described, and with what the reference's strict loading expects
+/// beside the parameters.
+pub(crate) fn save_result<B: DitBackend>(
+    path: &Path,
+    task: &impl Task<B>,
+    description: &Description,
+) -> Result<(), TrainError> {
+    let weights = StateDict::from_module(task);
+    check_finite(&name_of(path), &weights, description.step)?;
     let weights = weights.with_buffers(task.denoiser().buffers());
-    Ok(weights.write_safetensors(path, DType::F32, HashMap::new())?)
+    Ok(weights.write_safetensors(path, DType::F32, Some(description))?)
+}
+
+/// Whether `result` holds every tensor of `checkpoint` to the bit.
+pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, TrainError> {
+    let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
+    let names: Vec<String> = saved.names().map(str::to_owned).collect();
+    for name in names {
+        if saved.read(&name)? != written.read(&name)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Writes what the optimizer keeps after `step`, each as `SLOT.PARAMETER`; a stage that has not taken a step has nothing.
@@ -50,7 +71,7 @@ pub(super) fn save_slots<B: DitBackend>(
         return Ok(());
     }
     check_finite(&name_of(path), &tensors, step)?;
-    Ok(tensors.write_safetensors(path, DType::F32, HashMap::new())?)
+    Ok(tensors.write_safetensors(path, DType::F32, None)?)
 }
 
 /// Reads a file of tensors whose values are all finite.

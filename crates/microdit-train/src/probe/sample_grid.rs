@@ -1,7 +1,12 @@
 //! The prompts of the recipe, drawn on a sheet.
 
 use super::{Numbers, Probe, View};
-use crate::{encoders::Encoders, error::TrainError, run::RunDir, sampling::Pipeline};
+use crate::{
+    encoders::Encoders,
+    error::TrainError,
+    run::RunDir,
+    sampling::{Pipeline, Surroundings},
+};
 use microdit::{
     TrainBackend,
     task::{Task as _, TrainTask},
@@ -27,7 +32,13 @@ impl<B: TrainBackend> SampleGrid<B> {
         let denoiser = view.drawn_with().denoiser().clone();
         let weights = format!("{}, step {}", run.name, view.step);
         let device = device.clone();
-        let pipeline = Pipeline::new(view.stage, denoiser, weights, &self.encoders, device)?;
+        let pipeline = Pipeline::new(
+            Surroundings::of_stage(view.stage),
+            denoiser,
+            weights,
+            &self.encoders,
+            device,
+        )?;
         let path = view.run.samples_at(view.step);
         pipeline.draw_sheet(&run.sampling, run.seed, &path, view.stop)?;
         Ok(())

@@ -3,6 +3,7 @@
 use super::{Recipe, RunConfig, keys};
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt};
 
 /// Keys of the run that reach the weights; the others do not.
@@ -110,6 +111,25 @@ impl Recipe {
         }
         changes
     }
+
+    /// SHA-256 of the values that reach the weights, in hexadecimal digits: recipes that differ only in what does not reach
+    /// them are one and the same here.
+    pub(crate) fn weights_hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        let mut add =
+            |whose: &str, leaves: BTreeMap<String, String>, counts: &dyn Fn(&str) -> bool| {
+                for (key, value) in leaves.into_iter().filter(|(key, _)| counts(key)) {
+                    hasher.update(format!("{whose}.{key}: {value}\n"));
+                }
+            };
+        add("run", leaves(&self.run), &|key| is_of(key, &REACHING));
+        for stage in &self.stages {
+            let whose = format!("stages.{}", stage.name);
+            add(&whose, leaves(stage), &|key| !is_of(key, &FREE_IN_STAGE));
+        }
+        let digest = hasher.finalize();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Tells of every key in which `old` and `new` differ.
@@ -118,12 +138,6 @@ fn compare<T: Serialize>(
     new: &T,
     tell: &mut impl FnMut(String, Option<String>, Option<String>),
 ) {
-    let leaves = |value: &T| {
-        let value = serde_json::to_value(value).expect("a recipe is plain data");
-        let mut leaves = BTreeMap::new();
-        flatten("", &value, &mut leaves);
-        leaves
-    };
     let (old, new) = (leaves(old), leaves(new));
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort();
@@ -134,6 +148,14 @@ fn compare<T: Serialize>(
             tell(key.clone(), old.cloned(), new.cloned());
         }
     }
+}
+
+/// The values of a struct and those in it by their dotted keys.
+fn leaves(value: &impl Serialize) -> BTreeMap<String, String> {
+    let value = serde_json::to_value(value).expect("a recipe is plain data");
+    let mut leaves = BTreeMap::new();
+    flatten("", &value, &mut leaves);
+    leaves
 }
 
 /// The values of structs by their dotted keys, as `--set` takes them; lists are one value. A variant with fields is its name
@@ -306,6 +328,30 @@ mod tests {
             .iter()
             .find(|change| change.key == "stages.masked.data");
         assert_eq!(kind.unwrap().effect, Effect::Training);
+    }
+
+    #[test]
+    fn the_hash_is_of_what_reaches_the_weights() {
+        let hash = |sets: &[&str]| recipe(sets).weights_hash();
+        let own = hash(&[]);
+        assert_eq!(own.len(), 64);
+        for same in [
+            "data.threads=7",
+            "micro_batch=3",
+            "log_every=3",
+            "name=x",
+            "budget.hours=1.0",
+        ] {
+            assert_eq!(hash(&[same]), own, "{same}");
+        }
+        for other in [
+            "seed=5",
+            "batch=3",
+            "stages.masked.steps=5",
+            "diffusion.sigma_data=0.6",
+        ] {
+            assert_ne!(hash(&[other]), own, "{other}");
+        }
     }
 
     #[test]

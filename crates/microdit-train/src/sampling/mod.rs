@@ -10,22 +10,22 @@ pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 
 use crate::{
-    batch::hashed_words,
     encoders::Encoders,
     error::TrainError,
-    recipe::{CaptionConfig, CodecConfig, Recipe, SamplingConfig, Stage},
+    recipe::{EncoderConfig, Recipe, SamplingConfig, Stage},
     run::RunDir,
 };
 use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     Dit, DitBackend, DitConfig,
+    cost::flops::parameters,
     diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
     net::Denoiser,
     rng::{Purpose, Stream},
-    weights::StateDict,
+    weights::{CaptionSource, LatentSource, StateDict, WeightsFile},
 };
-use microdit_encoders::{Codec, Conditioner, PixelCodec, vae};
+use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, vae};
 use std::{
     path::Path,
     sync::{
@@ -57,6 +57,83 @@ pub struct Pipeline<B: DitBackend, D> {
 /// A part of a pipeline, and what the pictures' labels call it.
 pub type Named<P> = (String, Arc<P>);
 
+/// What a network draws by, beside itself.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Sizes of the latents and the conditioning, among others.
+    pub model: DitConfig,
+    /// The diffusion it was trained with.
+    pub diffusion: DiffusionConfig,
+    /// How its latents become pictures.
+    pub latents: LatentSource,
+    /// How prompts become its conditioning.
+    pub captions: CaptionSource,
+}
+
+impl Surroundings {
+    /// Those of a network that was trained in `stage`.
+    pub fn of_stage(stage: &Stage) -> Self {
+        let encoders = EncoderConfig::default();
+        Self {
+            model: stage.model.clone(),
+            diffusion: stage.diffusion,
+            latents: stage.latent_source(&encoders),
+            captions: stage.caption_source(&encoders),
+        }
+    }
+
+    fn conditioner<B: DitBackend>(
+        &self,
+        encoders: &Encoders<B>,
+    ) -> Result<Named<dyn Conditioner<B>>, TrainError> {
+        Ok(match self.captions {
+            CaptionSource::HashedWords { tokens } => {
+                let words = HashedWords {
+                    tokens,
+                    channels: self.model.caption_channels,
+                };
+                (format!("hashed words, {tokens}"), Arc::new(words))
+            }
+            CaptionSource::Encoded { .. } => {
+                let name = label::name(encoders.names().text.as_deref());
+                (name, encoders.text()?)
+            }
+        })
+    }
+
+    fn codec<B: DitBackend>(
+        &self,
+        encoders: &Encoders<B>,
+    ) -> Result<Named<dyn Codec<B>>, TrainError> {
+        Ok(match self.latents {
+            LatentSource::Pixels { scale } => (
+                format!("pixels, scale {scale}"),
+                Arc::new(PixelCodec { scale }),
+            ),
+            LatentSource::Encoded { .. } => {
+                let name = label::name(encoders.names().vae.as_deref());
+                (name, encoders.vae()?)
+            }
+        })
+    }
+}
+
+/// What a pipeline is made of.
+pub struct Parts<B: DitBackend, D> {
+    /// Sizes of the latents and the conditioning, among others.
+    pub model: DitConfig,
+    /// The diffusion the network was trained with.
+    pub diffusion: DiffusionConfig,
+    /// The network.
+    pub denoiser: D,
+    /// What labels say of its weights.
+    pub weights: String,
+    /// Prompts to conditioning.
+    pub conditioner: Named<dyn Conditioner<B>>,
+    /// Latents to pictures.
+    pub codec: Named<dyn Codec<B>>,
+}
+
 /// A picture to draw: its noise follows from the seed and its place.
 #[derive(Clone, Copy, Debug)]
 struct Picture<'a> {
@@ -75,35 +152,36 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
         Ok(self.with_guide(guide, label::of_file(path)?))
     }
 
-    /// A pipeline over published weights, of a network of configuration `model` that was trained with `diffusion`.
+    /// A pipeline over the weights in a file.
     ///
     /// # Errors
     /// Missing encoders, and weights or encoders that do not fit the network.
     pub fn of_weights(
         weights: &Path,
-        model: DitConfig,
-        diffusion: DiffusionConfig,
+        surroundings: Surroundings,
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> Result<Self, TrainError> {
-        let names = encoders.names();
-        let conditioner = (
-            label::name(names.text.as_deref()),
-            encoders.text()? as Arc<_>,
-        );
-        let codec = (label::name(names.vae.as_deref()), encoders.vae()? as Arc<_>);
-        fits::<B>(&model, &*conditioner.1, &*codec.1)?;
-        let denoiser = StateDict::read(weights)?.load_into(model.init(0, &device)?, &device)?;
-        let weights = label::of_file(weights)?;
-        Self::of_parts(
+        let model = &surroundings.model;
+        fits::<B>(
             model,
-            diffusion,
-            denoiser,
-            weights,
-            conditioner,
-            codec,
-            device,
-        )
+            &*surroundings.conditioner(encoders)?.1,
+            &*surroundings.codec(encoders)?.1,
+        )?;
+        let file = WeightsFile::open(weights)?;
+        // Before they are allocated: a file may claim a network of any size.
+        let (needed, there) = (parameters(model), file.values());
+        if there < needed {
+            return Err(TrainError::TooFewWeights {
+                path: weights.to_owned(),
+                needed,
+                there,
+            });
+        }
+        let fresh = model.init(0, &device)?;
+        let denoiser = StateDict::take(file, weights)?.load_into(fresh, &device)?;
+        let weights = label::of_file(weights)?;
+        Self::new(surroundings, denoiser, weights, encoders, device)
     }
 
     /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
@@ -124,76 +202,54 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
         let weights = run.drawable()?;
         let denoiser = StateDict::read(&weights)?.load_into(denoiser, &device)?;
         let weights = label::of_file(&weights)?;
-        let pipeline = Self::new(stage, denoiser, weights, &encoders, device)?;
+        let surroundings = Surroundings::of_stage(stage);
+        let pipeline = Self::new(surroundings, denoiser, weights, &encoders, device)?;
         Ok((pipeline, recipe))
     }
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
-    /// A pipeline over a network trained in `stage`; what its recipe trained on pre-computed latents needs `encoders`.
-    /// Labels of its pictures say of the weights what `weights` says.
+    /// A pipeline over `denoiser`; what was trained on pre-computed latents needs `encoders`. Labels of its pictures say of
+    /// the weights what `weights` says.
     ///
     /// # Errors
     /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
-    /// network.
+    /// network; and a diffusion that is not valid.
     pub fn new(
-        stage: &Stage,
+        surroundings: Surroundings,
         denoiser: D,
         weights: String,
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> Result<Self, TrainError> {
-        let names = encoders.names();
-        let conditioner: Named<dyn Conditioner<B>> = match stage.data.captions() {
-            Some(CaptionConfig::HashedWords { tokens }) => {
-                let name = format!("hashed words, {tokens}");
-                (name, Arc::new(hashed_words(stage)))
-            }
-            None => (label::name(names.text.as_deref()), encoders.text()?),
-        };
-        let codec: Named<dyn Codec<B>> = match stage.data.codec() {
-            Some(CodecConfig::Pixels { scale }) => {
-                let name = format!("pixels, scale {scale}");
-                (name, Arc::new(PixelCodec { scale }))
-            }
-            None => (label::name(names.vae.as_deref()), encoders.vae()?),
-        };
-        let (model, diffusion) = (stage.model.clone(), stage.diffusion);
-        Self::of_parts(
-            model,
-            diffusion,
+        let parts = Parts {
+            conditioner: surroundings.conditioner(encoders)?,
+            codec: surroundings.codec(encoders)?,
+            model: surroundings.model,
+            diffusion: surroundings.diffusion,
             denoiser,
             weights,
-            conditioner,
-            codec,
-            device,
-        )
+        };
+        Self::of_parts(parts, device)
     }
 
-    /// A pipeline over parts of your own, each with what labels call it. `model` says the latents' and captions' sizes.
+    /// A pipeline over parts of your own.
     ///
     /// # Errors
     /// Parts of other sizes, and a diffusion that is not valid.
-    pub fn of_parts(
-        model: DitConfig,
-        diffusion: DiffusionConfig,
-        denoiser: D,
-        weights: String,
-        conditioner: Named<dyn Conditioner<B>>,
-        codec: Named<dyn Codec<B>>,
-        device: B::Device,
-    ) -> Result<Self, TrainError> {
-        fits::<B>(&model, &*conditioner.1, &*codec.1)?;
+    pub fn of_parts(parts: Parts<B, D>, device: B::Device) -> Result<Self, TrainError> {
+        let model = parts.model;
+        fits::<B>(&model, &*parts.conditioner.1, &*parts.codec.1)?;
         Ok(Self {
             latent: [model.input_size; 2],
             model,
-            family: diffusion.init()?,
-            denoiser,
-            conditioner,
-            codec,
+            family: parts.diffusion.init()?,
+            denoiser: parts.denoiser,
+            conditioner: parts.conditioner,
+            codec: parts.codec,
             device,
-            diffusion,
-            weights,
+            diffusion: parts.diffusion,
+            weights: parts.weights,
             start: None,
             guide: None,
         })

@@ -330,7 +330,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             }
         }
         if let Some(checkpoint) = trainer.newest().filter(|_| session.keeps()) {
-            run.finish(&state, checkpoint)?;
+            run.finish(recipe, &state, checkpoint)?;
         }
         Ok(outcome(state, Ending::Finished))
     }

@@ -1,6 +1,6 @@
 //! The trait of every network that denoises.
 
-use super::{Carry, Conditioning, TokenMask};
+use super::{Carry, Conditioning, NetworkConfig, TokenMask};
 use crate::{
     net::dit::embed::unpatchify,
     nn::params::Roles,
@@ -134,6 +134,11 @@ pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Roles + Sync {
 
     /// Side of a patch in latent pixels; height and width of the images are multiples of it.
     fn patch_size(&self) -> usize;
+
+    /// What files of its weights say it is; none for a network that is not the library's.
+    fn config(&self) -> Option<NetworkConfig> {
+        None
+    }
 
     /// Tensors that the reference keeps beside its parameters and expects in a file of weights, by its names.
     fn buffers(&self) -> Vec<(String, TensorData)> {

@@ -2,11 +2,13 @@
 
 mod carry;
 mod conditioning;
+mod config;
 mod denoiser;
 pub mod dit;
 mod mask;
 
 pub use carry::{Carry, CarryVisitor};
 pub use conditioning::Conditioning;
+pub use config::NetworkConfig;
 pub use denoiser::{Denoiser, Inputs, Output, Selection, TrainDenoiser};
 pub use mask::{MaskStage, Masking, TokenMask};

@@ -1,7 +1,7 @@
 //! Files of weights, whose tensors are read when they are asked for.
 
 use super::{
-    WeightsError, content,
+    Description, DescriptionError, WeightsError, content,
     content::Format,
     format_error, index,
     pytorch::{Checkpoint, TorchFile},
@@ -29,7 +29,7 @@ use std::{
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("weights.safetensors");
 /// let tensors = ["_orig_mod.a", "_orig_mod.b"].map(|name| (name.to_owned(), TensorData::from([0.5f32, -2.0])));
-/// StateDict::from_tensors(tensors).write_safetensors(&path, DType::F16, Default::default())?;
+/// StateDict::from_tensors(tensors).write_safetensors(&path, DType::F16, None)?;
 /// let mut file = WeightsFile::open(&path)?;
 /// assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
 /// assert_eq!(file.read("b")?.unwrap().to_vec::<f32>().unwrap(), [0.5, -2.0]);
@@ -138,6 +138,40 @@ impl WeightsFile {
     /// What is to be known about how the file was read: wrappers taken off, the state dict chosen, what was left out.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What the file says of the network it is of; none of a file that says nothing.
+    ///
+    /// # Errors
+    /// A description of another version, one that lacks a part or has an invalid one, and files of one network that
+    /// contradict each other.
+    pub fn description(&self) -> Result<Option<Description>, WeightsError> {
+        let mut found = None;
+        for part in &self.parts {
+            let Source::Safetensors(file) = &part.source else {
+                continue;
+            };
+            let fail = |error| WeightsError::Description {
+                path: part.path.clone(),
+                error,
+            };
+            let own = Description::read(file.metadata()).map_err(fail)?;
+            match (&found, &own) {
+                (Some(known), Some(own)) if known != own => {
+                    return Err(fail(DescriptionError::Contradiction));
+                }
+                (None, _) => found = own,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Values of all tensors together; those of a type that is not read count as none.
+    pub fn values(&self) -> usize {
+        let shapes = self.names.keys().filter_map(|name| self.shape(name));
+        let sizes = shapes.map(|shape| shape.into_iter().fold(1, usize::saturating_mul));
+        sizes.fold(0, usize::saturating_add)
     }
 
     /// Whether there is a tensor of that name.

@@ -287,7 +287,7 @@ fn mutated_files_are_read_or_refused() {
         (name.to_owned(), data)
     }));
     state
-        .write_safetensors(&path, burn::tensor::DType::F16, Default::default())
+        .write_safetensors(&path, burn::tensor::DType::F16, None)
         .unwrap();
     let safetensors = std::fs::read(&path).unwrap();
     let (pickle, storages) = super::trainer::tests::checkpoint();

@@ -5,6 +5,7 @@
 mod archive;
 mod choice;
 mod content;
+mod description;
 mod element;
 mod file;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod state;
 mod trainer;
 mod wrappers;
 
+pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
 pub use names::reference_name;
 pub use state::StateDict;
@@ -50,6 +52,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong, and what was expected.
         message: String,
+    },
+    /// What the file says of itself cannot be read.
+    #[error("{}: {error}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: DescriptionError,
     },
     /// The tensors do not fit the network.
     #[error("{}", describe(.origin, .missing, .surplus, .misshapen))]

@@ -2,26 +2,38 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
-use super::{WeightsError, element::Element, format_error, io_error};
+use super::{WeightsError, description::PREFIX, element::Element, format_error, io_error};
 use crate::atomic_file;
 use burn::tensor::{DType, TensorData};
-use safetensors::{Dtype, SafeTensorError, View};
+use safetensors::{Dtype, tensor::TensorInfo};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::Path,
     sync::Arc,
 };
 
 /// The largest header a safetensors file may have (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The key in the header that is no tensor.
+const METADATA: &str = "__metadata__";
+
+/// Bytes of one text of our own in the metadata.
+const MAX_TEXT: usize = 1 << 20;
+
+/// What the metadata of a file that PyTorch's users load say, by which some of its libraries go.
+const FORMAT: (&str, &str) = ("format", "pt");
+
+/// The data begin at a multiple of this, so that a reader can map them.
+const ALIGNMENT: usize = 8;
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -38,6 +50,7 @@ const FLOATS: [(Dtype, DType); 3] = [
 pub(super) struct SafetensorsFile {
     file: File,
     tensors: BTreeMap<String, Place>,
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -65,8 +78,9 @@ impl SafetensorsFile {
         let mut header = Vec::new();
         let read = (&mut file).take(header_length).read_to_end(&mut header);
         read.map_err(text)?;
-        let header: Header =
+        let mut header: Header =
             serde_json::from_slice(&header).map_err(|error| format!("damaged header: {error}"))?;
+        let metadata = header.metadata.take().unwrap_or_default().0;
         let (tensors, end) = header.places(begin)?;
         if end > length {
             return Err(format!(
@@ -78,7 +92,16 @@ impl SafetensorsFile {
                 "its header says it has {end} bytes, it has {length}: it is damaged"
             ));
         }
-        Ok(Self { file, tensors })
+        Ok(Self {
+            file,
+            tensors,
+            metadata,
+        })
+    }
+
+    /// The texts of its metadata under keys of ours.
+    pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Names of the tensors.
@@ -136,7 +159,14 @@ impl SafetensorsFile {
 }
 
 /// The header: tensors by name, of which each may stand once.
-struct Header(BTreeMap<String, Info>);
+struct Header {
+    metadata: Option<Metadata>,
+    tensors: BTreeMap<String, Info>,
+}
+
+/// The texts under keys of ours. What stands under others is not looked at.
+#[derive(Default)]
+struct Metadata(BTreeMap<String, String>);
 
 #[derive(Deserialize)]
 struct Info {
@@ -156,30 +186,73 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = BTreeMap::new();
+                let (mut tensors, mut metadata) = (BTreeMap::new(), None);
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    let info: Info = map
-                        .next_value()
-                        .map_err(|error| A::Error::custom(format!("{name}: {error}")))?;
-                    if tensors.insert(name.clone(), info).is_some() {
+                    let twice = if name == METADATA {
+                        metadata.replace(value(&mut map, &name)?).is_some()
+                    } else {
+                        let info = value(&mut map, &name)?;
+                        tensors.insert(name.clone(), info).is_some()
+                    };
+                    if twice {
                         return Err(A::Error::custom(format!("{name} stands twice")));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(Header { metadata, tensors })
             }
         }
         deserializer.deserialize_map(Tensors)
     }
 }
 
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Metadata;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("texts by key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                let mut texts = BTreeMap::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if !key.starts_with(PREFIX) {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let text: String = value(&mut map, &key)?;
+                    let length = text.len();
+                    if length > MAX_TEXT {
+                        return Err(A::Error::custom(format!(
+                            "{key} has {length} bytes; at most {MAX_TEXT} are read"
+                        )));
+                    }
+                    if texts.insert(key.clone(), text).is_some() {
+                        return Err(A::Error::custom(format!("{key} stands twice")));
+                    }
+                }
+                Ok(Metadata(texts))
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
+
+/// The value of `key`, which an error names.
+fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    map: &mut A,
+    key: &str,
+) -> Result<T, A::Error> {
+    let value = map.next_value();
+    value.map_err(|error| A::Error::custom(format!("{key}: {error}")))
+}
+
 impl Header {
     /// Where the tensors lie in a file whose data begin at `begin`, and where the last one ends.
     fn places(self, begin: u64) -> Result<(BTreeMap<String, Place>, u64), String> {
-        let mut infos: Vec<(String, Info)> = self.0.into_iter().collect();
+        let mut infos: Vec<(String, Info)> = self.tensors.into_iter().collect();
         infos.sort_by_key(|(_, info)| info.data_offsets);
         let mut tensors = BTreeMap::new();
         let mut end = 0;
@@ -224,12 +297,13 @@ impl Header {
     }
 }
 
-/// Writes tensors as `dtype`, converted one after the other, so that the file is never in memory as a whole.
-pub(super) fn write<'a>(
+/// Writes tensors as `dtype`, converted one after the other, so that the file is never in memory as a whole. The library's
+/// own writer leaves the order of the metadata to chance: here the same content is the same bytes.
+pub(super) fn write(
     path: &Path,
     dtype: DType,
-    tensors: impl IntoIterator<Item = (&'a String, &'a TensorData)>,
-    metadata: HashMap<String, String>,
+    tensors: BTreeMap<&str, &TensorData>,
+    mut metadata: BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
     let stored = FLOATS.iter().find(|(_, float)| *float == dtype);
     let &(stored, _) = stored.ok_or_else(|| {
@@ -238,23 +312,69 @@ pub(super) fn write<'a>(
             &format!("weights are stored as F32, F16 or BF16, not {dtype:?}"),
         )
     })?;
-    let mut views = Vec::new();
-    for (name, data) in tensors {
+    for (name, data) in &tensors {
         fits(path, name, data, dtype)?;
-        let view = Written {
-            data,
-            dtype,
-            stored,
-        };
-        views.push((name, view));
     }
+    metadata.insert(FORMAT.0.to_owned(), FORMAT.1.to_owned());
+    let header = header(dtype, stored, &tensors, metadata);
+    let header = header.map_err(|message| format_error(path, &message))?;
     atomic_file::write(path, |part| {
-        safetensors::serialize_to_file(views, Some(metadata), part).map_err(|error| match error {
-            SafeTensorError::IoError(error) => error,
-            other => io::Error::other(other),
-        })
+        let mut out = BufWriter::new(File::create(part)?);
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for data in tensors.into_values() {
+            out.write_all(&stored_as(dtype, data))?;
+        }
+        out.flush()
     })
     .map_err(io_error(path))
+}
+
+/// The header of a file that holds `tensors` in their order.
+fn header(
+    dtype: DType,
+    stored: Dtype,
+    tensors: &BTreeMap<&str, &TensorData>,
+    metadata: BTreeMap<String, String>,
+) -> Result<Vec<u8>, String> {
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Entry {
+        Metadata(BTreeMap<String, String>),
+        Tensor(TensorInfo),
+    }
+    let mut entries = BTreeMap::from([(METADATA, Entry::Metadata(metadata))]);
+    let mut end = 0usize;
+    for (name, data) in tensors {
+        let begin = end;
+        let bytes = data.num_elements().saturating_mul(dtype.size());
+        end = end.saturating_add(bytes);
+        let info = TensorInfo {
+            dtype: stored,
+            shape: data.shape.to_vec(),
+            data_offsets: (begin, end),
+        };
+        if entries.insert(name, Entry::Tensor(info)).is_some() {
+            return Err(format!("no tensor can be called {name}"));
+        }
+    }
+    let mut header = serde_json::to_vec(&entries).map_err(|error| error.to_string())?;
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    if header.len() as u64 > MAX_HEADER {
+        let length = header.len();
+        return Err(format!(
+            "its header would have {length} bytes, of which the format allows {MAX_HEADER}"
+        ));
+    }
+    Ok(header)
+}
+
+/// The bytes of a tensor as `dtype`.
+fn stored_as(dtype: DType, data: &TensorData) -> Cow<'_, [u8]> {
+    match data.dtype == dtype {
+        true => Cow::Borrowed(data.as_bytes()),
+        false => Cow::Owned(data.clone().convert_dtype(dtype).as_bytes().to_vec()),
+    }
 }
 
 /// Checks that no finite value becomes infinite as `dtype`.
@@ -283,38 +403,4 @@ fn fits(path: &Path, name: &str, data: &TensorData, dtype: DType) -> Result<(), 
             },
         })
     })
-}
-
-/// A tensor that is converted when its turn to be written comes.
-struct Written<'a> {
-    data: &'a TensorData,
-    dtype: DType,
-    stored: Dtype,
-}
-
-impl View for Written<'_> {
-    fn dtype(&self) -> Dtype {
-        self.stored
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.data.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if self.data.dtype == self.dtype {
-            return Cow::Borrowed(self.data.as_bytes());
-        }
-        Cow::Owned(
-            self.data
-                .clone()
-                .convert_dtype(self.dtype)
-                .as_bytes()
-                .to_vec(),
-        )
-    }
-
-    fn data_len(&self) -> usize {
-        self.data.num_elements().saturating_mul(self.dtype.size())
-    }
 }

@@ -1,16 +1,15 @@
 //! A state dict in memory.
 
-use super::{WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name, safetensors};
+use super::{
+    Description, WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name,
+    safetensors,
+};
 use crate::nn::params::{self, MapParams, VisitParams};
 use burn::{
     module::{Module, Param},
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// Tensors by the reference's names, without its buffers.
 ///
@@ -18,7 +17,6 @@ use std::{
 /// use burn::tensor::DType;
 /// use burn_flex::Flex;
 /// use microdit::{DitConfig, weights::StateDict};
-/// use std::collections::HashMap;
 ///
 /// let config = DitConfig::tiny_2().with_dim(32).with_depth(2).with_head_dim(16).with_multiple_of(16)
 ///     .with_mixer(None).with_moe(None);
@@ -26,7 +24,7 @@ use std::{
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("weights.safetensors");
 /// let trained = config.init::<Flex>(0, &device)?;
-/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, HashMap::new())?;
+/// StateDict::from_module(&trained).write_safetensors(&path, DType::BF16, None)?;
 /// let loaded = StateDict::read(&path)?.load_into(config.init::<Flex>(1, &device)?, &device)?;
 /// assert_eq!(StateDict::from_module(&loaded).len(), StateDict::from_module(&trained).len());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -200,7 +198,8 @@ impl StateDict {
         })
     }
 
-    /// Writes a safetensors file of float type `dtype`, whole or not at all, with `metadata`.
+    /// Writes a safetensors file of float type `dtype`, whole or not at all, which says of itself what `description` does.
+    /// The same tensors and description are the same bytes.
     ///
     /// # Errors
     /// If the file cannot be written, a buffer has the name of a parameter, or a value is beyond the range of `dtype`.
@@ -208,7 +207,7 @@ impl StateDict {
         &self,
         path: &Path,
         dtype: DType,
-        metadata: HashMap<String, String>,
+        description: Option<&Description>,
     ) -> Result<(), WeightsError> {
         if let Some(name) = self
             .buffers
@@ -219,8 +218,9 @@ impl StateDict {
             return Err(format_error(path, &message));
         }
         let all = self.tensors.iter().chain(&self.buffers);
-        let all = all.map(|(name, data)| (name, &**data));
-        safetensors::write(path, dtype, all, metadata)
+        let all = all.map(|(name, data)| (name.as_str(), &**data));
+        let metadata = description.map(Description::metadata).unwrap_or_default();
+        safetensors::write(path, dtype, all.collect(), metadata)
     }
 }
 
@@ -271,9 +271,7 @@ mod tests {
         ] {
             let path = folder.path().join("w.safetensors");
             let written = StateDict::from_module(&network(1));
-            written
-                .write_safetensors(&path, dtype, HashMap::new())
-                .unwrap();
+            written.write_safetensors(&path, dtype, None).unwrap();
             let loaded = StateDict::read(&path)
                 .unwrap()
                 .load_into(network(2), &Default::default())
@@ -333,7 +331,7 @@ mod tests {
             // What is infinite already does not become so.
             (f32::INFINITY, DType::F16, true),
         ] {
-            let written = state([0.0, 1.0, value]).write_safetensors(&path, dtype, HashMap::new());
+            let written = state([0.0, 1.0, value]).write_safetensors(&path, dtype, None);
             assert_eq!(written.is_ok(), kept, "{value} as {dtype:?}");
             if let Err(error) = written {
                 let error = error.to_string();

@@ -111,7 +111,7 @@ fn a_tower_is_found_wherever_its_library_puts_it() {
             tensors.extend(["logit_scale", "vision_model.w"].map(|n| (n.into(), image.clone())));
         }
         StateDict::from_tensors(tensors)
-            .write_safetensors(&file, DType::F32, Default::default())
+            .write_safetensors(&file, DType::F32, None)
             .unwrap();
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let encoder = TextEncoder::<Flex>::open(folder.path(), &device).unwrap();
@@ -122,9 +122,7 @@ fn a_tower_is_found_wherever_its_library_puts_it() {
         );
     }
     let foreign = StateDict::from_tensors([("w".to_owned(), TensorData::from([1f32]))]);
-    foreign
-        .write_safetensors(&file, DType::F32, Default::default())
-        .unwrap();
+    foreign.write_safetensors(&file, DType::F32, None).unwrap();
     let error = TextEncoder::<Flex>::open(folder.path(), &device).unwrap_err();
     assert!(
         error.to_string().contains("no text tower of CLIP"),

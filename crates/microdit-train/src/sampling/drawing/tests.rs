@@ -1,7 +1,7 @@
 //! Pictures as they are drawn, from seeds, images and networks.
 
 use super::*;
-use crate::{encoders::Encoders, recipe::Recipe};
+use crate::{encoders::Encoders, recipe::Recipe, sampling::Surroundings};
 use burn_flex::Flex;
 use microdit::{Dit, weights::StateDict};
 use microdit_encoders::read_labels;
@@ -31,7 +31,15 @@ fn pipeline(gain: f32, changes: &[&str]) -> Pipeline<Flex, Dit<Flex>> {
     let dit = StateDict::from_tensors(tensors)
         .load_into(fresh, &device)
         .unwrap();
-    Pipeline::new(stage, dit, "some".into(), &Encoders::default(), device).unwrap()
+    let surroundings = Surroundings::of_stage(stage);
+    Pipeline::new(
+        surroundings,
+        dit,
+        "some".into(),
+        &Encoders::default(),
+        device,
+    )
+    .unwrap()
 }
 
 fn settings(prompts: &[&str], count: usize) -> SamplingConfig {

@@ -91,8 +91,8 @@ pub struct Dit<B: DitBackend> {
     pub final_layer: FinalLayer<B>,
     /// Positions along one side of the grid, `[side, dim / 2]`.
     axis: Tensor<B, 2>,
-    interp_scale: f64,
-    pub(crate) patch_size: usize,
+    #[module(skip)]
+    pub(crate) config: DitConfig,
 }
 
 impl DitConfig {
@@ -148,8 +148,7 @@ impl DitConfig {
                 .collect(),
             final_layer: FinalLayer::new(self, &init.at("final_layer")),
             axis: axis_table(dim, self.grid(), self.pos_interp_scale, device),
-            interp_scale: self.pos_interp_scale,
-            patch_size: self.patch_size,
+            config: self.clone(),
         })
     }
 }
@@ -162,7 +161,12 @@ impl<B: DitBackend> Dit<B> {
         let longest = rows.max(columns);
         let axis = match longest <= known {
             true => self.axis.clone(),
-            false => axis_table(2 * half, longest, self.interp_scale, &self.axis.device()),
+            false => axis_table(
+                2 * half,
+                longest,
+                self.config.pos_interp_scale,
+                &self.axis.device(),
+            ),
         };
         let of_columns = axis
             .clone()
@@ -182,7 +186,7 @@ impl<B: DitBackend> Dit<B> {
     /// Latents `[batch, channels, height, width]` to positioned tokens `[batch, tokens, dim]`.
     pub fn embed(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
         let [_, _, height, width] = x.dims();
-        let grid = [height, width].map(|side| side / self.patch_size);
+        let grid = [height, width].map(|side| side / self.config.patch_size);
         self.x_embedder.forward(x) + self.positions(grid)
     }
 

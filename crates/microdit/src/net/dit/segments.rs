@@ -2,7 +2,7 @@
 
 use super::Dit;
 use crate::{
-    net::{Carry, CarryVisitor, Denoiser, Inputs, MaskStage, Output, Selection},
+    net::{Carry, CarryVisitor, Denoiser, Inputs, MaskStage, NetworkConfig, Output, Selection},
     ops::{DitBackend, TrainBackend},
 };
 use burn::tensor::{Tensor, TensorData};
@@ -48,7 +48,11 @@ impl<B: DitBackend> Denoiser<B> for Dit<B> {
     type Carry = DitCarry<B>;
 
     fn patch_size(&self) -> usize {
-        self.patch_size
+        self.config.patch_size
+    }
+
+    fn config(&self) -> Option<NetworkConfig> {
+        Some(NetworkConfig::Dit(self.config.clone()))
     }
 
     fn buffers(&self) -> Vec<(String, TensorData)> {

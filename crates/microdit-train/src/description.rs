@@ -1,0 +1,56 @@
+//! What a run's weights say of themselves, of what its recipe says.
+
+use crate::recipe::{CaptionConfig, CodecConfig, EncoderConfig, Recipe, Stage};
+use microdit::{
+    net::NetworkConfig,
+    weights::{CaptionSource, Description, LatentSource},
+};
+use std::path::Path;
+
+impl Recipe {
+    /// The description of weights of `network` after `step` finished steps, the last of them in stage number `stage`.
+    pub(crate) fn description(
+        &self,
+        stage: usize,
+        network: Option<NetworkConfig>,
+        step: u64,
+    ) -> Description {
+        let stage = &self.stages[stage];
+        Description {
+            network,
+            diffusion: stage.diffusion,
+            latents: stage.latent_source(&self.run.encoders),
+            captions: stage.caption_source(&self.run.encoders),
+            step,
+            recipe: self.weights_hash(),
+        }
+    }
+}
+
+impl Stage {
+    /// How its latents are made of images; a network that makes them is named as in `encoders`.
+    pub(crate) fn latent_source(&self, encoders: &EncoderConfig) -> LatentSource {
+        match self.data.codec() {
+            Some(CodecConfig::Pixels { scale }) => LatentSource::Pixels { scale },
+            None => LatentSource::Encoded {
+                vae: encoders.vae.as_deref().map(named),
+            },
+        }
+    }
+
+    /// How its conditioning is made of captions; a network that makes it is named as in `encoders`.
+    pub(crate) fn caption_source(&self, encoders: &EncoderConfig) -> CaptionSource {
+        let tokens = self.data.tokens();
+        match self.data.captions() {
+            Some(CaptionConfig::HashedWords { .. }) => CaptionSource::HashedWords { tokens },
+            None => CaptionSource::Encoded {
+                tokens,
+                text_encoder: encoders.text.as_deref().map(named),
+            },
+        }
+    }
+}
+
+fn named(path: &Path) -> String {
+    path.display().to_string()
+}
