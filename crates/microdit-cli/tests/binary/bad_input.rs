@@ -16,7 +16,7 @@ fn bad_recipes_name_file_line_and_key() {
         (
             "batch: 32",
             "bach: 32",
-            &["bad.ron:24", "bach", "did you mean `batch`?"][..],
+            &["bad.ron:23", "bach", "did you mean `batch`?"][..],
         ),
         (
             "data: Shapes",
