@@ -10,6 +10,7 @@ use microdit::{
 };
 use microdit_train::{encoders::Encoders, recipe::EncoderConfig, sampling::Surroundings};
 use miette::miette;
+use ron::extensions::Extensions;
 use std::path::Path;
 
 /// Side of the pictures the positions of the presets are meant for.
@@ -239,7 +240,11 @@ fn preset_for(
 }
 
 fn diffusion(text: &str) -> Result<DiffusionConfig, String> {
-    let diffusion: DiffusionConfig = ron::from_str(text)
+    // As in a recipe.
+    let dialect = ron::Options::default()
+        .with_default_extension(Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES);
+    let diffusion: DiffusionConfig = dialect
+        .from_str(text)
         .map_err(|error| format!("{error}; it is written as in a recipe, such as {EXAMPLE}"))?;
     match diffusion.validate() {
         Ok(()) => Ok(diffusion),

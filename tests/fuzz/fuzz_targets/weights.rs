@@ -9,6 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(format!("fuzz-{}", std::process::id()));
     std::fs::write(&path, data).expect("a file can be written");
     if let Ok(mut file) = WeightsFile::open(&path) {
+        let _ = file.description();
         let names: Vec<String> = file.names().map(str::to_owned).collect();
         for name in names {
             let shape = file.shape(&name);

@@ -43,6 +43,8 @@ fn weights_alone_draw_what_their_run_draws() {
             "2",
             "--steps",
             "3",
+            "--guidance",
+            "2",
             "--out",
             out,
         ];
@@ -86,7 +88,7 @@ fn weights_alone_draw_what_their_run_draws() {
             &["--size", "512"],
             [
                 "--size is 512",
-                "ema.safetensors says that its pictures have 16 pixels",
+                "ema.safetensors says that its pictures have 32 pixels",
             ],
         ),
         (

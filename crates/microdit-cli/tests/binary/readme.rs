@@ -52,7 +52,7 @@ fn published_models(arguments: &str) {
         .unwrap();
     let missing = match arguments.starts_with("fetch") {
         true => "stabilityai/sdxl-vae/config.json is not in the cache",
-        false => "sdxl-vae is not on this machine",
+        false => "microdit-xl2 is not on this machine",
     };
     fails(&output, &[missing]);
 }
