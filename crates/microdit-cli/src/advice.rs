@@ -1,5 +1,6 @@
 //! The way out of an error: libraries say what is wrong, and know no command line.
 
+use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
 use microdit_encoders::hub::HubError;
 use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
@@ -56,6 +57,7 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = error.downcast_ref().and_then(on_training);
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_weights));
     advice.map(str::to_owned)
 }
 
@@ -81,6 +83,16 @@ fn on_data(error: &DataError) -> Option<&'static str> {
     })
 }
 
+/// How one of several state dicts is chosen.
+const CHOOSE: &str = "choose one with: microdit convert FILE --key KEY --out FILE";
+
+fn on_weights(error: &WeightsError) -> Option<&'static str> {
+    match error {
+        WeightsError::Choice { error, .. } if error.reason == NoChoice::Several => Some(CHOOSE),
+        _ => None,
+    }
+}
+
 fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {
     Some(match error {
         PrecomputeError::Data(error) => return on_data(error),
@@ -98,6 +110,7 @@ fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {
 fn on_training(error: &TrainError) -> Option<&'static str> {
     Some(match error {
         TrainError::Data(error) => return on_data(error),
+        TrainError::Weights(error) => return on_weights(error),
         TrainError::RunExists(_) => {
             "continue it with --resume, choose another directory with --run, or remove it"
         }
@@ -137,6 +150,7 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use microdit::weights::ChoiceError;
 
     #[test]
     fn advice_reaches_what_another_error_holds() {
@@ -156,5 +170,20 @@ mod tests {
             assert_eq!(help(result).as_deref(), Some(MAX_DAMAGE));
         }
         assert_eq!(help(Err(DataError::Interrupted).or_advise()), None);
+        let of = |reason| WeightsError::Choice {
+            path: "a.pt".into(),
+            error: ChoiceError {
+                reason,
+                there: vec!["`model` (2 tensors)".into()],
+                unread: Vec::new(),
+            },
+        };
+        let several = of(NoChoice::Several);
+        assert!(!several.to_string().contains("microdit"), "{several}");
+        let advised = help(Err(TrainError::Weights(several)).or_advise());
+        assert_eq!(advised.as_deref(), Some(CHOOSE));
+        let advised = help(Err(of(NoChoice::Several)).or_advise());
+        assert_eq!(advised.as_deref(), Some(CHOOSE));
+        assert_eq!(help(Err(of(NoChoice::Nothing)).or_advise()), None);
     }
 }

@@ -29,6 +29,43 @@ pub(super) struct Choice {
     pub(super) notes: Vec<String>,
 }
 
+/// A file that gives no one state dict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}{}{}", listed("; there are: ", .there), listed("; objects of these classes were left unread: ", .unread))]
+pub struct ChoiceError {
+    /// Why.
+    pub reason: NoChoice,
+    /// The state dicts there are, in words.
+    pub there: Vec<String>,
+    /// Classes whose objects were left unread.
+    pub unread: Vec<String>,
+}
+
+/// Why a file gives no one state dict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoChoice {
+    /// None is there.
+    #[error(
+        "it holds no tensors of a network; expected a state dict, or a checkpoint with one inside"
+    )]
+    Nothing,
+    /// None is at the key.
+    #[error("it holds no state dict at `{0}`")]
+    NotThere(String),
+    /// None was asked for, and it holds more than one.
+    #[error("it holds several state dicts")]
+    Several,
+}
+
+/// What an error ends with.
+fn listed(introduction: &str, all: &[String]) -> String {
+    match all {
+        [] => String::new(),
+        all => format!("{introduction}{}", all.join(", ")),
+    }
+}
+
 /// A dictionary with tensors.
 struct Candidate {
     path: String,
@@ -41,7 +78,7 @@ struct Candidate {
 }
 
 /// The state dict at `key`, or the only one there is; of the reference's trainer, its network.
-pub(super) fn choose(root: &Value, key: Option<&str>) -> Result<Choice, String> {
+pub(super) fn choose(root: &Value, key: Option<&str>) -> Result<Choice, ChoiceError> {
     let candidates = candidates(root);
     let chosen = match key {
         Some(key) => candidates
@@ -49,9 +86,17 @@ pub(super) fn choose(root: &Value, key: Option<&str>) -> Result<Choice, String> 
             .find(|candidate| {
                 candidate.path == key || candidate.also.iter().any(|also| also == key)
             })
-            .ok_or_else(|| format!("it holds no state dict at `{key}`{}", list(&candidates)))?,
-        None => only(&candidates)?,
+            .ok_or_else(|| NoChoice::NotThere(key.to_owned())),
+        None => only(&candidates),
     };
+    let chosen = chosen.map_err(|reason| ChoiceError {
+        there: match reason {
+            NoChoice::Nothing => Vec::new(),
+            _ => summary(candidates.iter()),
+        },
+        reason,
+        unread: Vec::new(),
+    })?;
     let mut choice = taken(chosen, key.is_none());
     let others = candidates.iter().filter(|other| other.path != chosen.path);
     let left: Vec<String> = summary(others);
@@ -74,7 +119,7 @@ impl Candidate {
     }
 }
 
-fn only(candidates: &[Candidate]) -> Result<&Candidate, String> {
+fn only(candidates: &[Candidate]) -> Result<&Candidate, NoChoice> {
     let reference = candidates.iter().find(|candidate| {
         candidate.path == "state.model"
             && candidate
@@ -89,13 +134,8 @@ fn only(candidates: &[Candidate]) -> Result<&Candidate, String> {
     let mut plausible = candidates.iter().filter(|candidate| candidate.plausible);
     match (plausible.next(), plausible.next(), candidates) {
         (Some(only), None, _) | (None, None, [only]) => Ok(only),
-        (None, _, []) => Err(
-            "it holds no tensors of a network; expected a state dict, or a checkpoint with one inside".into(),
-        ),
-        _ => Err(format!(
-            "it holds several state dicts; choose one with: microdit convert FILE --key KEY --out FILE{}",
-            list(candidates)
-        )),
+        (None, _, []) => Err(NoChoice::Nothing),
+        _ => Err(NoChoice::Several),
     }
 }
 
@@ -216,16 +256,6 @@ fn is_weight(value: &Value) -> bool {
     }
 }
 
-/// The state dicts there are, as an error ends.
-fn list(candidates: &[Candidate]) -> String {
-    let all = summary(candidates.iter());
-    if all.is_empty() {
-        String::new()
-    } else {
-        format!("; there are: {}", all.join(", "))
-    }
-}
-
 /// Paths of state dicts with their number of tensors; those of an optimizer in one line.
 fn summary<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Vec<String> {
     let (mut named, mut optimizer) = (Vec::new(), 0usize);
@@ -262,7 +292,7 @@ mod tests {
 
     fn chosen(root: &Node, key: Option<&str>) -> Result<(Vec<String>, String), String> {
         let pickle = root.load()?;
-        let choice = choose(&pickle.root, key)?;
+        let choice = choose(&pickle.root, key).map_err(|error| error.to_string())?;
         let names = choice.tensors.into_iter().map(|(name, _)| name);
         Ok((names.collect(), choice.notes.join("; ")))
     }
@@ -340,7 +370,7 @@ mod tests {
             ("ema", network()),
         ]);
         let error = chosen(&whole, None).unwrap_err();
-        for part in ["--key", "`model` (2 tensors)", "`ema` (2 tensors)"] {
+        for part in ["several", "`model` (2 tensors)", "`ema` (2 tensors)"] {
             assert!(error.contains(part), "{error}");
         }
         let (names, notes) = chosen(&whole, Some("ema")).unwrap();

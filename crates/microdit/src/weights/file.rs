@@ -241,7 +241,13 @@ impl Part {
         let source = match format {
             Format::Torch => {
                 let checkpoint = Checkpoint::open(file).map_err(fail)?;
-                let (file, said) = checkpoint.choose(key).map_err(fail)?;
+                let (file, said) =
+                    checkpoint
+                        .choose(key)
+                        .map_err(|error| WeightsError::Choice {
+                            path: path.to_owned(),
+                            error,
+                        })?;
                 notes.extend(said);
                 Source::Torch(Box::new(file))
             }

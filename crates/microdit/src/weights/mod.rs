@@ -21,6 +21,7 @@ mod state;
 mod trainer;
 mod wrappers;
 
+pub use choice::{ChoiceError, NoChoice};
 pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
 pub use names::reference_name;
@@ -52,6 +53,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong, and what was expected.
         message: String,
+    },
+    /// Which of the file's tensors are the network is not known.
+    #[error("{}: {error}", path.display())]
+    Choice {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what there is to choose from.
+        error: ChoiceError,
     },
     /// What the file says of itself cannot be read.
     #[error("{}: {error}", path.display())]

@@ -4,7 +4,7 @@
 
 use super::{
     archive::Archive,
-    choice::{self, Choice},
+    choice::{self, Choice, ChoiceError},
     pickle::{self, Pickle, TensorRecord, Value},
 };
 use burn::tensor::TensorData;
@@ -78,10 +78,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If there is no state dict, or several and none was asked for.
-    pub(super) fn choose(self, key: Option<&str>) -> Result<(TorchFile, Vec<String>), String> {
-        let Choice { tensors, mut notes } = choice::choose(&self.pickle.root, key)
-            .map_err(|message| with_unread(message, &self.unread()))?;
+    pub(super) fn choose(self, key: Option<&str>) -> Result<(TorchFile, Vec<String>), ChoiceError> {
         let unread = self.unread();
+        let choice = choice::choose(&self.pickle.root, key).map_err(|error| ChoiceError {
+            unread: unread.clone(),
+            ..error
+        });
+        let Choice { tensors, mut notes } = choice?;
         if !unread.is_empty() {
             notes.push(format!("objects left unread: {}", unread.join(", ")));
         }
@@ -91,16 +94,6 @@ impl Checkpoint {
     /// The archive alone.
     pub(super) fn into_file(self, tensors: impl IntoIterator<Item = (String, Value)>) -> TorchFile {
         TorchFile::new(self.archive, self.prefix, tensors)
-    }
-}
-
-fn with_unread(message: String, unread: &[String]) -> String {
-    match unread {
-        [] => message,
-        classes => format!(
-            "{message}; objects of these classes were left unread: {}",
-            classes.join(", ")
-        ),
     }
 }
 
