@@ -101,13 +101,13 @@ impl Stages<'_> {
         let x = self.golden.get("in.x").float::<Inner, 4>(&device);
         let t = self.golden.get("in.t").float::<Inner, 1>(&device);
         let y = self.golden.get("in.y").captions::<Inner>(&device);
-        self.check("t_emb", dit.t_embedder.forward(t.clone()));
-        let projected = dit.y_proj.forward(y.clone());
+        self.check("t_emb", dit.noise_embed.forward(t.clone()));
+        let projected = dit.caption_projection.forward(y.clone());
         self.check("y_proj", projected.clone());
         let condition = dit.condition(t, y);
         self.check("y", condition.captions.clone());
         let pooled = condition.captions.clone().mean_dim(1).squeeze_dim::<2>(1);
-        self.check("y_pooled", dit.pooled_y_emb_process.forward(pooled));
+        self.check("y_pooled", dit.pooled_caption.forward(pooled));
         self.check("cond", condition.vector.clone());
         let embedded = dit.embed(x);
         self.check("embed", embedded.clone());

@@ -190,13 +190,13 @@ mod tests {
         let dit: Dit<Flex> = config().init(0, &Default::default()).unwrap();
         let roles = roles(&dit);
         for (name, role) in [
-            ("x_embedder.proj.weight", Role::Embedding),
-            ("x_embedder.proj.bias", Role::Bias),
-            ("t_embedder.fc2.weight", Role::Embedding),
-            ("y_proj.fc1.weight", Role::Embedding),
-            ("y_proj.norm.weight", Role::Norm),
-            ("y_emb_preprocess.attn.qkv.weight", Role::Matrix),
-            ("pooled_y_emb_process.fc1.weight", Role::Embedding),
+            ("patch_embed.proj.weight", Role::Embedding),
+            ("patch_embed.proj.bias", Role::Bias),
+            ("noise_embed.fc2.weight", Role::Embedding),
+            ("caption_projection.fc1.weight", Role::Embedding),
+            ("caption_projection.norm.weight", Role::Norm),
+            ("caption_block.attn.qkv.weight", Role::Matrix),
+            ("pooled_caption.fc1.weight", Role::Embedding),
             ("mixer.map_in.linear.weight", Role::Matrix),
             ("mixer.blocks.0.mlp.w1.weight", Role::Matrix),
             ("mixer.blocks.1.mlp.w1", Role::Expert),

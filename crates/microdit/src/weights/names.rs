@@ -3,11 +3,15 @@
 /// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
 pub(super) const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
 
-/// Names of a path segment or of two, ours and the reference's.
+/// Beginnings of paths, ours and the reference's; other paths begin alike.
 const RENAMED: &[(&str, &str)] = &[
-    ("t_embedder.fc1.", "t_embedder.mlp.0."),
-    ("t_embedder.fc2.", "t_embedder.mlp.2."),
-    ("y_proj.", "y_embedder.y_proj."),
+    ("patch_embed.", "x_embedder."),
+    ("noise_embed.fc1.", "t_embedder.mlp.0."),
+    ("noise_embed.fc2.", "t_embedder.mlp.2."),
+    ("caption_projection.", "y_embedder.y_proj."),
+    ("caption_block.", "y_emb_preprocess."),
+    ("pooled_caption.", "pooled_y_emb_process."),
+    ("final_layer.norm.", "final_layer.norm_final."),
     ("mixer.blocks.", "patch_mixer."),
     ("mixer.map_in.norm.", "patch_mixer_map_xin.0."),
     ("mixer.map_in.linear.", "patch_mixer_map_xin.1."),

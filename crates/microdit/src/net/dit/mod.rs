@@ -49,7 +49,7 @@ pub struct FinalLayer<B: DitBackend> {
     /// Condition to shift and scale `[2 dim, dim]`.
     pub modulation: Linear<B>,
     /// Norm over `dim`.
-    pub norm_final: LayerNorm<B>,
+    pub norm: LayerNorm<B>,
 }
 
 impl<B: DitBackend> FinalLayer<B> {
@@ -57,7 +57,7 @@ impl<B: DitBackend> FinalLayer<B> {
         Self {
             linear: init.zero_linear(config.dim, config.patch_dim(), true),
             modulation: init.zero_linear(config.dim, 2 * config.dim, true).in_f32(),
-            norm_final: LayerNorm::new(config.dim, config.norm_eps, init),
+            norm: LayerNorm::new(config.dim, config.norm_eps, init),
         }
     }
 
@@ -65,7 +65,7 @@ impl<B: DitBackend> FinalLayer<B> {
     pub fn forward(&self, x: Tensor<B, 3>, condition: Tensor<B, 2>) -> Tensor<B, 3> {
         let [shift, scale] = split_last(self.modulation.forward(B::tanh_gelu(condition)));
         self.linear
-            .forward(self.norm_final.modulated(x, Modulation { shift, scale }))
+            .forward(self.norm.modulated(x, Modulation { shift, scale }))
     }
 }
 
@@ -74,15 +74,15 @@ impl<B: DitBackend> FinalLayer<B> {
 #[derive(Module, Debug)]
 pub struct Dit<B: DitBackend> {
     /// Patches to tokens.
-    pub x_embedder: PatchEmbed<B>,
+    pub patch_embed: PatchEmbed<B>,
     /// Noise level to vector.
-    pub t_embedder: TimestepEmbed<B>,
+    pub noise_embed: TimestepEmbed<B>,
     /// Caption channels to `dim`.
-    pub y_proj: Mlp<B>,
+    pub caption_projection: Mlp<B>,
     /// Refines the caption tokens.
-    pub y_emb_preprocess: CaptionBlock<B>,
+    pub caption_block: CaptionBlock<B>,
     /// Mean caption token to vector.
-    pub pooled_y_emb_process: Mlp<B>,
+    pub pooled_caption: Mlp<B>,
     /// Sees all tokens.
     pub mixer: Option<PatchMixer<B>>,
     /// The backbone; sees the kept tokens.
@@ -131,14 +131,16 @@ impl DitConfig {
         let (dim, eps) = (self.dim, self.norm_eps);
         let blocks = init.at("blocks");
         Ok(Dit {
-            x_embedder: PatchEmbed::new(self, &init.at("x_embedder")),
-            t_embedder: TimestepEmbed::new(dim, &init.at("t_embedder")),
-            y_proj: Mlp::new(self.caption_channels, dim, eps, &init.at("y_proj")),
-            y_emb_preprocess: CaptionBlock::new(
-                &self.caption_block(),
-                &init.at("y_emb_preprocess"),
+            patch_embed: PatchEmbed::new(self, &init.at("patch_embed")),
+            noise_embed: TimestepEmbed::new(dim, &init.at("noise_embed")),
+            caption_projection: Mlp::new(
+                self.caption_channels,
+                dim,
+                eps,
+                &init.at("caption_projection"),
             ),
-            pooled_y_emb_process: Mlp::new(dim, dim, eps, &init.at("pooled_y_emb_process")),
+            caption_block: CaptionBlock::new(&self.caption_block(), &init.at("caption_block")),
+            pooled_caption: Mlp::new(dim, dim, eps, &init.at("pooled_caption")),
             mixer: PatchMixer::new(self, &init.at("mixer")),
             blocks: self
                 .blocks()
@@ -187,16 +189,18 @@ impl<B: DitBackend> Dit<B> {
     pub fn embed(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
         let [_, _, height, width] = x.dims();
         let grid = [height, width].map(|side| side / self.config.patch_size);
-        self.x_embedder.forward(x) + self.positions(grid)
+        self.patch_embed.forward(x) + self.positions(grid)
     }
 
     /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, words, channels]` to the condition.
     pub fn condition(&self, t: Tensor<B, 1>, captions: Tensor<B, 3>) -> Condition<B> {
-        let captions = self.y_emb_preprocess.forward(self.y_proj.forward(captions));
+        let captions = self
+            .caption_block
+            .forward(self.caption_projection.forward(captions));
         let [_, _, dim] = captions.dims();
         let mean = captions.clone().mean_dim(1).reshape([-1, dim as i64]);
         // A single time is added to every row.
-        let vector = self.pooled_y_emb_process.forward(mean) + self.t_embedder.forward(t);
+        let vector = self.pooled_caption.forward(mean) + self.noise_embed.forward(t);
         Condition { captions, vector }
     }
 }
@@ -216,7 +220,7 @@ impl<B: DitBackend> Roles for Dit<B> {
     fn role(path: &[&str], rank: usize) -> Role {
         match path {
             [
-                "x_embedder" | "t_embedder" | "y_proj" | "pooled_y_emb_process",
+                "patch_embed" | "noise_embed" | "caption_projection" | "pooled_caption",
                 ..,
             ]
             | ["final_layer", "linear", ..] => Role::plain(path, rank).in_embedding(),
