@@ -32,7 +32,7 @@ use std::{
 use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots, save_task};
 
 /// Version of the layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Names of the files.
 const STATE: &str = "state.json";
@@ -350,8 +350,9 @@ impl Manifest {
         if let Ok(Version { format }) = serde_json::from_slice(&text)
             && format != FORMAT
         {
-            let message =
-                format!("format {format} of another version of microdit, expected {FORMAT}");
+            let message = format!(
+                "format {format} of another version of microdit, expected {FORMAT}: that version can resume it"
+            );
             return Err(told(&message));
         }
         unseal(&text).map_err(|error| told(&error))
