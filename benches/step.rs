@@ -136,7 +136,7 @@ fn train<B: TrainBackend>(
     let mut optimizer = Optimizer::<B::InnerBackend>::new(OptimizerConfig::default());
     let (batch, side) = (arguments.batch, config.input_size);
     let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
-    let flops = microdit::cost::flops::per_image(config, config.tokens(), kept, WORDS);
+    let flops = microdit::net::dit::flops::per_image(config, config.tokens(), kept, WORDS);
     let tflop = flops.total() * batch as f64 / 1e12;
     for step in arguments.turns() {
         let image = [batch, config.in_channels, side, side];
@@ -261,7 +261,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
         }
         let mut line = json!({
             "implementation": "microdit", "network": format!("{:?}", arguments.network).to_lowercase(),
-            "parameters": microdit::cost::flops::parameters(&config), "batch": arguments.batch,
+            "parameters": microdit::net::dit::flops::parameters(&config), "batch": arguments.batch,
             "bf16": arguments.bf16, "threads": rayon::current_num_threads(),
             "images_per_second": arguments.batch as f64 / timed["seconds"].as_f64().unwrap_or(f64::NAN),
             "peak_mib": peak_mib(arguments.device),

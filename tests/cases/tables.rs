@@ -10,7 +10,10 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use microdit::{
-    DitConfig, cost::flops, ema::blend, net::dit::embed::sincos_positions, weights::StateDict,
+    DitConfig,
+    ema::blend,
+    net::dit::{embed::sincos_positions, flops},
+    weights::StateDict,
 };
 use microdit_train::schedule::{Curve, Schedule};
 use std::{collections::BTreeMap, path::Path};

@@ -1,6 +1,6 @@
 //! What a run writes down while it trains: lines of JSON, and the same numbers for TensorBoard.
 
-use crate::{error::TrainError, events::EventFile, probe::Numbers};
+use crate::{error::TrainError, events::EventFile};
 use microdit::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -46,6 +46,9 @@ pub struct Metrics {
     /// What the budget leaves of it.
     pub usd_left: Option<f64>,
 }
+
+/// What a probe found, by name.
+pub type Numbers = BTreeMap<&'static str, f64>;
 
 /// One line of `evaluation.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

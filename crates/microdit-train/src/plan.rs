@@ -3,7 +3,7 @@
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{
     MaskStage, Precision,
-    cost::{flops, memory},
+    net::dit::{flops, memory},
 };
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;

@@ -5,9 +5,8 @@ use crate::{
     error::TrainError,
     optim::{FIRST, Optimizer, SECOND},
     recipe::{Handed, Recipe, Stage},
-    trainer::Build,
 };
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData, backend::BackendTypes};
 use microdit::{
     TrainBackend,
     ema::Ema,
@@ -16,6 +15,10 @@ use microdit::{
 };
 use microdit_data::Position;
 use std::sync::Arc;
+
+/// Makes the task of a stage, untrained: of its stage, the run's seed and a device.
+pub type Build<B, T> =
+    dyn Fn(&Stage, u64, &<B as BackendTypes>::Device) -> Result<T, TrainError> + Sync;
 
 /// A run that has not taken a step.
 pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(

@@ -3,7 +3,11 @@
 //!
 //! ```
 //! use burn_flex::Flex;
-//! use microdit::{//!     DitConfig, Masking, //!     net::Denoiser, //!     task::{DenoiseConfig, Draws, HostBatch, Task}, //!};
+//! use microdit::{
+//!     DitConfig, Masking,
+//!     net::Denoiser,
+//!     task::{DenoiseConfig, Draws, HostBatch, Task},
+//! };
 //!
 //! // A small network over 8 x 8 latents, and a batch of two latents with captions of five vectors.
 //! let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
@@ -26,7 +30,6 @@
 //! ```
 
 pub mod atomic_file;
-pub mod cost;
 pub mod diffusion;
 pub mod ema;
 pub mod net;

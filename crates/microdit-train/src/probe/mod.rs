@@ -3,6 +3,7 @@
 mod held_out;
 mod sample_grid;
 
+pub use crate::log::Numbers;
 pub use held_out::HeldOutLoss;
 pub use sample_grid::SampleGrid;
 
@@ -12,7 +13,7 @@ use crate::{
     run::RunDir,
 };
 use microdit::{TrainBackend, task::TrainTask};
-use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+use std::sync::atomic::AtomicBool;
 
 /// Something that looks at a network now and then. It owns what it compares with, and learns of the network in a
 /// [`View`]. Only the process that keeps the run directory has probes.
@@ -48,9 +49,6 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Whatever ends the run.
     fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError>;
 }
-
-/// What a probe found, by name.
-pub type Numbers = BTreeMap<&'static str, f64>;
 
 /// A run as a probe sees it, between two steps.
 pub struct View<'a, B: TrainBackend, T: TrainTask<B>> {

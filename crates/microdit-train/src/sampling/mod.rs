@@ -19,9 +19,8 @@ use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     Dit, DitBackend, DitConfig,
-    cost::flops::parameters,
     diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
-    net::Denoiser,
+    net::{Denoiser, dit::flops::parameters},
     rng::{Purpose, Stream},
     weights::{CaptionSource, LatentSource, StateDict, WeightsFile},
 };

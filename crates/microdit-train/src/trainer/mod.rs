@@ -14,13 +14,12 @@ use crate::{
     nodes::Nodes,
     plan::Gpu,
     probe::{self, Probe},
-    recipe::{Change, Recipe, Stage},
+    recipe::{Change, Recipe},
     resume::{accept, check_own_recipe, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
-    stage_start::{fresh, hand_over},
+    stage_start::{Build, fresh, hand_over},
 };
-use burn::tensor::backend::BackendTypes;
 use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
 use microdit_data::Position;
 use serde::Serialize;
@@ -28,7 +27,7 @@ use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
-use steps::Trainer;
+use steps::{Opened, Trainer};
 
 /// A run that ended in order.
 #[derive(Debug)]
@@ -71,10 +70,6 @@ impl Session<'_> {
         self.nodes.is_none_or(Nodes::is_first)
     }
 }
-
-/// Makes the task of a stage, untrained: of its stage, the run's seed and a device.
-pub type Build<B, T> =
-    dyn Fn(&Stage, u64, &<B as BackendTypes>::Device) -> Result<T, TrainError> + Sync;
 
 /// A run that is ready to be trained.
 pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
@@ -296,7 +291,11 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             }
         }
         let resumed = self.newest.is_some();
-        let opened = (self.newest, self.data);
+        let opened = Opened {
+            newest: self.newest,
+            data: self.data,
+            probes: self.probes,
+        };
         let mut trainer = Trainer::new(
             recipe,
             run,
@@ -305,7 +304,6 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             report,
             &state.progress,
             opened,
-            self.probes,
         )?;
         if resumed {
             trainer.catch_up(&state)?;

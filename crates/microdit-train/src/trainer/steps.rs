@@ -26,6 +26,16 @@ use std::{sync::atomic::Ordering, time::Instant};
 /// A batch, and what all nodes made of it.
 type Trained<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
 
+/// What was found when the run was opened.
+pub(super) struct Opened<'a, B: TrainBackend, T: TrainTask<B>> {
+    /// The checkpoint it resumes from.
+    pub(super) newest: Option<Checkpoint>,
+    /// What the data of the stages are, as far as that is known.
+    pub(super) data: Vec<Option<DataIdentity>>,
+    /// What looks at the network now and then.
+    pub(super) probes: Vec<Box<dyn Probe<B, T> + 'a>>,
+}
+
 /// A run that is being trained.
 pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) recipe: &'a Recipe,
@@ -55,8 +65,7 @@ where
     T: TrainTask<B>,
     R: FnMut(&Metrics),
 {
-    /// A trainer of a run that is as far as `progress` says, at a checkpoint if there is one and with data as far as they
-    /// are known.
+    /// A trainer of a run that is as far as `progress` says.
     pub(super) fn new(
         recipe: &'a Recipe,
         run: &'a RunDir,
@@ -64,8 +73,7 @@ where
         session: &'a Session<'a>,
         report: R,
         progress: &Progress,
-        (newest, data): (Option<Checkpoint>, Vec<Option<DataIdentity>>),
-        probes: Vec<Box<dyn Probe<B, T> + 'a>>,
+        opened: Opened<'a, B, T>,
     ) -> Result<Self, TrainError> {
         Ok(Self {
             recipe,
@@ -81,12 +89,12 @@ where
             before: progress.seconds,
             steps: StepLog::new(recipe, run),
             probes: match session.keeps() {
-                true => probes,
+                true => opened.probes,
                 false => Vec::new(),
             },
             since: Instant::now(),
-            newest,
-            data,
+            newest: opened.newest,
+            data: opened.data,
         })
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     checkpoint::tests::tiny,
     probe::{Numbers, View},
+    recipe::Stage,
 };
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;

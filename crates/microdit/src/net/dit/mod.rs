@@ -3,6 +3,8 @@
 pub mod block;
 mod config;
 pub mod embed;
+pub mod flops;
+pub mod memory;
 pub mod mixer;
 mod segments;
 mod validate;

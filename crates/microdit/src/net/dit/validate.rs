@@ -1,8 +1,7 @@
 //! Which [`DitConfig`]s can be built: ranges, rules between sizes, and a limit on all of them together.
 
+use super::{DitConfig, MixerConfig, flops};
 use crate::{
-    cost::flops,
-    net::dit::{DitConfig, MixerConfig},
     nn::MoeConfig,
     range::{OutOfRange, above, require, within},
 };

@@ -1,6 +1,7 @@
 //! Analytic parameters and FLOPs of a configuration: the source of utilisation figures and of every cost estimate.
 
-use crate::{net::dit::DitConfig, nn::BlockConfig};
+use super::DitConfig;
+use crate::nn::BlockConfig;
 
 /// Channels of the sinusoids the time embedding starts from.
 const TIME_CHANNELS: usize = 512;
@@ -24,7 +25,7 @@ impl Flops {
 /// Parameters of the network, without its two buffers; `usize::MAX` where that is too small to count them.
 ///
 /// ```
-/// use microdit::{DitConfig, cost::flops};
+/// use microdit::{DitConfig, net::dit::flops};
 /// assert_eq!(flops::parameters(&DitConfig::tiny_2()), 200_692_752);
 /// ```
 pub fn parameters(config: &DitConfig) -> usize {
@@ -80,7 +81,7 @@ pub fn expert_parameters(config: &DitConfig) -> usize {
 /// `caption_tokens`. With deferred masking the mixer sees every token, with naive masking only the kept ones.
 ///
 /// ```
-/// use microdit::{DitConfig, Masking, cost::flops};
+/// use microdit::{DitConfig, Masking, net::dit::flops};
 /// let config = DitConfig::xl_2();
 /// let kept = Masking::Deferred { ratio: 0.75 }.kept(config.tokens());
 /// let gflop = flops::per_image(&config, config.tokens(), kept, 77).total() / 1e9;

@@ -1,10 +1,7 @@
 //! What training keeps in memory, in bytes: the source of every memory estimate.
 
-use crate::{
-    cost::flops::saturated,
-    net::dit::DitConfig,
-    nn::{BlockConfig, Precision},
-};
+use super::{DitConfig, flops::saturated};
+use crate::nn::{BlockConfig, Precision};
 
 /// Bytes of a number of the residual stream, norms and gates.
 const WIDE: u128 = 4;
@@ -19,10 +16,10 @@ fn narrow(precision: Precision) -> u128 {
 
 /// Bytes the forward pass of one image leaves for the backward pass: what the operations of
 /// [`DitBackend`](crate::DitBackend) store under automatic differentiation. Tokens and captions are counted as in
-/// [`flops::per_image`](crate::cost::flops::per_image); `usize::MAX` where that is too small to count them.
+/// [`flops::per_image`](crate::net::dit::flops::per_image); `usize::MAX` where that is too small to count them.
 ///
 /// ```
-/// use microdit::{DitConfig, cost::memory};
+/// use microdit::{DitConfig, net::dit::memory};
 /// let config = DitConfig::tiny_2();
 /// let (masked, whole) = (memory::activations(&config, 256, 64, 77), memory::activations(&config, 256, 256, 77));
 /// assert!(masked < whole / 2);
@@ -67,7 +64,7 @@ pub fn activations(
 /// The same if only what flows between the blocks is kept and the rest computed again, one block at a time.
 ///
 /// ```
-/// use microdit::{DitConfig, cost::memory};
+/// use microdit::{DitConfig, net::dit::memory};
 /// let config = DitConfig::tiny_2();
 /// let (all, few) = (memory::activations(&config, 256, 256, 77), memory::recomputed(&config, 256, 256, 77));
 /// assert!(few < all / 5);

@@ -1,4 +1,0 @@
-//! What a network costs before it is built.
-
-pub mod flops;
-pub mod memory;
