@@ -8,21 +8,24 @@ use microdit::{
     net::NetworkConfig,
     weights::{CaptionSource, Description, LatentSource, WeightsFile},
 };
-use microdit_train::{encoders::Encoders, recipe::EncoderConfig, sampling::Surroundings};
+use microdit_train::{
+    encoders::Encoders,
+    recipe::{EncoderConfig, dialect},
+    sampling::Surroundings,
+};
 use miette::miette;
-use ron::extensions::Extensions;
 use std::path::Path;
 
-/// Side of the pictures the positions of the presets are meant for.
+/// Image side in pixels that the positions of the presets are meant for.
 const PRESET_SIDE: usize = 256;
 
-/// Side of the pictures of a preset, unless told otherwise.
+/// Image side in pixels of a preset where --size is absent.
 const SIDE: usize = 512;
 
 /// How a diffusion is written, in messages.
 const EXAMPLE: &str = "\"Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2)\"";
 
-/// What --weights need to be told with, if the file does not say it.
+/// Flags that describe --weights where the file does not.
 #[derive(clap::Args)]
 pub(crate) struct Told {
     /// Architecture of --weights; needed only if the file does not describe itself
@@ -32,7 +35,7 @@ pub(crate) struct Told {
     /// needed only if the file does not describe itself
     #[arg(long, value_name = "DIFFUSION", conflicts_with = "run", value_parser = diffusion)]
     diffusion: Option<DiffusionConfig>,
-    /// Side of the pictures of --weights in pixels [default: the file's, or 512]
+    /// Image side of --weights in pixels [default: the file's, or 512]
     #[arg(long, conflicts_with = "run", value_parser = whole(1..=65_536))]
     size: Option<usize>,
 }
@@ -220,7 +223,7 @@ impl<'a> Described<'a> {
     }
 }
 
-/// The network for pictures of `size` pixels, in latents of `channels`.
+/// The network for images of `size` x `size` pixels and latents of so many channels.
 fn preset_for(
     preset: Preset,
     size: usize,
@@ -240,10 +243,7 @@ fn preset_for(
 }
 
 fn diffusion(text: &str) -> Result<DiffusionConfig, String> {
-    // As in a recipe.
-    let dialect = ron::Options::default()
-        .with_default_extension(Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES);
-    let diffusion: DiffusionConfig = dialect
+    let diffusion: DiffusionConfig = dialect()
         .from_str(text)
         .map_err(|error| format!("{error}; it is written as in a recipe, such as {EXAMPLE}"))?;
     match diffusion.validate() {

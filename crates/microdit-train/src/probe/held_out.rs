@@ -10,7 +10,7 @@ use crate::{
 use microdit::{
     DitBackend, TrainBackend,
     net::Denoiser as _,
-    task::{Draws, Task, TrainTask},
+    task::{Draws, Samples as _, Task, TrainTask},
 };
 use microdit_data::{Batch, Position};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,7 +99,6 @@ fn mean_loss<B: DitBackend>(
     seed: u64,
     stop: &AtomicBool,
 ) -> Option<f64> {
-    use microdit::task::Samples as _;
     // Stages differ in their mask, and a caption that is dropped says nothing about captions.
     let draws = Draws {
         seed,

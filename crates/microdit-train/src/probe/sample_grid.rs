@@ -61,7 +61,10 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
     /// A run does not end for want of a picture: what went wrong is a warning.
     fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError> {
         if let Err(error) = self.draw(view) {
-            tracing::warn!("no pictures of step {}: {error}", view.step);
+            tracing::warn!(
+                "the sample grid of step {} was not drawn: {error}",
+                view.step
+            );
         }
         Ok(None)
     }

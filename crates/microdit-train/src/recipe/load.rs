@@ -194,7 +194,7 @@ pub(super) fn changed<T: DeserializeOwned + Serialize>(
 }
 
 /// RON as recipes have it.
-fn dialect() -> ron::Options {
+pub fn dialect() -> ron::Options {
     let extensions = Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES;
     ron::Options::default().with_default_extension(extensions)
 }

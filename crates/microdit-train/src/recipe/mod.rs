@@ -16,6 +16,7 @@ mod validate;
 
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
+pub use load::dialect;
 pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub(crate) use validate::MAX_IMAGES;
