@@ -11,7 +11,7 @@ use microdit::{
     diffusion::{Diffusion as _, DiffusionConfig, Edm, Row},
     net::{Conditioning, Denoiser as _, Inputs, Selection, dit::embed::unpatchify},
     task::{Denoise, DenoiseConfig, Noised, Task as _},
-    weights::StateDict,
+    weights::{StateDict, reference_name},
 };
 use microdit_train::{
     optim::{FIRST, Gradients, Optimizer, OptimizerConfig, SECOND},
@@ -188,7 +188,7 @@ fn gradients(
     );
     let floor = 1e-4 * global.max_abs();
     for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
-        let found = grads.iter().find(|(name, _)| *name == parameter);
+        let found = grads.iter().find(|(path, _)| named(path) == parameter);
         let error = found.map_or(f64::INFINITY, |(_, grad)| {
             distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
         });
@@ -281,7 +281,7 @@ fn optimizer(golden: &Golden) -> OptimizerConfig {
 
 /// Compares weights under `prefix`.
 fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
-    let state = StateDict::from_module(&task.valid());
+    let state = StateDict::from_module(&task.valid()).into_reference();
     let (mut sum, mut count, mut outliers) = (0.0, 0.0, 0.0);
     for (name, expected) in golden.with_prefix(prefix) {
         let found = state
@@ -311,11 +311,17 @@ fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
     );
 }
 
+/// The reference's name of the parameter at a path.
+fn named(path: &str) -> String {
+    reference_name(&path.split('.').collect::<Vec<_>>())
+}
+
 fn moments(golden: &Golden, optimizer: &Optimizer<Inner>, report: &mut Report) {
     for (prefix, slot) in [("out.exp_avg.", FIRST), ("out.exp_avg_sq.", SECOND)] {
         for (name, expected) in golden.with_prefix(prefix) {
-            let error = match optimizer.slots().get(name) {
-                Some(slots) => {
+            let slots = optimizer.slots().iter();
+            let error = match slots.into_iter().find(|(path, _)| named(path) == name) {
+                Some((_, slots)) => {
                     // A moment that is rounding noise of a zero gradient has no digits to compare.
                     let floor = norm(&expected.data).max(1e-12);
                     distance(&values(slots[slot].clone()), &expected.data) / floor

@@ -62,6 +62,11 @@ impl Convert {
             }
             let description = file.description().or_advise()?;
             let weights = StateDict::take(file, &self.checkpoint).or_advise()?;
+            // A checkpoint of our own names parameters by their paths in the task.
+            let weights = match weights.is_of_task() {
+                true => weights.into_reference(),
+                false => weights,
+            };
             if !self.allow_non_finite {
                 weights
                     .check_finite()

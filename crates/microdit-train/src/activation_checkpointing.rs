@@ -3,7 +3,10 @@
 //! all there ever is.
 
 use crate::optim::Gradients;
-use burn::tensor::{Tensor, backend::AutodiffBackend};
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::AutodiffBackend},
+};
 use microdit::{
     TrainBackend,
     net::{Carry, CarryVisitor, Denoiser, Inputs, Output, Selection, TrainDenoiser},
@@ -45,9 +48,11 @@ pub(crate) fn predict<B: TrainBackend, D: TrainDenoiser<B>>(
 }
 
 impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
-    /// Gradients of the parameters of `denoiser`, from those of its prediction, which are taken out of `grads`.
+    /// Gradients of the parameters of `task`, whose network `denoiser` is, from those of the prediction, which are taken out
+    /// of `grads`.
     pub(crate) fn backward(
         self,
+        task: &impl Module<B>,
         denoiser: &D,
         grads: &mut B::Gradients,
     ) -> Gradients<B::InnerBackend> {
@@ -76,11 +81,11 @@ impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
                 false => back.along(&denoiser.segment(i, carry.clone(), &selection)),
             };
             let mut found = through.backward();
-            add(Gradients::collect(denoiser, &mut found));
+            add(Gradients::collect(task, &mut found));
             back = Back::of(&carry, &mut found);
         }
         let mut found = back.along(&denoiser.enter(inputs)).backward();
-        add(Gradients::collect(denoiser, &mut found));
+        add(Gradients::collect(task, &mut found));
         sum.expect("a network has a first segment")
     }
 }

@@ -11,7 +11,7 @@ use microdit::{
     TrainBackend,
     ema::Ema,
     task::TrainTask,
-    weights::{StateDict, TrainerCheckpoint},
+    weights::{StateDict, TrainerCheckpoint, reference_name},
 };
 use microdit_data::Position;
 use std::sync::Arc;
@@ -101,12 +101,16 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         Tensor::<B::InnerBackend, 1>::from_data(data, device)
     };
     // Where the recipe's optimizer keeps something else, it starts over.
-    let kept = stage.optimizer.kept(&task);
-    let slots = checkpoint.moments.into_iter().map(|(name, moments)| {
-        let kept = kept.get(&name).map_or(&[][..], |kept| kept.slots);
+    let mut moments = checkpoint.moments;
+    let kept = stage.optimizer.kept(&task).into_iter();
+    let slots = kept.filter_map(|(path, kept)| {
+        let segments: Vec<&str> = path.split('.').collect();
+        let moments = moments.remove(&reference_name(&segments))?;
         let named = [FIRST, SECOND].into_iter().zip(moments.map(flat));
-        let slots = named.filter(|(slot, _)| kept.contains(slot)).collect();
-        (name, slots)
+        let slots = named
+            .filter(|(slot, _)| kept.slots.contains(slot))
+            .collect();
+        Some((path, slots))
     });
     let slots = slots.collect();
     let steps = checkpoint.optimizer_steps;

@@ -37,7 +37,7 @@ impl<B: DitBackend> Computed<B> {
     }
 }
 
-/// The part of `samples` in the mean loss of the batch, and in its gradients. With `activation_checkpointing`, the network keeps only what
+/// The part of `samples` in the mean loss of the batch, and in its gradients by what the step updates. With `activation_checkpointing`, the network keeps only what
 /// flows between its segments and computes the rest again.
 pub fn gradients<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
@@ -47,10 +47,12 @@ pub fn gradients<B: TrainBackend, T: TrainTask<B>>(
     activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
     let prepared = task.prepare(batch, samples, draws);
-    of_prepared(task, &prepared, batch.count(), activation_checkpointing)
+    let mut computed = of_prepared(task, &prepared, batch.count(), activation_checkpointing);
+    computed.grads.retain(|path| task.updates(path, draws.step));
+    computed
 }
 
-/// The same of samples that are prepared already, out of `count`.
+/// The same of samples that are prepared already, out of `count`, with the gradients by all parameters.
 pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
     prepared: &T::Prepared,
@@ -69,7 +71,7 @@ pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
     let losses = task.losses(prepared, &kept.output);
     let (mean, mut computed) = reduced::<B>(&losses, count);
     let mut found = mean.backward();
-    let of_network = kept.backward(task.denoiser(), &mut found);
+    let of_network = kept.backward(task, task.denoiser(), &mut found);
     let of_others = Gradients::collect(task, &mut found);
     computed.grads = of_network.plus(of_others);
     computed

@@ -70,8 +70,8 @@ impl EmaConfig {
 /// let init = Init::<Flex>::new(0, &device);
 /// let mut ema = Ema::new(EmaConfig { decay: Decay::Smoothing(0.9), start: 1, every: 1 });
 /// let layers: Vec<Linear<Flex>> = (0..2).map(|_| init.linear(4, 4, false, STD)).collect();
-/// ema.update(&layers[0], 1);
-/// ema.update(&layers[1], 2);
+/// ema.update(&layers[0], 1, |_| true);
+/// ema.update(&layers[1], 2, |_| true);
 /// let average = ema.average().expect("it has started").weight.val();
 /// let expected = layers[0].weight.val() * 0.9 + layers[1].weight.val() * 0.1;
 /// assert!((average - expected).abs().max().into_scalar() < 1e-7);
@@ -106,8 +106,9 @@ impl<M> Ema<M> {
         self.average
     }
 
-    /// Takes in the weights after `step` finished steps, if an update is due.
-    pub fn update<B: Backend>(&mut self, live: &M, step: u64)
+    /// Takes in the weights after `step` finished steps, if an update is due: those of the parameters of which `moved`
+    /// is true.
+    pub fn update<B: Backend>(&mut self, live: &M, step: u64, moved: impl Fn(&[&str]) -> bool)
     where
         M: Module<B>,
     {
@@ -119,39 +120,53 @@ impl<M> Ema<M> {
             Some(average)
                 if (step - self.config.start).is_multiple_of(self.config.every.max(1)) =>
             {
-                Some(blend(average, live, self.config.smoothing()))
+                Some(blend(average, live, self.config.smoothing(), moved))
             }
             unchanged => unchanged,
         };
     }
 }
 
-/// `smoothing average + (1 - smoothing) live`, parameter by parameter.
+/// `smoothing average + (1 - smoothing) live`, parameter by parameter; `average` where `moved` is false of the path.
 ///
 /// # Panics
 /// If the two modules do not have the same parameters.
-pub fn blend<B: Backend, M: Module<B>>(average: M, live: &M, smoothing: f64) -> M {
+pub fn blend<B: Backend, M: Module<B>>(
+    average: M,
+    live: &M,
+    smoothing: f64,
+    moved: impl Fn(&[&str]) -> bool,
+) -> M {
     struct Collect<B: Backend>(HashMap<String, TensorPrimitive<B>>);
     impl<B: Backend> VisitParams<B> for Collect<B> {
         fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
             self.0.insert(path.join("."), param.val().into_primitive());
         }
     }
-    struct Blend<B: Backend> {
+    struct Blend<B: Backend, F> {
         live: HashMap<String, TensorPrimitive<B>>,
         smoothing: f64,
+        moved: F,
     }
-    impl<B: Backend> MapParams<B> for Blend<B> {
+    impl<B: Backend, F: Fn(&[&str]) -> bool> MapParams<B> for Blend<B, F> {
         fn map<const D: usize>(
             &mut self,
             path: &[&str],
             param: Param<Tensor<B, D>>,
         ) -> Param<Tensor<B, D>> {
+            if !(self.moved)(path) {
+                return param;
+            }
             let live = self.live.remove(&path.join("."));
             let live = Tensor::from_primitive(live.expect("modules of one shape"));
             param.map(|average| average * self.smoothing + live * (1.0 - self.smoothing))
         }
     }
     let Collect(live) = params::visit(live, Collect(HashMap::new()));
-    params::map(average, &mut Blend { live, smoothing })
+    let mut blend = Blend {
+        live,
+        smoothing,
+        moved,
+    };
+    params::map(average, &mut blend)
 }

@@ -32,7 +32,7 @@ use std::{
 use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots, save_task};
 
 /// Version of the layout.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Names of the files.
 const STATE: &str = "state.json";

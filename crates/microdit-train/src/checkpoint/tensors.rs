@@ -9,7 +9,7 @@ use microdit::{
     DitBackend,
     net::Denoiser as _,
     task::Task,
-    weights::{Description, StateDict, WeightsError, WeightsFile},
+    weights::{Description, StateDict, WeightsError, WeightsFile, reference_name},
 };
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path};
@@ -37,16 +37,19 @@ pub(crate) fn save_result<B: DitBackend>(
 ) -> Result<(), TrainError> {
     let weights = StateDict::from_module(task);
     check_finite(&name_of(path), &weights, description.step)?;
-    let weights = weights.with_buffers(task.denoiser().buffers());
+    let weights = weights
+        .into_reference()
+        .with_buffers(task.denoiser().buffers());
     Ok(weights.write_safetensors(path, DType::F32, Some(description))?)
 }
 
-/// Whether `result` holds every tensor of `checkpoint` to the bit.
+/// Whether `result` holds every tensor of `checkpoint` to the bit, under the names of the reference.
 pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, TrainError> {
     let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
-    let names: Vec<String> = saved.names().map(str::to_owned).collect();
-    for name in names {
-        if saved.read(&name)? != written.read(&name)? {
+    let paths: Vec<String> = saved.names().map(str::to_owned).collect();
+    for path in paths {
+        let name = reference_name(&path.split('.').collect::<Vec<_>>());
+        if saved.read(&path)? != written.read(&name)? {
             return Ok(false);
         }
     }

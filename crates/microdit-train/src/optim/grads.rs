@@ -11,11 +11,10 @@ use burn::{
 use microdit::{
     DitBackend,
     nn::params::{self, VisitParams},
-    weights::reference_name,
 };
 use std::collections::BTreeMap;
 
-/// Gradients by the reference's parameter names, flattened.
+/// Gradients by the parameters' paths in the module, flattened.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: Backend>(BTreeMap<String, Tensor<B, 1>>);
 
@@ -34,8 +33,7 @@ impl<B: DitBackend> Gradients<B> {
             fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<AB, D>>) {
                 if let Some(grad) = param.val().grad_remove(self.grads) {
                     let count = grad.shape().num_elements();
-                    self.found
-                        .insert(reference_name(path), grad.reshape([count]));
+                    self.found.insert(path.join("."), grad.reshape([count]));
                 }
             }
         }
@@ -44,6 +42,12 @@ impl<B: DitBackend> Gradients<B> {
             found: BTreeMap::new(),
         };
         Self(params::visit(module, collect).found)
+    }
+
+    /// Keeps the gradients by parameters of which `keep` is true, which is given their paths.
+    pub fn retain(&mut self, keep: impl Fn(&[&str]) -> bool) {
+        self.0
+            .retain(|path, _| keep(&path.split('.').collect::<Vec<_>>()));
     }
 
     /// No gradients.

@@ -1,8 +1,8 @@
 //! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
 //! clipping by the global norm.
 //!
-//! State is kept under the reference's parameter names, which is what makes a checkpoint readable elsewhere, and on the
-//! inner backend, where nothing is recorded for differentiation.
+//! State is kept by the parameters' paths in the module, and on the inner backend, where nothing is recorded for
+//! differentiation.
 
 mod config;
 mod grads;
@@ -29,7 +29,6 @@ use microdit::{
     DitBackend,
     nn::params::{self, MapParams, Role, Roles},
     ops::{AdamState, AdamStep},
-    weights::reference_name,
 };
 use std::collections::BTreeMap;
 
@@ -66,7 +65,7 @@ impl<B: DitBackend> Optimizer<B> {
         self.steps
     }
 
-    /// What is kept of each parameter that had a gradient, by the parameter's reference name.
+    /// What is kept of each parameter that had a gradient, by the parameter's path in the module.
     pub fn slots(&self) -> &BTreeMap<String, Slots<B>> {
         &self.slots
     }
@@ -206,10 +205,10 @@ where
         old: [Tensor<B, 1>; N],
         new: [Tensor<B, 1>; N],
     ) -> [Tensor<B, 1>; N] {
-        let broken = self.scale.clone().is_nan();
+        let non_finite = self.scale.clone().is_nan();
         std::array::from_fn(|i| {
-            let broken = broken.clone().expand(new[i].dims());
-            new[i].clone().mask_where(broken, old[i].clone())
+            let non_finite = non_finite.clone().expand(new[i].dims());
+            new[i].clone().mask_where(non_finite, old[i].clone())
         })
     }
 }
@@ -238,7 +237,7 @@ where
         path: &[&str],
         param: Param<Tensor<AB, D>>,
     ) -> Param<Tensor<AB, D>> {
-        let name = reference_name(path);
+        let name = path.join(".");
         let Some(grad) = self.grads.take(&name) else {
             return param;
         };

@@ -5,10 +5,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Tensor, backend::Backend},
 };
-use microdit::{
-    nn::params::{self, Role, Roles, VisitParams},
-    weights::reference_name,
-};
+use microdit::nn::params::{self, Role, Roles, VisitParams};
 use std::collections::BTreeMap;
 
 /// AdamW's and LAMB's mean of the gradients.
@@ -31,7 +28,7 @@ pub struct Kept {
 }
 
 impl OptimizerConfig {
-    /// What is kept of the parameters of `module`, by their reference names.
+    /// What is kept of the parameters of `module`, by their paths in it.
     ///
     /// ```
     /// use burn_flex::Flex;
@@ -59,7 +56,7 @@ impl OptimizerConfig {
                     _ => &[FIRST, SECOND],
                 };
                 let size = shape.num_elements();
-                self.kept.insert(reference_name(path), Kept { slots, size });
+                self.kept.insert(path.join("."), Kept { slots, size });
             }
         }
         let collect = Collect {

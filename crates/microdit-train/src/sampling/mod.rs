@@ -147,7 +147,8 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
     /// Weights that do not fit.
     pub fn guided_by(self, path: &Path) -> Result<Self, TrainError> {
         let network = self.model.init(0, &self.device)?;
-        let guide = StateDict::read(path)?.load_into(network, &self.device)?;
+        let guide = StateDict::read(path)?.denoiser();
+        let guide = guide.load_into(network, &self.device)?;
         Ok(self.with_guide(guide, label::of_file(path)?))
     }
 
@@ -178,7 +179,8 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
             });
         }
         let fresh = model.init(0, &device)?;
-        let denoiser = StateDict::take(file, weights)?.load_into(fresh, &device)?;
+        let denoiser = StateDict::take(file, weights)?.denoiser();
+        let denoiser = denoiser.load_into(fresh, &device)?;
         let weights = label::of_file(weights)?;
         Self::new(surroundings, denoiser, weights, encoders, device)
     }
@@ -199,7 +201,8 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
         let stage = recipe.last_stage();
         let denoiser = stage.model.init(recipe.run.seed, &device)?;
         let weights = run.drawable()?;
-        let denoiser = StateDict::read(&weights)?.load_into(denoiser, &device)?;
+        let trained = StateDict::read(&weights)?.denoiser();
+        let denoiser = trained.load_into(denoiser, &device)?;
         let weights = label::of_file(&weights)?;
         let surroundings = Surroundings::of_stage(stage);
         let pipeline = Self::new(surroundings, denoiser, weights, &encoders, device)?;

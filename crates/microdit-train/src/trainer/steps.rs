@@ -340,8 +340,9 @@ where
         };
         if !emas.is_empty() {
             let live = task.valid();
+            let moved = |path: &[&str]| task.updates(path, draws.step);
             emas.iter_mut()
-                .for_each(|ema| ema.update(&live, progress.stage_step));
+                .for_each(|ema| ema.update(&live, progress.stage_step, moved));
         }
         State {
             progress,

@@ -4,13 +4,22 @@ use super::*;
 use crate::{
     checkpoint::tests::tiny,
     probe::{Numbers, View},
-    recipe::Stage,
+    recipe::{ActivationCheckpointing, Stage},
 };
+use burn::module::{AutodiffModule, Module};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
-use microdit::{Dit, task::Denoise};
+use microdit::{
+    Dit, DitBackend,
+    ema::{Decay, EmaConfig},
+    net::{Inputs, Output},
+    nn::params::{Role, Roles},
+    task::{Denoise, Draws, Losses, Noised, Samples, Task},
+};
 use std::{
+    collections::BTreeSet,
     fs,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -147,4 +156,100 @@ fn a_probe_looks_when_it_is_due() {
         (lines(), looks.load(Ordering::Relaxed)),
         (format!("{at_4}{at_8}"), 3)
     );
+}
+
+/// Trains the backbone's blocks alone.
+#[derive(Module, Debug)]
+struct Backbone<B: DitBackend> {
+    whole: Denoise<B, Dit<B>>,
+}
+
+impl<B: DitBackend> Roles for Backbone<B> {
+    fn role(path: &[&str], rank: usize) -> Role {
+        Denoise::<B, Dit<B>>::role(&path[1..], rank)
+    }
+}
+
+impl<B: DitBackend> Task<B> for Backbone<B> {
+    type Denoiser = Dit<B>;
+    type Prepared = Noised<B>;
+
+    fn denoiser(&self) -> &Dit<B> {
+        self.whole.denoiser()
+    }
+
+    fn prepare(&self, batch: &impl Samples<B>, samples: Range<usize>, draws: &Draws) -> Noised<B> {
+        self.whole.prepare(batch, samples, draws)
+    }
+
+    fn inputs(&self, noised: &Noised<B>) -> Inputs<B> {
+        self.whole.inputs(noised)
+    }
+
+    fn losses(&self, noised: &Noised<B>, output: &Output<B>) -> Losses<B> {
+        self.whole.losses(noised, output)
+    }
+
+    fn updates(&self, path: &[&str], step: u64) -> bool {
+        // The last step moves nothing but the final layer.
+        let moved = if step < 7 { "blocks" } else { "final_layer" };
+        matches!(path, ["whole", "denoiser", part, ..] if *part == moved)
+    }
+
+    fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64> {
+        self.whole.times(samples, draws)
+    }
+}
+
+/// Weights, averages and the optimizer's state are touched where the task says so, whatever is computed again, and over a
+/// resume.
+#[test]
+fn a_step_moves_what_its_task_updates_and_nothing_else() {
+    for activation_checkpointing in [ActivationCheckpointing::Off, ActivationCheckpointing::On] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let mut recipe = recipe(1e-3, 100, 10);
+        for stage in &mut recipe.stages {
+            stage.activation_checkpointing = activation_checkpointing;
+            stage.ema = vec![EmaConfig {
+                decay: Decay::Smoothing(0.7),
+                start: 1,
+                every: 1,
+            }];
+        }
+        let build = |stage: &Stage, seed: u64, device: &_| {
+            let whole = stage.task::<Tracked>(seed, device)?;
+            Ok(Backbone { whole })
+        };
+        let session = Session {
+            stop: &Arc::new(AtomicBool::new(false)),
+            gpu: None,
+            nodes: None,
+        };
+        for steps in [3, 6] {
+            recipe.stages[1].steps = steps;
+            let run = RunDir::enter(&path, true).unwrap();
+            let devices = [Default::default(); 2];
+            let training = Training::open(&recipe, &run, &devices, true, &build).unwrap();
+            training.run(&session, &"a test", |_| ()).unwrap();
+        }
+        let initial = build(&recipe.stages[0], recipe.run.seed, &Default::default());
+        let initial = StateDict::from_module(&initial.unwrap().valid()).into_reference();
+        for file in ["weights.safetensors", "ema.safetensors"] {
+            let trained = StateDict::read(&path.join(file)).unwrap();
+            let moved = initial
+                .iter()
+                .filter(|(name, data)| trained.get(name) != Some(data));
+            let parts = moved.map(|(name, _)| name.split('.').next().unwrap());
+            let parts: BTreeSet<&str> = parts.collect();
+            assert_eq!(parts, ["blocks", "final_layer"].into(), "{file}");
+        }
+        let newest = Checkpoint::newest(&path.join("checkpoints"))
+            .unwrap()
+            .unwrap();
+        let kept = StateDict::read(&newest.path().join("optimizer.safetensors")).unwrap();
+        let parts = kept.iter().map(|(name, _)| name.split('.').nth(3).unwrap());
+        let parts: BTreeSet<&str> = parts.collect();
+        assert_eq!(parts, ["blocks", "final_layer"].into());
+    }
 }

@@ -45,6 +45,13 @@ pub trait Task<B: DitBackend>: Module<B> + Roles {
     /// The losses of the prediction.
     fn losses(&self, prepared: &Self::Prepared, output: &Output<B>) -> Losses<B>;
 
+    /// Whether the training step `step` moves the parameter at `path` in the task. The others have no gradient, nothing is kept
+    /// of them by the optimizer, and their averages stay what they are.
+    fn updates(&self, path: &[&str], step: u64) -> bool {
+        let _ = (path, step);
+        true
+    }
+
     /// Noise levels of `samples` by the family's time: what the log says of steps that went wrong.
     fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64>;
 }

@@ -21,6 +21,12 @@ const RENAMED: &[(&str, &str)] = &[
     ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
 ];
 
+/// Of a path in a task, the one in the network that is trained, if it leads there.
+pub(super) fn of_network<'a, 'b>(path: &'a [&'b str]) -> Option<&'a [&'b str]> {
+    let place = path.iter().position(|segment| *segment == "denoiser")?;
+    path.get(place + 1..)
+}
+
 /// The reference's name of the parameter at a module path.
 ///
 /// ```
@@ -29,8 +35,8 @@ const RENAMED: &[(&str, &str)] = &[
 /// ```
 pub fn reference_name(path: &[&str]) -> String {
     // A file of weights is one of the network that is trained, whatever its task.
-    let network = path.iter().position(|segment| *segment == "denoiser");
-    let segments: Vec<&str> = path[network.map_or(0, |place| place + 1)..]
+    let segments: Vec<&str> = of_network(path)
+        .unwrap_or(path)
         .iter()
         .map(|segment| match *segment {
             "modulation" => "adaLN_modulation.1",

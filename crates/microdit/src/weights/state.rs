@@ -1,8 +1,9 @@
 //! A state dict in memory.
 
 use super::{
-    Description, WeightsError, WeightsFile, format_error, names::BUFFERS, reference_name,
-    safetensors,
+    Description, WeightsError, WeightsFile, format_error,
+    names::{BUFFERS, of_network},
+    reference_name, safetensors,
 };
 use crate::nn::params::{self, MapParams, VisitParams};
 use burn::{
@@ -11,7 +12,8 @@ use burn::{
 };
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Tensors by the reference's names, without its buffers.
+/// Tensors by name, without the reference's buffers. A module's are named by their paths in it; [`into_reference`](Self::into_reference)
+/// gives them the names other programs know, and both are [loaded](Self::load_into).
 ///
 /// ```
 /// use burn::tensor::DType;
@@ -48,12 +50,12 @@ impl StateDict {
         }
     }
 
-    /// The float parameters of a module.
+    /// The float parameters of a module, by their paths in it.
     pub fn from_module<B: Backend, M: Module<B>>(module: &M) -> Self {
         struct Collect(BTreeMap<String, TensorData>);
         impl<B: Backend> VisitParams<B> for Collect {
             fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
-                self.0.insert(reference_name(path), param.val().into_data());
+                self.0.insert(path.join("."), param.val().into_data());
             }
         }
         Self::from_tensors(params::visit(module, Collect(BTreeMap::new())).0)
@@ -127,7 +129,34 @@ impl StateDict {
         all.try_for_each(|(name, data)| WeightsError::unless_finite(&self.origin, name, data))
     }
 
-    /// Puts the tensors into a module, whose parameters keep their ids and their float type.
+    /// The same tensors as the reference names them: what a file for other programs holds.
+    #[must_use]
+    pub fn into_reference(mut self) -> Self {
+        let renamed = |(name, data): (String, _)| (reference_name(&segments(&name)), data);
+        self.tensors = self.tensors.into_iter().map(renamed).collect();
+        self
+    }
+
+    /// Whether the tensors are those of a task, whose network is the part called `denoiser`.
+    pub fn is_of_task(&self) -> bool {
+        let mut names = self.tensors.keys();
+        names.any(|name| of_network(&segments(name)).is_some())
+    }
+
+    /// Of the tensors of a task those of its network; others as they are.
+    #[must_use]
+    pub fn denoiser(mut self) -> Self {
+        if self.is_of_task() {
+            let tensors = self.tensors.into_iter();
+            let own =
+                |(name, data): (String, _)| Some((of_network(&segments(&name))?.join("."), data));
+            self.tensors = tensors.filter_map(own).collect();
+        }
+        self
+    }
+
+    /// Puts the tensors into a module, whose parameters keep their ids and their float type. They are named by the module's
+    /// paths or by the reference.
     ///
     /// # Errors
     /// [`WeightsError::Mismatch`] with every missing, surplus and misshapen tensor; [`WeightsError::Value`] with the first value
@@ -141,6 +170,7 @@ impl StateDict {
             tensors: &'a mut BTreeMap<String, Arc<TensorData>>,
             origin: &'a str,
             device: &'a B::Device,
+            named: fn(&[&str]) -> String,
             unusable: Option<WeightsError>,
             missing: Vec<String>,
             misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
@@ -151,7 +181,7 @@ impl StateDict {
                 path: &[&str],
                 param: Param<Tensor<B, D>>,
             ) -> Param<Tensor<B, D>> {
-                let name = reference_name(path);
+                let name = (self.named)(path);
                 let Some(data) = self.tensors.remove(&name) else {
                     self.missing.push(name);
                     return param;
@@ -173,10 +203,15 @@ impl StateDict {
                 })
             }
         }
+        let named = match self.is_named_like(&module) {
+            true => |path: &[&str]| path.join("."),
+            false => reference_name,
+        };
         let mut load = Load::<B> {
             tensors: &mut self.tensors,
             origin: &self.origin,
             device,
+            named,
             unusable: None,
             missing: Vec::new(),
             misshapen: Vec::new(),
@@ -196,6 +231,18 @@ impl StateDict {
             surplus,
             misshapen,
         })
+    }
+
+    /// Whether a tensor has the path of a parameter where the reference has another name for it.
+    fn is_named_like<B: Backend, M: Module<B>>(&self, module: &M) -> bool {
+        struct Find<'a>(&'a StateDict, bool);
+        impl<B: Backend> VisitParams<B> for Find<'_> {
+            fn visit<const D: usize>(&mut self, path: &[&str], _: &Param<Tensor<B, D>>) {
+                let name = path.join(".");
+                self.1 |= name != reference_name(path) && self.0.tensors.contains_key(&name);
+            }
+        }
+        params::visit(module, Find(self, false)).1
     }
 
     /// Writes a safetensors file of float type `dtype`, whole or not at all, which says of itself what `description` does.
@@ -222,6 +269,10 @@ impl StateDict {
         let metadata = description.map(Description::metadata).unwrap_or_default();
         safetensors::write(path, dtype, all.collect(), metadata)
     }
+}
+
+fn segments(name: &str) -> Vec<&str> {
+    name.split('.').collect()
 }
 
 fn shared(

@@ -334,13 +334,13 @@ pub(crate) mod tests {
             (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
         };
         for name in [
-            "blocks.0.adaLN_modulation.1.weight",
-            "patch_mixer.1.adaLN_modulation.1.weight",
-            "y_emb_preprocess.attn.proj.weight",
-            "y_emb_preprocess.mlp.w3.weight",
+            "blocks.0.modulation.weight",
+            "mixer.blocks.1.modulation.weight",
+            "caption_block.attn.proj.weight",
+            "caption_block.mlp.w3.weight",
             "final_layer.linear.weight",
-            "final_layer.adaLN_modulation.1.weight",
-            "blocks.0.adaLN_modulation.1.bias",
+            "final_layer.modulation.weight",
+            "blocks.0.modulation.bias",
         ] {
             assert_eq!(std(name), 0.0, "{name}");
         }
@@ -354,9 +354,9 @@ pub(crate) mod tests {
             ("blocks.1.mlp.w2", root(2.0)),
             ("blocks.2.mlp.w3.weight", root(3.0)),
             // The mixer scales by the backbone's depth, in every block.
-            ("patch_mixer.0.attn.proj.weight", root(4.0)),
-            ("t_embedder.mlp.0.weight", 0.02),
-            ("y_embedder.y_proj.fc1.weight", 0.02),
+            ("mixer.blocks.0.attn.proj.weight", root(4.0)),
+            ("noise_embed.fc1.weight", 0.02),
+            ("caption_projection.fc1.weight", 0.02),
         ] {
             let found = std(name);
             assert!(
