@@ -1,4 +1,5 @@
-//! The loss on held-out samples, always with the same noise, so that curves can be compared across steps and runs.
+//! The loss on held-out samples at eight noise levels, always with the same noise, so that curves can be compared across
+//! steps and runs.
 
 use super::{Numbers, Probe, View};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 use microdit::{
     DitBackend, TrainBackend,
     net::Denoiser as _,
-    task::{Draws, Samples as _, Task, TrainTask},
+    task::{Draws, HELD_OUT_SIGMAS, Samples as _, Task, TrainTask},
 };
 use microdit_data::{Batch, Position};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +22,22 @@ const HELD_OUT_STEP: u64 = u64::MAX;
 /// Where the held-out part of a generated dataset begins: no run gets there.
 const HELD_OUT_SAMPLE: u64 = MAX_IMAGES;
 
-/// The mean loss on held-out samples, without mask and with every caption: `loss` of the weights as trained, and `ema_loss`
-/// of their first average.
+/// Names of the losses at [`HELD_OUT_SIGMAS`], and of the first average's.
+const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
+    ["loss_at_0.067", "ema_loss_at_0.067"],
+    ["loss_at_0.23", "ema_loss_at_0.23"],
+    ["loss_at_0.45", "ema_loss_at_0.45"],
+    ["loss_at_0.78", "ema_loss_at_0.78"],
+    ["loss_at_1.3", "ema_loss_at_1.3"],
+    ["loss_at_2.2", "ema_loss_at_2.2"],
+    ["loss_at_4.3", "ema_loss_at_4.3"],
+    ["loss_at_15", "ema_loss_at_15"],
+];
+
+/// The loss on held-out samples, without mask and with every caption, each sample at one of the
+/// [fixed noise levels](HELD_OUT_SIGMAS): `loss_at_SIGMA` for each level, and their mean, `loss`, of the weights as trained;
+/// the same with `ema_` before it of their first average. There are at least as many samples as levels. (MLPerf's
+/// text-to-image benchmark validates so.)
 pub struct HeldOutLoss {
     config: EvaluationConfig,
     /// The name of the stage that was entered, and its samples; none if it was asked to stop meanwhile.
@@ -64,7 +79,8 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
             },
         };
         let lists: Vec<(&str, f64)> = shards.iter().map(|shards| (shards.as_str(), 1.0)).collect();
-        let (seed, count) = (recipe.run.seed, self.config.samples);
+        let seed = recipe.run.seed;
+        let count = self.config.samples.max(LEVELS.len());
         let mut loader = source::loader(stage, &lists, seed, count, &start)?;
         let batch = loader.next_batch_or_stop(stop)?;
         self.entered = batch.map(|batch| (stage.name.clone(), batch));
@@ -78,27 +94,34 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
         let seed = view.recipe.run.seed;
         let samples = StageBatch::new(view.stage, batch, view.device);
         let mut numbers = Numbers::new();
-        for (name, task) in [("loss", Some(view.task)), ("ema_loss", view.average)] {
+        let tasks = [("loss", Some(view.task)), ("ema_loss", view.average)];
+        for (which, (name, task)) in tasks.into_iter().enumerate() {
             let Some(task) = task else {
                 continue;
             };
-            let Some(loss) = mean_loss(task, view.stage, &samples, seed, view.stop) else {
+            let Some(losses) = losses(task, view.stage, &samples, seed, view.stop) else {
                 return Ok(None);
             };
-            numbers.insert(name, loss);
+            numbers.insert(name, losses.iter().sum::<f64>() / losses.len() as f64);
+            numbers.extend(
+                LEVELS
+                    .iter()
+                    .zip(losses)
+                    .map(|(names, loss)| (names[which], loss)),
+            );
         }
         Ok(Some(numbers))
     }
 }
 
-/// Mean loss of `task` on a batch, unless `stop` is set before it is known.
-fn mean_loss<B: DitBackend>(
+/// Mean loss of `task` on a batch at each noise level, unless `stop` is set before they are known.
+fn losses<B: DitBackend>(
     task: &impl Task<B>,
     stage: &Stage,
     batch: &StageBatch<'_, B>,
     seed: u64,
     stop: &AtomicBool,
-) -> Option<f64> {
+) -> Option<[f64; LEVELS.len()]> {
     // Stages differ in their mask, and a caption that is dropped says nothing about captions.
     let draws = Draws {
         seed,
@@ -107,16 +130,93 @@ fn mean_loss<B: DitBackend>(
     };
     let count = batch.count();
     let part = stage.micro_batch.unwrap_or(stage.batch);
-    let mut sum = 0.0;
+    let mut means = [0.0; LEVELS.len()];
+    let mut counts = [0.0; LEVELS.len()];
     for start in (0..count).step_by(part) {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
         let samples = start..(start + part).min(count);
-        let prepared = task.prepare(batch, samples, &draws);
+        let prepared = task.prepare(batch, samples.clone(), &draws);
         let output = task.denoiser().predict(task.inputs(&prepared));
         let losses = task.losses(&prepared, &output).total().into_data();
-        sum += losses.iter::<f64>().sum::<f64>();
+        for (sample, loss) in samples.zip(losses.iter::<f64>()) {
+            let level = sample % LEVELS.len();
+            counts[level] += 1.0;
+            means[level] += (loss - means[level]) / counts[level];
+        }
     }
-    Some(sum / count as f64)
+    Some(means)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkpoint::tests::tiny, run::RunDir};
+    use burn_autodiff::Autodiff;
+    use burn_flex::Flex;
+    use microdit::{diffusion::Row, net::Network, task::Denoise};
+
+    type Tracked = Autodiff<Flex>;
+    type Trained = Denoise<Tracked, Network<Tracked>>;
+
+    #[test]
+    fn every_level_is_measured_on_its_samples() {
+        let recipe = tiny(&[
+            "evaluation=(every: 2, samples: 19)",
+            "stages.masked.micro_batch=5",
+        ]);
+        let (stage, device, stop) = (
+            &recipe.stages[0],
+            Default::default(),
+            AtomicBool::new(false),
+        );
+        let config = recipe.run.evaluation.clone().unwrap();
+        let mut probe = HeldOutLoss::new(config);
+        Probe::<Tracked, Trained>::enter(&mut probe, &recipe, stage, &stop).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::enter(&folder.path().join("run"), false).unwrap();
+        let task = stage.task::<Flex>(0, &device).unwrap();
+        let view: View<'_, Tracked, Trained> = View {
+            recipe: &recipe,
+            stage,
+            run: &run,
+            step: 2,
+            task: &task,
+            average: None,
+            device: &device,
+            stop: &stop,
+        };
+        let numbers = probe.run(&view).unwrap().unwrap();
+        let (_, batch) = probe.entered.unwrap();
+        let samples = StageBatch::<Flex>::new(stage, &batch, &device);
+        let draws = Draws {
+            seed: recipe.run.seed,
+            step: HELD_OUT_STEP,
+            held_out: true,
+        };
+        let prepared = task.prepare(&samples, 0..19, &draws);
+        let sigma = |row: &Row| row.level.sigma();
+        let found: Vec<f64> = prepared.rows.iter().map(sigma).collect();
+        let output = task.denoiser().predict(task.inputs(&prepared));
+        let losses = task.losses(&prepared, &output).total().into_data();
+        let losses: Vec<f64> = losses.iter::<f64>().collect();
+        let mut means = Vec::new();
+        for (sigma, [name, _]) in HELD_OUT_SIGMAS.into_iter().zip(LEVELS) {
+            let shown: f64 = name.rsplit('_').next().unwrap().parse().unwrap();
+            assert!((shown / sigma - 1.0).abs() < 0.02, "{name} is {sigma}");
+            let of_level = found
+                .iter()
+                .zip(&losses)
+                .filter(|(found, _)| (*found / sigma - 1.0).abs() < 1e-9);
+            let of_level: Vec<f64> = of_level.map(|(_, loss)| *loss).collect();
+            assert!(of_level.len() >= 2);
+            let mean = of_level.iter().sum::<f64>() / of_level.len() as f64;
+            assert!((numbers[name] / mean - 1.0).abs() < 1e-5, "{name}");
+            means.push(mean);
+        }
+        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        assert!((numbers["loss"] / mean - 1.0).abs() < 1e-5);
+        assert_eq!(numbers.len(), 1 + LEVELS.len());
+    }
 }

@@ -81,6 +81,20 @@ impl<B: DitBackend> Samples<B> for OnDevice<'_, B> {
     }
 }
 
+/// Noise over signal of held-out samples, in turn: the middles of eight equal parts of flow matching's time `t`, where it is
+/// `t / (1 - t)`. They are the same for all families and settings, so that curves of one network by noise range can be
+/// compared with another's.
+pub const HELD_OUT_SIGMAS: [f64; 8] = [
+    1.0 / 15.0,
+    3.0 / 13.0,
+    5.0 / 11.0,
+    7.0 / 9.0,
+    9.0 / 7.0,
+    11.0 / 5.0,
+    13.0 / 3.0,
+    15.0,
+];
+
 /// The randomness of a step: every number is a function of the run's seed, the step and the sample's place in its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draws {
@@ -88,7 +102,8 @@ pub struct Draws {
     pub seed: u64,
     /// The step.
     pub step: u64,
-    /// Whether a loss is measured rather than trained on: nothing is masked then, and no caption dropped.
+    /// Whether a loss is measured rather than trained on: nothing is masked then, no caption dropped, and the noise levels are
+    /// [fixed](HELD_OUT_SIGMAS).
     pub held_out: bool,
 }
 
@@ -100,6 +115,12 @@ impl Draws {
             step,
             held_out: false,
         }
+    }
+
+    /// Noise over signal of a sample, where it is not drawn.
+    pub fn fixed_sigma(&self, sample: usize) -> Option<f64> {
+        self.held_out
+            .then(|| HELD_OUT_SIGMAS[sample % HELD_OUT_SIGMAS.len()])
     }
 
     /// The random stream of a sample.

@@ -140,8 +140,13 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
     }
 
     fn time(&self, sample: usize, draws: &Draws) -> f64 {
-        let random = &mut draws.stream(Purpose::Sigma, sample);
-        self.family.draw_time(random)
+        match draws.fixed_sigma(sample) {
+            Some(sigma) => self.family.at_sigma(sigma).time,
+            None => {
+                let random = &mut draws.stream(Purpose::Sigma, sample);
+                self.family.draw_time(random)
+            }
+        }
     }
 
     /// Fraction of the captions that are dropped.
@@ -151,9 +156,9 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Roles for Denoise<B, D> {
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
-            ["denoiser", rest @ ..] => D::role(rest, rank),
+            ["denoiser", rest @ ..] => self.denoiser.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }

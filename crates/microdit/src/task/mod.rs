@@ -5,7 +5,7 @@ mod batch;
 mod denoise;
 mod losses;
 
-pub use batch::{Draws, HostBatch, Samples, picked};
+pub use batch::{Draws, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
 pub use losses::{Losses, Term};
 
