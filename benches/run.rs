@@ -5,13 +5,12 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
-    Dit,
     diffusion::{
         Diffusion as _, Edm, Guidance, Point,
         sampler::{Solver, sample},
         trajectory::Trajectory,
     },
-    net::{Conditioning, Denoiser as _},
+    net::{Conditioning, Denoiser as _, Network},
     worker_pool,
 };
 use microdit_benches::normal;
@@ -39,7 +38,7 @@ fn recipe() -> Recipe {
 
 fn sampler(c: &mut Criterion) {
     let config = &recipe().stages[0].model;
-    let dit: Dit<Flex> = config.init(0, &Default::default()).expect("a network");
+    let dit: Network<Flex> = config.init(0, &Default::default()).expect("a network");
     let (noise, captions) = (normal(0, [1, 4, 32, 32]), normal(1, [1, 77, 1024]));
     let conditioning = Conditioning { captions };
     let (guidance, null) = (Guidance::scale(5.0), conditioning.null());

@@ -15,7 +15,7 @@ use microdit::{
         sampler::{Heun, sample},
         schedule::SigmaSchedule,
     },
-    net::{Conditioning, Denoiser as _},
+    net::{Conditioning, Denoiser as _, DenoiserConfig as _, Tokens},
     task::{DenoiseConfig, Draws, Noised, Task as _},
     worker_pool,
 };
@@ -136,8 +136,12 @@ fn train<B: TrainBackend>(
     let mut optimizer = Optimizer::<B::InnerBackend>::new(OptimizerConfig::default());
     let (batch, side) = (arguments.batch, config.input_size);
     let kept = (config.tokens() as f64 * (1.0 - arguments.mask)) as usize;
-    let flops = microdit::net::dit::flops::per_image(config, config.tokens(), kept, WORDS);
-    let tflop = flops.total() * batch as f64 / 1e12;
+    let tokens = Tokens {
+        mixer: config.tokens(),
+        backbone: kept,
+        caption: WORDS,
+    };
+    let tflop = config.flops(&tokens).total() * batch as f64 / 1e12;
     for step in arguments.turns() {
         let image = [batch, config.in_channels, side, side];
         let first = 3 * step as u64;
@@ -261,7 +265,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
         }
         let mut line = json!({
             "implementation": "microdit", "network": format!("{:?}", arguments.network).to_lowercase(),
-            "parameters": microdit::net::dit::flops::parameters(&config), "batch": arguments.batch,
+            "parameters": config.parameters(), "batch": arguments.batch,
             "bf16": arguments.bf16, "threads": rayon::current_num_threads(),
             "images_per_second": arguments.batch as f64 / timed["seconds"].as_f64().unwrap_or(f64::NAN),
             "peak_mib": peak_mib(arguments.device),

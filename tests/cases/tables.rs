@@ -12,7 +12,7 @@ use burn::{
 use microdit::{
     DitConfig,
     ema::blend,
-    net::dit::{embed::sincos_positions, flops},
+    net::{DenoiserConfig as _, dit::embed::sincos_positions},
     weights::StateDict,
 };
 use microdit_train::schedule::{Curve, Schedule};
@@ -137,12 +137,12 @@ pub(super) fn manifest(path: &Path, report: &mut Report) {
     let total = |key: &str| manifest[key].as_f64().unwrap_or(f64::NAN);
     report.equal(
         "total_parameters",
-        &[flops::parameters(&config) as f64],
+        &[config.parameters() as f64],
         &[total("total_parameters")],
     );
     report.equal(
         "moe_parameters",
-        &[flops::expert_parameters(&config) as f64],
+        &[config.expert_parameters() as f64],
         &[total("moe_parameters")],
     );
     report.equal("tokens", &[config.tokens() as f64], &[total("tokens")]);

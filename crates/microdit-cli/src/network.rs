@@ -78,22 +78,45 @@ impl Preset {
 pub(crate) struct Described<'a> {
     path: &'a Path,
     description: Option<Description>,
+    network: Network,
+    diffusion: DiffusionConfig,
+}
+
+/// What is known of a network's sizes.
+enum Network {
+    /// What the file says.
+    Own(Box<NetworkConfig>),
+    /// The architecture the command line names.
+    Preset(Preset),
 }
 
 impl<'a> Described<'a> {
-    /// Reads what the file at `path` says, and checks that the command line says what it does not.
+    /// Reads what the file at `path` says; the command line says what it does not, and does not contradict it.
     pub(crate) fn read(path: &'a Path, told: &Told) -> miette::Result<Self> {
         let file = WeightsFile::open(path).or_advise()?;
-        let described = Self {
-            path,
-            description: file.description().or_advise()?,
+        let description = file.description().or_advise()?;
+        let own = description.as_ref();
+        let network = match own.and_then(|own| own.network.clone()) {
+            Some(network) => Some(Network::Own(network.into())),
+            None => told.model.map(Network::Preset),
         };
-        described.require(told)?;
-        Ok(described)
-    }
-
-    fn network(&self) -> Option<&NetworkConfig> {
-        self.description.as_ref()?.network.as_ref()
+        let diffusion = own.map(|own| own.diffusion).or(told.diffusion);
+        let (no_network, no_diffusion) = (network.is_none(), diffusion.is_none());
+        let (Some(network), Some(diffusion)) = (network, diffusion) else {
+            return Err(incomplete(path, no_network, no_diffusion));
+        };
+        if let Some(told) = told.diffusion.filter(|told| *told != diffusion) {
+            return Err(miette!(
+                "--diffusion is {told:?}, and {} was trained with {diffusion:?}; leave --diffusion away",
+                path.display()
+            ));
+        }
+        Ok(Self {
+            path,
+            description,
+            network,
+            diffusion,
+        })
     }
 
     /// Encoders that the command line does not name, as the file names them.
@@ -115,17 +138,14 @@ impl<'a> Described<'a> {
         }
     }
 
-    /// What its network draws by. The command line is asked only for what the file does not say, and does not contradict it.
+    /// What its network draws by.
     pub(crate) fn surroundings<B: DitBackend>(
         &self,
         told: &Told,
         encoders: &Encoders<B>,
     ) -> miette::Result<Surroundings> {
-        let description = self.description.as_ref();
-        let (latents, captions) = match description {
-            Some(Description {
-                latents, captions, ..
-            }) => (latents.clone(), captions.clone()),
+        let (latents, captions) = match &self.description {
+            Some(own) => (own.latents.clone(), own.captions.clone()),
             None => (
                 LatentSource::Encoded { vae: None },
                 CaptionSource::Encoded {
@@ -141,71 +161,29 @@ impl<'a> Described<'a> {
                 (vae.shrinks_by(), vae.latent_channels())
             }
         };
-        let model = match (self.network(), told.model) {
-            (Some(NetworkConfig::Dit(config)), preset) => {
-                self.agrees(told, config, preset, shrink)?;
-                config.clone()
+        let model = match &self.network {
+            Network::Own(network) => {
+                self.agrees(told, network, shrink)?;
+                (**network).clone()
             }
-            (None, Some(preset)) => {
-                preset_for(preset, told.size.unwrap_or(SIDE), shrink, channels)?
+            Network::Preset(preset) => {
+                let size = told.size.unwrap_or(SIDE);
+                NetworkConfig::Dit(preset_for(*preset, size, shrink, channels)?)
             }
-            (None, None) => unreachable!("reading the file requires it"),
-        };
-        let diffusion = match (
-            description.map(|description| description.diffusion),
-            told.diffusion,
-        ) {
-            (Some(own), Some(told)) if own != told => {
-                return Err(miette!(
-                    "--diffusion is {told:?}, and {} was trained with {own:?}; leave --diffusion away",
-                    self.path.display()
-                ));
-            }
-            (Some(diffusion), _) | (None, Some(diffusion)) => diffusion,
-            (None, None) => unreachable!("reading the file requires it"),
         };
         Ok(Surroundings {
             model,
-            diffusion,
+            diffusion: self.diffusion,
             latents,
             captions,
         })
     }
 
-    /// Checks that the command line says what the file does not.
-    fn require(&self, told: &Told) -> miette::Result<()> {
-        let mut missing = Vec::new();
-        if self.network().is_none() && told.model.is_none() {
-            missing.push(("its network", "--model xl-2 or --model tiny-2".to_owned()));
-        }
-        if self.description.is_none() && told.diffusion.is_none() {
-            missing.push((
-                "the diffusion it was trained with",
-                format!("--diffusion {EXAMPLE}"),
-            ));
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let (what, flags): (Vec<&str>, Vec<String>) = missing.into_iter().unzip();
-        Err(miette!(
-            "{} does not say what is {}; add {}",
-            self.path.display(),
-            what.join(" and "),
-            flags.join(" and ")
-        ))
-    }
-
     /// Checks that the command line does not contradict the file's own network.
-    fn agrees(
-        &self,
-        told: &Told,
-        config: &DitConfig,
-        preset: Option<Preset>,
-        shrink: usize,
-    ) -> miette::Result<()> {
+    fn agrees(&self, told: &Told, network: &NetworkConfig, shrink: usize) -> miette::Result<()> {
         let path = self.path.display();
-        if let Some(preset) = preset.filter(|preset| !preset.is(config)) {
+        let NetworkConfig::Dit(config) = network;
+        if let Some(preset) = told.model.filter(|preset| !preset.is(config)) {
             let (dim, depth) = (config.dim, config.depth);
             return Err(miette!(
                 "--model is {}, and {path} says that its network is another one (dim {dim}, depth {depth}); leave --model away",
@@ -221,6 +199,31 @@ impl<'a> Described<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// What the file at `path` does not say, and nor does the command line.
+fn incomplete(path: &Path, network: bool, diffusion: bool) -> miette::Report {
+    let parts = [
+        (
+            network,
+            "its network",
+            "--model xl-2 or --model tiny-2".to_owned(),
+        ),
+        (
+            diffusion,
+            "the diffusion it was trained with",
+            format!("--diffusion {EXAMPLE}"),
+        ),
+    ];
+    let missing = parts.into_iter().filter(|(missing, ..)| *missing);
+    let (what, flags): (Vec<&str>, Vec<String>) =
+        missing.map(|(_, what, flag)| (what, flag)).unzip();
+    miette!(
+        "{} does not say what is {}; add {}",
+        path.display(),
+        what.join(" and "),
+        flags.join(" and ")
+    )
 }
 
 /// The network for images of `size` x `size` pixels and latents of so many channels.

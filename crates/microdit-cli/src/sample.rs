@@ -9,7 +9,11 @@ use crate::{
     signal::{Stopped, stop_soon_on_signal},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use microdit::{Dit, DitBackend, diffusion::Guidance, net::Denoiser};
+use microdit::{
+    DitBackend,
+    diffusion::Guidance,
+    net::{Denoiser, Network},
+};
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     encoders::Encoders,
@@ -188,8 +192,8 @@ impl Sample {
     /// The pipeline with what the command line says of pictures besides how they are drawn.
     fn directed<B: DitBackend>(
         &self,
-        mut pipeline: Pipeline<B, Dit<B>>,
-    ) -> miette::Result<Pipeline<B, Dit<B>>> {
+        mut pipeline: Pipeline<B, Network<B>>,
+    ) -> miette::Result<Pipeline<B, Network<B>>> {
         if self.width.is_some() || self.height.is_some() {
             let [width, height] = pipeline.size();
             let size = [self.width.unwrap_or(width), self.height.unwrap_or(height)];

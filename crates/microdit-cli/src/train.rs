@@ -43,7 +43,8 @@ pub(crate) struct Train {
     /// Resume although the recipe or its data would train something else than the run was started with.
     /// Without it, a resumed run takes changes that do not reach its weights (name, sampling, encoders, log_every,
     /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, data.threads,
-    /// data.max_damage), the same data in another place, other numbers of steps of stages that are not finished, and further stages
+    /// data.max_damage), the same data in another place, more or fewer steps of stages that are not
+    /// finished where their schedules say `total`, and further stages
     #[arg(long, requires = "resume")]
     allow_changes: bool,
     /// Replace a value of the recipe, such as batch=64 or stages.masked.steps=100; may be given several times

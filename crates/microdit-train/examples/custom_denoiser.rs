@@ -8,7 +8,7 @@ use burn_flex::Flex;
 use microdit::{
     DitBackend, DitConfig, Linear,
     net::{
-        Denoiser, Inputs, Output, Selection,
+        Denoiser, Inputs, NetworkConfig, Output, Selection,
         dit::embed::{PatchEmbed, TimestepEmbed, sincos_positions},
     },
     nn::{
@@ -93,7 +93,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings: Vec<String> = std::env::args().skip(2).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
-        let network = MeanField::<Autodiff<Flex>>::new(&stage.model, &Init::new(seed, device));
+        let NetworkConfig::Dit(sizes) = &stage.model;
+        let network = MeanField::<Autodiff<Flex>>::new(sizes, &Init::new(seed, device));
         Ok(stage.denoise().init(network)?)
     };
     let log = |line: &_| println!("{line:?}");

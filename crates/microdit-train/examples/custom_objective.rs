@@ -35,8 +35,8 @@ pub fn contrast<B: DitBackend>(
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Roles for Contrastive<B, D> {
-    fn role(path: &[&str], rank: usize) -> Role {
-        Denoise::<B, D>::role(&path[1..], rank)
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        self.denoise.role(&path[1..], rank)
     }
 }
 

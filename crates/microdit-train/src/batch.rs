@@ -44,7 +44,10 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
     }
 
     fn conditioning(&self, samples: &[usize]) -> Conditioning<B> {
-        let (words, channels) = (self.stage.data.tokens(), self.stage.model.caption_channels);
+        let (words, channels) = (
+            self.stage.data.tokens(),
+            self.stage.model.caption_channels(),
+        );
         let captions = match &self.batch.captions {
             Captions::Texts(texts) => {
                 let texts: Vec<&str> = samples.iter().map(|&i| texts[i].as_str()).collect();
@@ -65,6 +68,6 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
 pub(crate) fn hashed_words(stage: &Stage) -> HashedWords {
     HashedWords {
         tokens: stage.data.tokens(),
-        channels: stage.model.caption_channels,
+        channels: stage.model.caption_channels(),
     }
 }

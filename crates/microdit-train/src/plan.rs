@@ -1,10 +1,7 @@
 //! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
 
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
-use microdit::{
-    MaskStage, Precision,
-    net::dit::{flops, memory},
-};
+use microdit::{MaskStage, Precision, net::Tokens};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
@@ -163,23 +160,25 @@ impl Plan {
 
 /// FLOPs of an image of `stage`, forward and backward.
 pub fn flop_per_image(stage: &Stage) -> f64 {
-    let [mixer, backbone, words] = tokens(stage);
-    flops::per_image(&stage.model, mixer, backbone, words).total()
+    stage.model.flops(&tokens(stage)).total()
 }
 
-/// Tokens in the mixer and in the backbone, and of a caption.
-fn tokens(stage: &Stage) -> [usize; 3] {
+/// What the network sees of an image in training.
+fn tokens(stage: &Stage) -> Tokens {
     let all = stage.model.tokens();
     let kept = stage.masking.kept(all);
-    let mixer = match stage.masking.stage() {
-        MaskStage::BeforeMixer => kept,
-        MaskStage::AfterMixer => all,
-    };
-    [mixer, kept, stage.data.tokens()]
+    Tokens {
+        mixer: match stage.masking.stage() {
+            MaskStage::BeforeMixer => kept,
+            MaskStage::AfterMixer => all,
+        },
+        backbone: kept,
+        caption: stage.data.tokens(),
+    }
 }
 
 fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
-    let parameters = flops::parameters(&stage.model);
+    let parameters = stage.model.parameters();
     let images = stage.steps * stage.batch as u64;
     let flop_per_image = flop_per_image(stage);
     let flop = flop_per_image * images as f64;
@@ -218,19 +217,16 @@ pub(crate) fn memory_of(stage: &Stage, devices: usize, gib: Option<f64>) -> Memo
 fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> Memory {
     let share = stage.batch.div_ceil(devices);
     let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
-    let [mixer, backbone, words] = tokens(stage);
-    let once = flops::parameters(&stage.model) as f64 * BYTES / GIB;
-    let weights = match stage.model.precision {
+    let once = stage.model.parameters() as f64 * BYTES / GIB;
+    let weights = match stage.model.precision() {
         Precision::F32 => once,
         Precision::Bf16 => 1.5 * once,
     };
     let averages = once * stage.ema.len() as f64;
-    let of_image = match activation_checkpointing {
-        true => memory::recomputed,
-        false => memory::activations,
-    };
-    let of_image = of_image(&stage.model, mixer, backbone, words) as f64;
-    let activations = of_image * micro_batch as f64 / GIB;
+    let of_image = stage
+        .model
+        .activations(&tokens(stage), activation_checkpointing);
+    let activations = of_image as f64 * micro_batch as f64 / GIB;
     let (gradients, optimizer) = (once, 2.0 * once);
     Memory {
         micro_batch,

@@ -217,12 +217,11 @@ pub(crate) fn loader(
     start: &Position,
 ) -> Result<Loader, TrainError> {
     let source = open(stage, lists)?;
-    let model = &stage.model;
     let config = LoaderConfig {
         seed,
         batch,
-        shape: [model.in_channels, model.input_size, model.input_size],
-        caption: [stage.data.tokens(), model.caption_channels],
+        shape: stage.model.latent(),
+        caption: [stage.data.tokens(), stage.model.caption_channels()],
         threads: stage.data.threads(),
         max_damage: stage.data.max_damage(),
     };

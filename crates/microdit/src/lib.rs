@@ -43,8 +43,8 @@ pub mod weights;
 pub mod worker_pool;
 
 pub use net::{
-    MaskStage, Masking, TokenMask,
-    dit::{Condition, ConfigError, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
+    ConfigError, MaskStage, Masking, TokenMask,
+    dit::{Condition, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
 };
 pub use nn::{BlockConfig, Linear, MoeConfig, Precision};
 pub use ops::{DitBackend, TrainBackend};

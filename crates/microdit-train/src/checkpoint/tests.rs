@@ -10,15 +10,14 @@ use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
-    Dit,
-    net::{Conditioning, Denoiser as _},
+    net::{self, Conditioning, Denoiser as _},
     rng::{Purpose, Stream},
     task::Denoise,
 };
 use microdit_data::Place;
 
 type Tracked = Autodiff<Flex>;
-type Network = Denoise<Tracked, Dit<Tracked>>;
+type Network = Denoise<Tracked, net::Network<Tracked>>;
 
 /// The quickstart with a network of a block, and these settings.
 pub(crate) fn tiny(settings: &[&str]) -> Recipe {
@@ -50,10 +49,10 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
     let stage = &recipe.stages[0];
     let device = Default::default();
     let task: Network = stage.task(0, &device).unwrap();
-    let side = stage.model.input_size;
-    let captions = Tensor::ones([1, 3, stage.model.caption_channels], &device);
+    let [channels, height, width] = stage.model.latent();
+    let captions = Tensor::ones([1, 3, stage.model.caption_channels()], &device);
     let loss = task.denoiser.image(
-        Tensor::ones([1, stage.model.in_channels, side, side], &device),
+        Tensor::ones([1, channels, height, width], &device),
         Tensor::ones([1], &device),
         Conditioning { captions },
     );
@@ -196,7 +195,7 @@ fn slots_are_those_of_the_parameters() {
     let state = state(&recipe);
     let path = folder.path().join(OPTIMIZER);
     let device = Default::default();
-    let name = "blocks.0.attn.qkv.weight";
+    let name = "denoiser.blocks.0.attn.qkv.weight";
     let config = &recipe.stages[0].optimizer;
     let kept = config.kept(&state.task);
     let slots = state.optimizer.slots();

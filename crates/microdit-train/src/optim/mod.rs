@@ -106,7 +106,7 @@ impl<B: DitBackend> Optimizer<B> {
         let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
         let mut update = Update::<AB> {
             config: &self.config,
-            role: M::role,
+            roles: params::roles(&module),
             step: AdamStep {
                 beta1: self.config.beta1,
                 beta2: self.config.beta2,
@@ -125,7 +125,7 @@ impl<B: DitBackend> Optimizer<B> {
 
 struct Update<'a, AB: AutodiffBackend> {
     config: &'a OptimizerConfig,
-    role: fn(&[&str], usize) -> Role,
+    roles: BTreeMap<String, Role>,
     step: AdamStep,
     scale: Tensor<AB::InnerBackend, 1>,
     grads: Gradients<AB::InnerBackend>,
@@ -241,7 +241,7 @@ where
         let Some(grad) = self.grads.take(&name) else {
             return param;
         };
-        let role = (self.role)(path, D);
+        let role = self.roles[&name];
         param.map(|tensor| {
             let shape = tensor.shape();
             let flat = tensor.inner().reshape([shape.num_elements()]);

@@ -45,23 +45,24 @@ impl OptimizerConfig {
     pub fn kept<B: Backend, M: Module<B> + Roles>(&self, module: &M) -> BTreeMap<String, Kept> {
         struct Collect {
             method: Method,
-            role: fn(&[&str], usize) -> Role,
+            roles: BTreeMap<String, Role>,
             kept: BTreeMap<String, Kept>,
         }
         impl<B: Backend> VisitParams<B> for Collect {
             fn visit<const D: usize>(&mut self, path: &[&str], param: &Param<Tensor<B, D>>) {
                 let shape = param.shape();
-                let slots: &[&str] = match (self.method, stack((self.role)(path, D), &shape)) {
+                let path = path.join(".");
+                let slots: &[&str] = match (self.method, stack(self.roles[&path], &shape)) {
                     (Method::Muon { .. }, Some(_)) => &[MOMENTUM],
                     _ => &[FIRST, SECOND],
                 };
                 let size = shape.num_elements();
-                self.kept.insert(path.join("."), Kept { slots, size });
+                self.kept.insert(path, Kept { slots, size });
             }
         }
         let collect = Collect {
             method: self.method,
-            role: M::role,
+            roles: params::roles(module),
             kept: BTreeMap::new(),
         };
         params::visit(module, collect).kept

@@ -42,6 +42,9 @@ const REWRITTEN: [(&str, &str); 2] = [
     ),
 ];
 
+/// The network whose sizes stand without a name.
+const NETWORK: &str = "Dit";
+
 /// Recipes that may extend each other in a row; more are taken for a circle.
 const MAX_EXTENDS: usize = 64;
 
@@ -124,7 +127,11 @@ impl Typed {
             let message = format!("more than {MAX_STAGES} stages");
             return Err((origin, message).into());
         }
-        let whole = |stage: &Node| typed(&tree.clone().merge(stage.clone()));
+        let whole = |stage: &Node| {
+            let mut whole = tree.clone().merge(stage.clone());
+            whole.name("model", NETWORK);
+            typed(&whole)
+        };
         let recipe = Recipe {
             run: typed(&run)?,
             stages: stages.iter().map(whole).collect::<Result<_, _>>()?,
@@ -273,6 +280,20 @@ mod tests {
                 assert!(answered || !place.is_empty(), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn sizes_without_a_name_are_those_of_a_dit() {
+        let named = quickstart("seed=0").unwrap();
+        let text = named.source.replacen("Dit(", "(", 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("unnamed.ron");
+        std::fs::write(&path, &text).unwrap();
+        let unnamed = Recipe::load(&path, &["model.depth=4".to_owned()]).unwrap();
+        assert_eq!(unnamed.stages, named.stages);
+        std::fs::write(&path, named.source.replacen("Dit(", "Nit(", 1)).unwrap();
+        let said = Recipe::load(&path, &[]).unwrap_err().to_string();
+        assert!(said.contains("`Nit`") && said.contains("`Dit`"), "{said}");
     }
 
     #[test]

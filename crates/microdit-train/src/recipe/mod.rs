@@ -23,9 +23,10 @@ pub(crate) use validate::MAX_IMAGES;
 
 use crate::{error::TrainError, optim::OptimizerConfig, schedule::Schedule};
 use microdit::{
-    Dit, DitBackend, DitConfig, Masking,
+    DitBackend, Masking,
     diffusion::DiffusionConfig,
     ema::EmaConfig,
+    net::{Network, NetworkConfig},
     task::{Denoise, DenoiseConfig},
 };
 use serde::{Deserialize, Serialize};
@@ -53,8 +54,9 @@ pub struct Stage {
     /// What it takes over from the stage before.
     #[serde(default)]
     pub hand_over: HandOver,
-    /// Sizes of the network; a later stage may change the resolution only.
-    pub model: DitConfig,
+    /// The network and its sizes; a later stage may change the resolution only. Sizes without a name are those of a
+    /// [`Dit`](NetworkConfig::Dit).
+    pub model: NetworkConfig,
     /// The diffusion family and its constants.
     pub diffusion: DiffusionConfig,
     /// Where images and captions come from, and how they become what the network sees.
@@ -126,7 +128,7 @@ impl Stage {
         &self,
         seed: u64,
         device: &B::Device,
-    ) -> Result<Denoise<B, Dit<B>>, TrainError> {
+    ) -> Result<Denoise<B, Network<B>>, TrainError> {
         let network = self.model.init(seed, device)?;
         Ok(self.denoise().init(network)?)
     }

@@ -115,6 +115,17 @@ impl Node {
         Ok(place.map(|place| fields.remove(place).1))
     }
 
+    /// Gives the struct `key` the name `name` if it has none.
+    pub(super) fn name(&mut self, key: &str, name: &str) {
+        if let Value::Struct(_, fields) = &mut self.value
+            && let Some((_, node)) = fields.iter_mut().find(|(known, _)| known == key)
+            && let Value::Struct(own, _) = &mut node.value
+            && own.is_empty()
+        {
+            *own = name.to_owned();
+        }
+    }
+
     /// The text of a string literal.
     pub(super) fn as_text(&self) -> Result<String, Failure> {
         let Value::Literal(text) = &self.value else {

@@ -86,7 +86,7 @@ impl Stage {
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
         let kept = self.masking.kept(tokens);
-        let capacity = self.model.validate_capacity(kept);
+        let capacity = self.model.validate_tokens(kept);
         capacity
             .map_err(|error| OutOfRange::new("masking", format!("{kept} tokens are kept: {error}")))
     }
@@ -103,21 +103,15 @@ impl Stage {
 
     /// Bytes of an image and its caption as the network sees them.
     pub(crate) fn sample_bytes(&self) -> u128 {
-        let model = &self.model;
-        let [side, channels, words, width] = [
-            model.input_size,
-            model.in_channels,
-            self.data.tokens(),
-            model.caption_channels,
-        ]
-        .map(|size| size as u128);
-        4 * (channels * side * side + words * width)
+        let product = |sizes: &[usize]| sizes.iter().map(|&size| size as u128).product::<u128>();
+        let caption = [self.data.tokens(), self.model.caption_channels()];
+        4 * (product(&self.model.latent()) + product(&caption))
     }
 
     /// Pixels must be those the network takes.
     fn validate_pixels(&self) -> Result<(), OutOfRange> {
         let size = self.data.image_size() as usize;
-        let fits = self.model.in_channels == 3 && self.model.input_size == size;
+        let fits = self.model.latent() == [3, size, size];
         require(
             self.data.codec().is_none() || fits,
             "model.input_size",
@@ -135,11 +129,7 @@ impl Stage {
         };
         let other = before.iter().all(|stage| stage.name != self.name);
         require(other, "name", || "two stages have this name".into())?;
-        let mut same = self.model.clone();
-        same.input_size = last.model.input_size;
-        same.pos_interp_scale = last.model.pos_interp_scale;
-        same.precision = last.model.precision;
-        require(same == last.model, "model", || {
+        require(self.model.takes_weights_of(&last.model), "model", || {
             "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on".into()
         })
     }

@@ -18,9 +18,9 @@ use crate::{
 use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
-    Dit, DitBackend, DitConfig,
+    DitBackend,
     diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
-    net::{Denoiser, dit::flops::parameters},
+    net::{Denoiser, Network, NetworkConfig},
     rng::{Purpose, Stream},
     weights::{CaptionSource, LatentSource, StateDict, WeightsFile},
 };
@@ -37,7 +37,7 @@ use start::Start;
 
 /// A trained network and what turns words into its conditions and latents into pictures.
 pub struct Pipeline<B: DitBackend, D> {
-    model: DitConfig,
+    model: NetworkConfig,
     family: Family,
     denoiser: D,
     conditioner: Named<dyn Conditioner<B>>,
@@ -60,7 +60,7 @@ pub type Named<P> = (String, Arc<P>);
 #[derive(Clone, Debug)]
 pub struct Surroundings {
     /// Sizes of the latents and the conditioning, among others.
-    pub model: DitConfig,
+    pub model: NetworkConfig,
     /// The diffusion it was trained with.
     pub diffusion: DiffusionConfig,
     /// How its latents become pictures.
@@ -89,7 +89,7 @@ impl Surroundings {
             CaptionSource::HashedWords { tokens } => {
                 let words = HashedWords {
                     tokens,
-                    channels: self.model.caption_channels,
+                    channels: self.model.caption_channels(),
                 };
                 (format!("hashed words, {tokens}"), Arc::new(words))
             }
@@ -120,7 +120,7 @@ impl Surroundings {
 /// What a pipeline is made of.
 pub struct Parts<B: DitBackend, D> {
     /// Sizes of the latents and the conditioning, among others.
-    pub model: DitConfig,
+    pub model: NetworkConfig,
     /// The diffusion the network was trained with.
     pub diffusion: DiffusionConfig,
     /// The network.
@@ -140,7 +140,7 @@ struct Picture<'a> {
     prompt: &'a str,
 }
 
-impl<B: DitBackend> Pipeline<B, Dit<B>> {
+impl<B: DitBackend> Pipeline<B, Network<B>> {
     /// The same, [guided](Self::with_guide) away from a network of the same sizes with the weights at `path`.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl<B: DitBackend> Pipeline<B, Dit<B>> {
         )?;
         let file = WeightsFile::open(weights)?;
         // Before they are allocated: a file may claim a network of any size.
-        let (needed, there) = (parameters(model), file.values());
+        let (needed, there) = (model.parameters(), file.values());
         if there < needed {
             return Err(TrainError::TooFewWeights {
                 path: weights.to_owned(),
@@ -242,8 +242,9 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     pub fn of_parts(parts: Parts<B, D>, device: B::Device) -> Result<Self, TrainError> {
         let model = parts.model;
         fits::<B>(&model, &*parts.conditioner.1, &*parts.codec.1)?;
+        let [_, latent @ ..] = model.latent();
         Ok(Self {
-            latent: [model.input_size; 2],
+            latent,
             model,
             family: parts.diffusion.init()?,
             denoiser: parts.denoiser,
@@ -289,7 +290,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             .cycle()
             .take(count.max(least))
             .collect();
-        let shape = [pictures.len(), self.model.in_channels, height, width];
+        let shape = [pictures.len(), self.model.latent()[0], height, width];
         let size: usize = shape[1..].iter().product();
         let draw = |purpose, step: usize| -> Vec<f32> {
             let one = |picture: &Picture<'_>| {
@@ -368,14 +369,9 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// Pictures below which a batch is filled up, for matrix products of a few elements or rows sum in another order than
     /// larger ones. A network of any use needs two rows at most, which guidance makes of one picture.
     fn least_batch(&self, guidance: f64) -> usize {
-        let model = &self.model;
         let patch = self.denoiser.patch_size();
         let tokens: usize = self.latent.iter().map(|side| side / patch).product();
-        let experts = model.moe.as_ref().map_or(usize::MAX, |moe| moe.experts);
-        let blocks = model.blocks();
-        let of_picture = blocks.iter().map(|block| block.dim.min(block.hidden_dim));
-        let of_picture = of_picture.min().unwrap_or(model.dim).min(model.dim);
-        let of_token = experts.min(model.patch_dim());
+        let [of_picture, of_token] = self.model.narrowest();
         // Elements and rows up to which `gemm` takes these ways.
         let narrow = 256 / of_picture.min(tokens.saturating_mul(of_token));
         let rows = narrow.max(64 / tokens).max(1) + 1;
@@ -398,7 +394,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
 
 /// Checks that the encoders speak of what the network was trained on.
 fn fits<B: DitBackend>(
-    model: &DitConfig,
+    model: &NetworkConfig,
     conditioner: &dyn Conditioner<B>,
     codec: &dyn Codec<B>,
 ) -> Result<(), TrainError> {
@@ -413,7 +409,7 @@ fn fits<B: DitBackend>(
     misfit(
         "text encoder",
         conditioner.channels(),
-        model.caption_channels,
+        model.caption_channels(),
     )?;
-    misfit("VAE", codec.channels(), model.in_channels)
+    misfit("VAE", codec.channels(), model.latent()[0])
 }

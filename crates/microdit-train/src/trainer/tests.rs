@@ -10,9 +10,9 @@ use burn::module::{AutodiffModule, Module};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
-    Dit, DitBackend,
+    DitBackend,
     ema::{Decay, EmaConfig},
-    net::{Inputs, Output},
+    net::{Inputs, Network, Output},
     nn::params::{Role, Roles},
     task::{Denoise, Draws, Losses, Noised, Samples, Task},
 };
@@ -40,7 +40,7 @@ fn recipe(lr: f64, every: u64, max_non_finite_steps: u64) -> Recipe {
     recipe
 }
 
-type Trained = Outcome<Denoise<Flex, Dit<Flex>>>;
+type Trained = Outcome<Denoise<Flex, Network<Flex>>>;
 
 fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
@@ -161,20 +161,20 @@ fn a_probe_looks_when_it_is_due() {
 /// Trains the backbone's blocks alone.
 #[derive(Module, Debug)]
 struct Backbone<B: DitBackend> {
-    whole: Denoise<B, Dit<B>>,
+    whole: Denoise<B, Network<B>>,
 }
 
 impl<B: DitBackend> Roles for Backbone<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
-        Denoise::<B, Dit<B>>::role(&path[1..], rank)
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        self.whole.role(&path[1..], rank)
     }
 }
 
 impl<B: DitBackend> Task<B> for Backbone<B> {
-    type Denoiser = Dit<B>;
+    type Denoiser = Network<B>;
     type Prepared = Noised<B>;
 
-    fn denoiser(&self) -> &Dit<B> {
+    fn denoiser(&self) -> &Network<B> {
         self.whole.denoiser()
     }
 

@@ -1,23 +1,113 @@
-//! The networks by name, for files of weights.
+//! What is known of a network before it is built: its sizes, and what they cost.
 
-use crate::{ConfigError, DitConfig};
-use serde::{Deserialize, Serialize};
+use crate::{nn::Precision, range::OutOfRange};
 
-/// One of the networks, with its sizes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum NetworkConfig {
-    /// [`Dit`](crate::Dit).
-    Dit(DitConfig),
+/// A configuration that cannot be built: the field, and the rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("model.{field}: {rule}")]
+pub struct ConfigError {
+    /// The field at fault.
+    pub field: String,
+    /// The rule, with the values that break it.
+    pub rule: String,
 }
 
-impl NetworkConfig {
-    /// Checks the sizes.
-    ///
-    /// # Errors
-    /// The first field outside of its range, or fields that do not go together.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        match self {
-            Self::Dit(config) => config.validate(),
+impl From<OutOfRange> for ConfigError {
+    fn from(error: OutOfRange) -> Self {
+        Self {
+            field: error.key,
+            rule: error.rule,
         }
     }
+}
+
+impl From<ConfigError> for OutOfRange {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.field, error.rule)
+    }
+}
+
+/// How many tokens each part of a network sees of one image and its caption. A network that drops none sees all of them
+/// everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Image tokens before those are dropped that [deferred masking](crate::Masking::Deferred) drops.
+    pub mixer: usize,
+    /// Image tokens behind it.
+    pub backbone: usize,
+    /// Caption tokens.
+    pub caption: usize,
+}
+
+/// Floating-point operations of matrix products (two per multiply-accumulate) for one image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flops {
+    /// Forward pass.
+    pub forward: f64,
+    /// Backward pass: a product for the input's gradient and one for the weight's.
+    pub backward: f64,
+}
+
+impl Flops {
+    /// Forward and backward.
+    pub fn total(&self) -> f64 {
+        self.forward + self.backward
+    }
+}
+
+/// The sizes of a network.
+///
+/// ```
+/// use microdit::{DitConfig, Masking, net::{DenoiserConfig, Tokens}};
+/// let config = DitConfig::xl_2();
+/// let kept = Masking::Deferred { ratio: 0.75 }.kept(config.tokens());
+/// let tokens = Tokens { mixer: config.tokens(), backbone: kept, caption: 77 };
+/// let gflop = config.flops(&tokens).total() / 1e9;
+/// assert!((gflop / 283.0 - 1.0).abs() < 0.01); // paper: 283 GFLOP
+/// assert_eq!(DitConfig::tiny_2().parameters(), 200_692_752);
+/// ```
+pub trait DenoiserConfig {
+    /// Checks that there is a network of these sizes.
+    ///
+    /// # Errors
+    /// The first field that breaks a rule, with the rule and the values.
+    fn validate(&self) -> Result<(), ConfigError>;
+
+    /// Checks that the network can run on so many tokens of an image: masking leaves fewer, and pictures of another size have
+    /// others.
+    ///
+    /// # Errors
+    /// The field that does not let it, with the numbers.
+    fn validate_tokens(&self, tokens: usize) -> Result<(), ConfigError>;
+
+    /// Channels, height and width of the latents it is meant for.
+    fn latent(&self) -> [usize; 3];
+
+    /// Side of a patch in latent pixels.
+    fn patch_size(&self) -> usize;
+
+    /// Tokens of such a latent.
+    fn tokens(&self) -> usize {
+        let [_, height, width] = self.latent();
+        (height / self.patch_size()) * (width / self.patch_size())
+    }
+
+    /// Channels of a caption token.
+    fn caption_channels(&self) -> usize;
+
+    /// What its matrix products take and give.
+    fn precision(&self) -> Precision;
+
+    /// Number of parameters, or `usize::MAX` where that is too small to count them.
+    fn parameters(&self) -> usize;
+
+    /// FLOPs for one image.
+    fn flops(&self, tokens: &Tokens) -> Flops;
+
+    /// Bytes the forward pass of one image leaves for the backward pass: of all there is, or, with activation checkpointing, of
+    /// what flows between the segments and of the largest segment. `usize::MAX` where that is too small to count them.
+    fn activations(&self, tokens: &Tokens, checkpointing: bool) -> usize;
+
+    /// Columns of the narrowest matrix product with a row per image, and of the narrowest with a row per token.
+    fn narrowest(&self) -> [usize; 2];
 }

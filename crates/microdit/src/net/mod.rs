@@ -6,9 +6,11 @@ mod config;
 mod denoiser;
 pub mod dit;
 mod mask;
+mod network;
 
 pub use carry::{Carry, CarryVisitor};
 pub use conditioning::Conditioning;
-pub use config::NetworkConfig;
+pub use config::{ConfigError, DenoiserConfig, Flops, Tokens};
 pub use denoiser::{Denoiser, Inputs, Output, Selection, TrainDenoiser};
 pub use mask::{MaskStage, Masking, TokenMask};
+pub use network::{Network, NetworkCarry, NetworkConfig};

@@ -91,8 +91,10 @@ impl<B: DitBackend> FeedForward<B> {
 }
 
 impl<B: DitBackend> Roles for FeedForward<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
-        // Variants are no part of paths; a dense layer's `w1` is no parameter itself, and plain below.
-        ExpertChoice::<B>::role(path, rank)
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        match self {
+            Self::Dense(_) => Role::plain(path, rank),
+            Self::Experts(experts) => experts.role(path, rank),
+        }
     }
 }

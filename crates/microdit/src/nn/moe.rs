@@ -105,7 +105,7 @@ impl<B: DitBackend> ExpertChoice<B> {
 }
 
 impl<B: DitBackend> Roles for ExpertChoice<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
             ["w1" | "w2"] => Role::Expert,
             ["gate", "weight"] => Role::Router,

@@ -4,6 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{Tensor, backend::Backend},
 };
+use std::collections::BTreeMap;
 
 /// What a parameter is for, which decides how an optimizer treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,22 +50,54 @@ impl Role {
 /// use microdit::nn::params::{Role, Roles};
 /// struct Network;
 /// impl Roles for Network {
-///     fn role(path: &[&str], rank: usize) -> Role {
+///     fn role(&self, path: &[&str], rank: usize) -> Role {
 ///         match path {
 ///             ["mask_token"] => Role::Embedding,
 ///             _ => Role::plain(path, rank),
 ///         }
 ///     }
 /// }
-/// assert_eq!(Network::role(&["mask_token"], 3), Role::Embedding);
-/// assert_eq!(Network::role(&["blocks", "0", "proj", "weight"], 2), Role::Matrix);
+/// assert_eq!(Network.role(&["mask_token"], 3), Role::Embedding);
+/// assert_eq!(Network.role(&["blocks", "0", "proj", "weight"], 2), Role::Matrix);
 /// ```
 pub trait Roles {
     /// The role of the parameter of `rank` dimensions at `path`, the names of fields from this module down. A module asks
     /// those it holds for what is theirs.
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         Role::plain(path, rank)
     }
+}
+
+impl<M: Roles> Roles for Option<M> {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        match self {
+            Some(module) => module.role(path, rank),
+            None => Role::plain(path, rank),
+        }
+    }
+}
+
+impl<M: Roles> Roles for Vec<M> {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        let module = path
+            .first()
+            .and_then(|index| self.get(index.parse::<usize>().ok()?));
+        match module {
+            Some(module) => module.role(&path[1..], rank),
+            None => Role::plain(path, rank),
+        }
+    }
+}
+
+/// The roles of a module's parameters by their paths, joined by dots.
+pub fn roles<B: Backend, M: Module<B> + Roles>(module: &M) -> BTreeMap<String, Role> {
+    struct Collect<'a, M>(&'a M, BTreeMap<String, Role>);
+    impl<B: Backend, M: Roles> VisitParams<B> for Collect<'_, M> {
+        fn visit<const D: usize>(&mut self, path: &[&str], _param: &Param<Tensor<B, D>>) {
+            self.1.insert(path.join("."), self.0.role(path, D));
+        }
+    }
+    visit(module, Collect(module, BTreeMap::new())).1
 }
 
 /// Sees the float parameters of a module, one after the other.
@@ -169,26 +202,19 @@ mod tests {
         nn::init::{Init, STD},
     };
     use burn_flex::Flex;
-    use std::collections::BTreeMap;
-
-    /// Roles by path.
-    struct Table(fn(&[&str], usize) -> Role, BTreeMap<String, Role>);
-
-    impl<B: Backend> VisitParams<B> for Table {
-        fn visit<const D: usize>(&mut self, path: &[&str], _param: &Param<Tensor<B, D>>) {
-            let taken = self.1.insert(path.join("."), (self.0)(path, D));
-            assert_eq!(taken, None, "{path:?} is two parameters");
-        }
-    }
-
-    fn roles<M: Module<Flex> + Roles>(module: &M) -> BTreeMap<String, Role> {
-        visit(module, Table(M::role, BTreeMap::new())).1
-    }
 
     #[test]
     fn a_network_says_what_its_parameters_are_for() {
         let dit: Dit<Flex> = config().init(0, &Default::default()).unwrap();
         let roles = roles(&dit);
+        struct Count(usize);
+        impl<B: Backend> VisitParams<B> for Count {
+            fn visit<const D: usize>(&mut self, _path: &[&str], _param: &Param<Tensor<B, D>>) {
+                self.0 += 1;
+            }
+        }
+        let count = visit(&dit, Count(0)).0;
+        assert_eq!(roles.len(), count, "two parameters have one path");
         for (name, role) in [
             ("patch_embed.proj.weight", Role::Embedding),
             ("patch_embed.proj.bias", Role::Bias),
@@ -219,7 +245,7 @@ mod tests {
     }
 
     impl<B: Backend> Roles for Own<B> {
-        fn role(path: &[&str], rank: usize) -> Role {
+        fn role(&self, path: &[&str], rank: usize) -> Role {
             match path {
                 ["mask_token"] => Role::Embedding,
                 _ => Role::plain(path, rank),

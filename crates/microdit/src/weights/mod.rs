@@ -4,6 +4,7 @@
 
 mod archive;
 mod choice;
+mod choice_error;
 mod content;
 mod description;
 mod element;
@@ -21,7 +22,7 @@ mod state;
 mod trainer;
 mod wrappers;
 
-pub use choice::{ChoiceError, NoChoice};
+pub use choice_error::{ChoiceError, NoChoice};
 pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
 pub use names::reference_name;

@@ -4,7 +4,8 @@
 
 use super::{
     archive::Archive,
-    choice::{self, Choice, ChoiceError},
+    choice::{self, Choice},
+    choice_error::ChoiceError,
     pickle::{self, Pickle, TensorRecord, Value},
 };
 use burn::tensor::TensorData;

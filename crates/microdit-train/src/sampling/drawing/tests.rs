@@ -3,11 +3,11 @@
 use super::*;
 use crate::{encoders::Encoders, recipe::Recipe, sampling::Surroundings};
 use burn_flex::Flex;
-use microdit::{Dit, weights::StateDict};
+use microdit::{net::Network, weights::StateDict};
 use microdit_encoders::read_labels;
 
 /// A pipeline of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
-fn pipeline(gain: f32, changes: &[&str]) -> Pipeline<Flex, Dit<Flex>> {
+fn pipeline(gain: f32, changes: &[&str]) -> Pipeline<Flex, Network<Flex>> {
     let device = Default::default();
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/quickstart.ron");
     let changes = ["model.depth=2"].iter().chain(changes);
@@ -111,7 +111,7 @@ fn a_picture_is_the_same_in_every_batch() {
 }
 
 /// Latents of one picture.
-fn drawn(pipeline: &Pipeline<Flex, Dit<Flex>>, settings: &SamplingConfig) -> Vec<f32> {
+fn drawn(pipeline: &Pipeline<Flex, Network<Flex>>, settings: &SamplingConfig) -> Vec<f32> {
     let picture = [Picture {
         place: 1,
         prompt: "a red circle",

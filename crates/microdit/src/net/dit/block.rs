@@ -112,9 +112,9 @@ impl<B: DitBackend> DitBlock<B> {
 }
 
 impl<B: DitBackend> Roles for DitBlock<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
-            ["mlp", rest @ ..] => FeedForward::<B>::role(rest, rank),
+            ["mlp", rest @ ..] => self.mlp.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }

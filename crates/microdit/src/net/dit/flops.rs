@@ -1,34 +1,16 @@
 //! Analytic parameters and FLOPs of a configuration: the source of utilisation figures and of every cost estimate.
 
 use super::DitConfig;
-use crate::nn::BlockConfig;
+use crate::{
+    net::{Flops, Tokens},
+    nn::BlockConfig,
+};
 
 /// Channels of the sinusoids the time embedding starts from.
 const TIME_CHANNELS: usize = 512;
 
-/// Floating-point operations of matrix products (two per multiply-accumulate) for one image.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Flops {
-    /// Forward pass.
-    pub forward: f64,
-    /// Backward pass: a product for the input's gradient and one for the weight's.
-    pub backward: f64,
-}
-
-impl Flops {
-    /// Forward and backward.
-    pub fn total(&self) -> f64 {
-        self.forward + self.backward
-    }
-}
-
 /// Parameters of the network, without its two buffers; `usize::MAX` where that is too small to count them.
-///
-/// ```
-/// use microdit::{DitConfig, net::dit::flops};
-/// assert_eq!(flops::parameters(&DitConfig::tiny_2()), 200_692_752);
-/// ```
-pub fn parameters(config: &DitConfig) -> usize {
+pub(super) fn parameters(config: &DitConfig) -> usize {
     let (dim, patch) = (config.dim, config.patch_dim());
     let wide = |dim: usize| dim as u128;
     let mlp = |input| linear(input, dim, true) + wide(dim) + linear(dim, dim, true);
@@ -67,7 +49,7 @@ pub(crate) fn saturated(count: u128) -> usize {
 }
 
 /// Parameters of all experts and their routers.
-pub fn expert_parameters(config: &DitConfig) -> usize {
+pub(super) fn expert_parameters(config: &DitConfig) -> usize {
     let blocks = config.blocks();
     let blocks = blocks
         .iter()
@@ -77,24 +59,10 @@ pub fn expert_parameters(config: &DitConfig) -> usize {
     saturated(blocks)
 }
 
-/// FLOPs for one image: the mixer runs on `mixer_tokens`, the backbone on `backbone_tokens`, captions have
-/// `caption_tokens`. With deferred masking the mixer sees every token, with naive masking only the kept ones.
-///
-/// ```
-/// use microdit::{DitConfig, Masking, net::dit::flops};
-/// let config = DitConfig::xl_2();
-/// let kept = Masking::Deferred { ratio: 0.75 }.kept(config.tokens());
-/// let gflop = flops::per_image(&config, config.tokens(), kept, 77).total() / 1e9;
-/// assert!((gflop / 283.0 - 1.0).abs() < 0.01); // paper: 283 GFLOP
-/// ```
-pub fn per_image(
-    config: &DitConfig,
-    mixer_tokens: usize,
-    backbone_tokens: usize,
-    caption_tokens: usize,
-) -> Flops {
+/// FLOPs for one image.
+pub(super) fn per_image(config: &DitConfig, tokens: &Tokens) -> Flops {
     let [mixer_tokens, backbone_tokens, caption_tokens] =
-        [mixer_tokens, backbone_tokens, caption_tokens].map(|tokens| tokens as u128);
+        [tokens.mixer, tokens.backbone, tokens.caption].map(|tokens| tokens as u128);
     let (dim, patch) = (config.dim as u128, config.patch_dim() as u128);
     let caption = config.caption_block();
     let mlp = |input: u128| dim * (input + dim);
@@ -206,9 +174,13 @@ mod tests {
             (64, 1.0, 3015.0),
         ] {
             let config = DitConfig::xl_2().with_input_size(size);
-            let tokens = config.tokens();
-            let found =
-                per_image(&config, tokens, (tokens as f64 * kept) as usize, 77).total() / 1e9;
+            let all = config.tokens();
+            let tokens = Tokens {
+                mixer: all,
+                backbone: (all as f64 * kept) as usize,
+                caption: 77,
+            };
+            let found = per_image(&config, &tokens).total() / 1e9;
             assert!(
                 (found / gflop - 1.0).abs() < 0.01,
                 "{size} {kept}: {found} GFLOP, expected {gflop}"

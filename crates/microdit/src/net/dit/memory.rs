@@ -1,7 +1,10 @@
 //! What training keeps in memory, in bytes: the source of every memory estimate.
 
 use super::{DitConfig, flops::saturated};
-use crate::nn::{BlockConfig, Precision};
+use crate::{
+    net::Tokens,
+    nn::{BlockConfig, Precision},
+};
 
 /// Bytes of a number of the residual stream, norms and gates.
 const WIDE: u128 = 4;
@@ -15,23 +18,11 @@ fn narrow(precision: Precision) -> u128 {
 }
 
 /// Bytes the forward pass of one image leaves for the backward pass: what the operations of
-/// [`DitBackend`](crate::DitBackend) store under automatic differentiation. Tokens and captions are counted as in
-/// [`flops::per_image`](crate::net::dit::flops::per_image); `usize::MAX` where that is too small to count them.
-///
-/// ```
-/// use microdit::{DitConfig, net::dit::memory};
-/// let config = DitConfig::tiny_2();
-/// let (masked, whole) = (memory::activations(&config, 256, 64, 77), memory::activations(&config, 256, 256, 77));
-/// assert!(masked < whole / 2);
-/// ```
-pub fn activations(
-    config: &DitConfig,
-    mixer_tokens: usize,
-    backbone_tokens: usize,
-    caption_tokens: usize,
-) -> usize {
+/// [`DitBackend`](crate::DitBackend) store under automatic differentiation; `usize::MAX` where that is too small to count
+/// them.
+pub(super) fn activations(config: &DitConfig, tokens: &Tokens) -> usize {
     let [mixer_tokens, backbone_tokens, caption_tokens] =
-        [mixer_tokens, backbone_tokens, caption_tokens].map(|tokens| tokens as u128);
+        [tokens.mixer, tokens.backbone, tokens.caption].map(|tokens| tokens as u128);
     let run = |blocks: &[BlockConfig], tokens| -> u128 {
         let kept = |block| block_activations(block, tokens, caption_tokens);
         blocks.iter().map(kept).sum()
@@ -62,24 +53,12 @@ pub fn activations(
 }
 
 /// The same if only what flows between the blocks is kept and the rest computed again, one block at a time.
-///
-/// ```
-/// use microdit::{DitConfig, net::dit::memory};
-/// let config = DitConfig::tiny_2();
-/// let (all, few) = (memory::activations(&config, 256, 256, 77), memory::recomputed(&config, 256, 256, 77));
-/// assert!(few < all / 5);
-/// ```
-pub fn recomputed(
-    config: &DitConfig,
-    mixer_tokens: usize,
-    backbone_tokens: usize,
-    caption_tokens: usize,
-) -> usize {
+pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
     let parts = [
-        (config.mixer_blocks(), mixer_tokens as u128),
-        (config.blocks(), backbone_tokens as u128),
+        (config.mixer_blocks(), tokens.mixer as u128),
+        (config.blocks(), tokens.backbone as u128),
     ];
-    let words = caption_tokens as u128;
+    let words = tokens.caption as u128;
     let blocks = || {
         parts
             .iter()
@@ -117,4 +96,22 @@ fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
         + (2 * narrow * words + 6 * WIDE) * dim
         + routed
         + copied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masking_and_computing_again_save_memory() {
+        let config = DitConfig::tiny_2();
+        let tokens = |backbone| Tokens {
+            mixer: 256,
+            backbone,
+            caption: 77,
+        };
+        let [masked, whole] = [64, 256].map(|kept| activations(&config, &tokens(kept)));
+        assert!(masked < whole / 2);
+        assert!(recomputed(&config, &tokens(256)) < whole / 5);
+    }
 }

@@ -116,9 +116,9 @@ impl<B: DitBackend> PatchMixer<B> {
 }
 
 impl<B: DitBackend> Roles for PatchMixer<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
-            ["blocks", _, rest @ ..] => DitBlock::<B>::role(rest, rank),
+            ["blocks", rest @ ..] => self.blocks.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }

@@ -3,19 +3,20 @@
 pub mod block;
 mod config;
 pub mod embed;
-pub mod flops;
-pub mod memory;
+mod flops;
+mod memory;
 pub mod mixer;
 mod segments;
+mod sizes;
 mod validate;
 mod width;
 
 pub use config::{DitConfig, MixerConfig};
 pub use segments::DitCarry;
-pub use validate::ConfigError;
 pub use width::WidthScale;
 
 use crate::{
+    net::ConfigError,
     net::dit::{
         block::{CaptionBlock, DitBlock},
         embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_axis},
@@ -219,15 +220,15 @@ fn axis_table<B: DitBackend>(
 }
 
 impl<B: DitBackend> Roles for Dit<B> {
-    fn role(path: &[&str], rank: usize) -> Role {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
             [
                 "patch_embed" | "noise_embed" | "caption_projection" | "pooled_caption",
                 ..,
             ]
             | ["final_layer", "linear", ..] => Role::plain(path, rank).in_embedding(),
-            ["mixer", rest @ ..] => PatchMixer::<B>::role(rest, rank),
-            ["blocks", _, rest @ ..] => DitBlock::<B>::role(rest, rank),
+            ["mixer", rest @ ..] => self.mixer.role(rest, rank),
+            ["blocks", rest @ ..] => self.blocks.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }

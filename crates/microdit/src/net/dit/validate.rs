@@ -2,34 +2,10 @@
 
 use super::{DitConfig, MixerConfig, flops};
 use crate::{
+    net::ConfigError,
     nn::MoeConfig,
     range::{OutOfRange, above, require, within},
 };
-
-/// A configuration that cannot be built: the field, and the rule it breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("model.{field}: {rule}")]
-pub struct ConfigError {
-    /// The field of [`DitConfig`] at fault.
-    pub field: String,
-    /// The rule, with the values that break it.
-    pub rule: String,
-}
-
-impl From<OutOfRange> for ConfigError {
-    fn from(error: OutOfRange) -> Self {
-        Self {
-            field: error.key,
-            rule: error.rule,
-        }
-    }
-}
-
-impl From<ConfigError> for OutOfRange {
-    fn from(error: ConfigError) -> Self {
-        Self::new(error.field, error.rule)
-    }
-}
 
 /// Largest side of a latent, and of what else is counted along it.
 const MAX_SIDE: usize = 1 << 16;
