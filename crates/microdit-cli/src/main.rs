@@ -14,6 +14,7 @@ mod plan;
 mod recipe;
 mod sample;
 mod signal;
+mod source;
 mod terminal;
 mod train;
 

@@ -3,10 +3,10 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, on_device},
-    network::{Described, Told},
     number::{real, whole},
     output, say,
     signal::{Stopped, stop_soon_on_signal},
+    source::{Opened, Source},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{
@@ -16,9 +16,8 @@ use microdit::{
 };
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
-    encoders::Encoders,
-    recipe::{EncoderConfig, SamplingConfig},
-    sampling::{Drawing, Drawn, Order, Pipeline, read_prompts},
+    recipe::SamplingConfig,
+    sampling::{Drawing, Drawn, Naming, Order, Pipeline, read_prompts},
 };
 use miette::miette;
 use std::{
@@ -38,21 +37,8 @@ const LINES: Duration = Duration::from_secs(10);
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights"])))]
 pub(crate) struct Sample {
-    /// Run directory that `microdit train` wrote
-    #[arg(long)]
-    run: Option<PathBuf>,
-    /// Weights of the network, .safetensors or .pt, or a name such as microdit-xl2
-    #[arg(long)]
-    weights: Option<PathBuf>,
     #[command(flatten)]
-    told: Told,
-    /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's, or the one --weights name]
-    #[arg(long)]
-    vae: Option<PathBuf>,
-    /// Directory of the text encoder, as open_clip or transformers save it, or a name such as dfn-clip-h14 [default: the recipe's, or the
-    /// one --weights name]
-    #[arg(long)]
-    text_encoder: Option<PathBuf>,
+    source: Source,
     /// What to draw; may be given several times [default: the recipe's prompts]
     #[arg(long, conflicts_with = "prompts")]
     prompt: Vec<String>,
@@ -125,28 +111,11 @@ impl Sample {
             Some(file) => read_prompts(file).or_advise()?,
             None => self.prompt.clone(),
         };
-        let named = EncoderConfig {
-            vae: self.vae.clone(),
-            text: self.text_encoder.clone(),
-        };
-        let (pipeline, mut settings) = match (&self.run, &self.weights) {
-            (Some(run), _) => {
-                let encoders = Encoders::open(&named, &device).or_advise()?;
-                let (pipeline, recipe) =
-                    Pipeline::<B, _>::load(run, encoders, device).or_advise()?;
-                (pipeline, recipe.run.sampling)
-            }
-            (None, Some(weights)) => {
-                let weights = locate(weights).or_advise()?;
-                let described = Described::read(&weights, &self.told)?;
-                let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;
-                let surroundings = described.surroundings(&self.told, &encoders)?;
-                let pipeline = Pipeline::of_weights(&weights, surroundings, &encoders, device);
-                let pipeline = pipeline.or_advise()?;
-                (pipeline, SamplingConfig::default())
-            }
-            (None, None) => unreachable!("clap requires one of them"),
-        };
+        let Opened {
+            pipeline,
+            mut settings,
+            ..
+        } = self.source.open::<B>(device)?;
         let pipeline = self.directed(pipeline)?;
         settings = settings.with(&self.overrides).or_advise()?;
         if !prompts.is_empty() {
@@ -168,6 +137,7 @@ impl Sample {
             place: self.place,
             sheet: self.out.as_deref(),
             singles: self.singles.as_deref(),
+            naming: Naming::Place,
             overwrite: self.overwrite,
         };
         if order.sheet.is_none() {

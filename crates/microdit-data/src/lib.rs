@@ -18,7 +18,7 @@ mod pack;
 pub mod parallel;
 mod prepare;
 mod sample;
-mod shapes;
+pub mod shapes;
 mod shards;
 mod stream;
 mod text;

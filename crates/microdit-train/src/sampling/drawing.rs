@@ -26,11 +26,22 @@ pub struct Order<'a> {
     pub place: u64,
     /// File of all pictures on one sheet, a row for each prompt.
     pub sheet: Option<&'a Path>,
-    /// Directory of the pictures one by one, each named by its place. It is created; pictures that are there already are
-    /// not drawn again.
+    /// Directory of the pictures one by one. It is created; pictures that are there already are not drawn again.
     pub singles: Option<&'a Path>,
+    /// How those are named.
+    pub naming: Naming,
     /// Whether pictures that are there but differ by their labels are drawn again rather than refused.
     pub overwrite: bool,
+}
+
+/// How pictures in a directory are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// By their places.
+    #[default]
+    Place,
+    /// By a hash of everything they follow from, so that pictures of other settings find room beside them.
+    Label,
 }
 
 impl<'a> Order<'a> {
@@ -49,12 +60,6 @@ impl<'a> Order<'a> {
             place: self.place + i as u64,
             prompt: &self.settings.prompts[i / self.settings.count],
         }
-    }
-
-    /// Where the picture with index `i` is written by itself.
-    fn single(&self, i: usize) -> Option<PathBuf> {
-        let place = self.place + i as u64;
-        Some(self.singles?.join(format!("{place:05}.png")))
     }
 
     /// Whether all pictures of `size` find room on one sheet.
@@ -114,6 +119,15 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
         };
         drawing.kept = drawing.find_kept()?;
         Ok(drawing)
+    }
+
+    /// Where the picture with index `i` is written by itself, if pictures are.
+    pub fn single(&self, i: usize) -> Option<PathBuf> {
+        let name = match self.order.naming {
+            Naming::Place => format!("{:05}", self.order.place + i as u64),
+            Naming::Label => self.label(i).hash(),
+        };
+        Some(self.order.singles?.join(format!("{name}.png")))
     }
 
     /// Solver steps that are left, over all batches.
@@ -185,7 +199,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
                     failed.push(i);
                     continue;
                 };
-                if let Some(path) = self.order.single(i) {
+                if let Some(path) = self.single(i) {
                     let label = self.label(i);
                     save_picture(&image, &path, label.texts()).map_err(TrainError::io(&path))?;
                 }
@@ -247,22 +261,13 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
         let Some(folder) = self.order.singles.filter(|folder| folder.exists()) else {
             return Ok(kept);
         };
-        // What is there is looked through, rather than what is wanted: that may be any number.
-        for entry in fs::read_dir(folder).map_err(TrainError::io(folder))? {
-            let path = entry.map_err(TrainError::io(folder))?.path();
-            let place = path
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-            let index = place.and_then(|place| place.checked_sub(self.order.place));
-            let Some(i) = index
-                .and_then(|i| usize::try_from(i).ok())
-                .filter(|&i| i < self.count)
+        for i in 0..self.count {
+            let Some(path) = self
+                .single(i)
+                .filter(|path| path.symlink_metadata().is_ok())
             else {
                 continue;
             };
-            if self.order.single(i).as_deref() != Some(&path) {
-                continue;
-            }
             let in_the_way = |difference| TrainError::InTheWay {
                 path: path.clone(),
                 difference,
@@ -281,7 +286,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
 
     /// A picture that was there already.
     fn read(&self, i: usize) -> Result<image::RgbImage, TrainError> {
-        let path = self.order.single(i).unwrap_or_default();
+        let path = self.single(i).unwrap_or_default();
         match image::open(&path) {
             Ok(image) => Ok(image.into_rgb8()),
             Err(error) => Err(TrainError::InTheWay {
@@ -307,6 +312,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             place: 0,
             sheet: Some(path).filter(|_| !settings.prompts.is_empty()),
             singles: None,
+            naming: Naming::Place,
             overwrite: false,
         };
         Drawing::new(self, order)?.run(stop, || ())

@@ -22,6 +22,21 @@ impl Label {
         &self.0
     }
 
+    /// A name for what it says, in 32 hexadecimal digits.
+    pub(super) fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (key, text) in &self.0 {
+            // Lengths keep a text from running into the next.
+            hasher.update(format!("{key} {} ", text.len()));
+            hasher.update(text);
+        }
+        let digest = hasher.finalize();
+        digest[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
     /// With one text more.
     #[must_use]
     pub(super) fn with(mut self, key: &'static str, text: String) -> Self {

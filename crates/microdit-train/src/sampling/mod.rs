@@ -5,7 +5,7 @@ mod label;
 mod prompts;
 mod start;
 
-pub use drawing::{Drawing, Drawn, Order};
+pub use drawing::{Drawing, Drawn, Naming, Order};
 pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 

@@ -58,6 +58,7 @@ fn order<'a>(settings: &'a SamplingConfig, singles: &'a Path) -> Order<'a> {
         place: 0,
         sheet: None,
         singles: Some(singles),
+        naming: Naming::Place,
         overwrite: false,
     }
 }
@@ -342,4 +343,31 @@ fn what_cannot_be_numbered_or_shown_is_refused() {
     let error = order(&many, Path::new("none")).sheet_fits([32, 32], Path::new("a.png"));
     let error = error.unwrap_err().to_string();
     assert!(error.contains("too many for one sheet"), "{error}");
+}
+
+#[test]
+fn pictures_named_by_their_labels_find_room_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = pipeline(1.0, &[]);
+    let first = settings(&["a", "b"], 1);
+    let other = SamplingConfig {
+        guidance: 2.5,
+        ..first.clone()
+    };
+    let draw = |settings, seed| {
+        let order = Order {
+            naming: Naming::Label,
+            seed,
+            ..order(settings, folder.path())
+        };
+        let drawn = Drawing::new(&pipeline, order)?.run(&GO, || ())?;
+        Ok::<_, TrainError>((drawn.drawn, drawn.kept))
+    };
+    assert_eq!(draw(&first, 3).unwrap(), (2, 0));
+    assert_eq!(draw(&other, 3).unwrap(), (2, 0));
+    assert_eq!(draw(&first, 4).unwrap(), (2, 0));
+    for (settings, seed) in [(&first, 3), (&other, 3), (&first, 4)] {
+        assert_eq!(draw(settings, seed).unwrap(), (0, 2));
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6);
 }

@@ -1,0 +1,367 @@
+//! What an image of the shapes data shows, seen again in its pixels: the ground truth by which drawn pictures are judged.
+
+use super::scene::{Background, Color, Figure, Kind, Relation, Scene, Size, contains, radius};
+use image::RgbImage;
+
+/// Share of the image below which a spot is a speck, and no figure: a third of the smallest figure there is.
+const SPECK: f32 = 0.01;
+
+/// Overlap (intersection over union) with the best figure below which a spot is none.
+const MIN_OVERLAP: f32 = 0.6;
+
+/// How far a figure's center is looked for around that of its box, in pixels, and in which steps.
+const REACH: f32 = 1.0;
+const STEP: f32 = 0.25;
+
+/// What a square image shows: as the generator would describe it, if it had painted it. Spots that are no figure of the
+/// generator are left out, so that there may be any number of figures; the relation is that of two.
+///
+/// ```
+/// use microdit_data::shapes::{Scene, detect};
+/// let caption = "a small red circle on a gray background";
+/// let image = Scene::read(caption).unwrap().paint(64);
+/// assert_eq!(detect(&image).caption(), caption);
+/// ```
+pub fn detect(image: &RgbImage) -> Scene {
+    let background = background(image);
+    let spots = spots(image, background);
+    let fit = |spot: &Spot| spot.figure(spots.len(), image.width() as f32);
+    let figures: Vec<Figure> = spots.iter().filter_map(fit).collect();
+    let relation = match &figures[..] {
+        [first, second] => Some(relation(first, second)),
+        _ => None,
+    };
+    Scene {
+        background,
+        figures,
+        relation,
+    }
+}
+
+/// The background most of the border resembles.
+fn background(image: &RgbImage) -> Background {
+    let (width, height) = image.dimensions();
+    let border = image
+        .enumerate_pixels()
+        .filter(|(x, y, _)| *x == 0 || *y == 0 || *x + 1 == width || *y + 1 == height);
+    let mut votes = [0; Background::ALL.len()];
+    for (.., pixel) in border {
+        let distance = |ground: Background| squared(&sub(pixel.0, ground.rgb()));
+        let nearest = (0..votes.len())
+            .min_by(|&a, &b| distance(Background::ALL[a]).total_cmp(&distance(Background::ALL[b])));
+        votes[nearest.unwrap_or(0)] += 1;
+    }
+    let most = (0..votes.len()).max_by_key(|&i| votes[i]).unwrap_or(0);
+    Background::ALL[most]
+}
+
+fn sub(a: [u8; 3], b: [u8; 3]) -> [f32; 3] {
+    std::array::from_fn(|i| f32::from(a[i]) - f32::from(b[i]))
+}
+
+fn squared(v: &[f32; 3]) -> f32 {
+    v.iter().map(|x| x * x).sum()
+}
+
+/// The color a pixel is painted with, if more than half of it is: on an edge, colors mix with the background.
+fn paint(pixel: [u8; 3], background: Background) -> Option<Color> {
+    let from_ground = sub(pixel, background.rgb());
+    let mixed = Color::ALL.iter().map(|&color| {
+        let paint = sub(color.rgb(), background.rgb());
+        let along: f32 = paint.iter().zip(&from_ground).map(|(a, b)| a * b).sum();
+        let share = (along / squared(&paint)).clamp(0.0, 1.0);
+        let rest: [f32; 3] = std::array::from_fn(|i| from_ground[i] - share * paint[i]);
+        (color, share, squared(&rest))
+    });
+    let (color, share, _) = mixed.min_by(|a, b| a.2.total_cmp(&b.2))?;
+    (share >= 0.5).then_some(color)
+}
+
+/// Pixels of paint that touch.
+struct Spot {
+    pixels: Vec<[u32; 2]>,
+    color: Color,
+}
+
+/// All spots but specks, by their uppermost pixels.
+fn spots(image: &RgbImage, background: Background) -> Vec<Spot> {
+    let (width, height) = image.dimensions();
+    let mut left: Vec<Option<Color>> = image
+        .pixels()
+        .map(|pixel| paint(pixel.0, background))
+        .collect();
+    let index = |[x, y]: [u32; 2]| (y * width + x) as usize;
+    let mut spots = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            let (mut pixels, mut votes) = (Vec::new(), [0; Color::ALL.len()]);
+            let mut stack = vec![[x, y]];
+            while let Some(at) = stack.pop() {
+                let Some(color) = left[index(at)].take() else {
+                    continue;
+                };
+                votes[color as usize] += 1;
+                pixels.push(at);
+                let [x, y] = at;
+                let sides = [
+                    (x > 0).then(|| [x - 1, y]),
+                    (y > 0).then(|| [x, y - 1]),
+                    (x + 1 < width).then_some([x + 1, y]),
+                    (y + 1 < height).then_some([x, y + 1]),
+                ];
+                stack.extend(sides.into_iter().flatten());
+            }
+            if pixels.len() as f32 >= SPECK * (width * height) as f32 {
+                let most = (0..votes.len()).max_by_key(|&i| votes[i]).unwrap_or(0);
+                let color = Color::ALL[most];
+                spots.push(Spot { pixels, color });
+            }
+        }
+    }
+    spots
+}
+
+impl Spot {
+    /// The figure it overlaps with best, in an image of `count` figures, unless that is little.
+    fn figure(&self, count: usize, side: f32) -> Option<Figure> {
+        let bounds = |axis: usize| {
+            let along = || self.pixels.iter().map(move |pixel| pixel[axis]);
+            let (first, last) = (along().min().unwrap_or(0), along().max().unwrap_or(0));
+            (first + last + 1) as f32 / 2.0
+        };
+        let middle = [bounds(0), bounds(1)];
+        let steps = (REACH / STEP) as i32;
+        let mut best = (MIN_OVERLAP, None);
+        for &size in Size::ALL {
+            let radius = radius(size, count) * side;
+            for &kind in Kind::ALL {
+                for (i, j) in (-steps..=steps).flat_map(|i| (-steps..=steps).map(move |j| (i, j))) {
+                    let center = [middle[0] + STEP * i as f32, middle[1] + STEP * j as f32];
+                    let overlap = self.overlap(kind, center, radius, side);
+                    if overlap > best.0 {
+                        let figure = Figure {
+                            size,
+                            color: self.color,
+                            kind,
+                            center: center.map(|at| at / side),
+                        };
+                        best = (overlap, Some(figure));
+                    }
+                }
+            }
+        }
+        best.1
+    }
+
+    /// Intersection over union with a figure, by the centers of pixels; all in pixels.
+    fn overlap(&self, kind: Kind, center: [f32; 2], radius: f32, side: f32) -> f32 {
+        let inside = |[x, y]: [f32; 2]| {
+            let at = [(x - center[0]) / radius, (y - center[1]) / radius];
+            contains(kind, at)
+        };
+        let hit = |pixel: &&[u32; 2]| inside(pixel.map(|at| at as f32 + 0.5));
+        let both = self.pixels.iter().filter(hit).count();
+        let range = |axis: usize| {
+            let first = (center[axis] - radius).floor().max(0.0) as u32;
+            first..(center[axis] + radius).ceil().min(side).max(0.0) as u32
+        };
+        let rows = range(1).flat_map(|y| range(0).map(move |x| [x, y]));
+        let area = rows
+            .filter(|pixel| inside(pixel.map(|at| at as f32 + 0.5)))
+            .count();
+        both as f32 / (area + self.pixels.len() - both).max(1) as f32
+    }
+}
+
+/// Where `first` is, seen from `second`.
+fn relation(first: &Figure, second: &Figure) -> Relation {
+    let [x, y] = [0, 1].map(|axis| first.center[axis] - second.center[axis]);
+    match (x.abs() > y.abs(), x < 0.0, y < 0.0) {
+        (true, true, _) => Relation::LeftOf,
+        (true, false, _) => Relation::RightOf,
+        (false, _, true) => Relation::Above,
+        (false, _, false) => Relation::Below,
+    }
+}
+
+/// How much of what a prompt asks for is in a picture. Shares are over the prompt's figures; one that is missing has
+/// nothing right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    /// Whether everything is as asked for, and nothing is there besides.
+    pub all: bool,
+    /// Whether there are as many figures.
+    pub count: bool,
+    /// Share of the figures of the right shape.
+    pub kind: f64,
+    /// Share of the right color.
+    pub color: f64,
+    /// Share of the right size.
+    pub size: f64,
+    /// Whether the background is right.
+    pub background: bool,
+    /// Whether a pair stands as asked for; none of a single figure.
+    pub relation: Option<bool>,
+}
+
+impl Accuracy {
+    /// Judges what is `seen` by what was `asked` for. Of two figures, either may be the first.
+    pub fn of(seen: &Scene, asked: &Scene) -> Self {
+        let straight = Self::in_order(seen, asked);
+        let [first, second] = seen.figures[..] else {
+            return straight;
+        };
+        let swapped = Scene {
+            figures: vec![second, first],
+            relation: Some(relation(&second, &first)),
+            ..seen.clone()
+        };
+        let swapped = Self::in_order(&swapped, asked);
+        let right = |judged: &Self| {
+            let relation = f64::from(u8::from(judged.relation == Some(true)));
+            judged.kind + judged.color + judged.size + relation / 2.0
+        };
+        match right(&swapped) > right(&straight) {
+            true => swapped,
+            false => straight,
+        }
+    }
+
+    fn in_order(seen: &Scene, asked: &Scene) -> Self {
+        let count = seen.figures.len() == asked.figures.len();
+        let share = |right: fn(&Figure, &Figure) -> bool| {
+            let pairs = seen.figures.iter().zip(&asked.figures);
+            let right = pairs.filter(|(seen, asked)| right(seen, asked)).count();
+            right as f64 / asked.figures.len().max(1) as f64
+        };
+        let judged = Self {
+            all: false,
+            count,
+            kind: share(|seen, asked| seen.kind == asked.kind),
+            color: share(|seen, asked| seen.color == asked.color),
+            size: share(|seen, asked| seen.size == asked.size),
+            background: seen.background == asked.background,
+            relation: asked.relation.map(|asked| seen.relation == Some(asked)),
+        };
+        Self {
+            all: count
+                && [judged.kind, judged.color, judged.size] == [1.0; 3]
+                && judged.background
+                && judged.relation != Some(false),
+            ..judged
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Shapes;
+
+    #[test]
+    fn what_the_generator_painted_is_seen_again() {
+        for side in [32, 48, 64] {
+            for index in 0..1000 {
+                let asked = Shapes::scene(11, index);
+                let seen = detect(&asked.paint(side));
+                let judged = Accuracy::of(&seen, &asked);
+                assert!(judged.all, "{side} px, {}: {seen:?}", asked.caption());
+            }
+        }
+    }
+
+    #[test]
+    fn each_mistake_costs_its_own_share() {
+        let read = |text: &str| Scene::read(text).unwrap();
+        let asked = read("a small red circle above a large blue cross on a gray background");
+        let judge = |shown: &str| Accuracy::of(&detect(&read(shown).paint(64)), &asked);
+        let right = Accuracy {
+            all: true,
+            count: true,
+            kind: 1.0,
+            color: 1.0,
+            size: 1.0,
+            background: true,
+            relation: Some(true),
+        };
+        let wrong = Accuracy {
+            all: false,
+            ..right
+        };
+        for (shown, expected) in [
+            (
+                "a small red circle above a large blue cross on a gray background",
+                right,
+            ),
+            (
+                "a large blue cross below a small red circle on a gray background",
+                right,
+            ),
+            (
+                "a small red circle below a large blue cross on a gray background",
+                Accuracy {
+                    relation: Some(false),
+                    ..wrong
+                },
+            ),
+            (
+                "a small red square above a large blue cross on a gray background",
+                Accuracy { kind: 0.5, ..wrong },
+            ),
+            (
+                "a small red circle above a large purple cross on a gray background",
+                Accuracy {
+                    color: 0.5,
+                    ..wrong
+                },
+            ),
+            (
+                "a large red circle above a large blue cross on a gray background",
+                Accuracy { size: 0.5, ..wrong },
+            ),
+            (
+                "a small red circle above a large blue cross on a black background",
+                Accuracy {
+                    background: false,
+                    ..wrong
+                },
+            ),
+            (
+                "a small red circle on a gray background",
+                Accuracy {
+                    count: false,
+                    kind: 0.5,
+                    color: 0.5,
+                    size: 0.5,
+                    relation: Some(false),
+                    ..wrong
+                },
+            ),
+        ] {
+            assert_eq!(judge(shown), expected, "{shown}");
+        }
+        let nothing = detect(&RgbImage::from_pixel(32, 32, image::Rgb([130, 125, 128])));
+        assert_eq!(
+            (nothing.background, nothing.figures.len()),
+            (Background::Gray, 0)
+        );
+    }
+
+    #[test]
+    fn noise_is_no_figure_and_hides_none() {
+        use microdit::rng::{Purpose, Stream};
+        for index in 0..200 {
+            let asked = Shapes::scene(5, index);
+            let mut image = asked.paint(64);
+            let noise = Stream::new(1, Purpose::Noise, 0, index).normal(3 * 64 * 64);
+            for (value, noise) in image.iter_mut().zip(noise) {
+                *value = (f32::from(*value) + 12.0 * noise).clamp(0.0, 255.0) as u8;
+            }
+            assert!(
+                Accuracy::of(&detect(&image), &asked).all,
+                "{}",
+                asked.caption()
+            );
+        }
+    }
+}
