@@ -18,7 +18,7 @@ use microdit_train::{
     recipe::Stage,
     room::require_room,
     run::{Metrics, RunDir},
-    sampling::{Order, Pipeline, warn_of_long_prompts},
+    sampling::{Naming, Order, Pipeline, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
 use miette::miette;
@@ -204,6 +204,7 @@ impl Train {
             place: 0,
             sheet: Some(&sheet),
             singles: None,
+            naming: Naming::Place,
             overwrite: false,
         };
         let drawn = Pipeline::<B, _>::load(&path, Encoders::default(), devices[0].clone())

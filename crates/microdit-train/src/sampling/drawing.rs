@@ -258,9 +258,9 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     /// The pictures that are there already, by their labels.
     fn find_kept(&self) -> Result<BTreeSet<usize>, TrainError> {
         let mut kept = BTreeSet::new();
-        let Some(folder) = self.order.singles.filter(|folder| folder.exists()) else {
+        if !self.order.singles.is_some_and(Path::exists) {
             return Ok(kept);
-        };
+        }
         for i in 0..self.count {
             let Some(path) = self
                 .single(i)
