@@ -4,6 +4,7 @@ mod checkpoint;
 mod contrastive;
 mod diffusion;
 mod encoders;
+mod flow_matching;
 mod images;
 mod lamb;
 mod muon;
@@ -49,7 +50,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("edm_sampler", sampling::edm_sampler),
     ("diffusion_vp", diffusion::tables),
     ("vp_sampler", diffusion::vp_sampler),
-    ("flow", diffusion::flow),
+    ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
     ("ema", tables::ema),
     ("lr_schedule", tables::lr_schedule),
