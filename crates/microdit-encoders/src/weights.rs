@@ -384,7 +384,7 @@ mod tests {
             ),
             (r#"{"a": "a.safetensors", "a2": "again"}"#, "it holds no a2"),
             ("{}", "it lists no tensors"),
-            (r#"{"a": 1}"#, "no index of weights"),
+            (r#"{"a": 1}"#, "not an index of weights"),
         ] {
             std::fs::write(&index, format!(r#"{{"weight_map": {map}}}"#)).unwrap();
             let error = Weights::open(&index).unwrap_err().to_string();

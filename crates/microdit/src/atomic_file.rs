@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Files that are written whole or not at all.
 
 use std::{
     ffi::OsString,
@@ -12,12 +12,12 @@ use std::{
 /// End of the name of a file that is being written.
 const PART: &str = ".part";
 
-/// Lets `fill` write a file beside `path`, flushes it to the disk and renames it to `path`: a reader, and whoever comes
-/// after a power failure, sees the old file or the new one, never a part. Of two processes that write the same path, the
-/// one that ends later leaves its file. A process that is killed may leave a file [`is_part`] tells.
+/// Lets `fill` write a file beside `path`, flushes it to the disk and renames it to `path`: a reader sees the old file or
+/// the new one, never a part, even after a power failure. Of two processes that write the same path, the last to finish
+/// wins. A process that is killed may leave a file that [`is_part`] recognizes.
 ///
 /// # Errors
-/// What `fill` answers, or the operating system; the file beside `path` is removed then.
+/// An error of `fill` or of the operating system; the file beside `path` is then removed.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;
@@ -44,7 +44,7 @@ pub fn write<E: From<io::Error>>(
     result
 }
 
-/// Whether `name` is that of a file [`write()`] had begun: `NAME.PROCESS-NUMBER.part`.
+/// Whether `name` is that of a file [`write()`] has not finished: `NAME.PROCESS-NUMBER.part`.
 pub fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.strip_suffix(PART)

@@ -106,7 +106,7 @@ impl<M> Ema<M> {
         self.average
     }
 
-    /// Takes in the weights after `step` finished steps, if an update is due: those of the parameters of which `moved`
+    /// Takes in the weights after `step` finished steps, if an update is due: those of the parameters for which `moved`
     /// is true.
     pub fn update<B: Backend>(&mut self, live: &M, step: u64, moved: impl Fn(&[&str]) -> bool)
     where
@@ -127,7 +127,7 @@ impl<M> Ema<M> {
     }
 }
 
-/// `smoothing average + (1 - smoothing) live`, parameter by parameter; `average` where `moved` is false of the path.
+/// `smoothing average + (1 - smoothing) live`, parameter by parameter; `average` where `moved` is false for the path.
 ///
 /// # Panics
 /// If the two modules do not have the same parameters.

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-/// Whether a terminal would obey a character, or show others than are there: controls (C0, DEL, C1), separators of lines,
-/// what turns the direction of writing, and what has no width. The joiners stay, for writing and emoji need them.
+/// Whether a terminal would obey a character, or show something else because of it: controls (C0, DEL, C1), line
+/// separators, changes of the writing direction, and characters without width. Joiners stay: scripts and emoji need them.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -25,8 +25,8 @@ fn is_unsafe(c: char) -> bool {
         )
 }
 
-/// Text of one or more lines, safe to print: all but line feeds and tabs that a terminal would obey is written as JSON
-/// writes it, so that JSON stays what it says.
+/// Text of one or more lines, safe to print: what a terminal would obey, except line feeds and tabs, is escaped as in
+/// JSON, so that JSON keeps its meaning.
 ///
 /// ```
 /// use microdit::printable;
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn json_stays_the_same_json() {
-        // Of these, serde escapes the first alone.
+        // Of these, serde escapes only the first.
         let value = "\x1b \x7f \u{9b} \u{202e} \u{e0041} \u{1f98a} \\u0041";
         let json = serde_json::to_string(value).unwrap();
         let shown = line(&json);

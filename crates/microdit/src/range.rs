@@ -1,4 +1,4 @@
-//! Ranges of the numbers people choose, and one way to say that a number lies outside of its own.
+//! Ranges of the numbers people choose, and one error for those outside their range.
 
 use std::{
     fmt::Debug,
@@ -9,7 +9,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {rule}")]
 pub struct OutOfRange {
-    /// The key at fault: a path of names and indices, parted by dots.
+    /// The key at fault: a path of names and indices, joined by dots.
     pub key: String,
     /// The rule, with the values that break it.
     pub rule: String,
@@ -34,7 +34,7 @@ impl OutOfRange {
     }
 }
 
-/// Checks that `value` lies in `range`. What is not a number lies in none, and infinity only where a range has no end.
+/// Checks that `value` lies in `range`. NaN lies in no range, infinity only in one without an end.
 ///
 /// ```
 /// use microdit::range::{above, within};
@@ -74,7 +74,7 @@ pub fn within<T: PartialOrd + Debug>(
     Err(OutOfRange::new(key, rule))
 }
 
-/// The range from `low`, which it leaves out, up to `high`, which belongs to it.
+/// The range above `low`, up to and including `high`.
 pub fn above<T>(low: T, high: T) -> (Bound<T>, Bound<T>) {
     (Bound::Excluded(low), Bound::Included(high))
 }

@@ -91,7 +91,7 @@ impl Stream {
     }
 }
 
-/// FNV-1a, which is fixed for ever: trained networks depend on it.
+/// FNV-1a, which must never change: trained networks depend on it.
 fn fnv_1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

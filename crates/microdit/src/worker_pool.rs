@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct KeepAwake(Arc<AtomicBool>);
 
 impl KeepAwake {
-    /// From now on.
+    /// Keeps them awake from now on.
     #[must_use]
     #[allow(clippy::new_without_default)] // It acts on the pool.
     pub fn new() -> Self {

@@ -164,7 +164,7 @@ fn weights_are_written_in_every_form() {
             "--run",
             &folder.path().join("r").to_string_lossy(),
         ]),
-        &["no checkpoint of the trainer"],
+        &["not a checkpoint of the trainer"],
     );
 }
 

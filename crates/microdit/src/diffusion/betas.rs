@@ -101,7 +101,7 @@ pub(super) fn product(betas: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// The betas whose signal starts as before and ends at nothing (arXiv 2305.08891, algorithm 1).
+/// The betas whose signal starts as before and ends at zero (arXiv 2305.08891, algorithm 1).
 fn zero_terminal_betas(shares: &[f32]) -> Vec<f32> {
     let signals: Vec<f32> = shares.iter().map(|share| share.sqrt()).collect();
     let (Some(&first), Some(&last)) = (signals.first(), signals.last()) else {

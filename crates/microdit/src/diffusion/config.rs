@@ -62,7 +62,7 @@ pub enum Family {
     FlowMatching(FlowMatching),
 }
 
-/// Hands a call to the family of the variant.
+/// Forwards a call to the variant's family.
 macro_rules! delegate {
     ($family:expr, $inner:ident => $call:expr) => {
         match $family {

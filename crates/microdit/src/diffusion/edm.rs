@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Draws beyond seven deviations do not happen: one in 10^12 is.
+    /// No draw lies beyond seven standard deviations: the chance is one in 10^12.
     #[test]
     fn everything_in_range_is_finite_in_f32() {
         for p_mean in [-10.0, 10.0] {

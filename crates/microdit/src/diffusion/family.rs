@@ -49,7 +49,7 @@ pub struct Point {
     pub level: Level,
 }
 
-/// Everything the mathematics needs to know of a noise level.
+/// Everything the mathematics needs to know about a noise level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// Signal and noise.
@@ -60,7 +60,7 @@ pub struct Row {
     pub c_skip: f64,
     /// Multiplies the network's output in the denoised estimate.
     pub c_out: f64,
-    /// What the network is given of the noise level.
+    /// What the network is told about the noise level.
     pub c_noise: f64,
     /// The ideal output is `target_clean * clean + target_noise * eps`.
     pub target_clean: f64,

@@ -38,7 +38,7 @@ pub enum Density {
         /// Its standard deviation.
         std: f64,
     },
-    /// Every time alike.
+    /// All times equally likely.
     Uniform,
     /// With heavy tails (SD3, equation 20).
     Mode {

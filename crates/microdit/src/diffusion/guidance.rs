@@ -43,7 +43,7 @@ impl Default for Guidance {
 }
 
 impl Guidance {
-    /// The scales of guidance: 0 leaves the caption out, 1 guides by nothing else.
+    /// The range of scales: 0 ignores the caption, 1 does not guide.
     pub const SCALES: RangeInclusive<f64> = 0.0..=1000.0;
 
     /// Plain guidance of that scale.

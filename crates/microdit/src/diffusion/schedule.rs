@@ -86,7 +86,7 @@ impl SigmaSchedule {
     }
 }
 
-/// How the visited timesteps lie in the trained ones.
+/// How the visited timesteps are spaced among the trained ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spacing {
     /// A whole number of timesteps apart, upwards from the first: the last one is never visited.
@@ -124,7 +124,7 @@ pub enum End {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimestepSchedule {
-    /// How they lie in the trained ones.
+    /// How they are spaced among the trained ones.
     pub spacing: Spacing,
     /// Added to the timesteps of leading spacing.
     pub offset: usize,
@@ -242,7 +242,7 @@ impl TimestepSchedule {
 /// How the visited times of [`FlowMatching`] are moved towards noise.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Shift {
-    /// By [`FlowMatching::shift`]-like factor, applied to the ends and again to all (the convention of diffusers).
+    /// By a factor like [`FlowMatching::shift`], applied to the ends and again to all (the convention of diffusers).
     Static(f64),
     /// By `e^mu / (e^mu + 1 / t - 1)`, for a `mu` that grows with the number of tokens.
     Dynamic {
@@ -251,7 +251,7 @@ pub enum Shift {
     },
 }
 
-/// Timesteps flow matching is taken to have been trained in.
+/// Number of timesteps flow matching is assumed to be trained with.
 const FLOW_TIMESTEPS: f64 = 1000.0;
 
 impl Shift {
@@ -281,7 +281,7 @@ pub enum ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// The schedule that is usual for a family.
+    /// The usual schedule of a family.
     pub fn of(family: &Family) -> Self {
         match family {
             Family::Edm(_) => Self::Sigmas(SigmaSchedule::default()),
@@ -303,7 +303,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// Whether it speaks of this kind of diffusion.
+    /// Whether it applies to this kind of diffusion.
     pub fn serves(&self, diffusion: &DiffusionConfig) -> bool {
         matches!(
             (self, diffusion),
@@ -313,7 +313,7 @@ impl ScheduleConfig {
         )
     }
 
-    /// The path of `steps` steps, at least one, with a sampler's convention; of a family it does not speak of, the usual one.
+    /// The path of `steps` steps, at least one, with a sampler's convention; for a family it does not apply to, the usual one.
     pub fn trajectory(&self, family: &Family, convention: Convention, steps: usize) -> Trajectory {
         match (self, family) {
             (Self::Sigmas(sigmas), family) => sigmas.trajectory(family, steps),

@@ -76,7 +76,7 @@ impl Trajectory {
         self
     }
 
-    /// What is left for an image that is to be changed by `strength`, from 0, unchanged, to 1, drawn from noise: the last
+    /// The part that changes an image by `strength`, from 0 (unchanged) to 1 (drawn from noise): the last
     /// `floor(steps x strength)` steps. They start from the image at [`Step::from`] of the first.
     #[must_use]
     pub fn with_strength(mut self, strength: f64) -> Self {

@@ -29,7 +29,7 @@ pub enum VpWeighting {
     /// 1 in the space of the prediction.
     #[default]
     Uniform,
-    /// The signal-to-noise ratio, cut at gamma, as a weight of the denoised estimate (min-SNR, arXiv 2303.09556); 5 in its paper.
+    /// The signal-to-noise ratio, clipped at gamma, as a weight of the denoised estimate (min-SNR, arXiv 2303.09556); 5 in its paper.
     MinSnr(f64),
 }
 
@@ -81,7 +81,7 @@ pub struct VpTable {
     sigmas: Vec<f64>,
 }
 
-/// The share an infinite ratio of noise to signal is replaced by where it must be finite (diffusers' convention).
+/// The signal's share that replaces 0 where the ratio of noise to signal must be finite (diffusers' convention).
 const LEAST_SHARE: f64 = 1.0 / (1u32 << 24) as f64;
 
 impl Vp {
@@ -160,7 +160,7 @@ impl VpTable {
 }
 
 impl Diffusion for VpTable {
-    /// A whole timestep, every one alike.
+    /// A whole timestep, all equally likely.
     fn draw_time(&self, random: &mut Stream) -> f64 {
         random.below(self.shares.len()) as f64
     }

@@ -4,13 +4,13 @@ use burn::tensor::{Tensor, backend::AutodiffBackend};
 
 /// What flows from segment to segment while gradients are recorded: tensors, and whatever else is cheap to clone.
 ///
-/// Implemented for tensors, and for options, vectors, pairs and triples of carries; a struct of its own visits its fields
-/// in one order.
+/// Implemented for tensors, and for options, vectors, pairs and triples of carries; a struct of your own visits its fields
+/// in a fixed order.
 pub trait Carry<B: AutodiffBackend>: Clone + Send {
     /// The same without automatic differentiation: the carry of the inner network.
     type Inner: Clone + Send;
 
-    /// A carry of the same numbers whose tensors are leaves that record.
+    /// A carry of the same numbers whose tensors are leaves that record gradients.
     fn record(inner: Self::Inner) -> Self;
 
     /// Shows all tensors to `visitor`: always the same ones in the same order.

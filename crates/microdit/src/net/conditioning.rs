@@ -1,4 +1,4 @@
-//! What an image is conditioned on, and what stands in for it where nothing is said.
+//! What an image is conditioned on, and the null conditioning that stands in for it.
 
 use crate::ops::DitBackend;
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
@@ -11,7 +11,7 @@ pub struct Conditioning<B: DitBackend> {
 }
 
 impl<B: DitBackend> Conditioning<B> {
-    /// The null conditioning of as many images: zeros. Training drops captions to it, guidance is away from it.
+    /// The null conditioning of as many images: zeros. Training replaces dropped captions by it, guidance points away from it.
     #[must_use]
     pub fn null(&self) -> Self {
         Self {
@@ -19,10 +19,10 @@ impl<B: DitBackend> Conditioning<B> {
         }
     }
 
-    /// The null conditioning where `keep` says no.
+    /// The null conditioning where `keep` is false.
     ///
     /// # Panics
-    /// If `keep` has another length than the batch.
+    /// If the length of `keep` is not that of the batch.
     #[must_use]
     pub fn keep(self, keep: &[bool]) -> Self {
         if keep.iter().all(|&keep| keep) {

@@ -1,4 +1,4 @@
-//! What is known of a network before it is built: its sizes, and what they cost.
+//! What is known about a network before it is built: its sizes, and what they cost.
 
 use crate::{nn::Precision, range::OutOfRange};
 
@@ -31,9 +31,9 @@ impl From<ConfigError> for OutOfRange {
 /// everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// Image tokens before those are dropped that [deferred masking](crate::Masking::Deferred) drops.
+    /// Image tokens before [deferred masking](crate::Masking::Deferred) drops any.
     pub mixer: usize,
-    /// Image tokens behind it.
+    /// Image tokens after it.
     pub backbone: usize,
     /// Caption tokens.
     pub caption: usize,
@@ -67,17 +67,17 @@ impl Flops {
 /// assert_eq!(DitConfig::tiny_2().parameters(), 200_692_752);
 /// ```
 pub trait DenoiserConfig {
-    /// Checks that there is a network of these sizes.
+    /// Checks that a network of these sizes can be built.
     ///
     /// # Errors
     /// The first field that breaks a rule, with the rule and the values.
     fn validate(&self) -> Result<(), ConfigError>;
 
-    /// Checks that the network can run on so many tokens of an image: masking leaves fewer, and pictures of another size have
-    /// others.
+    /// Checks that the network can run on this number of image tokens: masking leaves fewer, and images of another size have
+    /// another number.
     ///
     /// # Errors
-    /// The field that does not let it, with the numbers.
+    /// The field that prevents it, with the numbers.
     fn validate_tokens(&self, tokens: usize) -> Result<(), ConfigError>;
 
     /// Channels, height and width of the latents it is meant for.
@@ -95,7 +95,7 @@ pub trait DenoiserConfig {
     /// Channels of a caption token.
     fn caption_channels(&self) -> usize;
 
-    /// What its matrix products take and give.
+    /// What its matrix products compute in.
     fn precision(&self) -> Precision;
 
     /// Number of parameters, or `usize::MAX` where that is too small to count them.
@@ -104,7 +104,7 @@ pub trait DenoiserConfig {
     /// FLOPs for one image.
     fn flops(&self, tokens: &Tokens) -> Flops;
 
-    /// Bytes the forward pass of one image leaves for the backward pass: of all there is, or, with activation checkpointing, of
+    /// Bytes the forward pass of one image leaves for the backward pass: of everything, or, with activation checkpointing, of
     /// what flows between the segments and of the largest segment. `usize::MAX` where that is too small to count them.
     fn activations(&self, tokens: &Tokens, checkpointing: bool) -> usize;
 

@@ -29,7 +29,7 @@ pub struct Inputs<B: DitBackend> {
 pub struct Selection<B: DitBackend> {
     /// The tokens that are kept; all of them if absent.
     pub keep: Option<TokenMask<B>>,
-    /// Blocks of the backbone whose tokens are wanted, rising.
+    /// Blocks of the backbone whose tokens are wanted, in ascending order.
     pub taps: Vec<usize>,
 }
 
@@ -42,7 +42,7 @@ impl<B: DitBackend> Selection<B> {
         }
     }
 
-    /// Of all tokens `[batch, tokens, width]`, those that are kept.
+    /// The kept ones of all tokens `[batch, tokens, width]`.
     pub fn kept(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
         kept(&self.keep, tokens)
     }
@@ -60,7 +60,7 @@ impl<B: DitBackend> Selection<B> {
 }
 
 impl<B: DitBackend> Inputs<B> {
-    /// Inputs of which every token is computed.
+    /// Inputs for which every token is computed.
     pub fn new(x: Tensor<B, 4>, time: Tensor<B, 1>, conditioning: Conditioning<B>) -> Self {
         Self {
             x,
@@ -111,7 +111,7 @@ impl<B: DitBackend> Output<B> {
         }
     }
 
-    /// Of all tokens `[batch, tokens, width]`, those that are predicted.
+    /// The predicted ones of all tokens `[batch, tokens, width]`.
     pub fn chosen(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
         kept(&self.keep, tokens)
     }
@@ -126,7 +126,7 @@ fn kept<B: DitBackend>(keep: &Option<TokenMask<B>>, tokens: Tensor<B, 3>) -> Ten
 
 /// A network that predicts from a noised image, its noise level and its conditioning.
 ///
-/// It is a chain of segments, so that training can keep what flows between them and compute the rest again: a segment sees
+/// It is a chain of segments, so that training can keep what flows between them and recompute the rest: a segment sees
 /// nothing but its [carry](Carry) and the selection.
 pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Roles + Sync {
     /// What flows from segment to segment.
@@ -135,7 +135,7 @@ pub trait Denoiser<B: DitBackend>: Module<B> + ModuleDisplay + Roles + Sync {
     /// Side of a patch in latent pixels; height and width of the images are multiples of it.
     fn patch_size(&self) -> usize;
 
-    /// What files of its weights say it is; none for a network that is not the library's.
+    /// What files of its weights say about it; none for a network from outside the library.
     fn config(&self) -> Option<NetworkConfig> {
         None
     }

@@ -44,7 +44,7 @@ impl Masking {
         }
     }
 
-    /// Checks that the ratio is in its range and leaves one of `tokens` at least.
+    /// Checks that the ratio is in its range and leaves at least one of `tokens`.
     ///
     /// # Errors
     /// `ratio`, with the numbers.

@@ -1,4 +1,4 @@
-//! The networks there are, by name: what recipes and files of weights choose from.
+//! The networks by name: what recipes and files of weights choose from.
 //!
 //! A new one is a variant here, beside a folder of its own.
 
@@ -46,7 +46,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Whether it takes the weights of `other`: it may be meant for another resolution, and compute in another precision.
+    /// Whether the weights of `other` fit it: resolution and precision may differ.
     pub fn takes_weights_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dit(own), Self::Dit(other)) => own.takes_weights_of(other),
@@ -54,7 +54,7 @@ impl NetworkConfig {
     }
 }
 
-/// A network whose kind is known when a recipe has been read.
+/// A network whose kind is known only when a recipe has been read.
 #[derive(Module, Debug)]
 pub enum Network<B: DitBackend> {
     /// A diffusion transformer.

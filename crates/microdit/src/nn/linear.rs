@@ -1,4 +1,4 @@
-//! A linear layer whose weight has PyTorch's layout, so that a checkpoint is the memory as it stands.
+//! A linear layer whose weight has PyTorch's layout, so that a checkpoint holds the memory as it is.
 
 use crate::{
     nn::{Precision, params::Roles},
@@ -36,7 +36,7 @@ impl<B: DitBackend> Linear<B> {
         Precision::of(self.bf16).leave(self.compute(x))
     }
 
-    /// The same, left in the type it was computed in: for what goes on in it.
+    /// The same, left in the type it was computed in: for operations that continue in it.
     pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let precision = Precision::of(self.bf16);
         let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));

@@ -61,8 +61,8 @@ impl Role {
 /// assert_eq!(Network.role(&["blocks", "0", "proj", "weight"], 2), Role::Matrix);
 /// ```
 pub trait Roles {
-    /// The role of the parameter of `rank` dimensions at `path`, the names of fields from this module down. A module asks
-    /// those it holds for what is theirs.
+    /// The role of the parameter of `rank` dimensions at `path`, the names of fields from this module down. A module
+    /// delegates to those it holds.
     fn role(&self, path: &[&str], rank: usize) -> Role {
         Role::plain(path, rank)
     }
@@ -108,7 +108,7 @@ pub trait VisitParams<B: Backend> {
 
 /// Replaces the float parameters of a module, one after the other.
 pub trait MapParams<B: Backend> {
-    /// What stands at `path` from now on.
+    /// The new parameter at `path`.
     fn map<const D: usize>(
         &mut self,
         path: &[&str],
@@ -118,7 +118,7 @@ pub trait MapParams<B: Backend> {
 
 /// Shows the parameters of `module` to `visitor`, and returns it.
 ///
-/// Paths are the names of fields and the positions in lists. The variant of an enum is no part of them: a layer keeps its name
+/// Paths are the names of fields and the positions in lists. The variant of an enum is not part of them: a layer keeps its name
 /// whatever it is.
 pub fn visit<B: Backend, V: VisitParams<B>>(module: &impl Module<B>, visitor: V) -> V {
     let mut walk = Walk {

@@ -15,7 +15,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Of the flag a module keeps, which can hold plain values only.
+    /// From the flag a module keeps, since modules hold plain values only.
     pub(crate) fn of(bf16: bool) -> Self {
         if bf16 { Self::Bf16 } else { Self::F32 }
     }

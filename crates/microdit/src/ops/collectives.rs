@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, backend::Backend};
 
 /// Collectives of a backend; every method has a body composed from burn tensors.
 pub trait Collectives: Backend {
-    /// Sum, on the first one's device, of tensors of one shape on a device each; none of none.
+    /// Sum, on the first one's device, of tensors of one shape, one on each device; none if there are none.
     fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
         sum_over_devices(parts)
     }

@@ -39,7 +39,7 @@ impl<B: DitBackend + AutodiffBackend<InnerBackend: DitBackend>> TrainBackend for
 
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: OptimizerOps + Collectives {
-    /// Keeps what computes awake over a step of many short operations, where that helps.
+    /// Keeps the workers awake during a step of many short operations, where that helps.
     fn keep_awake() -> Option<KeepAwake> {
         None
     }
@@ -183,8 +183,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::cross_attention_backward(q, kv, heads, eps, grad)
     }
 
-    /// Where the `taken` largest of every row of `scores` `[batch, rows, tokens]` stand, largest first
-    /// `[batch, rows, taken]`, each place once; equal scores and NaN come in any order.
+    /// Indices of the `taken` largest scores of every row of `scores` `[batch, rows, tokens]`, largest first
+    /// `[batch, rows, taken]`, each index once; equal scores and NaN come in any order.
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
         composed::top_k(scores, taken)
     }

@@ -46,7 +46,7 @@ pub trait OptimizerOps: Backend {
     }
 
     /// One AdamW step with the gradient times `scale` `[1]`. Where the scale is NaN, nothing changes: so a step
-    /// with a non-finite gradient is left out without the host having to look.
+    /// with a non-finite gradient is skipped without the host having to look.
     fn adam(
         state: AdamState<Self>,
         grad: Tensor<Self, 1>,
@@ -100,7 +100,7 @@ mod tests {
                 assert_eq!(
                     left.param.into_data(),
                     state.param.to_data(),
-                    "a non-finite step is left out"
+                    "a non-finite step is skipped"
                 );
                 assert_eq!(left.second.into_data(), state.second.to_data());
             }

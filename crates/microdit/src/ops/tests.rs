@@ -347,7 +347,7 @@ fn top_k_of_no_numbers() {
     assert_each_once(composed::top_k(scores, 5), 5);
 }
 
-/// Asserts that no place stands twice in a row of `taken`.
+/// Asserts that no index occurs twice in a row of `taken`.
 #[track_caller]
 fn assert_each_once(chosen: Tensor<Flex, 3, Int>, taken: usize) {
     let chosen: Vec<i64> = chosen.into_data().iter().collect();

@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::tensor::{Tensor, TensorData};
 
-/// The samples of a step, which are encoded when they are asked for: a device computes a share of them, but a loss may compare a
+/// The samples of a step, encoded on demand: a device computes a share of them, but a loss may compare a
 /// sample with any other.
 pub trait Samples<B: DitBackend> {
     /// Number of samples, at least 1.
@@ -33,7 +33,7 @@ pub struct HostBatch {
     pub caption: [usize; 2],
 }
 
-/// Of values of which every sample has `size`, those of `samples`.
+/// Those of `samples`, from values of which every sample has `size`.
 ///
 /// # Panics
 /// If a sample lies beyond the values.
@@ -82,7 +82,7 @@ impl<B: DitBackend> Samples<B> for OnDevice<'_, B> {
 }
 
 /// Noise over signal of held-out samples, in turn: the middles of eight equal parts of flow matching's time `t`, where it is
-/// `t / (1 - t)`. They are the same for all families and settings, so that curves of one network by noise range can be
+/// `t / (1 - t)`. They are the same for all families and settings, so that one network's curves by noise level can be
 /// compared with another's.
 pub const HELD_OUT_SIGMAS: [f64; 8] = [
     1.0 / 15.0,
@@ -102,7 +102,7 @@ pub struct Draws {
     pub seed: u64,
     /// The step.
     pub step: u64,
-    /// Whether a loss is measured rather than trained on: nothing is masked then, no caption dropped, and the noise levels are
+    /// Whether a loss is measured rather than trained on: then nothing is masked, no caption is dropped, and the noise levels are
     /// [fixed](HELD_OUT_SIGMAS).
     pub held_out: bool,
 }

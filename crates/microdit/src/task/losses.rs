@@ -39,7 +39,7 @@ impl<B: Backend> Losses<B> {
         self
     }
 
-    /// The weighted sum of each sample's, `[batch]`: what is trained on.
+    /// Each sample's weighted sum of losses, `[batch]`: what training minimizes.
     ///
     /// # Panics
     /// If there are none.

@@ -1,4 +1,4 @@
-//! What is trained for: from a batch to its losses, in three steps. A batch is prepared (levels, noise and masks are drawn),
+//! Training objectives: from a batch to its losses, in three steps. A batch is prepared (levels, noise and masks are drawn),
 //! the network predicts, and the prediction is compared.
 
 mod batch;
@@ -17,8 +17,8 @@ use crate::{
 use burn::module::{AutodiffModule, Module};
 use std::ops::Range;
 
-/// Something a network is trained for. It owns its networks as named fields; the one that is trained and drawn with is
-/// called `denoiser`.
+/// A training objective. It owns its networks as named fields; the one that is trained and sampled from is called
+/// `denoiser`.
 ///
 /// All randomness comes from [`Draws`], so that a sample's loss does not depend on which others are computed with it.
 pub trait Task<B: DitBackend>: Module<B> + Roles {
@@ -45,18 +45,18 @@ pub trait Task<B: DitBackend>: Module<B> + Roles {
     /// The losses of the prediction.
     fn losses(&self, prepared: &Self::Prepared, output: &Output<B>) -> Losses<B>;
 
-    /// Whether the training step `step` moves the parameter at `path` in the task. The others have no gradient, nothing is kept
-    /// of them by the optimizer, and their averages stay what they are.
+    /// Whether the training step `step` moves the parameter at `path` in the task. The others have no gradient and no optimizer
+    /// state, and their averages stay as they are.
     fn updates(&self, path: &[&str], step: u64) -> bool {
         let _ = (path, step);
         true
     }
 
-    /// Noise levels of `samples` by the family's time: what the log says of steps that went wrong.
+    /// Noise levels of `samples` by the family's time: what the log says about steps that went wrong.
     fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64>;
 }
 
-/// A task that can be trained: it is one without automatic differentiation, too, by which it is evaluated and drawn with.
+/// A task that can be trained: it is also one without automatic differentiation, for evaluation and sampling.
 pub trait TrainTask<B: TrainBackend>:
     Task<B, Denoiser: TrainDenoiser<B>> + AutodiffModule<B, InnerModule: Task<B::InnerBackend>>
 {

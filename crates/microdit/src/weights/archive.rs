@@ -1,7 +1,7 @@
 //! The zip archives `torch.save` writes: entries stored as they are, each under a checksum.
 //!
-//! Of zip only this is read. A general reader allows what costs more than the file's size, such as compression and entries
-//! that lie over each other, and does not say where a truncated archive ends.
+//! Nothing else of zip is read. A general reader allows what costs more than the file's size, such as compression and
+//! overlapping entries, and does not say where a truncated archive ends.
 
 #![deny(clippy::arithmetic_side_effects)]
 
@@ -26,7 +26,7 @@ const LOCATOR_LENGTH: usize = 20;
 /// The longest comment an archive can end with.
 const MAX_COMMENT: u64 = u16::MAX as u64;
 
-/// The largest directory that is read, of some million entries.
+/// The largest directory that is read, of about a million entries.
 const MAX_DIRECTORY: u64 = 1 << 28;
 
 /// An archive that is open.
@@ -50,7 +50,7 @@ impl Archive {
     /// Reads the directory of an archive.
     ///
     /// # Errors
-    /// What is wrong with it; of a truncated one, what is missing.
+    /// What is wrong with it; for a truncated one, what is missing.
     pub(super) fn open(mut file: File) -> Result<Self, String> {
         let length = file.metadata().map_err(text)?.len();
         let Some(end) = find_end(&mut file, length).map_err(text)? else {
@@ -148,7 +148,7 @@ impl Archive {
     }
 }
 
-/// Where the record begins that an archive ends with.
+/// Where the last record of an archive begins.
 fn find_end(file: &mut File, length: u64) -> io::Result<Option<u64>> {
     let longest = (END_LENGTH as u64).saturating_add(MAX_COMMENT).min(length);
     let begin = length.saturating_sub(longest);
@@ -176,7 +176,7 @@ fn directory_place(file: &mut File, end: u64) -> Result<(u64, u64, u64), String>
     if count != u16::MAX && size != u32::MAX && begin != u32::MAX {
         return Ok((begin.into(), size.into(), count.into()));
     }
-    // Numbers that do not fit are in a record of wider ones, whose place is told in front of this one.
+    // Numbers that do not fit are in a wider record, whose place is given before this one.
     let locator = end.checked_sub(LOCATOR_LENGTH as u64).ok_or(LACKING)?;
     let locator = read_at(file, locator, LOCATOR_LENGTH as u64).map_err(text)?;
     let mut locator = Fields(&locator);
@@ -206,7 +206,7 @@ fn entries(directory: &[u8], count: u64) -> Result<BTreeMap<String, Entry>, Stri
     while !rest.0.is_empty() {
         let (name, entry) = entry(&mut rest)?;
         if entries.insert(name.clone(), entry).is_some() {
-            return Err(format!("the archive holds two entries of the name {name}"));
+            return Err(format!("the archive holds two entries named {name}"));
         }
         found = found.saturating_add(1);
     }
@@ -246,7 +246,7 @@ fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), String> {
         if kind != 1 {
             continue;
         }
-        // Sizes and places of 64 bits, of which only those are listed that do not fit their 32.
+        // 64-bit sizes and places; only those that do not fit in 32 bits are listed.
         for number in [&mut length, &mut compressed, &mut offset] {
             if *number == u64::from(u32::MAX) {
                 *number = field.u64().ok_or(LACKING)?;
@@ -269,7 +269,7 @@ fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), String> {
     Ok((name, entry))
 }
 
-/// What can be said of an archive whose directory, which lies at the end, is missing: which entry is cut.
+/// What can be said about an archive whose directory, which lies at the end, is missing: which entry is cut.
 fn truncated(file: &mut File, length: u64) -> String {
     let mut at = 0u64;
     loop {

@@ -26,7 +26,7 @@ const MAX_KEY: usize = 256;
 /// State dicts that an error lists at most.
 const MOST_LISTED: usize = 20;
 
-/// The tensors of a state dict, and what is to be said about the choice.
+/// The tensors of a state dict, and notes on the choice.
 pub(super) struct Choice {
     /// Names as in the file, and tensors.
     pub(super) tensors: Vec<(String, Value)>,
@@ -213,7 +213,7 @@ fn candidates(root: &Value) -> Vec<Candidate> {
     found
 }
 
-/// Whether a tensor may belong to a network, and is no counter or state of a random generator.
+/// Whether a tensor may belong to a network, and is not a counter or the state of a random generator.
 fn is_weight(value: &Value) -> bool {
     match value {
         Value::Tensor(record) => {
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(chosen(&whole, Some("state.model")).unwrap().0.len(), 3);
     }
 
-    /// What is not read counts as a tensor, so that reading it names it.
+    /// A tensor that cannot be read counts as one, so that reading it names it.
     #[test]
     fn tensors_that_cannot_be_read_are_kept() {
         let call = |class: &str, arguments: &[u8]| {

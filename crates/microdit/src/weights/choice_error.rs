@@ -1,6 +1,6 @@
-//! Why a file gives no one state dict.
+//! Why no state dict could be chosen from a file.
 
-/// A file that gives no one state dict.
+/// A file from which no state dict could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}{}{}", listed("; there are: ", .there), listed("; objects of these classes were left unread: ", .unread))]
 pub struct ChoiceError {
@@ -12,16 +12,16 @@ pub struct ChoiceError {
     pub unread: Vec<String>,
 }
 
-/// Why a file gives no one state dict.
+/// Why no state dict could be chosen from a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoChoice {
-    /// None is there.
+    /// There is none.
     #[error(
         "it holds no tensors of a network; expected a state dict, or a checkpoint with one inside"
     )]
     Nothing,
-    /// None is at the key.
+    /// There is none at the key.
     #[error("it holds no state dict at `{0}`")]
     NotThere(String),
     /// None was asked for, and it holds more than one.

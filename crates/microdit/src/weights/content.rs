@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes: extensions are given by people.
+//! What a file is, by its first bytes: extensions are given by people and may be wrong.
 
 use super::{WeightsError, format_error, io_error};
 use std::{
@@ -17,7 +17,7 @@ pub(super) enum Format {
     Index,
 }
 
-/// Beginnings of files that are no weights, and what they are.
+/// First bytes of files that are not weights, and what those files are.
 const FOREIGN: [(&[u8], &str); 9] = [
     (
         b"version https://git-lfs",
@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path) -> Result<(File, Format), WeightsError> {
         let message = if metadata.is_dir() {
             "it is a directory; expected a file of weights"
         } else {
-            "it is no regular file"
+            "it is not a regular file"
         };
         return Err(format_error(path, message));
     }
@@ -92,11 +92,11 @@ fn format(head: &[u8], length: u64) -> Result<Format, String> {
     }
     if head.iter().all(|&byte| byte == 0) {
         return Err(format!(
-            "it begins with zeros: of its {length} bytes not even the first have arrived"
+            "it begins with zeros: not even the first of its {length} bytes have arrived"
         ));
     }
     Err(format!(
-        "its {length} bytes are no safetensors file and no archive of torch.save"
+        "its {length} bytes are neither a safetensors file nor an archive of torch.save"
     ))
 }
 
@@ -128,7 +128,7 @@ mod tests {
             (b"\x1f\x8b\x08", "gzip"),
             (b"", "empty"),
             (&[0; 64], "zeros"),
-            (b"garbage that is long enough", "no safetensors file"),
+            (b"garbage that is long enough", "neither a safetensors file"),
         ] {
             let error = format(head, head.len() as u64).unwrap_err();
             assert!(error.contains(part), "{head:?}: {error}");

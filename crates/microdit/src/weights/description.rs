@@ -1,4 +1,4 @@
-//! What a file of weights says of itself: the network, what it was trained on and by, and for how long.
+//! What a file of weights says about itself: the network, what it was trained on and by, and for how long.
 //!
 //! In a safetensors file these are texts of the header's metadata, each in JSON under a key of its own, so that any reader of
 //! the format shows them.
@@ -7,7 +7,7 @@ use crate::{diffusion::DiffusionConfig, net::NetworkConfig, range::within};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Display};
 
-/// How the keys begin; what stands under others is nobody's concern here.
+/// How the keys begin; others are ignored.
 pub(super) const PREFIX: &str = "microdit.";
 
 const VERSION: &str = "microdit.version";
@@ -18,11 +18,11 @@ const CAPTIONS: &str = "microdit.captions";
 const STEP: &str = "microdit.step";
 const RECIPE: &str = "microdit.recipe";
 
-/// Version of these keys and what stands under them.
+/// Version of these keys and of their values.
 const CURRENT: &str = "1";
 
-/// What everything that is needed to draw with a network is known from, beside its weights. Equal runs describe their
-/// weights by equal words: no time, cost or machine is among them.
+/// All that is needed to sample from a network besides its weights. Equal runs give equal descriptions: they hold no time,
+/// cost or machine.
 ///
 /// ```
 /// use burn::tensor::{DType, TensorData};
@@ -50,7 +50,7 @@ const CURRENT: &str = "1";
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
-    /// The network; none for one that is not the library's.
+    /// The network; none for one from outside the library.
     pub network: Option<NetworkConfig>,
     /// The diffusion it was trained with.
     pub diffusion: DiffusionConfig,
@@ -60,7 +60,7 @@ pub struct Description {
     pub captions: CaptionSource,
     /// Steps it was trained for.
     pub step: u64,
-    /// SHA-256 of what the recipe says of the weights, in 64 hexadecimal digits.
+    /// SHA-256 of what the recipe says about the weights, in 64 hexadecimal digits.
     pub recipe: String,
 }
 
@@ -75,7 +75,7 @@ pub enum LatentSource {
     },
     /// By a network, whose own configuration has the latents' scaling factor.
     Encoded {
-        /// What the recipe calls it, if it does.
+        /// Its name in the recipe, if any.
         vae: Option<String>,
     },
 }
@@ -93,7 +93,7 @@ pub enum CaptionSource {
     Encoded {
         /// Vectors of a caption, 1 to 2^16.
         tokens: usize,
-        /// What the recipe calls it, if it does.
+        /// Its name in the recipe, if any.
         text_encoder: Option<String>,
     },
 }
@@ -102,18 +102,18 @@ pub enum CaptionSource {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DescriptionError {
-    /// It is written in other words.
+    /// It is of another version.
     #[error(
         "{VERSION} of its metadata is {found:?}, expected {CURRENT:?}: another version of microdit described it"
     )]
     Version {
-        /// The version it says.
+        /// The version found.
         found: String,
     },
-    /// A part is not there.
-    #[error("its metadata has other keys of microdit, and no {0}")]
+    /// A part is missing.
+    #[error("its metadata has other keys of microdit, but no {0}")]
     Missing(&'static str),
-    /// A part is not what it should be.
+    /// A part is invalid.
     #[error("{key} of its metadata: {message}")]
     Part {
         /// The part's key.
@@ -145,7 +145,7 @@ impl Description {
         all.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// What metadata say, of which only the keys that begin with [`PREFIX`] are looked at; none if there are none.
+    /// What metadata say under keys that begin with [`PREFIX`]; none if there are no such keys.
     pub(super) fn read(
         metadata: &BTreeMap<String, String>,
     ) -> Result<Option<Self>, DescriptionError> {
@@ -328,7 +328,7 @@ mod tests {
             ),
             (
                 r#"{"microdit.step":"3","microdit.step":"3"}"#,
-                "microdit.step stands twice",
+                "microdit.step occurs twice",
             ),
             (r#"{"microdit.step":"3"}"#, "no microdit.version"),
             (
@@ -389,6 +389,6 @@ mod tests {
         let length = (twice.len() as u64).to_le_bytes();
         fs::write(&path, [&length[..], twice.as_bytes()].concat()).unwrap();
         let error = WeightsFile::open(&path).unwrap_err().to_string();
-        assert!(error.contains("__metadata__ stands twice"), "{error}");
+        assert!(error.contains("__metadata__ occurs twice"), "{error}");
     }
 }

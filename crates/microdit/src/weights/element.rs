@@ -4,7 +4,7 @@
 
 use burn::tensor::{bf16, f16};
 
-/// A number type whose values f32 can hold: all of them, or, of wider ones, those that are found.
+/// A number type that is read as f32, which holds all of its values or, of wider types, those that occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Element {
     F64,

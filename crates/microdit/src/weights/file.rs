@@ -19,8 +19,8 @@ use std::{
 /// A file of weights, or the several an index lists: safetensors or PyTorch's, whatever they are called. Tensors are read one
 /// by one, as f32, by names without the wrappers that libraries put around a network.
 ///
-/// Files are read and not mapped into memory: of a mapped file that somebody cuts short, the missing part kills the process
-/// where an error would name the tensor, and reading goes straight into the tensor's own memory, too.
+/// Files are read, not mapped into memory: if a mapped file is cut short, the missing part kills the process, where a read
+/// returns an error that names the tensor. Reading goes straight into the tensor's own memory, too.
 ///
 /// ```
 /// use burn::tensor::{DType, TensorData};
@@ -135,12 +135,12 @@ impl WeightsFile {
         self.names.keys().map(String::as_str)
     }
 
-    /// What is to be known about how the file was read: wrappers taken off, the state dict chosen, what was left out.
+    /// Notes on how the file was read: wrappers taken off, the state dict chosen, what was left out.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What the file says of the network it is of; none of a file that says nothing.
+    /// What the file says about its network; none if it says nothing.
     ///
     /// # Errors
     /// A description of another version, one that lacks a part or has an invalid one, and files of one network that
@@ -167,7 +167,7 @@ impl WeightsFile {
         Ok(found)
     }
 
-    /// Values of all tensors together; those of a type that is not read count as none.
+    /// Number of values of all tensors together, without those of types that are not read.
     pub fn values(&self) -> usize {
         let shapes = self.names.keys().filter_map(|name| self.shape(name));
         let sizes = shapes.map(|shape| shape.into_iter().fold(1, usize::saturating_mul));
@@ -205,7 +205,7 @@ impl WeightsFile {
             .map_err(|error| format_error(&part.path, &format!("{name}: {error}")))
     }
 
-    /// All tensors, of which those that share their memory in the file do so here.
+    /// All tensors; those that share their memory in the file do so here.
     pub(super) fn read_all(&mut self) -> Result<BTreeMap<String, Arc<TensorData>>, WeightsError> {
         let mut parts = Vec::new();
         for part in &mut self.parts {

@@ -169,7 +169,7 @@ fn archives_are_what_torch_writes_or_refused() {
     };
     let length = sound.len();
     for (bytes, part) in [
-        (forged::archive(&twice), "two entries of the name a/data/0"),
+        (forged::archive(&twice), "two entries named a/data/0"),
         (patched(central + 10, &[8, 0]), "a/data/0 is compressed"),
         (patched(central + 24, &[255; 4]), "a/data/0 is compressed"),
         (patched(central + 8, &[1, 0]), "a/data/0 is encrypted"),
@@ -196,7 +196,7 @@ fn archives_are_what_torch_writes_or_refused() {
             &format!("it has {} bytes, and the directory", length - 1),
         ),
         (sound[..central - 60].to_vec(), "ends within a/data/0"),
-        (sound[30..].to_vec(), "no archive of torch.save"),
+        (sound[30..].to_vec(), "nor an archive of torch.save"),
         ([b"PK\x03\x04", &sound[60..]].concat(), "its directory says"),
     ] {
         std::fs::write(&path, bytes).unwrap();
@@ -224,8 +224,11 @@ fn headers_of_safetensors_are_checked_in_full() {
     for (header, part) in [
         (tensor("a", "[1]", 0, 4), ""),
         (wraps, "more bytes than any file"),
-        (tensor("a", "[4611686018427387905]", 0, 4), "which shape"),
-        (tensor("a", "[2]", 0, 4), "which shape"),
+        (
+            tensor("a", "[4611686018427387905]", 0, 4),
+            "which does not fit shape",
+        ),
+        (tensor("a", "[2]", 0, 4), "which does not fit shape"),
         (tensor("a", "[1]", 4, 0), "a lies at 4..0"),
         (tensor("a", "[1]", 4, 8), "expected it to begin at 0"),
         (
@@ -235,7 +238,7 @@ fn headers_of_safetensors_are_checked_in_full() {
         (tensor("a", "[0]", 0, 0), "it is damaged"),
         (
             [tensor("a", "[1]", 0, 4), tensor("a", "[1]", 0, 4)].join(", "),
-            "a stands twice",
+            "a occurs twice",
         ),
         (tensor("a", "[-1]", 0, 4), "a: invalid value"),
         (
@@ -272,7 +275,7 @@ fn what_is_no_regular_file_is_not_waited_for() {
     let pipe = folder.path().join("w.pt");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
-    assert!(error(&pipe).contains("no regular file"));
+    assert!(error(&pipe).contains("not a regular file"));
     assert!(error(folder.path()).contains("it is a directory"));
 }
 

@@ -21,7 +21,7 @@ struct Index {
 /// The files an index lists, and the tensors each must hold.
 ///
 /// # Errors
-/// Whatever is no index, and files elsewhere than beside it.
+/// A file that is not an index, and weights elsewhere than beside it.
 pub(super) fn parts(
     path: &Path,
     file: File,
@@ -30,7 +30,7 @@ pub(super) fn parts(
     let read = file.take(MAX_BYTES).read_to_end(&mut text);
     read.map_err(io_error(path))?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| {
-        let message = format!("no index of weights in several files ({error})");
+        let message = format!("not an index of weights in several files ({error})");
         format_error(path, &message)
     })?;
     let mut parts = BTreeMap::<PathBuf, BTreeSet<String>>::new();

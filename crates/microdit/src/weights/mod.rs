@@ -44,7 +44,7 @@ pub enum WeightsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         error: std::io::Error,
     },
     /// The file is damaged, or of another kind.
@@ -55,7 +55,7 @@ pub enum WeightsError {
         /// What is wrong, and what was expected.
         message: String,
     },
-    /// Which of the file's tensors are the network is not known.
+    /// It is not clear which of the file's tensors are the network.
     #[error("{}: {error}", path.display())]
     Choice {
         /// The file.
@@ -63,7 +63,7 @@ pub enum WeightsError {
         /// Why, and what there is to choose from.
         error: ChoiceError,
     },
-    /// What the file says of itself cannot be read.
+    /// What the file says about itself cannot be read.
     #[error("{}: {error}", path.display())]
     Description {
         /// The file.
@@ -103,7 +103,7 @@ impl WeightsError {
     /// Checks that every value of a tensor is a finite number.
     ///
     /// # Errors
-    /// [`WeightsError::Value`] with the first that is none.
+    /// [`WeightsError::Value`] with the first that is not.
     pub fn unless_finite(origin: &str, tensor: &str, data: &TensorData) -> Result<(), Self> {
         let found = match data.as_slice::<f32>() {
             Ok(values) => values.iter().position(|value| !value.is_finite()),

@@ -21,7 +21,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
 ];
 
-/// Of a path in a task, the one in the network that is trained, if it leads there.
+/// Of a path in a task, the part within the trained network, if it leads there.
 pub(super) fn of_network<'a, 'b>(path: &'a [&'b str]) -> Option<&'a [&'b str]> {
     let place = path.iter().position(|segment| *segment == "denoiser")?;
     path.get(place + 1..)
@@ -34,7 +34,7 @@ pub(super) fn of_network<'a, 'b>(path: &'a [&'b str]) -> Option<&'a [&'b str]> {
 /// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
 /// ```
 pub fn reference_name(path: &[&str]) -> String {
-    // A file of weights is one of the network that is trained, whatever its task.
+    // A file of weights holds the trained network, whatever its task.
     let segments: Vec<&str> = of_network(path)
         .unwrap_or(path)
         .iter()

@@ -15,15 +15,15 @@ use std::{
     sync::Arc,
 };
 
-/// What tensors read from a file may take together, compared with the file: views of the same memory are read once each, and
-/// there may be more of them than any memory has room for.
+/// Memory that tensors read from a file may take together, relative to the file: every view is read by itself, and there
+/// may be more of them than any memory has room for.
 const MOST_VIEWS: u64 = 4;
 
-/// The same for tensors with all their names, of which those of one view share their memory: what a file of them would
-/// take that is written from here.
+/// The same for tensors under all their names, where those of one view share their memory: the size of a file written from
+/// them.
 const MOST_NAMED: u64 = 64;
 
-/// What is read in any case.
+/// What is always read.
 const ALWAYS: u64 = 1 << 20;
 const ALWAYS_NAMED: u64 = 1 << 30;
 
@@ -42,7 +42,7 @@ impl Checkpoint {
             .names()
             .find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
             .map(str::to_owned)
-            .ok_or("the archive holds no data.pkl: it is no torch.save file")?;
+            .ok_or("the archive holds no data.pkl: it is not a torch.save file")?;
         let prefix = name.trim_end_matches("data.pkl").to_owned();
         let order = format!("{prefix}byteorder");
         if archive.size(&order).is_some_and(|size| size < 16) {
@@ -67,7 +67,7 @@ impl Checkpoint {
         })
     }
 
-    /// Names of the classes whose objects were left unread; of very many the first.
+    /// Names of the classes whose objects were left unread; of very many only the first.
     pub(super) fn unread(&self) -> Vec<String> {
         let classes = self.pickle.unread.iter().take(100);
         classes

@@ -23,13 +23,13 @@ use std::{
 /// The largest header a safetensors file may have (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The key in the header that is no tensor.
+/// The key in the header that is not a tensor.
 const METADATA: &str = "__metadata__";
 
-/// Bytes of one text of our own in the metadata.
+/// Most bytes of one text of our own in the metadata.
 const MAX_TEXT: usize = 1 << 20;
 
-/// What the metadata of a file that PyTorch's users load say, by which some of its libraries go.
+/// Metadata by which some PyTorch libraries recognize a file of weights.
 const FORMAT: (&str, &str) = ("format", "pt");
 
 /// The data begin at a multiple of this, so that a reader can map them.
@@ -72,7 +72,7 @@ impl SafetensorsFile {
         let begin = header_length.saturating_add(8);
         if header_length > MAX_HEADER || begin > length {
             return Err(format!(
-                "its header claims {header_length} of the file's {length} bytes; this is no safetensors file, or a truncated one"
+                "its header claims {header_length} of the file's {length} bytes; this is not a safetensors file, or a truncated one"
             ));
         }
         let mut header = Vec::new();
@@ -158,13 +158,13 @@ impl SafetensorsFile {
     }
 }
 
-/// The header: tensors by name, of which each may stand once.
+/// The header: tensors by name, each of which may occur once.
 struct Header {
     metadata: Option<Metadata>,
     tensors: BTreeMap<String, Info>,
 }
 
-/// The texts under keys of ours. What stands under others is not looked at.
+/// The texts under keys of ours; others are ignored.
 #[derive(Default)]
 struct Metadata(BTreeMap<String, String>);
 
@@ -195,7 +195,7 @@ impl<'de> Deserialize<'de> for Header {
                         tensors.insert(name.clone(), info).is_some()
                     };
                     if twice {
-                        return Err(A::Error::custom(format!("{name} stands twice")));
+                        return Err(A::Error::custom(format!("{name} occurs twice")));
                     }
                 }
                 Ok(Header { metadata, tensors })
@@ -230,7 +230,7 @@ impl<'de> Deserialize<'de> for Metadata {
                         )));
                     }
                     if texts.insert(key.clone(), text).is_some() {
-                        return Err(A::Error::custom(format!("{key} stands twice")));
+                        return Err(A::Error::custom(format!("{key} occurs twice")));
                     }
                 }
                 Ok(Metadata(texts))
@@ -272,7 +272,7 @@ impl Header {
                     });
                 if bytes != Some(length) {
                     return Err(format!(
-                        "{name} has {length} bytes, which shape {:?} of {element:?} does not",
+                        "{name} has {length} bytes, which does not fit shape {:?} of {element:?}",
                         info.shape
                     ));
                 }
@@ -363,7 +363,7 @@ fn header(
     if header.len() as u64 > MAX_HEADER {
         let length = header.len();
         return Err(format!(
-            "its header would have {length} bytes, of which the format allows {MAX_HEADER}"
+            "its header would have {length} bytes; the format allows {MAX_HEADER}"
         ));
     }
     Ok(header)

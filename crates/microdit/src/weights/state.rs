@@ -62,7 +62,7 @@ impl StateDict {
     }
 
     /// Reads a file of weights as f32: safetensors, or the index of several, or a PyTorch file with one state dict in it, or a
-    /// training checkpoint that keeps the network under `state.model` with prefix `dit.`. What the file is its content says.
+    /// training checkpoint that keeps the network under `state.model` with prefix `dit.`. The content tells which it is.
     ///
     /// # Errors
     /// An unreadable, damaged or foreign file, and tensors of a type f32 does not hold.
@@ -123,7 +123,7 @@ impl StateDict {
     /// Checks that every value is a finite number.
     ///
     /// # Errors
-    /// [`WeightsError::Value`] with the first that is none.
+    /// [`WeightsError::Value`] with the first that is not.
     pub fn check_finite(&self) -> Result<(), WeightsError> {
         let mut all = self.tensors.iter().chain(&self.buffers);
         all.try_for_each(|(name, data)| WeightsError::unless_finite(&self.origin, name, data))
@@ -143,7 +143,7 @@ impl StateDict {
         names.any(|name| of_network(&segments(name)).is_some())
     }
 
-    /// Of the tensors of a task those of its network; others as they are.
+    /// Of a task's tensors, those of its network; other tensors as they are.
     #[must_use]
     pub fn denoiser(mut self) -> Self {
         if self.is_of_task() {
@@ -245,7 +245,7 @@ impl StateDict {
         params::visit(module, Find(self, false)).1
     }
 
-    /// Writes a safetensors file of float type `dtype`, whole or not at all, which says of itself what `description` does.
+    /// Writes a safetensors file of float type `dtype`, whole or not at all, with `description` in its metadata.
     /// The same tensors and description are the same bytes.
     ///
     /// # Errors

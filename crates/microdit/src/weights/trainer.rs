@@ -7,10 +7,10 @@ use super::{
 use burn::tensor::TensorData;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// The largest number of steps or samples that is believed: the largest whole number f64 counts to.
+/// The largest number of steps or samples that is accepted: f64 holds every whole number up to it.
 const MAX_COUNT: u64 = 1 << 53;
 
-/// What a checkpoint of the reference's trainer says of a run, in which moments are named like their parameters.
+/// What a checkpoint of the reference's trainer holds of a run; moments are named like their parameters.
 #[derive(Clone, Debug)]
 pub struct TrainerCheckpoint {
     /// The network.
@@ -32,18 +32,18 @@ impl TrainerCheckpoint {
     ///
     /// # Errors
     /// An unreadable, damaged or foreign file, with what it lacks; non-finite values; moments of other parameters or shapes
-    /// than the network's; counters that are no whole numbers or out of range.
+    /// than the network's; counters that are not whole numbers or out of range.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let fail = |message: String| format_error(path, &message);
         let lack = |what: &str| {
             fail(format!(
-                "it holds no {what}: it is no checkpoint of the trainer"
+                "it holds no {what}: it is not a checkpoint of the trainer"
             ))
         };
         let open = || match content::open(path)? {
             (file, Format::Torch) => Checkpoint::open(file).map_err(fail),
             _ => Err(fail(
-                "it is no checkpoint of the trainer, which are files of torch.save".into(),
+                "it is not a checkpoint of the trainer; those are files of torch.save".into(),
             )),
         };
         let checkpoint = open()?;
@@ -108,7 +108,7 @@ fn pair(
         let parameter = bare.strip_prefix("dit.").unwrap_or(bare);
         if weights.get(parameter).is_none() {
             return Err(format!(
-                "the optimizer has a state of {name}, which is no parameter of the network"
+                "the optimizer has a state of {name}, which is not a parameter of the network"
             ));
         }
         if named.insert(parameter.to_owned(), entry).is_some() {
@@ -387,7 +387,7 @@ pub(super) mod tests {
             (both(moments("m", "v", &[2]), dict([])), "no exp_avg of b"),
             (
                 dict([("dit.a", moments("m", "v", &[2])), ("dit.c", good())]),
-                "a state of dit.c, which is no parameter",
+                "a state of dit.c, which is not a parameter",
             ),
             (
                 dict([("dit.a", moments("m", "v", &[2])), ("module.dit.a", good())]),

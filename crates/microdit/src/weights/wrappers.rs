@@ -1,6 +1,6 @@
-//! What libraries put around a network leaves its name in front of the parameters' names, or between them.
+//! Libraries that wrap a network put the wrapper's name before the parameters' names, or inside them.
 
-/// Segments of a name that no network of its own has: of torch.compile, DeepSpeed, FSDP and activation checkpointing.
+/// Segments that no network itself has in its names: of torch.compile, DeepSpeed, FSDP and activation checkpointing.
 const ANYWHERE: [&str; 4] = [
     "_orig_mod",
     "_forward_module",
@@ -12,7 +12,7 @@ const ANYWHERE: [&str; 4] = [
 /// with them: any of these may also be a layer.
 const IN_FRONT: [&str; 5] = ["module", "model", "dit", "net", "network"];
 
-/// Wrappers around wrappers that are taken off; a name may be made of nothing else.
+/// Most nested wrappers that are taken off; a name may be made of nothing else.
 const MOST_IN_FRONT: usize = 8;
 
 /// A name without the wrappers that may stand anywhere.

@@ -1,4 +1,4 @@
-//! DPM-Solver++ of second order in several steps (arXiv 2211.01095, algorithm 2), and its SDE.
+//! Second-order multistep DPM-Solver++ (arXiv 2211.01095, algorithm 2), and its SDE variant.
 
 use super::{History, Images, Sampler};
 use crate::diffusion::{family::Point, schedule::Convention, trajectory::Step};
@@ -74,7 +74,7 @@ impl Sampler for DpmSolver {
             && !(step.is_last() && ends_plainly)
         {
             let gain = (point.level.sigma() / from.sigma()).ln();
-            // No change is known of an infinite way.
+            // From pure noise the way is infinite, and no change is known.
             if gain.is_finite() {
                 next = next + (denoised - before) * (h / gain * of_change);
             }

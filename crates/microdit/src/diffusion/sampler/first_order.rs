@@ -27,7 +27,7 @@ pub struct EulerAncestral;
 pub struct Ddim {
     /// Share of the fresh noise that DDPM would add, in `0..=1`; 0 adds none.
     pub eta: f64,
-    /// Clean images lie in `-clip..=clip`, to which their estimates are cut.
+    /// Clean images lie in `-clip..=clip`; their estimates are clipped to it.
     pub clip: Option<f64>,
 }
 

@@ -37,7 +37,7 @@ impl<B: Backend> Default for History<B> {
     }
 }
 
-/// A rule for one step. It owns nothing: what it needs of earlier steps is in the [`History`].
+/// A rule for one step. It owns nothing: what it needs from earlier steps is in the [`History`].
 pub trait Sampler {
     /// The state at the end of `step`, from `x`, the state at its beginning, both `[batch, channels, height, width]`.
     ///
@@ -52,13 +52,13 @@ pub trait Sampler {
         noise: &mut dyn FnMut() -> Images<B>,
     ) -> Images<B>;
 
-    /// The convention by which its timesteps were published.
+    /// The timestep convention it was published with.
     fn convention(&self) -> Convention;
 }
 
 /// Runs `sampler` along `trajectory` from `start`, the state at its first noise level.
 ///
-/// `denoise(x, point)` returns the denoised estimate; `noise(step)` the standard normal numbers of the step of that number;
+/// `denoise(x, point)` returns the denoised estimate; `noise(step)` the standard normal numbers of that step;
 /// `observe(step, state)` sees the state before each step and, with the number of steps, the result.
 ///
 /// ```
@@ -113,7 +113,7 @@ pub struct Churn {
     pub s_churn: f64,
     /// Lowest noise level, as noise over signal, that gets any.
     pub s_min: f64,
-    /// Highest noise level that gets any; there is none if absent.
+    /// Highest noise level that gets any; no limit if absent.
     pub s_max: Option<f64>,
     /// Standard deviation of the added noise.
     pub s_noise: f64,

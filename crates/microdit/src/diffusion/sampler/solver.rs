@@ -37,7 +37,7 @@ impl Solver {
     }
 }
 
-/// Hands a call to the sampler of the variant.
+/// Forwards a call to the variant's sampler.
 macro_rules! delegate {
     ($solver:expr, $sampler:ident => $call:expr) => {
         match $solver {

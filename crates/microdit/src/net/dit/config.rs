@@ -62,7 +62,7 @@ pub struct DitConfig {
     /// The patch-mixer; without one, masking can only be naive.
     #[serde(default)]
     pub mixer: Option<MixerConfig>,
-    /// The experts; without, every feed-forward is dense.
+    /// The experts; without them, every feed-forward is dense.
     #[serde(default)]
     pub moe: Option<MoeConfig>,
     /// Biases in attention, dense feed-forward and mixer projections.

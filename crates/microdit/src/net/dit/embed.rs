@@ -117,7 +117,7 @@ pub fn unpatchify<B: Backend>(
     assert_eq!(
         rows * columns,
         count,
-        "{count} tokens are no {height} x {width} image"
+        "{count} tokens are not a {height} x {width} image"
     );
     let channels = patch_dim / (patch * patch);
     tokens

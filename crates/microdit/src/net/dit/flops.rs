@@ -43,7 +43,7 @@ pub(super) fn parameters(config: &DitConfig) -> usize {
     )
 }
 
-/// A count as the word of this machine, or its largest one: sizes that were not checked may have any product.
+/// A count as `usize`, or the largest `usize`: the product of unchecked sizes may be anything.
 pub(crate) fn saturated(count: u128) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -9,7 +9,7 @@ use crate::{
 /// Bytes of a number of the residual stream, norms and gates.
 const WIDE: u128 = 4;
 
-/// Bytes of a number that products take and give.
+/// Bytes of a number in the inputs and outputs of matrix products.
 fn narrow(precision: Precision) -> u128 {
     match precision {
         Precision::F32 => 4,
@@ -52,7 +52,7 @@ pub(super) fn activations(config: &DitConfig, tokens: &Tokens) -> usize {
     )
 }
 
-/// The same if only what flows between the blocks is kept and the rest computed again, one block at a time.
+/// The same if only what flows between the blocks is kept and the rest is recomputed, one block at a time.
 pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
     let parts = [
         (config.mixer_blocks(), tokens.mixer as u128),
@@ -73,7 +73,7 @@ pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
 
 /// Of one block: ten times the tokens (inputs of three norms and two gates in f32; inputs of four projections and the
 /// queries of the cross-attention as products take them), packed queries, keys and values and what they attend to, the
-/// captions' keys and values, six vectors of modulation, and the hidden layer. Where products take other numbers than the
+/// captions' keys and values, six vectors of modulation, and the hidden layer. Where products use another type than the
 /// residual stream has, the router keeps the tokens and the cross-attention the captions once more.
 fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
     let narrow = narrow(block.precision);

@@ -16,9 +16,9 @@ pub struct DitCarry<B: DitBackend> {
     pub captions: Tensor<B, 3>,
     /// Time plus pooled caption `[batch, dim]`.
     pub vector: Tensor<B, 2>,
-    /// Caption tokens of the mixer's width; none without a mixer, and behind it.
+    /// Caption tokens of the mixer's width; none without a mixer, and after it.
     pub mixer_captions: Option<Tensor<B, 3>>,
-    /// Tokens that were tapped so far.
+    /// Tokens tapped so far.
     pub features: Vec<Tensor<B, 3>>,
 }
 

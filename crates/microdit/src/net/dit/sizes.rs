@@ -1,4 +1,4 @@
-//! What the sizes of a [`Dit`](crate::Dit) say of it before it is built.
+//! What the sizes of a [`Dit`](crate::Dit) say about it before it is built.
 
 use super::{DitConfig, flops, memory};
 use crate::{
@@ -61,7 +61,7 @@ impl DitConfig {
         flops::expert_parameters(self)
     }
 
-    /// Whether it takes the weights of `other`: it may be meant for another resolution, and compute in another precision.
+    /// Whether the weights of `other` fit it: resolution and precision may differ.
     pub fn takes_weights_of(&self, other: &Self) -> bool {
         let same = Self {
             input_size: other.input_size,

@@ -177,7 +177,7 @@ where
     I: IntElement,
     T: BoolElement,
 {
-    /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, for which every device sends and
+    /// Where the devices have a network of their own (CUDA: NCCL), by an all-reduce, in which every device sends and
     /// receives as much as any other.
     fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
         if !R::Server::SERVER_COMM_ENABLED || parts.len() < 2 {

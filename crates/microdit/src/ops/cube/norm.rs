@@ -12,7 +12,7 @@ const THREADS: usize = 256;
 #[cube]
 fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     let thread = UNIT_POS as usize;
-    // Whoever still reads the sum before.
+    // Some threads may still be reading the previous sum.
     sync_cube();
     shared[thread] = value;
     sync_cube();

@@ -32,7 +32,7 @@ fn top_k_kernel(scores: &Array<f32>, chosen: &mut Array<i32>, tokens: usize, tak
     }
 }
 
-/// `[batch, rows, tokens]` to the places of the `taken` largest `[batch, rows, taken]`; of equals the earlier first.
+/// `[batch, rows, tokens]` to the indices of the `taken` largest `[batch, rows, taken]`; of equal scores the earlier first.
 pub(super) fn top_k<R: CubeRuntime>(scores: CubeTensor<R>, taken: usize) -> CubeTensor<R> {
     let shape = scores.meta.shape();
     let (batch, rows, tokens) = (shape[0], shape[1], shape[2]);

@@ -1,5 +1,5 @@
-//! The kernels against the composed operations on the CPU, on whatever device Vulkan, Metal or DirectX show; Mesa's
-//! rasteriser in software is one. Shapes include single rows, and rows longer than a cube of threads.
+//! The kernels against the composed operations on the CPU, on whatever device Vulkan, Metal or DirectX offers, such as Mesa's
+//! software rasterizer. Shapes include single rows, and rows longer than a cube of threads.
 
 use crate::ops::{
     AdamState, DitBackend, OptimizerOps as _, composed, optimizer,

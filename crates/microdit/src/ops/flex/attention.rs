@@ -1,5 +1,5 @@
 //! Attention, head by head: a head's rows are laid one after the other, and its scores are computed for a block of
-//! queries at a time, which stays in the cache, again in the backward pass.
+//! queries at a time, which stays in the cache, and recomputed in the backward pass.
 
 use super::{
     buffer::Lines,
@@ -89,7 +89,7 @@ fn gather(values: &[f32], i: usize, heads: usize, out: &mut [f32]) {
     let (rows, head_dim) = (values.len() / out.len(), out.len() / heads);
     for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
         let row = &values[(head * rows + i) * head_dim..][..head_dim];
-        // To call `memcpy` for so few would take longer than the copy.
+        // Calling `memcpy` for so few would take longer than the copy.
         for (out, x) in out.iter_mut().zip(row) {
             *out = *x;
         }
@@ -234,7 +234,7 @@ struct Head {
     values: Lines,
     /// `[queries, words]`.
     scores: Lines,
-    /// What each row of `scores` is to be multiplied by to sum to 1.
+    /// What each row of `scores` must be multiplied by to sum to 1.
     factors: Vec<f32>,
     score_grad: Lines,
 }

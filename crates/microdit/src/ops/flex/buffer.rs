@@ -28,7 +28,7 @@ fn buffer(len: usize, poison: bool) -> Vec<f32> {
     buffer
 }
 
-/// A buffer that begins with a cache line and is used again and again. Vectors of 512 bits that straddle two lines, as
+/// A buffer that begins on a cache line and is used again and again. Vectors of 512 bits that straddle two lines, as
 /// all do in memory that merely suits an f32, made products of small matrices take 1.25 times as long.
 #[derive(Debug, Default)]
 pub(super) struct Lines {

@@ -54,7 +54,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Elements between the first and the end of the last of a strided matrix.
+/// Elements a strided matrix spans, from its first to the end of its last.
 fn spans(rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> usize {
     if rows == 0 || columns == 0 {
         return 0;
@@ -77,8 +77,8 @@ const PARALLEL_FROM: usize = 64 * 64 * 64;
 /// Rows below which a share of a product does not pay for packing the right factor, which each thread does by itself.
 const ROWS_PER_SHARE: usize = 128;
 
-/// The most shares: the last, which has what is left, still has more than 64 rows. `gemm` takes other ways, with sums in
-/// another order, through products of fewer.
+/// The most shares: the last, which has what is left, still has more than 64 rows. `gemm` may sum products of fewer rows
+/// in another order.
 const SHARES: usize = ROWS_PER_SHARE / 2;
 
 /// Columns below which it may do so with any number of rows.

@@ -1,6 +1,6 @@
 //! Products of matrices that fit into the caches, on one thread.
 //!
-//! Attention's products are many and small: to pack their factors, as a product of large matrices must, would cost a good
+//! Attention's products are many and small: packing their factors, as a product of large matrices must, would cost a good
 //! part of what it saves.
 
 use pulp::{Arch, Simd, WithSimd};

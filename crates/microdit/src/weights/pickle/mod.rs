@@ -208,7 +208,7 @@ impl<'a> Machine<'a> {
                 }
                 other => {
                     return Err(format!(
-                        "the pickle uses the unknown opcode {other:#04x}: it is damaged, or no torch.save file"
+                        "the pickle uses the unknown opcode {other:#04x}: it is damaged, or not a torch.save file"
                     ));
                 }
             }

@@ -53,7 +53,7 @@ pub(in super::super) struct TensorRecord {
 }
 
 impl TensorRecord {
-    /// Bytes of its numbers as stored, if there can be so many.
+    /// Bytes of its numbers as stored, if they can be counted.
     pub(in super::super) fn bytes(&self) -> Option<usize> {
         self.shape
             .iter()
@@ -140,7 +140,9 @@ impl Value {
 
     pub(super) fn size(&self) -> Result<usize, String> {
         match self {
-            Self::Int(value) => usize::try_from(*value).map_err(|_| format!("{value} is no size")),
+            Self::Int(value) => {
+                usize::try_from(*value).map_err(|_| format!("{value} is not a size"))
+            }
             _ => Err("expected a size, found another value".into()),
         }
     }
