@@ -58,7 +58,7 @@ fn numeric(number: &str) -> String {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => number.parse(),
     };
-    // Numbers beyond 32 bits are no characters either.
+    // Numbers beyond 32 bits are not characters either.
     let code = code.unwrap_or(u32::MAX);
     match code {
         0 => "\u{fffd}".into(),

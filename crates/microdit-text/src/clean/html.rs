@@ -7,10 +7,10 @@ use fancy_regex::Regex;
 use std::sync::LazyLock;
 use tags::{Ahead, StartTags};
 
-/// Elements whose text is no text of the page.
+/// Elements whose text is not part of the page's text.
 const SILENT: [&str; 5] = ["script", "style", "template", "rt", "rp"];
 
-/// Elements up to whose end tag nothing is markup.
+/// Elements in which nothing is markup until their end tag.
 const RAW: [&str; 2] = ["script", "style"];
 
 /// Elements without content.
@@ -30,7 +30,7 @@ static NUMERIC: LazyLock<Regex> =
 static COMMENT_END: LazyLock<Regex> = LazyLock::new(|| pattern(r"--\s*>"));
 
 /// The text outside tags and comments of lower-case HTML, references decoded. Takes time in proportion to its length, whatever is in it:
-/// what was looked for from one place on is not looked for again from the next.
+/// a search from one place is not repeated from the next.
 pub(super) fn text_of(html: &str) -> String {
     let mut page = Page::of(html);
     let mut at = 0;
@@ -58,7 +58,7 @@ struct Page<'a> {
     /// Silent elements that are open, by their places in `SILENT`, and how many of each.
     silent: Vec<usize>,
     open: [usize; SILENT.len()],
-    /// Whether something was met that could not be read without its end: html.parser then tries once more, knowing that
+    /// Whether something was found that could not be read without its end: html.parser then tries once more, knowing that
     /// nothing follows.
     last_pass: bool,
     tags: StartTags<'a>,

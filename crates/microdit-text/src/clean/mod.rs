@@ -17,7 +17,7 @@ fn rules(rules: &[(&str, &'static str)]) -> Vec<Rule> {
         .collect()
 }
 
-/// Addresses of the web.
+/// Web addresses.
 static ADDRESSES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     let domain = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)";
     let address = |scheme: &str| {
@@ -27,7 +27,7 @@ static ADDRESSES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     vec![address("https?"), address("www")]
 });
 
-/// Nicknames, signs of other scripts, quotes, numbers and names of files.
+/// Nicknames, signs of other scripts, quotes, numbers and file names.
 static SIGNS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     rules(&[
         (r"@[\w\d]+\b", ""),
@@ -49,7 +49,7 @@ static SIGNS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         (r"[‘’]", "'"),
         (r"&quot;?", ""),
         (r"&amp", ""),
-        // Addresses of machines, then numbers of articles.
+        // IP addresses, then article numbers.
         (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),
         (r"\d:\d\d\s+$", ""),
         (r"\\n", " "),
@@ -94,11 +94,11 @@ static CODES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
 
 static JOINERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\-|_)"));
 
-/// More joiners than this mean that words-are-joined-by-them.
+/// More hyphens and underscores than this mean that words-are-joined-by-them.
 const MANY_JOINERS: usize = 3;
 
-/// Cleans a caption from the web: lower case, without addresses, markup, nicknames, codes, names of files, advertising and
-/// ornaments. The cleaning is applied twice, as the reference does, for one pass can uncover what the next removes.
+/// Cleans a caption from the web: lower case, without addresses, markup, nicknames, codes, file names, advertising and
+/// ornaments. The cleaning is applied twice, as the reference does, since one pass can uncover what the next removes.
 ///
 /// ```
 /// use microdit_text::clean_caption;
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    /// How long it takes to clean so many texts of this length.
+    /// How long it takes to clean this many texts of this length.
     fn time(part: &str, length: usize, texts: usize) -> Duration {
         let text = part.repeat(length / part.len());
         let begun = Instant::now();

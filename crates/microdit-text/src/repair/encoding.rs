@@ -99,7 +99,7 @@ impl Encoding {
 
 /// Puts back the no-break spaces that belong to UTF-8 sequences; a lone `Ã ` is mostly the French or Italian word à.
 fn restore_a0(bytes: &[u8]) -> Vec<u8> {
-    /// What goes on otherwise: other words of Portuguese and Italian.
+    /// Other continuations: more words of Portuguese and Italian.
     const OTHERS: [&[u8]; 5] = [b" ", b"quele", b"quela", b"quilo", b"s "];
     let mut grave = Vec::with_capacity(bytes.len() + 8);
     let mut rest = bytes;

@@ -79,7 +79,7 @@ static BAD: LazyLock<Regex> = LazyLock::new(|| {
         "[{lower_accented}{upper_accented}{currency}{numeric}{start_punctuation}{end_punctuation}{law}][{box}]",
         "[{box}][{end_punctuation}]",
         r"[{lower_accented}{upper_accented}][{start_punctuation}{end_punctuation}]\w",
-        // The ligature OE where no word goes on.
+        // The ligature OE at the end of a word.
         "[Œœ][^A-Za-z]",
         "[{upper_accented}]°",
         // What begins a two-byte sequence in Windows-1252, before a sign.
@@ -97,7 +97,7 @@ static BAD: LazyLock<Regex> = LazyLock::new(|| {
         "вЂ",
         "[ВГРС][{c1}{bad}{start_punctuation}{end_punctuation}{currency}°µ][ВГРС]",
         "ГўВЂВ.[A-Za-z ]",
-        // A capital A with tilde or circumflex that stands for itself seldom.
+        // A capital A with tilde or circumflex that rarely stands for itself.
         "Ã[\u{a0}¡]",
         r"[a-z]\s?[ÃÂ] ",
         "^[ÃÂ] ",
@@ -137,7 +137,7 @@ fn is_bad(text: &str) -> bool {
     BAD.is_match(text).unwrap_or(false)
 }
 
-/// Entities that end in a semicolon, in capitals too where that is no other entity.
+/// Entities that end in a semicolon, in capitals too where that is not another entity.
 fn unescape_entities(text: &str) -> String {
     let replace = |found: &Captures<'_>| {
         let whole = &found[0];
@@ -202,7 +202,7 @@ fn repair_encoding_once(text: &str) -> Option<String> {
         }
     }
     if text.chars().all(|c| u32::from(c) < 0x100) {
-        // Latin-1 that was Windows-1252, unless it has bytes that has not.
+        // Latin-1 that was Windows-1252, unless it has bytes that Windows-1252 lacks.
         let defined = |c: char| !matches!(c, '\u{81}' | '\u{8d}' | '\u{8f}' | '\u{90}' | '\u{9d}');
         if text.chars().all(defined) {
             let decoded: String = text.chars().map(|c| windows_1252(c as u8)).collect();

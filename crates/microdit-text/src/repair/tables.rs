@@ -1,4 +1,4 @@
-//! What the text repair knows of characters: which are unlikely beside which, and which stand for the bytes of UTF-8 read in
+//! What the text repair knows about characters: which are unlikely beside which, and which stand for the bytes of UTF-8 read in
 //! a one-byte encoding. The sets are those of ftfy 6.3.
 
 /// Sets of characters as the inside of a character class, by name: Latin letters and signs that UTF-8 turns into when

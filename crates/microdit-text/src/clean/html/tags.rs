@@ -1,9 +1,9 @@
-//! Where start tags end, and where what may follow is, in time in proportion to the page: markup that is never closed is met again from
+//! Where start tags end, and where what may follow begins, in linear time: a plain search would scan markup that is never closed again from
 //! every place in it.
 
 use std::collections::HashMap;
 
-/// Where the next of something is, which is looked for from places that come later and later.
+/// Where the next of something is, searched for from later and later places.
 #[derive(Default)]
 pub(super) struct Ahead {
     /// From where it was looked for, and where it was found, with its length.
@@ -38,7 +38,7 @@ impl Ahead {
 /// ```
 pub(super) struct StartTags<'a> {
     html: &'a str,
-    /// The end of the name that was met last.
+    /// The end of the last name.
     name_end: Ahead,
     /// Where the next quotes are, single and double.
     quotes: [Ahead; 2],
@@ -145,7 +145,7 @@ impl<'a> StartTags<'a> {
         found.map(|(found, _)| found)
     }
 
-    /// Past all characters that are such.
+    /// Skips all characters of this kind.
     fn skip(&self, at: usize, such: impl Fn(char) -> bool) -> usize {
         let rest = &self.html[at..];
         at + (rest.len() - rest.trim_start_matches(such).len())
