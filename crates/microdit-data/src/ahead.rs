@@ -21,11 +21,11 @@ enum Message<T, R> {
     End(R),
 }
 
-/// Runs `read` on a thread and hands what it sends to `take`, until that answers false; what `read` answers at its end, or
-/// nothing if it was not waited for, because of `take` or of `stop`. To `read`, false means that nobody listens any more.
+/// Runs `read` on a thread and hands what it sends to `take`, until that returns false. Returns the result of `read`, or
+/// nothing if `take` or `stop` ended the wait. To `read`, false means that nobody listens any more.
 ///
 /// # Errors
-/// What `take` answers; a panic while reading.
+/// The errors of `take`, and a panic while reading.
 pub fn read_ahead<T: Send + 'static, R: Send + 'static>(
     stop: &AtomicBool,
     read: impl FnOnce(&mut dyn FnMut(T) -> bool) -> R + Send + 'static,

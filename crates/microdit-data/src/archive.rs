@@ -1,4 +1,4 @@
-//! Tars of samples, read one member after the other; whatever is wrong with one, the samples before it are handed on.
+//! Tars of samples, read one member after the other; whatever is wrong with one, the samples before it are still used.
 
 use crate::{error::DataError, key::readable};
 use std::{
@@ -22,11 +22,11 @@ const MAX_RATIO: u64 = 100;
 /// Bytes after a tar's end mark that are searched for another tar; the usual padding is 10 kB.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// Hands the samples of the tar at `path`, plain or compressed by gzip, to `take` until it answers false: each by its key,
+/// Hands the samples of the tar at `path`, plain or compressed by gzip, to `take` until it returns false: each by its key,
 /// or why it cannot be used.
 ///
 /// # Errors
-/// A file that is no tar or ends too early, once all samples before have been handed on.
+/// A file that is not a tar or ends too early, once all samples before have been handed on.
 pub(crate) fn for_each(
     path: &Path,
     take: impl FnMut(&str, Result<&Sample, String>) -> bool,
@@ -74,7 +74,7 @@ fn read(
                 let lack = format!("two members of one name: .{key}");
                 spoiled.borrow_mut().insert(sample_key, lack);
             }
-            // What was read of a sample before the fault comes after it.
+            // What was read of a sample before the fault comes after the fault.
             Some(Err(error)) => failed = Some(cause(error)),
             None => break,
         }
@@ -303,7 +303,7 @@ mod tests {
         header.set_size(1 << 32);
         header.set_cksum();
         let zeros = packed(&vec![0; 16 << 20]);
-        // Of 800 MB less than one.
+        // Less than one of 800 MB.
         let bomb = [packed(header.as_bytes()), zeros.repeat(48)].concat();
         assert!(bomb.len() < 1 << 20);
         let error = samples(&bomb).2.unwrap_err();

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// The picture, or in tables its path relative to the directory; of several names the first there is.
+    /// The picture, or in tables its path relative to the directory; of several names the first that exists.
     pub image: Names,
-    /// Its caption; of several names the first there is.
+    /// Its caption; of several names the first that exists.
     pub caption: Names,
     /// Whether every caption makes a sample, not only the first.
     pub every_caption: bool,

@@ -16,7 +16,7 @@ pub enum DataError {
     Unreadable {
         /// The shard.
         shard: PathBuf,
-        /// What its reader says.
+        /// The reader's error.
         message: String,
     },
     /// A shard without one usable sample.
@@ -32,7 +32,7 @@ pub enum DataError {
         "{lost} of {shards} shards have no usable sample, more than half; the last of them: {last}"
     )]
     ShardsLost {
-        /// Those that were met.
+        /// Those found so far.
         lost: usize,
         /// Shards in the list.
         shards: usize,
@@ -75,11 +75,11 @@ pub enum DataError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         error: std::io::Error,
     },
     /// A shard that was written could not be read back as it was written.
-    #[error("{}: it was written, but reads back otherwise: {message}", path.display())]
+    #[error("{}: it was written, but reads back differently: {message}", path.display())]
     NotReadBack {
         /// The file.
         path: PathBuf,

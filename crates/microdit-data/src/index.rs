@@ -1,4 +1,4 @@
-//! The index that lists the shards of a dataset we wrote.
+//! The index of the shards of a dataset that was written here.
 
 use crate::{
     error::DataError,

@@ -76,7 +76,7 @@ impl Inspection {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Shards that cannot be read, or are not what the index says.
-    #[error("{broken} shards are broken, of {of} that are there")]
+    #[error("{broken} of {of} shards are broken")]
     BrokenShards {
         /// How many.
         broken: usize,
@@ -165,7 +165,7 @@ pub fn inspect(
     Ok(page.finish())
 }
 
-/// Names of the members or columns of the first sample there is.
+/// Names of the members or columns of the first sample.
 fn first_names(shards: &Shards) -> BTreeSet<String> {
     let names = shards.iter().filter_map(|shard| shard.names().ok());
     names
@@ -174,7 +174,7 @@ fn first_names(shards: &Shards) -> BTreeSet<String> {
         .unwrap_or_default()
 }
 
-/// What is read of a sample with such members: a latent for every size there is, or else a picture.
+/// What is read of a sample with these members: a latent of every size, or else a picture.
 fn kinds(names: &BTreeSet<String>) -> Vec<Members> {
     let size = |name: &String| {
         let number = name
@@ -219,7 +219,7 @@ impl Page {
             }
             Err(error) => self.result.broken_shards.push(format!("{name}: {error}")),
         }
-        // A sample is counted once, and damaged if it is at any size: by its place, for keys may be repeated.
+        // A sample is counted once, by its place, since keys may repeat; it is damaged if it is at any size.
         let mut damage: Vec<Option<(String, String)>> = Vec::new();
         let mut broken = None;
         for (i, members) in kinds.iter().enumerate() {

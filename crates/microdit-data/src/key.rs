@@ -1,10 +1,9 @@
 //! Keys of samples in shards: unique within a dataset, and unchanged by writing, splitting and reading.
 //!
-//! Readers, `webdataset` in Rust as in Python, take what stands before the first dot after the last slash for the key, and
-//! files with one key, one after the other, for a sample. So `a/b.c.jpg` is written as `a/b%2Ec.jpg`: what would be taken
-//! for something else is escaped by its bytes as in addresses of the web, `%2E`; letters, digits and all else stay. A part of
-//! a path without a name, as in `a//b`, is a `%` alone. What comes a second time gets `~2`, then `~3`; a `~` in the name
-//! of a file is escaped.
+//! Readers, `webdataset` in Rust as in Python, take what comes before the first dot after the last slash for the key, and
+//! consecutive files with one key for a sample. So `a/b.c.jpg` is written as `a/b%2Ec.jpg`: what would be misread is
+//! escaped by its bytes as in web addresses, `%2E`; letters, digits and all else stay. A part of a path without a name, as
+//! in `a//b`, is a `%` alone. A repeated key gets `~2`, then `~3`; a `~` in the name of a file is escaped.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -17,7 +16,7 @@ pub(crate) fn of_path(path: &str) -> String {
     escape(path, |c| matches!(c, '%' | '~'))
 }
 
-/// The key of a sample that had one already: itself, unless that could not be read back.
+/// The key of a sample that already had one: the same, unless that could not be read back.
 pub fn of_key(key: &str) -> String {
     escape(key, |_| false)
 }
@@ -115,7 +114,7 @@ mod tests {
             ("d/__x__", "d/__x__"),
         ] {
             assert_eq!(of_path(path), key, "{path:?}");
-            // What was written once is not escaped again.
+            // What is escaped already is not escaped again.
             assert_eq!(of_key(key), key);
         }
         assert_eq!(readable(b"caf\xe9/\xff"), "caf\\xE9/\\xFF");

@@ -56,7 +56,7 @@ pub enum Captions {
     Vectors(Vec<f32>),
 }
 
-/// An endless supply of batches, which depends on source, seed and batch size alone.
+/// An endless supply of batches, which depend on source, seed and batch size alone.
 #[derive(Debug)]
 pub struct Loader {
     batches: mpsc::Receiver<Result<Batch, DataError>>,
@@ -106,7 +106,7 @@ impl Loader {
         Ok(None)
     }
 
-    /// What was left out so far, if anything was.
+    /// What has been left out so far, if anything.
     pub fn skipped(&self) -> Option<Skipped> {
         skipped::so_far(&self.skipped)
     }

@@ -16,7 +16,7 @@ pub struct Array {
     pub values: Vec<f32>,
 }
 
-/// Reads an array; what is wrong with it, if it is none. Memory is bounded by the bytes given, whatever their header
+/// Reads an array, or says what is wrong with it. Memory is bounded by the bytes given, whatever their header
 /// claims.
 pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
     check_header(bytes)?;
@@ -60,7 +60,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
 fn check_header(bytes: &[u8]) -> Result<(), String> {
     let after_magic = bytes
         .strip_prefix(b"\x93NUMPY")
-        .ok_or("it is no NumPy file")?;
+        .ok_or("it is not a NumPy file")?;
     let header = match after_magic {
         [1, _, a, b, rest @ ..] => rest.get(..usize::from(u16::from_le_bytes([*a, *b]))),
         [2 | 3, _, a, b, c, d, rest @ ..] => {

@@ -24,9 +24,9 @@ use std::{
 /// How shards are written.
 #[derive(Clone, Copy, Debug)]
 pub struct PrepareConfig<'a> {
-    /// Directory or shards of the collected pictures.
+    /// Directory or shards of the collected images.
     pub source: &'a str,
-    /// Table of captions, if it is not found by itself.
+    /// Table of captions, if it is not found automatically.
     pub captions: Option<&'a Path>,
     /// Bytes after which a new shard begins.
     pub shard_bytes: u64,
@@ -39,7 +39,7 @@ pub struct PrepareConfig<'a> {
 /// What was prepared.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The index, as it was written; what it lacks, it says.
+    /// The index, as it was written; it says what it lacks.
     pub index: DatasetIndex,
     /// Samples that were left out, because they are damaged or not wanted.
     pub left_out: LeftOut,
@@ -175,7 +175,7 @@ impl Collected {
     }
 }
 
-/// What samples go through on their way into shards.
+/// The way of samples into shards.
 struct Sink<'a> {
     card: &'a DatasetCard,
     out: &'a Path,
@@ -185,7 +185,7 @@ struct Sink<'a> {
     /// Samples met.
     seen: u64,
     writer: Option<ShardWriter>,
-    /// Of the shard at hand.
+    /// Of the current shard.
     rejected: BTreeMap<String, u64>,
     left_out: LeftOut,
     /// Those that are damaged.

@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-/// What `work` makes of each item and its place, in their order; nothing where it panicked. At most `threads` threads work
+/// The results of `work` on each item and its place, in their order; nothing where it panicked. At most `threads` threads work
 /// (one, if that is 0), each on a part of the items.
 pub fn map<T: Sync, R: Send>(
     items: &[T],

@@ -25,9 +25,9 @@ pub struct DatasetCard {
     pub size: String,
     /// How to get it.
     pub get: String,
-    /// How it lies on the disk.
+    /// How it is stored on disk.
     pub layout: Layout,
-    /// What pictures and captions are called in shards, where that is unusual.
+    /// Names of pictures and captions in shards, where they are unusual.
     #[serde(default)]
     pub columns: Columns,
     /// Background of transparent images: red, green, blue.
@@ -54,14 +54,14 @@ fn white() -> [u8; 3] {
     [u8::MAX; 3]
 }
 
-/// How a dataset lies on the disk.
+/// How a dataset is stored on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Layout {
     /// Tars of images and texts, as img2dataset writes them, or MDS shards of them.
     Shards,
     /// A directory of pictures, with a text beside each or a table of captions.
     Folder(Columns),
-    /// Drawn, not collected.
+    /// Generated, not collected.
     Shapes {
         /// Side of a picture in pixels.
         size: u32,
@@ -103,7 +103,7 @@ impl Default for Store {
 pub(crate) type ImageFile = (&'static str, Vec<u8>);
 
 impl DatasetCard {
-    /// What makes a sample where it lies in shards.
+    /// What makes a sample of a source in shards.
     pub(crate) fn members(&self) -> Members {
         Members::Named(Arc::new(self.columns.clone()))
     }
@@ -154,7 +154,7 @@ impl DatasetCard {
         let (image, file) = match sample.image {
             Image::Encoded(file) => {
                 let Picture { image, transparent } = read(&file, self.background, &self.limits)?;
-                // Readers of shards know nothing of this background.
+                // Readers of shards know nothing about this background.
                 (image, Some(file).filter(|_| !transparent))
             }
             Image::Decoded(image) => (image, None),
@@ -175,8 +175,8 @@ impl DatasetCard {
         };
         Ok((caption, image))
     }
-    /// The shorter side to which a picture of that size is shrunk, if it is: to that of the card, and to what readers of shards take,
-    /// whose limits are the usual ones.
+    /// The shorter side to which a picture of that size is shrunk, if it is: to that of the card, and to what readers of shards accept
+    /// with their default limits.
     fn side(&self, width: u32, height: u32) -> Option<u32> {
         let short = width.min(height);
         let most = Limits::default();

@@ -1,4 +1,4 @@
-//! A captioned image, where it stands in the data, and the damage to the shard it comes from.
+//! A captioned image, its position in the data, and the damage to the shard it comes from.
 
 use crate::{error::DataError, left_out::reasons};
 use ::image::RgbImage;
@@ -43,7 +43,7 @@ pub struct Sample {
     pub caption: String,
     /// Its image.
     pub image: Image,
-    /// What is known of the damage to the shard it comes from, if it comes from one.
+    /// What is known about the damage to the shard it comes from, if it comes from one.
     pub damage: Option<Arc<Damage>>,
 }
 
@@ -57,7 +57,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Of a shard of so many samples, some of which are known to be damaged, and why.
+    /// Of a shard of `samples` samples, some of which are known to be damaged, and why.
     pub(crate) fn new<'a>(
         shard: &Path,
         samples: usize,

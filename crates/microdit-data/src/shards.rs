@@ -23,7 +23,7 @@ use std::{
 pub struct Incomplete {
     /// The file of its shard.
     pub shard: String,
-    /// Its key; none of the rest of a shard.
+    /// Its key; none for the rest of a shard.
     pub key: Option<String>,
     /// What it lacks, or why the rest was not read.
     pub lack: String,
@@ -73,8 +73,8 @@ impl Shards {
         self.shards.len()
     }
 
-    /// The samples of one shard in their order, and those that are incomplete. Of a shard that cannot be read to its end the
-    /// samples before are used; its rest counts as one more that is incomplete.
+    /// The samples of one shard in their order, and those that are incomplete. If a shard cannot be read to its end, the
+    /// samples before that are used; its rest counts as one more that is incomplete.
     ///
     /// # Errors
     /// An unreadable shard, or one without a usable sample.
@@ -151,7 +151,7 @@ impl Shard {
         name.to_string_lossy().into_owned()
     }
 
-    /// Hands every sample to `take` by its key, or what it lacks, until it answers false.
+    /// Hands every sample to `take` by its key, or what it lacks, until it returns false.
     ///
     /// # Errors
     /// An unreadable shard, once the samples that could be read have been handed on.

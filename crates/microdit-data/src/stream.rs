@@ -10,13 +10,13 @@ use crate::{
 use microdit::rng::{Purpose, Stream};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
 
-/// Samples that are shuffled among each other, undecoded.
+/// Samples that are shuffled together, undecoded.
 const WINDOW: usize = 2000;
 
 /// Where samples come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Drawn on the fly.
+    /// Generated on the fly.
     Shapes(Shapes),
     /// Read from shards.
     Shards(Shards),
@@ -24,7 +24,7 @@ pub enum Source {
     Mix(Vec<(Shards, f64)>),
 }
 
-/// What was met and cannot be used.
+/// What was found and cannot be used.
 pub(crate) enum Lack {
     /// A sample, or the rest of a shard.
     Part(Incomplete),
@@ -133,11 +133,11 @@ struct ShardStream {
     end: usize,
     /// The next window, which is read while this one is used up.
     ahead: Option<thread::JoinHandle<Window>>,
-    /// Places in the list of the shards without a usable sample that were met.
+    /// Places in the list of the shards found to have no usable sample.
     lost: BTreeSet<usize>,
 }
 
-/// Samples that are shuffled among each other.
+/// Samples that are shuffled together.
 struct Window {
     samples: Vec<Sample>,
     lacks: Vec<Lack>,
@@ -170,7 +170,7 @@ impl ShardStream {
             }
             self.place = self.inside(self.place);
             let window = match self.ahead.take() {
-                // A panic of the reading thread is reported as if it had happened here.
+                // A panic of the reading thread is reported as if it happened here.
                 Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)?,
                 None => read_window(&self.shards, self.seed, self.place),
             };

@@ -9,7 +9,7 @@ use std::{
 /// The byte-order mark of UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Decodes a text of a file: UTF-8, or UTF-16 that begins with a byte-order mark. The mark is no part of the text.
+/// Decodes a text of a file: UTF-8, or UTF-16 that begins with a byte-order mark. The mark is not part of the text.
 ///
 /// ```
 /// use microdit_data::decode_text;
@@ -66,7 +66,7 @@ pub(crate) fn utf8_reader(file: impl Read + 'static) -> io::Result<Box<dyn BufRe
     }
 }
 
-/// An encoding that is read.
+/// The encodings that are read.
 enum Encoding {
     Utf8,
     Utf16 { big: bool },

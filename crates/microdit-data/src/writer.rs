@@ -26,7 +26,7 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Begins a tar that is to lie at `path`, as `path` with `.part` behind it.
+    /// Begins a tar that will lie at `path`, as `path` with `.part` added.
     ///
     /// # Errors
     /// If the file cannot be created.
@@ -328,7 +328,7 @@ mod tests {
         for keys in [&["a", "a"][..], &["a.b"], &["__x__/a"]] {
             let error = write(keys).unwrap_err().to_string();
             assert!(
-                error.contains("0.tar") && error.contains("reads back otherwise"),
+                error.contains("0.tar") && error.contains("reads back differently"),
                 "{error}"
             );
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

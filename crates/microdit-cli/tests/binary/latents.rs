@@ -45,7 +45,7 @@ fn latents_are_inspected_trained_on_and_drawn() {
         &microdit(&["data", "inspect", &workshop.path("latents")]),
         &[
             "shard 000002.tar: its checksum is not that of the index",
-            "1 shards are broken, of 6 that are there",
+            "1 of 6 shards are broken",
         ],
     );
 

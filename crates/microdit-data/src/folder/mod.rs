@@ -135,8 +135,8 @@ impl Folder {
             Cell::Number(number) => paths::resolve(&self.root, &number),
             Cell::Null => Err("no image".into()),
             Cell::Foreign(error) => Err(format!("an image path that is not Unicode text: {error}")),
-            Cell::List(_) => Err("an image path that is no text: a list".into()),
-            Cell::Other(kind) => Err(format!("an image path that is no text: {kind}")),
+            Cell::List(_) => Err("an image path that is not text: a list".into()),
+            Cell::Other(kind) => Err(format!("an image path that is not text: {kind}")),
         }
     }
 

@@ -1,9 +1,9 @@
-//! What stands before a page of a Parquet file, in Thrift's compact protocol, as far as it is needed.
+//! The header of a page of a Parquet file, in Thrift's compact protocol, as far as it is needed.
 
 /// Nested structures in a header at most.
 const MAX_DEPTH: usize = 8;
 
-/// What stands before a page; sizes and counts as the file claims them.
+/// The header of a page; sizes and counts as the file claims them.
 #[derive(Default)]
 pub(super) struct Header {
     pub(super) kind: i64,

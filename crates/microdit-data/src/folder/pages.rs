@@ -1,5 +1,5 @@
 //! The pages of a column of a Parquet file, decompressed in bounded memory. The decompressors of the crate `parquet` trust what a page
-//! says of its size, or write without bound: a file of a megabyte could fill any memory.
+//! says about its size, or write without bound: a file of a megabyte could fill any memory.
 
 use super::page_header::{Header, Thrift};
 use parquet::{
@@ -23,7 +23,7 @@ const MAX_PAGE: u64 = 256 << 20;
 /// Values of a page at most.
 const MAX_VALUES: u64 = 1 << 24;
 
-/// Bytes of what stands before a page at most; statistics are part of it.
+/// Bytes of a page's header at most; statistics are part of it.
 const MAX_HEADER: usize = 1 << 20;
 
 fn bad<T>(message: impl std::fmt::Display) -> Result<T> {
@@ -50,7 +50,7 @@ impl Pages {
             .zip(u64::try_from(column.compressed_size()).ok());
         let Some((at, end)) = place.and_then(|(at, length)| Some((at, at.checked_add(length)?)))
         else {
-            return bad("a column lies at no place");
+            return bad("a column has no valid place");
         };
         if end > file.len() {
             return bad(format!(

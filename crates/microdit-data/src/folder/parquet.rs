@@ -95,7 +95,7 @@ struct Column {
     ahead: VecDeque<Cell>,
 }
 
-/// How what is in it is read.
+/// How its content is read.
 enum Kind {
     Bytes(ColumnReaderImpl<ByteArrayType>),
     Short(ColumnReaderImpl<Int32Type>),
@@ -103,7 +103,7 @@ enum Kind {
 }
 
 impl Column {
-    /// The column, or what is in it if that is neither texts nor numbers nor lists of those.
+    /// The column, or what it holds if that is neither texts nor numbers nor lists of those.
     fn new(
         name: &str,
         file: Arc<File>,
@@ -122,7 +122,7 @@ impl Column {
                 | ConvertedType::TIMESTAMP_MICROS
                 | ConvertedType::DECIMAL
         );
-        // Of a list of lists or of a group only the first part would be seen.
+        // Only the first part of a list of lists or of a group would be seen.
         let nested = description.max_rep_level() > 1
             || description.path().parts().len()
                 > if description.max_rep_level() == 1 {
@@ -147,7 +147,7 @@ impl Column {
         }))
     }
 
-    /// What stands in the next row; none if there is none.
+    /// The content of the next row, if there is one.
     fn next(&mut self) -> Result<Option<Cell>> {
         if self.ahead.is_empty() {
             self.read()?;
@@ -189,7 +189,7 @@ impl Column {
             return Ok(());
         }
         for (level, again) in definitions.into_iter().zip(repetitions) {
-            // Elements that are nothing count; lists that are empty or nothing have none.
+            // Null elements count; empty and null lists have none.
             let element = match level {
                 _ if level == most => values.next(),
                 _ if level + 1 == most && self.description.self_type().is_optional() => {

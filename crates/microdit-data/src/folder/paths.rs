@@ -111,7 +111,7 @@ pub(super) fn resolve(root: &Path, text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The path under `root`; links inside are trusted, for whoever made the directory put them there.
+/// The path under `root`; links inside are trusted, since whoever made the directory put them there.
 fn inside(root: &Path, text: &str) -> Result<PathBuf, String> {
     let out = || format!("a path that leads out of the directory: {text}");
     // A whole path may lead into the directory too.
@@ -141,7 +141,7 @@ fn inside(root: &Path, text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// The path, or with an extension that it lacks where only that is there. Numbers are written in twelve digits too, as COCO does.
+/// The path, or the path with an extension where only that exists. Numbers are also tried with twelve digits, as COCO writes them.
 fn whole(path: &Path) -> PathBuf {
     if path.extension().is_some() || path.is_file() {
         return path.to_owned();

@@ -3,7 +3,7 @@
 use crate::{columns::Columns, error::DataError, text::decode_text};
 use std::path::Path;
 
-/// Columns that are looked for, in their order.
+/// Columns that are looked for, in this order.
 pub(super) const IMAGES: [&str; 12] = [
     "file_name",
     "image",
@@ -19,7 +19,7 @@ pub(super) const IMAGES: [&str; 12] = [
     "image_id",
 ];
 
-/// Columns that are looked for, in their order.
+/// Columns that are looked for, in this order.
 pub(super) const CAPTIONS: [&str; 6] = [
     "text",
     "caption",
@@ -29,16 +29,16 @@ pub(super) const CAPTIONS: [&str; 6] = [
     "description",
 ];
 
-/// Names of columns that are listed where one is missing.
+/// Number of columns listed where one is missing.
 pub(super) const NAMED: usize = 20;
 
-/// What stands in a row.
+/// The content of a row.
 pub(super) struct Row {
     pub(super) image: Cell,
     pub(super) captions: Vec<Cell>,
 }
 
-/// What stands in a column of a row.
+/// The content of one column of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Null,
@@ -80,9 +80,9 @@ pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
         Cell::Text(text) => Ok(text),
         Cell::Null => Err("no caption".into()),
         Cell::Foreign(error) => Err(format!("a caption that is not Unicode text: {error}")),
-        Cell::Number(number) => Err(format!("a caption that is no text: the number {number}")),
-        Cell::List(_) => Err("a caption that is no text: a list in a list".into()),
-        Cell::Other(kind) => Err(format!("a caption that is no text: {kind}")),
+        Cell::Number(number) => Err(format!("a caption that is not text: the number {number}")),
+        Cell::List(_) => Err("a caption that is not text: a list in a list".into()),
+        Cell::Other(kind) => Err(format!("a caption that is not text: {kind}")),
     };
     let mut captions = Vec::new();
     for cell in cells {
@@ -97,7 +97,7 @@ pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
     captions
 }
 
-/// What reads rows, told where each stands.
+/// What takes rows, with the place of each.
 pub(super) type Take<'a> = dyn FnMut(&str, Result<Row, String>) -> Result<bool, DataError> + 'a;
 
 /// Picture and captions of a row, of what its columns hold.

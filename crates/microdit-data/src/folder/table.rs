@@ -20,7 +20,7 @@ use std::{
 /// Bytes of a row at most.
 const MAX_ROW: u64 = 16 << 20;
 
-/// Hands the rows of a table to `take` until it answers false.
+/// Hands the rows of a table to `take` until it returns false.
 ///
 /// # Errors
 /// If the table cannot be read at all or lacks the columns, and the errors of `take`.
@@ -86,8 +86,8 @@ fn json_row(line: &[u8]) -> Result<serde_json::Map<String, serde_json::Value>, S
         decode_text(line).map_err(|error| format!("a row that is not Unicode text: {error}"))?;
     match serde_json::from_str(&text) {
         Ok(serde_json::Value::Object(row)) => Ok(row),
-        Ok(_) => Err("a row that is no JSON object".into()),
-        Err(error) => Err(format!("a row that is no JSON: {error}")),
+        Ok(_) => Err("a row that is not a JSON object".into()),
+        Err(error) => Err(format!("a row that is not JSON: {error}")),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::columns::Names;
 /// A file that is not decoded here, only found.
 const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// Key and caption of a sample, or key and lack.
+/// Key and caption of a sample, or key and what it lacks.
 type Found = (String, Result<String, String>);
 
 struct Case {
@@ -53,7 +53,7 @@ fn ok(samples: &[(String, Result<String, String>)]) -> Vec<(&str, &str)> {
     sound.collect()
 }
 
-/// The lacks, and that they begin so, at those places.
+/// Asserts that what samples lack begins as expected, at these places.
 fn lacks(samples: &[(String, Result<String, String>)], expected: &[(&str, &str)]) {
     let found: Vec<(&str, &str)> = samples
         .iter()
@@ -112,21 +112,21 @@ fn a_bad_row_of_json_costs_one_sample() {
         &[
             ("captions.jsonl, line 2", "no caption"),
             ("captions.jsonl, line 3", "no caption"),
-            ("line 4", "a caption that is no text: the number 7"),
-            ("line 5", "a caption that is no text: an object"),
+            ("line 4", "a caption that is not text: the number 7"),
+            ("line 5", "a caption that is not text: an object"),
             ("line 6", "no image"),
             ("line 7", "no image"),
-            ("line 8", "an image path that is no text: true or false"),
+            ("line 8", "an image path that is not text: true or false"),
             ("line 9", "no image"),
             ("line 10", "no image: "),
-            ("line 11", "a row that is no JSON: "),
-            ("line 12", "a row that is no JSON object"),
+            ("line 11", "a row that is not JSON: "),
+            ("line 12", "a row that is not a JSON object"),
             (
                 "line 13",
                 "a row that is not Unicode text: not UTF-8 (byte 0xE9 at 35; Windows-1252?)",
             ),
             ("line 15", "no caption"),
-            ("line 15", "a caption that is no text: the number 4"),
+            ("line 15", "a caption that is not text: the number 4"),
             ("line 16", "no caption"),
         ],
     );
@@ -233,7 +233,7 @@ fn columns_have_names() {
         error.contains("no column of captions; expected none"),
         "{error}"
     );
-    // Also of a table with a first row.
+    // The same for a table with a header row.
     let case = Case::new(&[("a.png", PICTURE), ("captions.csv", b"id,words\na.png,x\n")]);
     let error = case.samples(Columns::default()).unwrap_err().to_string();
     assert!(error.contains("found id, words"), "{error}");

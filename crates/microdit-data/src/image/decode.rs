@@ -99,7 +99,7 @@ fn broken(error: ImageError) -> String {
     }
 }
 
-/// How the picture was held, of its EXIF data or else its XMP data.
+/// The orientation, from the EXIF data or else the XMP data.
 fn orientation([exif, xmp]: &[Option<Vec<u8>>; 2]) -> Orientation {
     let by_exif = exif.as_deref().and_then(|exif| {
         // The prefix belongs in JPEG, but other files have it too.
@@ -117,7 +117,7 @@ fn orientation([exif, xmp]: &[Option<Vec<u8>>; 2]) -> Orientation {
     by_exif.or_else(by_xmp).unwrap_or(Orientation::NoTransforms)
 }
 
-/// The picture in 8 bits on a background. Of 16 bits the high ones are kept, as Pillow does.
+/// The picture in 8 bits on a background. Of 16 bits the high 8 are kept, as Pillow does.
 fn flatten(image: DynamicImage, background: [u8; 3]) -> Picture {
     let high = |levels: Vec<u16>| {
         levels

@@ -2,7 +2,7 @@
 
 use image::ImageFormat;
 
-/// Extensions and members of pictures that are read, in the order in which they are looked for.
+/// Extensions and members of pictures that are read, in the order they are looked for.
 pub(crate) const READ: [&str; 14] = [
     "jpg", "jpeg", "png", "webp", "jfif", "jpe", "jif", "apng", "gif", "bmp", "dib", "tif", "tiff",
     "image",
@@ -15,7 +15,7 @@ pub(crate) const UNREAD: [&str; 31] = [
     "cr2", "cr3", "nef", "arw", "raf", "xcf",
 ];
 
-/// The format of a file that begins so, if it is one that is not read.
+/// The format of a file that begins with these bytes, if it is one that is not read.
 pub(super) fn foreign(file: &[u8]) -> Option<&'static str> {
     let text = file.trim_ascii_start();
     let begins = |word: &str| {
@@ -32,7 +32,7 @@ pub(super) fn foreign(file: &[u8]) -> Option<&'static str> {
         }
         Some(b"crx ") => "a camera's raw format",
         Some(b"jp2 " | b"jpx ") => "JPEG 2000",
-        Some(_) => "a film",
+        Some(_) => "a video",
         None if file.starts_with(b"\xff\x0a") || file.starts_with(b"\0\0\0\x0cJXL ") => "JPEG XL",
         None if file.starts_with(b"\0\0\0\x0cjP  ") || file.starts_with(b"\xff\x4f\xff\x51") => {
             "JPEG 2000"
@@ -64,6 +64,6 @@ pub(super) fn foreign(file: &[u8]) -> Option<&'static str> {
 /// Whether a file whose name says nothing begins like an image, of a supported format or not.
 pub(crate) fn looks_like_a_picture(beginning: &[u8]) -> bool {
     let foreign =
-        foreign(beginning).is_some_and(|name| !matches!(name, "HTML" | "PDF" | "gzip" | "a film"));
+        foreign(beginning).is_some_and(|name| !matches!(name, "HTML" | "PDF" | "gzip" | "a video"));
     foreign || image::guess_format(beginning).is_ok()
 }

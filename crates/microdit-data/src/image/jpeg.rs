@@ -1,8 +1,8 @@
 //! JPEG decoding that notices missing parts.
 //!
-//! The decoder fills what is missing with gray, and does not report a file that ends early. So the file is walked through first: without its
-//! end marker it is cut, as for Pillow; and between the last bits of a scan and the marker that ends it go ones, which no Huffman
-//! code consists of: a decoder that needs more than there is meets them, and fails.
+//! The decoder fills what is missing with gray, and does not report a file that ends early. So the file is scanned first: without its
+//! end marker it counts as cut, as for Pillow. And ones are inserted between the last bits of a scan and the marker that ends it: no
+//! Huffman code consists of ones alone, so a decoder that needs more bits than there are fails on them.
 
 use super::limits::Limits;
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -12,7 +12,7 @@ use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
 /// What every JPEG begins with.
 const START: [u8; 2] = [0xff, 0xd8];
 
-/// Ones, as they stand among coded bits: more than a decoder takes at once.
+/// Ones, as they are written among coded bits: more than a decoder takes at once.
 const ONES: [u8; 16] = [
     0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
 ];
@@ -59,7 +59,7 @@ pub(super) fn decode(file: &[u8], limits: &Limits) -> Result<Parts, String> {
     Ok((image.ok_or_else(truncated)?, metadata))
 }
 
-/// What the markers of a file tell.
+/// What the markers of a file say.
 struct Walk<'a> {
     file: &'a [u8],
     /// Where segments begin and end, without what lies between them; scans include their coded bits.

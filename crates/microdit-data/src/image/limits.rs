@@ -45,7 +45,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Refuses pictures that are too narrow, of which the square in the middle shows little.
+    /// Refuses pictures that are too narrow: the square in their middle shows little.
     pub(crate) fn admit_aspect(&self, width: u32, height: u32) -> Result<(), String> {
         let (short, long) = (width.min(height), width.max(height));
         if f64::from(long) <= self.max_aspect * f64::from(short) {

@@ -10,8 +10,8 @@ use image::{RgbImage, imageops};
 const MAX_ASPECT: u32 = 64;
 
 /// Resizes so that the shorter side is `size` pixels, bicubically with antialiasing. Of a picture that is more than 64 times longer than
-/// wide only the middle is kept: nothing else comes into the square that is cut from it, and strips would cost more memory than any
-/// picture.
+/// wide only the middle is kept: nothing else is part of the square that is cut from it, and long strips would cost more memory than any
+/// other picture.
 ///
 /// # Panics
 /// If the image or `size` is empty.
@@ -67,7 +67,7 @@ pub fn center_crop(image: &RgbImage, size: u32) -> RgbImage {
     let (width, height) = image.dimensions();
     assert!(
         width.min(height) >= size,
-        "{width} x {height} pixels hold no square of {size}"
+        "{width} x {height} pixels do not hold a square of {size}"
     );
     let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
     imageops::crop_imm(image, offset(width), offset(height), size, size).to_image()

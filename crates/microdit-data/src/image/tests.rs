@@ -121,7 +121,7 @@ fn cut_files_are_damaged() {
     }
 }
 
-/// The end marker is there, but not all that should stand before it.
+/// The end marker is there, but something before it is missing.
 #[test]
 fn jpegs_with_a_hole_are_damaged() {
     for name in JPEGS {
@@ -136,7 +136,7 @@ fn jpegs_with_a_hole_are_damaged() {
             }
         }
     }
-    // Of progressive files, all but what ends with the first scan or between two.
+    // For progressive files, all but those cut after the first scan or between two.
     for name in ["progressive", "gray_progressive"] {
         let file = fixture(&format!("{name}.jpg"));
         let last = file
@@ -234,7 +234,7 @@ fn transparent_parts_show_the_background() {
             [1, 2, 3]
         );
     }
-    // An alpha channel that hides nothing is no reason to store a picture anew.
+    // An alpha channel that hides nothing is no reason to store a picture again.
     let opaque = encoded(
         &RgbaImage::from_pixel(2, 2, Rgba([9, 9, 9, 255])).into(),
         ImageFormat::Png,

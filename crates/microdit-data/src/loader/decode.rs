@@ -71,7 +71,7 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
     Ok(array.values)
 }
 
-/// The middle of the image at the size of the latents' pixels.
+/// The middle of the image at the size in pixels that the latents stand for.
 fn square(image: &RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
     let size = height.min(width) as u32;
     pixels(&center_crop(&resize_shorter_side(image, size), size))

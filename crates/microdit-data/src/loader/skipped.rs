@@ -1,4 +1,4 @@
-//! What a loader leaves out: said when it is first met, and summed up at the end.
+//! What a loader leaves out: reported when it is first found, and summed up at the end.
 
 use crate::{
     left_out::reasons,
@@ -18,7 +18,7 @@ const MAX_NAMED: usize = 1000;
 /// Shards that a summary names.
 const MAX_SHARDS: usize = 5;
 
-/// What a loader has left out of all it has read, which is a little more than it has handed out.
+/// What a loader has left out of all it has read, which is a little more than it has delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     /// How often samples were left out, by reason: every pass over the data meets them again.
@@ -60,7 +60,7 @@ impl fmt::Display for Skipped {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     skipped: Arc<Mutex<Skipped>>,
-    /// Those that were named already.
+    /// Those already named.
     named: HashSet<String>,
     /// Samples that could not be decoded since the last that could.
     pub(super) in_a_row: usize,
@@ -121,7 +121,7 @@ impl Tally {
     }
 }
 
-/// What was left out so far, if anything was.
+/// What has been left out so far, if anything.
 pub(super) fn so_far(skipped: &Mutex<Skipped>) -> Option<Skipped> {
     let skipped = lock(skipped).clone();
     (!skipped.is_empty()).then_some(skipped)

@@ -304,7 +304,7 @@ fn a_shard_without_usable_samples_costs_that_shard() {
         ("3.tar", false),
     ];
     let shards = list_of(folder.path(), &shards).unwrap();
-    // One that is no tar at all, and one without a sample.
+    // One that is not a tar at all, and one without a sample.
     std::fs::write(folder.path().join("3.tar"), "no tar").unwrap();
     let load = |start: &Position, count| {
         let source = Source::Shards(shards.clone());

@@ -1,4 +1,4 @@
-//! The index of a directory of MDS shards: which there are, and how their samples are laid out.
+//! The index of a directory of MDS shards: their files, and how their samples are laid out.
 
 #![deny(clippy::arithmetic_side_effects)]
 
@@ -43,7 +43,7 @@ impl Entry {
             return Err(format!("a shard has format {}; expected mds", self.format));
         }
         if self.column_names.len() != self.column_sizes.len() {
-            return Err("a shard has not as many column_sizes as column_names".into());
+            return Err("a shard does not have as many column_sizes as column_names".into());
         }
         let mut names = HashSet::new();
         for (name, size) in self.column_names.iter().zip(&self.column_sizes) {

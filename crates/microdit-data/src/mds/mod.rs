@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-/// What lists the shards of a directory.
+/// The file that lists the shards of a directory.
 pub(crate) const INDEX: &str = "index.json";
 
 /// A shard and the columns of its samples.
@@ -38,7 +38,7 @@ impl MdsShard {
     /// The shards the index in `folder` lists.
     ///
     /// # Errors
-    /// An unreadable or foreign index, and shards in a form we do not know.
+    /// An unreadable or foreign index, and shards in an unknown form.
     pub fn list(folder: &Path) -> Result<Vec<Self>, DataError> {
         let path = folder.join(INDEX);
         let text =
@@ -127,7 +127,7 @@ impl MdsShard {
             .min(u32::MAX.into());
         if length > most {
             return Err(io::Error::other(format!(
-                "its index says that it has {length} bytes; expected at most {most} of a file of this size"
+                "its index says that it has {length} bytes; expected at most {most} for a file of this size"
             )));
         }
         let mut bytes = Vec::new();
@@ -148,7 +148,7 @@ impl MdsShard {
                 "fewer"
             };
             return Err(io::Error::other(format!(
-                "it has {found} bytes than the {length} of the index: it is damaged, or of another dataset"
+                "it has {found} bytes than the {length} of the index: it is damaged, or from another dataset"
             )));
         }
         Ok(bytes)
@@ -185,7 +185,7 @@ impl Entry {
                 self.samples
             ));
         }
-        // Where sample `i` begins, and the one before it ends: behind the number of samples.
+        // Where sample `i` begins, and the one before it ends: after the number of samples.
         let entry = |i: usize| word(i.checked_add(1)?.checked_mul(4)?);
         let names: Arc<[String]> = self.column_names.as_slice().into();
         let sample = |i: usize| {
@@ -262,7 +262,7 @@ mod tests {
         let mut errors = 0;
         for _ in 0..2000 {
             let mut damaged = whole.clone();
-            // Mostly where lengths and places stand.
+            // Mostly in the lengths and places.
             for _ in 0..2 {
                 let range = if random.below(10) < 7 {
                     40
@@ -304,7 +304,7 @@ mod tests {
             ("{\"shards\"", "{\"parts\"", "shards"),
             ("\"latents_256\"", "\"caption\"", "two columns caption"),
         ] {
-            // The version of the index as a whole stands last.
+            // The version of the index as a whole comes last.
             let changed = match from.starts_with("\"version") {
                 true => format!("{}{to}", text.trim_end().strip_suffix(from).unwrap()),
                 false => text.replace(from, to),

@@ -10,7 +10,7 @@ use crate::{
 };
 use std::sync::LazyLock;
 
-/// Members and columns of captions that are looked for, in their order.
+/// Members and columns of captions that are looked for, in this order.
 const CAPTIONS: [&str; 6] = [
     "txt",
     "caption",
@@ -20,7 +20,7 @@ const CAPTIONS: [&str; 6] = [
     "description",
 ];
 
-/// Members and columns of pictures that are looked for, in their order: what is not read comes last.
+/// Members and columns of pictures that are looked for, in this order: formats that are not read come last.
 static IMAGES: LazyLock<Vec<&str>> = LazyLock::new(|| {
     READ.into_iter()
         .chain(["img", "picture"])
@@ -50,7 +50,7 @@ impl Members {
             .filter_map(&part)
             .map(|bytes| text(&bytes))
             .collect();
-        // Where captions are called by a name of their own.
+        // Where captions have an unusual name.
         if captions.is_empty() && columns.caption != Names::default() {
             captions = part("json")
                 .map(|json| of_json(&json, columns))
@@ -167,11 +167,11 @@ fn of_json_value(value: Option<serde_json::Value>) -> Vec<Result<String, String>
         Some(Value::Array(values)) => {
             let one = |value: Value| match value {
                 Value::String(caption) => text(caption.as_bytes()),
-                _ => Err("a caption that is no text".into()),
+                _ => Err("a caption that is not text".into()),
             };
             values.into_iter().map(one).collect()
         }
-        Some(_) => vec![Err("a caption that is no text".into())],
+        Some(_) => vec![Err("a caption that is not text".into())],
     }
 }
 

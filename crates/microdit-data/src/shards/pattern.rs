@@ -6,7 +6,7 @@ const MAX_NAMES: u64 = 1_000_000;
 /// Bytes of all names at most.
 const MAX_BYTES: u64 = 1 << 28;
 
-/// Braces in braces at most.
+/// Levels of nested braces at most.
 const MAX_DEPTH: usize = 16;
 
 /// The names a pattern stands for, as shells and webdataset understand it; they are counted before they are made.
@@ -34,9 +34,9 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
 
 enum Part {
     Text(String),
-    /// Any of several.
+    /// One of several.
     Choice(Vec<Vec<Part>>),
-    /// Numbers from first to last, of at least so many digits.
+    /// Numbers from first to last, of at least this many digits.
     Numbers {
         first: i64,
         last: i64,
@@ -136,10 +136,10 @@ impl Parser<'_> {
         Ok(parts)
     }
 
-    /// What stands in braces.
+    /// The content of braces.
     fn braces(&mut self, depth: usize) -> Result<Vec<Part>, String> {
         if depth > MAX_DEPTH {
-            return Err(format!("more than {MAX_DEPTH} braces in braces"));
+            return Err(format!("more than {MAX_DEPTH} levels of nested braces"));
         }
         self.rest = &self.rest[1..];
         let inside = self.rest;
@@ -202,7 +202,7 @@ fn range(text: &str) -> Result<Option<Part>, String> {
         };
         let number = |text: &str| {
             text.parse()
-                .map_err(|_| format!("{text} is no number of a shard"))
+                .map_err(|_| format!("{text} is not a number of a shard"))
         };
         return Ok(Some(Part::Numbers {
             first: number(first)?,

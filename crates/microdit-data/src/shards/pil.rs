@@ -13,7 +13,7 @@ pub(super) fn to_tiff(column: &[u8]) -> Result<Vec<u8>, String> {
         .and_then(|length| rest[4..].get(..usize::try_from(length).ok()?))
         .ok_or_else(short)?;
     let levels = &rest[4 + mode.len()..];
-    // Bits of a level, levels of a pixel, and how TIFF calls that.
+    // Bits of a level, levels of a pixel, and TIFF's code for it.
     let (bits, count, kind): (u64, u16, u16) = match mode {
         b"1" => (1, 1, 1),
         b"L" => (8, 1, 1),
