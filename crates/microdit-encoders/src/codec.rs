@@ -1,18 +1,18 @@
-//! The two ways between what people see and what a network computes on.
+//! From images and texts to what a network computes on, and back.
 
 use crate::{Cut, HashedWords, PixelCodec, text::TextEncoder, vae::Vae};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::{DitBackend, net::Conditioning};
 
-/// From latents to images: frozen networks, or nothing but a scale. Object-safe, so that a library's user brings one along.
+/// Images to latents and back: frozen networks, or nothing but a scale. Object-safe: users of the library can bring their own.
 pub trait Codec<B: DitBackend>: Send + Sync {
     /// Channels of the latents.
     fn channels(&self) -> usize;
 
-    /// Pixels of an image's side to one of the latents'.
+    /// Pixels of an image's side per pixel of the latents' side.
     fn shrinks_by(&self) -> usize;
 
-    /// Images `[batch, 3, height, width]` in -1..1 to latents. `noise`, of the latents' shape, draws from a posterior where
+    /// Images `[batch, 3, height, width]` in -1..1 to latents. `noise`, of the latents' shape, draws from the posterior, if
     /// there is one.
     fn encode(&self, images: Tensor<B, 4>, noise: Tensor<B, 4>) -> Tensor<B, 4>;
 
@@ -20,7 +20,7 @@ pub trait Codec<B: DitBackend>: Send + Sync {
     fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4>;
 }
 
-/// From texts to what a network is conditioned on. Object-safe, so that a library's user brings one along.
+/// From texts to what a network is conditioned on. Object-safe: users of the library can bring their own.
 pub trait Conditioner<B: DitBackend>: Send + Sync {
     /// Channels of a caption token.
     fn channels(&self) -> usize;
@@ -28,7 +28,7 @@ pub trait Conditioner<B: DitBackend>: Send + Sync {
     /// The conditioning of these texts; that of none is [`Conditioning::null`].
     fn encode(&self, texts: &[&str], device: &B::Device) -> Conditioning<B>;
 
-    /// What of a text is not read, if it is too long.
+    /// The part of a text that is not read, if it is too long.
     fn cut(&self, text: &str) -> Option<Cut>;
 }
 

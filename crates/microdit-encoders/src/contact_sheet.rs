@@ -33,7 +33,7 @@ impl ContactSheet {
         (pixels <= LARGEST).then_some(page)
     }
 
-    /// A page without pictures yet; none where [`size`](Self::size) is none.
+    /// A page without pictures; none where [`size`](Self::size) is none.
     pub fn new(count: usize, columns: usize, size: [u32; 2]) -> Option<Self> {
         let [width, height] = Self::size(count, columns, size)?;
         Some(Self {

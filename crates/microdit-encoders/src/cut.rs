@@ -41,7 +41,7 @@ impl fmt::Display for Cut {
         } = self;
         write!(
             f,
-            "{tokens} tokens, of which the encoder reads {limit}; lost is: {lost}"
+            "{tokens} tokens, of which the encoder reads {limit}; lost: {lost}"
         )
     }
 }

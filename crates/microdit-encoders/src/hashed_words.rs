@@ -5,7 +5,7 @@ use microdit::rng::{Purpose, Stream};
 
 /// Encodes a caption as one vector per word plus its position, padded or cut to a fixed length.
 ///
-/// A stand-in for CLIP that needs no download. It knows no meanings: "cat" and "cats" are as unrelated as "cat" and
+/// A stand-in for CLIP that needs no download. It knows nothing of meaning: "cat" and "cats" are as unrelated as "cat" and
 /// "sky". That is enough where the captions' words are few.
 ///
 /// ```

@@ -180,11 +180,11 @@ impl<B: DitBackend> LayerNorm<B> {
     }
 }
 
-/// Queries whose scores with all keys are in memory at a time, in elements per head.
+/// Scores held in memory at a time, in elements per head: those of some queries with all keys.
 const SCORES: usize = 1 << 24;
 
 /// Attention of `q` `[batch, heads, queries, size]` to `k`, `v` `[batch, heads, keys, size]` with `bias`
-/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores, a stretch of queries at a time: a picture of 1024 pixels
+/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores, some queries at a time: an image of 1024 pixels
 /// would otherwise need gigabytes of scores.
 pub(crate) fn attention<B: DitBackend>(
     q: Tensor<B, 4>,

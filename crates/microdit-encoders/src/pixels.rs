@@ -21,7 +21,7 @@ impl PixelCodec {
         pixels.iter().map(|pixel| pixel * self.scale).collect()
     }
 
-    /// Latents `[batch, 3, height, width]` to pictures; values beyond the range are cut.
+    /// Latents `[batch, 3, height, width]` to pictures; values beyond the range are clipped.
     pub fn decode(&self, latents: &[f32], width: u32, height: u32) -> Vec<RgbImage> {
         let plane = (width * height) as usize;
         let level = |value: f32| {

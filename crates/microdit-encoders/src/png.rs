@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-/// Of JPEGs, from 1 to 100.
+/// Quality of JPEGs, from 1 to 100.
 const QUALITY: u8 = 95;
 
 /// The format an image is written in, by its file extension.
@@ -20,14 +20,14 @@ const QUALITY: u8 = 95;
 pub enum PictureFormat {
     /// Lossless, the only one that holds labels.
     Png,
-    /// Of quality 95.
+    /// With quality 95.
     Jpeg,
     /// Lossless.
     WebP,
 }
 
 impl PictureFormat {
-    /// The format of a file's ending, `.png`, `.jpg`, `.jpeg` or `.webp` in any case.
+    /// The format of a file extension, `.png`, `.jpg`, `.jpeg` or `.webp` in any case.
     ///
     /// ```
     /// use microdit_encoders::PictureFormat;
@@ -59,7 +59,7 @@ impl PictureFormat {
 /// keys.
 ///
 /// # Errors
-/// If the ending is none of [`PictureFormat`], or the file cannot be written.
+/// If the extension is not one of [`PictureFormat`], or the file cannot be written.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -105,7 +105,7 @@ fn png(image: &RgbImage, file: &mut impl Write, labels: &[(&str, String)]) -> io
 /// The labels of a PNG that [`save_picture`] wrote, in their order. The pixels are not read.
 ///
 /// # Errors
-/// If the file cannot be read or is no PNG.
+/// If the file cannot be read or is not a PNG.
 pub fn read_labels(path: &Path) -> io::Result<Vec<(String, String)>> {
     let reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
     let text = |chunk: &png::text_metadata::ITXtChunk| {

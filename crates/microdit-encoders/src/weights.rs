@@ -109,7 +109,7 @@ impl Weights {
         }
     }
 
-    /// The shape of a tensor that is there; random weights have any.
+    /// The shape of a tensor, if it is there; random weights have none of their own.
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => file.borrow().shape(name),
@@ -156,8 +156,8 @@ impl<'a> At<'a> {
         }
     }
 
-    /// The first of `segments` under which there is a tensor `weight`, or the first of all: what one library names
-    /// so another, or an earlier version, names otherwise.
+    /// The first of `segments` under which there is a tensor `weight`, or else the first: names differ between libraries
+    /// and their versions.
     #[must_use]
     pub fn at_any(&self, segments: &[&str]) -> Self {
         let known = |segment: &&&str| self.at(segment).has("weight");
@@ -254,7 +254,7 @@ impl<'a> At<'a> {
     }
 }
 
-/// Normal values; of vectors, which are biases and factors of norms, around 0 and 1.
+/// Normal values; for vectors, which are biases and factors of norms, around 0 and 1.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let inputs: usize = shape.iter().skip(1).product();
     let (mean, std) = match shape.len() {

@@ -259,7 +259,7 @@ fn names_from_the_server_stay_within_the_cache() {
         let output = command("http://127.0.0.1:9", home.path(), &arguments)
             .output()
             .unwrap();
-        fails(&output, &["` is no "]);
+        fails(&output, &["` is not a "]);
     }
     // A commit that another program left in the cache.
     let model = home.path().join("hub/models--some--model");
@@ -280,7 +280,7 @@ fn redirects_and_lengths_have_bounds() {
     let file = "HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n";
     for (answer, part) in [
         (again.to_owned(), "redirected more than 5 times"),
-        (file.to_owned(), "`file:///etc/passwd` is no address"),
+        (file.to_owned(), "`file:///etc/passwd` is not an address"),
         (
             found(&checksum, "0123abcd", 1 << 50, ""),
             "1125899906842624 bytes; at most",

@@ -1,4 +1,4 @@
-//! The cache all programs of the hub share: contents under their checksums, and for each commit links to them by name.
+//! The cache that all programs of the hub share: contents under their checksums, and for each commit links to them by name.
 
 use super::error::HubError;
 use std::{
@@ -29,7 +29,7 @@ pub(super) struct Model {
 }
 
 impl Cache {
-    /// The one `HF_HOME` names, or else that in the user's own directory.
+    /// The one `HF_HOME` names, or else that in the user's home directory.
     pub(super) fn from_env() -> Result<Self, HubError> {
         let named = std::env::var_os("HF_HOME").filter(|home| !home.is_empty());
         let home = named.map(PathBuf::from).or_else(|| {
@@ -58,7 +58,7 @@ impl Cache {
 }
 
 impl Model {
-    /// Where a file of the newest commit that is known lies, if it is there.
+    /// Path of a file of the newest known commit, if it is there.
     pub(super) fn get(&self, file: &str) -> Option<PathBuf> {
         let commit = fs::read_to_string(self.folder.join("refs").join(BRANCH)).ok()?;
         let commit = commit.trim();
@@ -66,7 +66,7 @@ impl Model {
         (is_hexadecimal(commit) && is_plain(file) && path.is_file()).then_some(path)
     }
 
-    /// Where the content of `checksum` lies, or will.
+    /// Path of the content of `checksum`, whether or not it is there yet.
     pub(super) fn blob(&self, checksum: &str) -> PathBuf {
         self.folder.join("blobs").join(checksum)
     }
@@ -93,7 +93,7 @@ impl Model {
         }
     }
 
-    /// Names the content of `checksum`, which is there, as `file` of `commit`, and that the newest commit.
+    /// Links the content of `checksum`, which is there, as `file` of `commit`, and records that as the newest commit.
     pub(super) fn link(
         &self,
         file: &str,

@@ -1,6 +1,6 @@
 //! Requests to the hub; its token is sent nowhere else.
 //!
-//! Written on an HTTP client and not on the crate `hf-hub`: its version 0.5 hands the token to the host a download is redirected
+//! Built on an HTTP client and not on the crate `hf-hub`: its version 0.5 hands the token to the host a download is redirected
 //! to, takes any text of the server as a file name and waits forever; 1.0 brings an asynchronous runtime and a second client.
 
 use super::cache::{BRANCH, Cache, is_hexadecimal};
@@ -22,13 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A request that failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The hub refuses, or its answer is unusable: retrying is pointless.
+    /// The hub refuses, or its response is unusable: retrying is pointless.
     Final(String),
     /// The connection broke or timed out.
     Broken(String),
 }
 
-/// What the hub tells about a file.
+/// What the hub says about a file.
 #[derive(Debug, PartialEq)]
 pub(super) struct Described {
     /// SHA-256 of a large file, git's SHA-1 of a small one, or a mirror's own mark.
@@ -75,7 +75,7 @@ impl Client {
         }
     }
 
-    /// What the hub tells about a file.
+    /// What the hub says about a file.
     pub(super) fn describe(&self, repository: &str, file: &str) -> Result<Described, Failure> {
         let (response, told) = self.get(repository, file, "bytes=0-0")?;
         let size = size(&response)?;
@@ -90,7 +90,7 @@ impl Client {
                 "the server's {what} is `{}`; expected a hexadecimal number",
                 value.chars().take(100).collect::<String>()
             ))),
-            None => Err(Failure::Final(format!("the server tells no {what} of it"))),
+            None => Err(Failure::Final(format!("the server gives no {what} for it"))),
         };
         Ok(Described {
             checksum: name("checksum (ETag)", told.checksum)?.to_ascii_lowercase(),
@@ -99,7 +99,7 @@ impl Client {
         })
     }
 
-    /// The content of a file of `size` bytes from `begin`, and whether it begins at 0 nevertheless.
+    /// The content of a file of `size` bytes from `begin`, and whether it begins at 0 instead.
     pub(super) fn content(
         &self,
         repository: &str,
@@ -120,7 +120,7 @@ impl Client {
         Ok((response.into_body(), from_start))
     }
 
-    /// Asks for a file, and follows redirects; also what the hub itself tells on the way.
+    /// Requests a file, following redirects; also returns what the hub itself says about it.
     fn get(
         &self,
         repository: &str,
@@ -136,7 +136,7 @@ impl Client {
         for _ in 0..=MAX_REDIRECTS {
             let at_hub = origin(&uri) == hub;
             let mut request = self.agent.get(&uri).header(header::RANGE, range);
-            // A compressed answer has no ranges of the file.
+            // A compressed response has no ranges of the file.
             request = request.header(header::ACCEPT_ENCODING, "identity");
             if let Some(token) = self.token.as_ref().filter(|_| at_hub) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -175,7 +175,7 @@ struct Told {
 impl Told {
     fn listen(&mut self, headers: &HeaderMap) {
         let linked = text(headers, "x-linked-etag");
-        // Of a small file the hub's own, of a large one that of the storage.
+        // The hub's own for a small file, that of the storage for a large one.
         if let Some(mark) = linked.or_else(|| text(headers, "etag")) {
             let mark = mark.trim_start_matches("W/").trim_matches('"').to_owned();
             self.checksum.get_or_insert(mark);
@@ -211,7 +211,7 @@ fn failed(error: ureq::Error) -> Failure {
 }
 
 fn parse(uri: &str) -> Result<Uri, Failure> {
-    let invalid = || Failure::Final(format!("`{uri}` is no address"));
+    let invalid = || Failure::Final(format!("`{uri}` is not an address"));
     let parsed: Uri = uri.parse().map_err(|_| invalid())?;
     match (parsed.scheme_str(), parsed.authority()) {
         (Some("http" | "https"), Some(_)) => Ok(parsed),
@@ -230,7 +230,7 @@ fn origin(uri: &Uri) -> (String, String, Option<u16>) {
     (scheme, host, port)
 }
 
-/// Where an answer from `uri` sends to.
+/// Where a response from `uri` redirects to.
 fn redirected(uri: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = uri.scheme_str().unwrap_or_default();
     let authority = uri.authority().map_or("", Authority::as_str);
@@ -242,7 +242,7 @@ fn redirected(uri: &Uri, location: &str) -> Result<Uri, Failure> {
         format!("{scheme}://{authority}{location}")
     } else {
         return Err(Failure::Final(format!(
-            "it is redirected to `{location}`, which is no address"
+            "it is redirected to `{location}`, which is not an address"
         )));
     };
     let target = parse(&target)?;
@@ -254,7 +254,7 @@ fn redirected(uri: &Uri, location: &str) -> Result<Uri, Failure> {
     Ok(target)
 }
 
-/// A segment of a path as addresses write it.
+/// A segment of a path as written in addresses.
 fn encode(segment: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

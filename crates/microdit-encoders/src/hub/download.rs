@@ -17,9 +17,9 @@ use std::{
 
 /// What a download reports.
 pub trait Report {
-    /// A file of so many bytes begins.
+    /// A file of this many bytes begins.
     fn begin(&mut self, file: &str, bytes: u64);
-    /// So many bytes have come, or were there already.
+    /// This many bytes have arrived, or were there already.
     fn advance(&mut self, bytes: u64);
 }
 
@@ -73,7 +73,7 @@ pub(super) fn download(
     cached.link(file, checksum, commit)
 }
 
-/// Retries until there is an answer, or no point in asking.
+/// Retries until there is a response, or no point in retrying.
 fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
     let mut breaks = 0;
     loop {

@@ -23,15 +23,15 @@ pub enum HubError {
         name: String,
     },
     /// Offline, and something is missing.
-    #[error("{repository}/{file} is not in the cache, and HF_HUB_OFFLINE forbids to download it")]
+    #[error("{repository}/{file} is not in the cache, and HF_HUB_OFFLINE forbids downloading it")]
     Offline {
         /// The repository.
         repository: String,
         /// The file.
         file: String,
     },
-    /// What was asked for cannot be the name of a model or a file.
-    #[error("`{name}` is no {expected}")]
+    /// The name cannot be that of a model or a file.
+    #[error("`{name}` is not a {expected}")]
     NoName {
         /// What was asked for.
         name: String,
@@ -39,7 +39,7 @@ pub enum HubError {
         expected: &'static str,
     },
     /// No directory for the cache is known.
-    #[error("no directory for the cache: neither HF_HOME nor the user's own directory is known")]
+    #[error("no directory for the cache: neither HF_HOME nor the user's home directory is known")]
     NoHome,
     /// Another process downloads the same file.
     #[error("another process is downloading the same file, which it locks by {}; wait for it", path.display())]
@@ -47,7 +47,7 @@ pub enum HubError {
         /// The lock.
         path: PathBuf,
     },
-    /// The hub does not answer, or answers wrongly.
+    /// The hub does not respond, or responds wrongly.
     #[error("{repository}/{file} could not be fetched: {error}; what has arrived is kept")]
     Download {
         /// The repository.
@@ -76,7 +76,7 @@ pub enum HubError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         error: io::Error,
     },
 }

@@ -18,8 +18,8 @@ use client::Client;
 use download::download;
 use std::path::{Path, PathBuf};
 
-/// The path `name` means: itself if it exists, or else a published model in the cache: its directory, or its file if it
-/// consists of one.
+/// The path `name` stands for: itself if it exists, or else a published model in the cache, its directory or its file if
+/// it consists of one.
 ///
 /// # Errors
 /// If there is neither.
@@ -38,7 +38,7 @@ pub fn locate(name: &Path) -> Result<PathBuf, HubError> {
 }
 
 /// Downloads `files` of a repository unless they are in the cache, verifies each against the hub's checksum, and returns
-/// where they lie. A download that breaks off is taken up again, at once or by the next call.
+/// where they lie. An interrupted download is resumed, at once or by the next call.
 ///
 /// # Errors
 /// An unreachable hub, a missing file, a file that arrives damaged.
@@ -51,7 +51,7 @@ pub fn fetch(
     if repository.split('/').count() > 2 || !repository.split('/').all(plain) {
         return Err(HubError::NoName {
             name: repository.to_owned(),
-            expected: "model of the hub, which is called OWNER/NAME",
+            expected: "model of the hub; those are named OWNER/NAME",
         });
     }
     let cache = Cache::from_env()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// A model that can be asked for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// What it is asked for by.
+    /// The name to ask for.
     pub name: &'static str,
     /// What it is.
     pub about: &'static str,

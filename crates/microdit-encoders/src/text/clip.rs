@@ -12,10 +12,10 @@ use microdit::{DitBackend, weights::WeightsError};
 /// model, which has no prefix of its own since transformers 5.
 const TRANSFORMERS: &[&str] = &["text_model", "text_model.text_model", ""];
 
-/// Where it lies among those named by open_clip, which has a class of models whose towers are apart.
+/// Where it lies among those named by open_clip, which has a class of models with separate towers.
 const OPEN_CLIP: &[&str] = &["text", ""];
 
-/// Tokens a tower may know, and tokens of a caption.
+/// Most tokens a tower may know, and most tokens of a caption.
 const MAX_VOCABULARY: usize = 1 << 24;
 const MAX_TOKENS: usize = 1 << 14;
 
@@ -73,7 +73,7 @@ impl ClipTextConfig {
     /// The tower with the weights at `at`; tensors of other towers may lie beside its own.
     ///
     /// # Errors
-    /// Missing and misshapen tensors, blocks the configuration does not know of, and sizes out of range.
+    /// Missing and misshapen tensors, blocks the configuration does not have, and sizes out of range.
     ///
     /// ```
     /// use burn::tensor::Tensor;
@@ -269,7 +269,7 @@ impl<B: DitBackend> ClipText<B> {
     }
 }
 
-/// Zero where a token may look, `[1, 1, tokens, tokens]`: at itself and what came before.
+/// Zero where a token may attend, `[1, 1, tokens, tokens]`: to itself and what came before.
 fn causal<B: DitBackend>(tokens: usize, device: &B::Device) -> Tensor<B, 4> {
     let value = |at: usize| match at % tokens > at / tokens {
         true => f32::NEG_INFINITY,

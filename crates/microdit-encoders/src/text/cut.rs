@@ -31,8 +31,8 @@ enum Kind {
 }
 
 impl Cutter {
-    /// Of the text encoder at `path`, as [`TextEncoder::open`] takes it, that reads `tokens` of a caption. None where there
-    /// is nothing of the kind: the encoder's own error will say more.
+    /// For the text encoder at `path`, as [`TextEncoder::open`] takes it, that reads `tokens` of a caption. None where there
+    /// is no such encoder: its own error will say more.
     pub fn open(path: &Path, tokens: usize) -> Option<Self> {
         let nested = path.join("text_encoder");
         let folder = if nested.is_dir() { &nested } else { path };
@@ -63,7 +63,7 @@ impl Cutter {
     }
 }
 
-/// Whether a configuration of transformers describes a CLIP; none if there is none.
+/// Whether a configuration of transformers describes a CLIP; none if there is no configuration.
 fn is_clip(config: &Path) -> Option<bool> {
     let config: Value = serde_json::from_slice(&std::fs::read(config).ok()?).ok()?;
     Some(config["model_type"].as_str()?.starts_with("clip"))

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 /// Sizes of a [`T5Encoder`], under the names of transformers' `config.json`.
 ///
-/// What that leaves out is as in transformers: the configuration of T5-small, which is no v1.1 and is refused as long as
-/// `feed_forward_proj` is left out, too.
+/// What it leaves out is as in transformers: the configuration of T5-small, which is not v1.1 and is refused if
+/// `feed_forward_proj` is left out too.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct T5Config {
@@ -27,9 +27,9 @@ pub struct T5Config {
     pub num_layers: usize,
     /// Attention heads.
     pub num_heads: usize,
-    /// Kinds of distance the position bias tells apart, half of them for each direction.
+    /// Kinds of distance the position bias distinguishes, half of them for each direction.
     pub relative_attention_num_buckets: usize,
-    /// Distance from which on all are one kind.
+    /// Distance beyond which all are one kind.
     pub relative_attention_max_distance: usize,
     /// Added to mean squares.
     pub layer_norm_epsilon: f64,
@@ -58,7 +58,7 @@ impl T5Config {
     /// The encoder with the weights at `at`; a decoder may lie beside it.
     ///
     /// # Errors
-    /// Missing and misshapen tensors, blocks the configuration does not know of, feed-forward layers of another kind, and sizes
+    /// Missing and misshapen tensors, blocks the configuration does not have, feed-forward layers of another kind, and sizes
     /// out of range.
     pub fn load<B: DitBackend>(
         &self,
@@ -83,7 +83,7 @@ impl T5Config {
                 self.relative_attention_num_buckets,
                 4..=1 << 10,
             ),
-            // Beyond the distances that have a bucket of their own: what is left is divided by the logarithm.
+            // Beyond the distances that have a bucket of their own: the rest is divided by the logarithm.
             (
                 "relative_attention_max_distance",
                 self.relative_attention_max_distance,
@@ -147,7 +147,7 @@ pub struct T5Encoder<B: DitBackend> {
 
 impl<B: DitBackend> T5Encoder<B> {
     /// Token ids `[batch, tokens]` to states `[batch, tokens, width]`; where `mask` `[batch, tokens]` is 0, a token is
-    /// padding nobody looks at.
+    /// padding that no token attends to.
     ///
     /// # Panics
     /// If an id is beyond the vocabulary.

@@ -30,7 +30,7 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&format!("(?i){}", parts.join("|"))).expect("a sound pattern")
 });
 
-/// What the padding behind a caption is.
+/// What a caption is padded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
     /// Zeros, as open_clip.

@@ -47,7 +47,7 @@ impl<B: DitBackend> Residual<B> {
     }
 }
 
-/// Attention of every pixel to every other, one head.
+/// Attention of every pixel to every other, with one head.
 #[derive(Clone, Debug)]
 pub(super) struct PixelAttention<B: DitBackend> {
     norm: GroupNorm<B>,

@@ -26,12 +26,12 @@ pub struct AutoencoderKlConfig {
     pub use_quant_conv: bool,
     /// Whether one precedes the decoder.
     pub use_post_quant_conv: bool,
-    /// Whether the innermost blocks attend.
+    /// Whether the innermost blocks have attention.
     pub mid_block_add_attention: bool,
 }
 
 impl Default for AutoencoderKlConfig {
-    /// What diffusers takes for what a configuration leaves out.
+    /// Diffusers' defaults for what a configuration leaves out.
     fn default() -> Self {
         Self {
             in_channels: 3,
@@ -60,7 +60,7 @@ impl AutoencoderKlConfig {
         }
     }
 
-    /// Pixels of an image's side to one of the latents'.
+    /// Pixels of an image's side per pixel of the latents' side.
     pub fn shrinks_by(&self) -> usize {
         1 << (self.block_out_channels.len().max(1) - 1)
     }

@@ -103,7 +103,7 @@ impl<B: DitBackend> Vae<B> {
         }
     }
 
-    /// Pixels of an image's side to one of the latents'.
+    /// Pixels of an image's side per pixel of the latents' side.
     pub fn shrinks_by(&self) -> usize {
         match self {
             Self::Kl(vae) => vae.config().shrinks_by(),
@@ -112,7 +112,7 @@ impl<B: DitBackend> Vae<B> {
     }
 }
 
-/// Images `[batch, 3, height, width]` to pictures; values beyond -1..1 are cut.
+/// Images `[batch, 3, height, width]` to pictures; values beyond -1..1 are clipped.
 pub fn pictures<B: DitBackend>(images: Tensor<B, 4>) -> Vec<RgbImage> {
     let [_, _, height, width] = images.dims();
     let values: Vec<f32> = images.into_data().iter::<f32>().collect();
@@ -218,7 +218,7 @@ mod tests {
         );
     }
 
-    /// Every number of both configurations, replaced by each that no model has.
+    /// Every number of both configurations, replaced by each of several that no model has.
     #[test]
     fn numbers_of_a_configuration_have_ranges() {
         let kl = json!({
@@ -274,7 +274,7 @@ mod tests {
         assert!(tried > 60, "{tried} values");
     }
 
-    /// Before 0.18, diffusers named the layers of attention otherwise.
+    /// Before 0.18, diffusers had other names for the layers of attention.
     #[test]
     fn earlier_names_of_attention_are_known() {
         let device = Default::default();

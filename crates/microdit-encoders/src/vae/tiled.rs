@@ -70,7 +70,7 @@ mod tests {
     use crate::layers::double;
     use burn_flex::Flex;
 
-    /// Where `decode` looks at single pixels only, tiles change nothing.
+    /// Where `decode` works on single pixels, tiles change nothing.
     #[test]
     fn tiles_join_without_seams() {
         let device = Default::default();

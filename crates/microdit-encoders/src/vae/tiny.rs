@@ -29,7 +29,7 @@ pub struct AutoencoderTinyConfig {
 }
 
 impl Default for AutoencoderTinyConfig {
-    /// What diffusers takes for what a configuration leaves out.
+    /// Diffusers' defaults for what a configuration leaves out.
     fn default() -> Self {
         Self {
             in_channels: 3,
@@ -44,7 +44,7 @@ impl Default for AutoencoderTinyConfig {
 }
 
 impl AutoencoderTinyConfig {
-    /// Pixels of an image's side to one of the latents'.
+    /// Pixels of an image's side per pixel of the latents' side.
     pub fn shrinks_by(&self) -> usize {
         1 << (self.num_encoder_blocks.len().max(1) - 1)
     }

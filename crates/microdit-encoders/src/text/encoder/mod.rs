@@ -48,7 +48,7 @@ pub enum TextEncoder<B: DitBackend> {
 
 impl<B: DitBackend> TextEncoder<B> {
     /// Opens a directory as published: with `open_clip_config.json` (open_clip), or with `config.json` of transformers'
-    /// CLIP or T5 models, which T5 needs `tokenizer.json` beside; or the parent of `text_encoder` in diffusers' layout.
+    /// CLIP or T5 models, T5 with `tokenizer.json` beside it; or the parent of `text_encoder` in diffusers' layout.
     ///
     /// # Errors
     /// Missing or damaged files, models of another kind, and weights that do not fit their configuration.

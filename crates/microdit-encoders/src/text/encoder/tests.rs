@@ -130,7 +130,7 @@ fn a_tower_is_found_wherever_its_library_puts_it() {
     );
 }
 
-/// Every number of a configuration, replaced by each that no model has.
+/// Every number of a configuration, replaced by each of several that no model has.
 #[test]
 fn numbers_of_a_configuration_have_ranges() {
     let device = Default::default();
@@ -277,7 +277,7 @@ fn configurations_are_read_as_their_libraries_read_them() {
     let config = clip(&text).unwrap();
     assert_eq!((config.width, config.projection), (768, None));
     assert_eq!(config.pooling, Pooling::LargestId);
-    // The same inside a model of both towers.
+    // The same inside a model with both towers.
     let both =
         serde_json::json!({"model_type": "clip", "projection_dim": 640, "text_config": text});
     let both = clip(&both).unwrap();
