@@ -1,6 +1,6 @@
-//! Gradients with check-points between the segments of a network (arXiv 1604.06174): the forward pass keeps what flows from
-//! segment to segment, and the backward pass computes one segment at a time again, so that one segment's activations are
-//! all there ever is.
+//! Activation checkpointing between the segments of a network (arXiv 1604.06174): the forward pass keeps what flows from
+//! segment to segment, and the backward pass recomputes one segment at a time, so that no more than one segment's
+//! activations exist at once.
 
 use crate::optim::Gradients;
 use burn::{
@@ -12,7 +12,7 @@ use microdit::{
     net::{Carry, CarryVisitor, Denoiser, Inputs, Output, Selection, TrainDenoiser},
 };
 
-/// A prediction whose network is not recorded, and what it takes to find its gradients.
+/// A prediction whose network is not recorded, and what is needed to compute its gradients.
 pub(crate) struct Checkpointed<B: TrainBackend, D: TrainDenoiser<B>> {
     inputs: Inputs<B>,
     /// What flowed into each segment, and out of the last.
@@ -90,7 +90,7 @@ impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
     }
 }
 
-/// Gradients of what flows between two segments, flattened; none of what the segments behind do not use.
+/// Gradients of what flows between two segments, flattened; none for what later segments do not use.
 struct Back<B: AutodiffBackend>(Vec<Option<Tensor<B::InnerBackend, 1>>>);
 
 impl<B: AutodiffBackend> Back<B> {

@@ -64,7 +64,7 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
     }
 }
 
-/// The stand-in for a text encoder, of the sizes of `stage`.
+/// The stand-in for a text encoder, with the sizes of `stage`.
 pub(crate) fn hashed_words(stage: &Stage) -> HashedWords {
     HashedWords {
         tokens: stage.data.tokens(),

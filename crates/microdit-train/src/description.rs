@@ -1,4 +1,4 @@
-//! What a run's weights say of themselves, of what its recipe says.
+//! What a run's weights say about themselves, taken from its recipe.
 
 use crate::recipe::{CaptionConfig, CodecConfig, EncoderConfig, Recipe, Stage};
 use microdit::{

@@ -1,4 +1,4 @@
-//! The frozen networks a run's pictures need, opened when they are.
+//! The frozen networks a run's pictures need, opened on demand.
 
 use crate::{
     error::{EncoderKind, TrainError},
@@ -36,7 +36,7 @@ impl<B: DitBackend> Encoders<B> {
         Self::default().or_open(config, device)
     }
 
-    /// Opens those that are named and not there yet.
+    /// Opens those that are named and not open yet.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -56,7 +56,7 @@ impl<B: DitBackend> Encoders<B> {
         Ok(self)
     }
 
-    /// What those that are there were opened as.
+    /// The paths under which the open ones were opened.
     pub fn names(&self) -> &EncoderConfig {
         &self.names
     }

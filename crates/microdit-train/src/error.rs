@@ -12,7 +12,7 @@ pub enum TrainError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         error: std::io::Error,
     },
     /// The recipe is not valid RON, or has a wrong key or type.
@@ -76,7 +76,7 @@ pub enum TrainError {
         /// GiB there are.
         there: f64,
     },
-    /// A checkpoint that is taken over has trained for longer than the recipe does.
+    /// An imported checkpoint has trained for longer than the recipe does.
     #[error(
         "the checkpoint has trained {batches} batches; the recipe's stages have {steps} steps together: give the last one more"
     )]
@@ -86,9 +86,9 @@ pub enum TrainError {
         /// Steps of all stages.
         steps: u64,
     },
-    /// No checkpoint is whole.
+    /// No checkpoint is intact.
     #[error(
-        "no checkpoint in {} is whole: {}. Restore one from a backup, or remove that directory to start the run over", checkpoints.display(), damaged.join("; ")
+        "no checkpoint in {} is intact: {}. Restore one from a backup, or remove that directory to start the run over", checkpoints.display(), damaged.join("; ")
     )]
     AllDamaged {
         /// The directory of the checkpoints.
@@ -109,7 +109,7 @@ pub enum TrainError {
     /// The recipe a run was begun with cannot be read.
     #[error("the run's own recipe cannot be compared with the one given: {0}")]
     NoOwnRecipe(Box<TrainError>),
-    /// The recipe trains something else than the one the run was begun with.
+    /// The recipe trains something other than the one the run was begun with.
     #[error(
         "the recipe changes what {} trains:\n  {}", directory.display(), refused.join("\n  ")
     )]
@@ -140,7 +140,7 @@ pub enum TrainError {
         stage: String,
         /// What the checkpoint says.
         expected: String,
-        /// What there is.
+        /// What was found.
         found: String,
     },
     /// The state holds values that are not finite.
@@ -184,7 +184,7 @@ pub enum TrainError {
         /// File of the batches.
         batches: PathBuf,
     },
-    /// An encoder is not here.
+    /// An encoder is not on this machine.
     #[error(transparent)]
     Hub(#[from] HubError),
     /// Pictures need an encoder nobody named.
@@ -200,7 +200,7 @@ pub enum TrainError {
         /// Channels of the network.
         expected: usize,
     },
-    /// A file of prompts has none that can be read.
+    /// A file of prompts holds none that can be read.
     #[error("{}: {message}", path.display())]
     Prompts {
         /// The file.
@@ -211,7 +211,7 @@ pub enum TrainError {
     /// More pictures than can be numbered.
     #[error("more pictures than can be numbered")]
     TooManyPictures,
-    /// Pictures that find no room on one sheet.
+    /// Pictures that do not fit on one sheet.
     #[error("{}: {count} pictures are too many for one sheet", path.display())]
     SheetTooLarge {
         /// File of the sheet.
@@ -224,12 +224,12 @@ pub enum TrainError {
     InTheWay {
         /// The file.
         path: PathBuf,
-        /// What of it is different.
+        /// What is different.
         difference: String,
     },
     /// The network drew something that is not a picture.
     #[error(
-        "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, the guidance or the prompt are too much for the network"
+        "{count} pictures are not finite and were left out, {drawn} are; the first is place {place}, prompt: {prompt}. The weights, the guidance or the prompt drive the network out of range"
     )]
     NonFinitePictures {
         /// Pictures left out.

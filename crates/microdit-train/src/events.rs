@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Added to a checksum after a rotation, so that checksums of checksums are no special case (TensorFlow's record format).
+/// Added to a checksum after a rotation, so that checksums of checksums are not a special case (TensorFlow's record format).
 const MASK: u32 = 0xa282_ead8;
 
 /// Start of a file's name.
@@ -24,8 +24,8 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a new file in `folder`, beside those of earlier processes: TensorBoard reads them as one run, and forgets
-    /// what they say of steps after `step`.
+    /// Starts a new file in `folder`, beside those of earlier processes: TensorBoard reads them as one run, and drops
+    /// what they say about steps after `step`.
     pub(crate) fn create(folder: &Path, step: u64) -> Result<Self, TrainError> {
         let name = format!("{EVENTS}{:.6}.microdit", wall_time());
         let path = folder.join(name);
@@ -85,7 +85,7 @@ fn wall_time() -> f64 {
         .map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
-/// A protocol buffer in the making.
+/// A protocol buffer being built.
 #[derive(Default)]
 struct Message(Vec<u8>);
 

@@ -1,6 +1,6 @@
 //! The end of a run: its final weights, and the marker that vouches for them.
 //!
-//! The files are written first and the marker last, so that a run that is killed among them is not taken for a finished
+//! The files are written first and the marker last, so that a run that is killed in between is not taken for a finished
 //! one. A finished run that is extended keeps these weights under the name of their step.
 
 use crate::{
@@ -57,8 +57,8 @@ impl RunDir {
         self.path().join(AVERAGE)
     }
 
-    /// What the marker vouches for, if every file is as it says; damage is named in a warning, and the run is not taken
-    /// for a finished one then.
+    /// What the marker vouches for, if every file is as it says; damage is named in a warning, and the run is then not taken
+    /// for a finished one.
     pub(crate) fn finished(&self) -> Option<Finished> {
         let marker = self.path().join(MARKER);
         let text = match fs::read(&marker) {
@@ -80,7 +80,7 @@ impl RunDir {
             .ok()
     }
 
-    /// Writes the final weights that `recipe` has led to, and the marker once they are on the disk as `checkpoint` has them.
+    /// Writes the final weights of `recipe`, and the marker once they are on the disk as `checkpoint` has them.
     pub(crate) fn finish<B: TrainBackend, T: TrainTask<B>>(
         &self,
         recipe: &Recipe,
@@ -105,14 +105,14 @@ impl RunDir {
         atomic_file::write(&marker, |path| fs::write(path, text)).map_err(TrainError::io(&marker))
     }
 
-    /// Gives what an earlier end left the name of its step, because the run continues: a result is what the newest steps
-    /// made. The marker goes last, so that this is done again if it was not done to the end.
+    /// Renames the results of an earlier end after their step, because the run continues: its result is that of the newest
+    /// steps. The marker goes last, so that an interrupted renaming is repeated.
     pub(crate) fn set_aside(&self) -> Result<(), TrainError> {
         let marker = self.path().join(MARKER);
         let Ok(text) = fs::read(&marker) else {
             return Ok(());
         };
-        // Of weights that were damaged since, the marker still knows the step.
+        // If the weights were damaged since, the marker still knows the step.
         if let Ok(Finished { step, .. }) = unseal(&text) {
             for file in [self.weights(), self.ema(), self.samples()] {
                 let aside = with_step(&file, step);

@@ -1,4 +1,4 @@
-//! What a run writes down while it trains: lines of JSON, and the same numbers for TensorBoard.
+//! What a run logs while it trains: lines of JSON, and the same numbers for TensorBoard.
 
 use crate::{error::TrainError, events::EventFile};
 use microdit::atomic_file;
@@ -10,12 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names of the logs: of the lines reported, the evaluations and the steps left out.
+/// Names of the logs: of the lines reported, the evaluations and the skipped steps.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATION: &str = "evaluation.jsonl";
 pub(crate) const NON_FINITE: &str = "non_finite.jsonl";
 
-/// One line of `metrics.jsonl`. What is since the line before is since the resume, where that came later.
+/// One line of `metrics.jsonl`. Values since the line before are since the resume, if that came later.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metrics {
     /// Finished optimizer steps.
@@ -35,11 +35,11 @@ pub struct Metrics {
     pub images_per_second: f64,
     /// Images seen.
     pub images: u64,
-    /// Steps since the line before that were left out because loss or gradient were not finite.
+    /// Steps since the line before that were skipped because loss or gradient were not finite.
     pub non_finite: u64,
     /// Time the run has taken so far.
     pub hours: f64,
-    /// Model FLOPs over the devices' peak rate since the line before; none where the rate is not known.
+    /// Model FLOPs over the devices' peak rate (MFU) since the line before; none where the rate is not known.
     pub mfu: Option<f64>,
     /// Price of that time, if the recipe names one.
     pub usd: Option<f64>,
@@ -66,13 +66,13 @@ pub struct Evaluated {
 pub(crate) struct Log {
     metrics: JsonLines,
     evaluation: JsonLines,
-    /// Probes whose numbers of the step it was opened at are written down.
+    /// Probes whose numbers at the step it was opened at are logged.
     evaluated: BTreeSet<String>,
     events: EventFile,
 }
 
 impl Log {
-    /// Opens the logs in `folder`, without what they say beyond `step`: a run resumed from there says it again.
+    /// Opens the logs in `folder`, without their lines beyond `step`: a run resumed from there writes them again.
     pub(crate) fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
         forget_beyond(&folder.join(METRICS), step)?;
         forget_beyond(&folder.join(NON_FINITE), step)?;
@@ -108,20 +108,20 @@ impl Log {
         self.events.scalars(line.step, &scalars)
     }
 
-    /// Whether what a probe found at the step the log was opened at is written down.
+    /// Whether the log has what a probe found at the step it was opened at.
     pub(crate) fn has_evaluation(&self, probe: &str) -> bool {
         self.evaluated.contains(probe)
     }
 
-    /// Flushes the lines to the disk, so that a checkpoint does not outlive what the log says of the steps before it.
+    /// Flushes the lines to the disk, so that a checkpoint does not outlive what the log says about the steps before it.
     pub(crate) fn sync(&self) -> Result<(), TrainError> {
         self.metrics.sync()?;
         self.evaluation.sync()
     }
 }
 
-/// Removes the lines of later steps, and those that are damaged, as the last line of a killed run may be, which is said
-/// once.
+/// Removes the lines of later steps, and those that are damaged, as the last line of a killed run may be; one warning
+/// tells of them.
 fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
     if !path.is_file() {
         return Ok(());
@@ -147,7 +147,7 @@ fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The probes of which a file of evaluations has a line of `step`.
+/// The probes that have a line of `step` in a file of evaluations.
 fn evaluated_at(path: &Path, step: u64) -> Result<BTreeSet<String>, TrainError> {
     #[derive(Deserialize)]
     struct Line {
@@ -165,7 +165,7 @@ fn evaluated_at(path: &Path, step: u64) -> Result<BTreeSet<String>, TrainError> 
     Ok(of_step.map(|line| line.probe).collect())
 }
 
-/// A file of one JSON value a line.
+/// A file with one JSON value per line.
 pub(crate) struct JsonLines {
     path: PathBuf,
     file: File,
@@ -222,7 +222,7 @@ mod tests {
         fs::write(&path, lines.concat()).unwrap();
         forget_beyond(&path, 5).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [lines[0], lines[3]].concat());
-        // A line without its end is not followed by another one.
+        // No line is appended to one without its end.
         fs::write(&path, &lines[0][..lines[0].len() - 1]).unwrap();
         forget_beyond(&path, 5).unwrap();
         JsonLines::append_to(path.clone())

@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// First bytes of a connection: what is spoken, and its version.
+/// First bytes of a connection: the protocol and its version.
 const HELLO: &[u8; 8] = b"mdnodes1";
 
-/// Time a newcomer has to say who it is.
+/// Time a new connection has to identify itself.
 const GREETING: Duration = Duration::from_secs(5);
 
 /// Pause between attempts to find another node.
@@ -177,7 +177,7 @@ fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>>
         match listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(false)?;
-                // Whoever says nothing, or speaks another language, is not one of us.
+                // A connection that says nothing, or has another protocol, is not a node.
                 stream.set_read_timeout(Some(GREETING))?;
                 let Ok((rank, count)) = greeting(&stream) else {
                     continue;
@@ -189,7 +189,7 @@ fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>>
                     Some(place @ None) if count == config.count => *place = Some(stream),
                     _ => {
                         let message = format!(
-                            "a node came as number {rank} of {count}, which is taken or not one of {}",
+                            "a node connected as rank {rank} of {count}, which is taken or not one of {}",
                             config.count
                         );
                         return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
@@ -198,7 +198,7 @@ fn gather(config: &NodesConfig, deadline: Instant) -> io::Result<Vec<TcpStream>>
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if Instant::now() > deadline {
-                    let message = format!("node {} did not come in time", missing + 1);
+                    let message = format!("node {} did not connect in time", missing + 1);
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
                 sleep(PATIENCE);
@@ -239,7 +239,7 @@ fn prepare(stream: &TcpStream, config: &NodesConfig) -> io::Result<()> {
     stream.set_write_timeout(Some(config.timeout))
 }
 
-/// Rank and number of nodes, as a node that comes says them.
+/// Rank and number of nodes, as a connecting node gives them.
 fn greeting(mut stream: &TcpStream) -> io::Result<(u32, u32)> {
     let hello: [u8; 8] = array(&mut stream)?;
     if hello != *HELLO {
@@ -380,6 +380,6 @@ mod tests {
         let mut alone = config(3, 0, &free());
         alone.timeout = Duration::from_millis(100);
         let error = Nodes::join(alone).unwrap_err().to_string();
-        assert!(error.contains("node 1 did not come in time"), "{error}");
+        assert!(error.contains("node 1 did not connect in time"), "{error}");
     }
 }

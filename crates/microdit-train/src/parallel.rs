@@ -1,8 +1,8 @@
 //! Data parallelism on one machine: every device computes the gradients of its share of the batch.
 //!
 //! Replicas on a CPU are summed in the order of the samples, so that a run is the same bit for bit however the work was
-//! timed; NVIDIA's GPUs sum by NCCL. The first device takes the optimizer's step and hands its weights to the others, which spares
-//! them the moments.
+//! timed; NVIDIA's GPUs sum by NCCL. The first device takes the optimizer's step and hands its weights to the others, which
+//! therefore need no moments.
 
 use crate::{
     batch::StageBatch,
@@ -28,12 +28,12 @@ use std::{
 pub(crate) struct Job<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) batch: &'a Batch,
-    /// Those of the batch that are this node's.
+    /// Those of the batch that belong to this node.
     pub(crate) samples: Range<usize>,
     pub(crate) draws: Draws,
-    /// Whether activations are computed again rather than kept.
+    /// Whether activations are recomputed rather than kept.
     pub(crate) activation_checkpointing: bool,
-    /// Looked at between micro-batches: what is computed is of no use once it is set.
+    /// Checked between micro-batches: once it is set, the result is no longer needed.
     pub(crate) stop: Option<&'a AtomicBool>,
 }
 

@@ -53,14 +53,14 @@ impl Gpu {
     }
 }
 
-/// What a run is to be carried out on.
+/// What a run is carried out on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Machine {
     /// Kind of its devices.
     pub gpu: Gpu,
     /// Number of devices, as [`COUNTS`](Self::COUNTS).
     pub count: usize,
-    /// Fraction of the peak rate that becomes FLOPs of the model, as [`MFU`](Self::MFU).
+    /// Model FLOPs utilization: the fraction of the peak rate that is reached, as [`MFU`](Self::MFU).
     pub mfu: f64,
     /// Price of a device for an hour, in dollars, as [`USD`](Self::USD).
     pub usd_per_gpu_hour: f64,
@@ -115,7 +115,7 @@ pub struct Memory {
     pub averages: f64,
     /// What the forward pass leaves for the backward pass.
     pub activations: f64,
-    /// Whether activations are computed again rather than kept.
+    /// Whether activations are recomputed rather than kept.
     pub activation_checkpointing: bool,
     /// All of it.
     pub total: f64,
@@ -197,7 +197,7 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
     }
 }
 
-/// Whether `stage` computes activations again on so many devices, of which each has so many GiB if that is known.
+/// Whether `stage` recomputes activations on this many devices, each with this many GiB if that is known.
 pub(crate) fn checkpoints_activations(stage: &Stage, devices: usize, gib: Option<f64>) -> bool {
     match stage.activation_checkpointing {
         ActivationCheckpointing::On => true,
@@ -209,7 +209,7 @@ pub(crate) fn checkpoints_activations(stage: &Stage, devices: usize, gib: Option
     }
 }
 
-/// Memory of one of so many devices, of which each has so many GiB if that is known.
+/// Memory of one of this many devices, each with this many GiB if that is known.
 pub(crate) fn memory_of(stage: &Stage, devices: usize, gib: Option<f64>) -> Memory {
     memory_if(stage, devices, checkpoints_activations(stage, devices, gib))
 }

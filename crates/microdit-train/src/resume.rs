@@ -1,5 +1,4 @@
-//! Whether a run may resume under a recipe, and with the data it finds: what was begun as one thing does not silently become
-//! another.
+//! Whether a run may resume under a recipe, and with the data it finds: a run does not silently become another one.
 
 use crate::{
     checkpoint::{Checkpoint, Progress},
@@ -9,8 +8,8 @@ use crate::{
     source::Inputs,
 };
 
-/// Checks that the recipe of a run that has checkpoints can be read: those of a run whose recipe is of an earlier version
-/// are of one too, and are not damaged.
+/// Checks that the recipe of a run that has checkpoints can be read: if it is of an earlier version, so are the
+/// checkpoints, and they are not damaged.
 ///
 /// # Errors
 /// A recipe that cannot be read, unless `insist`.
@@ -29,14 +28,14 @@ pub(crate) fn check_own_recipe(run: &RunDir, insist: bool) -> Result<(), TrainEr
 pub(crate) struct Accepted {
     /// What the recipe changes.
     pub(crate) changes: Vec<Change>,
-    /// Whether the checkpoint's position is one in the data there are.
+    /// Whether the checkpoint's position belongs to the data that were found.
     pub(crate) same_data: bool,
 }
 
 /// Accepts `recipe` for the run in `run`, which is at `checkpoint`, or whatever it changes if `insist`.
 ///
 /// # Errors
-/// A recipe that trains something else than the run's own, data that are not those the run was trained on, or a recipe of
+/// A recipe that trains something other than the run's own, data that are not those the run was trained on, or a recipe of
 /// the run that cannot be read.
 pub(crate) fn accept(
     recipe: &Recipe,
@@ -98,7 +97,7 @@ pub(crate) fn accept(
     Ok(Accepted { changes, same_data })
 }
 
-/// Whether the data of `stage` lie elsewhere in the way those of the stage the run is in do, or are no longer needed.
+/// Whether the data of `stage` have moved like those of the stage the run is in, or are no longer needed.
 fn moved_alike(old: &Recipe, new: &Recipe, progress: &Progress, stage: usize) -> bool {
     let like_current = |recipe: &Recipe| {
         let current = recipe.stages.get(progress.stage);
@@ -108,7 +107,7 @@ fn moved_alike(old: &Recipe, new: &Recipe, progress: &Progress, stage: usize) ->
     stage <= progress.stage || (like_current(old) && like_current(new))
 }
 
-/// Whether the checkpoint's position is one in the data it will be used in.
+/// Whether the checkpoint's position belongs to the data it will be used in.
 fn has_same_data(recipe: &Recipe, checkpoint: &Checkpoint, inputs: &Inputs) -> bool {
     let progress = checkpoint.progress();
     let next = next_stage(recipe, progress);
@@ -120,7 +119,7 @@ fn has_same_data(recipe: &Recipe, checkpoint: &Checkpoint, inputs: &Inputs) -> b
         // Nothing was drawn yet, or nothing will be.
         return true;
     };
-    // Another dataset begins at its own beginning, and missing data are an error of their own.
+    // Another dataset starts at its beginning, and missing data are an error of their own.
     let begins = next != progress.stage && current.data.lists() != stage.data.lists();
     begins || inputs.of_stage(next).is_none_or(|found| found == expected)
 }

@@ -6,7 +6,7 @@ use crate::{
     recipe::{CodecConfig, Recipe, Stage},
 };
 
-/// Batches that are in memory at once: the one in use, those decoded ahead, and one on its way.
+/// Batches in memory at once: the one in use, those decoded ahead, and one being decoded.
 const BATCHES: f64 = 4.0;
 
 /// Bytes of a GiB.
@@ -44,7 +44,7 @@ fn of_samples(recipe: &Recipe, stage: &Stage) -> f64 {
     let side = f64::from(stage.data.image_size());
     let sampling = &recipe.run.sampling;
     let pictures = match stage.data.codec() {
-        // One by one, and all of them on a page.
+        // One by one, and all of them on a sheet.
         Some(CodecConfig::Pixels { .. }) => 2.0 * 3.0 * side * side * sampling.pictures() as f64,
         None => 0.0,
     };
@@ -73,7 +73,7 @@ fn memory() -> Option<f64> {
     None
 }
 
-/// The number behind `key`, if a line begins with both.
+/// The number after `key`, if a line begins with both.
 #[cfg(target_os = "linux")]
 fn number_after(text: &str, key: &str) -> Option<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(key))?;

@@ -21,16 +21,16 @@ use std::{
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held while the run is trained; the system lets go of it however the process ends.
+    /// Held while the run is trained; the system releases it however the process ends.
     _lock: Option<File>,
-    /// If nothing was there before: how many directories of the path had to be created.
+    /// How many directories of the path had to be created, if nothing was there before.
     created: Option<usize>,
 }
 
 impl RunDir {
     /// Creates the directory of a run, or with `resume` enters one that is there, and clears what a killed process left
-    /// half-written. No other process can enter it until this value is dropped; if nothing but what a run writes before
-    /// its first line of the log has come into a new directory until then, it is removed again.
+    /// half-written. No other process can enter it until this value is dropped; a new directory that holds only what a run
+    /// writes before its first line of the log is then removed again.
     ///
     /// # Errors
     /// If the directory already holds a run and `resume` is not asked for, another process is in it, or it cannot be
@@ -80,7 +80,7 @@ impl RunDir {
         }
     }
 
-    /// Reads along in the directory of a run that another process may keep: nothing is written.
+    /// Reads the directory of a run that another process may be training: nothing is written.
     pub fn follow(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -105,8 +105,8 @@ impl RunDir {
         Ok((run, recipe))
     }
 
-    /// Adds to `run.json` what a process that trains the run is: version, commit, devices, arguments, and the recipe as
-    /// resolved.
+    /// Adds to `run.json` what describes a process that trains the run: version, commit, devices, arguments, and the recipe
+    /// as resolved.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -158,7 +158,7 @@ impl RunDir {
         self.path.join(format!("samples-{step:08}.png"))
     }
 
-    /// Batches that were left out because loss or gradient were not finite.
+    /// Batches that were skipped because loss or gradient were not finite.
     pub fn non_finite(&self) -> PathBuf {
         self.path.join(NON_FINITE)
     }
@@ -178,13 +178,13 @@ impl RunDir {
         if let Some(newest) = Checkpoint::newest(&self.checkpoints())? {
             return Ok(newest.weights());
         }
-        // Weights that were copied here alone.
+        // Weights that were copied here without the rest of the run.
         let copied = [self.ema(), self.weights()];
         let copied = copied.into_iter().find(|path| path.is_file());
         copied
             .inspect(|path| {
                 tracing::warn!(
-                    "nothing vouches for {}: it is taken as it is",
+                    "nothing vouches for {}: it is used as it is",
                     path.display()
                 );
             })
@@ -196,7 +196,7 @@ impl RunDir {
 }
 
 impl Drop for RunDir {
-    /// Leaves no trace of a run that failed before it began.
+    /// Removes the traces of a run that failed before it began.
     fn drop(&mut self) {
         let Some(created) = self.created else {
             return;
@@ -221,7 +221,7 @@ impl Drop for RunDir {
 /// The file that is locked while a process is at work in the directory.
 const LOCK: &str = "lock";
 
-/// Whether a directory holds anything but what a run leaves that failed before its first line of the log.
+/// Whether a directory holds more than a run leaves that failed before its first line of the log.
 fn is_taken(path: &Path) -> Result<bool, TrainError> {
     for entry in fs::read_dir(path).map_err(TrainError::io(path))? {
         let entry = entry.map_err(TrainError::io(path))?;

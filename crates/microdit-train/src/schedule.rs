@@ -126,7 +126,7 @@ impl Curve {
             } => (warmup, total, decay, floor),
         };
         within("floor", floor, 0.0..=1.0)?;
-        // Of a stage shorter than its warm-up only the rise is seen, as with a constant rate.
+        // A stage shorter than its warm-up has only the rise, as with a constant rate.
         let Some(total) = total else {
             return Ok(());
         };
@@ -234,7 +234,7 @@ mod tests {
             for step in 0..30 {
                 assert_eq!(own.at(step, 20), given.at(step, 7), "{own:?} at {step}");
             }
-            // Even of a stage shorter than the warm-up.
+            // Even in a stage shorter than the warm-up.
             own.validate().unwrap();
             assert!((0..30).all(|step| (0.0..=1.0).contains(&own.at(step, 2))));
         }

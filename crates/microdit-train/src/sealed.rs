@@ -1,4 +1,4 @@
-//! Records under a checksum, and the files they vouch for: what is loaded is what was saved, to the bit.
+//! Records under a checksum, and the files they vouch for: what is loaded is what was saved, bit for bit.
 
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,7 +42,7 @@ pub(crate) fn sums(folder: &Path, names: &[String]) -> Result<Files, TrainError>
     names.iter().map(sum).collect()
 }
 
-/// Checks that `folder` holds `files` as they were saved; what is wrong with the first that is not.
+/// Checks that `folder` holds `files` as they were saved; says what is wrong with the first that is not.
 pub(crate) fn check_contents(folder: &Path, files: &Files) -> Result<(), String> {
     for (name, expected) in files {
         // A record names what lies beside it, and nothing else.
@@ -50,7 +50,7 @@ pub(crate) fn check_contents(folder: &Path, files: &Files) -> Result<(), String>
             Path::new(name).components().collect::<Vec<_>>()[..],
             [Component::Normal(_)]
         ) {
-            return Err(format!("`{name}` is no name of a file beside it"));
+            return Err(format!("`{name}` is not the name of a file beside it"));
         }
         let found = Sum::of(&folder.join(name)).map_err(|error| error.to_string())?;
         if found != *expected {
@@ -71,14 +71,14 @@ pub(crate) fn has_sizes(folder: &Path, files: &Files) -> bool {
     })
 }
 
-/// JSON of a struct whose last key is the checksum of all that stands before it.
+/// JSON of a struct whose last key is the checksum of all that comes before it.
 pub(crate) fn seal(record: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(record).expect("a record is plain data");
     let body = text.strip_suffix("\n}").expect("a record has fields");
     format!("{body}{}", ending(body.as_bytes()))
 }
 
-/// The record in `text`, if not a bit of it has changed since it was sealed.
+/// The record in `text`, if no bit of it has changed since it was sealed.
 pub(crate) fn unseal<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let body = text.len().saturating_sub(ending(b"").len());
     let (body, found) = text.split_at(body);

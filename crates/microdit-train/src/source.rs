@@ -1,4 +1,4 @@
-//! The data a stage names, and what they are: a place in one list of shards means nothing in another.
+//! The data a stage names, and what identifies them: a place in one list of shards means nothing in another.
 
 use crate::{
     error::TrainError,
@@ -18,14 +18,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Number of the last of the pieces of a shard that are looked at, and bytes of each.
+/// Number of the last of the pieces of a shard that are read to identify it, and bytes of each.
 const PIECES: u64 = 7;
 const PIECE: u64 = 4096;
 
-/// What lists the checksums of shards that were written here.
+/// The file that lists the checksums of shards that were written here.
 const INDEX: &str = "shards.json";
 
-/// What a stage's data are, wherever they lie: names, sizes and probes of the shards in their order, and where an index
+/// What identifies a stage's data, wherever they lie: names, sizes and probes of the shards in their order, and where an index
 /// has them their checksums, with the weights they are mixed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataIdentity {
@@ -33,7 +33,7 @@ pub struct DataIdentity {
     shards: u64,
     /// Bytes in them.
     bytes: u64,
-    /// Checksum of all that makes them what they are.
+    /// Checksum of all that identifies them.
     crc32c: u32,
 }
 
@@ -92,7 +92,7 @@ impl Inputs {
         self.0.get(index)?.as_ref().ok()
     }
 
-    /// Checks that the data of stage `next` are there, and warns of those of later stages that are not.
+    /// Checks that the data of stage `next` are there, and warns about those of later stages that are not.
     pub(crate) fn require(
         self,
         next: usize,
@@ -162,7 +162,7 @@ impl DataIdentity {
     }
 }
 
-/// Size of a shard, and the checksum of pieces of it: tars of other contents are often of one size, and reading all of
+/// Size of a shard, and the checksum of pieces of it: tars of other contents often have the same size, and reading all of
 /// them would take hours.
 fn probe(path: &Path) -> io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
@@ -190,7 +190,7 @@ fn checksums(index: PathBuf) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The source of `stage` over `lists` of shards by their weights, unless its data are drawn.
+/// The source of `stage` over `lists` of shards by their weights, unless its data are generated.
 fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
     let size = stage.data.image_size();
     let members = match stage.data {
@@ -207,7 +207,7 @@ fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
         .map(Source::Mix)
 }
 
-/// A loader of `batch` samples for `stage` from `lists` of shards by their weights, unless its data are drawn, beginning at
+/// A loader of `batch` samples for `stage` from `lists` of shards by their weights, unless its data are generated, beginning at
 /// `start`.
 pub(crate) fn loader(
     stage: &Stage,

@@ -1,4 +1,4 @@
-//! The states a run or a stage begins in: untrained, handed over by the stage before, taken over from another trainer.
+//! The states a run or a stage begins in: untrained, handed on by the stage before, imported from another trainer.
 
 use crate::{
     checkpoint::{Progress, State},
@@ -16,7 +16,7 @@ use microdit::{
 use microdit_data::Position;
 use std::sync::Arc;
 
-/// Makes the task of a stage, untrained: of its stage, the run's seed and a device.
+/// Makes the untrained task of a stage from the stage, the run's seed and a device.
 pub type Build<B, T> =
     dyn Fn(&Stage, u64, &<B as BackendTypes>::Device) -> Result<T, TrainError> + Sync;
 
@@ -93,7 +93,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         });
     }
     let untrained = build(stage, recipe.run.seed, device)?;
-    // Their shapes are those of the weights they were read with, which are checked against the network's here.
+    // Their shapes are those of the weights they were read with, and those are checked against the network here.
     let task = checkpoint.weights.load_into(untrained, device)?;
     let flat = |data: Arc<TensorData>| {
         let mut data = Arc::unwrap_or_clone(data);

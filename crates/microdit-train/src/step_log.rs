@@ -1,5 +1,5 @@
 //! The numbers of the steps: on the device until they are needed, so that a step never waits for the host, then on the
-//! host, where non-finite ones are noticed.
+//! host, where non-finite ones are detected.
 
 use crate::{error::TrainError, log::JsonLines, recipe::Recipe, run::RunDir};
 use burn::tensor::{Tensor, backend::Backend};
@@ -34,7 +34,7 @@ impl Settled {
     }
 }
 
-/// A line of `non_finite.jsonl`: enough to compute the step again.
+/// A line of `non_finite.jsonl`: enough to recompute the step.
 #[derive(Serialize)]
 struct NonFinite<'a> {
     step: u64,
@@ -83,8 +83,8 @@ impl<B: Backend> StepLog<B> {
         Ok(std::mem::take(&mut self.settled))
     }
 
-    /// Reads the numbers of the pending steps, all at once so that a step never waits for the host, and writes down the
-    /// batches of those that were left out.
+    /// Reads the numbers of the pending steps, all at once so that a step never waits for the host, and records the
+    /// batches of those that were skipped.
     pub(crate) fn settle(&mut self) -> Result<(), TrainError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -132,8 +132,8 @@ impl<B: Backend> StepLog<B> {
         Ok(())
     }
 
-    /// Checks that one of the last `steps` was taken: a stage in which none was has trained nothing, however patient the
-    /// recipe is.
+    /// Checks that one of the last `steps` was taken: a stage without any has trained nothing, whatever the recipe
+    /// tolerates.
     pub(crate) fn check(&self, steps: u64) -> Result<(), TrainError> {
         if self.in_a_row < steps {
             return Ok(());

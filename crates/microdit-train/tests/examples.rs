@@ -1,4 +1,4 @@
-//! The examples run: a network and a loss of one's own are trained by the public trainer, with two replicas, a log, a grid of
+//! The examples run: a user's own network and loss are trained by the public trainer, with two replicas, a log, a grid of
 //! pictures, and a resume that changes no bit.
 
 use std::{
@@ -60,7 +60,7 @@ fn is_trained_and_resumed(name: &str) -> (tempfile::TempDir, PathBuf) {
     ] {
         assert!(once.join(file).is_file(), "{name} leaves no {file}");
     }
-    // Killed behind its first checkpoint, and resumed.
+    // Killed after its first checkpoint, and resumed.
     let mut killed = example(name, &twice, &[])
         .stdout(Stdio::null())
         .spawn()

@@ -1,4 +1,4 @@
-//! The state of a run on disk: a directory that appears whole, and is verified before it is used.
+//! The state of a run on disk: a directory that appears complete or not at all, and is verified before it is used.
 
 mod shelf;
 mod tensors;
@@ -39,10 +39,10 @@ const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// More steps, samples or passes than any run has: a number above is none we wrote.
+/// More steps, samples or passes than any run has: a larger number was not written here.
 const MAX_COUNT: u64 = 1 << 53;
 
-/// How far a run is.
+/// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Index of the stage.
@@ -62,7 +62,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Checks the numbers; the first that cannot be.
+    /// Checks the numbers, and names the first that is impossible.
     fn check(&self) -> Result<(), String> {
         let places = self.position.sources.iter();
         let counts = [
@@ -92,7 +92,10 @@ impl Progress {
             ));
         }
         if !(self.seconds.is_finite() && self.seconds >= 0.0) {
-            return Err(format!("{STATE}: {} is no time in seconds", self.seconds));
+            return Err(format!(
+                "{STATE}: {} is not a time in seconds",
+                self.seconds
+            ));
         }
         Ok(())
     }
@@ -100,11 +103,11 @@ impl Progress {
 
 /// Everything a run resumes from.
 pub struct State<B: TrainBackend, T: TrainTask<B>> {
-    /// How far it is.
+    /// How far it has come.
     pub progress: Progress,
     /// The task with its networks.
     pub task: T,
-    /// The optimizer with what it keeps.
+    /// The optimizer with its state.
     pub optimizer: Optimizer<B::InnerBackend>,
     /// Averages of the weights.
     pub emas: Vec<Ema<T::InnerModule>>,
@@ -115,7 +118,7 @@ pub struct State<B: TrainBackend, T: TrainTask<B>> {
 struct Manifest {
     format: u32,
     progress: Progress,
-    /// The data the position is one in; none where nothing was drawn yet.
+    /// The data the position belongs to; none where nothing was drawn yet.
     data: Option<DataIdentity>,
     files: Files,
 }
@@ -130,12 +133,12 @@ pub struct Checkpoint {
 }
 
 impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
-    /// Writes the state, whose position is one in `data`, into `checkpoints`, and removes what `config` does not keep. The
-    /// new directory appears under its name only when every file in it is on the disk; one of the same step makes way
-    /// only then.
+    /// Writes the state, whose position belongs to `data`, into `checkpoints`, and removes what `config` does not keep. The
+    /// new directory gets its name only when every file in it is on the disk; only then is one of the same step
+    /// replaced.
     ///
     /// # Errors
-    /// A value that is not finite, or whatever keeps a file from being written; older checkpoints are untouched then. One
+    /// A value that is not finite, or whatever keeps a file from being written; older checkpoints are then untouched. One
     /// that cannot be removed is only a warning.
     pub fn save(
         &self,
@@ -189,7 +192,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         Ok(manifest.files)
     }
 
-    /// Checks that all weights are finite, which tells a ruined network from bad batches.
+    /// Checks that all weights are finite, which distinguishes a ruined network from bad batches.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] with the first that are not.
@@ -203,7 +206,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
 }
 
 impl Checkpoint {
-    /// The newest intact checkpoint; a damaged one is named in a warning and passed over.
+    /// The newest intact checkpoint; a damaged one is named in a warning and skipped.
     ///
     /// # Errors
     /// If the directory cannot be read, or all checkpoints in it are damaged.
@@ -229,7 +232,7 @@ impl Checkpoint {
         }
     }
 
-    /// Step of the newest checkpoint, whole or not.
+    /// Step of the newest checkpoint, intact or not.
     pub(crate) fn newest_step(checkpoints: &Path) -> Result<Option<u64>, TrainError> {
         Ok(folders(checkpoints)?
             .last()
@@ -270,12 +273,12 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// The data its position is one in, if something was drawn from them.
+    /// The data its position belongs to, if something was drawn from them.
     pub(crate) fn data(&self) -> Option<&DataIdentity> {
         self.data.as_ref()
     }
 
-    /// Checks that the final weights of `name` at `path` are to the bit what it holds.
+    /// Checks that the final weights of `name` at `path` are what it holds, bit for bit.
     pub(crate) fn vouches_for(&self, name: &str, path: &Path) -> Result<(), TrainError> {
         let own = if name == ema_file(0) { name } else { MODEL };
         match is_result_of(&self.folder.join(own), path)? {
@@ -338,7 +341,7 @@ impl Checkpoint {
 }
 
 impl Manifest {
-    /// The manifest in `folder`, if not a bit of it has changed.
+    /// The manifest in `folder`, if no bit of it has changed.
     fn read(folder: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {

@@ -1,7 +1,7 @@
-//! The checkpoints of a run beside each other: how one takes its place, and which make way.
+//! The checkpoints of a run beside each other: how one takes its place, and which are removed.
 //!
-//! Directories change their names and are never changed under them: whatever moment a process dies at, every directory
-//! under the name of a checkpoint is as it was written.
+//! Directories are renamed and never changed under their names: whenever a process dies, every directory with the name
+//! of a checkpoint is as it was written.
 
 use super::Manifest;
 use crate::{error::TrainError, recipe::CheckpointConfig};
@@ -10,12 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Starts of the names of directories that are being written, make way for a new one of the same step, or are removed.
+/// Prefixes of directories that are being written, replaced by a new one of the same step, or removed.
 const PART: &str = ".part-";
 const OLD: &str = ".old-";
 const GONE: &str = ".gone-";
 
-/// Start of the name of a checkpoint.
+/// Prefix of the name of a checkpoint.
 const STEP: &str = "step-";
 
 fn name_of(step: u64) -> String {
@@ -52,7 +52,7 @@ pub(super) fn place(checkpoints: &Path, part: &Path, step: u64) -> Result<PathBu
     Ok(folder)
 }
 
-/// Puts in order what a process left that was killed while it changed `checkpoints`. Nobody else may be at work there.
+/// Cleans up what a process left that was killed while it changed `checkpoints`. No other process may be at work there.
 pub(crate) fn tidy(checkpoints: &Path) -> Result<(), TrainError> {
     if !checkpoints.exists() {
         return Ok(());
@@ -77,7 +77,7 @@ pub(crate) fn tidy(checkpoints: &Path) -> Result<(), TrainError> {
     sync(checkpoints)
 }
 
-/// Removes what `config` does not keep of the checkpoints up to that of `saved`: all but the newest whole ones and the
+/// Removes what `config` does not keep of the checkpoints up to that of `saved`: all but the newest intact ones and the
 /// milestones. Later ones are of a run that was resumed from before them, and wait to be replaced.
 pub(super) fn prune(
     checkpoints: &Path,
@@ -92,7 +92,7 @@ pub(super) fn prune(
         let milestone = config
             .milestones
             .is_some_and(|every| step.is_multiple_of(every));
-        // A damaged one does not count as one that can be gone back to.
+        // A damaged one cannot be resumed from.
         if kept < config.keep {
             kept += usize::from(step == saved || Manifest::is_complete(&folder));
         } else if !milestone {
@@ -102,7 +102,7 @@ pub(super) fn prune(
     Ok(())
 }
 
-/// Removes a checkpoint under another name, so that it is never half there under its own.
+/// Removes a checkpoint under another name, so that a half-removed one never has its own.
 fn discard(checkpoints: &Path, folder: &Path) {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let gone = checkpoints.join(format!("{GONE}{name}"));

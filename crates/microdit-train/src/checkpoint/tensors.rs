@@ -14,7 +14,7 @@ use microdit::{
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path};
 
-/// Values a thread looks at in one go.
+/// Values a thread checks at a time.
 const CHUNK: usize = 1 << 16;
 
 /// Writes a task's networks after `step`.
@@ -43,7 +43,7 @@ pub(crate) fn save_result<B: DitBackend>(
     Ok(weights.write_safetensors(path, DType::F32, Some(description))?)
 }
 
-/// Whether `result` holds every tensor of `checkpoint` to the bit, under the names of the reference.
+/// Whether `result` holds every tensor of `checkpoint` bit for bit, under the names of the reference.
 pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, TrainError> {
     let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
     let paths: Vec<String> = saved.names().map(str::to_owned).collect();
@@ -56,7 +56,7 @@ pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, Tra
     Ok(true)
 }
 
-/// Writes what the optimizer keeps after `step`, each as `SLOT.PARAMETER`; a stage that has not taken a step has nothing.
+/// Writes the optimizer's state after `step`, each slot as `SLOT.PARAMETER`; before its first step a stage has none.
 pub(super) fn save_slots<B: DitBackend>(
     path: &Path,
     slots: &BTreeMap<String, Slots<B>>,

@@ -1,4 +1,4 @@
-//! Nothing but what was saved is loaded, and nothing is lost while it is saved.
+//! Only what was saved is loaded, and nothing is lost while saving.
 
 use super::*;
 use crate::{
@@ -206,7 +206,7 @@ fn slots_are_those_of_the_parameters() {
     for (read, written) in [FIRST, SECOND].map(same) {
         assert_eq!(read, written);
     }
-    // Muon keeps a single slot of a matrix, and does not take another method's for it.
+    // Muon keeps a single slot of a matrix, and does not accept another method's for it.
     let method = Method::muon(0.9);
     let muon = OptimizerConfig {
         method,
@@ -287,7 +287,7 @@ fn only_whole_checkpoints_count_and_the_saved_one_stays() {
     fs::remove_file(path.join("step-0000000005").join(STATE)).unwrap();
     fs::write(path.join("step-0000000000"), "a file").unwrap();
     save(&state, 8, keep(3, Some(2)), path);
-    // 8, 7 and 4 are whole; milestones stay, and what is newer than what was saved.
+    // 8, 7 and 4 are intact; milestones stay, and what is newer than what was saved.
     assert_eq!(steps(path), [2, 4, 5, 6, 7, 8, 9]);
     save(&state, 9, keep(1, None), path);
     assert_eq!(steps(path), [9]);

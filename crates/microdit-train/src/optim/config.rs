@@ -103,7 +103,7 @@ impl OptimizerConfig {
         within("lr", self.lr, 0.0..=100.0)?;
         within("beta1", self.beta1, 0.0..1.0)?;
         within("beta2", self.beta2, 0.0..1.0)?;
-        // Less is nothing in f32, and a gradient of 0 would be divided by it.
+        // Smaller values are 0 in f32, and a gradient of 0 would be divided by it.
         within("eps", self.eps, 1e-20..=1.0)?;
         within("weight_decay", self.weight_decay, 0.0..=1000.0)?;
         if let Some(clip) = self.clip_norm {
@@ -118,16 +118,16 @@ impl OptimizerConfig {
         let kinds: Vec<_> = self.groups.iter().flat_map(|group| &group.kinds).collect();
         let twice = (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i]));
         require(!twice, "groups", || {
-            "a kind of parameters stands in two groups".into()
+            "a kind of parameters is in two groups".into()
         })
     }
 
-    /// Checks that decay makes parameters smaller: by more than all of them, they would grow without end.
+    /// Checks that decay makes parameters smaller: above 1 they would change their sign, and could grow without end.
     fn shrinks(&self, lr: f64, weight_decay: f64) -> Result<(), OutOfRange> {
         let decay = self.lr * lr * self.weight_decay * weight_decay;
         require(decay <= 1.0, "weight_decay", || {
             format!(
-                "times the learning rate it is {decay:?}; a step must not take more than all of a weight"
+                "times the learning rate it is {decay:?}; it must be at most 1, or weights would change their sign"
             )
         })
     }

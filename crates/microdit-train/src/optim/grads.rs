@@ -44,7 +44,7 @@ impl<B: DitBackend> Gradients<B> {
         Self(params::visit(module, collect).found)
     }
 
-    /// Keeps the gradients by parameters of which `keep` is true, which is given their paths.
+    /// Keeps the gradients by parameters whose path `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(&[&str]) -> bool) {
         self.0
             .retain(|path, _| keep(&path.split('.').collect::<Vec<_>>()));
@@ -78,7 +78,7 @@ impl<B: DitBackend> Gradients<B> {
         self
     }
 
-    /// The sum of gradients on a device each, on the first one's.
+    /// The sum of gradients on several devices, on the first one's.
     #[must_use]
     pub fn sum_over_devices(parts: Vec<Self>) -> Self {
         let mut by_name = BTreeMap::<String, Vec<Tensor<B, 1>>>::new();

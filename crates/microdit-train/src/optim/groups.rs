@@ -37,7 +37,7 @@ impl From<Role> for ParamKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParamGroup {
-    /// The kinds; a kind belongs to one group at most.
+    /// The kinds; a kind belongs to at most one group.
     pub kinds: Vec<ParamKind>,
     /// Multiplies the learning rate, 0 to 1000.
     #[serde(default = "one")]

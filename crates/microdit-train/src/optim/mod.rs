@@ -77,7 +77,7 @@ impl<B: DitBackend> Optimizer<B> {
 
     /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
     /// before clipping, `[1]`, still on the device. A parameter without a gradient is left as it is; where the norm or
-    /// `loss` `[1]` is not finite all of them are, without the host having to look.
+    /// `loss` `[1]` is not finite, all of them are, without the host having to look.
     ///
     /// # Panics
     /// If there are no gradients.
@@ -102,7 +102,7 @@ impl<B: DitBackend> Optimizer<B> {
                 .clamp_max(1.0),
             None => norm.ones_like(),
         };
-        // Zero times infinity is NaN, which is the sign to leave the parameters alone.
+        // Zero times infinity is NaN, which signals to leave the parameters alone.
         let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
         let mut update = Update::<AB> {
             config: &self.config,
@@ -189,7 +189,7 @@ where
                         let new = lamb(old.clone(), grad, scale, &step);
                         self.unless_non_finite(parts(old), parts(new))
                     }
-                    // Leaves a non-finite step out by itself.
+                    // Skips a non-finite step by itself.
                     _ => parts(B::adam(old, grad, scale, &step)),
                 };
                 (param, Slots::from([(FIRST, first), (SECOND, second)]))

@@ -52,11 +52,11 @@ pub struct MuonStep {
 /// Newton-Schulz iteration: `x <- a x + (b g + c g g) x` with `g = x x^T`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NewtonSchulz {
-    /// Times it is applied.
+    /// Number of iterations.
     pub steps: usize,
     /// `a`, `b` and `c`.
     pub coefficients: [f64; 3],
-    /// Least norm of what it begins with.
+    /// Least norm it divides by at the start.
     pub eps: f64,
 }
 

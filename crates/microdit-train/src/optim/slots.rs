@@ -1,4 +1,4 @@
-//! What an optimizer keeps of a parameter between steps, by name.
+//! The state an optimizer keeps for a parameter between steps, by name.
 
 use super::{Method, OptimizerConfig, stack};
 use burn::{
@@ -18,7 +18,7 @@ pub const MOMENTUM: &str = "momentum";
 /// The slots of one parameter, each flattened.
 pub type Slots<B> = BTreeMap<&'static str, Tensor<B, 1>>;
 
-/// What is kept of a parameter once it has had a gradient.
+/// What is kept for a parameter once it has had a gradient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// Names of the slots.
@@ -28,7 +28,7 @@ pub struct Kept {
 }
 
 impl OptimizerConfig {
-    /// What is kept of the parameters of `module`, by their paths in it.
+    /// What is kept for the parameters of `module`, by their paths in it.
     ///
     /// ```
     /// use burn_flex::Flex;

@@ -11,13 +11,13 @@ pub struct PrecomputeConfig {
     pub batch: usize,
     /// Seed of the draws from the VAE's posterior.
     pub seed: u64,
-    /// The VAE and the text encoder, by which latents of others are told apart.
+    /// The VAE and the text encoder, by which latents made with others are recognized.
     pub encoders: [EncoderIdentity; 2],
     /// This process among `world`, which share the shards.
     pub rank: usize,
     /// Processes at work.
     pub world: usize,
-    /// Whether shards may have been added, replaced or removed since the directory was begun.
+    /// Whether shards may be added, replaced or removed since the directory was begun.
     pub update: bool,
     /// Share of the samples that may be damaged, in 0..=1.
     pub max_damage: f64,

@@ -31,9 +31,9 @@ use std::{
 pub(super) enum Outcome {
     /// It is there; why its pictures were not read to the end, if they were not.
     Made(Option<String>),
-    /// There is nothing to be made of it, and why.
+    /// Nothing can be made of it, and why.
     Lost(String),
-    /// Work was broken off.
+    /// Work was interrupted.
     Stopped,
 }
 
@@ -134,7 +134,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         let (made, rejected) = (writer.samples(), left_out.counts.clone());
         state.count(made, left_out);
         if made == 0 {
-            // A shard without samples stops whoever trains on it.
+            // A shard without samples would stop a run that trains on it.
             let counts = Some(reasons(&rejected)).filter(|counts| !counts.is_empty());
             let why: Vec<String> = pictures.cut.into_iter().chain(counts).collect();
             let why = Some(why.join("; ")).filter(|why| !why.is_empty());
@@ -155,7 +155,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         Ok(Outcome::Made(pictures.cut))
     }
 
-    /// Encodes and writes samples of shard `number`; of how many the caption was cut.
+    /// Encodes and writes samples of shard `number`; returns how many captions were cut.
     fn write(
         &self,
         number: usize,
@@ -231,7 +231,7 @@ impl<B: DitBackend> Precompute<'_, B> {
     }
 }
 
-/// A shard at a glance with its sound samples, or why it cannot be read.
+/// The fingerprint of a shard with its sound samples, or why it cannot be read.
 type Looked = (Glance, Result<Pictures, String>);
 
 /// Reads a shard; nothing if told to stop.

@@ -12,7 +12,7 @@ pub enum PrecomputeError {
     Data(#[from] DataError),
     /// A directory of latents was begun with other settings.
     #[error(
-        "{}: this directory was begun with other settings; go on with those, or choose another directory\n{difference}", path.display()
+        "{}: this directory was begun with other settings; continue with those, or choose another directory\n{difference}", path.display()
     )]
     OtherSettings {
         /// The file that says so.
@@ -46,10 +46,10 @@ pub enum PrecomputeError {
     Size {
         /// The side of the images.
         size: u32,
-        /// Pixels of the image to one of the latent.
+        /// Pixels of the image's side per pixel of the latent's side.
         multiple: usize,
     },
-    /// Shards are still to be made.
+    /// Some shards are not made yet.
     #[error(
         "{}: the shards made of {} of {of} sources are missing ({}{})", folder.display(), missing.len(),
         missing[..missing.len().min(5)].join(", "), if missing.len() > 5 { ", ..." } else { "" }

@@ -16,7 +16,7 @@ pub(super) fn tar_path(out: &Path, number: usize) -> PathBuf {
     out.join(format!("{number:06}.tar"))
 }
 
-/// The report on them: where it is, the shard is whole.
+/// The report on them: where it exists, the shard is complete.
 pub(super) fn report_path(out: &Path, number: usize) -> PathBuf {
     out.join(format!("{number:06}.json"))
 }

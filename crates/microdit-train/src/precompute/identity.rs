@@ -12,10 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes of each part of a shard that are looked at to recognise it.
+/// Bytes of each part of a shard that are read to recognize it.
 const PART: u64 = 64 << 10;
 
-/// A shard of pictures at a glance, by which a precomputation tells its sources apart before it reads them.
+/// What identifies a shard of pictures, by which a precomputation tells its sources apart before it reads them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Glance {
     /// Its file name.
@@ -27,7 +27,7 @@ pub(super) struct Glance {
 }
 
 impl Glance {
-    /// Looks at a shard. One that cannot be read has no fingerprint; what is wrong with it is reported when its turn comes.
+    /// Identifies a shard. One that cannot be read has no fingerprint; what is wrong with it is reported when its turn comes.
     pub(super) fn at(shard: &Shard) -> Self {
         let (bytes, fingerprint) = fingerprint(shard).unwrap_or_default();
         Self {
@@ -79,7 +79,7 @@ fn fingerprint(shard: &Shard) -> io::Result<(u64, String)> {
 /// An encoder: what it is called, and what it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EncoderIdentity {
-    /// Its name, for messages; another name is no other encoder.
+    /// Its name, for messages; another name does not make another encoder.
     pub name: String,
     /// SHA-256 of its weights, configuration and tokenizer, in hexadecimal.
     pub sha256: String,

@@ -21,22 +21,22 @@ pub struct Precomputed {
     pub cut: Vec<String>,
     /// Shards of pictures from which nothing could be encoded, and why.
     pub lost: Vec<String>,
-    /// Captions of its shards of which the text encoder reads the beginning alone.
+    /// Captions of its shards of which the text encoder reads only the beginning.
     pub captions_cut: u64,
     /// The index, if this process is the only one.
     pub index: Option<DatasetIndex>,
-    /// Samples met in its shards.
+    /// Samples found in its shards.
     pub(super) seen: u64,
 }
 
 impl Precomputed {
-    /// Counts a shard with so many sound samples.
+    /// Counts a shard with this many sound samples.
     pub(super) fn count(&mut self, sound: u64, left_out: LeftOut) {
         self.seen += sound + left_out.total();
         self.left_out.add(&left_out);
     }
 
-    /// Stops the work when too much was left out so far, of the shard at hand too.
+    /// Stops the work when too much was left out so far, including the current shard.
     pub(super) fn too_damaged(
         &self,
         share: f64,

@@ -23,16 +23,16 @@ pub(super) struct Record {
     /// Why that shard was not read to its end; where there are no samples, why there is no tar either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cut: Option<String>,
-    /// Captions of which the text encoder read the beginning alone.
+    /// Captions of which the text encoder read only the beginning.
     #[serde(default)]
     pub(super) captions_cut: u64,
 }
 
-/// What there is of a shard of latents.
+/// The state of a shard of latents.
 pub(super) enum Found {
-    /// It is whole, and of the same pictures.
+    /// It is complete, and of the same pictures.
     Whole(Box<Record>),
-    /// It is still to be made.
+    /// It is not made yet.
     Nothing,
     /// It must be made again, and why.
     Damaged(String),

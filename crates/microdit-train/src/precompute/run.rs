@@ -19,11 +19,11 @@ use std::{
 
 impl<B: DitBackend> Precompute<'_, B> {
     /// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
-    /// left off: what is there stays, once its checksum and that of its pictures were verified. Tars hold
+    /// left off: what is there stays, once its checksum and that of its pictures are verified. Tars hold
     /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and `KEY.txt`; the latents are posterior samples times the
     /// scaling factor, the captions all token states, padding included. Draws depend on seed, place in the list of shards the
     /// directory was begun with, and place in the shard alone. Samples that are damaged, or whose latents are not finite, are
-    /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the batch at hand;
+    /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the current batch;
     /// `progress` is called after every batch.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         Ok(())
     }
 
-    /// The shards of this process and their numbers, once the directory is known to be made of them; nothing if told to stop.
+    /// The shards of this process and their numbers, once the directory is known to belong to them; nothing if told to stop.
     fn own<'a>(
         &self,
         shards: &'a Shards,
@@ -130,7 +130,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         Ok(Some(own))
     }
 
-    /// Those of `own` that are still to be made; nothing if told to stop.
+    /// Those of `own` that are not made yet; nothing if told to stop.
     fn verify<'a>(
         &self,
         own: &[(usize, &'a Shard)],

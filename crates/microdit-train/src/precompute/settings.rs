@@ -15,14 +15,14 @@ use microdit_encoders::{text::TextEncoder, vae::Vae};
 use serde::{Deserialize, Serialize};
 use std::{io::ErrorKind, path::Path};
 
-/// What the latents are made of: calls that share a directory must agree in it.
+/// What the latents are made of: calls that share a directory must agree on it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
     sizes: Vec<u32>,
     seed: u64,
     vae: EncoderIdentity,
     text_encoder: EncoderIdentity,
-    /// Of a latent: channels, and pixels of the image to one of its own.
+    /// Of a latent: channels, and pixels of the image's side per pixel of its own.
     latent_channels: usize,
     shrinks_by: usize,
     /// Of a caption.
@@ -37,12 +37,12 @@ pub(super) struct Settings {
 pub(super) struct Source {
     #[serde(flatten)]
     pub(super) glance: Glance,
-    /// It was taken out of the list since.
+    /// It was removed from the list since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) removed: bool,
 }
 
-/// Whether a shard is a source that is known.
+/// Whether a shard is a known source.
 type Rule<'a> = dyn Fn(&Source, &Glance) -> bool + 'a;
 
 impl Settings {
@@ -81,7 +81,7 @@ impl Settings {
         })
     }
 
-    /// Leaves these settings in `out`, where they must not differ from those that are there; with `update`, the shards may:
+    /// Stores these settings in `out`; they must not differ from those that are there. With `update`, the shards may:
     /// what was made of those that are gone is removed. The numbers of the shards, in their order.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Settings {
                 ("text encoder", &self.text_encoder, &now.text_encoder),
             ]
             .map(|(what, before, now)| {
-                // Another name is no other encoder.
+                // Another name does not make another encoder.
                 let other = before != now;
                 other
                     .then(|| differs(what, encoder(before), encoder(now)))
@@ -233,7 +233,7 @@ impl Settings {
     }
 }
 
-/// Where shards stand among the sources.
+/// Places of shards among the sources.
 struct Placed {
     numbers: Vec<usize>,
     /// The first shard that was added, replaced or removed.

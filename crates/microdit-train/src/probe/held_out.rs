@@ -40,7 +40,7 @@ const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
 /// text-to-image benchmark validates so.)
 pub struct HeldOutLoss {
     config: EvaluationConfig,
-    /// The name of the stage that was entered, and its samples; none if it was asked to stop meanwhile.
+    /// The name of the stage that was entered, and its samples; none if it was asked to stop.
     entered: Option<(String, Batch)>,
 }
 
@@ -122,7 +122,7 @@ fn losses<B: DitBackend>(
     seed: u64,
     stop: &AtomicBool,
 ) -> Option<[f64; LEVELS.len()]> {
-    // Stages differ in their mask, and a caption that is dropped says nothing about captions.
+    // Stages differ in their mask, and a dropped caption says nothing about captions.
     let draws = Draws {
         seed,
         step: HELD_OUT_STEP,

@@ -1,4 +1,4 @@
-//! What is measured and drawn of a network while it is trained.
+//! What is measured and drawn with a network while it is trained.
 
 mod held_out;
 mod sample_grid;
@@ -15,7 +15,7 @@ use crate::{
 use microdit::{TrainBackend, task::TrainTask};
 use std::sync::atomic::AtomicBool;
 
-/// Something that looks at a network now and then. It owns what it compares with, and learns of the network in a
+/// Something that looks at a network now and then. It owns what it compares with, and is shown the network in a
 /// [`View`]. Only the process that keeps the run directory has probes.
 pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// What the logs call it; no two probes of a run have the same name.
@@ -24,7 +24,7 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Whether it is due after `step` finished steps, which are at least 1.
     fn is_due(&self, step: u64) -> bool;
 
-    /// Whether `run` has what it makes of `step` already. Those that give numbers need not know: the log does.
+    /// Whether `run` already has its result of `step`. Probes that give numbers need not know: the log does.
     fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
         false
     }
@@ -32,7 +32,7 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Reads what it needs for a stage, before the stage is begun or resumed.
     ///
     /// # Errors
-    /// Whatever ends the run before it trains in vain.
+    /// Whatever should end the run before it trains in vain.
     fn enter(
         &mut self,
         _recipe: &Recipe,
@@ -46,7 +46,7 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// or has nothing to say.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Whatever should end the run.
     fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError>;
 }
 
@@ -66,12 +66,12 @@ pub struct View<'a, B: TrainBackend, T: TrainTask<B>> {
     pub average: Option<&'a T::InnerModule>,
     /// Where they are.
     pub device: &'a B::Device,
-    /// Set when the run is to end: a probe gives up soon then.
+    /// Set when the run is to end: a probe should then stop soon.
     pub stop: &'a AtomicBool,
 }
 
 impl<'a, B: TrainBackend, T: TrainTask<B>> View<'a, B, T> {
-    /// The networks to draw with: averaged where they are.
+    /// The networks to draw with: averaged ones, where there are.
     pub fn drawn_with(&self) -> &'a T::InnerModule {
         self.average.unwrap_or(self.task)
     }

@@ -19,7 +19,7 @@ pub struct SampleGrid<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> SampleGrid<B> {
-    /// Every so many steps, at least 1.
+    /// Steps between grids, at least 1.
     pub fn new(every: u64) -> Self {
         let encoders = Encoders::default();
         Self { every, encoders }
@@ -58,7 +58,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
         run.samples_at(step).is_file()
     }
 
-    /// A run does not end for want of a picture: what went wrong is a warning.
+    /// A picture that cannot be drawn does not end a run: what went wrong is a warning.
     fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError> {
         if let Err(error) = self.draw(view) {
             tracing::warn!(

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum DataConfig {
-    /// Drawn on the fly: colored shapes and sentences about them.
+    /// Generated on the fly: colored shapes and sentences about them.
     Shapes {
         /// Side of the images in pixels, 1 to 2^16.
         image_size: u32,
@@ -16,19 +16,19 @@ pub enum DataConfig {
         codec: CodecConfig,
         /// How captions become vectors.
         captions: CaptionConfig,
-        /// Threads that draw, 1 to 1024; the data are the same for any number.
+        /// Threads that generate, 1 to 1024; the data are the same for any number.
         #[serde(default = "two")]
         threads: usize,
     },
     /// Tars or MDS shards of images and texts.
     WebDataset {
-        /// A tar, a pattern, or a directory of tars or MDS shards. Planning needs none, training does.
+        /// A tar, a pattern, or a directory of tars or MDS shards. Needed for training, not for a plan.
         #[serde(default)]
         shards: Option<String>,
         /// Several of them in place of `shards`, each as often as its weight says.
         #[serde(default)]
         mix: Vec<Weighted>,
-        /// Side in pixels to which images are cut, 1 to 2^16.
+        /// Side in pixels to which images are cropped, 1 to 2^16.
         image_size: u32,
         /// How images become latents.
         codec: CodecConfig,
@@ -38,32 +38,32 @@ pub enum DataConfig {
         #[serde(default = "two")]
         threads: usize,
         /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
-        /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
+        /// A shard without a usable sample is skipped too, as long as that is no more than half of a list's shards.
         #[serde(default = "tenth")]
         max_damage: f64,
     },
     /// Tars or MDS shards of pre-computed latents and caption vectors.
     Latents {
-        /// As of `WebDataset`.
+        /// As in `WebDataset`.
         #[serde(default)]
         shards: Option<String>,
-        /// As of `WebDataset`.
+        /// As in `WebDataset`.
         #[serde(default)]
         mix: Vec<Weighted>,
         /// Side in pixels of the images the latents were made of, 1 to 2^16.
         image_size: u32,
         /// Vectors of a caption, 1 to 2^16.
         tokens: usize,
-        /// As of `WebDataset`.
+        /// As in `WebDataset`.
         #[serde(default = "two")]
         threads: usize,
-        /// As of `WebDataset`.
+        /// As in `WebDataset`.
         #[serde(default = "tenth")]
         max_damage: f64,
     },
 }
 
-/// Shards among others.
+/// A part of a mix of shards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weighted {
@@ -156,7 +156,7 @@ impl DataConfig {
         *threads
     }
 
-    /// Share of a shard's samples that may be damaged; none of those that are drawn is.
+    /// Share of a shard's samples that may be damaged; generated ones never are.
     pub(crate) fn max_damage(&self) -> f64 {
         match self {
             Self::Shapes { .. } => 0.0,

@@ -1,4 +1,4 @@
-//! What two recipes differ in, key by key, and what that means for a run that was begun with the first of them.
+//! How two recipes differ, key by key, and what that means for a run that was begun with the first.
 
 use super::{Recipe, RunConfig, keys};
 use serde::Serialize;
@@ -6,10 +6,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt};
 
-/// Keys of the run that reach the weights; the others do not.
+/// Keys of the run that affect the weights; the others do not.
 const REACHING: [&str; 1] = ["seed"];
 
-/// Keys of a stage that do not reach the weights beyond rounding.
+/// Keys of a stage that do not affect the weights beyond rounding.
 const FREE_IN_STAGE: [&str; 4] = [
     "micro_batch",
     "activation_checkpointing",
@@ -38,12 +38,12 @@ pub struct Change {
 pub enum Effect {
     /// The weights stay what they would have been, or there is more or less of the same training.
     None,
-    /// None, if the data in the other place are the same.
+    /// None, if the data at the other path are the same.
     Moved {
         /// Index of the stage.
         stage: usize,
     },
-    /// What is trained is no longer one recipe.
+    /// The run would no longer follow one recipe.
     Training,
 }
 
@@ -81,7 +81,7 @@ impl Recipe {
                         key: format!("stages.{name}"),
                         old: before.map(steps),
                         new: after.map(steps),
-                        // More of it is no other training; a stage that is gone may be a mistake.
+                        // More steps are the same training; a stage that is gone may be a mistake.
                         effect: match after {
                             Some(_) => Effect::None,
                             None => Effect::Training,
@@ -91,7 +91,7 @@ impl Recipe {
                 }
             };
             compare(before, after, &mut |key, old, new| {
-                // Of a stage that is under way, they may not move the learning rates.
+                // In a stage that is under way, they may not change the learning rates.
                 let open = i > stage || (i == stage && !after.schedule.curve.ends_with_stage());
                 let effect = if is_of(&key, &FREE_IN_STAGE) || (key == "steps" && open) {
                     Effect::None
@@ -112,8 +112,8 @@ impl Recipe {
         changes
     }
 
-    /// SHA-256 of the values that reach the weights, in hexadecimal digits: recipes that differ only in what does not reach
-    /// them are one and the same here.
+    /// SHA-256 of the values that affect the weights, in hexadecimal digits: recipes that differ only in other values have the
+    /// same.
     pub(crate) fn weights_hash(&self) -> String {
         let mut hasher = Sha256::new();
         let mut add =
@@ -132,7 +132,7 @@ impl Recipe {
     }
 }
 
-/// Tells of every key in which `old` and `new` differ.
+/// Reports every key in which `old` and `new` differ.
 fn compare<T: Serialize>(
     old: &T,
     new: &T,
@@ -315,7 +315,7 @@ mod tests {
         );
         let stages: Vec<Effect> = changes.iter().map(|change| change.effect).collect();
         assert_eq!(stages, [0, 1].map(|stage| Effect::Moved { stage }));
-        // No change of steps moves learning rates that end at a step of their own.
+        // A change of steps does not affect learning rates that end at a step of their own.
         let long = [
             "stages.masked.schedule.curve.total=1700",
             "stages.masked.steps=5",

@@ -1,4 +1,4 @@
-//! What a recipe's file may be, and what it may be called.
+//! What a recipe's file may contain, and which names are valid.
 
 use super::problem;
 use crate::error::TrainError;
@@ -12,7 +12,7 @@ use std::{
 /// Most characters of a name.
 const MAX_NAME: usize = 100;
 
-/// Most bytes of a name: with the time behind it, it must be one of a directory.
+/// Most bytes of a name: with the time appended, it must be valid for a directory.
 const MAX_NAME_BYTES: usize = 200;
 
 /// The text of a recipe's file, `room` bytes at most, without the mark some editors put before it.
@@ -21,7 +21,7 @@ pub(super) fn read_text(path: &Path, room: usize) -> Result<String, TrainError> 
     let is_file = fs::metadata(path).map_err(TrainError::io(path))?.is_file();
     // A pipe would be waited for, a device read without end.
     if !is_file {
-        return Err(wrong("is no regular file; a recipe is one"));
+        return Err(wrong("is not a regular file; a recipe is one"));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(TrainError::io(path))?;
@@ -122,7 +122,7 @@ mod tests {
         assert!(read(&[b' '; 21]).unwrap_err().contains("too long"));
         for path in [folder.path(), Path::new("/dev/zero")] {
             let error = read_text(path, 20).unwrap_err().to_string();
-            assert!(error.contains("no regular file"), "{error}");
+            assert!(error.contains("not a regular file"), "{error}");
         }
     }
 }

@@ -6,15 +6,15 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// The fields of `T`; none if it is no struct.
+/// The fields of `T`; none if it is not a struct.
 pub(super) fn of<T: for<'a> Deserialize<'a>>() -> &'static [&'static str] {
     let mut fields: &[&str] = &[];
-    // Nothing is given to the type, which it refuses.
+    // The type is given nothing, and refuses that.
     let _ = T::deserialize(Asked(&mut fields));
     fields
 }
 
-/// Writes down which fields it is asked for.
+/// Records which fields it is asked for.
 struct Asked<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for Asked<'_> {

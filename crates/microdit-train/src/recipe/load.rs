@@ -1,4 +1,4 @@
-//! From files and command line to a typed recipe.
+//! From files and the command line to a typed recipe.
 
 use super::{
     Recipe, RunConfig,
@@ -12,7 +12,7 @@ use ron::extensions::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
-/// Keys of earlier versions, and what is written now.
+/// Keys of earlier versions, and their replacements.
 const RENAMED: [(&str, &str); 8] = [
     ("optimiser", "is now called `optimizer`"),
     (
@@ -33,7 +33,7 @@ const RENAMED: [(&str, &str); 8] = [
     ("drop", "is now called `caption_drop`, beside `data`"),
 ];
 
-/// How lines of earlier versions begin whose key is still one, and what is written now.
+/// Beginnings of lines of earlier versions whose key still exists, and their replacements.
 const REWRITTEN: [(&str, &str); 2] = [
     ("diffusion: (", "diffusion: Edm(...)"),
     (
@@ -42,10 +42,10 @@ const REWRITTEN: [(&str, &str); 2] = [
     ),
 ];
 
-/// The network whose sizes stand without a name.
+/// The network meant by sizes without a name.
 const NETWORK: &str = "Dit";
 
-/// Recipes that may extend each other in a row; more are taken for a circle.
+/// Recipes that may extend each other in a chain; more are taken for a cycle.
 const MAX_EXTENDS: usize = 64;
 
 /// Most stages of a run: each is a copy of everything the recipe says.
@@ -75,11 +75,11 @@ impl Recipe {
     }
 }
 
-/// A recipe with types, and the trees it was made of.
+/// A typed recipe, and the trees it was made of.
 struct Typed {
     recipe: Recipe,
     run: Node,
-    /// What holds for every stage.
+    /// Keys that hold for every stage.
     base: Node,
     stages: Vec<Node>,
 }
@@ -171,7 +171,7 @@ fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError>
         return Ok(node);
     };
     if before.len() == MAX_EXTENDS {
-        return Err((base.origin, "recipes extend each other in a circle".into()).into());
+        return Err((base.origin, "recipes extend each other in a cycle".into()).into());
     }
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     let file = folder.join(base.as_text()?);
@@ -200,18 +200,18 @@ pub(super) fn changed<T: DeserializeOwned + Serialize>(
     typed(&tree)
 }
 
-/// RON as recipes have it.
+/// RON as used in recipes.
 pub fn dialect() -> ron::Options {
     let extensions = Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES;
     ron::Options::default().with_default_extension(extensions)
 }
 
-/// Gives a tree its type; an error is told at the line its value came from.
+/// Gives a tree its type; an error names the line its value came from.
 fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let (text, origins) = node.write();
     dialect().from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
-        // A line of one value says its key, which the parser's message does not.
+        // A line of one value names its key, which the parser's message does not.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();
         let mut message = explain(&error.code);
         let renamed = REWRITTEN.iter().find(|(old, _)| value.starts_with(old));
@@ -304,7 +304,7 @@ mod tests {
         };
         assert_eq!((masked.data.threads(), unmasked.data.threads()), (2, 3));
         assert_eq!(masked.data.codec(), unmasked.data.codec());
-        // Another variant takes the place of all of it.
+        // Another variant replaces all of it.
         let latents = "data=Latents(shards: \"x\", image_size: 256, tokens: 77)";
         let said = quickstart(latents).unwrap().stages;
         assert!(said.iter().all(|stage| stage.data.codec().is_none()));

@@ -1,6 +1,6 @@
-//! A recipe: everything a run is determined by, in one RON file.
+//! A recipe: everything that determines a run, in one RON file.
 //!
-//! The keys of a stage stand at the top of the file, where they hold for every stage, or in a stage, where they hold for
+//! The keys of a stage are at the top of the file, where they hold for every stage, or in a stage, where they hold for
 //! it alone. A file may extend another one.
 
 mod data;
@@ -34,11 +34,11 @@ use serde::{Deserialize, Serialize};
 /// A training run.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// What belongs to the run as a whole.
+    /// Settings of the run as a whole.
     pub run: RunConfig,
     /// What is trained, in order.
     pub stages: Vec<Stage>,
-    /// The recipe as RON, with everything it extends and every `--set` worked in.
+    /// The recipe as RON, with everything it extends and every `--set` merged in.
     pub source: String,
 }
 
@@ -46,12 +46,12 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Name in the log and in the paths of `--set`: 1 to 100 letters, digits, spaces, `-`, `_` and `+`; another one for every
-    /// stage.
+    /// Name in the log and in the paths of `--set`: 1 to 100 letters, digits, spaces, `-`, `_` and `+`; unique among the
+    /// stages.
     pub name: String,
     /// Optimizer steps, at least 1. All stages together see at most 2^40 images.
     pub steps: u64,
-    /// What it takes over from the stage before.
+    /// What it takes from the stage before.
     #[serde(default)]
     pub hand_over: HandOver,
     /// The network and its sizes; a later stage may change the resolution only. Sizes without a name are those of a
@@ -71,7 +71,7 @@ pub struct Stage {
     /// Images computed at once, at least 1; the whole batch if absent or more. The weights are the same for any number.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// Whether only what flows between the blocks is kept, and the rest computed again for the gradients: a third more
+    /// Whether only what flows between the blocks is kept, and the rest recomputed for the gradients: a third more
     /// work for a fraction of the memory.
     #[serde(default)]
     pub activation_checkpointing: ActivationCheckpointing,
@@ -86,7 +86,7 @@ pub struct Stage {
     pub ema: Vec<EmaConfig>,
 }
 
-/// Whether activations are computed again rather than kept.
+/// Whether activations are recomputed rather than kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ActivationCheckpointing {
     /// Always.
@@ -94,18 +94,18 @@ pub enum ActivationCheckpointing {
     /// Never.
     #[default]
     Off,
-    /// Unless the [plan](crate::plan) has the micro-batch fit into the memory of the GPU without. Where that memory is not
-    /// known it is on: slower, but not out of memory.
+    /// Unless, by the [plan](crate::plan), the micro-batch fits into the memory of the GPU without it. Where that memory is
+    /// not known it is on: slower, but not out of memory.
     Auto,
 }
 
-/// What a stage takes over from the one before.
+/// What a stage takes from the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HandOver {
     /// Which weights.
     pub weights: Handed,
-    /// Whether the optimizer's moments come along, if its method stays the same.
+    /// Whether the optimizer's moments are kept, if its method stays the same.
     pub optimizer: bool,
 }
 
@@ -166,7 +166,7 @@ impl Recipe {
     /// The stage whose network is drawn with.
     ///
     /// # Panics
-    /// If there are no stages, which [`load`](Self::load) does not let happen.
+    /// If there are no stages, which [`load`](Self::load) does not allow.
     pub fn last_stage(&self) -> &Stage {
         self.stages.last().expect("a recipe has a stage")
     }

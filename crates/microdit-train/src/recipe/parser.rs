@@ -10,14 +10,14 @@ pub(super) struct Parser<'a> {
     source: Rc<str>,
 }
 
-/// How deep values may lie in each other: recipes need six levels, the stack has room for many more.
+/// How deep values may be nested: recipes need six levels, the stack has room for many more.
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// Most fields of a value: recipes have twenty, and each is compared with those before.
 const MAX_FIELDS: usize = 1000;
 
 impl<'a> Parser<'a> {
-    /// A parser of `text`, whose errors are told at `source`.
+    /// A parser of `text`, whose errors name `source`.
     pub(super) fn new(text: &'a str, source: &str) -> Self {
         Self {
             rest: text,
@@ -90,7 +90,7 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Node, Failure> {
         if depth > MAX_DEPTH {
-            return self.fail("values lie too deep in each other");
+            return self.fail("values are nested too deeply");
         }
         self.skip_blank()?;
         let origin = self.origin();
@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
                     self.skip_blank()?;
                     if self.rest.starts_with('(') {
                         match self.body(word, depth)? {
-                            // An option that is there is written like the value itself.
+                            // An option that is present is written like the value itself.
                             Value::Tuple(name, mut items) if name == "Some" && items.len() == 1 => {
                                 return Ok(items.remove(0));
                             }
@@ -147,7 +147,7 @@ impl<'a> Parser<'a> {
         Ok(items)
     }
 
-    /// What stands in parentheses: fields if the first word is followed by a colon, else values.
+    /// The content of parentheses: fields if the first word is followed by a colon, else values.
     fn body(&mut self, name: &str, depth: usize) -> Result<Value, Failure> {
         self.advance(1);
         self.skip_blank()?;
@@ -168,7 +168,7 @@ impl<'a> Parser<'a> {
                 return self.fail("expected `key: value`");
             }
             if fields.iter().any(|(known, _)| known == key) {
-                return self.fail(&format!("`{key}` stands here twice"));
+                return self.fail(&format!("`{key}` occurs here twice"));
             }
             if fields.len() == MAX_FIELDS {
                 return self.fail(&format!("more than {MAX_FIELDS} keys"));

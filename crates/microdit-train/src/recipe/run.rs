@@ -1,15 +1,15 @@
-//! What belongs to a run as a whole.
+//! Settings of a run as a whole.
 
 use super::{EncoderConfig, SamplingConfig, file::validate_name};
 use microdit::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
-/// What belongs to the run as a whole.
+/// Settings of the run as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Name of the run, the first part of its default directory: 1 to 100 letters, digits, spaces, `-`, `_`, `+` and dots,
-    /// of which it does not begin with one.
+    /// but no dot first.
     pub name: String,
     /// Seed of everything random: any number of 64 bits.
     pub seed: u64,

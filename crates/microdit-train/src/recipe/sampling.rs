@@ -1,4 +1,4 @@
-//! What is drawn.
+//! What is drawn, and how.
 
 use super::load::changed;
 use crate::error::TrainError;
@@ -35,7 +35,7 @@ pub struct SamplingConfig {
     /// Classifier-free guidance scale, as [`Guidance::SCALES`]; 1 is none.
     #[serde(default = "five")]
     pub guidance: f64,
-    /// Share of the guided prediction that is brought back to the deviation of the unguided one, 0 to 1.
+    /// Share of the guided prediction that is brought back to the standard deviation of the unguided one, 0 to 1.
     #[serde(default)]
     pub rescale: f64,
     /// Noise over signal within which guidance acts; everywhere if absent.

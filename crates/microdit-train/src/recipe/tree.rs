@@ -1,13 +1,13 @@
 //! A recipe before it has types: a tree of what the files and the command line say, each value with its origin.
 //!
 //! Recipes extend each other and stages override their base, which needs a form in which some values are still absent.
-//! Types are given afterwards, by writing the merged tree down again line by line: an error in such a line is reported
+//! Types are given afterwards, by writing the merged tree out again line by line: an error in such a line is reported
 //! at the place its value came from.
 
 use super::parser::{MAX_DEPTH, Parser};
 use std::rc::Rc;
 
-/// Characters of a `--set` or a line that a message repeats.
+/// Characters of a `--set` or a line that a message quotes.
 const MAX_SHOWN: usize = 120;
 
 /// The text, or its beginning if it is long.
@@ -54,7 +54,7 @@ pub(super) struct Node {
 /// The shapes of RON that recipes are made of.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// A number, string, truth value or bare name, as written.
+    /// A number, string, boolean or bare name, as written.
     Literal(String),
     /// `[a, b]`.
     List(Vec<Node>),
@@ -73,7 +73,7 @@ impl Node {
         Parser::new(text, source).document()
     }
 
-    /// Reads the value of a `--set`; what is no RON is a string.
+    /// Reads the value of a `--set`; what is not RON is a string.
     pub(super) fn parse_entry(text: &str, entry: &str) -> Self {
         let origin = Origin::command_line(entry);
         let mut node = Self::parse(text, entry).unwrap_or_else(|_| Self {
@@ -135,7 +135,7 @@ impl Node {
     }
 
     /// Lays `over` on top: fields of structs one by one, everything else as a whole. Fields without a name before them are
-    /// laid over those of whatever variant there is.
+    /// merged into whatever variant there is.
     pub(super) fn merge(self, over: Node) -> Node {
         match (self.value, over.value) {
             (Value::Struct(name, mut fields), Value::Struct(other, overrides))
@@ -164,7 +164,7 @@ impl Node {
         let keys: Vec<&str> = path.split('.').collect();
         let fail = |message: String| Err((value.origin.clone(), message));
         if keys.len() > MAX_DEPTH {
-            return fail(format!("values lie in each other {MAX_DEPTH} deep at most"));
+            return fail(format!("values may be nested at most {MAX_DEPTH} deep"));
         }
         let name = |key: &&str| {
             let letters = |c: char| c.is_alphanumeric() || " -_+".contains(c);
@@ -173,7 +173,7 @@ impl Node {
         if let Some(key) = keys.iter().find(|key| !name(key)) {
             let key = shortened(key);
             return fail(format!(
-                "{key:?} is no key; a path is names and indices with a dot between two, such as stages.0.steps"
+                "{key:?} is not a key; a path is names and indices joined by dots, such as stages.0.steps"
             ));
         }
         let mut place = self;
@@ -184,7 +184,7 @@ impl Node {
         Ok(())
     }
 
-    /// The child `key`, which is added where a struct lacks it: the types will tell whether there is such a key.
+    /// The child `key`, which is added where a struct lacks it: the types decide whether there is such a key.
     fn child(&mut self, key: &str, origin: &Origin) -> Result<&mut Node, Failure> {
         let fail = |message: String| (origin.clone(), message);
         match &mut self.value {
@@ -340,7 +340,7 @@ mod tests {
         assert!(merged.contains("mixer:(dim:4,depth:6,)"), "{merged}");
         assert!(merged.contains("dim:8") && merged.contains("mask:Naive(ratio:0.5,)"));
         assert!(merged.contains("list:[]"));
-        // What has no name keeps the one there is.
+        // What has no name keeps the existing one.
         let base = Node::parse(BASE, "base.ron").unwrap();
         let merged = flat(&base.merge(Node::parse("(mask: (ratio: 0.5))", "over.ron").unwrap()));
         assert!(merged.contains("mask:Deferred(ratio:0.5,)"), "{merged}");
@@ -405,7 +405,7 @@ mod tests {
                 "{message}"
             );
         }
-        // What lies too deep to be a value is text, which fits no number.
+        // What is too deeply nested to be a value is text, which fits no number.
         for value in [
             "(".repeat(100_000),
             "[".repeat(100_000),

@@ -1,4 +1,4 @@
-//! What must hold between the values of a recipe; what holds for one alone, its type knows.
+//! Rules between the values of a recipe; those for a single value are in its type.
 
 use super::{DataConfig, Recipe, Stage, file::validate_name};
 use microdit::range::{OutOfRange, require, within};
@@ -10,14 +10,14 @@ pub(crate) const MAX_IMAGES: u64 = 1 << 40;
 const MAX_BATCH_BYTES: u128 = 1 << 40;
 
 impl Recipe {
-    /// Checks what the types do not; the key of an error is a path as `--set` takes it.
+    /// Checks what the types cannot; the key of an error is a path as `--set` takes it.
     pub(super) fn validate(&self) -> Result<(), OutOfRange> {
         self.run.validate()?;
         require(!self.stages.is_empty(), "stages", || {
             "a run needs at least one stage".into()
         })?;
         for (i, stage) in self.stages.iter().enumerate() {
-            // Before its name is known to be one, it is no part of a path.
+            // Before its name is known to be valid, it is not part of a path.
             let place = |place: &str| format!("stages.{place}");
             validate_name(&stage.name, false)
                 .map_err(|error| error.inside(&place(&i.to_string())))?;
@@ -91,7 +91,7 @@ impl Stage {
             .map_err(|error| OutOfRange::new("masking", format!("{kept} tokens are kept: {error}")))
     }
 
-    /// Checks that so many samples, which `key` says, are no more bytes than any machine holds.
+    /// Checks that this many samples, the value of `key`, take no more bytes than a machine holds.
     fn fits(&self, key: &str, samples: usize) -> Result<(), OutOfRange> {
         let bytes = self.sample_bytes() * samples as u128;
         require(bytes <= MAX_BATCH_BYTES, key, || {

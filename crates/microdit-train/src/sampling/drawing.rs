@@ -1,4 +1,4 @@
-//! Prompts into files: pictures are written as they are drawn, and a drawing that was interrupted continues where it stopped.
+//! Prompts to files: pictures are written as they are drawn, and an interrupted drawing continues where it stopped.
 
 use super::{Label, Picture, Pipeline, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
@@ -24,7 +24,7 @@ pub struct Order<'a> {
     /// Place of the first picture, the others follow: the noise of a picture follows from seed and place, so that it does
     /// not depend on what else is drawn.
     pub place: u64,
-    /// File of all pictures on one sheet, a row for each prompt.
+    /// File of the contact sheet of all pictures, a row for each prompt.
     pub sheet: Option<&'a Path>,
     /// Directory of the pictures one by one. It is created; pictures that are there already are not drawn again.
     pub singles: Option<&'a Path>,
@@ -62,7 +62,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Whether all pictures of `size` find room on one sheet.
+    /// Whether all pictures of `size` fit on one sheet.
     ///
     /// # Errors
     /// What would not hold it, and how large it would be.
@@ -89,14 +89,14 @@ pub struct Drawing<'a, B: DitBackend, D> {
     kept: BTreeSet<usize>,
 }
 
-/// What a drawing came to.
+/// The outcome of a drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drawn {
     /// Pictures drawn now.
     pub drawn: usize,
     /// Pictures that were there before.
     pub kept: usize,
-    /// Whether it was stopped before all were there; what was drawn until then is in the directory of singles, and there
+    /// Whether it was stopped before all were drawn; what was drawn until then is in the directory of singles, and there
     /// is no sheet.
     pub stopped: bool,
 }
@@ -240,7 +240,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
         self.pipeline.label(settings, seed, self.order.picture(i))
     }
 
-    /// As that of its first picture, with all prompts, one a line.
+    /// As that of its first picture, with all prompts, one per line.
     fn sheet_label(&self) -> Label {
         let Order {
             settings,
@@ -273,7 +273,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
                 difference,
             };
             if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
-                return Err(in_the_way("it is no regular file".into()));
+                return Err(in_the_way("it is not a regular file".into()));
             }
             match self.label(i).difference(&path) {
                 None => drop(kept.insert(i)),

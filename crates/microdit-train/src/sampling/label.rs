@@ -1,4 +1,4 @@
-//! What a picture says of itself, so that it can be drawn again.
+//! What a picture says about itself, so that it can be drawn again.
 
 use super::{Picture, Pipeline};
 use crate::{error::TrainError, recipe::SamplingConfig};
@@ -9,10 +9,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{fs::File, io, path::Path};
 
-/// Characters of a text that are shown of it.
+/// Characters of a text that are shown.
 const SHOWN: usize = 60;
 
-/// Texts by their keys: all that a picture follows from. The same label is the same picture.
+/// Texts by their keys: all that determines a picture. The same label is the same picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(Vec<(&'static str, String)>);
 
@@ -123,7 +123,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     }
 }
 
-/// What a label says of a network that was opened as `path`.
+/// What a label says about a network that was opened as `path`.
 pub(super) fn name(path: Option<&Path>) -> String {
     path.map(|path| path.display().to_string())
         .unwrap_or_default()
@@ -133,7 +133,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("settings are plain data")
 }
 
-/// What a label says of weights in a file: their content.
+/// What a label says about weights in a file: their content.
 pub(super) fn of_file(path: &Path) -> Result<String, TrainError> {
     let mut hasher = Sha256::new();
     let mut file = File::open(path).map_err(TrainError::io(path))?;

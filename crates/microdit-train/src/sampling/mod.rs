@@ -35,7 +35,7 @@ use std::{
 
 use start::Start;
 
-/// A trained network and what turns words into its conditions and latents into pictures.
+/// A trained network and what turns prompts into its conditioning and latents into pictures.
 pub struct Pipeline<B: DitBackend, D> {
     model: NetworkConfig,
     family: Family,
@@ -44,19 +44,19 @@ pub struct Pipeline<B: DitBackend, D> {
     codec: Named<dyn Codec<B>>,
     device: B::Device,
     diffusion: DiffusionConfig,
-    /// What its label says of the weights.
+    /// What its label says about the weights.
     weights: String,
     /// Height and width of the latents.
     latent: [usize; 2],
     start: Option<Start<B>>,
-    /// Guides in place of the network without prompt.
+    /// Guides in place of the network without a prompt.
     guide: Option<(String, D)>,
 }
 
 /// A part of a pipeline, and what the pictures' labels call it.
 pub type Named<P> = (String, Arc<P>);
 
-/// What a network draws by, beside itself.
+/// What a network needs to draw, besides its weights.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
     /// Sizes of the latents and the conditioning, among others.
@@ -125,7 +125,7 @@ pub struct Parts<B: DitBackend, D> {
     pub diffusion: DiffusionConfig,
     /// The network.
     pub denoiser: D,
-    /// What labels say of its weights.
+    /// What labels say about its weights.
     pub weights: String,
     /// Prompts to conditioning.
     pub conditioner: Named<dyn Conditioner<B>>,
@@ -211,8 +211,8 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
-    /// A pipeline over `denoiser`; what was trained on pre-computed latents needs `encoders`. Labels of its pictures say of
-    /// the weights what `weights` says.
+    /// A pipeline over `denoiser`; what was trained on pre-computed latents needs `encoders`. Labels of its pictures say
+    /// about the weights what `weights` says.
     ///
     /// # Errors
     /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
@@ -264,7 +264,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         [width, height].map(|side| (side * self.codec.1.shrinks_by()) as u32)
     }
 
-    /// Warns of prompts that its text encoder does not read to their end.
+    /// Warns about prompts that its text encoder does not read to their end.
     pub fn warn_of_cuts(&self, prompts: &[String]) {
         prompts::warn_of_cuts(prompts, |prompt| self.conditioner.1.cut(prompt));
     }
@@ -331,7 +331,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             &trajectory,
             begin,
             |x, point| {
-                // What becomes of the state is of no interest then.
+                // The state is then not needed any more.
                 if stopped() {
                     return x;
                 }
@@ -366,7 +366,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         (!stopped()).then(|| latents.narrow(0, 0, count))
     }
 
-    /// Pictures below which a batch is filled up, for matrix products of a few elements or rows sum in another order than
+    /// Pictures below which a batch is filled up, since matrix products of a few elements or rows sum in another order than
     /// larger ones. A network of any use needs two rows at most, which guidance makes of one picture.
     fn least_batch(&self, guidance: f64) -> usize {
         let patch = self.denoiser.patch_size();
@@ -392,7 +392,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     }
 }
 
-/// Checks that the encoders speak of what the network was trained on.
+/// Checks that the encoders fit what the network was trained on.
 fn fits<B: DitBackend>(
     model: &NetworkConfig,
     conditioner: &dyn Conditioner<B>,

@@ -1,4 +1,4 @@
-//! Prompts as they come: files of them, and those that are too long.
+//! Prompts: files of them, and those that are too long.
 
 use crate::{
     batch::hashed_words,
@@ -13,13 +13,13 @@ use std::{
     path::Path,
 };
 
-/// Bytes of the largest file of prompts: a million of them, and still nothing that fills the memory.
+/// Bytes of the largest file of prompts: a million of them, and still far less than the memory.
 const LARGEST: u64 = 256 << 20;
 
 /// Long prompts that are named one by one.
 const NAMED: usize = 10;
 
-/// Warns of prompts that an encoder does not read to their end, as `cut` tells, by their numbers from 1.
+/// Warns about prompts that an encoder does not read to their end, as `cut` says, by their numbers from 1.
 pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>) {
     let mut count = 0;
     for (i, prompt) in prompts.iter().enumerate() {
@@ -36,8 +36,8 @@ pub(super) fn warn_of_cuts(prompts: &[String], cut: impl Fn(&str) -> Option<Cut>
     }
 }
 
-/// Warns of a recipe's prompts that will not be read to their end, before it is trained. Where its text encoder is not on
-/// this machine, nothing is said.
+/// Warns about a recipe's prompts that will not be read to their end, before it is trained. Where its text encoder is not
+/// on this machine, there is no warning.
 pub fn warn_of_long_prompts(recipe: &Recipe) {
     let (prompts, stage) = (&recipe.run.sampling.prompts, recipe.last_stage());
     match stage.data.captions() {
@@ -56,7 +56,7 @@ pub fn warn_of_long_prompts(recipe: &Recipe) {
     }
 }
 
-/// The prompts of a file, one a line, without the space around them; empty lines are none. `-` is the standard input.
+/// The prompts of a file, one per line, without the space around them; empty lines are skipped. `-` is the standard input.
 /// Text is decoded as captions are: UTF-8 with or without a mark, or UTF-16 with one.
 ///
 /// # Errors
@@ -91,7 +91,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>, TrainError> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let prompts: Vec<String> = lines.map(str::to_owned).collect();
     if prompts.is_empty() {
-        return Err(wrong("no prompt in it; write one a line".into()));
+        return Err(wrong("no prompt in it; write one per line".into()));
     }
     Ok(prompts)
 }

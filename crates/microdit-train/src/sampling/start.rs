@@ -1,4 +1,4 @@
-//! What a drawing may be told besides its prompts: the pictures' size, an image to start from, a network to guide by.
+//! What a drawing may be told besides its prompts: the pictures' size, an image to start from, a network to guide with.
 
 use super::{Pipeline, label};
 use crate::error::TrainError;
@@ -53,13 +53,16 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// steps that is left to draw: 0 leaves the image as it is, 1 only its outlines.
     ///
     /// # Errors
-    /// A file that is no image, and a strength out of range.
+    /// A file that is not an image, and a strength out of range.
     pub fn with_start(mut self, path: &Path, strength: f64) -> Result<Self, TrainError> {
         within("strength", strength, 0.0..=1.0)?;
         let file = fs::read(path).map_err(TrainError::io(path))?;
         let picture = read(&file, [255; 3], &Limits::default());
         let picture = picture.map_err(|reason| {
-            let message = format!("{} is no image that can be read: {reason}", path.display());
+            let message = format!(
+                "{} is not an image that can be read: {reason}",
+                path.display()
+            );
             OutOfRange::new("image", message)
         })?;
         let [width, height] = self.size();
@@ -79,7 +82,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         Ok(self)
     }
 
-    /// The same, guided away from another network in place of the one without prompt (autoguidance, arXiv 2406.02507): a
+    /// The same, guided away from another network in place of the one without a prompt (autoguidance, arXiv 2406.02507): a
     /// smaller one, or one that was trained for less. `name` is what labels call it.
     #[must_use]
     pub fn with_guide(mut self, guide: D, name: String) -> Self {

@@ -1,6 +1,6 @@
 //! Training: recipe in, run directory out.
 //!
-//! A run is opened first, which reads and changes nothing but what a killed process left: an error there, or the end of
+//! A run is opened first, which reads, and changes nothing but what a killed process left: an error there, or the end of
 //! the process, leaves the run as it was. Then it is trained.
 
 mod observe;
@@ -29,7 +29,7 @@ use std::{
 };
 use steps::{Opened, Trainer};
 
-/// A run that ended in order.
+/// A run that ended without an error.
 #[derive(Debug)]
 pub struct Outcome<T> {
     /// The task with the weights to sample from: averaged where the recipe asks for it.
@@ -53,14 +53,14 @@ pub enum Ending {
     AlreadyFinished,
 }
 
-/// What a run is given from outside.
+/// What a run is given from the outside.
 #[derive(Debug)]
 pub struct Session<'a> {
     /// Set to end the run with the state of its last finished step saved.
     pub stop: &'a Arc<AtomicBool>,
     /// The kind of device it runs on, if its peak rate is known.
     pub gpu: Option<Gpu>,
-    /// The machines it is split over; the first of them keeps the run directory.
+    /// The nodes it is split over; the first of them keeps the run directory.
     pub nodes: Option<&'a Nodes>,
 }
 
@@ -80,7 +80,7 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     start: Start<B, T>,
     /// The checkpoint it resumes from.
     newest: Option<Checkpoint>,
-    /// What the data of the stages are, as far as they are there.
+    /// What identifies the data of the stages, as far as they are there.
     data: Vec<Option<DataIdentity>>,
     changes: Vec<Change>,
     probes: Vec<Box<dyn Probe<B, T> + 'a>>,
@@ -107,9 +107,9 @@ pub fn train<B: TrainBackend, T: TrainTask<B>>(
     training.run(&session, &"train", report)
 }
 
-/// What there is to begin with.
+/// What the run begins with.
 enum Start<B: TrainBackend, T: TrainTask<B>> {
-    /// The weights to sample from, of a run that is finished after so many steps.
+    /// The weights to sample from, of a run that is finished after this many steps.
     Finished(Box<T::InnerModule>, u64),
     Ready(Box<State<B, T>>),
 }
@@ -131,8 +131,8 @@ impl<B: TrainBackend, T: TrainTask<B>> Start<B, T> {
 
 impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
     /// Makes `recipe` ready to be trained in `run`, from its newest checkpoint if it has one, on `devices`, of which each
-    /// computes a share of every batch. A run that was begun with another recipe or other data is taken on if
-    /// `allow_changes`, or if the change does not reach its weights. `build` makes what is trained:
+    /// computes a share of every batch. A run that was begun with another recipe or other data is accepted if
+    /// `allow_changes`, or if the change does not affect its weights. `build` makes what is trained:
     /// [`Stage::task`](crate::recipe::Stage::task), or one of your own.
     ///
     /// # Errors

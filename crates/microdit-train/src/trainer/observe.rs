@@ -1,4 +1,4 @@
-//! What is seen of a run while it is trained: lines of the log, and what its probes find.
+//! What can be seen of a run while it is trained: lines of the log, and what its probes find.
 
 use super::steps::Trainer;
 use crate::{
@@ -32,8 +32,8 @@ where
         self.run_probes(stage, state, |_, _| true)
     }
 
-    /// Runs those that were due at the step the run was resumed at and have left nothing: it was stopped before they were
-    /// done.
+    /// Runs those that were due at the step the run was resumed at and have left nothing: it was stopped before they
+    /// finished.
     pub(super) fn catch_up(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
         let (run, step) = (self.run, state.progress.step);
@@ -58,7 +58,7 @@ where
         };
         let step = state.progress.step;
         let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| probe.is_due(step);
-        // Made of the weights once, however many probes are due.
+        // Made once, however many probes are due.
         let mut task = None;
         for probe in self.probes.iter_mut().filter(due) {
             if !wanted(&**probe, log) {

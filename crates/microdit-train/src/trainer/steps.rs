@@ -65,7 +65,7 @@ where
     T: TrainTask<B>,
     R: FnMut(&Metrics),
 {
-    /// A trainer of a run that is as far as `progress` says.
+    /// A trainer of a run that has come as far as `progress` says.
     pub(super) fn new(
         recipe: &'a Recipe,
         run: &'a RunDir,
@@ -166,8 +166,8 @@ where
         Ok(state)
     }
 
-    /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run: of a network
-    /// that is not finite itself, that is said instead.
+    /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run; if the network
+    /// itself is not finite, the error says so instead.
     fn settle(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         self.steps.settle().map_err(|error| match error {
             TrainError::NonFiniteSteps { .. } => state.check_weights().err().unwrap_or(error),
@@ -175,7 +175,7 @@ where
         })
     }
 
-    /// Saves the state, unless the newest checkpoint is of this step: what was verified is not written again.
+    /// Saves the state, unless the newest checkpoint is of this step already.
     pub(super) fn save(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
         let saved = self.newest.as_ref().map(|newest| newest.progress().step);
         let Some(log) = &self.log else {
@@ -193,7 +193,7 @@ where
         Ok(())
     }
 
-    /// What the data of the stage are, looked at now if they were not there when the process began.
+    /// What identifies the data of the stage, read now if they were not there when the process began.
     fn identity(&mut self, progress: &Progress) -> Result<DataIdentity, TrainError> {
         let stage = &self.recipe.stages[progress.stage];
         let known = self.data[progress.stage];
@@ -266,7 +266,7 @@ where
         budget.is_spent(self.seconds(), self.device_count())
     }
 
-    /// Devices of all nodes, which are taken to have as many as this one.
+    /// Devices of all nodes, assuming that each has as many as this one.
     pub(super) fn device_count(&self) -> usize {
         self.devices.len() * self.session.nodes.map_or(1, Nodes::count)
     }

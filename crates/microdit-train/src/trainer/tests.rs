@@ -1,4 +1,4 @@
-//! A run through the library, without what a recipe's file allows.
+//! A run through the library, beyond what a recipe's file allows.
 
 use super::*;
 use crate::{
@@ -114,7 +114,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for Steps {
     }
 }
 
-/// A metric of one's own runs when it is due, and again at a resume if what it found is not in the log.
+/// A user's own metric runs when it is due, and again at a resume if what it found is not in the log.
 #[test]
 fn a_probe_looks_when_it_is_due() {
     let folder = tempfile::tempdir().unwrap();

@@ -169,7 +169,7 @@ fn a_network_that_guides_itself_does_not_guide() {
     };
     assert!(distance(&by_itself) < 1e-4, "{}", distance(&by_itself));
     assert!(distance(&other) > 1e-3, "{}", distance(&other));
-    // A negative prompt that is the prompt itself guides as little.
+    // Nor does a negative prompt guide that is the prompt itself.
     let negative = SamplingConfig {
         negative: Some("a red circle".into()),
         ..settings
@@ -295,7 +295,7 @@ fn another_picture_is_in_the_way_until_it_may_be_replaced() {
             "{key}: {labels:?}"
         );
     }
-    // Something that is no picture at all is never replaced.
+    // Something that is not a picture at all is never replaced.
     let path = folder.path().join("00000.png");
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
@@ -305,7 +305,7 @@ fn another_picture_is_in_the_way_until_it_may_be_replaced() {
     })
     .unwrap_err()
     .to_string();
-    assert!(error.contains("it is no regular file"), "{error}");
+    assert!(error.contains("it is not a regular file"), "{error}");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn what_is_not_finite_is_no_picture() {
         sheet: None,
         ..order(&settings, folder.path())
     };
-    // Weights are finite always; what they make of noise need not be.
+    // Weights are always finite; what they make of noise need not be.
     let pipeline = pipeline(1e30, &[]);
     let error = Drawing::new(&pipeline, order).unwrap().run(&GO, || ());
     let error = error.unwrap_err().to_string();
