@@ -4,7 +4,7 @@
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::rng::{Purpose, Stream};
 
-/// Standard normal numbers, others in every `stream`.
+/// Standard normal numbers, different in every `stream`.
 pub fn normal<B: Backend, const D: usize>(stream: u64, shape: [usize; D]) -> Tensor<B, D> {
     let values = Stream::new(0, Purpose::Noise, 0, stream).normal(shape.iter().product());
     Tensor::from_data(TensorData::new(values, shape), &Default::default())

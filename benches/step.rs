@@ -55,7 +55,7 @@ struct Arguments {
     /// Side of the latents: 32 for images of 256 px, 64 for 512.
     #[arg(long, default_value_t = 32)]
     side: usize,
-    /// Share of the tokens that is dropped behind the mixer.
+    /// Share of the tokens that is dropped after the mixer.
     #[arg(long, default_value_t = 0.75)]
     mask: f64,
     #[arg(long, default_value_t = 16)]
@@ -162,7 +162,7 @@ fn train<B: TrainBackend>(
         let (started, worked) = (Instant::now(), cpu_seconds());
         let output = task.denoiser().predict(task.inputs(&noised));
         let loss = task.losses(&noised, &output).total().mean();
-        // On a device that works on while the host goes ahead, reading the loss waits for it.
+        // On a device that works while the host goes ahead, reading the loss waits for it.
         loss.clone().into_scalar();
         let forward = started.elapsed();
         let mut grads = loss.backward();
@@ -228,7 +228,7 @@ fn draw<B: DitBackend>(
 /// Time the process has had on all processors, which does not count what other machines on the same hardware took.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which may hold spaces: fields 14 and 15, in hundredths of a second.
+    // After the name, which may hold spaces: fields 14 and 15, in hundredths of a second.
     let fields = stat
         .rsplit(')')
         .next()

@@ -1,4 +1,4 @@
-//! A network of one's own under the library's task, trainer and sampler: tokens that meet in their mean.
+//! A custom network under the library's task, trainer and sampler: tokens that meet in their mean.
 //!
 //! `cargo run --example custom_denoiser -- runs/mean-field stages.masked.steps=200` trains it, and
 //! resumes it when it is run again. It has two replicas, a log, and a grid of pictures.

@@ -1,4 +1,4 @@
-//! A loss of one's own, contrastive flow matching (arXiv 2506.05350): predictions are pushed away from another sample's.
+//! A custom loss, contrastive flow matching (arXiv 2506.05350): predictions are pushed away from another sample's.
 //!
 //! `cargo run --example custom_objective -- runs/contrastive stages.masked.steps=200` trains it, and
 //! resumes it when it is run again. It has two replicas, a log with both terms, and a grid of pictures.
@@ -56,7 +56,7 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Contrastive<B, D> {
         draws: &Draws,
     ) -> Self::Prepared {
         let count = batch.count();
-        // Any sample of the step but the own, whichever device computes that one.
+        // Any sample of the step but this one, whichever device computes it.
         let other = |i| (i + 1 + draws.stream(Purpose::Task, i).below(count.max(2) - 1)) % count;
         let others: Vec<usize> = samples.clone().map(other).collect();
         let kept = draws.kept_captions(0..count, self.denoise.caption_drop());
