@@ -119,12 +119,14 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::NoCheckpoint { .. } => {
             "put one back into it, or choose another directory with --run"
         }
-        TrainError::NoOwnRecipe(_) => "put it back, or go on with the one given by --allow-changes",
+        TrainError::NoOwnRecipe(_) => {
+            "put it back, or continue with the one given and --allow-changes"
+        }
         TrainError::OtherRecipe { .. } => {
-            "give the recipe the run was begun with, another directory with --run, or go on all the same with --allow-changes"
+            "give the recipe the run was begun with, choose another directory with --run, or continue anyway with --allow-changes"
         }
         TrainError::OtherData { .. } => {
-            "put them back, or begin these at their beginning with --allow-changes"
+            "put them back, or start these from their beginning with --allow-changes"
         }
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"

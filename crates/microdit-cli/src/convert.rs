@@ -112,7 +112,7 @@ impl Convert {
         let saved = state.save(&run.checkpoints(), kept, None);
         saved.or_advise()?;
         say!(
-            "{} batches, {} samples, {} optimizer steps: {} goes on in stage {} with --resume",
+            "{} batches, {} samples, {} optimizer steps: {} continues in stage {} with --resume",
             progress.step,
             progress.images,
             progress.optimizer_steps,

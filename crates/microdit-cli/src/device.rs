@@ -90,7 +90,7 @@ impl Devices {
 pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
     let number = |text: &str| {
         let number = text.trim().parse::<u16>();
-        number.map_err(|_| format!("`{text}` is no number of a device; write 0-7 or 0,2"))
+        number.map_err(|_| format!("`{text}` is not the number of a device; write 0-7 or 0,2"))
     };
     let mut devices: Vec<u16> = Vec::new();
     for part in text.split(',') {
@@ -103,11 +103,11 @@ pub(crate) fn parse_devices(text: &str) -> Result<Devices, String> {
         }
     }
     if devices.len() > MAX_DEVICES {
-        return Err(format!("one machine has {MAX_DEVICES} devices at most"));
+        return Err(format!("one machine has at most {MAX_DEVICES} devices"));
     }
     let twice = (1..devices.len()).any(|i| devices[..i].contains(&devices[i]));
     if devices.is_empty() || twice {
-        return Err("every device stands once in the list, and there is at least one".into());
+        return Err("expected at least one device, each of them only once".into());
     }
     Ok(Devices(devices))
 }

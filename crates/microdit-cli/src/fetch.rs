@@ -8,7 +8,7 @@ use microdit::printable;
 use microdit_encoders::hub::{PUBLISHED, Report, fetch, locate, published};
 use std::path::Path;
 
-/// Download published models into the Hugging Face cache, verified; what is there already stays.
+/// Download published models into the Hugging Face cache, verified; what is there already is kept.
 ///
 /// HF_HOME names the cache, HF_ENDPOINT a mirror, HF_TOKEN the reader of private models, HF_HUB_DOWNLOAD_TIMEOUT the seconds
 /// a server may be silent; with HF_HUB_OFFLINE=1 nothing is downloaded.
@@ -23,7 +23,7 @@ pub(crate) struct Fetch {
     /// Files of --repository; may be given several times
     #[arg(long, requires = "repository")]
     file: Vec<String>,
-    /// Say what the models are
+    /// List the models
     #[arg(long)]
     list: bool,
 }

@@ -74,7 +74,7 @@ impl Preset {
     }
 }
 
-/// A file of weights, and what it says of itself.
+/// A file of weights, and what it says about itself.
 pub(crate) struct Described<'a> {
     path: &'a Path,
     description: Option<Description>,
@@ -82,7 +82,7 @@ pub(crate) struct Described<'a> {
     diffusion: DiffusionConfig,
 }
 
-/// What is known of a network's sizes.
+/// What is known about a network's sizes.
 enum Network {
     /// What the file says.
     Own(Box<NetworkConfig>),
@@ -107,7 +107,7 @@ impl<'a> Described<'a> {
         };
         if let Some(told) = told.diffusion.filter(|told| *told != diffusion) {
             return Err(miette!(
-                "--diffusion is {told:?}, and {} was trained with {diffusion:?}; leave --diffusion away",
+                "--diffusion is {told:?}, and {} was trained with {diffusion:?}; leave out --diffusion",
                 path.display()
             ));
         }
@@ -138,7 +138,7 @@ impl<'a> Described<'a> {
         }
     }
 
-    /// What its network draws by.
+    /// What its network needs to draw.
     pub(crate) fn surroundings<B: DitBackend>(
         &self,
         told: &Told,
@@ -186,14 +186,14 @@ impl<'a> Described<'a> {
         if let Some(preset) = told.model.filter(|preset| !preset.is(config)) {
             let (dim, depth) = (config.dim, config.depth);
             return Err(miette!(
-                "--model is {}, and {path} says that its network is another one (dim {dim}, depth {depth}); leave --model away",
+                "--model is {}, and {path} says that its network is another one (dim {dim}, depth {depth}); leave out --model",
                 preset.name()
             ));
         }
         let side = config.input_size.saturating_mul(shrink);
         match told.size.filter(|&size| size != side) {
             Some(size) => Err(miette!(
-                "--size is {size}, and {path} says that its pictures have {side} pixels; leave --size away, or draw others with \
+                "--size is {size}, and {path} says that its pictures have {side} pixels; leave out --size, or draw others with \
                  --width and --height"
             )),
             None => Ok(()),
@@ -201,7 +201,7 @@ impl<'a> Described<'a> {
     }
 }
 
-/// What the file at `path` does not say, and nor does the command line.
+/// What neither the file at `path` nor the command line says.
 fn incomplete(path: &Path, network: bool, diffusion: bool) -> miette::Report {
     let parts = [
         (
@@ -219,7 +219,7 @@ fn incomplete(path: &Path, network: bool, diffusion: bool) -> miette::Report {
     let (what, flags): (Vec<&str>, Vec<String>) =
         missing.map(|(_, what, flag)| (what, flag)).unzip();
     miette!(
-        "{} does not say what is {}; add {}",
+        "{} does not describe {}; add {}",
         path.display(),
         what.join(" and "),
         flags.join(" and ")
@@ -235,7 +235,7 @@ fn preset_for(
 ) -> miette::Result<DitConfig> {
     if !size.is_multiple_of(shrink) {
         return Err(miette!(
-            "--size {size} is no multiple of the VAE's {shrink}"
+            "--size {size} is not a multiple of the VAE's {shrink}"
         ));
     }
     Ok(preset

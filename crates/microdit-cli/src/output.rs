@@ -13,14 +13,14 @@ use std::{
 /// there.
 pub(crate) fn file(path: &Path) -> miette::Result<()> {
     if path.file_name().is_none() || ends_with_separator(path) {
-        return Err(miette!("{} is no name of a file", path.display()));
+        return Err(miette!("{} is not the name of a file", path.display()));
     }
     match path.symlink_metadata() {
         Ok(found) if !found.is_file() => {
             let kind = match found.file_type() {
                 kind if kind.is_dir() => "a directory",
                 kind if kind.is_symlink() => "a symbolic link",
-                _ => "no regular file",
+                _ => "not a regular file",
             };
             return Err(miette!(
                 "{} is {kind} and is not replaced; give the name of a file",
@@ -54,11 +54,11 @@ pub(crate) fn file(path: &Path) -> miette::Result<()> {
     }
 }
 
-/// As [`file`], for a picture, whose ending says how it is written.
+/// As [`file`], for a picture, whose extension says how it is written.
 pub(crate) fn picture(path: &Path) -> miette::Result<()> {
     if PictureFormat::of(path).is_none() {
         return Err(miette!(
-            "{}: pictures are written as .png, .jpg, .jpeg or .webp; give the file such an ending",
+            "{}: pictures are written as .png, .jpg, .jpeg or .webp; give the file such an extension",
             path.display()
         ));
     }
@@ -72,7 +72,7 @@ pub(crate) fn folder(path: &Path) -> miette::Result<()> {
         .find(|path| path.symlink_metadata().is_ok());
     match present {
         Some(present) if !present.is_dir() => Err(miette!(
-            "{} cannot be created: {} is no directory",
+            "{} cannot be created: {} is not a directory",
             path.display(),
             present.display()
         )),

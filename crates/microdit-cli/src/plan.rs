@@ -25,7 +25,7 @@ pub(crate) struct PlanCommand {
     /// Number of GPUs
     #[arg(long, default_value_t = 8, value_parser = whole(Machine::COUNTS))]
     count: usize,
-    /// Fraction of the peak rate that becomes FLOPs of the model; the published run reached 0.185
+    /// Model FLOPs utilization, the fraction of the peak rate that is reached; the published run reached 0.185
     #[arg(long, default_value_t = 0.185, value_parser = real(Machine::MFU))]
     mfu: f64,
     /// Price of one GPU for an hour

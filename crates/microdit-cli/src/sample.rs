@@ -42,7 +42,7 @@ pub(crate) struct Sample {
     /// What to draw; may be given several times [default: the recipe's prompts]
     #[arg(long, conflicts_with = "prompts")]
     prompt: Vec<String>,
-    /// File of prompts, one a line, in UTF-8 or marked UTF-16; - is the standard input
+    /// File of prompts, one per line, in UTF-8, or in UTF-16 with a byte-order mark; - is the standard input
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Pictures per prompt [default: the recipe's, or 1]
@@ -57,7 +57,7 @@ pub(crate) struct Sample {
     /// What pictures are guided away from, in place of no prompt at all
     #[arg(long)]
     negative: Option<String>,
-    /// Weights of a network of the same sizes that guides in place of no prompt: one that was trained for less
+    /// Weights of a network of the same sizes to guide away from, in place of no prompt: one that was trained for less
     #[arg(long, conflicts_with = "negative")]
     guide: Option<PathBuf>,
     /// Replace a value of the recipe's `sampling`, such as solver=Ddim(eta:0.5), churn.s_churn=40 or rescale=0.7; may be given
@@ -79,17 +79,17 @@ pub(crate) struct Sample {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Place of the first picture, the others follow; a picture's noise follows from seed and place, its label says both
+    /// Place of the first picture, the others follow; seed and place determine a picture's noise, and its label names both
     #[arg(long, default_value_t = 0)]
     place: u64,
-    /// Picture to write, of all pictures, prompts are rows: .png, which says how it was drawn, .jpg (quality 95) or .webp
-    /// (lossless) [default: samples.png]
+    /// Contact sheet to write, one row per prompt: .png, which records how it was drawn, .jpg (quality 95) or .webp (lossless)
+    /// [default: samples.png]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Directory to write the pictures to one by one as well, as they are drawn; those that are there are not drawn again
     #[arg(long)]
     singles: Option<PathBuf>,
-    /// Replace pictures in --singles that were drawn otherwise
+    /// Replace pictures in --singles that were drawn differently
     #[arg(long, requires = "singles")]
     overwrite: bool,
     /// Kind of device to draw on; an NVIDIA GPU where this build and machine have one, unless given

@@ -20,7 +20,7 @@ const ONE: Duration = Duration::from_millis(200);
 /// How long a step of a large network may delay the end of a command that was asked to stop.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// A command that was ended by a signal before its work was done; it says how to go on.
+/// A command that was ended by a signal before its work was done; it says how to continue.
 #[derive(Debug)]
 pub(crate) struct Stopped(pub(crate) String);
 

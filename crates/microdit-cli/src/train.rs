@@ -40,10 +40,10 @@ pub(crate) struct Train {
     /// Continue the run in --run from its newest checkpoint, or start it if there is none yet
     #[arg(long, requires = "run")]
     resume: bool,
-    /// Resume although the recipe or its data would train something else than the run was started with.
-    /// Without it, a resumed run takes changes that do not reach its weights (name, sampling, encoders, log_every,
+    /// Resume although the recipe or its data would train something other than what the run was started with.
+    /// Without it, a resumed run accepts changes that do not affect its weights (name, sampling, encoders, log_every,
     /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, data.threads,
-    /// data.max_damage), the same data in another place, more or fewer steps of stages that are not
+    /// data.max_damage), the same data at another path, more or fewer steps of stages that are not
     /// finished where their schedules say `total`, and further stages
     #[arg(long, requires = "resume")]
     allow_changes: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Train {
     nodes: NodesArgs,
 }
 
-/// Where the machines of a run find each other.
+/// How the machines of a run find each other.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Several machines")]
 struct NodesArgs {

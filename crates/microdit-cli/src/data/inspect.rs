@@ -34,10 +34,10 @@ pub(crate) struct Inspect {
     /// VAE that decodes latents for it: its directory, or a name such as sdxl-vae
     #[arg(long)]
     vae: Option<PathBuf>,
-    /// Share of the samples that may be damaged, in 0 to 1, before this is no dataset to train on
+    /// Share of the samples that may be damaged, 0 to 1, before the dataset is called unfit for training
     #[arg(long, default_value_t = 0.1, value_parser = real(0.0..=1.0))]
     max_damage: f64,
-    /// Answer as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     /// Device to decode on
@@ -165,7 +165,7 @@ fn describe(found: &Inspection) {
     }
     let length = found.caption_length;
     say!(
-        "texts      {} to {} characters, {} in the middle",
+        "texts      {} to {} characters, median {}",
         length.least,
         length.most,
         length.median

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Encode shards of pictures into latents and caption states. An interrupted command resumes when it is run again.
 ///
-/// What is there already stays once its checksum was verified, and so was that of its pictures: whatever they are called, they
+/// What is there already is kept once its checksum and that of its pictures are verified: whatever their names, the pictures
 /// must be the same. A shard that cannot be read to its end is reported; what came before the fault is used. Once it is repaired, or left out
 /// of the list, or others were added, --update makes what is new and keeps the rest.
 #[derive(clap::Args)]
@@ -52,16 +52,16 @@ pub(crate) struct Precompute {
     /// Seed of the draws from the VAE's posterior
     #[arg(long, default_value_t = 18)]
     seed: u64,
-    /// This process among --world-size, which share the shards
+    /// Rank of this process, from 0, among the --world-size that share the shards
     #[arg(long, env = "SLURM_PROCID", default_value_t = 0, value_parser = whole(0..=999_999))]
     rank: usize,
-    /// Processes at work
+    /// Number of processes
     #[arg(long, env = "SLURM_NTASKS", default_value_t = 1, value_parser = whole(1..=1_000_000))]
     world_size: usize,
     /// Accept that shards were added, replaced or removed since the directory was begun
     #[arg(long)]
     update: bool,
-    /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped
+    /// Share of the samples that may be damaged, 0 to 1, before the command stops
     #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
     /// Device to encode on
@@ -105,7 +105,7 @@ impl Precompute {
             update: self.update,
             max_damage: self.max_damage,
         };
-        let stop = stop_on_signal("leaving the shard at hand unfinished")?;
+        let stop = stop_on_signal("leaving the current shard unfinished")?;
         leave_soon_after(&stop);
         let bar = counter("encoded");
         let work = precompute::Precompute {
@@ -127,7 +127,7 @@ impl Precompute {
         describe(&done.left_out);
         if done.captions_cut > 0 {
             say!(
-                "{} captions were cut, of which the text encoder reads {} tokens each",
+                "{} captions were cut: the text encoder reads {} tokens of each",
                 done.captions_cut,
                 text.tokens()
             );
@@ -169,7 +169,7 @@ fn verdict(done: &Precomputed) -> miette::Result<()> {
         what.push(format!("{cut} only up to a fault"));
     }
     Err(miette::miette!(
-        help = "mend the shards or leave them out of the list, and run the same command with --update: the others stay as they are",
+        help = "repair the shards or leave them out of the list, and run the same command with --update: the others stay as they are",
         "of {} shards, {}; all else is there\n{}",
         done.of,
         what.join(", "),
@@ -177,7 +177,7 @@ fn verdict(done: &Precomputed) -> miette::Result<()> {
     ))
 }
 
-/// Ends the process soon after `stop` is set, though a batch may take minutes: of the shard at hand nothing is kept anyway, and
+/// Ends the process soon after `stop` is set, though a batch may take minutes: nothing of the current shard is kept anyway, and
 /// what is finished is written.
 fn leave_soon_after(stop: &Arc<AtomicBool>) {
     let stop = stop.clone();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub(crate) struct Prepare {
     /// Description of the dataset, such as datasets/cc12m.ron
     card: PathBuf,
-    /// Directory or shards of the collected pictures; datasets that are drawn need none
+    /// Directory or shards of the collected pictures; generated datasets need none
     #[arg(long, default_value = "")]
     source: String,
     /// Directory to create
@@ -26,7 +26,7 @@ pub(crate) struct Prepare {
     /// Samples after which to stop
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Share of the samples that may be damaged, in 0 to 1, before the work is stopped; what the card filters is not
+    /// Share of the samples that may be damaged, 0 to 1, before the command stops; what the card filters out does not count
     #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
 }
@@ -48,7 +48,7 @@ impl Prepare {
             limit: self.limit,
             max_damage: self.max_damage,
         };
-        let stop = stop_on_signal("finishing the shard at hand")?;
+        let stop = stop_on_signal("finishing the current shard")?;
         let bar = counter("prepared");
         let prepared = prepare(&card, &config, &self.out, &stop, |seen| {
             bar.set_position(seen)

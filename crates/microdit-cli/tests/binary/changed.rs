@@ -1,4 +1,4 @@
-//! A run goes on as what it was begun as, or says what changes.
+//! A run continues as what it was begun as, or says what changes.
 
 use crate::{
     common::{fails, root, text},
@@ -41,7 +41,7 @@ fn another_recipe_is_refused_before_anything_is_touched() {
         fails(&command(&run, &more).output().unwrap(), &[part]);
         assert_eq!(before(&run), untouched, "{set}");
     }
-    // What does not reach the weights is taken, and said.
+    // What does not affect the weights is accepted, and reported.
     let more = [
         "--resume",
         "--set",
@@ -71,7 +71,7 @@ fn another_recipe_is_refused_before_anything_is_touched() {
             .unwrap()
             .contains("log_every: 2")
     );
-    // Who insists gets it.
+    // Whoever insists gets it.
     let more = [
         "--resume",
         "--allow-changes",

@@ -1,4 +1,4 @@
-//! A run of the reference's trainer is taken over, and weights are written in other forms.
+//! A run of the reference's trainer is imported, and weights are written in other forms.
 
 use crate::common::{fails, microdit, root, succeeds, text};
 use burn::tensor::{DType, TensorData};

@@ -1,4 +1,4 @@
-//! A run is killed at every system call that changes its directory, and goes on each time as if nothing had been.
+//! A run is killed at every system call that changes its directory, and continues each time as if nothing had happened.
 //!
 //! strace kills the process as it enters a call, by the count of such calls in the thread that makes them. Every call of a
 //! run, of a resume that finds half-written things, and of the extension of a finished run is a point; the gate takes a
@@ -17,7 +17,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Calls that change what is on the disk, or make it last.
+/// Calls that change what is on the disk, or make it durable.
 const CALLS: [&str; 14] = [
     "close",
     "copy_file_range",
@@ -42,7 +42,7 @@ const SAMPLE: usize = 18;
 /// anything else, so that its counts are ahead of those of all other threads, which strace counts for themselves.
 const CHAIN: usize = 60;
 
-/// How often a point is tried that was not met.
+/// How often a point is tried that was not reached.
 const ATTEMPTS: usize = 4;
 
 /// A call at which the process is killed.
@@ -51,7 +51,7 @@ struct Point {
     call: String,
     /// Which of the thread's calls of that name it is.
     count: usize,
-    /// What it is done to.
+    /// The path it acts on.
     path: String,
 }
 
@@ -60,11 +60,11 @@ struct Scenario {
     name: &'static str,
     before: Option<PathBuf>,
     more: Vec<&'static str>,
-    /// What it comes to where nothing happens.
+    /// The result where nothing happens.
     expected: PathBuf,
 }
 
-/// Arguments for strace and behind it those that train into `run`.
+/// Arguments for strace, and after them those that train into `run`.
 fn traced(run: &Path, log: &Path, options: &[&str], more: &[&str]) -> Option<Command> {
     let mut command = strace()?;
     let arguments = arguments(run, more);
@@ -205,7 +205,7 @@ fn left_over(run: &Path) -> Option<String> {
     left.map(|name| format!("{name} is left"))
 }
 
-/// Resumes a run that was killed; what is wrong with what it comes to.
+/// Resumes a run that was killed; says what is wrong with the result.
 fn resume(scenario: &Scenario, run: &Path) -> Option<String> {
     let others = scenario
         .more
@@ -232,7 +232,7 @@ fn sample(points: &[Point]) -> Vec<&Point> {
     let share = SAMPLE.div_ceil(kinds.len());
     let of_kind = |points: Vec<&'_ Point>| -> Vec<Point> {
         let every = points.len().div_ceil(share);
-        // From the middle, for the first ones of every kind are alike.
+        // From the middle, since the first ones of every kind are alike.
         points
             .into_iter()
             .skip(every / 2)

@@ -1,4 +1,4 @@
-//! Weights describe themselves: what is drawn with them needs nothing besides, and nothing contradicts them.
+//! Weights describe themselves: drawing with them needs nothing else, and nothing contradicts them.
 
 use crate::{
     common::{fails, microdit, succeeds, train},
@@ -135,20 +135,20 @@ fn weights_that_say_nothing_are_asked_about() {
         (
             &[][..],
             [
-                "bare.safetensors does not say what is its network and the diffusion it was trained with",
+                "bare.safetensors does not describe its network and the diffusion it was trained with",
                 "add --model xl-2 or --model tiny-2 and --diffusion",
             ],
         ),
         (
             &model,
             [
-                "does not say what is the diffusion it was trained with",
+                "does not describe the diffusion it was trained with",
                 "add --diffusion",
             ],
         ),
         (
             &diffusion,
-            ["does not say what is its network", "add --model xl-2"],
+            ["does not describe its network", "add --model xl-2"],
         ),
         (&all, ["text encoder", "--text-encoder"]),
         (

@@ -72,7 +72,7 @@ fn a_part_that_is_whole_but_was_never_named_is_fetched_again() {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    // As long as the file, but something else.
+    // As long as the file, but with other content.
     fs::write(model.join(format!("blobs/{digest}.part")), vec![0; 5000]).unwrap();
     let output = hub
         .command(home.path(), &["fetch", "sdxl-vae"])
@@ -165,7 +165,7 @@ fn what_is_missing_names_the_command_that_gets_it() {
     );
 }
 
-/// The hub sends large files from other hosts, which have no business with its token, nor with names in the cache.
+/// The hub sends large files from other hosts, which must not get its token, nor choose names in the cache.
 #[test]
 fn the_token_goes_to_the_hub_alone() {
     let heads = Arc::new(Mutex::new(Vec::new()));
@@ -312,7 +312,7 @@ fn redirects_and_lengths_have_bounds() {
 fn a_silent_server_is_asked_again() {
     let checksum = sha256("weights");
     let asked = AtomicUsize::new(0);
-    // The first answer is none, the third, which is the first download, stops within the file.
+    // The first response is empty; the third, which is the first download, stops within the file.
     let hub = server(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
         0 => (String::new(), true),
         2 => (found(&checksum, "0123abcd", 7, ""), true),

@@ -71,7 +71,7 @@ fn help(path: &[String]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The flags of a command that take a value which is no text: those that refuse one.
+/// The flags of a command that take a value other than text: those that refuse text.
 fn flags(path: &[String]) -> Vec<String> {
     let help = help(path);
     let valued = help.lines().filter_map(|line| {
@@ -158,7 +158,7 @@ fn every_flag_of_numbers_is_refused_or_obeyed() {
     for path in commands(&[]) {
         for flag in flags(&path) {
             let Some(base) = bases.get(path.join(" ").as_str()) else {
-                // Words of a list are no numbers.
+                // Words of a list are not numbers.
                 assert_eq!(flag, "dtype", "{path:?} needs an entry in `bases`");
                 continue;
             };

@@ -1,4 +1,4 @@
-//! Recipes and `--set` that nobody means, and some that somebody does: refused with the place and the reason.
+//! Recipes and `--set` that nobody means, and some that people do write: refused with the place and the reason.
 
 use crate::common::{fails, microdit, root, text, train};
 use microdit_train::Recipe;
@@ -149,7 +149,7 @@ fn hostile_text_is_an_error() {
         assert_eq!(output.status.code(), Some(1), "{set}");
         assert!(text(&output).len() < 2000, "a message repeats all of it");
     }
-    // An underscore and a sign are no letters of another number.
+    // An underscore and a sign do not make another number.
     assert!(check(&["seed=1_000"]).status.success());
 }
 

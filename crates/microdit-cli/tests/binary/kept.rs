@@ -1,4 +1,4 @@
-//! What is kept of a run is whole, and there is always something.
+//! What is kept of a run is intact, and there is always something.
 
 use crate::{
     common::{fails, microdit, root, text},
@@ -67,10 +67,10 @@ fn a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one() {
     }
     let shelf = run.join("checkpoints");
     flip(&shelf.join("step-0000000010/optimizer.safetensors"));
-    // A stranger's files are nobody's business.
+    // Foreign files are left alone.
     fs::write(shelf.join("notes.txt"), "mine").unwrap();
     fs::create_dir(shelf.join("step-1-copy")).unwrap();
-    // Nothing of the budget is left after the first step: what is saved then stays, though a later one seems whole.
+    // Nothing of the budget is left after the first step: what is saved then stays, though a later one seems intact.
     let stop = [
         "--resume",
         "--set",
@@ -179,7 +179,7 @@ fn weights_of_fewer_steps_are_not_the_result_of_an_extended_run() {
     let (short, result) = (draw(&run, folder.path()), draw(&longer, folder.path()));
     assert_ne!(short, result);
     let weights = fs::read(run.join("weights.safetensors")).unwrap();
-    // Stopped on its way, it draws what it has come to; the weights of before bear their step.
+    // Stopped half-way, it draws from its newest state; the earlier weights are named after their step.
     let stop = [&more[..], &["--resume", "--set", "budget.hours=0.0"]].concat();
     let said = finish(&run, &stop);
     assert!(said.contains("stopped after 14 of 17 steps"), "{said}");

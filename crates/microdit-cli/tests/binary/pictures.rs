@@ -1,4 +1,4 @@
-//! Pictures are written as they are drawn, say how they came about, and go where they were told to.
+//! Pictures are written as they are drawn, say how they were drawn, and go where they were told to.
 
 use crate::common::{WEB_DATASET, fails, root, succeeds, text, train};
 use microdit_encoders::{read_labels, save_picture};
@@ -216,7 +216,7 @@ fn a_drawing_is_kept_and_goes_on() {
 
 #[test]
 fn outputs_are_checked_before_anything_is_done() {
-    // There is no run: what is said is said before it is looked for.
+    // There is no run: all of this is reported before one is looked for.
     let studio = Studio::without_run();
     fs::create_dir(studio.file("folder.png")).unwrap();
     fs::write(studio.file("file"), "mine").unwrap();
@@ -235,11 +235,11 @@ fn outputs_are_checked_before_anything_is_done() {
         ),
         (
             "fifo.png",
-            "fifo.png is no regular file and is not replaced",
+            "fifo.png is not a regular file and is not replaced",
         ),
         ("none/a.png", "there is no directory none"),
         ("file/a.png", "file/a.png cannot be written"),
-        ("a.png/", "no name of a file"),
+        ("a.png/", "not the name of a file"),
         (&long, "cannot be written"),
         ("a.bmp", ".png, .jpg, .jpeg or .webp"),
         ("a", ".png, .jpg, .jpeg or .webp"),
@@ -250,8 +250,8 @@ fn outputs_are_checked_before_anything_is_done() {
         let sheet = ["data", "inspect", "none", "--sheet", out];
         fails(&studio.run(&sheet), &[reason]);
     }
-    studio.refuses(&["--singles", "file"], &["file is no directory"]);
-    studio.refuses(&["--singles", "file/below"], &["file is no directory"]);
+    studio.refuses(&["--singles", "file"], &["file is not a directory"]);
+    studio.refuses(&["--singles", "file/below"], &["file is not a directory"]);
     studio.refuses(&["--out", "a.png"], &["run holds no run"]);
     for out in ["folder.png", "link.png", "none/a.safetensors"] {
         fails(&studio.run(&["convert", "none.pt", "--out", out]), &[out]);
@@ -382,7 +382,7 @@ fn a_path_means_itself() {
         fs::remove_file(path).unwrap();
     }
     assert!(!folder.path().join("executed").exists());
-    // Names that are no UTF-8 and directories with signs.
+    // Names that are not UTF-8, and directories with special characters.
     let directory = folder.path().join("d%20 :{0..1}");
     fs::create_dir(&directory).unwrap();
     use std::os::unix::ffi::OsStrExt;

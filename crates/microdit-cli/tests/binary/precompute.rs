@@ -51,7 +51,7 @@ fn a_killed_precomputation_ends_as_if_nothing_had_happened() {
     }
     assert!(kills >= SHARDS - 1, "only {kills} kills hit");
     workshop.precomputed("killed", &[]);
-    // A part that the last kill left behind is no shard.
+    // A part that the last kill left behind is not a shard.
     let mut killed = workshop.files("killed");
     killed.retain(|name, _| name.extension().is_none_or(|extension| extension != "part"));
     same(&killed, &workshop.files("whole"));
@@ -71,7 +71,7 @@ fn several_processes_make_what_one_makes() {
             "run the same precompute command",
         ],
     );
-    // As Slurm says it.
+    // As Slurm gives it.
     let output = workshop
         .precompute("many", &[])
         .env("SLURM_PROCID", "0")
@@ -138,7 +138,7 @@ fn other_settings_do_not_mix() {
 #[test]
 fn a_precomputation_knows_its_pictures_by_their_content() {
     let workshop = Workshop::new();
-    // So long that not all of it is looked at before it is read.
+    // So long that its fingerprint does not cover all of it.
     let shard = workshop.path("pictures/2.tar");
     let mut long = tar::Builder::new(fs::File::create(&shard).unwrap());
     let golden = fs::File::open(root().join("tests/goldens/wds_clean.tar")).unwrap();
@@ -161,7 +161,7 @@ fn a_precomputation_knows_its_pictures_by_their_content() {
     );
     // A shard is replaced by one of the same name and length: one bit differs.
     let (mut bytes, untouched) = (fs::read(&shard).unwrap(), fs::read(&shard).unwrap());
-    // At the very end of the content, where no part is looked at beforehand.
+    // At the very end of the content, which no fingerprint covers.
     let last = bytes.iter().rposition(|&byte| byte != 0).unwrap();
     bytes[last] ^= 1;
     fs::write(&shard, &bytes).unwrap();
@@ -304,7 +304,7 @@ fn a_shard_that_was_cut_off_costs_its_rest_alone() {
     );
     let said = succeeds(&["data", "inspect", &workshop.path("out")]);
     assert!(said.contains("lacks 1.tar"), "{said}");
-    // One is mended, the other left out.
+    // One is repaired, the other left out.
     let before = workshop.files("out");
     fs::write(&shard, whole).unwrap();
     fs::remove_file(workshop.path("pictures/3.tar")).unwrap();
@@ -358,7 +358,7 @@ fn captions_the_encoder_does_not_read_to_their_end_are_counted() {
     succeeds(&[
         "data", "prepare", &directory, "--source", &long, "--out", &pictures,
     ]);
-    let cut = "1 captions were cut, of which the text encoder reads 77 tokens each";
+    let cut = "1 captions were cut: the text encoder reads 77 tokens of each";
     let said = workshop.precomputed("out", &[]);
     assert!(
         said.contains("3 samples encoded") && said.contains(cut),

@@ -338,7 +338,7 @@ fn what_is_no_dataset_is_not_a_success() {
     for name in workshop.files("latents").keys() {
         assert_ne!(name.extension().unwrap(), "tar");
     }
-    // What inspect looks at.
+    // The same by inspect.
     fails(
         &microdit(&["data", "inspect", &workshop.path("broken")]),
         &["no sound sample", "shards are broken"],

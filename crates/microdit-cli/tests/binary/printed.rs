@@ -1,4 +1,4 @@
-//! What comes from outside is shown, never obeyed: no control character and no turn of the direction of writing reaches a
+//! What comes from outside is shown, never obeyed: no control character and no change of the writing direction reaches a
 //! terminal, wherever it came from.
 
 use crate::{
@@ -16,7 +16,7 @@ use std::{
     thread,
 };
 
-/// Colors, moves the cursor, sets the title, turns the direction of writing, and is the name of a file.
+/// Colors, moves the cursor, sets the title, changes the writing direction, and is the name of a file.
 const HOSTILE: &str = "\x1b[31m\x1b]0;pwn\x07\u{202e}\r\u{9b}2J\u{8}\x7f\u{2066}\u{200f}h";
 
 /// Whether its beginning is shown, as JSON, Rust or a subscriber of traces write it.
@@ -32,7 +32,7 @@ fn obeyed(text: &str) -> Vec<char> {
     text.chars().filter(|&c| controls(c) || turns(c)).collect()
 }
 
-/// Runs the binary, and returns what it said without any space, in which words are broken.
+/// Runs the binary, and returns what it said without any space, since wrapping breaks words.
 #[track_caller]
 fn said(arguments: &[OsString], variables: &[(&str, &str)], folder: &Path) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_microdit"))
@@ -138,7 +138,7 @@ fn arguments_are_shown() {
         let said = said(&arguments, &[], folder.path());
         assert!(is_shown(&said), "{arguments:?}: {said}");
     }
-    // A name that is no text at all.
+    // A name that is not text at all.
     let odd = OsString::from_vec(b"\xff\xfe\x1b[31m.ron".to_vec());
     let said_of_odd = said(&["plan".into(), odd], &[], folder.path());
     assert!(is_shown(&said_of_odd), "{said_of_odd}");

@@ -1,4 +1,4 @@
-//! What a run writes down is true, whatever happened to it.
+//! What a run logs is true, whatever happened to it.
 
 use crate::tiny::{STEPS, assert_same, finish, metrics, names};
 use std::{collections::BTreeMap, fs, path::Path};

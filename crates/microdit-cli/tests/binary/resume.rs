@@ -50,7 +50,7 @@ fn finish(run: &Path, more: &[&str]) -> String {
     said
 }
 
-/// Lets a run go on until it has reported `step`, and a little longer; whether it got that far.
+/// Lets a run continue until it has reported `step`, and a little longer; returns whether it got that far.
 fn run_until(child: &mut Child, step: u64, longer: Duration) -> bool {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let reached = lines.map_while(Result::ok).any(|line| {
@@ -366,7 +366,7 @@ fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
             .spawn()
             .unwrap()
     };
-    // Each of the two is killed once, in the middle of the run; the other one stops in order, and soon.
+    // Each of the two is killed once, in the middle of the run; the other one stops cleanly, and soon.
     for (dies, step) in [("1", 5), ("0", 11)] {
         let mut first = spawn("0");
         let mut other = spawn("1");

@@ -17,7 +17,7 @@ use std::{
 /// How soon a signal is heard.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Lets the run go on until it reports `step`.
+/// Lets the run continue until it reports `step`.
 fn wait_for(child: &mut Child, step: u64) {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let start = format!("step {step}/");

@@ -2,8 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-/// strace over all threads of what its arguments end with; none where there is no strace, which CI does not take for an
-/// answer.
+/// strace over all threads of the command its arguments end with; none where strace is missing, which is an error in CI.
 pub(crate) fn strace() -> Option<Command> {
     let mut version = Command::new("strace");
     let version = version

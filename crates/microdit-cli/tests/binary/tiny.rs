@@ -1,4 +1,4 @@
-//! A run of a second or so with everything a run writes, and what it comes to.
+//! A run of a second or so with everything a run writes, and its results.
 
 use crate::common::{root, text};
 use std::{
@@ -104,7 +104,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// All that a run comes to, without what depends on the time.
+/// All results of a run, without what depends on the time.
 pub(crate) fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut results = BTreeMap::new();
     for name in names(run) {
@@ -130,7 +130,7 @@ pub(crate) fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
     results
 }
 
-/// Checks that two runs came to the same.
+/// Checks that two runs have the same results.
 #[track_caller]
 pub(crate) fn assert_same(found: &Path, expected: &Path, context: &str) {
     if let Some(difference) = difference(found, expected) {
@@ -138,7 +138,7 @@ pub(crate) fn assert_same(found: &Path, expected: &Path, context: &str) {
     }
 }
 
-/// What two runs came to differently.
+/// What differs between the results of two runs.
 pub(crate) fn difference(found: &Path, expected: &Path) -> Option<String> {
     let (found, expected) = (results(found), results(expected));
     let absent = expected.keys().find(|name| !found.contains_key(*name));

@@ -1,4 +1,4 @@
-//! Every number of a recipe is tried with values nobody means: it is refused by name, or the run comes to an orderly end.
+//! Every number of a recipe is tried with values nobody means: it is refused by name, or the run ends cleanly.
 //!
 //! The numbers are found by the types themselves, so that a new key is tried without being named here. A sample of the runs
 //! is made by default; all of them with `MICRODIT_TRY_ALL=1 cargo test --workspace --test binary values -- --nocapture`.
@@ -154,7 +154,7 @@ fn every_value_is_refused_by_name_or_can_be_planned() {
         match trial.load() {
             Err(message) => {
                 refused += 1;
-                // A rule between two values may be told at the place of the other.
+                // A rule between two values may be reported at the place of the other.
                 let placed = message.contains("--set") || message.contains("whole-");
                 if !placed || !message.contains(trial.key()) {
                     faults.push(format!("{set} is not named: {message}"));

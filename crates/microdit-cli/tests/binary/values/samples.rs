@@ -179,7 +179,7 @@ fn variant(value: &Value) -> Option<(&String, &Value)> {
         .then_some((name, inner))
 }
 
-/// The numbers in a value, and places that hold nothing, which are none.
+/// The numbers in a value; null values are not numbers.
 fn collect(value: &Value, place: &str, path: &str, numbers: &mut Vec<Number>) {
     let below = |key: &str| match path {
         "" => key.to_owned(),
