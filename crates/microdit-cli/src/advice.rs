@@ -111,6 +111,7 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
     Some(match error {
         TrainError::Data(error) => return on_data(error),
         TrainError::Weights(error) => return on_weights(error),
+        TrainError::NoShards { .. } => "name them with --set data.shards=PATH",
         TrainError::RunExists(_) => {
             "continue it with --resume, choose another directory with --run, or remove it"
         }

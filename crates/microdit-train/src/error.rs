@@ -23,6 +23,14 @@ pub enum TrainError {
         /// What is wrong and what was expected.
         message: String,
     },
+    /// A stage does not say where its data lie.
+    #[error(
+        "stages.{stage}.data.shards: this dataset needs its shards (a tar, a directory of tars, or a pattern)"
+    )]
+    NoShards {
+        /// Name of the stage.
+        stage: String,
+    },
     /// The run directory already holds a run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),

@@ -151,10 +151,9 @@ impl Recipe {
     pub fn require_shards(&self) -> Result<(), TrainError> {
         match self.stages.iter().find(|stage| stage.data.lacks_shards()) {
             None => Ok(()),
-            Some(stage) => Err(problem(
-                &format!("stages.{}.data.shards", stage.name),
-                &"this dataset needs its shards; add --set data.shards=PATH (a tar, a directory of tars, or a pattern)",
-            )),
+            Some(stage) => Err(TrainError::NoShards {
+                stage: stage.name.clone(),
+            }),
         }
     }
 
