@@ -1,4 +1,4 @@
-//! A captioned image, its position in the data, and the damage to the shard it comes from.
+//! A captioned image, where it stands in the data, and the damage to the shard it comes from.
 
 use crate::{error::DataError, left_out::reasons};
 use ::image::RgbImage;
@@ -57,7 +57,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Of a shard of `samples` samples, some of which are known to be damaged, and why.
+    /// Of a shard of so many samples, some of which are known to be damaged, and why.
     pub(crate) fn new<'a>(
         shard: &Path,
         samples: usize,

@@ -109,7 +109,7 @@ impl Weights {
         }
     }
 
-    /// The shape of a tensor, if it is there; random weights have none of their own.
+    /// The shape of a tensor that is there; random weights have any.
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => file.borrow().shape(name),
@@ -254,7 +254,7 @@ impl<'a> At<'a> {
     }
 }
 
-/// Normal values; for vectors, which are biases and factors of norms, around 0 and 1.
+/// Normal values; of vectors, which are biases and factors of norms, around 0 and 1.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let inputs: usize = shape.iter().skip(1).product();
     let (mean, std) = match shape.len() {

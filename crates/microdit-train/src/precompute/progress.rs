@@ -25,18 +25,18 @@ pub struct Precomputed {
     pub captions_cut: u64,
     /// The index, if this process is the only one.
     pub index: Option<DatasetIndex>,
-    /// Samples found in its shards.
+    /// Samples met in its shards.
     pub(super) seen: u64,
 }
 
 impl Precomputed {
-    /// Counts a shard with this many sound samples.
+    /// Counts a shard with so many sound samples.
     pub(super) fn count(&mut self, sound: u64, left_out: LeftOut) {
         self.seen += sound + left_out.total();
         self.left_out.add(&left_out);
     }
 
-    /// Stops the work when too much was left out so far, including the current shard.
+    /// Stops the work when too much was left out so far, of the shard at hand too.
     pub(super) fn too_damaged(
         &self,
         share: f64,

@@ -38,7 +38,7 @@ pub enum DataConfig {
         #[serde(default = "two")]
         threads: usize,
         /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
-        /// A shard without a usable sample is skipped too, as long as that is no more than half of a list's shards.
+        /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
         #[serde(default = "tenth")]
         max_damage: f64,
     },
@@ -156,7 +156,7 @@ impl DataConfig {
         *threads
     }
 
-    /// Share of a shard's samples that may be damaged; generated ones never are.
+    /// Share of a shard's samples that may be damaged; none of those that are drawn is.
     pub(crate) fn max_damage(&self) -> f64 {
         match self {
             Self::Shapes { .. } => 0.0,

@@ -17,7 +17,7 @@ pub(super) enum Format {
     Index,
 }
 
-/// First bytes of files that are not weights, and what those files are.
+/// Beginnings of files that are no weights, and what they are.
 const FOREIGN: [(&[u8], &str); 9] = [
     (
         b"version https://git-lfs",

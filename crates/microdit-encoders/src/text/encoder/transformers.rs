@@ -21,7 +21,7 @@ pub(super) struct Kind {
     pub(super) model_type: Option<String>,
 }
 
-/// The `config.json` of a model with both towers.
+/// The `config.json` of a model of both towers.
 #[derive(Deserialize)]
 struct BothTowers {
     text_config: Transformers,
