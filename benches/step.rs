@@ -26,7 +26,7 @@ use std::{io::stdin, iter, process::Command, time::Instant};
 
 type DeviceOf<B> = <B as burn::tensor::backend::BackendTypes>::Device;
 
-/// Vectors of a caption.
+/// Tokens of a caption.
 const WORDS: usize = 77;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

@@ -226,7 +226,7 @@ fn incomplete(path: &Path, network: bool, diffusion: bool) -> miette::Report {
     )
 }
 
-/// The network for images of `size` x `size` pixels and latents of so many channels.
+/// The network for images of `size` x `size` pixels and latents of `channels` channels.
 fn preset_for(
     preset: Preset,
     size: usize,

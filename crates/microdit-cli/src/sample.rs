@@ -159,7 +159,7 @@ impl Sample {
         describe(&order, &drawn)
     }
 
-    /// The pipeline with what the command line says of pictures besides how they are drawn.
+    /// The pipeline with what the command line says about pictures besides how they are drawn.
     fn directed<B: DitBackend>(
         &self,
         mut pipeline: Pipeline<B, Network<B>>,

@@ -175,7 +175,7 @@ impl Collected {
     }
 }
 
-/// The way of samples into shards.
+/// What samples go through on their way into shards.
 struct Sink<'a> {
     card: &'a DatasetCard,
     out: &'a Path,

@@ -103,7 +103,7 @@ impl Default for Store {
 pub(crate) type ImageFile = (&'static str, Vec<u8>);
 
 impl DatasetCard {
-    /// What makes a sample of a source in shards.
+    /// Which members make a sample, in sources that are shards.
     pub(crate) fn members(&self) -> Members {
         Members::Named(Arc::new(self.columns.clone()))
     }

@@ -69,7 +69,7 @@ impl<B: DitBackend> Codec<B> for Vae<B> {
 }
 
 impl HashedWords {
-    /// The captions on `device`, `[batch, words, channels]`.
+    /// The captions on `device`, `[batch, caption tokens, channels]`.
     pub fn on<B: Backend>(&self, captions: &[impl AsRef<str>], device: &B::Device) -> Tensor<B, 3> {
         let shape = [captions.len(), self.tokens, self.channels];
         Tensor::from_data(TensorData::new(self.encode(captions), shape), device)

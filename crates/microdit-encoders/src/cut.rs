@@ -17,7 +17,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// A text of `tokens`, of which `limit` are read and `lost` is not.
+    /// A text of `tokens`: `limit` of them are read, `lost` is not.
     pub(crate) fn new(tokens: usize, limit: usize, lost: &str) -> Self {
         let mut words = lost.split_whitespace();
         let mut shown: Vec<&str> = words.by_ref().take(SHOWN).collect();

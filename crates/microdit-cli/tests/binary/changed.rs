@@ -222,6 +222,6 @@ fn data_are_what_they_are_and_not_where_they_lie() {
         ],
     );
     let said = finish(arguments);
-    assert!(said.contains("they begin at their beginning"), "{said}");
+    assert!(said.contains("they start from their beginning"), "{said}");
     assert!(!text(&command(&run, &[]).output().unwrap()).contains("panicked"));
 }

@@ -73,7 +73,7 @@ pub(crate) fn succeeds(arguments: &[&str]) -> String {
     said
 }
 
-/// It failed in order, and its message has these parts.
+/// It failed without a panic, and its message has these parts.
 #[track_caller]
 pub(crate) fn fails(output: &Output, parts: &[&str]) {
     let text = text(output);

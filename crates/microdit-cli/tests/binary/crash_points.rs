@@ -220,7 +220,7 @@ fn resume(scenario: &Scenario, run: &Path) -> Option<String> {
     difference(run, &scenario.expected).or_else(|| left_over(run))
 }
 
-/// Every so many points, such that each kind of call is among them.
+/// Every n-th point, so that each kind of call is among them.
 fn sample(points: &[Point]) -> Vec<&Point> {
     if std::env::var("MICRODIT_CRASH_POINTS").is_ok_and(|points| points == "all") {
         return points.iter().collect();

@@ -91,7 +91,7 @@ impl Pages {
             3 => {
                 let [definitions, repetitions] = [size(header.levels[0])?, size(header.levels[1])?];
                 let levels = (definitions + repetitions) as usize;
-                // Levels stand before the values, never compressed.
+                // Levels come before the values, never compressed.
                 if levels > content.len() || levels as u64 > uncompressed {
                     return bad("a page is shorter than its levels");
                 }

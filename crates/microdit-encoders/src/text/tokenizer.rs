@@ -125,7 +125,7 @@ impl ClipTokenizer {
     /// ```
     pub fn cut(&self, caption: &str, length: usize) -> Option<Cut> {
         let caption = clean(caption);
-        // The marks of start and end, the latter of which takes the last place.
+        // The marks of start and end; the end takes the last place.
         let mut tokens = 2;
         let mut lost = None;
         for word in WORDS.find_iter(&caption) {

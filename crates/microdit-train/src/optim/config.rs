@@ -12,7 +12,7 @@ pub enum Method {
     AdamW,
     /// Adam scaled per tensor, for large batches.
     Lamb,
-    /// Orthogonalised momentum for the matrices of blocks and experts; AdamW for everything else.
+    /// Orthogonalized momentum for the matrices of blocks and experts; AdamW for everything else.
     Muon {
         /// Decay of the momentum, at least 0 and below 1.
         momentum: f64,

@@ -78,7 +78,7 @@ impl<B: DitBackend> Gradients<B> {
         self
     }
 
-    /// The sum of gradients on several devices, on the first one's.
+    /// The sum of the gradients of several devices, on the first of them.
     #[must_use]
     pub fn sum_over_devices(parts: Vec<Self>) -> Self {
         let mut by_name = BTreeMap::<String, Vec<Tensor<B, 1>>>::new();

@@ -17,7 +17,7 @@ pub struct PrecomputeConfig {
     pub rank: usize,
     /// Processes at work.
     pub world: usize,
-    /// Whether shards may be added, replaced or removed since the directory was begun.
+    /// Whether shards may have been added, replaced or removed since the directory was begun.
     pub update: bool,
     /// Share of the samples that may be damaged, in 0..=1.
     pub max_damage: f64,

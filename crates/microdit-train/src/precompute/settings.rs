@@ -334,7 +334,7 @@ mod tests {
         ];
         refused(&more, "1.tar of 1 bytes");
         assert_eq!(settle(&more, true).unwrap(), [0, 3, 2, 1]);
-        // Two of one name are told apart.
+        // Two with one name are distinguished.
         let two = [
             ("0.tar", "a"),
             ("1.tar", "d"),

@@ -42,7 +42,7 @@ pub enum DataConfig {
         #[serde(default = "tenth")]
         max_damage: f64,
     },
-    /// Tars or MDS shards of pre-computed latents and caption vectors.
+    /// Tars or MDS shards of pre-computed latents and caption embeddings.
     Latents {
         /// As in `WebDataset`.
         #[serde(default)]
@@ -52,7 +52,7 @@ pub enum DataConfig {
         mix: Vec<Weighted>,
         /// Side in pixels of the images the latents were made of, 1 to 2^16.
         image_size: u32,
-        /// Vectors of a caption, 1 to 2^16.
+        /// Tokens of a caption, 1 to 2^16.
         tokens: usize,
         /// As in `WebDataset`.
         #[serde(default = "two")]
@@ -137,7 +137,7 @@ impl DataConfig {
         }
     }
 
-    /// Vectors of a caption.
+    /// Tokens of a caption.
     pub fn tokens(&self) -> usize {
         match self {
             Self::Shapes { captions, .. } | Self::WebDataset { captions, .. } => {

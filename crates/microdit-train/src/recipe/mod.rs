@@ -133,7 +133,7 @@ impl Stage {
         Ok(self.denoise().init(network)?)
     }
 
-    /// What is drawn for a sample, and by which diffusion it is noised.
+    /// What is drawn for a sample, and the diffusion that noises it.
     pub fn denoise(&self) -> DenoiseConfig {
         DenoiseConfig {
             diffusion: self.diffusion,

@@ -215,7 +215,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     /// about the weights what `weights` says.
     ///
     /// # Errors
-    /// If there is no way from texts to caption vectors or from latents to pictures, or one that does not fit the
+    /// If there is no way from texts to caption embeddings or from latents to pictures, or one that does not fit the
     /// network; and a diffusion that is not valid.
     pub fn new(
         surroundings: Surroundings,

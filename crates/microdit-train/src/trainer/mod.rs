@@ -205,7 +205,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             &devices[0],
         )?;
         if !accepted.same_data {
-            tracing::warn!("the data are others than before: they begin at their beginning");
+            tracing::warn!("the data differ from those before: they start from their beginning");
             state.progress.position = Position::default();
         }
         let data = inputs.require(next_stage(recipe, progress), recipe)?;

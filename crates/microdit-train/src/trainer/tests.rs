@@ -201,7 +201,7 @@ impl<B: DitBackend> Task<B> for Backbone<B> {
     }
 }
 
-/// Weights, averages and the optimizer's state are touched where the task says so, whatever is computed again, and over a
+/// Weights, averages and the optimizer's state are touched where the task says so, whatever is recomputed, and over a
 /// resume.
 #[test]
 fn a_step_moves_what_its_task_updates_and_nothing_else() {

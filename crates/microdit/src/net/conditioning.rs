@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
 /// The conditioning of a batch.
 #[derive(Clone, Debug)]
 pub struct Conditioning<B: DitBackend> {
-    /// Encoded captions `[batch, words, channels]`.
+    /// Encoded captions `[batch, caption tokens, channels]`.
     pub captions: Tensor<B, 3>,
 }
 

@@ -1,4 +1,4 @@
-//! Self- and cross-attention with query/key normalisation over the whole width, before the heads are split.
+//! Self- and cross-attention with query/key normalization over the whole width, before the heads are split.
 
 use crate::{
     nn::{
@@ -89,7 +89,7 @@ impl<B: DitBackend> CrossAttention<B> {
         }
     }
 
-    /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, words, dim]`.
+    /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, caption tokens, dim]`.
     pub fn forward(&self, x: Tensor<B, 3>, captions: Tensor<B, 3>) -> Tensor<B, 3> {
         let (q, kv) = (self.q_linear.compute(x), self.kv_linear.compute(captions));
         self.proj

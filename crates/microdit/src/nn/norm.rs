@@ -1,4 +1,4 @@
-//! Layer normalisation with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
+//! Layer normalization with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
 
 use crate::{
     nn::init::Init,
@@ -46,7 +46,7 @@ impl<B: DitBackend> LayerNorm<B> {
         }
     }
 
-    /// Normalises over the last dimension.
+    /// Normalizes over the last dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         over_rows(x, |x| B::norm(x, self.weight.val(), self.eps))
     }

@@ -176,7 +176,7 @@ fn head_scale<B: Backend>(q: &Tensor<B, 3>, heads: usize) -> f64 {
     ((q.dims()[2] / heads) as f64).sqrt().recip()
 }
 
-/// Gradients of `q`, `k` and `v`, with the scores computed again.
+/// Gradients of `q`, `k` and `v`, with the scores recomputed.
 fn attention_backward<B: Backend>(
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,

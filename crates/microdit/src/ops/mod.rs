@@ -146,7 +146,7 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::swiglu_backward(gate, x, grad)
     }
 
-    /// Self-attention over packed heads, queries and keys normalised over the whole width first: `qkv`
+    /// Self-attention over packed heads, queries and keys normalized over the whole width first: `qkv`
     /// `[batch, tokens, 3 x width]` to `[batch, tokens, width]`.
     fn self_attention(qkv: Tensor<Self, 3>, heads: usize, eps: f64) -> Tensor<Self, 3> {
         composed::self_attention(qkv, heads, eps)
@@ -162,7 +162,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::self_attention_backward(qkv, heads, eps, grad)
     }
 
-    /// Attention of `q` `[batch, tokens, width]` to the packed `kv` `[batch, words, 2 x width]`, normalised likewise.
+    /// Attention of `q` `[batch, tokens, width]` to the packed `kv` `[batch, caption tokens, 2 x width]`, with the same
+    /// normalization.
     fn cross_attention(
         q: Tensor<Self, 3>,
         kv: Tensor<Self, 3>,

@@ -27,9 +27,9 @@ pub struct HostBatch {
     pub latents: Vec<f32>,
     /// Channels, height and width.
     pub shape: [usize; 3],
-    /// `[batch, words, channels]`, row-major.
+    /// `[batch, caption tokens, channels]`, row-major.
     pub captions: Vec<f32>,
-    /// Words and channels of a caption.
+    /// Tokens and channels of a caption.
     pub caption: [usize; 2],
 }
 

@@ -13,7 +13,7 @@ use burn::{module::Module, tensor::Tensor};
 use serde::{Deserialize, Serialize};
 use std::{marker::PhantomData, ops::Range};
 
-/// What is drawn for a sample, and by which diffusion it is noised.
+/// What is drawn for a sample, and the diffusion that noises it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DenoiseConfig {

@@ -1,4 +1,4 @@
-//! What a file of weights says about itself: the network, what it was trained on and by, and for how long.
+//! What a file of weights says about itself: the network, what it was trained with, and for how long.
 //!
 //! In a safetensors file these are texts of the header's metadata, each in JSON under a key of its own, so that any reader of
 //! the format shows them.
@@ -91,7 +91,7 @@ pub enum CaptionSource {
     },
     /// By a network.
     Encoded {
-        /// Vectors of a caption, 1 to 2^16.
+        /// Tokens of a caption, 1 to 2^16.
         tokens: usize,
         /// Its name in the recipe, if any.
         text_encoder: Option<String>,

@@ -35,7 +35,7 @@ struct Walk {
     wanted: Option<(String, String, usize)>,
     /// Those of later passes.
     waiting: Vec<(String, String, usize)>,
-    /// Enums that were met.
+    /// Enums that were visited.
     met: BTreeSet<String>,
 }
 

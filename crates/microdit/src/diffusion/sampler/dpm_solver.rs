@@ -74,7 +74,7 @@ impl Sampler for DpmSolver {
             && !(step.is_last() && ends_plainly)
         {
             let gain = (point.level.sigma() / from.sigma()).ln();
-            // From pure noise the way is infinite, and no change is known.
+            // From pure noise the step is infinitely long, and no change is known.
             if gain.is_finite() {
                 next = next + (denoised - before) * (h / gain * of_change);
             }

@@ -91,7 +91,7 @@ impl<B: DitBackend> DitBlock<B> {
         }
     }
 
-    /// `x` `[batch, tokens, dim]`, `captions` `[batch, words, dim]`, `condition` `[batch, condition_dim]`.
+    /// `x` `[batch, tokens, dim]`, `captions` `[batch, caption tokens, dim]`, `condition` `[batch, condition_dim]`.
     pub fn forward(
         &self,
         x: Tensor<B, 3>,
@@ -164,7 +164,7 @@ impl<B: DitBackend> CaptionBlock<B> {
         }
     }
 
-    /// `[batch, words, dim]` to the same.
+    /// `[batch, caption tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))

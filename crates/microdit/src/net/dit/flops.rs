@@ -1,4 +1,4 @@
-//! Analytic parameters and FLOPs of a configuration: the source of utilisation figures and of every cost estimate.
+//! Analytic parameters and FLOPs of a configuration: the source of utilization figures and of every cost estimate.
 
 use super::DitConfig;
 use crate::{

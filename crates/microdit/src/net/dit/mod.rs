@@ -38,7 +38,7 @@ use burn::{
 /// What the blocks are conditioned on.
 #[derive(Clone, Debug)]
 pub struct Condition<B: DitBackend> {
-    /// Refined caption tokens, the context of every cross-attention: `[batch, words, dim]`.
+    /// Refined caption tokens, the context of every cross-attention: `[batch, caption tokens, dim]`.
     pub captions: Tensor<B, 3>,
     /// Time plus pooled caption, drives every modulation: `[batch, dim]`.
     pub vector: Tensor<B, 2>,
@@ -195,7 +195,7 @@ impl<B: DitBackend> Dit<B> {
         self.patch_embed.forward(x) + self.positions(grid)
     }
 
-    /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, words, channels]` to the condition.
+    /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, caption tokens, channels]` to the condition.
     pub fn condition(&self, t: Tensor<B, 1>, captions: Tensor<B, 3>) -> Condition<B> {
         let captions = self
             .caption_block

@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, TensorData};
 pub struct DitCarry<B: DitBackend> {
     /// Image tokens `[batch, tokens, width]`.
     pub tokens: Tensor<B, 3>,
-    /// Refined caption tokens for the backbone `[batch, words, dim]`.
+    /// Refined caption tokens for the backbone `[batch, caption tokens, dim]`.
     pub captions: Tensor<B, 3>,
     /// Time plus pooled caption `[batch, dim]`.
     pub vector: Tensor<B, 2>,

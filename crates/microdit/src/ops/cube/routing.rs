@@ -1,5 +1,5 @@
 //! The largest scores of every row: a thread per score counts those before it. Quadratic in the tokens, which are few
-//! and shared by neighbouring threads, so that they come from the cache.
+//! and shared by neighboring threads, so that they come from the cache.
 
 use super::launch::{each, unwritten};
 use burn::tensor::DType;

@@ -131,7 +131,7 @@ pub(super) fn backward(
                         let rows = x.chunks_exact(dim).zip(grad.chunks_exact(dim));
                         for (out, (x, grad)) in out.chunks_exact_mut(dim).zip(rows) {
                             let (mean, inverse) = statistics(x, eps);
-                            // Loops over few slices each, which the compiler can tell apart and so vectorise.
+                            // Loops over few slices each, which the compiler can tell apart and so vectorize.
                             for (normed, x) in normed.iter_mut().zip(x) {
                                 *normed = (x - mean) * inverse;
                             }

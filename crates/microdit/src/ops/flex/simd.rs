@@ -1,6 +1,6 @@
 //! Plain loops over slices, compiled for the widest vectors the processor has.
 //!
-//! Nothing here names an instruction: the loops are written so that the compiler vectorises them (independent lanes, no
+//! Nothing here names an instruction: the loops are written so that the compiler vectorizes them (independent lanes, no
 //! branches), and [`simd`] picks the version of them for this processor at run time. Multiply-adds are fused: x86
 //! processors without FMA (before 2013) compute them in software, correctly and slowly.
 

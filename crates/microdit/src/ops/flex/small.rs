@@ -68,7 +68,7 @@ impl WithSimd for Product<'_> {
                 0 => self.panel::<S, 8, 1, false>(simd, column),
                 1 => self.panel::<S, 8, 1, true>(simd, column),
                 4.. if many => self.panel::<S, 6, 4, true>(simd, column),
-                // The addresses of twelve rows would not fit, those of twelve neighbours are one.
+                // The addresses of twelve rows would not fit, those of twelve neighbors are one.
                 _ if many && matches!(self.left, Left::Columns(_)) => {
                     self.panel::<S, 12, 2, true>(simd, column)
                 }
