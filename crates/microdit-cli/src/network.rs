@@ -62,15 +62,11 @@ impl Preset {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Whether `config` is this architecture, for whatever latents.
-    fn is(self, config: &DitConfig) -> bool {
-        let same = self
-            .config()
-            .with_input_size(config.input_size)
-            .with_in_channels(config.in_channels)
-            .with_pos_interp_scale(config.pos_interp_scale)
-            .with_precision(config.precision);
-        same == *config
+    /// Whether `network` is this architecture, for whatever latents.
+    fn is(self, network: &NetworkConfig) -> bool {
+        let [channels, ..] = network.latent();
+        let own = self.config().with_in_channels(channels);
+        NetworkConfig::Dit(own).takes_weights_of(network)
     }
 }
 
@@ -182,15 +178,15 @@ impl<'a> Described<'a> {
     /// Checks that the command line does not contradict the file's own network.
     fn agrees(&self, told: &Told, network: &NetworkConfig, shrink: usize) -> miette::Result<()> {
         let path = self.path.display();
-        let NetworkConfig::Dit(config) = network;
-        if let Some(preset) = told.model.filter(|preset| !preset.is(config)) {
-            let (dim, depth) = (config.dim, config.depth);
+        if let Some(preset) = told.model.filter(|preset| !preset.is(network)) {
             return Err(miette!(
-                "--model is {}, and {path} says that its network is another one (dim {dim}, depth {depth}); leave out --model",
-                preset.name()
+                "--model is {}, and {path} says that its network is another one, of {} parameters; leave out --model",
+                preset.name(),
+                network.parameters()
             ));
         }
-        let side = config.input_size.saturating_mul(shrink);
+        let [_, side, _] = network.latent();
+        let side = side.saturating_mul(shrink);
         match told.size.filter(|&size| size != side) {
             Some(size) => Err(miette!(
                 "--size is {size}, and {path} says that its pictures have {side} pixels; leave out --size, or draw others with \

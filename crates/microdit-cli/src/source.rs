@@ -7,7 +7,6 @@ use crate::{
 use microdit::{DitBackend, net::Network};
 use microdit_encoders::hub::locate;
 use microdit_train::{
-    Recipe,
     encoders::Encoders,
     recipe::{EncoderConfig, SamplingConfig},
     sampling::Pipeline,
@@ -40,8 +39,6 @@ pub(crate) struct Opened<B: DitBackend> {
     pub(crate) pipeline: Pipeline<B, Network<B>>,
     /// How it draws unless told otherwise.
     pub(crate) settings: SamplingConfig,
-    /// The recipe, of a run.
-    pub(crate) recipe: Option<Recipe>,
 }
 
 impl Source {
@@ -58,8 +55,7 @@ impl Source {
                     Pipeline::<B, _>::load(run, encoders, device).or_advise()?;
                 Ok(Opened {
                     pipeline,
-                    settings: recipe.run.sampling.clone(),
-                    recipe: Some(recipe),
+                    settings: recipe.run.sampling,
                 })
             }
             (None, Some(weights)) => {
@@ -71,7 +67,6 @@ impl Source {
                 Ok(Opened {
                     pipeline: pipeline.or_advise()?,
                     settings: SamplingConfig::default(),
-                    recipe: None,
                 })
             }
             (None, None) => Err(miette!("no network to draw with; add --run or --weights")),

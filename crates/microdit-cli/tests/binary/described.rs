@@ -71,7 +71,7 @@ fn weights_alone_draw_what_their_run_draws() {
             &["--model", "xl-2"][..],
             [
                 "--model is xl-2",
-                "ema.safetensors says that its network is another one (dim 32, depth 2)",
+                "ema.safetensors says that its network is another one, of ",
             ],
         ),
         (
