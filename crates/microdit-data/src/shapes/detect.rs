@@ -1,6 +1,8 @@
 //! What an image of the shapes data shows, seen again in its pixels: the ground truth by which drawn pictures are judged.
 
-use super::scene::{Background, Color, Figure, Kind, Relation, Scene, Size, contains, radius};
+use super::scene::{
+    Background, Color, Figure, Kind, Relation, SUBPIXELS, Scene, Size, contains, radius,
+};
 use image::RgbImage;
 
 /// Share of the image below which a spot is a speck, and no figure: a third of the smallest figure there is.
@@ -12,6 +14,9 @@ const MIN_OVERLAP: f32 = 0.6;
 /// How far a figure's center is looked for around that of its box, in pixels, and in which steps.
 const REACH: f32 = 1.0;
 const STEP: f32 = 0.25;
+
+/// How much less a figure may overlap by whole pixels than the best so far and still be looked at closely.
+const SLACK: f32 = 0.25;
 
 /// What a square image shows: as the generator would describe it, if it had painted it. Spots that are no figure of the
 /// generator are left out, so that there may be any number of figures; the relation is that of two.
@@ -25,7 +30,7 @@ const STEP: f32 = 0.25;
 pub fn detect(image: &RgbImage) -> Scene {
     let background = background(image);
     let spots = spots(image, background);
-    let fit = |spot: &Spot| spot.figure(spots.len(), image.width() as f32);
+    let fit = |spot: &Spot| spot.figure(spots.len(), image, background);
     let figures: Vec<Figure> = spots.iter().filter_map(fit).collect();
     let relation = match &figures[..] {
         [first, second] => Some(relation(first, second)),
@@ -63,17 +68,22 @@ fn squared(v: &[f32; 3]) -> f32 {
     v.iter().map(|x| x * x).sum()
 }
 
+/// How much of a pixel is painted in `color`, 0 to 1, and how far it is from any mixture with the background.
+fn share(pixel: [u8; 3], background: Background, color: Color) -> (f32, f32) {
+    let paint = sub(color.rgb(), background.rgb());
+    let from_ground = sub(pixel, background.rgb());
+    let along: f32 = paint.iter().zip(&from_ground).map(|(a, b)| a * b).sum();
+    let share = (along / squared(&paint)).clamp(0.0, 1.0);
+    let rest: [f32; 3] = std::array::from_fn(|i| from_ground[i] - share * paint[i]);
+    (share, squared(&rest))
+}
+
 /// The color a pixel is painted with, if more than half of it is: on an edge, colors mix with the background.
 fn paint(pixel: [u8; 3], background: Background) -> Option<Color> {
-    let from_ground = sub(pixel, background.rgb());
-    let mixed = Color::ALL.iter().map(|&color| {
-        let paint = sub(color.rgb(), background.rgb());
-        let along: f32 = paint.iter().zip(&from_ground).map(|(a, b)| a * b).sum();
-        let share = (along / squared(&paint)).clamp(0.0, 1.0);
-        let rest: [f32; 3] = std::array::from_fn(|i| from_ground[i] - share * paint[i]);
-        (color, share, squared(&rest))
-    });
-    let (color, share, _) = mixed.min_by(|a, b| a.2.total_cmp(&b.2))?;
+    let mixed = Color::ALL
+        .iter()
+        .map(|&color| (color, share(pixel, background, color)));
+    let (color, (share, _)) = mixed.min_by(|(_, a), (_, b)| a.1.total_cmp(&b.1))?;
     (share >= 0.5).then_some(color)
 }
 
@@ -123,21 +133,23 @@ fn spots(image: &RgbImage, background: Background) -> Vec<Spot> {
 
 impl Spot {
     /// The figure it overlaps with best, in an image of `count` figures, unless that is little.
-    fn figure(&self, count: usize, side: f32) -> Option<Figure> {
-        let bounds = |axis: usize| {
-            let along = || self.pixels.iter().map(move |pixel| pixel[axis]);
-            let (first, last) = (along().min().unwrap_or(0), along().max().unwrap_or(0));
-            (first + last + 1) as f32 / 2.0
-        };
-        let middle = [bounds(0), bounds(1)];
-        let steps = (REACH / STEP) as i32;
+    fn figure(&self, count: usize, image: &RgbImage, background: Background) -> Option<Figure> {
+        let side = image.width() as f32;
+        let shares = self.shares(image, background);
         let mut best = (MIN_OVERLAP, None);
         for &size in Size::ALL {
-            let radius = radius(size, count) * side;
             for &kind in Kind::ALL {
-                for (i, j) in (-steps..=steps).flat_map(|i| (-steps..=steps).map(move |j| (i, j))) {
-                    let center = [middle[0] + STEP * i as f32, middle[1] + STEP * j as f32];
-                    let overlap = self.overlap(kind, center, radius, side);
+                let radius = radius(size, count) * side;
+                // By whole pixels roughly where it is, and by what is painted of them which it is.
+                let rough = around(self.middle(), REACH)
+                    .map(|center| (self.overlap(kind, center, radius), center))
+                    .max_by(|a, b| a.0.total_cmp(&b.0));
+                let (overlap, center) = rough?;
+                if overlap + SLACK < best.0 {
+                    continue;
+                }
+                for center in around(center, STEP) {
+                    let overlap = shares.overlap(kind, center, radius);
                     if overlap > best.0 {
                         let figure = Figure {
                             size,
@@ -153,17 +165,31 @@ impl Spot {
         best.1
     }
 
+    /// First and last pixel along an axis.
+    fn bounds(&self, axis: usize) -> [u32; 2] {
+        let along = || self.pixels.iter().map(move |pixel| pixel[axis]);
+        [along().min().unwrap_or(0), along().max().unwrap_or(0)]
+    }
+
+    /// The middle of its box, which is that of any figure.
+    fn middle(&self) -> [f32; 2] {
+        [0, 1].map(|axis| {
+            let [first, last] = self.bounds(axis);
+            (first + last + 1) as f32 / 2.0
+        })
+    }
+
     /// Intersection over union with a figure, by the centers of pixels; all in pixels.
-    fn overlap(&self, kind: Kind, center: [f32; 2], radius: f32, side: f32) -> f32 {
-        let inside = |[x, y]: [f32; 2]| {
-            let at = [(x - center[0]) / radius, (y - center[1]) / radius];
-            contains(kind, at)
+    fn overlap(&self, kind: Kind, center: [f32; 2], radius: f32) -> f32 {
+        let inside = |at: [f32; 2]| {
+            let from_center = |i: usize| (at[i] - center[i]) / radius;
+            contains(kind, [from_center(0), from_center(1)])
         };
         let hit = |pixel: &&[u32; 2]| inside(pixel.map(|at| at as f32 + 0.5));
         let both = self.pixels.iter().filter(hit).count();
         let range = |axis: usize| {
             let first = (center[axis] - radius).floor().max(0.0) as u32;
-            first..(center[axis] + radius).ceil().min(side).max(0.0) as u32
+            first..(center[axis] + radius).ceil().max(0.0) as u32
         };
         let rows = range(1).flat_map(|y| range(0).map(move |x| [x, y]));
         let area = rows
@@ -171,6 +197,57 @@ impl Spot {
             .count();
         both as f32 / (area + self.pixels.len() - both).max(1) as f32
     }
+
+    /// How much of each pixel is painted, in its box and one pixel around.
+    fn shares(&self, image: &RgbImage, background: Background) -> Shares {
+        let range = |axis: usize, sides: u32| {
+            let [first, last] = self.bounds(axis);
+            first.saturating_sub(1)..(last + 2).min(sides)
+        };
+        let (columns, rows) = (range(0, image.width()), range(1, image.height()));
+        let pixels = rows.flat_map(|y| columns.clone().map(move |x| [x, y]));
+        let of = |[x, y]: [u32; 2]| {
+            let (share, _) = share(image.get_pixel(x, y).0, background, self.color);
+            ([x, y], share)
+        };
+        Shares(pixels.map(of).collect())
+    }
+}
+
+/// How much of each pixel is painted, 0 to 1.
+struct Shares(Vec<([u32; 2], f32)>);
+
+impl Shares {
+    /// Intersection over union with a figure, both by shares of pixels.
+    fn overlap(&self, kind: Kind, center: [f32; 2], radius: f32) -> f32 {
+        let (mut both, mut either) = (0.0, 0.0);
+        for &(pixel, share) in &self.0 {
+            let covered = coverage(kind, center, radius, pixel);
+            both += share.min(covered);
+            either += share.max(covered);
+        }
+        both / either.max(1.0)
+    }
+}
+
+/// How much of a pixel a figure covers.
+fn coverage(kind: Kind, center: [f32; 2], radius: f32, pixel: [u32; 2]) -> f32 {
+    let at = |axis: usize, sub: u32| {
+        let place = pixel[axis] as f32 + (sub as f32 + 0.5) / SUBPIXELS as f32;
+        (place - center[axis]) / radius
+    };
+    let points = (0..SUBPIXELS).flat_map(|i| (0..SUBPIXELS).map(move |j| (i, j)));
+    let hits = points
+        .filter(|&(i, j)| contains(kind, [at(0, i), at(1, j)]))
+        .count();
+    hits as f32 / (SUBPIXELS * SUBPIXELS) as f32
+}
+
+/// Points up to `reach` around `center` along both axes, in steps.
+fn around(center: [f32; 2], reach: f32) -> impl Iterator<Item = [f32; 2]> {
+    let steps = (reach / STEP) as i32;
+    let offsets = (-steps..=steps).flat_map(move |i| (-steps..=steps).map(move |j| [i, j]));
+    offsets.map(move |[i, j]| [center[0] + STEP * i as f32, center[1] + STEP * j as f32])
 }
 
 /// Where `first` is, seen from `second`.

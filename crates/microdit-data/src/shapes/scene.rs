@@ -6,7 +6,7 @@ use image::{Rgb, RgbImage};
 const PAIR: f32 = 0.6;
 
 /// Sub-pixels along one side of a pixel.
-const SUBPIXELS: u32 = 4;
+pub(super) const SUBPIXELS: u32 = 4;
 
 /// An enum of which each variant has a word and a value.
 macro_rules! words {
