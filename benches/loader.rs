@@ -20,7 +20,7 @@ use std::{hint::black_box, path::Path, sync::atomic::AtomicBool};
 
 const BATCH: usize = 64;
 
-/// Shards of generated pictures of `size` pixels.
+/// Shards of generated images, `size` pixels wide and high.
 fn pictures(folder: &Path, size: u32, count: u64) {
     let card = DatasetCard {
         name: "shapes".into(),

@@ -405,7 +405,7 @@ mod tests {
                 "{message}"
             );
         }
-        // What is too deeply nested to be a value is text, which fits no number.
+        // A value that is nested too deeply is kept as a string, which no number accepts.
         for value in [
             "(".repeat(100_000),
             "[".repeat(100_000),

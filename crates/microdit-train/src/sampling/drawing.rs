@@ -40,7 +40,7 @@ pub enum Naming {
     /// By their places.
     #[default]
     Place,
-    /// By a hash of everything they follow from, so that pictures of other settings find room beside them.
+    /// By a hash of everything they depend on, so that one directory holds pictures of many settings.
     Label,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Whether all pictures of `size` fit on one sheet.
+    /// Checks that a contact sheet of all pictures of `size` is within the limits of its file format.
     ///
     /// # Errors
     /// What would not hold it, and how large it would be.

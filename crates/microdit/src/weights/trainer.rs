@@ -32,7 +32,7 @@ impl TrainerCheckpoint {
     ///
     /// # Errors
     /// An unreadable, damaged or foreign file, with what it lacks; non-finite values; moments of other parameters or shapes
-    /// than the network's; counters that are not whole numbers or out of range.
+    /// than the network's; counters that are fractional or out of range.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let fail = |message: String| format_error(path, &message);
         let lack = |what: &str| {
