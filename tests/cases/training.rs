@@ -188,7 +188,9 @@ fn gradients(
     );
     let floor = 1e-4 * global.max_abs();
     for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
-        let found = grads.iter().find(|(path, _)| named(path) == parameter);
+        let found = grads
+            .iter()
+            .find(|(path, _)| reference_name(path) == parameter);
         let error = found.map_or(f64::INFINITY, |(_, grad)| {
             distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
         });
@@ -311,16 +313,14 @@ fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
     );
 }
 
-/// The reference's name of the parameter at a path.
-fn named(path: &str) -> String {
-    reference_name(&path.split('.').collect::<Vec<_>>())
-}
-
 fn moments(golden: &Golden, optimizer: &Optimizer<Inner>, report: &mut Report) {
     for (prefix, slot) in [("out.exp_avg.", FIRST), ("out.exp_avg_sq.", SECOND)] {
         for (name, expected) in golden.with_prefix(prefix) {
             let slots = optimizer.slots().iter();
-            let error = match slots.into_iter().find(|(path, _)| named(path) == name) {
+            let error = match slots
+                .into_iter()
+                .find(|(path, _)| reference_name(path) == name)
+            {
                 Some((_, slots)) => {
                     // A moment that is rounding noise of a zero gradient has no digits to compare.
                     let floor = norm(&expected.data).max(1e-12);

@@ -104,8 +104,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
     let mut moments = checkpoint.moments;
     let kept = stage.optimizer.kept(&task).into_iter();
     let slots = kept.filter_map(|(path, kept)| {
-        let segments: Vec<&str> = path.split('.').collect();
-        let moments = moments.remove(&reference_name(&segments))?;
+        let moments = moments.remove(&reference_name(&path))?;
         let named = [FIRST, SECOND].into_iter().zip(moments.map(flat));
         let slots = named
             .filter(|(slot, _)| kept.slots.contains(slot))

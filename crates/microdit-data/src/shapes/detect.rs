@@ -11,12 +11,8 @@ const SPECK: f32 = 0.01;
 /// Overlap (intersection over union) with the best figure below which a spot is none.
 const MIN_OVERLAP: f32 = 0.6;
 
-/// How far a figure's center is looked for around that of its box, in pixels, and in which steps.
-const REACH: f32 = 1.0;
+/// Steps, in pixels, in which a figure's center is looked for.
 const STEP: f32 = 0.25;
-
-/// How much less a figure may overlap by whole pixels than the best so far and still be looked at closely.
-const SLACK: f32 = 0.25;
 
 /// What a square image shows: as the generator would describe it, if it had painted it. Spots that are no figure of the
 /// generator are left out, so that there may be any number of figures; the relation is that of two. Two figures of one color
@@ -140,15 +136,7 @@ impl Spot {
         for &size in Size::ALL {
             for &kind in Kind::ALL {
                 let radius = radius(size, count) * side;
-                // By whole pixels roughly where it is, and by what is painted of them which it is.
-                let rough = around(self.middle(), REACH)
-                    .map(|center| (self.overlap(kind, center, radius), center))
-                    .max_by(|a, b| a.0.total_cmp(&b.0));
-                let (overlap, center) = rough?;
-                if overlap + SLACK < best.0 {
-                    continue;
-                }
-                let (overlap, center) = shares.climb(kind, center, radius);
+                let (overlap, center) = shares.climb(kind, self.middle(), radius);
                 if overlap > best.0 {
                     let figure = Figure {
                         size,
@@ -177,25 +165,6 @@ impl Spot {
         })
     }
 
-    /// Intersection over union with a figure, by the centers of pixels; all in pixels.
-    fn overlap(&self, kind: Kind, center: [f32; 2], radius: f32) -> f32 {
-        let inside = |at: [f32; 2]| {
-            let from_center = |i: usize| (at[i] - center[i]) / radius;
-            contains(kind, [from_center(0), from_center(1)])
-        };
-        let hit = |pixel: &&[u32; 2]| inside(pixel.map(|at| at as f32 + 0.5));
-        let both = self.pixels.iter().filter(hit).count();
-        let range = |axis: usize| {
-            let first = (center[axis] - radius).floor().max(0.0) as u32;
-            first..(center[axis] + radius).ceil().max(0.0) as u32
-        };
-        let rows = range(1).flat_map(|y| range(0).map(move |x| [x, y]));
-        let area = rows
-            .filter(|pixel| inside(pixel.map(|at| at as f32 + 0.5)))
-            .count();
-        both as f32 / (area + self.pixels.len() - both).max(1) as f32
-    }
-
     /// How much of each pixel is painted, in its box and one pixel around.
     fn shares(&self, image: &RgbImage, background: Background) -> Shares {
         let range = |axis: usize, sides: u32| {
@@ -221,7 +190,7 @@ impl Shares {
         let at = |center| (self.overlap(kind, center, radius), center);
         let mut best = at(center);
         loop {
-            let next = around(best.1, STEP).map(at);
+            let next = around(best.1).map(at);
             match next.max_by(|a, b| a.0.total_cmp(&b.0)) {
                 Some(next) if next.0 > best.0 => best = next,
                 _ => return best,
@@ -254,15 +223,16 @@ fn coverage(kind: Kind, center: [f32; 2], radius: f32, pixel: [u32; 2]) -> f32 {
     hits as f32 / (SUBPIXELS * SUBPIXELS) as f32
 }
 
-/// Points up to `reach` around `center` along both axes, in steps.
-fn around(center: [f32; 2], reach: f32) -> impl Iterator<Item = [f32; 2]> {
-    let steps = (reach / STEP) as i32;
-    let offsets = (-steps..=steps).flat_map(move |i| (-steps..=steps).map(move |j| [i, j]));
-    offsets.map(move |[i, j]| [center[0] + STEP * i as f32, center[1] + STEP * j as f32])
+/// A point and its eight neighbors a step away.
+fn around([x, y]: [f32; 2]) -> impl Iterator<Item = [f32; 2]> {
+    let offsets = [-STEP, 0.0, STEP];
+    offsets
+        .into_iter()
+        .flat_map(move |i| offsets.map(|j| [x + i, y + j]))
 }
 
 /// Where `first` is, seen from `second`.
-fn relation(first: &Figure, second: &Figure) -> Relation {
+pub(super) fn relation(first: &Figure, second: &Figure) -> Relation {
     let [x, y] = [0, 1].map(|axis| first.center[axis] - second.center[axis]);
     match (x.abs() > y.abs(), x < 0.0, y < 0.0) {
         (true, true, _) => Relation::LeftOf,
@@ -272,79 +242,10 @@ fn relation(first: &Figure, second: &Figure) -> Relation {
     }
 }
 
-/// How much of what a prompt asks for is in a picture. Shares are over the prompt's figures; one that is missing has
-/// nothing right.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Accuracy {
-    /// Whether everything is as asked for, and nothing is there besides.
-    pub all: bool,
-    /// Whether there are as many figures.
-    pub count: bool,
-    /// Share of the figures of the right shape.
-    pub kind: f64,
-    /// Share of the right color.
-    pub color: f64,
-    /// Share of the right size.
-    pub size: f64,
-    /// Whether the background is right.
-    pub background: bool,
-    /// Whether a pair stands as asked for; none of a single figure.
-    pub relation: Option<bool>,
-}
-
-impl Accuracy {
-    /// Judges what is `seen` by what was `asked` for. Of two figures, either may be the first.
-    pub fn of(seen: &Scene, asked: &Scene) -> Self {
-        let straight = Self::in_order(seen, asked);
-        let [first, second] = seen.figures[..] else {
-            return straight;
-        };
-        let swapped = Scene {
-            figures: vec![second, first],
-            relation: Some(relation(&second, &first)),
-            ..seen.clone()
-        };
-        let swapped = Self::in_order(&swapped, asked);
-        let right = |judged: &Self| {
-            let relation = f64::from(u8::from(judged.relation == Some(true)));
-            judged.kind + judged.color + judged.size + relation / 2.0
-        };
-        match right(&swapped) > right(&straight) {
-            true => swapped,
-            false => straight,
-        }
-    }
-
-    fn in_order(seen: &Scene, asked: &Scene) -> Self {
-        let count = seen.figures.len() == asked.figures.len();
-        let share = |right: fn(&Figure, &Figure) -> bool| {
-            let pairs = seen.figures.iter().zip(&asked.figures);
-            let right = pairs.filter(|(seen, asked)| right(seen, asked)).count();
-            right as f64 / asked.figures.len().max(1) as f64
-        };
-        let judged = Self {
-            all: false,
-            count,
-            kind: share(|seen, asked| seen.kind == asked.kind),
-            color: share(|seen, asked| seen.color == asked.color),
-            size: share(|seen, asked| seen.size == asked.size),
-            background: seen.background == asked.background,
-            relation: asked.relation.map(|asked| seen.relation == Some(asked)),
-        };
-        Self {
-            all: count
-                && [judged.kind, judged.color, judged.size] == [1.0; 3]
-                && judged.background
-                && judged.relation != Some(false),
-            ..judged
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Shapes;
+    use crate::{Shapes, shapes::Accuracy};
 
     #[test]
     fn what_the_generator_painted_is_seen_again() {
@@ -356,83 +257,6 @@ mod tests {
                 assert!(judged.all, "{side} px, {}: {seen:?}", asked.caption());
             }
         }
-    }
-
-    #[test]
-    fn each_mistake_costs_its_own_share() {
-        let read = |text: &str| Scene::read(text).unwrap();
-        let asked = read("a small red circle above a large blue cross on a gray background");
-        let judge = |shown: &str| Accuracy::of(&detect(&read(shown).paint(64)), &asked);
-        let right = Accuracy {
-            all: true,
-            count: true,
-            kind: 1.0,
-            color: 1.0,
-            size: 1.0,
-            background: true,
-            relation: Some(true),
-        };
-        let wrong = Accuracy {
-            all: false,
-            ..right
-        };
-        for (shown, expected) in [
-            (
-                "a small red circle above a large blue cross on a gray background",
-                right,
-            ),
-            (
-                "a large blue cross below a small red circle on a gray background",
-                right,
-            ),
-            (
-                "a small red circle below a large blue cross on a gray background",
-                Accuracy {
-                    relation: Some(false),
-                    ..wrong
-                },
-            ),
-            (
-                "a small red square above a large blue cross on a gray background",
-                Accuracy { kind: 0.5, ..wrong },
-            ),
-            (
-                "a small red circle above a large purple cross on a gray background",
-                Accuracy {
-                    color: 0.5,
-                    ..wrong
-                },
-            ),
-            (
-                "a large red circle above a large blue cross on a gray background",
-                Accuracy { size: 0.5, ..wrong },
-            ),
-            (
-                "a small red circle above a large blue cross on a black background",
-                Accuracy {
-                    background: false,
-                    ..wrong
-                },
-            ),
-            (
-                "a small red circle on a gray background",
-                Accuracy {
-                    count: false,
-                    kind: 0.5,
-                    color: 0.5,
-                    size: 0.5,
-                    relation: Some(false),
-                    ..wrong
-                },
-            ),
-        ] {
-            assert_eq!(judge(shown), expected, "{shown}");
-        }
-        let nothing = detect(&RgbImage::from_pixel(32, 32, image::Rgb([130, 125, 128])));
-        assert_eq!(
-            (nothing.background, nothing.figures.len()),
-            (Background::Gray, 0)
-        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! An unlimited synthetic dataset: colored shapes, sentences that say what is where, and a detector that sees it again.
 
+mod accuracy;
 mod detect;
 mod scene;
 
-pub use detect::{Accuracy, detect};
+pub use accuracy::Accuracy;
+pub use detect::detect;
 pub use scene::{Background, Color, Figure, Kind, Relation, Scene, Size};
 
 use crate::sample::{Image, Sample};

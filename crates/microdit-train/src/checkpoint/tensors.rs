@@ -48,8 +48,7 @@ pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, Tra
     let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
     let paths: Vec<String> = saved.names().map(str::to_owned).collect();
     for path in paths {
-        let name = reference_name(&path.split('.').collect::<Vec<_>>());
-        if saved.read(&path)? != written.read(&name)? {
+        if saved.read(&path)? != written.read(&reference_name(&path))? {
             return Ok(false);
         }
     }

@@ -22,23 +22,28 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 /// Of a path in a task, the part within the trained network, if it leads there.
-pub(super) fn of_network<'a, 'b>(path: &'a [&'b str]) -> Option<&'a [&'b str]> {
-    let place = path.iter().position(|segment| *segment == "denoiser")?;
-    path.get(place + 1..)
+pub(super) fn of_network(path: &str) -> Option<&str> {
+    let mut rest = path;
+    while let Some((segment, behind)) = rest.split_once('.') {
+        if segment == "denoiser" {
+            return Some(behind);
+        }
+        rest = behind;
+    }
+    None
 }
 
-/// The reference's name of the parameter at a module path.
+/// The reference's name of the parameter at a module path, whose segments are joined by dots.
 ///
 /// ```
-/// let path = ["mixer", "blocks", "3", "modulation", "weight"];
-/// assert_eq!(microdit::weights::reference_name(&path), "patch_mixer.3.adaLN_modulation.1.weight");
+/// let path = "mixer.blocks.3.modulation.weight";
+/// assert_eq!(microdit::weights::reference_name(path), "patch_mixer.3.adaLN_modulation.1.weight");
 /// ```
-pub fn reference_name(path: &[&str]) -> String {
+pub fn reference_name(path: &str) -> String {
     // A file of weights holds the trained network, whatever its task.
-    let segments: Vec<&str> = of_network(path)
-        .unwrap_or(path)
-        .iter()
-        .map(|segment| match *segment {
+    let segments = of_network(path).unwrap_or(path).split('.');
+    let segments: Vec<&str> = segments
+        .map(|segment| match segment {
             "modulation" => "adaLN_modulation.1",
             other => other,
         })

@@ -132,7 +132,7 @@ impl StateDict {
     /// The same tensors as the reference names them: what a file for other programs holds.
     #[must_use]
     pub fn into_reference(mut self) -> Self {
-        let renamed = |(name, data): (String, _)| (reference_name(&segments(&name)), data);
+        let renamed = |(name, data): (String, _)| (reference_name(&name), data);
         self.tensors = self.tensors.into_iter().map(renamed).collect();
         self
     }
@@ -140,7 +140,7 @@ impl StateDict {
     /// Whether the tensors are those of a task, whose network is the part called `denoiser`.
     pub fn is_of_task(&self) -> bool {
         let mut names = self.tensors.keys();
-        names.any(|name| of_network(&segments(name)).is_some())
+        names.any(|name| of_network(name).is_some())
     }
 
     /// Of a task's tensors, those of its network; other tensors as they are.
@@ -148,8 +148,7 @@ impl StateDict {
     pub fn denoiser(mut self) -> Self {
         if self.is_of_task() {
             let tensors = self.tensors.into_iter();
-            let own =
-                |(name, data): (String, _)| Some((of_network(&segments(&name))?.join("."), data));
+            let own = |(name, data): (String, _)| Some((of_network(&name)?.to_owned(), data));
             self.tensors = tensors.filter_map(own).collect();
         }
         self
@@ -170,7 +169,7 @@ impl StateDict {
             tensors: &'a mut BTreeMap<String, Arc<TensorData>>,
             origin: &'a str,
             device: &'a B::Device,
-            named: fn(&[&str]) -> String,
+            by_path: bool,
             unusable: Option<WeightsError>,
             missing: Vec<String>,
             misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
@@ -181,7 +180,11 @@ impl StateDict {
                 path: &[&str],
                 param: Param<Tensor<B, D>>,
             ) -> Param<Tensor<B, D>> {
-                let name = (self.named)(path);
+                let path = path.join(".");
+                let name = match self.by_path {
+                    true => path,
+                    false => reference_name(&path),
+                };
                 let Some(data) = self.tensors.remove(&name) else {
                     self.missing.push(name);
                     return param;
@@ -203,15 +206,12 @@ impl StateDict {
                 })
             }
         }
-        let named = match self.is_named_like(&module) {
-            true => |path: &[&str]| path.join("."),
-            false => reference_name,
-        };
+        let by_path = self.is_named_like(&module);
         let mut load = Load::<B> {
             tensors: &mut self.tensors,
             origin: &self.origin,
             device,
-            named,
+            by_path,
             unusable: None,
             missing: Vec::new(),
             misshapen: Vec::new(),
@@ -239,7 +239,7 @@ impl StateDict {
         impl<B: Backend> VisitParams<B> for Find<'_> {
             fn visit<const D: usize>(&mut self, path: &[&str], _: &Param<Tensor<B, D>>) {
                 let name = path.join(".");
-                self.1 |= name != reference_name(path) && self.0.tensors.contains_key(&name);
+                self.1 |= name != reference_name(&name) && self.0.tensors.contains_key(&name);
             }
         }
         params::visit(module, Find(self, false)).1
@@ -269,10 +269,6 @@ impl StateDict {
         let metadata = description.map(Description::metadata).unwrap_or_default();
         safetensors::write(path, dtype, all.collect(), metadata)
     }
-}
-
-fn segments(name: &str) -> Vec<&str> {
-    name.split('.').collect()
 }
 
 fn shared(
