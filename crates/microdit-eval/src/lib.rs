@@ -1,0 +1,1 @@
+//! Is what was trained any good, and did it cost less? Metrics over pictures, sweeps with verdicts, reports.
