@@ -75,7 +75,7 @@ pub(crate) const MAX_DAMAGE: &str = "--max-damage sets the share that is allowed
 fn on_data(error: &DataError) -> Option<&'static str> {
     Some(match error {
         DataError::TooDamaged { .. } => {
-            "`microdit data inspect` says how. Mend or remove the shard, or raise data.max_damage"
+            "`microdit data inspect` says how. Mend or remove the shards, or raise data.max_damage"
         }
         DataError::ShardsLost { .. } => "`microdit data inspect` says what is wrong with them",
         DataError::TooMuchDamage { .. } => MAX_DAMAGE,
@@ -112,6 +112,9 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::Data(error) => return on_data(error),
         TrainError::Weights(error) => return on_weights(error),
         TrainError::NoShards { .. } => "name them with --set data.shards=PATH",
+        TrainError::NoHeldOutShards => {
+            "name them with --set evaluation.shards=PATH, or do without: --set evaluation=None"
+        }
         TrainError::RunExists(_) => {
             "continue it with --resume, choose another directory with --run, or remove it"
         }

@@ -39,17 +39,17 @@ pub enum DataError {
         /// What is wrong with the last.
         last: Box<DataError>,
     },
-    /// Too much of a shard is damaged.
+    /// Too much of a list of shards is damaged.
     #[error(
-        "{}: {damaged} of {samples} samples are damaged, more than max_damage allows: {reasons}", shard.display()
+        "{damaged} of {of} samples are damaged, more than max_damage allows; most of them in {}: {reasons}", shard.display()
     )]
     TooDamaged {
-        /// The shard.
+        /// The shard with the most damage.
         shard: PathBuf,
         /// Damaged samples met so far.
         damaged: usize,
-        /// Samples in the shard.
-        samples: usize,
+        /// Samples of the list: their number, or about how many there are while shards are unread.
+        of: String,
         /// What is wrong with them.
         reasons: String,
     },
@@ -67,7 +67,7 @@ pub enum DataError {
         /// What is wrong with them.
         reasons: String,
     },
-    /// Too many samples in a row could not be decoded.
+    /// A pass over the data and more went by without a sample that could be decoded.
     #[error("{0} samples in a row could not be decoded; the warnings name some")]
     NothingDecodes(usize),
     /// A file could not be read or written.

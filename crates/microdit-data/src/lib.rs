@@ -3,6 +3,7 @@
 mod ahead;
 mod archive;
 mod columns;
+mod damage;
 mod error;
 pub mod files;
 mod folder;
@@ -26,6 +27,7 @@ mod writer;
 
 pub use ahead::read_ahead;
 pub use columns::{Columns, Names};
+pub use damage::Damage;
 pub use error::DataError;
 pub use folder::Folder;
 pub use index::{DatasetIndex, ShardReport};
@@ -36,7 +38,7 @@ pub use mds::{MdsSample, MdsShard};
 pub use npy::{Array, npy_of_halves};
 pub use pack::{PrepareConfig, Prepared, prepare};
 pub use prepare::{DatasetCard, Filters, Layout, Store};
-pub use sample::{Damage, Image, Place, Position, Sample, Stored};
+pub use sample::{Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
 pub use shards::{Incomplete, Members, Shard, Shards};
 pub use stream::Source;

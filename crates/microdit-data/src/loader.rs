@@ -29,7 +29,7 @@ const AHEAD: usize = 2;
 /// How often the stop flag is checked while no batch is ready.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Samples in a row that may fail to decode before the data count as unusable.
+/// Samples in a row that may fail to decode, beyond a pass over the data, before the data count as unusable.
 const MAX_UNDECODABLE: usize = 1000;
 
 /// Samples ready for the network.
@@ -140,7 +140,7 @@ fn next_batch(
                 damage.within(config.max_damage)?;
             }
         }
-        if tally.in_a_row > MAX_UNDECODABLE {
+        if tally.in_a_row as f64 > samples.pass() + MAX_UNDECODABLE as f64 {
             return Err(DataError::NothingDecodes(tally.in_a_row));
         }
     }

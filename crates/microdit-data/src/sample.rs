@@ -1,13 +1,9 @@
-//! A captioned image, where it stands in the data, and the damage to the shard it comes from.
+//! A captioned image, and where it stands in the data.
 
-use crate::{error::DataError, left_out::reasons};
+use crate::damage::Damage;
 use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 /// The image of a sample: decoding is left to the loader's threads.
 #[derive(Clone, Debug)]
@@ -45,63 +41,6 @@ pub struct Sample {
     pub image: Image,
     /// What is known about the damage to the shard it comes from, if it comes from one.
     pub damage: Option<Arc<Damage>>,
-}
-
-/// Damaged samples of a shard.
-#[derive(Debug)]
-pub struct Damage {
-    shard: PathBuf,
-    samples: usize,
-    /// How many, by reason.
-    damaged: Mutex<BTreeMap<String, usize>>,
-}
-
-impl Damage {
-    /// Of a shard of so many samples, some of which are known to be damaged, and why.
-    pub(crate) fn new<'a>(
-        shard: &Path,
-        samples: usize,
-        lacks: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
-        let damage = Self {
-            shard: shard.to_owned(),
-            samples,
-            damaged: Mutex::default(),
-        };
-        lacks.into_iter().for_each(|lack| damage.count(lack));
-        damage
-    }
-
-    /// The file name of the shard.
-    pub(crate) fn shard(&self) -> String {
-        let name = self.shard.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    }
-
-    /// Counts one more.
-    pub(crate) fn count(&self, lack: &str) {
-        let kind = lack.split(": ").next().unwrap_or(lack).to_owned();
-        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        *damaged.entry(kind).or_default() += 1;
-    }
-
-    /// Checks that at most that share is damaged.
-    ///
-    /// # Errors
-    /// If it is more.
-    pub(crate) fn within(&self, share: f64) -> Result<(), DataError> {
-        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        let count: usize = damaged.values().sum();
-        if count as f64 <= share * self.samples as f64 {
-            return Ok(());
-        }
-        Err(DataError::TooDamaged {
-            shard: self.shard.clone(),
-            damaged: count,
-            samples: self.samples,
-            reasons: reasons(&damaged),
-        })
-    }
 }
 
 /// Where in the data a run is: all that is needed to resume.

@@ -8,9 +8,10 @@ mod pil;
 use crate::{
     archive,
     columns::Columns,
+    damage::{Damage, Ledger},
     error::DataError,
     mds::MdsShard,
-    sample::{Damage, Sample},
+    sample::Sample,
 };
 use std::{
     collections::BTreeSet,
@@ -50,6 +51,7 @@ pub enum Members {
 pub struct Shards {
     shards: Vec<Shard>,
     members: Members,
+    ledger: Arc<Ledger>,
 }
 
 /// A file of samples.
@@ -67,10 +69,20 @@ impl Shards {
         self.shards.iter()
     }
 
+    /// Which parts of a shard make a sample.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
     /// How many there are; at least one.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Samples of all shards, by the bytes of those read so far.
+    pub(crate) fn samples(&self) -> f64 {
+        self.ledger.samples()
     }
 
     /// The samples of one shard in their order, and those that are incomplete. If a shard cannot be read to its end, the
@@ -105,7 +117,7 @@ impl Shards {
         }
         let total = samples.len() + incomplete.len();
         let lacks = incomplete.iter().map(|sample| sample.lack.as_str());
-        let damage = Arc::new(Damage::new(shard.path(), total, lacks));
+        let damage = Arc::new(Damage::new(&self.ledger, shard.path(), total, lacks));
         for sample in &mut samples {
             sample.damage = Some(damage.clone());
         }

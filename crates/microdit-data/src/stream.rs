@@ -107,6 +107,14 @@ impl Samples {
         }
     }
 
+    /// Samples of one pass over all sources, by the bytes of the shards read so far.
+    pub(crate) fn pass(&self) -> f64 {
+        match &self.kind {
+            Kind::Shapes(_) => 0.0,
+            Kind::Shards(streams) => streams.iter().map(|(list, _)| list.shards.samples()).sum(),
+        }
+    }
+
     /// Where the next sample comes from.
     pub(crate) fn position(&self) -> Position {
         let sources = match &self.kind {

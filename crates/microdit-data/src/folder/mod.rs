@@ -73,6 +73,14 @@ impl Folder {
         })
     }
 
+    /// The pictures in `root` and the directories below it, in the order of their paths, with or without captions.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn pictures(root: &Path) -> Result<Vec<PathBuf>, DataError> {
+        paths::pictures(root)
+    }
+
     /// Hands every picture with its caption to `take`, or what it lacks, in the order of the paths or of the table, until
     /// `take` returns false. `take` also gets the picture's name, or its row if it has no name.
     ///

@@ -14,6 +14,6 @@ pub struct LoaderConfig {
     pub caption: [usize; 2],
     /// Threads that decode; the batches are the same for any number.
     pub threads: usize,
-    /// Share of a shard's samples that may be damaged, in 0..=1.
+    /// Share of the samples of a list of shards that may be damaged, in 0..=1.
     pub max_damage: f64,
 }

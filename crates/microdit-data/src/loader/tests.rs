@@ -98,7 +98,7 @@ fn sources_are_mixed_by_weight_and_their_places_found_again() {
 }
 
 #[test]
-fn a_shard_with_too_much_damage_stops_the_run() {
+fn too_much_damage_stops_the_run() {
     // Three of its 16 samples are incomplete, two cannot be decoded.
     let load = |max_damage| {
         let source = Source::Shards(pictures(&golden("wds_dirty.tar")).unwrap());
@@ -114,7 +114,7 @@ fn a_shard_with_too_much_damage_stops_the_run() {
     assert!(load(5.0 / 16.0).is_ok());
     let error = load(4.9 / 16.0).unwrap_err().to_string();
     assert!(
-        error.contains("wds_dirty.tar: 5 of 16 samples are damaged"),
+        error.contains("5 of 16 samples are damaged") && error.contains("wds_dirty.tar: "),
         "{error}"
     );
 }
@@ -360,6 +360,35 @@ fn shards_of_which_most_are_useless_stop_the_run() {
     let error = fails(&two[..1], true);
     assert!(
         error.contains("2 of 2 shards have no usable sample"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_shard_of_undecodable_samples_costs_that_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than one window, so that nothing of the other shard lies between.
+    let count = 2 * MAX_UNDECODABLE + 100;
+    latents_of(&folder.path().join("0.tar"), &vec![f32::NAN; count]);
+    latents_of(&folder.path().join("1.tar"), &vec![1.0; count]);
+    let members = Members::Latents { size: 16 };
+    let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
+    let load = |max_damage| {
+        let config = LoaderConfig {
+            shape: [4, 2, 2],
+            batch: 100,
+            max_damage,
+            ..config(2)
+        };
+        let source = Source::Shards(shards.clone());
+        let mut loader = Loader::new(source, config, &Position::default());
+        (0..count / 100 * 2).try_for_each(|_| loader.next_batch().map(drop))
+    };
+    // Two passes over both.
+    assert!(load(0.5).is_ok());
+    let error = load(0.4).unwrap_err().to_string();
+    assert!(
+        error.contains("samples are damaged") && error.contains("0.tar: "),
         "{error}"
     );
 }

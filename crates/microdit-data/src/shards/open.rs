@@ -2,10 +2,14 @@
 
 use super::{Members, Shard, Shards, pattern};
 use crate::{
+    damage::Ledger,
     error::DataError,
     mds::{self, MdsShard},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 impl Shards {
     /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
@@ -45,6 +49,11 @@ impl Shards {
         if shards.is_empty() {
             return Err(DataError::NoShards(spec.to_owned()));
         }
-        Ok(Self { shards, members })
+        let ledger = Arc::new(Ledger::new(shards.iter().map(Shard::path)));
+        Ok(Self {
+            shards,
+            members,
+            ledger,
+        })
     }
 }

@@ -37,7 +37,7 @@ pub enum DataConfig {
         /// Threads that read and decode, 1 to 1024; the data are the same for any number.
         #[serde(default = "two")]
         threads: usize,
-        /// Share of a shard's samples that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
+        /// Share of the samples of a list of shards that may be damaged before the run stops, 0 to 1; damaged samples are skipped.
         /// A shard without a usable sample is skipped too, as long as no more than half of a list's shards are such.
         #[serde(default = "tenth")]
         max_damage: f64,
