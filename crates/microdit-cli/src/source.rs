@@ -9,6 +9,7 @@ use microdit_encoders::hub::locate;
 use microdit_train::{
     encoders::Encoders,
     recipe::{EncoderConfig, SamplingConfig},
+    run::Choice,
     sampling::Pipeline,
 };
 use miette::miette;
@@ -23,6 +24,10 @@ pub(crate) struct Source {
     /// Weights of the network, .safetensors or .pt, or a name such as microdit-xl2
     #[arg(long)]
     weights: Option<PathBuf>,
+    /// Which weights of --run: `none` for those as trained, or the number of an average, counted from 1 as the recipe lists them
+    /// under `ema` [default: the first average, or as trained if there is none]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "weights", value_parser = choice)]
+    ema: Option<Choice>,
     #[command(flatten)]
     told: Told,
     /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's, or the one --weights name]
@@ -41,6 +46,17 @@ pub(crate) struct Opened<B: DitBackend> {
     pub(crate) settings: SamplingConfig,
 }
 
+/// Reads `--ema`.
+fn choice(text: &str) -> Result<Choice, String> {
+    match text {
+        "none" => Ok(Choice::Trained),
+        number => match number.parse::<usize>() {
+            Ok(number @ 1..=1000) => Ok(Choice::Average(number - 1)),
+            _ => Err("expected `none`, or a number from 1 to 1000".into()),
+        },
+    }
+}
+
 impl Source {
     /// Loads the network and what it needs to draw.
     pub(crate) fn open<B: DitBackend>(&self, device: B::Device) -> miette::Result<Opened<B>> {
@@ -52,7 +68,8 @@ impl Source {
             (Some(run), _) => {
                 let encoders = Encoders::open(&named, &device).or_advise()?;
                 let (pipeline, recipe) =
-                    Pipeline::<B, _>::load(run, encoders, device).or_advise()?;
+                    Pipeline::<B, _>::load(run, self.ema.unwrap_or_default(), encoders, device)
+                        .or_advise()?;
                 Ok(Opened {
                     pipeline,
                     settings: recipe.run.sampling,

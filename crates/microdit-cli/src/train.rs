@@ -17,7 +17,7 @@ use microdit_train::{
     plan::Gpu,
     recipe::Stage,
     room::require_room,
-    run::{Metrics, RunDir},
+    run::{Choice, Metrics, RunDir},
     sampling::{Naming, Order, Pipeline, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
@@ -207,9 +207,10 @@ impl Train {
             naming: Naming::Place,
             overwrite: false,
         };
-        let drawn = Pipeline::<B, _>::load(&path, Encoders::default(), devices[0].clone())
-            .or_advise()
-            .and_then(|(pipeline, _)| draw(&pipeline, order, &stop));
+        let drawn =
+            Pipeline::<B, _>::load(&path, Choice::Best, Encoders::default(), devices[0].clone())
+                .or_advise()
+                .and_then(|(pipeline, _)| draw(&pipeline, order, &stop));
         match drawn {
             Ok(drawn) if drawn.stopped => say!(
                 "its pictures were not drawn; microdit sample --run {} draws them",

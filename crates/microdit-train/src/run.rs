@@ -195,6 +195,51 @@ impl RunDir {
     }
 }
 
+/// Which weights of a run are drawn with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The first average, or as trained if there is none.
+    #[default]
+    Best,
+    /// As trained.
+    Trained,
+    /// The average with this index, as the recipe lists them.
+    Average(usize),
+}
+
+impl RunDir {
+    /// The weights of a finished run or of the newest checkpoint, as `choice` says.
+    ///
+    /// # Errors
+    /// If there are none yet, or not these.
+    pub fn weights_of(&self, choice: Choice) -> Result<PathBuf, TrainError> {
+        let index = match choice {
+            Choice::Best => return self.drawable(),
+            Choice::Trained => None,
+            Choice::Average(index) => Some(index),
+        };
+        let newest = Checkpoint::newest(&self.checkpoints())?;
+        let found = match (newest, index) {
+            (Some(newest), None) => Some(newest.trained()),
+            (Some(newest), Some(index)) => newest.average(index),
+            // Weights that were copied here without the rest of the run.
+            (None, None) => Some(self.weights()).filter(|path| path.is_file()),
+            (None, Some(0)) => Some(self.ema()).filter(|path| path.is_file()),
+            (None, Some(_)) => None,
+        };
+        found.ok_or_else(|| match index {
+            Some(index) => TrainError::NoAverage {
+                directory: self.path.clone(),
+                number: index + 1,
+            },
+            None => TrainError::NoRun {
+                directory: self.path.clone(),
+                missing: "weights.safetensors".into(),
+            },
+        })
+    }
+}
+
 impl Drop for RunDir {
     /// Removes the traces of a run that failed before it began.
     fn drop(&mut self) {

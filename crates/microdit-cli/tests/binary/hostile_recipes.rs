@@ -228,6 +228,7 @@ fn what_a_check_prints_is_what_a_run_uses() {
     let copy = folder.path().join("copy.ron");
     let sets = [
         "data.shards=some where",
+        "evaluation.shards=elsewhere",
         "stages.0.steps=7",
         "sampling.prompts=[\"a\"]",
     ];

@@ -296,9 +296,19 @@ impl Checkpoint {
 
     /// The weights to sample from: the first average, or the network as trained if there is none.
     pub fn weights(&self) -> PathBuf {
-        let average = ema_file(0);
-        let has_average = self.files.contains_key(&average);
-        self.folder.join(if has_average { &average } else { MODEL })
+        self.average(0).unwrap_or_else(|| self.trained())
+    }
+
+    /// The network as trained.
+    pub fn trained(&self) -> PathBuf {
+        self.folder.join(MODEL)
+    }
+
+    /// The average with this index, if there is one.
+    pub fn average(&self, index: usize) -> Option<PathBuf> {
+        let file = ema_file(index);
+        let found = self.files.contains_key(&file);
+        found.then(|| self.folder.join(file))
     }
 
     /// Reads the state of a run that was in `stage`, whose untrained task is `task`.

@@ -40,6 +40,8 @@ const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
 /// text-to-image benchmark validates so.)
 pub struct HeldOutLoss {
     config: EvaluationConfig,
+    /// Steps between evaluations in the stage that was entered.
+    every: u64,
     /// The name of the stage that was entered, and its samples; none if it was asked to stop.
     entered: Option<(String, Batch)>,
 }
@@ -47,8 +49,11 @@ pub struct HeldOutLoss {
 impl HeldOutLoss {
     /// On samples as `config` says.
     pub fn new(config: EvaluationConfig) -> Self {
-        let entered = None;
-        Self { config, entered }
+        Self {
+            every: config.every,
+            config,
+            entered: None,
+        }
     }
 }
 
@@ -58,7 +63,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
     }
 
     fn is_due(&self, step: u64) -> bool {
-        step.is_multiple_of(self.config.every)
+        step.is_multiple_of(self.every)
     }
 
     fn enter(
@@ -67,6 +72,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
         stage: &Stage,
         stop: &AtomicBool,
     ) -> Result<(), TrainError> {
+        self.every = stage.evaluate_every.unwrap_or(self.config.every);
         if matches!(&self.entered, Some((name, _)) if *name == stage.name) {
             return Ok(());
         }

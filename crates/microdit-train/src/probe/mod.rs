@@ -21,7 +21,7 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// What the logs call it; no two probes of a run have the same name.
     fn name(&self) -> &'static str;
 
-    /// Whether it is due after `step` finished steps, which are at least 1.
+    /// Whether it is due after `step` finished steps, which are at least 1, in the stage entered last.
     fn is_due(&self, step: u64) -> bool;
 
     /// Whether `run` already has its result of `step`. Probes that give numbers need not know: the log does.

@@ -4,6 +4,7 @@ use super::{Numbers, Probe, View};
 use crate::{
     encoders::Encoders,
     error::TrainError,
+    recipe::{Recipe, Stage},
     run::RunDir,
     sampling::{Pipeline, Surroundings},
 };
@@ -11,18 +12,25 @@ use microdit::{
     TrainBackend,
     task::{Task as _, TrainTask},
 };
+use std::sync::atomic::AtomicBool;
 
 /// Draws the recipe's prompts with the first average of the weights, or as trained if there is none.
 pub struct SampleGrid<B: TrainBackend> {
+    /// Steps between grids, unless a stage says otherwise.
+    default: u64,
+    /// The same in the stage that was entered.
     every: u64,
     encoders: Encoders<B::InnerBackend>,
 }
 
 impl<B: TrainBackend> SampleGrid<B> {
-    /// Steps between grids, at least 1.
+    /// Steps between grids, at least 1, in stages without a `draw_every`.
     pub fn new(every: u64) -> Self {
-        let encoders = Encoders::default();
-        Self { every, encoders }
+        Self {
+            default: every,
+            every,
+            encoders: Encoders::default(),
+        }
     }
 
     fn draw<T: TrainTask<B>>(&mut self, view: &View<'_, B, T>) -> Result<(), TrainError> {
@@ -52,6 +60,16 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
 
     fn is_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.every)
+    }
+
+    fn enter(
+        &mut self,
+        _recipe: &Recipe,
+        stage: &Stage,
+        _stop: &AtomicBool,
+    ) -> Result<(), TrainError> {
+        self.every = stage.draw_every.unwrap_or(self.default);
+        Ok(())
     }
 
     fn is_done(&self, run: &RunDir, step: u64) -> bool {

@@ -10,9 +10,11 @@ use std::{collections::BTreeMap, fmt};
 const REACHING: [&str; 1] = ["seed"];
 
 /// Keys of a stage that do not affect the weights beyond rounding.
-const FREE_IN_STAGE: [&str; 4] = [
+const FREE_IN_STAGE: [&str; 6] = [
     "micro_batch",
     "activation_checkpointing",
+    "evaluate_every",
+    "draw_every",
     "data.threads",
     "data.max_damage",
 ];

@@ -19,7 +19,7 @@ pub use difference::{Change, Effect};
 pub use load::dialect;
 pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
-pub(crate) use validate::MAX_IMAGES;
+pub use validate::MAX_IMAGES;
 
 use crate::{error::TrainError, optim::OptimizerConfig, schedule::Schedule};
 use microdit::{
@@ -84,6 +84,12 @@ pub struct Stage {
     /// Averages of the weights, counted in the stage's own steps; the first one is what is sampled from.
     #[serde(default)]
     pub ema: Vec<EmaConfig>,
+    /// Steps between evaluations, at least 1, in place of `evaluation.every`; without `evaluation` there are none.
+    #[serde(default)]
+    pub evaluate_every: Option<u64>,
+    /// Steps between grids, at least 1, in place of `sampling.every`; without that there are none.
+    #[serde(default)]
+    pub draw_every: Option<u64>,
 }
 
 /// Whether activations are recomputed rather than kept.
@@ -144,16 +150,24 @@ impl Stage {
 }
 
 impl Recipe {
-    /// Checks that every stage says where its data lie, which a plan does not need.
+    /// Checks that every stage and the evaluation say where their data lie, which a plan does not need.
     ///
     /// # Errors
-    /// The first stage that does not.
+    /// The first stage that does not, or the evaluation.
     pub fn require_shards(&self) -> Result<(), TrainError> {
-        match self.stages.iter().find(|stage| stage.data.lacks_shards()) {
-            None => Ok(()),
-            Some(stage) => Err(TrainError::NoShards {
+        if let Some(stage) = self.stages.iter().find(|stage| stage.data.lacks_shards()) {
+            return Err(TrainError::NoShards {
                 stage: stage.name.clone(),
-            }),
+            });
+        }
+        let generated = |stage: &Stage| matches!(stage.data, DataConfig::Shapes { .. });
+        match &self.run.evaluation {
+            Some(evaluation)
+                if evaluation.shards.is_none() && !self.stages.iter().all(generated) =>
+            {
+                Err(TrainError::NoHeldOutShards)
+            }
+            _ => Ok(()),
         }
     }
 

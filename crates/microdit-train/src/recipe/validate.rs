@@ -1,10 +1,10 @@
 //! Rules between the values of a recipe; those for a single value are in its type.
 
-use super::{DataConfig, Recipe, Stage, file::validate_name};
+use super::{Recipe, Stage, file::validate_name};
 use microdit::range::{OutOfRange, require, within};
 
 /// Most images of a run. The held-out samples of a generated dataset lie beyond them.
-pub(crate) const MAX_IMAGES: u64 = 1 << 40;
+pub const MAX_IMAGES: u64 = 1 << 40;
 
 /// Most bytes of a batch as the network sees it.
 const MAX_BATCH_BYTES: u128 = 1 << 40;
@@ -53,14 +53,7 @@ impl Recipe {
             || {
                 "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
             },
-        )?;
-        let generated = |stage: &Stage| matches!(stage.data, DataConfig::Shapes { .. });
-        let held_out = run.evaluation.as_ref().is_none_or(|evaluation| {
-            evaluation.shards.is_some() || self.stages.iter().all(generated)
-        });
-        require(held_out, "evaluation.shards", || {
-            "name shards that are not trained on".into()
-        })
+        )
     }
 }
 
@@ -72,6 +65,8 @@ impl Stage {
         within("steps", self.steps, 1..=MAX_IMAGES)?;
         within("batch", self.batch, 1..=1 << 24)?;
         within("micro_batch", self.micro_batch.unwrap_or(1), 1..=1 << 24)?;
+        within("evaluate_every", self.evaluate_every.unwrap_or(1), 1..)?;
+        within("draw_every", self.draw_every.unwrap_or(1), 1..)?;
         self.diffusion.validate().map_err(inside("diffusion"))?;
         self.data.validate().map_err(inside("data"))?;
         within("caption_drop", self.caption_drop, 0.0..=1.0)?;

@@ -13,7 +13,7 @@ use crate::{
     encoders::Encoders,
     error::TrainError,
     recipe::{EncoderConfig, Recipe, SamplingConfig, Stage},
-    run::RunDir,
+    run::{Choice, RunDir},
 };
 use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
@@ -185,14 +185,14 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         Self::new(surroundings, denoiser, weights, encoders, device)
     }
 
-    /// Loads the final weights of a run or, of an unfinished one, its newest checkpoint's; averaged ones if there are.
-    /// Encoders not given are those its recipe names. Also returns the recipe.
+    /// Loads weights of a run: the final ones or, of an unfinished one, its newest checkpoint's. Encoders not given are those its recipe names. Also returns the recipe.
     ///
     /// # Errors
     /// If the directory holds no weights, or they do not fit its recipe, or its pictures need encoders that are not
     /// there.
     pub fn load(
         run: &Path,
+        choice: Choice,
         encoders: Encoders<B>,
         device: B::Device,
     ) -> Result<(Self, Recipe), TrainError> {
@@ -200,7 +200,7 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
         let stage = recipe.last_stage();
         let denoiser = stage.model.init(recipe.run.seed, &device)?;
-        let weights = run.drawable()?;
+        let weights = run.weights_of(choice)?;
         let trained = StateDict::read(&weights)?.denoiser();
         let denoiser = trained.load_into(denoiser, &device)?;
         let weights = label::of_file(&weights)?;

@@ -187,12 +187,19 @@ fn work(recipe: &Recipe) -> f64 {
         .map(plan::flop_per_image)
         .fold(0.0, f64::max);
     let steps = recipe.steps() as f64;
-    let times = |every: Option<u64>| every.map_or(1.0, |every| 1.0 + steps / every as f64);
+    // As often as the most eager stage asks for it.
+    let times = |every: Option<u64>, of_stage: fn(&Stage) -> Option<u64>| {
+        let stages = recipe.stages.iter().filter_map(of_stage);
+        let least = every.map(|every| stages.fold(every, u64::min));
+        least.map_or(1.0, |every| 1.0 + steps / every as f64)
+    };
     let sampling = &recipe.run.sampling;
+    let grids = times(sampling.every, |stage| stage.draw_every);
     // Two evaluations a step, each with and without the caption.
-    let drawn = (sampling.pictures() * sampling.steps * 4) as f64 * times(sampling.every);
+    let drawn = (sampling.pictures() * sampling.steps * 4) as f64 * grids;
     let held_out = recipe.run.evaluation.as_ref().map_or(0.0, |config| {
-        2.0 * config.samples as f64 * times(Some(config.every))
+        let evaluations = times(Some(config.every), |stage| stage.evaluate_every);
+        2.0 * config.samples as f64 * evaluations
     });
     Plan::new(recipe, machine).flop + image * (drawn + held_out)
 }
