@@ -7,7 +7,7 @@ use crate::{
 };
 use microdit_train::{
     Recipe,
-    plan::{Gpu, Machine, Plan},
+    plan::{ConstantWidth, Gpu, Machine, Plan},
 };
 use std::path::PathBuf;
 
@@ -31,6 +31,9 @@ pub(crate) struct PlanCommand {
     /// Price of one GPU for an hour
     #[arg(long, default_value_t = 3.79, value_parser = real(Machine::USD))]
     usd_per_gpu_hour: f64,
+    /// Instead, solve for the network without layer-wise scaling whose run costs the same FLOPs, and print what to set
+    #[arg(long, conflicts_with_all = ["gpu", "count", "mfu", "usd_per_gpu_hour"])]
+    constant_width: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,6 +50,14 @@ fn parse_gpu(name: &str) -> Result<Gpu, String> {
 impl PlanCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
         let recipe = Recipe::load(&self.recipe, &self.overrides).or_advise()?;
+        if self.constant_width {
+            let found = ConstantWidth::of(&recipe).or_advise()?;
+            match self.json {
+                true => say!("{}", serde_json::to_string_pretty(&found).or_advise()?),
+                false => print_constant(&found),
+            }
+            return Ok(());
+        }
         let machine = Machine {
             gpu: self.gpu,
             count: self.count,
@@ -61,6 +72,34 @@ impl PlanCommand {
         }
         Ok(())
     }
+}
+
+fn print_constant(found: &ConstantWidth) {
+    say!("{:24}{:>14}{:>12}", "", "parameters / M", "FLOP");
+    for (name, parameters, flop) in [
+        (
+            "as the recipe has it",
+            found.scaled_parameters,
+            found.scaled_flop,
+        ),
+        (
+            "constant width",
+            found.constant_parameters,
+            found.constant_flop,
+        ),
+    ] {
+        say!("{name:24}{:>14.1}{flop:>12.4e}", parameters as f64 / 1e6);
+    }
+    say!(
+        "\n{:+.2} % of FLOPs, as near as head_dim and multiple_of allow; set it with:\n",
+        100.0 * (found.constant_flop / found.scaled_flop - 1.0)
+    );
+    let sets: Vec<String> = found
+        .overrides
+        .iter()
+        .map(|set| format!("--set '{set}'"))
+        .collect();
+    say!("{}", sets.join(" "));
 }
 
 fn print(plan: &Plan) {

@@ -31,11 +31,6 @@ pub enum TrainError {
         /// Name of the stage.
         stage: String,
     },
-    /// The evaluation does not say where its data lie.
-    #[error(
-        "evaluation.shards: the held-out loss needs shards that are not trained on (a tar, a directory of tars, or a pattern)"
-    )]
-    NoHeldOutShards,
     /// The run directory already holds a run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
@@ -46,14 +41,6 @@ pub enum TrainError {
         directory: PathBuf,
         /// The file that is not there.
         missing: String,
-    },
-    /// The run has no such average.
-    #[error("{} holds no average number {number} of the weights", directory.display())]
-    NoAverage {
-        /// The run directory.
-        directory: PathBuf,
-        /// Counted from 1, as the recipe lists them under `ema`.
-        number: usize,
     },
     /// The sizes of the network contradict each other.
     #[error(transparent)]
@@ -85,6 +72,9 @@ pub enum TrainError {
         "the newest checkpoint is of stage number {0}, which the recipe no longer has; resume with the recipe the run began with"
     )]
     StageGone(usize),
+    /// There is no layer-wise scaling to compare constant widths with.
+    #[error("the widths of the network are constant already (model.qkv_width and model.ffn_width)")]
+    ConstantAlready,
     /// The machine has less memory than a stage needs.
     #[error(
         "stage {stage} needs about {needed:.1} GiB of memory, and this process may have {there:.1}; lower batch or micro_batch, set activation_checkpointing: On, or take a smaller network"

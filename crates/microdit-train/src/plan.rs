@@ -1,5 +1,9 @@
 //! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
 
+mod constant_width;
+
+pub use constant_width::ConstantWidth;
+
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{MaskStage, Precision, net::Tokens};
 use serde::{Deserialize, Serialize};

@@ -127,15 +127,6 @@ fn the_recipes_over_latents_run() {
         let run = folder.path().join(recipe.replace('/', "-"));
         let mut sets: Vec<String> = SMALL.map(str::to_owned).into();
         sets.push(shards.clone());
-        if stages.len() > 1 {
-            // Shards that name all they hold, and no encoders.
-            sets.push(format!(
-                "evaluation=(every: 3, samples: 8, shards: {shard:?})"
-            ));
-            sets.push("stages.512-unmasked.evaluate_every=1".into());
-            sets.push("encoders=()".into());
-            sets.push("sampling.every=None".into());
-        }
         for stage in stages {
             sets.push(format!("stages.{stage}.steps=3"));
             if stage.starts_with("512") {
@@ -151,18 +142,6 @@ fn the_recipes_over_latents_run() {
         assert!(said.contains("no pictures"), "{said}");
         let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         assert_eq!(log.lines().count(), 3 * stages.len(), "{log}");
-        if stages.len() > 1 {
-            // At the end of each stage, and at every step of the last.
-            let text = fs::read_to_string(run.join("evaluation.jsonl")).unwrap();
-            let steps: Vec<u64> = text
-                .lines()
-                .map(|line| {
-                    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-                    line["step"].as_u64().unwrap()
-                })
-                .collect();
-            assert_eq!(steps, [3, 6, 9, 10, 11, 12]);
-        }
         for stage in stages {
             assert!(log.contains(&format!("\"stage\":\"{stage}\"")), "{log}");
         }
@@ -205,6 +184,31 @@ fn the_bill_is_the_papers() {
         near(&stage["hours"], hours);
         near(&stage["usd"], usd);
     }
+}
+
+/// What is printed turns the recipe into one of constant widths, at the cost that is printed.
+#[test]
+fn constant_widths_cost_what_scaled_ones_do() {
+    let recipe = "recipes/microdit-tiny2.ron";
+    let plan = |more: &[&str]| -> serde_json::Value {
+        let arguments = [&["plan", recipe, "--json"], more].concat();
+        serde_json::from_str(&succeeds(&arguments)).unwrap()
+    };
+    let found = plan(&["--constant-width"]);
+    let overrides = found["overrides"].as_array().unwrap().iter();
+    let sets: Vec<&str> = overrides
+        .flat_map(|set| ["--set", set.as_str().unwrap()])
+        .collect();
+    let [scaled, constant] = [plan(&[]), plan(&sets)].map(|plan| plan["flop"].as_f64().unwrap());
+    assert_eq!(found["scaled_flop"].as_f64(), Some(scaled));
+    assert_eq!(found["constant_flop"].as_f64(), Some(constant));
+    assert!((constant / scaled - 1.0).abs() < 0.02, "{found}");
+    let said = succeeds(&["plan", recipe, "--constant-width"]);
+    for set in sets.iter().filter(|set| **set != "--set") {
+        assert!(said.contains(&format!("--set '{set}'")), "{said}");
+    }
+    let again = [&["plan", recipe, "--constant-width"], &sets[..]].concat();
+    fails(&microdit(&again), &["constant already"]);
 }
 
 /// What a recipe of an earlier version says is refused with what to write instead.

@@ -62,7 +62,18 @@ impl Recipe {
     /// A missing file, a syntax error, an unknown key, a wrong type, a number outside of its range or values that contradict
     /// each other, each with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let mut tree = read(path, &[], MAX_BYTES)?;
+        Self::of_tree(read(path, &[], MAX_BYTES)?, overrides)
+    }
+
+    /// The same recipe with further overrides.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn with(&self, overrides: &[String]) -> Result<Self, TrainError> {
+        Self::of_tree(Node::parse(&self.source, "the recipe")?, overrides)
+    }
+
+    fn of_tree(mut tree: Node, overrides: &[String]) -> Result<Self, TrainError> {
         lay_over(&mut tree, overrides)?;
         let typed = match Typed::new(tree.clone()) {
             Err(error) => Typed::with_bare_strings(tree, overrides).ok_or(error)?,
