@@ -149,13 +149,13 @@ fn train<B: TrainBackend>(
         let captions = normal(first + 2, [batch, WORDS, config.caption_channels]);
         let times = task.times(0..batch, &Draws::of_step(0, step as u64));
         let samples = 0..batch as u64;
-        let (masking, tokens) = (settings.masking, config.tokens());
+        let (masking, grid) = (settings.masking, [config.grid(); 2]);
         let noised = Noised {
             clean,
             noise,
             rows: task.family().rows(&times),
             conditioning: Conditioning { captions },
-            keep: TokenMask::draw(masking, tokens, 0, step as u64, samples, device),
+            keep: TokenMask::draw(masking, grid, 0, step as u64, samples, device),
         };
 
         let _awake = B::keep_awake();

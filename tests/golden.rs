@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use microdit::{
-    Dit, DitBackend, DitConfig, MixerConfig, MoeConfig, WidthScale, weights::StateDict,
+    DecoderConfig, Dit, DitBackend, DitConfig, MixerConfig, MoeConfig, WidthScale,
+    weights::StateDict,
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -84,16 +85,30 @@ impl Golden {
             .unwrap_or_else(|| panic!("{}: config has no number {key}", self.name))
     }
 
-    /// The denoiser's configuration.
+    /// The denoiser's configuration, with its decoder if the file has one.
     pub fn dit(&self) -> DitConfig {
-        dit_config(&self.config["dit"])
+        let decoder = &self.config["decoder"];
+        let number = |key: &str| {
+            let number = decoder[key].as_f64();
+            number.unwrap_or_else(|| panic!("{}: decoder has no {key}", self.name))
+        };
+        let decoder = decoder.is_object().then(|| DecoderConfig {
+            dim: number("dim") as usize,
+            depth: number("depth") as usize,
+            head_dim: number("head_dim") as usize,
+            qkv_ratio: number("qkv_ratio"),
+            mlp_ratio: number("mlp_ratio"),
+        });
+        dit_config(&self.config["dit"]).with_decoder(decoder)
     }
 
     /// The tensors under `prefix` as a state dict, without the two buffers.
     pub fn state_dict(&self, prefix: &str) -> StateDict {
         StateDict::from_tensors(
             self.with_prefix(prefix)
-                .filter(|(name, _)| !["pos_embed", "mask_token"].contains(name))
+                .filter(|(name, _)| {
+                    !["pos_embed", "mask_token", "decoder_pos_embed"].contains(name)
+                })
                 .map(|(name, array)| (name.to_owned(), array.to_data())),
         )
     }
@@ -231,6 +246,9 @@ pub fn dit_config(json: &Value) -> DitConfig {
             capacity: number("expert_capacity"),
             every: size("experts_every_n"),
         }),
+        decoder: None,
+        feed_forward: microdit::Dense::SwiGlu,
+        router: microdit::Router::Modulated,
         use_bias: flag("use_bias"),
         depth_init: flag("depth_init"),
         precision: microdit::Precision::F32,

@@ -7,6 +7,7 @@ mod encoders;
 mod flow_matching;
 mod images;
 mod lamb;
+mod maskdit;
 mod muon;
 mod network;
 mod sampling;
@@ -43,6 +44,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("dit_forward", network::dit_forward),
     ("dit_masked", network::dit_masked),
     ("edm_loss", training::edm_loss),
+    ("maskdit", maskdit::maskdit),
     ("train_steps", training::train_steps),
     ("composer_run", training::composer_run),
     ("lamb", lamb::lamb_steps),

@@ -50,19 +50,19 @@ impl Stages<'_> {
         name: &str,
         block: &DitBlock<Inner>,
         x: Tensor<Inner, 3>,
-        captions: Tensor<Inner, 3>,
-        condition: Tensor<Inner, 2>,
+        condition: Condition<Inner>,
     ) -> Tensor<Inner, 3> {
-        let whole = block.forward(x.clone(), captions.clone(), condition.clone());
+        let whole = block.forward(x.clone(), condition.clone());
+        let Condition {
+            captions, vector, ..
+        } = condition;
         self.check(
             &format!("{name}.modulation"),
             block
                 .modulation
-                .forward(burn::tensor::activation::gelu_approximate(
-                    condition.clone(),
-                )),
+                .forward(burn::tensor::activation::gelu_approximate(vector.clone())),
         );
-        let modulation = block.modulate(condition);
+        let modulation = block.modulate(vector);
         let gate =
             |update: Tensor<Inner, 3>, gate: Tensor<Inner, 2>| update * gate.unsqueeze_dim(1);
         let attended = block
@@ -77,7 +77,7 @@ impl Stages<'_> {
         let x = x + crossed;
         let normed = block.norm3.modulated(x, modulation.mlp);
         if let FeedForward::Experts(experts) = &block.mlp {
-            let routing = experts.route(normed.clone());
+            let routing = experts.route(normed.clone(), None);
             self.check(&format!("{name}.moe_probs"), routing.probabilities);
             self.check(&format!("{name}.moe_topk_val"), routing.weights);
             let key = format!("out.{name}.moe_topk_idx");
@@ -90,7 +90,7 @@ impl Stages<'_> {
                 );
             }
         }
-        self.check(&format!("{name}.mlp"), block.mlp.forward(normed));
+        self.check(&format!("{name}.mlp"), block.mlp.forward(normed, None));
         self.check(name, whole.clone());
         whole
     }
@@ -113,8 +113,7 @@ impl Stages<'_> {
         self.check("embed", embedded.clone());
         let x = self.mixer(dit, embedded, &condition, mask);
         let x = dit.blocks.iter().enumerate().fold(x, |x, (i, block)| {
-            let (captions, vector) = (condition.captions.clone(), condition.vector.clone());
-            self.block(&format!("block.{i}"), block, x, captions, vector)
+            self.block(&format!("block.{i}"), block, x, condition.clone())
         });
         let tokens = dit.final_layer.forward(x, condition.vector);
         self.check("final_tokens", tokens.clone());
@@ -143,8 +142,8 @@ impl Stages<'_> {
             self.check("mixer_y", captions.clone());
         }
         for (i, block) in mixer.blocks.iter().enumerate() {
-            let vector = condition.vector.clone();
-            x = self.block(&format!("mixer.{i}"), block, x, captions.clone(), vector);
+            let condition = condition.with_captions(captions.clone());
+            x = self.block(&format!("mixer.{i}"), block, x, condition);
         }
         let x = mixer.map_out(drop(x));
         self.check("mixer_out", x.clone());

@@ -21,7 +21,7 @@ use microdit_train::{
 use std::path::Path;
 
 /// Losses, relative.
-const LOSS: f64 = 1e-6;
+pub(super) const LOSS: f64 = 1e-6;
 /// Gradients in the L2 norm, relative to max(own norm, 1e-4 global norm).
 const GRADIENT: f64 = 1e-4;
 /// Mean absolute error of weights after the optimizer's steps.
@@ -165,36 +165,34 @@ pub(super) fn edm_loss(path: &Path, report: &mut Report) {
                 expected,
                 LOSS * expected.max_abs(),
             );
-            gradients(golden, name, way, &computed.grads, report);
+            let global = golden.get(&format!("out.{name}.grad_norm")).data[0];
+            let prefix = format!("grad.{name}.");
+            gradients(golden, &prefix, global, way, &computed.grads, report);
         }
     }
 }
 
-/// Compares gradients of a loss, and their norm.
-fn gradients(
+/// Compares gradients of a loss with those under `prefix`, and their norm with `global`.
+pub(super) fn gradients(
     golden: &Golden,
-    name: &str,
+    prefix: &str,
+    global: f64,
     way: &str,
     grads: &Gradients<Inner>,
     report: &mut Report,
 ) {
-    let global = golden.get(&format!("out.{name}.grad_norm"));
     let found = values(grads.norm())[0];
-    report.close(
-        format!("{name}.grad_norm{way}"),
-        &[found],
-        global,
-        GRADIENT * global.max_abs(),
-    );
-    let floor = 1e-4 * global.max_abs();
-    for (parameter, expected) in golden.with_prefix(&format!("grad.{name}.")) {
+    let error = (found / global - 1.0).abs();
+    report.at_most(format!("{prefix}norm{way}"), error, GRADIENT);
+    let floor = 1e-4 * global;
+    for (parameter, expected) in golden.with_prefix(prefix) {
         let found = grads
             .iter()
             .find(|(path, _)| reference_name(path) == parameter);
         let error = found.map_or(f64::INFINITY, |(_, grad)| {
             distance(&values(grad.clone()), &expected.data) / norm(&expected.data).max(floor)
         });
-        report.at_most(format!("grad.{name}.{parameter}{way}"), error, GRADIENT);
+        report.at_most(format!("{prefix}{parameter}{way}"), error, GRADIENT);
     }
 }
 

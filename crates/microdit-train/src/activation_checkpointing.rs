@@ -37,7 +37,7 @@ pub(crate) fn predict<B: TrainBackend, D: TrainDenoiser<B>>(
     let output = plain.leave(last, &selection);
     let output = Output {
         patches: Carry::record(output.patches),
-        keep: inputs.selection.keep.clone(),
+        keep: output.keep.and(inputs.selection.keep.clone()),
         features: Carry::record(output.features),
     };
     Checkpointed {

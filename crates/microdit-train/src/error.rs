@@ -31,6 +31,11 @@ pub enum TrainError {
         /// Name of the stage.
         stage: String,
     },
+    /// The evaluation does not say where its data lie.
+    #[error(
+        "evaluation.shards: the held-out loss needs shards that are not trained on (a tar, a directory of tars, or a pattern)"
+    )]
+    NoHeldOutShards,
     /// The run directory already holds a run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
@@ -41,6 +46,14 @@ pub enum TrainError {
         directory: PathBuf,
         /// The file that is not there.
         missing: String,
+    },
+    /// The run has no such average.
+    #[error("{} holds no average number {number} of the weights", directory.display())]
+    NoAverage {
+        /// The run directory.
+        directory: PathBuf,
+        /// Counted from 1, as the recipe lists them under `ema`.
+        number: usize,
     },
     /// The sizes of the network contradict each other.
     #[error(transparent)]

@@ -44,9 +44,9 @@ pub mod worker_pool;
 
 pub use net::{
     ConfigError, MaskStage, Masking, TokenMask,
-    dit::{Condition, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
+    dit::{Condition, DecoderConfig, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
 };
-pub use nn::{BlockConfig, Linear, MoeConfig, Precision};
+pub use nn::{BlockConfig, Dense, Linear, MoeConfig, Precision, Router};
 pub use ops::{DitBackend, TrainBackend};
 
 /// The README's example compiles and runs.

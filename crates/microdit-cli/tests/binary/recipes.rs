@@ -127,6 +127,15 @@ fn the_recipes_over_latents_run() {
         let run = folder.path().join(recipe.replace('/', "-"));
         let mut sets: Vec<String> = SMALL.map(str::to_owned).into();
         sets.push(shards.clone());
+        if stages.len() > 1 {
+            // Shards that name all they hold, and no encoders.
+            sets.push(format!(
+                "evaluation=(every: 3, samples: 8, shards: {shard:?})"
+            ));
+            sets.push("stages.512-unmasked.evaluate_every=1".into());
+            sets.push("encoders=()".into());
+            sets.push("sampling.every=None".into());
+        }
         for stage in stages {
             sets.push(format!("stages.{stage}.steps=3"));
             if stage.starts_with("512") {
@@ -142,6 +151,18 @@ fn the_recipes_over_latents_run() {
         assert!(said.contains("no pictures"), "{said}");
         let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         assert_eq!(log.lines().count(), 3 * stages.len(), "{log}");
+        if stages.len() > 1 {
+            // At the end of each stage, and at every step of the last.
+            let text = fs::read_to_string(run.join("evaluation.jsonl")).unwrap();
+            let steps: Vec<u64> = text
+                .lines()
+                .map(|line| {
+                    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                    line["step"].as_u64().unwrap()
+                })
+                .collect();
+            assert_eq!(steps, [3, 6, 9, 10, 11, 12]);
+        }
         for stage in stages {
             assert!(log.contains(&format!("\"stage\":\"{stage}\"")), "{log}");
         }

@@ -159,6 +159,36 @@ fn a_killed_run_ends_as_if_it_had_not_been_killed() {
     assert_eq!(before.modified().unwrap(), after.modified().unwrap());
 }
 
+/// What ablations choose in place of the defaults.
+const AXES: [&str; 10] = [
+    "--set",
+    "stages.masked.masking=DeferredBlocks(ratio: 0.75, side: 2)",
+    "--set",
+    "model.feed_forward=Gelu",
+    "--set",
+    "model.router=Decoupled",
+    "--set",
+    "model.decoder=(dim: 16, depth: 1, head_dim: 8)",
+    "--set",
+    "reconstruction=(norm_pix_loss: false)",
+];
+
+#[test]
+fn what_ablations_choose_resumes_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    finish(&whole, &AXES);
+    for step in [4, 17] {
+        let more = [&["--resume"], &AXES[..]].concat();
+        let mut child = command(&killed, &more).spawn().unwrap();
+        assert!(run_until(&mut child, step, Duration::ZERO));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    finish(&killed, &[&["--resume"], &AXES[..]].concat());
+    assert_eq!(results(&killed), results(&whole));
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();

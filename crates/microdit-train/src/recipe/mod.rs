@@ -27,7 +27,7 @@ use microdit::{
     diffusion::DiffusionConfig,
     ema::EmaConfig,
     net::{Network, NetworkConfig},
-    task::{Denoise, DenoiseConfig},
+    task::{Denoise, DenoiseConfig, Reconstruction},
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,9 @@ pub struct Stage {
     /// Which tokens are dropped.
     #[serde(default)]
     pub masking: Masking,
+    /// What the dropped patches add to the loss, where `model.decoder` predicts them; nothing if absent, or if nothing is dropped.
+    #[serde(default)]
+    pub reconstruction: Option<Reconstruction>,
     /// Images in a step, 1 to 2^24; all of them, as the network sees them, take at most 2^40 bytes.
     pub batch: usize,
     /// Images computed at once, at least 1; the whole batch if absent or more. The weights are the same for any number.
@@ -145,6 +148,7 @@ impl Stage {
             diffusion: self.diffusion,
             masking: self.masking,
             caption_drop: self.caption_drop,
+            reconstruction: self.reconstruction,
         }
     }
 }

@@ -70,6 +70,13 @@ impl Stage {
         self.diffusion.validate().map_err(inside("diffusion"))?;
         self.data.validate().map_err(inside("data"))?;
         within("caption_drop", self.caption_drop, 0.0..=1.0)?;
+        if let Some(reconstruction) = &self.reconstruction {
+            let ranges = reconstruction.validate();
+            ranges.map_err(inside("reconstruction"))?;
+            require(self.model.predicts_dropped(), "reconstruction", || {
+                "the network predicts the kept patches alone: it needs model.decoder".into()
+            })?;
+        }
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {

@@ -128,6 +128,19 @@ pub trait Diffusion {
         network(x.clone() * row.c_in, c_noise) * row.c_out + x * row.c_skip
     }
 
+    /// Denoised estimate `c_skip x + c_out F`, one row per sample: of `x` and the network's output, both by patches `[batch, tokens,
+    /// patch]`.
+    fn estimate<B: Backend>(
+        &self,
+        x: Tensor<B, 3>,
+        output: Tensor<B, 3>,
+        rows: &[Row],
+    ) -> Tensor<B, 3> {
+        let device = x.device();
+        let of = |of: fn(&Row) -> f64| column(rows, of, &device).reshape([rows.len(), 1, 1]);
+        x * of(|row| row.c_skip) + output * of(|row| row.c_out)
+    }
+
     /// What the network is given, one row per sample: the noised images scaled by `c_in`, and `c_noise` `[batch]`. Images are
     /// `[batch, channels, height, width]`.
     fn input<B: Backend>(

@@ -98,6 +98,11 @@ pub trait DenoiserConfig {
     /// What its matrix products compute in.
     fn precision(&self) -> Precision;
 
+    /// Whether it predicts all tokens where some are dropped, rather than the kept ones alone.
+    fn predicts_dropped(&self) -> bool {
+        false
+    }
+
     /// Number of parameters, or `usize::MAX` where that is too small to count them.
     fn parameters(&self) -> usize;
 

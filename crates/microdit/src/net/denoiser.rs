@@ -111,6 +111,19 @@ impl<B: DitBackend> Output<B> {
         }
     }
 
+    /// The prediction of the kept tokens alone, if it is one of all tokens.
+    #[must_use]
+    pub fn only(&self, mask: Option<&TokenMask<B>>) -> Self {
+        match (mask, &self.keep) {
+            (Some(mask), None) => Self {
+                patches: mask.gather(self.patches.clone()),
+                keep: Some(mask.clone()),
+                features: self.features.clone(),
+            },
+            _ => self.clone(),
+        }
+    }
+
     /// The predicted ones of all tokens `[batch, tokens, width]`.
     pub fn chosen(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
         kept(&self.keep, tokens)

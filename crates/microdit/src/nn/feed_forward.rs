@@ -1,13 +1,13 @@
-//! Feed-forward layers: the dense SwiGLU, and the choice between it and experts.
+//! Feed-forward layers: the dense ones, SwiGLU and GELU, and the choice between them and experts.
 
 use crate::{
     nn::{
-        BlockConfig, Linear,
+        BlockConfig, Dense, Linear,
         init::{self, Init},
-        moe::ExpertChoice,
+        moe::{ExpertChoice, Unmodulated},
         params::{Role, Roles},
     },
-    ops::DitBackend,
+    ops::{DitBackend, over_rows},
 };
 use burn::{module::Module, tensor::Tensor};
 
@@ -50,6 +50,43 @@ impl<B: DitBackend> SwiGlu<B> {
     }
 }
 
+/// `fc2(gelu(fc1 x))` with GELU in its tanh approximation: the feed-forward of DiT (arXiv 2212.09748).
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::{Dense, DitConfig, nn::{feed_forward::Gelu, init::Init}};
+///
+/// let device = Default::default();
+/// let block = &DitConfig::tiny_2().with_feed_forward(Dense::Gelu).blocks()[0];
+/// let layer = Gelu::<Flex>::new(block, &Init::new(0, &device));
+/// assert_eq!(layer.forward(Tensor::ones([2, 16, 512], &device)).dims(), [2, 16, 512]);
+/// ```
+#[derive(Module, Debug)]
+pub struct Gelu<B: DitBackend> {
+    /// `[hidden, dim]`.
+    pub fc1: Linear<B>,
+    /// `[dim, hidden]`.
+    pub fc2: Linear<B>,
+}
+
+impl<B: DitBackend> Gelu<B> {
+    /// A layer of the widths of `block`.
+    pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
+        let (dim, hidden, bias) = (block.dim, block.hidden_dim, block.use_bias);
+        Self {
+            fc1: init.at("fc1").linear(dim, hidden, bias, init::STD),
+            fc2: init.at("fc2").linear(hidden, dim, bias, block.output_std),
+        }
+    }
+
+    /// `[batch, tokens, dim]` to the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.fc2
+            .forward(over_rows(self.fc1.compute(x), B::tanh_gelu))
+    }
+}
+
 /// The feed-forward of a block.
 ///
 /// ```
@@ -68,6 +105,8 @@ impl<B: DitBackend> SwiGlu<B> {
 pub enum FeedForward<B: DitBackend> {
     /// Every token through one SwiGLU.
     Dense(SwiGlu<B>),
+    /// Every token through two layers.
+    Gelu(Gelu<B>),
     /// Every expert through the tokens it chooses.
     Experts(ExpertChoice<B>),
 }
@@ -77,15 +116,27 @@ impl<B: DitBackend> FeedForward<B> {
     pub fn new(block: &BlockConfig, init: &Init<'_, B>) -> Self {
         match &block.moe {
             Some(moe) => Self::Experts(ExpertChoice::new(block, moe, init)),
-            None => Self::Dense(SwiGlu::new(block, init)),
+            None => match block.dense {
+                Dense::SwiGlu => Self::Dense(SwiGlu::new(block, init)),
+                Dense::Gelu => Self::Gelu(Gelu::new(block, init)),
+            },
         }
     }
 
-    /// `[batch, tokens, dim]` to the same.
-    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// Whether it has experts whose router is [decoupled](crate::Router::Decoupled).
+    pub fn is_decoupled(&self) -> bool {
+        matches!(self, Self::Experts(experts) if experts.is_decoupled())
+    }
+
+    /// `[batch, tokens, dim]` to the same; `unmodulated` is for a decoupled router.
+    ///
+    /// # Panics
+    /// If the router is decoupled and there is no `unmodulated`.
+    pub fn forward(&self, x: Tensor<B, 3>, unmodulated: Option<Unmodulated<B>>) -> Tensor<B, 3> {
         match self {
             Self::Dense(dense) => dense.forward(x),
-            Self::Experts(experts) => experts.forward(x),
+            Self::Gelu(gelu) => gelu.forward(x),
+            Self::Experts(experts) => experts.forward(x, unmodulated),
         }
     }
 }
@@ -93,7 +144,7 @@ impl<B: DitBackend> FeedForward<B> {
 impl<B: DitBackend> Roles for FeedForward<B> {
     fn role(&self, path: &[&str], rank: usize) -> Role {
         match self {
-            Self::Dense(_) => Role::plain(path, rank),
+            Self::Dense(_) | Self::Gelu(_) => Role::plain(path, rank),
             Self::Experts(experts) => experts.role(path, rank),
         }
     }

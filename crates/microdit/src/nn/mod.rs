@@ -12,4 +12,4 @@ mod sizes;
 
 pub use linear::Linear;
 pub use precision::Precision;
-pub use sizes::{BlockConfig, MoeConfig};
+pub use sizes::{BlockConfig, Dense, MoeConfig, Router};

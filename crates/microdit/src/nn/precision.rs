@@ -85,7 +85,7 @@ mod tests {
             ..DenoiseConfig::default()
         };
         let task = settings.init(dit.clone()).unwrap();
-        let keep = TokenMask::draw(settings.masking, config.tokens(), 0, 0, 0..2, &device);
+        let keep = TokenMask::draw(settings.masking, [config.grid(); 2], 0, 0, 0..2, &device);
         let noised = Noised {
             clean: Tensor::from_data(draw(0, [2, 4, 8, 8]), &device),
             noise: Tensor::from_data(draw(1, [2, 4, 8, 8]), &device),

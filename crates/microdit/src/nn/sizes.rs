@@ -16,6 +16,27 @@ pub struct MoeConfig {
     pub every: usize,
 }
 
+/// The feed-forward of blocks without experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dense {
+    /// [`SwiGlu`](super::feed_forward::SwiGlu), three matrices.
+    #[default]
+    SwiGlu,
+    /// [`Gelu`](super::feed_forward::Gelu), two matrices: half as wide again, which makes parameters and FLOPs the same.
+    Gelu,
+}
+
+/// What the router of the experts sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Router {
+    /// The tokens as the experts get them, modulated by the noise level.
+    #[default]
+    Modulated,
+    /// The tokens before they are modulated, and the embedded noise level beside them (arXiv 2604.12163): modulation, which
+    /// moves all tokens of an image alike, then has no part in which of them are chosen.
+    Decoupled,
+}
+
 /// Widths of one transformer block, derived from a [`DitConfig`](crate::DitConfig).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {
@@ -31,8 +52,12 @@ pub struct BlockConfig {
     pub cross_heads: usize,
     /// Hidden width of the feed-forward, or of one expert.
     pub hidden_dim: usize,
+    /// Kind of the feed-forward, where it has no experts.
+    pub dense: Dense,
     /// Experts of this block, if it has any.
     pub moe: Option<MoeConfig>,
+    /// What their router sees.
+    pub router: Router,
     /// Biases in attention and dense feed-forward.
     pub use_bias: bool,
     /// Epsilon of the layer norms.

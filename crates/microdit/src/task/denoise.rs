@@ -1,12 +1,12 @@
 //! Denoising: the task of every diffusion model.
 
-use super::{Draws, Losses, Samples, Task};
+use super::{Draws, Losses, Reconstruction, Samples, Task};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
     nn::params::{Role, Roles},
     ops::DitBackend,
-    range::{OutOfRange, within},
+    range::{OutOfRange, require, within},
     rng::Purpose,
 };
 use burn::{module::Module, tensor::Tensor};
@@ -23,32 +23,46 @@ pub struct DenoiseConfig {
     pub masking: Masking,
     /// Fraction of the captions that are dropped in training, 0 to 1, for classifier-free guidance.
     pub caption_drop: f64,
+    /// What the patches that are dropped add to the loss; nothing if absent. It needs a network that predicts them.
+    pub reconstruction: Option<Reconstruction>,
 }
 
 impl DenoiseConfig {
     /// The task of `denoiser`.
     ///
     /// # Errors
-    /// The first field outside of its range.
+    /// The first field outside of its range, and a reconstruction the network is not able to.
     pub fn init<B: DitBackend, D: Denoiser<B>>(
         &self,
         denoiser: D,
     ) -> Result<Denoise<B, D>, OutOfRange> {
         within("caption_drop", self.caption_drop, 0.0..=1.0)?;
-        within("masking.ratio", self.masking.ratio(), 0.0..1.0)?;
+        let masking = self.masking.validate_ranges();
+        masking.map_err(|error| error.inside("masking"))?;
+        if let Some(reconstruction) = &self.reconstruction {
+            let inside = |error: OutOfRange| error.inside("reconstruction");
+            reconstruction.validate().map_err(inside)?;
+            // A network from outside the library says nothing about itself.
+            let config = denoiser.config();
+            let able = config.is_none_or(|config| config.predicts_dropped());
+            require(able, "reconstruction", || {
+                "the network predicts the kept patches alone: it needs a decoder".into()
+            })?;
+        }
         let family = self.diffusion.init();
         Ok(Denoise {
             denoiser,
             family: family.map_err(|error| error.inside("diffusion"))?,
             masking: self.masking,
             caption_drop: self.caption_drop,
+            reconstruction: self.reconstruction,
             backend: PhantomData,
         })
     }
 }
 
 /// A network that learns to denoise (EDM, arXiv 2206.00364, equation 2; MicroDiT, arXiv 2407.15811, section 3): the loss is
-/// taken on the tokens that are kept.
+/// taken on the tokens that are kept. With a [`Reconstruction`], those that are dropped add one of their own.
 ///
 /// ```
 /// use burn_flex::Flex;
@@ -80,6 +94,8 @@ pub struct Denoise<B: DitBackend, D: Module<B>> {
     #[module(skip)]
     masking: Masking,
     caption_drop: f64,
+    #[module(skip)]
+    reconstruction: Option<Reconstruction>,
     backend: PhantomData<B>,
 }
 
@@ -113,7 +129,6 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
             false => self.masking,
         };
         let patch = self.denoiser.patch_size();
-        let tokens = (height / patch) * (width / patch);
         let times: Vec<f64> = places.iter().map(|&i| self.time(i, draws)).collect();
         Noised {
             noise: draws.normal(Purpose::Noise, places, [channels, height, width], &device),
@@ -124,7 +139,7 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
                 .keep(&draws.kept_captions(places.iter().copied(), self.caption_drop)),
             keep: TokenMask::draw(
                 masking,
-                tokens,
+                [height / patch, width / patch],
                 draws.seed,
                 draws.step,
                 places.iter().map(|&place| place as u64),
@@ -192,9 +207,17 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
 
     fn losses(&self, noised: &Noised<B>, output: &Output<B>) -> Losses<B> {
         let (clean, noise) = (noised.clean.clone(), noised.noise.clone());
+        let (family, rows) = (&self.family, &noised.rows);
         let patch = self.denoiser.patch_size();
-        let loss = self.family.loss(output, clean, noise, &noised.rows, patch);
-        Losses::one("denoise", loss)
+        let kept = output.only(noised.keep.as_ref());
+        let losses = Losses::one("denoise", family.loss(&kept, clean, noise, rows, patch));
+        match (&self.reconstruction, &noised.keep) {
+            (Some(reconstruction), Some(mask)) if reconstruction.mae_loss_coef > 0.0 => {
+                let loss = reconstruction.loss(family, output, noised, mask, patch);
+                losses.and("reconstruct", reconstruction.mae_loss_coef, loss)
+            }
+            _ => losses,
+        }
     }
 
     fn times(&self, samples: Range<usize>, draws: &Draws) -> Vec<f64> {

@@ -4,10 +4,12 @@
 mod batch;
 mod denoise;
 mod losses;
+mod reconstruct;
 
 pub use batch::{Draws, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
 pub use losses::{Losses, Term};
+pub use reconstruct::Reconstruction;
 
 use crate::{
     net::{Denoiser, Inputs, Output, TrainDenoiser},

@@ -1,7 +1,7 @@
 //! The reference's names of our parameters.
 
 /// Buffers of the reference that are computed here, never loaded: a 256 px checkpoint fits a 512 px network.
-pub(super) const BUFFERS: [&str; 2] = ["pos_embed", "mask_token"];
+pub(super) const BUFFERS: [&str; 3] = ["pos_embed", "mask_token", "decoder_pos_embed"];
 
 /// Beginnings of paths, ours and the reference's; other paths begin alike.
 const RENAMED: &[(&str, &str)] = &[
@@ -19,6 +19,10 @@ const RENAMED: &[(&str, &str)] = &[
     ("mixer.map_out.linear.", "patch_mixer_map_xout.1."),
     ("mixer.map_captions.norm.", "patch_mixer_map_y.0."),
     ("mixer.map_captions.linear.", "patch_mixer_map_y.1."),
+    ("decoder.mask_token", "decoder_mask_token"),
+    ("decoder.input.norm.", "decoder.input.norm_decoder."),
+    ("decoder.map_captions.norm.", "decoder.map_y.0."),
+    ("decoder.map_captions.linear.", "decoder.map_y.1."),
 ];
 
 /// Of a path in a task, the part within the trained network, if it leads there.

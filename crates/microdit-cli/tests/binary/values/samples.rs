@@ -12,7 +12,7 @@ const SHAPES: &str = r#"(
     model: (
         input_size: 16, patch_size: 4, in_channels: 3, dim: 16, depth: 2, head_dim: 8, multiple_of: 8, caption_channels: 8,
         qkv_width: Linear(from: 0.5, to: 1.0), ffn_width: Linear(from: 0.5, to: 4.0),
-        mixer: (dim: 16, depth: 1), moe: (experts: 4, capacity: 2.0, every: 2),
+        mixer: (dim: 16, depth: 1), decoder: (dim: 8, depth: 1, head_dim: 8), moe: (experts: 4, capacity: 2.0, every: 2),
     ),
     diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
     data: Shapes(image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6)),
@@ -22,7 +22,7 @@ const SHAPES: &str = r#"(
     optimizer: (lr: 2e-3, weight_decay: 0.01, clip_norm: 1.0, groups: [(kinds: [Moe], lr: 0.5), (kinds: [Norms])]),
     stages: [
         (
-            name: "masked", steps: 4, masking: Deferred(ratio: 0.5), optimizer: (method: Muon(momentum: 0.9)),
+            name: "masked", steps: 4, masking: Deferred(ratio: 0.5), reconstruction: (mae_loss_coef: 0.1), optimizer: (method: Muon(momentum: 0.9)),
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
@@ -66,6 +66,12 @@ const DIFFUSIONS: [[&str; 2]; 4] = [
         "Edm(sigma_data: 0.5, p_mean: 0.0, p_std: 1.0)",
         "Sigmas(sigma_max: 70.0)",
     ],
+];
+
+/// Other ways to drop tokens.
+const MASKINGS: [&str; 2] = [
+    "NaiveBlocks(ratio: 0.5, side: 2)",
+    "DeferredBlocks(ratio: 0.5, side: 2)",
 ];
 
 /// What turns it into a recipe over latents, which come from two lists of shards.
@@ -132,7 +138,12 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
         ];
         load(&shapes, &sets)
     });
+    let maskings = MASKINGS.map(|masking| {
+        let set = format!("stages.masked.masking={masking}");
+        load(&shapes, &[set])
+    });
     let mut all = vec![load(&shapes, &[])];
+    all.extend(maskings);
     all.extend(widths);
     all.extend(diffusions);
     all.push(load(&latents, &[]));

@@ -2,12 +2,14 @@
 //! plain block that refines the captions.
 
 use crate::{
+    net::dit::Condition,
     nn::BlockConfig,
     nn::{
         Linear,
         attention::{CrossAttention, SelfAttention},
         feed_forward::{FeedForward, SwiGlu},
         init::Init,
+        moe::Unmodulated,
         norm::{LayerNorm, Modulation},
         params::{Role, Roles},
     },
@@ -20,13 +22,16 @@ use burn::{module::Module, tensor::Tensor};
 /// ```
 /// use burn::tensor::Tensor;
 /// use burn_flex::Flex;
-/// use microdit::{DitConfig, net::dit::block::DitBlock, nn::init::Init};
+/// use microdit::{Condition, DitConfig, net::dit::block::DitBlock, nn::init::Init};
 ///
 /// let device = Default::default();
 /// let block = DitBlock::<Flex>::new(&DitConfig::tiny_2().blocks()[0], &Init::new(0, &device));
-/// let x = Tensor::ones([2, 16, 512], &device);
-/// let (captions, condition) = (Tensor::ones([2, 77, 512], &device), Tensor::ones([2, 512], &device));
-/// assert_eq!(block.forward(x, captions, condition).dims(), [2, 16, 512]);
+/// let condition = Condition {
+///     captions: Tensor::ones([2, 77, 512], &device),
+///     vector: Tensor::ones([2, 512], &device),
+///     time: Tensor::ones([2, 512], &device),
+/// };
+/// assert_eq!(block.forward(Tensor::ones([2, 16, 512], &device), condition).dims(), [2, 16, 512]);
 /// ```
 #[derive(Module, Debug)]
 pub struct DitBlock<B: DitBackend> {
@@ -91,22 +96,25 @@ impl<B: DitBackend> DitBlock<B> {
         }
     }
 
-    /// `x` `[batch, tokens, dim]`, `captions` `[batch, caption tokens, dim]`, `condition` `[batch, condition_dim]`.
-    pub fn forward(
-        &self,
-        x: Tensor<B, 3>,
-        captions: Tensor<B, 3>,
-        condition: Tensor<B, 2>,
-    ) -> Tensor<B, 3> {
-        let modulation = self.modulate(condition);
+    /// `x` `[batch, tokens, dim]` to the same; the captions of `condition` have the block's width.
+    pub fn forward(&self, x: Tensor<B, 3>, condition: Condition<B>) -> Tensor<B, 3> {
+        let Condition {
+            captions,
+            vector,
+            time,
+        } = condition;
+        let modulation = self.modulate(vector);
         let attended = self
             .attn
             .forward(self.norm1.modulated(x.clone(), modulation.attn));
         let x = B::gated_residual(x, attended, modulation.attn_gate);
         let x = x.clone() + self.cross_attn.forward(self.norm2.forward(x), captions);
-        let fed = self
-            .mlp
-            .forward(self.norm3.modulated(x.clone(), modulation.mlp));
+        let unmodulated = self.mlp.is_decoupled().then(|| Unmodulated {
+            tokens: self.norm3.forward(x.clone()),
+            time,
+        });
+        let modulated = self.norm3.modulated(x.clone(), modulation.mlp);
+        let fed = self.mlp.forward(modulated, unmodulated);
         B::gated_residual(x, fed, modulation.mlp_gate)
     }
 }

@@ -1,7 +1,7 @@
 //! `DitConfig`: every size of the network in one place, with presets.
 
-use super::width::{WidthScale, attention_width, expert_width, swiglu_width};
-use crate::nn::{BlockConfig, MoeConfig, Precision};
+use super::width::{WidthScale, attention_width, expert_width, gelu_width, swiglu_width};
+use crate::nn::{BlockConfig, Dense, MoeConfig, Precision, Router};
 use serde::{Deserialize, Serialize};
 
 /// The patch-mixer: a small transformer that sees all patches before any is dropped.
@@ -12,6 +12,25 @@ pub struct MixerConfig {
     pub dim: usize,
     /// Number of blocks, 1 to 2^14.
     pub depth: usize,
+    /// Attention width over `dim`, above 0 and at most 1000.
+    #[serde(default = "one")]
+    pub qkv_ratio: f64,
+    /// Feed-forward width over `dim`, above 0 and at most 1000.
+    #[serde(default = "four")]
+    pub mlp_ratio: f64,
+}
+
+/// A decoder over all patches behind the backbone (MaskDiT, arXiv 2306.09305): with it, the network predicts the patches it was
+/// not shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Width of its tokens, up to 2^20, a multiple of 4.
+    pub dim: usize,
+    /// Number of blocks, 1 to 2^14; they have no experts.
+    pub depth: usize,
+    /// Nominal width of an attention head, 1 to 2^20.
+    pub head_dim: usize,
     /// Attention width over `dim`, above 0 and at most 1000.
     #[serde(default = "one")]
     pub qkv_ratio: f64,
@@ -65,6 +84,15 @@ pub struct DitConfig {
     /// The experts; without them, every feed-forward is dense.
     #[serde(default)]
     pub moe: Option<MoeConfig>,
+    /// The decoder; without one, only kept patches are predicted.
+    #[serde(default)]
+    pub decoder: Option<DecoderConfig>,
+    /// The feed-forward of the blocks of mixer, backbone and decoder that have no experts.
+    #[serde(default)]
+    pub feed_forward: Dense,
+    /// What the routers of the experts see; anything but the default needs experts.
+    #[serde(default)]
+    pub router: Router,
     /// Biases in attention, dense feed-forward and mixer projections.
     #[serde(default)]
     pub use_bias: bool,
@@ -138,6 +166,9 @@ impl DitConfig {
                 capacity: 2.0,
                 every: 2,
             }),
+            decoder: None,
+            feed_forward: Dense::SwiGlu,
+            router: Router::Modulated,
             use_bias: false,
             depth_init: true,
             precision: Precision::F32,
@@ -173,6 +204,12 @@ impl DitConfig {
         with_mixer: mixer: Option<MixerConfig>;
         /// Sets or removes the experts.
         with_moe: moe: Option<MoeConfig>;
+        /// Sets or removes the decoder.
+        with_decoder: decoder: Option<DecoderConfig>;
+        /// Sets the feed-forward of blocks without experts.
+        with_feed_forward: feed_forward: Dense;
+        /// Sets what the routers of the experts see.
+        with_router: router: Router;
         /// Sets whether attention and dense feed-forward have biases.
         with_use_bias: use_bias: bool;
         /// Sets whether the initial scale of the output projections depends on the depth of the block.
@@ -206,7 +243,7 @@ impl DitConfig {
                     |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i + 1 != self.depth;
                 let moe = self.moe.as_ref().filter(has_experts);
                 let layers = if self.depth_init { i + 1 } else { self.depth };
-                self.block(self.dim, (qkv[i], ffn[i]), moe, layers)
+                self.block([self.dim, self.head_dim], (qkv[i], ffn[i]), moe, layers)
             })
             .collect()
     }
@@ -221,38 +258,67 @@ impl DitConfig {
                 let has_experts = |moe: &&MoeConfig| (i + 1) % moe.every == 0 && i != 0;
                 let moe = self.moe.as_ref().filter(has_experts);
                 let ratios = (mixer.qkv_ratio, mixer.mlp_ratio);
-                self.block(mixer.dim, ratios, moe, self.depth)
+                self.block([mixer.dim, self.head_dim], ratios, moe, self.depth)
             })
             .collect()
     }
 
-    /// Widths of the caption block: a self-attention and a feed-forward, neither modulated nor masked.
+    /// Widths of the caption block: a self-attention and a SwiGLU, neither modulated nor masked.
     pub fn caption_block(&self) -> BlockConfig {
-        self.block(self.dim, (1.0, 4.0), None, 1)
+        BlockConfig {
+            dense: Dense::SwiGlu,
+            hidden_dim: swiglu_width(self.dim, 4.0, self.multiple_of),
+            ..self.block([self.dim, self.head_dim], (1.0, 4.0), None, 1)
+        }
+    }
+
+    /// Widths of every block of the decoder; empty without one.
+    pub fn decoder_blocks(&self) -> Vec<BlockConfig> {
+        let Some(decoder) = &self.decoder else {
+            return Vec::new();
+        };
+        let block = |i| {
+            let ratios = (decoder.qkv_ratio, decoder.mlp_ratio);
+            let layers = if self.depth_init {
+                i + 1
+            } else {
+                decoder.depth
+            };
+            self.block([decoder.dim, decoder.head_dim], ratios, None, layers)
+        };
+        (0..decoder.depth).map(block).collect()
+    }
+
+    /// Width of the tokens that become patches.
+    pub fn last_dim(&self) -> usize {
+        let decoder = self.decoder.as_ref();
+        decoder.map_or(self.dim, |decoder| decoder.dim)
     }
 
     /// `layers` is the number of layers whose residuals the initial output projections are scaled for.
     fn block(
         &self,
-        dim: usize,
+        [dim, head_dim]: [usize; 2],
         (qkv, ffn): (f64, f64),
         moe: Option<&MoeConfig>,
         layers: usize,
     ) -> BlockConfig {
-        let (attention_dim, heads) = attention_width(dim, self.head_dim, qkv);
-        let hidden = if moe.is_some() {
-            expert_width
-        } else {
-            swiglu_width
+        let (attention_dim, heads) = attention_width(dim, head_dim, qkv);
+        let hidden = match (moe, self.feed_forward) {
+            (Some(_), _) => expert_width,
+            (None, Dense::SwiGlu) => swiglu_width,
+            (None, Dense::Gelu) => gelu_width,
         };
         BlockConfig {
             dim,
             condition_dim: self.dim,
             attention_dim,
             heads,
-            cross_heads: dim / self.head_dim,
+            cross_heads: dim / head_dim,
             hidden_dim: hidden(dim, ffn, self.multiple_of),
+            dense: self.feed_forward,
             moe: moe.cloned(),
+            router: self.router,
             use_bias: self.use_bias,
             norm_eps: self.norm_eps,
             output_std: crate::nn::init::STD / (2.0 * layers as f64).sqrt(),

@@ -3,7 +3,7 @@
 use super::DitConfig;
 use crate::{
     net::{Flops, Tokens},
-    nn::BlockConfig,
+    nn::{BlockConfig, Dense, Router},
 };
 
 /// Channels of the sinusoids the time embedding starts from.
@@ -20,6 +20,7 @@ pub(super) fn parameters(config: &DitConfig) -> usize {
         .blocks()
         .iter()
         .chain(&config.mixer_blocks())
+        .chain(&config.decoder_blocks())
         .map(block)
         .sum();
     let maps = match mapped_dim(config) {
@@ -30,7 +31,19 @@ pub(super) fn parameters(config: &DitConfig) -> usize {
         None => 0,
     };
     let time = linear(TIME_CHANNELS, dim, true) + linear(dim, dim, true);
-    let last = linear(dim, patch, true) + linear(dim, 2 * dim, true) + wide(dim);
+    let to_patches = |from| linear(from, patch, true) + linear(dim, 2 * from, true) + wide(from);
+    let last = to_patches(config.last_dim());
+    let decoder = match &config.decoder {
+        Some(decoder) => {
+            let input = linear(dim, decoder.dim, true) + linear(dim, 2 * dim, true) + wide(dim);
+            let captions = match decoder.dim == dim {
+                true => 0,
+                false => wide(dim) + linear(dim, decoder.dim, config.use_bias),
+            };
+            input + wide(decoder.dim) + captions
+        }
+        None => 0,
+    };
     saturated(
         linear(patch, dim, true)
             + time
@@ -39,6 +52,7 @@ pub(super) fn parameters(config: &DitConfig) -> usize {
             + mlp(dim)
             + maps
             + blocks
+            + decoder
             + last,
     )
 }
@@ -81,8 +95,22 @@ pub(super) fn per_image(config: &DitConfig, tokens: &Tokens) -> Flops {
         blocks.iter().map(products).sum()
     };
     let blocks = run(&config.mixer_blocks(), mixer_tokens) + run(&config.blocks(), backbone_tokens);
-    let last = dim * patch * backbone_tokens + 2 * dim * dim;
-    let forward = 2.0 * (embeddings + maps + blocks + last) as f64;
+    let all_tokens = config.tokens() as u128;
+    let (decoder, last_tokens) = match &config.decoder {
+        Some(decoder) => {
+            let captions = match decoder.dim == config.dim {
+                true => 0,
+                false => caption_tokens,
+            };
+            let maps = dim * decoder.dim as u128 * (backbone_tokens + captions) + 2 * dim * dim;
+            let blocks = run(&config.decoder_blocks(), all_tokens);
+            (maps + blocks, all_tokens)
+        }
+        None => (0, backbone_tokens),
+    };
+    let last_dim = config.last_dim() as u128;
+    let last = last_dim * patch * last_tokens + 2 * dim * last_dim;
+    let forward = 2.0 * (embeddings + maps + blocks + decoder + last) as f64;
     Flops {
         forward,
         backward: 2.0 * forward,
@@ -107,12 +135,20 @@ fn self_attention(block: &BlockConfig) -> u128 {
 
 fn dense(block: &BlockConfig) -> u128 {
     let (dim, hidden, bias) = (block.dim, block.hidden_dim, block.use_bias);
-    2 * linear(dim, hidden, bias) + linear(hidden, dim, bias)
+    let first = match block.dense {
+        Dense::SwiGlu => 2,
+        Dense::Gelu => 1,
+    };
+    first * linear(dim, hidden, bias) + linear(hidden, dim, bias)
 }
 
 fn experts(block: &BlockConfig) -> u128 {
     let (dim, hidden) = (block.dim as u128, block.hidden_dim as u128);
-    let expert = 2 * dim * hidden + dim;
+    let time = match block.router {
+        Router::Modulated => 0,
+        Router::Decoupled => block.condition_dim as u128,
+    };
+    let expert = 2 * dim * hidden + dim + time;
     let count = block.moe.as_ref().map_or(0, |moe| moe.experts);
     count as u128 * expert
 }
@@ -138,9 +174,13 @@ fn self_attention_products(block: &BlockConfig, tokens: u128) -> u128 {
     4 * dim * width * tokens + 2 * tokens * tokens * width
 }
 
-/// Multiply-accumulates of a SwiGLU for one token.
+/// Multiply-accumulates of a dense feed-forward for one token.
 fn dense_products(block: &BlockConfig) -> u128 {
-    3 * block.dim as u128 * block.hidden_dim as u128
+    let matrices = match block.dense {
+        Dense::SwiGlu => 3,
+        Dense::Gelu => 2,
+    };
+    matrices * block.dim as u128 * block.hidden_dim as u128
 }
 
 fn block_products(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
@@ -150,7 +190,11 @@ fn block_products(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
         Some(moe) => {
             let experts = moe.experts as u128;
             let taken = experts * moe.tokens_per_expert(saturated(tokens)) as u128;
-            2 * dim * hidden * taken + experts * dim * tokens
+            let time = match block.router {
+                Router::Modulated => 0,
+                Router::Decoupled => experts * block.condition_dim as u128,
+            };
+            2 * dim * hidden * taken + experts * dim * tokens + time
         }
         None => dense_products(block) * tokens,
     };
@@ -186,6 +230,19 @@ mod tests {
                 "{size} {kept}: {found} GFLOP, expected {gflop}"
             );
         }
+    }
+
+    #[test]
+    fn gelu_in_place_of_swiglu_costs_the_same() {
+        let config = DitConfig::xl_2();
+        let gelu = config.clone().with_feed_forward(Dense::Gelu);
+        assert_eq!(parameters(&gelu), parameters(&config));
+        let tokens = Tokens {
+            mixer: 256,
+            backbone: 64,
+            caption: 77,
+        };
+        assert_eq!(per_image(&gelu, &tokens), per_image(&config, &tokens));
     }
 
     #[test]

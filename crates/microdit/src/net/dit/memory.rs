@@ -3,7 +3,7 @@
 use super::{DitConfig, flops::saturated};
 use crate::{
     net::Tokens,
-    nn::{BlockConfig, Precision},
+    nn::{BlockConfig, Dense, Precision, Router},
 };
 
 /// Bytes of a number of the residual stream, norms and gates.
@@ -42,11 +42,25 @@ pub(super) fn activations(config: &DitConfig, tokens: &Tokens) -> usize {
         _ => 0,
     };
     let patches = config.patch_dim() as u128 * config.tokens() as u128;
-    let ends = narrow * patches + both * dim * backbone_tokens;
+    let all_tokens = config.tokens() as u128;
+    let last_dim = config.last_dim() as u128;
+    let (decoder, last_tokens) = match &config.decoder {
+        Some(decoder) => {
+            let captions = match decoder.dim == config.dim {
+                true => 0,
+                false => caption_tokens,
+            };
+            let maps = both * dim * (backbone_tokens + captions);
+            (maps + run(&config.decoder_blocks(), all_tokens), all_tokens)
+        }
+        None => (0, backbone_tokens),
+    };
+    let ends = narrow * patches + both * last_dim * last_tokens;
     saturated(
         captions
             + maps
             + ends
+            + decoder
             + run(&config.mixer_blocks(), mixer_tokens)
             + run(&config.blocks(), backbone_tokens),
     )
@@ -57,6 +71,7 @@ pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
     let parts = [
         (config.mixer_blocks(), tokens.mixer as u128),
         (config.blocks(), tokens.backbone as u128),
+        (config.decoder_blocks(), config.tokens() as u128),
     ];
     let words = tokens.caption as u128;
     let blocks = || {
@@ -74,16 +89,22 @@ pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
 /// Of one block: ten times the tokens (inputs of three norms and two gates in f32; inputs of four projections and the
 /// queries of the cross-attention as products take them), packed queries, keys and values and what they attend to, the
 /// captions' keys and values, six vectors of modulation, and the hidden layer. Where products use another type than the
-/// residual stream has, the router keeps the tokens and the cross-attention the captions once more.
+/// residual stream has, the router keeps the tokens and the cross-attention the captions once more; a decoupled router keeps
+/// tokens of its own.
 fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
     let narrow = narrow(block.precision);
     let dim = block.dim as u128;
     let rounded = narrow != WIDE;
     let hidden = match &block.moe {
         Some(moe) => moe.experts as u128 * moe.tokens_per_expert(saturated(tokens)) as u128,
-        None => 3 * tokens,
+        // A SwiGLU keeps both its branches and their product, a GELU its argument and its value.
+        None => match block.dense {
+            Dense::SwiGlu => 3 * tokens,
+            Dense::Gelu => 2 * tokens,
+        },
     };
-    let routed = match rounded && block.moe.is_some() {
+    let decoupled = block.router == Router::Decoupled;
+    let routed = match block.moe.is_some() && (rounded || decoupled) {
         true => WIDE * tokens * dim,
         false => 0,
     };
@@ -101,6 +122,32 @@ fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DecoderConfig;
+
+    #[test]
+    fn a_decoder_costs_what_all_tokens_cost_it() {
+        let narrow = DecoderConfig {
+            dim: 64,
+            depth: 1,
+            head_dim: 32,
+            qkv_ratio: 1.0,
+            mlp_ratio: 4.0,
+        };
+        let mut deep = narrow.clone();
+        deep.depth = 3;
+        let tokens = |backbone| Tokens {
+            mixer: 256,
+            backbone,
+            caption: 77,
+        };
+        let [one, three] = [narrow, deep].map(|decoder| {
+            let config = DitConfig::tiny_2().with_decoder(Some(decoder));
+            [64, 256].map(|kept| activations(&config, &tokens(kept)))
+        });
+        // Two more blocks, over all tokens whatever is kept.
+        assert_eq!(three[0] - one[0], three[1] - one[1]);
+        assert!(three[0] > one[0]);
+    }
 
     #[test]
     fn masking_and_computing_again_save_memory() {

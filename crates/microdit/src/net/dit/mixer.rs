@@ -23,7 +23,7 @@ pub struct Projection<B: DitBackend> {
 }
 
 impl<B: DitBackend> Projection<B> {
-    fn new(input: usize, output: usize, config: &DitConfig, init: &Init<'_, B>) -> Self {
+    pub(super) fn new(input: usize, output: usize, config: &DitConfig, init: &Init<'_, B>) -> Self {
         Self {
             norm: LayerNorm::new(input, config.norm_eps, init),
             linear: init
@@ -52,6 +52,7 @@ impl<B: DitBackend> Projection<B> {
 /// let condition = Condition {
 ///     captions: Tensor::ones([2, 77, 512], &device),
 ///     vector: Tensor::ones([2, 512], &device),
+///     time: Tensor::ones([2, 512], &device),
 /// };
 /// let mixed = mixer.forward(Tensor::ones([2, 256, 512], &device), &condition);
 /// assert_eq!(mixed.dims(), [2, 256, 64]);
@@ -95,9 +96,10 @@ impl<B: DitBackend> PatchMixer<B> {
     /// All patches `[batch, tokens, dim]` to `[batch, tokens, mixer dim]`.
     pub fn forward(&self, x: Tensor<B, 3>, condition: &Condition<B>) -> Tensor<B, 3> {
         let (x, captions) = self.enter(x, condition.captions.clone());
-        self.blocks.iter().fold(x, |x, block| {
-            block.forward(x, captions.clone(), condition.vector.clone())
-        })
+        let condition = condition.with_captions(captions);
+        self.blocks
+            .iter()
+            .fold(x, |x, block| block.forward(x, condition.clone()))
     }
 
     /// Patches and captions in the mixer's width.

@@ -1,17 +1,19 @@
-//! The network: embed -> mixer -> mask -> backbone -> final layer.
+//! The network: embed -> mixer -> mask -> backbone -> decoder -> final layer. Mixer and decoder are optional.
 
 pub mod block;
 mod config;
+pub mod decoder;
 pub mod embed;
 mod flops;
 mod memory;
 pub mod mixer;
+mod positions;
 mod segments;
 mod sizes;
 mod validate;
 mod width;
 
-pub use config::{DitConfig, MixerConfig};
+pub use config::{DecoderConfig, DitConfig, MixerConfig};
 pub use segments::DitCarry;
 pub use width::WidthScale;
 
@@ -19,8 +21,10 @@ use crate::{
     net::ConfigError,
     net::dit::{
         block::{CaptionBlock, DitBlock},
-        embed::{Mlp, PatchEmbed, TimestepEmbed, sincos_axis},
+        decoder::Decoder,
+        embed::{Mlp, PatchEmbed, TimestepEmbed},
         mixer::PatchMixer,
+        positions::Positions,
     },
     nn::{
         Linear, Precision,
@@ -32,7 +36,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{DType, Tensor, TensorData},
+    tensor::{DType, Tensor},
 };
 
 /// What the blocks are conditioned on.
@@ -42,29 +46,43 @@ pub struct Condition<B: DitBackend> {
     pub captions: Tensor<B, 3>,
     /// Time plus pooled caption, drives every modulation: `[batch, dim]`.
     pub vector: Tensor<B, 2>,
+    /// The time alone, for routers that see it: `[batch, dim]`, or `[1, dim]` for all alike.
+    pub time: Tensor<B, 2>,
 }
 
-/// Modulated norm and projection to patches.
+impl<B: DitBackend> Condition<B> {
+    /// The same with the captions `[batch, caption tokens, width]` of blocks of another width.
+    #[must_use]
+    pub fn with_captions(&self, captions: Tensor<B, 3>) -> Self {
+        Self {
+            captions,
+            ..self.clone()
+        }
+    }
+}
+
+/// Modulated norm and projection: to patches at the end of the network, to another width at the entry of a [`Decoder`].
 #[derive(Module, Debug)]
 pub struct FinalLayer<B: DitBackend> {
-    /// `[patch x patch x channels, dim]`.
+    /// `[output, dim]`; to patches, `output` is `patch x patch x channels`.
     pub linear: Linear<B>,
-    /// Condition to shift and scale `[2 dim, dim]`.
+    /// Condition to shift and scale `[2 dim, condition_dim]`.
     pub modulation: Linear<B>,
     /// Norm over `dim`.
     pub norm: LayerNorm<B>,
 }
 
 impl<B: DitBackend> FinalLayer<B> {
-    fn new(config: &DitConfig, init: &Init<'_, B>) -> Self {
+    /// A layer of zeros, of these widths.
+    fn new([condition_dim, dim, output]: [usize; 3], norm_eps: f64, init: &Init<'_, B>) -> Self {
         Self {
-            linear: init.zero_linear(config.dim, config.patch_dim(), true),
-            modulation: init.zero_linear(config.dim, 2 * config.dim, true).in_f32(),
-            norm: LayerNorm::new(config.dim, config.norm_eps, init),
+            linear: init.zero_linear(dim, output, true),
+            modulation: init.zero_linear(condition_dim, 2 * dim, true).in_f32(),
+            norm: LayerNorm::new(dim, norm_eps, init),
         }
     }
 
-    /// `[batch, tokens, dim]` and condition `[batch, dim]` to `[batch, tokens, patch x patch x channels]`.
+    /// `[batch, tokens, dim]` and condition `[batch, condition_dim]` to `[batch, tokens, output]`.
     pub fn forward(&self, x: Tensor<B, 3>, condition: Tensor<B, 2>) -> Tensor<B, 3> {
         let [shift, scale] = split_last(self.modulation.forward(B::tanh_gelu(condition)));
         self.linear
@@ -90,10 +108,12 @@ pub struct Dit<B: DitBackend> {
     pub mixer: Option<PatchMixer<B>>,
     /// The backbone; sees the kept tokens.
     pub blocks: Vec<DitBlock<B>>,
+    /// Sees all tokens again, and stands in for the dropped ones.
+    pub decoder: Option<Decoder<B>>,
     /// Tokens to patches.
     pub final_layer: FinalLayer<B>,
-    /// Positions along one side of the grid, `[side, dim / 2]`.
-    axis: Tensor<B, 2>,
+    /// Of the backbone's width.
+    positions: Positions<B>,
     #[module(skip)]
     pub(crate) config: DitConfig,
 }
@@ -151,8 +171,13 @@ impl DitConfig {
                 .enumerate()
                 .map(|(i, block)| DitBlock::new(block, &blocks.at(i)))
                 .collect(),
-            final_layer: FinalLayer::new(self, &init.at("final_layer")),
-            axis: axis_table(dim, self.grid(), self.pos_interp_scale, device),
+            decoder: Decoder::new(self, &init.at("decoder"), device),
+            final_layer: FinalLayer::new(
+                [dim, self.last_dim(), self.patch_dim()],
+                eps,
+                &init.at("final_layer"),
+            ),
+            positions: Positions::new(dim, self.grid(), self.pos_interp_scale, device),
             config: self.clone(),
         })
     }
@@ -161,31 +186,13 @@ impl DitConfig {
 impl<B: DitBackend> Dit<B> {
     /// Positions of a grid of `rows` by `columns` patches, `[1, rows x columns, dim]`: computed from the configuration, never
     /// loaded. A grid of any size lies in the plane of the configured one, from the same corner.
-    pub fn positions(&self, [rows, columns]: [usize; 2]) -> Tensor<B, 3> {
-        let [known, half] = self.axis.dims();
-        let longest = rows.max(columns);
-        let axis = match longest <= known {
-            true => self.axis.clone(),
-            false => axis_table(
-                2 * half,
-                longest,
-                self.config.pos_interp_scale,
-                &self.axis.device(),
-            ),
-        };
-        let of_columns = axis
-            .clone()
-            .narrow(0, 0, columns)
-            .reshape([1, columns, half]);
-        let of_rows = axis.narrow(0, 0, rows).reshape([rows, 1, half]);
-        let size = [rows, columns, half];
-        let both = vec![of_columns.expand(size), of_rows.expand(size)];
-        Tensor::cat(both, 2).reshape([1, rows * columns, 2 * half])
+    pub fn positions(&self, grid: [usize; 2]) -> Tensor<B, 3> {
+        self.positions.of_grid(grid)
     }
 
     /// Rows and columns of the configured grid.
     pub fn grid(&self) -> [usize; 2] {
-        [self.axis.dims()[0]; 2]
+        [self.positions.side(); 2]
     }
 
     /// Latents `[batch, channels, height, width]` to positioned tokens `[batch, tokens, dim]`.
@@ -202,21 +209,15 @@ impl<B: DitBackend> Dit<B> {
             .forward(self.caption_projection.forward(captions));
         let [_, _, dim] = captions.dims();
         let mean = captions.clone().mean_dim(1).reshape([-1, dim as i64]);
+        let time = self.noise_embed.forward(t);
         // A single time is added to every row.
-        let vector = self.pooled_caption.forward(mean) + self.noise_embed.forward(t);
-        Condition { captions, vector }
+        let vector = self.pooled_caption.forward(mean) + time.clone();
+        Condition {
+            captions,
+            vector,
+            time,
+        }
     }
-}
-
-/// Positions along one axis, `[count, dim / 2]`.
-fn axis_table<B: DitBackend>(
-    dim: usize,
-    count: usize,
-    interp_scale: f64,
-    device: &B::Device,
-) -> Tensor<B, 2> {
-    let table = sincos_axis(dim, count, interp_scale);
-    Tensor::from_data(TensorData::new(table, [count, dim / 2]), device)
 }
 
 impl<B: DitBackend> Roles for Dit<B> {
@@ -229,6 +230,7 @@ impl<B: DitBackend> Roles for Dit<B> {
             | ["final_layer", "linear", ..] => Role::plain(path, rank).in_embedding(),
             ["mixer", rest @ ..] => self.mixer.role(rest, rank),
             ["blocks", rest @ ..] => self.blocks.role(rest, rank),
+            ["decoder", rest @ ..] => self.decoder.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }
@@ -242,6 +244,7 @@ pub(crate) mod tests {
         net::{Conditioning, Denoiser as _, Inputs, MaskStage, Selection, TokenMask},
         weights::StateDict,
     };
+    use burn::tensor::TensorData;
     use burn_flex::Flex;
 
     /// A small network with every kind of part.

@@ -31,6 +31,10 @@ impl DenoiserConfig for DitConfig {
         self.precision
     }
 
+    fn predicts_dropped(&self) -> bool {
+        self.decoder.is_some()
+    }
+
     fn parameters(&self) -> usize {
         flops::parameters(self)
     }
@@ -48,9 +52,10 @@ impl DenoiserConfig for DitConfig {
 
     fn narrowest(&self) -> [usize; 2] {
         let experts = self.moe.as_ref().map_or(usize::MAX, |moe| moe.experts);
-        let blocks = self.blocks();
+        let blocks = [self.blocks(), self.decoder_blocks()].concat();
         let of_image = blocks.iter().map(|block| block.dim.min(block.hidden_dim));
         let of_image = of_image.min().unwrap_or(self.dim).min(self.dim);
+        let of_image = of_image.min(self.last_dim());
         [of_image, experts.min(self.patch_dim())]
     }
 }

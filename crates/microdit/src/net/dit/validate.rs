@@ -1,9 +1,9 @@
 //! Which [`DitConfig`]s can be built: ranges, rules between sizes, and a limit on all of them together.
 
-use super::{DitConfig, MixerConfig, flops};
+use super::{DecoderConfig, DitConfig, MixerConfig, flops};
 use crate::{
     net::ConfigError,
-    nn::MoeConfig,
+    nn::{MoeConfig, Router},
     range::{OutOfRange, above, require, within},
 };
 
@@ -37,18 +37,21 @@ impl DitConfig {
                 )
             },
         )?;
-        require(self.dim.is_multiple_of(4), "dim", || {
-            format!(
-                "{} is not a multiple of 4, which the 2-D positions need",
-                self.dim
-            )
-        })?;
+        require_positions("dim", self.dim)?;
         require_heads("head_dim", self.dim, self.head_dim)?;
         self.qkv_width.validate("qkv_width", self.depth)?;
         self.ffn_width.validate("ffn_width", self.depth)?;
         if let Some(mixer) = &self.mixer {
             mixer.validate(self.head_dim)?;
         }
+        if let Some(decoder) = &self.decoder {
+            decoder.validate()?;
+        }
+        require(
+            self.router == Router::Modulated || self.moe.is_some(),
+            "router",
+            || "Decoupled is a router of experts, and there are none: set moe".into(),
+        )?;
         if let Some(moe) = &self.moe {
             moe.validate()?;
             self.validate_capacity(self.tokens())?;
@@ -56,6 +59,10 @@ impl DitConfig {
         for (blocks, [qkv, ffn]) in [
             (self.blocks(), ["qkv_width", "ffn_width"]),
             (self.mixer_blocks(), ["mixer.qkv_ratio", "mixer.mlp_ratio"]),
+            (
+                self.decoder_blocks(),
+                ["decoder.qkv_ratio", "decoder.mlp_ratio"],
+            ),
         ] {
             for block in blocks {
                 require(block.attention_dim > 0, qkv, || {
@@ -66,7 +73,8 @@ impl DitConfig {
                 })?;
             }
         }
-        let positions = self.tokens().saturating_mul(self.dim);
+        let widths = self.dim.max(self.last_dim());
+        let positions = self.tokens().saturating_mul(widths);
         let count = flops::parameters(self).saturating_add(positions);
         require(count <= MAX_PARAMETERS, "dim", || {
             format!("{count} parameters and positions are more than {MAX_PARAMETERS}")
@@ -115,12 +123,31 @@ impl MixerConfig {
     }
 }
 
+impl DecoderConfig {
+    fn validate(&self) -> Result<(), OutOfRange> {
+        within("decoder.dim", self.dim, 1..=MAX_WIDTH)?;
+        within("decoder.depth", self.depth, 1..=MAX_DEPTH)?;
+        within("decoder.head_dim", self.head_dim, 1..=MAX_WIDTH)?;
+        require_positions("decoder.dim", self.dim)?;
+        require_heads("decoder.head_dim", self.dim, self.head_dim)?;
+        within("decoder.qkv_ratio", self.qkv_ratio, above(0.0, 1e3))?;
+        within("decoder.mlp_ratio", self.mlp_ratio, above(0.0, 1e3))
+    }
+}
+
 impl MoeConfig {
     fn validate(&self) -> Result<(), OutOfRange> {
         within("moe.experts", self.experts, 1..=1 << 16)?;
         within("moe.every", self.every, 1..)?;
         within("moe.capacity", self.capacity, above(0.0, 65_536.0))
     }
+}
+
+/// Half of a token's channels are positions along one axis, in pairs of sine and cosine.
+fn require_positions(field: &str, dim: usize) -> Result<(), OutOfRange> {
+    require(dim.is_multiple_of(4), field, || {
+        format!("{dim} is not a multiple of 4, which the 2-D positions need")
+    })
 }
 
 /// Heads of a width that is not scaled: `dim / head_dim`, which must divide `dim`.
@@ -153,6 +180,16 @@ mod tests {
             dim,
             depth,
             qkv_ratio,
+            mlp_ratio,
+        }))
+    }
+
+    fn decoder(dim: usize, depth: usize, head_dim: usize, mlp_ratio: f64) -> DitConfig {
+        DitConfig::tiny_2().with_decoder(Some(DecoderConfig {
+            dim,
+            depth,
+            head_dim,
+            qkv_ratio: 1.0,
             mlp_ratio,
         }))
     }
@@ -191,7 +228,15 @@ mod tests {
             (experts(1000, 1.0, 2), "moe.capacity"),
             (experts(8, f64::INFINITY, 2), "moe.capacity"),
             (experts(8, 2.0, 0), "moe.every"),
+            (
+                tiny().with_moe(None).with_router(Router::Decoupled),
+                "router",
+            ),
             (experts(most, 2.0, 2), "moe.experts"),
+            (decoder(66, 1, 16, 4.0), "decoder.dim"),
+            (decoder(64, 0, 16, 4.0), "decoder.depth"),
+            (decoder(64, 1, 65, 4.0), "decoder.head_dim"),
+            (decoder(64, 1, 16, 0.0), "decoder.mlp_ratio"),
             (mixer(0, 1, 1.0, 4.0), "mixer.dim"),
             (mixer(512, most, 1.0, 4.0), "mixer.depth"),
             (mixer(512, 1, 1e-9, 4.0), "mixer.qkv_ratio"),

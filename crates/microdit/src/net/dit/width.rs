@@ -105,6 +105,12 @@ pub(crate) fn swiglu_width(dim: usize, multiplier: f64, multiple_of: usize) -> u
     round_up((2.0 * hidden as f64 / 3.0) as usize, multiple_of)
 }
 
+/// Hidden width of a dense GELU feed-forward: half as much again as that of the SwiGLU in its place, since two matrices stand
+/// for three. Parameters and FLOPs are then the same.
+pub(crate) fn gelu_width(dim: usize, multiplier: f64, multiple_of: usize) -> usize {
+    swiglu_width(dim, multiplier, multiple_of) * 3 / 2
+}
+
 /// Hidden width of one expert: `dim x multiplier`, rounded up.
 pub(crate) fn expert_width(dim: usize, multiplier: f64, multiple_of: usize) -> usize {
     round_up((dim as f64 * multiplier) as usize, multiple_of)
