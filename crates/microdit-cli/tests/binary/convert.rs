@@ -252,6 +252,43 @@ fn state_dicts_are_found_and_nothing_is_left_out_without_a_word() {
 }
 
 #[test]
+fn files_of_pytorch_before_1_6_hold_what_pytorch_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = root().join("tests/faults/checkpoints");
+    let expected = fs::read(faults.join("legacy_expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+    let (from, out) = (
+        faults.join("legacy.pt"),
+        folder.path().join("w.safetensors"),
+    );
+    let (from, out_text) = (from.to_string_lossy(), out.to_string_lossy());
+    let said = succeeds(&["convert", &from, "--out", &out_text]);
+    assert!(
+        said.contains("taken: the state dict at `state_dict`"),
+        "{said}"
+    );
+    let bytes = fs::read(&out).unwrap();
+    let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (name, tensor) in expected.iter() {
+        let found = found.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
+        assert_eq!(found.shape(), tensor.shape(), "{name}");
+        assert_eq!(found.data(), tensor.data(), "{name}");
+    }
+    // The last byte has not arrived.
+    let cut = folder.path().join("cut.pt");
+    let whole = fs::read(&*from).unwrap();
+    fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+    fails(
+        &microdit(&["convert", &cut.to_string_lossy(), "--out", &out_text]),
+        &[
+            "it is truncated: it has 3050 bytes and ends within storage",
+            "copy or download it again",
+        ],
+    );
+}
+
+#[test]
 fn values_that_do_not_fit_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

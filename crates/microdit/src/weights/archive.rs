@@ -302,8 +302,8 @@ fn truncated(file: &mut File, length: u64) -> String {
     )
 }
 
-/// `count` bytes from `begin`.
-fn read_at(file: &mut File, begin: u64, count: u64) -> io::Result<Vec<u8>> {
+/// `count` bytes of a file from `begin`.
+pub(super) fn read_at(file: &mut File, begin: u64, count: u64) -> io::Result<Vec<u8>> {
     // What is allocated is there: a record may claim any length.
     let there = file.metadata()?.len().saturating_sub(begin);
     if count > there {

@@ -272,6 +272,7 @@ mod tests {
         Node::Tensor(Tensor {
             class: "torch LongStorage",
             key: "0",
+            elements: 4,
             offset: 0,
             shape: Vec::new(),
             strides: Vec::new(),
@@ -389,12 +390,12 @@ mod tests {
             Node::Raw([&class[..], b"(", arguments, b"tR"].concat())
         };
         let complex = [
-            &storage("torch ComplexFloatStorage", "0")[..],
+            &storage("torch ComplexFloatStorage", "0", 4)[..],
             b"K\x00))\x89}",
         ]
         .concat();
         let float4 = [
-            &storage("torch.storage UntypedStorage", "0")[..],
+            &storage("torch.storage UntypedStorage", "0", 4)[..],
             b"K\x00))\x89}",
             &crate::weights::forged::global("torch float4_e2m1fn_x2"),
         ]

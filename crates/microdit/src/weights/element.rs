@@ -5,7 +5,7 @@
 use burn::tensor::{bf16, f16};
 
 /// A number type that is read as f32, which holds all of its values or, of wider types, those that occur.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Element {
     F64,
     F32,
@@ -66,6 +66,17 @@ impl Element {
     pub(super) fn of_storage(class: &str) -> Option<Self> {
         let known = NAMES.iter().find(|(.., storage)| *storage == class);
         known.map(|(element, ..)| *element)
+    }
+
+    /// Bytes of a number of a type that is not read, by the class of its storages with its module; none for what PyTorch has not.
+    pub(super) fn size_of_unread(class: &str) -> Option<usize> {
+        match class.rsplit('.').next()? {
+            "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => Some(1),
+            "QInt32Storage" => Some(4),
+            "ComplexFloatStorage" => Some(8),
+            "ComplexDoubleStorage" => Some(16),
+            _ => None,
+        }
     }
 
     /// Bytes of a number.

@@ -239,8 +239,8 @@ impl Part {
     ) -> Result<Self, WeightsError> {
         let fail = |message: String| format_error(path, &message);
         let source = match format {
-            Format::Torch => {
-                let checkpoint = Checkpoint::open(file).map_err(fail)?;
+            Format::Torch(layout) => {
+                let checkpoint = Checkpoint::open(file, layout).map_err(fail)?;
                 let (file, said) =
                     checkpoint
                         .choose(key)

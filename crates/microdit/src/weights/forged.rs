@@ -20,6 +20,8 @@ pub(super) enum Node {
 pub(super) struct Tensor {
     pub(super) class: &'static str,
     pub(super) key: &'static str,
+    /// Of the storage.
+    pub(super) elements: i32,
     pub(super) offset: i32,
     pub(super) shape: Vec<i32>,
     pub(super) strides: Vec<i32>,
@@ -31,6 +33,7 @@ pub(super) fn tensor(key: &'static str, shape: &[i32]) -> Node {
     Node::Tensor(Tensor {
         class: "torch FloatStorage",
         key,
+        elements: shape.iter().product(),
         offset: 0,
         shape: shape.to_vec(),
         strides: strides.collect(),
@@ -54,23 +57,25 @@ pub(super) fn global(class: &str) -> Vec<u8> {
     format!("c{module}\n{name}\n").into_bytes()
 }
 
-fn int(value: i32) -> Vec<u8> {
+/// The opcodes of a number.
+pub(super) fn int(value: i32) -> Vec<u8> {
     [b"J", &value.to_le_bytes()[..]].concat()
 }
 
-fn tuple(items: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+/// The opcodes of a tuple.
+pub(super) fn tuple(items: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
     let items: Vec<u8> = items.into_iter().flatten().collect();
     [b"(", &items[..], b"t"].concat()
 }
 
-/// The opcodes of a storage.
-pub(super) fn storage(class: &str, key: &str) -> Vec<u8> {
+/// The opcodes of a storage of so many elements.
+pub(super) fn storage(class: &str, key: &str, elements: i32) -> Vec<u8> {
     let id = [
         text("storage"),
         global(class),
         text(key),
         text("cpu"),
-        int(4),
+        int(elements),
     ];
     [&tuple(id)[..], b"Q"].concat()
 }
@@ -88,7 +93,7 @@ impl Node {
             Self::Tensor(tensor) => {
                 let sizes = |values: &[i32]| tuple(values.iter().map(|&value| int(value)));
                 let arguments = [
-                    storage(tensor.class, tensor.key),
+                    storage(tensor.class, tensor.key, tensor.elements),
                     int(tensor.offset),
                     sizes(&tensor.shape),
                     sizes(&tensor.strides),
@@ -123,6 +128,35 @@ pub(super) fn file(path: &Path, pickle: &[u8], storages: &[(&str, Vec<u8>)]) {
         .map(|(key, bytes)| (format!("a/data/{key}"), bytes.clone()));
     entries.extend(named);
     std::fs::write(path, archive(&entries)).unwrap();
+}
+
+/// A file of `torch.save` before PyTorch 1.6: this pickle, and storages of so many elements.
+pub(super) fn legacy_file(path: &Path, pickle: &[u8], storages: &[(&str, i64, Vec<u8>)]) {
+    let machine = [
+        &b"\x80\x02}("[..],
+        &text("protocol_version"),
+        b"M\xe9\x03",
+        &text("little_endian"),
+        b"\x88u.",
+    ]
+    .concat();
+    let keys = storages.iter().flat_map(|(key, ..)| text(key));
+    let keys: Vec<u8> = keys.collect();
+    let mut bytes = [
+        &b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."[..],
+        b"\x80\x02M\xe9\x03.",
+        &machine,
+        pickle,
+        b"\x80\x02](",
+        &keys,
+        b"e.",
+    ]
+    .concat();
+    for (_, elements, content) in storages {
+        bytes.extend(elements.to_le_bytes());
+        bytes.extend(content);
+    }
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// The bytes of f32 values.

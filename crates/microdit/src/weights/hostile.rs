@@ -53,6 +53,7 @@ fn overlapping_views_are_bounded_by_the_file() {
         let view = Node::Tensor(Tensor {
             class: "torch FloatStorage",
             key: "0",
+            elements: 4,
             offset: i as i32,
             shape: vec![1 << 18],
             strides: vec![1],
@@ -68,6 +69,7 @@ fn overlapping_views_are_bounded_by_the_file() {
     let expanded = Node::Tensor(Tensor {
         class: "torch FloatStorage",
         key: "0",
+        elements: 4,
         offset: 0,
         shape: vec![1 << 20, 1 << 20],
         strides: vec![0, 0],
@@ -87,7 +89,7 @@ fn one_record_that_is_built_again_and_again_costs_what_it_weighs() {
     let many = |byte: &[u8]| byte.repeat(100_000);
     let (class, storage) = (
         forged::global("torch._utils _rebuild_tensor_v2"),
-        forged::storage("torch FloatStorage", "0"),
+        forged::storage("torch FloatStorage", "0", 4),
     );
     // A tensor of 100,000 dimensions; a dictionary of 100,000 pairs; a class named by 100 kB: each built 100,000 times.
     let dims = many(b"K\x01");
@@ -294,9 +296,15 @@ fn mutated_files_are_read_or_refused() {
         .unwrap();
     let safetensors = std::fs::read(&path).unwrap();
     let (pickle, storages) = super::trainer::tests::checkpoint();
+    let counted =
+        |(key, bytes): &(&'static str, Vec<u8>)| (*key, bytes.len() as i64 / 4, bytes.clone());
+    let counted: Vec<_> = storages.iter().map(counted).collect();
+    forged::legacy_file(&path, &pickle, &counted);
+    assert!(TrainerCheckpoint::read(&path).is_ok());
+    let legacy = std::fs::read(&path).unwrap();
     let mut stream = Stream::new(0, Purpose::Init, 0, 0);
     let (mut read, mut refused) = (0, 0);
-    for round in 0..6000 {
+    for round in 0..8000 {
         let mutated = |bytes: &[u8], stream: &mut Stream| {
             let mut bytes = bytes.to_vec();
             for _ in 0..=stream.below(4) {
@@ -313,17 +321,18 @@ fn mutated_files_are_read_or_refused() {
             }
             bytes
         };
-        match round % 3 {
+        match round % 4 {
             0 => std::fs::write(&path, mutated(&safetensors, &mut stream)).unwrap(),
             // Under a checksum that fits.
             1 => forged::file(&path, &mutated(&pickle, &mut stream), &storages),
+            2 => std::fs::write(&path, mutated(&legacy, &mut stream)).unwrap(),
             _ => {
                 forged::file(&path, &pickle, &storages);
                 let archive = std::fs::read(&path).unwrap();
                 std::fs::write(&path, mutated(&archive, &mut stream)).unwrap();
             }
         }
-        let sound = match round / 3 % 3 {
+        let sound = match round / 4 % 3 {
             0 => StateDict::read(&path).is_ok(),
             1 => WeightsFile::open_at(&path, Some("state.model")).is_ok(),
             _ => TrainerCheckpoint::read(&path).is_ok(),

@@ -14,11 +14,13 @@ mod forged;
 #[cfg(test)]
 mod hostile;
 mod index;
+mod legacy;
 mod names;
 mod pickle;
 mod pytorch;
 mod safetensors;
 mod state;
+mod storages;
 mod trainer;
 mod wrappers;
 

@@ -1,4 +1,4 @@
-//! PyTorch's own files (`torch.save`'s zip layout): the tensors of a pickle.
+//! PyTorch's own files: the tensors of a pickle, in either layout of `torch.save`.
 
 #![deny(clippy::arithmetic_side_effects)]
 
@@ -6,7 +6,10 @@ use super::{
     archive::Archive,
     choice::{self, Choice},
     choice_error::ChoiceError,
+    content::Layout,
+    legacy,
     pickle::{self, Pickle, TensorRecord, Value},
+    storages::Storages,
 };
 use burn::tensor::TensorData;
 use std::{
@@ -27,16 +30,28 @@ const MOST_NAMED: u64 = 64;
 const ALWAYS: u64 = 1 << 20;
 const ALWAYS_NAMED: u64 = 1 << 30;
 
-/// The archive, and what its pickle says of it.
+/// The storages, and what the pickle says of them.
 pub(super) struct Checkpoint {
-    archive: Archive,
-    prefix: String,
+    storages: Storages,
     pub(super) pickle: Pickle,
 }
 
 impl Checkpoint {
     /// Opens a checkpoint and reads its pickle.
-    pub(super) fn open(file: File) -> Result<Self, String> {
+    pub(super) fn open(file: File, layout: Layout) -> Result<Self, String> {
+        match layout {
+            Layout::Zip => Self::open_archive(file),
+            Layout::Legacy => {
+                let (storages, pickle) = legacy::open(file)?;
+                Ok(Self {
+                    storages: Storages::Legacy(storages),
+                    pickle,
+                })
+            }
+        }
+    }
+
+    fn open_archive(file: File) -> Result<Self, String> {
         let mut archive = Archive::open(file)?;
         let name = archive
             .names()
@@ -61,8 +76,7 @@ impl Checkpoint {
         let bytes = archive.read(&name)?;
         let pickle = pickle::load(&bytes)?;
         Ok(Self {
-            archive,
-            prefix,
+            storages: Storages::Zip(archive, prefix),
             pickle,
         })
     }
@@ -89,20 +103,19 @@ impl Checkpoint {
         if !unread.is_empty() {
             notes.push(format!("objects left unread: {}", unread.join(", ")));
         }
-        Ok((TorchFile::new(self.archive, self.prefix, tensors), notes))
+        Ok((TorchFile::new(self.storages, tensors), notes))
     }
 
-    /// The archive alone.
+    /// The storages alone, with these tensors.
     pub(super) fn into_file(self, tensors: impl IntoIterator<Item = (String, Value)>) -> TorchFile {
-        TorchFile::new(self.archive, self.prefix, tensors)
+        TorchFile::new(self.storages, tensors)
     }
 }
 
-/// Named tensors of an archive.
+/// Named tensors of a file.
 #[derive(Debug)]
 pub(super) struct TorchFile {
-    archive: Archive,
-    prefix: String,
+    storages: Storages,
     tensors: BTreeMap<String, Held>,
     /// The storage read last: views of one follow each other.
     last: Option<(String, Vec<u8>)>,
@@ -116,11 +129,7 @@ enum Held {
 }
 
 impl TorchFile {
-    fn new(
-        archive: Archive,
-        prefix: String,
-        tensors: impl IntoIterator<Item = (String, Value)>,
-    ) -> Self {
+    fn new(storages: Storages, tensors: impl IntoIterator<Item = (String, Value)>) -> Self {
         let tensors = tensors.into_iter().filter_map(|(name, value)| match value {
             Value::Tensor(record) => Some((name, Held::Record(record))),
             Value::Unreadable(why) => Some((name, Held::Unreadable((&*why).into()))),
@@ -128,8 +137,7 @@ impl TorchFile {
         });
         Self {
             tensors: tensors.collect(),
-            archive,
-            prefix,
+            storages,
             last: None,
         }
     }
@@ -207,7 +215,7 @@ impl TorchFile {
                 distinct = distinct.saturating_add(bytes);
             }
         }
-        let length = self.archive.length();
+        let length = self.storages.length();
         let most = |times: u64, always: u64| length.saturating_mul(times).max(always);
         if distinct > most(MOST_VIEWS, ALWAYS) || named > most(MOST_NAMED, ALWAYS_NAMED) {
             return Err(format!(
@@ -223,10 +231,11 @@ impl TorchFile {
         if self.last.as_ref().is_none_or(|(last, _)| last != key) {
             // The old one is freed before the new one is read.
             self.last = None;
-            let bytes = self.archive.read(&format!("{}data/{key}", self.prefix))?;
+            let bytes = self.storages.read(key)?;
             self.last = Some((key.clone(), bytes));
         }
         let bytes = self.last.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let bytes = tensor.storage.part(bytes)?;
         let size = tensor.element.size();
         // Every element comes from the storage; a count beyond it would need overlapping strides.
         let count = tensor.bytes().filter(|&count| count <= bytes.len());
@@ -241,8 +250,8 @@ impl TorchFile {
         if is_contiguous(tensor) {
             let begin = tensor.offset.checked_mul(size);
             let range = begin.and_then(|begin| Some(begin..begin.checked_add(count)?));
-            let bytes = range.and_then(|range| bytes.get(range));
-            let bytes = bytes.ok_or("it reaches beyond its storage")?;
+            let found = range.and_then(|range| bytes.get(range));
+            let bytes = found.ok_or_else(|| beyond(bytes))?;
             tensor.element.append(bytes, &mut values)?;
         } else {
             let bytes = gather(tensor, bytes, count)?;
@@ -259,6 +268,10 @@ impl Held {
             Self::Unreadable(_) => None,
         }
     }
+}
+
+fn beyond(storage: &[u8]) -> String {
+    format!("it reaches beyond its storage's {} bytes", storage.len())
 }
 
 /// Whether elements lie one after the other, the last dimension's closest.
@@ -292,7 +305,7 @@ fn gather(tensor: &TensorRecord, bytes: &[u8], count: usize) -> Result<Vec<u8>, 
             let start = place.checked_mul(size)?;
             bytes.get(start..start.checked_add(size)?)
         });
-        values.extend_from_slice(element.ok_or("it reaches beyond its storage")?);
+        values.extend_from_slice(element.ok_or_else(|| beyond(bytes))?);
         for (i, side) in index.iter_mut().zip(&tensor.shape).rev() {
             *i = i.saturating_add(1);
             if *i < *side {

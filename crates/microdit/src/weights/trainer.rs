@@ -41,7 +41,7 @@ impl TrainerCheckpoint {
             ))
         };
         let open = || match content::open(path)? {
-            (file, Format::Torch) => Checkpoint::open(file).map_err(fail),
+            (file, Format::Torch(layout)) => Checkpoint::open(file, layout).map_err(fail),
             _ => Err(fail(
                 "it is not a checkpoint of the trainer; those are files of torch.save".into(),
             )),

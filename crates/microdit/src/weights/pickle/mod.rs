@@ -8,23 +8,25 @@
 mod torch;
 mod value;
 
-pub(super) use value::{TensorRecord, Value};
+pub(super) use value::{Storage, TensorRecord, Value};
 
 use std::{
     collections::{BTreeSet, HashMap},
     rc::Rc,
+    sync::Arc,
 };
 use value::{Dict, Sequence};
 
 /// The largest pickle that is read. Tensors lie outside it: what describes thousands of them has a few megabytes.
 pub(super) const MAX_BYTES: u64 = 1 << 26;
 
-/// Lists and dictionaries, values on the stack, and remembered values of a pickle at most. Each takes some hundred bytes of
+/// Lists and dictionaries, values on the stack, remembered values, and storages of a pickle at most. Each takes some hundred bytes of
 /// memory and one of the file.
 const MOST: usize = 1 << 22;
 
-/// The longest name of a class.
+/// The longest name of a class, and the longest key of a storage.
 const MAX_NAME: usize = 1 << 10;
+const MAX_KEY: usize = 1 << 6;
 
 /// What a pickle held.
 pub(super) struct Pickle {
@@ -32,6 +34,8 @@ pub(super) struct Pickle {
     pub(super) root: Value,
     /// Classes of objects that were left unread: their modules and names.
     pub(super) unread: BTreeSet<(Rc<str>, Rc<str>)>,
+    /// The storages it names, once each.
+    pub(super) storages: BTreeSet<Arc<Storage>>,
     _containers: Containers,
 }
 
@@ -70,20 +74,31 @@ impl Drop for Containers {
 /// # Errors
 /// If it is truncated, or uses its stack or an opcode as no writer does.
 pub(super) fn load(bytes: &[u8]) -> Result<Pickle, String> {
+    load_first(bytes).map(|(pickle, _)| pickle)
+}
+
+/// Builds what the first of several pickles describes; with what follows it.
+///
+/// # Errors
+/// If it is truncated, or uses its stack or an opcode as no writer does.
+pub(super) fn load_first(bytes: &[u8]) -> Result<(Pickle, &[u8]), String> {
     let mut machine = Machine {
         input: bytes,
         stack: Vec::new(),
         memo: HashMap::new(),
         containers: Containers::default(),
         unread: BTreeSet::new(),
+        storages: BTreeSet::new(),
         copied: 0,
     };
     let root = machine.run()?;
-    Ok(Pickle {
+    let pickle = Pickle {
         root,
         unread: machine.unread,
+        storages: machine.storages,
         _containers: machine.containers,
-    })
+    };
+    Ok((pickle, machine.input))
 }
 
 /// The stack machine.
@@ -93,6 +108,7 @@ struct Machine<'a> {
     memo: HashMap<u32, Value>,
     containers: Containers,
     unread: BTreeSet<(Rc<str>, Rc<str>)>,
+    storages: BTreeSet<Arc<Storage>>,
     /// Pairs that constructors have copied.
     copied: usize,
 }
@@ -115,7 +131,8 @@ impl<'a> Machine<'a> {
                     let top = self.top()?.clone();
                     self.stack.push(top);
                 }
-                b'N' | 0x88 | 0x89 => self.stack.push(Value::Opaque),
+                b'N' => self.stack.push(Value::Opaque),
+                0x88 | 0x89 => self.stack.push(Value::Bool(code == 0x88)),
                 b'K' => self.integer::<1>()?,
                 b'M' => self.integer::<2>()?,
                 b'J' => {
@@ -127,11 +144,12 @@ impl<'a> Machine<'a> {
                     let value = f64::from_be_bytes(self.take()?);
                     self.stack.push(Value::Float(value));
                 }
-                b'X' => self.text::<4>()?,
-                0x8c => self.text::<1>()?,
+                // `T` and `U` are the texts of Python 2.
+                b'X' | b'T' => self.text::<4>()?,
+                0x8c | b'U' => self.text::<1>()?,
                 0x8d => self.text::<8>()?,
-                b'B' | b'T' => self.bytes::<4>()?,
-                b'C' | b'U' => self.bytes::<1>()?,
+                b'B' => self.bytes::<4>()?,
+                b'C' => self.bytes::<1>()?,
                 0x8e | 0x96 => self.bytes::<8>()?,
                 b']' | b')' | 0x8f => self.sequence(Vec::new())?,
                 b'}' => {
@@ -204,7 +222,8 @@ impl<'a> Machine<'a> {
                 b'b' => drop(self.pop()?),
                 b'Q' => {
                     let id = self.pop()?;
-                    self.stack.push(torch::storage(&id)?);
+                    let value = self.persistent(&id)?;
+                    self.stack.push(value);
                 }
                 other => {
                     return Err(format!(

@@ -1,11 +1,11 @@
 //! The constructors tensors and the dictionaries around them are pickled by.
 
 use super::{
-    MOST, Machine,
-    value::{Storage, TensorRecord, Value},
+    MAX_KEY, MOST, Machine,
+    value::{Storage, TensorRecord, Value, View},
 };
 use crate::weights::element::Element;
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 /// Dimensions of a tensor that is read. One record describes it and many names may: a longer shape would be copied each time.
 const MAX_DIMS: usize = 8;
@@ -55,6 +55,60 @@ impl Machine<'_> {
                 Ok(Value::Opaque)
             }
         }
+    }
+
+    /// What a persistent id names: a storage, `("storage", class, key, device, elements)`, in files before PyTorch 1.6 followed by
+    /// nothing or the view it is of that storage; or in those the class of a network, `("module", class, file, source)`.
+    pub(super) fn persistent(&mut self, id: &Value) -> Result<Value, String> {
+        const FOREIGN: &str = "a storage's record is not as torch.save writes it";
+        let Value::Sequence(items) = id else {
+            return Err(FOREIGN.into());
+        };
+        let items = items.borrow();
+        let (module, class, key, elements, view) = match &items[..] {
+            [Value::Str(kind), class @ Value::Global(..), ..] if &**kind == "module" => {
+                return Ok(class.clone());
+            }
+            [
+                _,
+                Value::Global(module, class),
+                Value::Str(key),
+                _,
+                elements,
+                view @ ..,
+            ] => (module, class, key, elements.size()?, view.first()),
+            _ => return Err(FOREIGN.into()),
+        };
+        if key.len() > MAX_KEY {
+            return Err(format!("the pickle names a storage by {} bytes", key.len()));
+        }
+        let view = match view {
+            None | Some(Value::Opaque) => None,
+            Some(Value::Sequence(view)) => match &view.borrow()[..] {
+                [_, offset, elements] => Some(View {
+                    offset: offset.size()?,
+                    elements: elements.size()?,
+                }),
+                _ => return Err(FOREIGN.into()),
+            },
+            Some(_) => return Err(FOREIGN.into()),
+        };
+        let element = match (Element::of_storage(class), &**class) {
+            (Some(element), _) => Ok(Some(element)),
+            (None, "UntypedStorage") => Ok(None),
+            (None, other) => Err(format!("{module}.{other}")),
+        };
+        let storage = Arc::new(Storage {
+            key: key.to_string(),
+            element,
+            elements,
+            view,
+        });
+        self.storages.insert(storage.clone());
+        if self.storages.len() > MOST {
+            return Err(format!("the pickle names more than {MOST} storages"));
+        }
+        Ok(Value::Storage(storage))
     }
 }
 
@@ -131,27 +185,5 @@ fn tensor(arguments: &[Value], constructor: &str) -> Result<Value, String> {
         offset: offset.size()?,
         shape: sizes(&shape)?,
         strides: sizes(&strides)?,
-    })))
-}
-
-/// The storage a persistent id names: `("storage", class, key, device, elements)`.
-pub(super) fn storage(id: &Value) -> Result<Value, String> {
-    const FOREIGN: &str = "a storage's record is not as torch.save writes it";
-    let Value::Sequence(items) = id else {
-        return Err(FOREIGN.into());
-    };
-    let items = items.borrow();
-    let [_, Value::Global(module, class), Value::Str(key), ..] = &items[..] else {
-        return Err(FOREIGN.into());
-    };
-    let element = match (Element::of_storage(class), &**class) {
-        (Some(element), _) => Ok(Some(element)),
-        (None, "UntypedStorage") => Ok(None),
-        (None, other) => Err(format!("{module}.{other}")),
-    };
-    let key: Rc<str> = key.clone();
-    Ok(Value::Storage(Arc::new(Storage {
-        element,
-        key: key.to_string(),
     })))
 }

@@ -13,6 +13,8 @@ pub(in super::super) enum Value {
     Int(i64),
     /// Another number.
     Float(f64),
+    /// True or false.
+    Bool(bool),
     /// Text.
     Str(Rc<str>),
     /// A list, tuple or set.
@@ -33,13 +35,56 @@ pub(in super::super) enum Value {
     Mark,
 }
 
-/// A file of the archive that holds the memory of one or several tensors.
-#[derive(Debug, PartialEq, Eq, Hash)]
+/// The memory of one or several tensors, or a view of such memory.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in super::super) struct Storage {
+    /// What the file calls it.
+    pub(in super::super) key: String,
     /// Type of its numbers; of an untyped one each tensor says it itself. Or the name of a type that is not read.
     pub(in super::super) element: Result<Option<Element>, String>,
-    /// The entry's name.
-    pub(in super::super) key: String,
+    /// Numbers of the whole memory; of an untyped one, bytes.
+    pub(in super::super) elements: usize,
+    /// The part of it that is meant; none is all.
+    pub(in super::super) view: Option<View>,
+}
+
+/// A part of a storage, which tensors see as a storage of its own.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in super::super) struct View {
+    pub(in super::super) offset: usize,
+    pub(in super::super) elements: usize,
+}
+
+impl Storage {
+    /// Bytes of `elements`; none if there are too many to count, or their type is unknown.
+    pub(in super::super) fn bytes(&self, elements: usize) -> Option<usize> {
+        let size = match &self.element {
+            Ok(element) => element.map_or(1, Element::size),
+            Err(class) => Element::size_of_unread(class)?,
+        };
+        elements.checked_mul(size)
+    }
+
+    /// The part of the whole memory's bytes that is meant.
+    ///
+    /// # Errors
+    /// If the memory ends before it does.
+    pub(in super::super) fn part<'a>(&self, whole: &'a [u8]) -> Result<&'a [u8], String> {
+        let Some(View { offset, elements }) = self.view else {
+            return Ok(whole);
+        };
+        let range = || {
+            let begin = self.bytes(offset)?;
+            whole.get(begin..begin.checked_add(self.bytes(elements)?)?)
+        };
+        range().ok_or_else(|| {
+            format!(
+                "a view of {elements} elements from {offset} on reaches beyond the {} bytes of storage {}",
+                whole.len(),
+                self.key
+            )
+        })
+    }
 }
 
 /// A view into a storage; offset and strides count elements.
@@ -130,6 +175,7 @@ impl Value {
     pub(in super::super) fn kind(&self) -> &'static str {
         match self {
             Self::Int(_) | Self::Float(_) => "a number",
+            Self::Bool(_) => "true or false",
             Self::Str(_) => "a text",
             Self::Sequence(_) => "a list",
             Self::Dict(_) => "a dictionary",
