@@ -287,6 +287,12 @@ fn endings_prompts_and_closed_outputs() {
             && said.contains("lost words"),
         "{said}"
     );
+    assert!(
+        said.contains(
+            "prompts.txt: empty lines among the prompts are passed over: 1, the first is line 2"
+        ),
+        "{said}"
+    );
     let set = format!("sampling.prompts=[\"{}lost words\"]", "red ".repeat(15));
     let set = [
         "--set",

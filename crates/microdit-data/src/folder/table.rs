@@ -9,11 +9,12 @@ use crate::{
     columns::Columns,
     error::DataError,
     files::file_name,
-    text::{decode_text, utf8_reader},
+    lines::{Line, LineError, Lines},
+    text::utf8_reader,
 };
 use std::{
     collections::BTreeSet,
-    io::{self, BufRead, Read},
+    io::{self, Read},
     path::Path,
 };
 
@@ -44,20 +45,17 @@ pub(super) fn rows(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Resu
 
 fn json_lines(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Result<(), DataError> {
     let file = open(table).map_err(DataError::io(table))?;
-    let mut reader = utf8_reader(file).map_err(DataError::io(table))?;
-    let mut line = Vec::new();
-    let (mut number, mut met) = (0u64, BTreeSet::new());
+    let mut lines = Lines::of(file, MAX_ROW as usize).map_err(DataError::io(table))?;
+    let mut met = BTreeSet::new();
     let mut objects = false;
-    loop {
-        number += 1;
-        let whole = next_line(&mut reader, &mut line).map_err(DataError::io(table))?;
-        let row = match whole {
-            None => break,
-            Some(false) => Err(format!(
-                "a row that is too long: it has more than {MAX_ROW} bytes"
-            )),
-            Some(true) if line.trim_ascii().is_empty() => continue,
-            Some(true) => json_row(&line),
+    while let Some(Line { number, text }) = lines.next_line().map_err(DataError::io(table))? {
+        let row = match text {
+            Ok(text) if text.trim().is_empty() => continue,
+            Ok(text) => json_row(&text),
+            Err(LineError::Foreign(error)) => {
+                Err(format!("a row that is not Unicode text: {error}"))
+            }
+            Err(error) => Err(format!("a row that is too long: {error}")),
         };
         let row = row.map(|row| {
             objects = true;
@@ -81,33 +79,11 @@ fn json_lines(table: &Path, columns: &Columns, take: &mut Take<'_>) -> Result<()
     }
 }
 
-fn json_row(line: &[u8]) -> Result<serde_json::Map<String, serde_json::Value>, String> {
-    let text =
-        decode_text(line).map_err(|error| format!("a row that is not Unicode text: {error}"))?;
-    match serde_json::from_str(&text) {
+fn json_row(line: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    match serde_json::from_str(line) {
         Ok(serde_json::Value::Object(row)) => Ok(row),
         Ok(_) => Err("a row that is not a JSON object".into()),
         Err(error) => Err(format!("a row that is not JSON: {error}")),
-    }
-}
-
-/// Reads a line without its end; whether it was short enough, or none at the end.
-fn next_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-    line.clear();
-    if reader.take(MAX_ROW).read_until(b'\n', line)? == 0 {
-        return Ok(None);
-    }
-    if line.ends_with(b"\n") || (line.len() as u64) < MAX_ROW {
-        return Ok(Some(true));
-    }
-    loop {
-        let buffer = reader.fill_buf()?;
-        let end = memchr::memchr(b'\n', buffer);
-        let count = end.map_or(buffer.len(), |end| end + 1);
-        reader.consume(count);
-        if end.is_some() || count == 0 {
-            return Ok(Some(false));
-        }
     }
 }
 

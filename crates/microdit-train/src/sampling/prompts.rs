@@ -5,7 +5,7 @@ use crate::{
     error::TrainError,
     recipe::{CaptionConfig, Recipe},
 };
-use microdit_data::decode_text;
+use microdit_data::{Line, LineError, Lines};
 use microdit_encoders::{Cut, hub::locate, text::Cutter};
 use std::{
     fs::File,
@@ -13,8 +13,11 @@ use std::{
     path::Path,
 };
 
-/// Bytes of the largest file of prompts: a million of them, and still far less than the memory.
-const LARGEST: u64 = 256 << 20;
+/// Bytes of all prompts of a file together: a million of them, and still far less than the memory.
+const LARGEST: usize = 256 << 20;
+
+/// Bytes of the longest line; no text encoder reads more than a few hundred words.
+const LONGEST: usize = 1 << 20;
 
 /// Long prompts that are named one by one.
 const NAMED: usize = 10;
@@ -56,42 +59,58 @@ pub fn warn_of_long_prompts(recipe: &Recipe) {
     }
 }
 
-/// The prompts of a file, one per line, without the space around them; empty lines are skipped. `-` is the standard input.
-/// Text is decoded as captions are: UTF-8 with or without a mark, or UTF-16 with one.
+/// The prompts of a file, one per line, without the space around them. `-` is the standard input. Text is UTF-8 with or without
+/// a mark, or UTF-16 with one. Empty lines hold no prompt; of those between prompts, which may be prompts that were lost, a
+/// warning names the first.
 ///
 /// # Errors
-/// A file that cannot be read, holds text in another encoding (the message names the line), holds no prompt or is longer
-/// than 256 MiB.
+/// A file that cannot be read or holds no prompt; one whose prompts have more than 256 MiB; a line in another encoding or of more than
+/// 1 MiB, which the message names.
 pub fn read_prompts(path: &Path) -> Result<Vec<String>, TrainError> {
-    let mut bytes = Vec::new();
-    let read = match path == Path::new("-") {
-        true => io::stdin().take(LARGEST + 1).read_to_end(&mut bytes),
-        false => File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)),
-    };
-    read.map_err(TrainError::io(path))?;
     let wrong = |message: String| TrainError::Prompts {
         path: path.to_owned(),
         message,
     };
-    if bytes.len() as u64 > LARGEST {
-        let message = format!(
-            "more than the {} MiB a file of prompts may have",
-            LARGEST >> 20
-        );
-        return Err(wrong(message));
-    }
-    let text = decode_text(&bytes).map_err(|reason| match std::str::from_utf8(&bytes) {
-        Err(error) => {
-            let before = &bytes[..error.valid_up_to()];
-            let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-            wrong(format!("line {line}: {reason}; save it as UTF-8"))
+    let file: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(path).map_err(TrainError::io(path))?),
+    };
+    let mut lines = Lines::of(file, LONGEST).map_err(TrainError::io(path))?;
+    let (mut prompts, mut bytes) = (Vec::new(), 0);
+    // How many empty lines there are up to the last prompt and in all; and the first.
+    let (mut between, mut empty, mut first) = (0, 0, None);
+    while let Some(Line { number, text }) = lines.next_line().map_err(TrainError::io(path))? {
+        let text = text.map_err(|reason| {
+            let way_out = match &reason {
+                LineError::Foreign(_) => "save it as UTF-8",
+                LineError::Long(_) => "write one prompt per line",
+            };
+            wrong(format!("line {number}: {reason}; {way_out}"))
+        })?;
+        let prompt = text.trim();
+        if prompt.is_empty() {
+            empty += 1;
+            first.get_or_insert(number);
+            continue;
         }
-        Ok(_) => wrong(format!("{reason}; save it as UTF-8")),
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let prompts: Vec<String> = lines.map(str::to_owned).collect();
+        between = empty;
+        bytes += prompt.len();
+        if bytes > LARGEST {
+            let most = LARGEST >> 20;
+            return Err(wrong(format!(
+                "line {number}: more than {most} MiB of prompts"
+            )));
+        }
+        prompts.push(prompt.to_owned());
+    }
     if prompts.is_empty() {
         return Err(wrong("no prompt in it; write one per line".into()));
+    }
+    if let Some(first) = first.filter(|_| between > 0) {
+        let path = path.display();
+        tracing::warn!(
+            "{path}: empty lines among the prompts are passed over: {between}, the first is line {first}"
+        );
     }
     Ok(prompts)
 }
