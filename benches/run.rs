@@ -91,6 +91,7 @@ fn checkpoint(c: &mut Criterion) {
         task,
         optimizer,
         emas: Vec::new(),
+        post_hoc: Vec::new(),
     };
     let folder = tempfile::tempdir().expect("a folder");
     let mut group = c.benchmark_group("checkpoint, 20 M parameters");

@@ -10,6 +10,7 @@ mod lamb;
 mod maskdit;
 mod muon;
 mod network;
+mod phema;
 mod sampling;
 mod shards;
 mod tables;
@@ -55,6 +56,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
     ("ema", tables::ema),
+    ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),

@@ -20,11 +20,12 @@ use std::{collections::BTreeMap, path::Path};
 
 /// Any parameter, flattened: the average works element by element.
 #[derive(Module, Debug)]
-struct Parameter<B: Backend> {
-    value: Param<Tensor<B, 1>>,
+pub(super) struct Parameter<B: Backend> {
+    pub(super) value: Param<Tensor<B, 1>>,
 }
 
-fn parameter(array: &Array) -> Parameter<Inner> {
+/// A module of these values.
+pub(super) fn parameter(array: &Array) -> Parameter<Inner> {
     let tensor = array.tensor([array.data.len()], &Default::default());
     Parameter {
         value: Param::initialized(ParamId::new(), tensor),

@@ -120,6 +120,10 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         }
         TrainError::RunBusy(_) => "wait for it, or choose another directory with --run",
         TrainError::NoRun { .. } => "give the directory that `microdit train` wrote",
+        TrainError::NoSnapshots { .. } => {
+            "a run keeps them where a stage of its recipe has post_hoc_ema: (every: STEPS)"
+        }
+        TrainError::SnapshotDamaged { .. } => "move it away, and the average is made of the others",
         TrainError::NoCheckpoint { .. } => {
             "put one back into it, or choose another directory with --run"
         }

@@ -1,9 +1,11 @@
 //! The `microdit` command: one thin file per subcommand.
 
 mod advice;
+mod bar;
 mod convert;
 mod data;
 mod device;
+mod ema;
 mod fetch;
 #[cfg(test)]
 mod flags;
@@ -39,6 +41,7 @@ enum Command {
     Fetch(fetch::Fetch),
     Plan(plan::PlanCommand),
     Convert(convert::Convert),
+    Ema(ema::EmaCommand),
     #[command(subcommand)]
     Data(data::DataCommand),
     #[command(subcommand)]
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Fetch(fetch) => fetch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Ema(ema) => ema.run(),
         Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
     });

@@ -2,13 +2,13 @@
 
 use crate::{
     advice::OrAdvise,
+    bar::Bar,
     device::{Device, on_device},
     number::{real, whole},
     output, say,
     signal::{Stopped, stop_soon_on_signal},
     source::{Opened, Source},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{
     DitBackend,
     diffusion::Guidance,
@@ -21,17 +21,12 @@ use microdit_train::{
 };
 use miette::miette;
 use std::{
-    io::IsTerminal,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
-    time::{Duration, Instant},
 };
 
 /// Where all pictures go on one sheet, unless told otherwise.
 const SHEET: &str = "samples.png";
-
-/// Time between two lines of progress where there is no terminal.
-const LINES: Duration = Duration::from_secs(10);
 
 /// Draw prompts with the weights of a run, or with published ones.
 #[derive(clap::Args)]
@@ -187,21 +182,13 @@ pub(crate) fn draw<B: DitBackend, D: Denoiser<B>>(
     stop: &AtomicBool,
 ) -> miette::Result<Drawn> {
     let drawing = Drawing::new(pipeline, order).or_advise()?;
-    let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(drawing.steps()).with_style(style);
-    let lines = !std::io::stderr().is_terminal();
-    let mut last = Instant::now();
+    let mut bar = Bar::new("drawing", "solver steps");
+    let mut done = 0;
     let drawn = drawing.run(stop, || {
-        bar.inc(1);
-        if lines && last.elapsed() >= LINES {
-            last = Instant::now();
-            let (done, all) = (bar.position(), drawing.steps());
-            let left = bar.eta().as_secs();
-            say!("drawing: {done} of {all} solver steps, {left} s left");
-        }
+        done += 1;
+        bar.show(done, drawing.steps());
     });
-    bar.finish_and_clear();
+    drop(bar);
     drawn.or_advise()
 }
 

@@ -130,6 +130,30 @@ pub enum TrainError {
         /// Steps of the run.
         steps: u64,
     },
+    /// A run has no snapshots to make an average of.
+    #[error("{} has no snapshots{}", directory.display(), stage.as_ref().map(|stage| format!(" of stage {stage}")).unwrap_or_default())]
+    NoSnapshots {
+        /// The run directory.
+        directory: PathBuf,
+        /// Name of the stage, if one was asked for.
+        stage: Option<String>,
+    },
+    /// A snapshot is not as it was written.
+    #[error("{} is damaged ({damage})", folder.display())]
+    SnapshotDamaged {
+        /// Its directory.
+        folder: PathBuf,
+        /// What is wrong.
+        damage: String,
+    },
+    /// The recipe has no such stage.
+    #[error("there is no stage {wanted}; there are {}", stages.join(", "))]
+    NoStage {
+        /// The name or number given.
+        wanted: String,
+        /// Names of those there are.
+        stages: Vec<String>,
+    },
     /// The recipe a run was begun with cannot be read.
     #[error("the run's own recipe cannot be compared with the one given: {0}")]
     NoOwnRecipe(Box<TrainError>),

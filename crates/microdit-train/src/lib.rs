@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod optim;
 mod parallel;
 pub mod plan;
+pub mod post_hoc;
 pub mod precompute;
 pub mod probe;
 pub mod recipe;

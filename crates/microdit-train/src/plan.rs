@@ -226,7 +226,7 @@ fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> M
         Precision::F32 => once,
         Precision::Bf16 => 1.5 * once,
     };
-    let averages = once * stage.ema.len() as f64;
+    let averages = once * (stage.ema.len() + stage.post_hoc_averages().len()) as f64;
     let of_image = stage
         .model
         .activations(&tokens(stage), activation_checkpointing);

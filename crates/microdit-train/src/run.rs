@@ -60,6 +60,7 @@ impl RunDir {
         }
         run.created = (!others).then_some(created);
         checkpoint::tidy(&run.checkpoints())?;
+        run.tidy_snapshots()?;
         Ok(run)
     }
 

@@ -32,6 +32,11 @@ pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
         task: build(stage, recipe.run.seed, device)?,
         optimizer: Optimizer::new(stage.optimizer.clone()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
+        post_hoc: stage
+            .post_hoc_averages()
+            .into_iter()
+            .map(Ema::new)
+            .collect(),
     })
 }
 
@@ -66,6 +71,11 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
         task,
         optimizer,
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
+        post_hoc: stage
+            .post_hoc_averages()
+            .into_iter()
+            .map(Ema::new)
+            .collect(),
     })
 }
 
@@ -126,5 +136,10 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
         task,
         optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
+        post_hoc: stage
+            .post_hoc_averages()
+            .into_iter()
+            .map(Ema::new)
+            .collect(),
     })
 }

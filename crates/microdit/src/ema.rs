@@ -2,6 +2,7 @@
 
 use crate::{
     nn::params::{self, MapParams, VisitParams},
+    post_hoc_ema::{SIGMA_RELS, gamma},
     range::{OutOfRange, above, within},
 };
 use burn::{
@@ -18,6 +19,9 @@ pub enum Decay {
     Smoothing(f64),
     /// After this many steps the average has forgotten half; above 0 and at most 10^9.
     HalfLife(f64),
+    /// The average grows with the training: it weighs each step by a power of its number, so that the standard deviation of the
+    /// steps it weighs is this fraction of all since its start, 0.005 to 0.28 (EDM2, arXiv 2312.02696, section 3.1).
+    Power(f64),
 }
 
 /// When and how an average is updated.
@@ -47,15 +51,20 @@ impl EmaConfig {
         match self.decay {
             Decay::Smoothing(smoothing) => within("decay", smoothing, 0.0..1.0)?,
             Decay::HalfLife(steps) => within("decay", steps, above(0.0, 1e9))?,
+            Decay::Power(sigma_rel) => within("decay", sigma_rel, SIGMA_RELS)?,
         }
         within("every", self.every, 1..)
     }
 
-    /// Fraction kept at an update.
-    pub fn smoothing(&self) -> f64 {
+    /// Fraction kept at the update `since` steps after the start.
+    pub fn smoothing(&self, since: u64) -> f64 {
         match self.decay {
             Decay::Smoothing(smoothing) => smoothing,
             Decay::HalfLife(steps) => 0.5f64.powf(self.every as f64 / steps),
+            Decay::Power(sigma_rel) => {
+                let every = self.every as f64;
+                (1.0 - every / every.max(since as f64)).powf(gamma(sigma_rel) + 1.0)
+            }
         }
     }
 }
@@ -120,7 +129,8 @@ impl<M> Ema<M> {
             Some(average)
                 if (step - self.config.start).is_multiple_of(self.config.every.max(1)) =>
             {
-                Some(blend(average, live, self.config.smoothing(), moved))
+                let smoothing = self.config.smoothing(step - self.config.start);
+                Some(blend(average, live, smoothing, moved))
             }
             unchanged => unchanged,
         };

@@ -35,6 +35,7 @@ pub mod ema;
 pub mod net;
 pub mod nn;
 pub mod ops;
+pub mod post_hoc_ema;
 pub mod printable;
 pub mod range;
 pub mod rng;

@@ -106,7 +106,8 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
     let sets: Vec<&str> = small().collect();
     let recipe = "recipes/quickstart.ron";
     let run = path("run");
-    let train = [&["train", recipe, "--run", &run], &sets[..]].concat();
+    let snapshots = ["--set", "post_hoc_ema=(every: 1)"];
+    let train = [&["train", recipe, "--run", &run], &sets[..], &snapshots].concat();
     succeeds(&train);
     let sets = sets.join(" ");
     BTreeMap::from([
@@ -116,6 +117,10 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
             format!("--run {run} --prompt circle --out {{}}.png --count 1 --steps 1"),
         ),
         ("plan", recipe.to_owned()),
+        (
+            "ema",
+            format!("--run {run} --sigma-rel 0.1 --out {{}}.safetensors"),
+        ),
         ("data prepare", format!("{} --out {{}}", path("card.ron"))),
         (
             "data precompute",

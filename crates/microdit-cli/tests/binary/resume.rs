@@ -1,7 +1,7 @@
 //! Nothing is lost: runs killed, damaged, doubled and stopped.
 
 use crate::{
-    common::{WEB_DATASET, fails, free_address, root, small, text},
+    common::{WEB_DATASET, fails, free_address, microdit, root, small, succeeds, text},
     recipes::overflowing,
 };
 use microdit::rng::{Purpose, Stream};
@@ -72,6 +72,32 @@ struct Results {
     /// Lines of the log, without their timings.
     log: Vec<String>,
     evaluation: String,
+    /// Averages kept for later.
+    snapshots: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// The files of averages below `folder`, if it is there, by their paths in it.
+fn snapshots(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let Ok(stages) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let inside = |path: PathBuf| {
+        fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
+    let files = stages
+        .map(|stage| stage.unwrap().path())
+        .flat_map(inside)
+        .flat_map(inside);
+    let mut files: Vec<_> = files
+        .map(|path| {
+            let bytes = fs::read(&path).unwrap();
+            (path.strip_prefix(folder).unwrap().to_owned(), bytes)
+        })
+        .collect();
+    files.sort();
+    files
 }
 
 fn results(run: &Path) -> Results {
@@ -91,6 +117,7 @@ fn results(run: &Path) -> Results {
         state: tensors_of(&checkpoints(run).pop().unwrap()),
         log: text("metrics.jsonl").lines().map(timeless).collect(),
         evaluation,
+        snapshots: snapshots(&run.join("snapshots")),
     }
 }
 
@@ -102,8 +129,9 @@ fn tensors_of(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
     names.retain(|name| name.ends_with(".safetensors"));
     names.sort();
+    let others = names.iter().filter(|name| !name.starts_with("post-hoc-"));
     assert_eq!(
-        names,
+        others.collect::<Vec<_>>(),
         [
             "ema-2.safetensors",
             "ema.safetensors",
@@ -160,7 +188,7 @@ fn a_killed_run_ends_as_if_it_had_not_been_killed() {
 }
 
 /// What ablations choose in place of the defaults.
-const AXES: [&str; 10] = [
+const AXES: [&str; 12] = [
     "--set",
     "stages.masked.masking=DeferredBlocks(ratio: 0.75, side: 2)",
     "--set",
@@ -171,6 +199,8 @@ const AXES: [&str; 10] = [
     "model.decoder=(dim: 16, depth: 1, head_dim: 8)",
     "--set",
     "reconstruction=(norm_pix_loss: false)",
+    "--set",
+    "post_hoc_ema=(every: 4)",
 ];
 
 #[test]
@@ -186,7 +216,44 @@ fn what_ablations_choose_resumes_as_well() {
         child.wait().unwrap();
     }
     finish(&killed, &[&["--resume"], &AXES[..]].concat());
-    assert_eq!(results(&killed), results(&whole));
+    let results = [&killed, &whole].map(|run| results(run));
+    assert_eq!(results[0], results[1]);
+    // At steps 4, 8, 12 and 14 of one stage, 4, 8 and 10 of the other: two averages and their record.
+    assert_eq!(results[0].snapshots.len(), 3 * 7);
+    // An average of another length is drawn with like any other weights.
+    let (average, picture) = (
+        folder.path().join("average.safetensors"),
+        folder.path().join("a.png"),
+    );
+    let [run, average, picture] = [&killed, &average, &picture].map(|path| path.to_str().unwrap());
+    let said = succeeds(&["ema", "--run", run, "--sigma-rel", "0.15", "--out", average]);
+    assert!(said.contains("stage unmasked after 10 steps"), "{said}");
+    succeeds(&[
+        "sample",
+        "--weights",
+        average,
+        "--steps",
+        "2",
+        "--prompt",
+        "a circle",
+        "--out",
+        picture,
+    ]);
+    let other = [
+        "ema",
+        "--run",
+        run,
+        "--sigma-rel",
+        "0.1",
+        "--stage",
+        "other",
+        "--out",
+        average,
+    ];
+    fails(
+        &microdit(&other),
+        &["there is no stage other", "masked, unmasked"],
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ mod tensors;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use shelf::{sync, tidy};
-pub(crate) use tensors::save_result;
+pub(crate) use shelf::{folders, part, place, step_of, sync, tidy};
+pub(crate) use tensors::{save_result, save_task};
 
 use crate::{
     error::TrainError,
@@ -17,19 +17,19 @@ use crate::{
 };
 use microdit::{
     TrainBackend,
-    ema::Ema,
+    ema::{Ema, EmaConfig},
     task::TrainTask,
     weights::{StateDict, WeightsError},
 };
 use microdit_data::Position;
 use serde::{Deserialize, Serialize};
-use shelf::{file_names, folders, place, prune, step_of};
+use shelf::{file_names, prune};
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots, save_task};
+use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots};
 
 /// Version of the layout.
 const FORMAT: u32 = 4;
@@ -111,6 +111,8 @@ pub struct State<B: TrainBackend, T: TrainTask<B>> {
     pub optimizer: Optimizer<B::InnerBackend>,
     /// Averages of the weights.
     pub emas: Vec<Ema<T::InnerModule>>,
+    /// Averages whose snapshots are kept.
+    pub post_hoc: Vec<Ema<T::InnerModule>>,
 }
 
 /// What `state.json` holds.
@@ -146,7 +148,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         config: &CheckpointConfig,
         data: Option<&DataIdentity>,
     ) -> Result<Checkpoint, TrainError> {
-        let part = shelf::part(checkpoints, self.progress.step)?;
+        let part = part(checkpoints, self.progress.step)?;
         let written = self.write(&part, data).and_then(|files| {
             let folder = place(checkpoints, &part, self.progress.step)?;
             Ok(Checkpoint {
@@ -172,9 +174,12 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
     fn write(&self, part: &Path, data: Option<&DataIdentity>) -> Result<Files, TrainError> {
         let step = self.progress.step;
         save_task(&part.join(MODEL), &self.task.valid(), step)?;
-        for (i, ema) in self.emas.iter().enumerate() {
+        let averages = self.emas.iter().enumerate();
+        let averages = averages.map(|(i, ema)| (ema_file(i), ema));
+        let post_hoc = self.post_hoc.iter().enumerate();
+        for (name, ema) in averages.chain(post_hoc.map(|(i, ema)| (post_hoc_file(i), ema))) {
             if let Some(average) = ema.average() {
-                save_task(&part.join(ema_file(i)), average, step)?;
+                save_task(&part.join(name), average, step)?;
             }
         }
         save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
@@ -323,16 +328,22 @@ impl Checkpoint {
     ) -> Result<State<B, T>, TrainError> {
         let weights = read_finite(&self.folder.join(MODEL))?;
         let task = weights.load_into(task, device)?;
-        let mut emas = Vec::new();
-        for (i, config) in stage.ema.iter().enumerate() {
-            let average = if self.files.contains_key(&ema_file(i)) {
-                let file = read_finite(&self.folder.join(ema_file(i)))?;
-                Some(file.load_into(task.valid(), device)?)
-            } else {
-                None
+        let resumed = |name: String, config: EmaConfig| {
+            let average = match self.files.contains_key(&name) {
+                true => {
+                    let file = read_finite(&self.folder.join(name))?;
+                    Some(file.load_into(task.valid(), device)?)
+                }
+                false => None,
             };
-            emas.push(Ema::resume(*config, average));
-        }
+            Ok::<_, TrainError>(Ema::resume(config, average))
+        };
+        let emas = stage.ema.iter().enumerate();
+        let emas = emas.map(|(i, config)| resumed(ema_file(i), *config));
+        let emas = emas.collect::<Result<_, _>>()?;
+        let post_hoc = stage.post_hoc_averages().into_iter().enumerate();
+        let post_hoc = post_hoc.map(|(i, config)| resumed(post_hoc_file(i), config));
+        let post_hoc = post_hoc.collect::<Result<_, _>>()?;
         let slots = match self.files.contains_key(OPTIMIZER) {
             true => {
                 let kept = stage.optimizer.kept(&task);
@@ -346,6 +357,7 @@ impl Checkpoint {
             task,
             optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
             emas,
+            post_hoc,
         })
     }
 }
@@ -375,6 +387,10 @@ impl Manifest {
     fn is_complete(folder: &Path) -> bool {
         Self::read(folder).is_ok_and(|manifest| has_sizes(folder, &manifest.files))
     }
+}
+
+fn post_hoc_file(index: usize) -> String {
+    format!("post-hoc-{}.safetensors", index + 1)
 }
 
 fn ema_file(index: usize) -> String {

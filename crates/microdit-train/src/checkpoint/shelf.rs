@@ -23,7 +23,7 @@ fn name_of(step: u64) -> String {
 }
 
 /// An empty directory to write the checkpoint of `step` in.
-pub(super) fn part(checkpoints: &Path, step: u64) -> Result<PathBuf, TrainError> {
+pub(crate) fn part(checkpoints: &Path, step: u64) -> Result<PathBuf, TrainError> {
     let part = checkpoints.join(format!("{PART}{}", name_of(step)));
     if part.exists() {
         fs::remove_dir_all(&part).map_err(TrainError::io(&part))?;
@@ -33,7 +33,7 @@ pub(super) fn part(checkpoints: &Path, step: u64) -> Result<PathBuf, TrainError>
 }
 
 /// Gives the directory `part` the name of the checkpoint of `step`, in place of one that has it.
-pub(super) fn place(checkpoints: &Path, part: &Path, step: u64) -> Result<PathBuf, TrainError> {
+pub(crate) fn place(checkpoints: &Path, part: &Path, step: u64) -> Result<PathBuf, TrainError> {
     let folder = checkpoints.join(name_of(step));
     let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(TrainError::io(from));
     if !folder.exists() {
@@ -126,7 +126,7 @@ fn warn(folder: &Path, error: &std::io::Error) {
 }
 
 /// Directories of checkpoints, oldest first.
-pub(super) fn folders(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {
+pub(crate) fn folders(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {
     if !checkpoints.exists() {
         return Ok(Vec::new());
     }
@@ -140,7 +140,7 @@ pub(super) fn folders(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {
 }
 
 /// The step in the name of a checkpoint; none for whatever else may lie there.
-pub(super) fn step_of(folder: &Path) -> Option<u64> {
+pub(crate) fn step_of(folder: &Path) -> Option<u64> {
     let name = folder.file_name()?.to_str()?;
     let step = name.strip_prefix(STEP)?.parse().ok()?;
     (name == name_of(step)).then_some(step)

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, path::Path};
 const CHUNK: usize = 1 << 16;
 
 /// Writes a task's networks after `step`.
-pub(super) fn save_task<B: DitBackend>(
+pub(crate) fn save_task<B: DitBackend>(
     path: &Path,
     task: &impl Task<B>,
     step: u64,

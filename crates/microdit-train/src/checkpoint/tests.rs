@@ -82,6 +82,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
             stage.ema.first().copied().unwrap_or(SLOW),
             Some(task.valid()),
         )],
+        post_hoc: Vec::new(),
         task,
         optimizer,
     }
@@ -114,6 +115,7 @@ fn save(
         task,
         optimizer,
         emas,
+        post_hoc: Vec::new(),
     };
     state.save(checkpoints, &config, None).unwrap()
 }

@@ -27,6 +27,7 @@ use microdit::{
     diffusion::DiffusionConfig,
     ema::EmaConfig,
     net::{Network, NetworkConfig},
+    post_hoc_ema::PostHocConfig,
     task::{Denoise, DenoiseConfig, Reconstruction},
 };
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,9 @@ pub struct Stage {
     /// Averages of the weights, counted in the stage's own steps; the first one is what is sampled from.
     #[serde(default)]
     pub ema: Vec<EmaConfig>,
+    /// When snapshots are kept from which an average of any length is made afterwards; never if absent.
+    #[serde(default)]
+    pub post_hoc_ema: Option<PostHocConfig>,
     /// Steps between evaluations, at least 1, in place of `evaluation.every`; without `evaluation` there are none.
     #[serde(default)]
     pub evaluate_every: Option<u64>,
@@ -140,6 +144,14 @@ impl Stage {
     ) -> Result<Denoise<B, Network<B>>, TrainError> {
         let network = self.model.init(seed, device)?;
         Ok(self.denoise().init(network)?)
+    }
+
+    /// The averages whose snapshots are kept.
+    pub(crate) fn post_hoc_averages(&self) -> Vec<EmaConfig> {
+        match self.post_hoc_ema {
+            Some(_) => PostHocConfig::averages().into(),
+            None => Vec::new(),
+        }
     }
 
     /// What is drawn for a sample, and the diffusion that noises it.

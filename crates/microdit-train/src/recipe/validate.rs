@@ -83,6 +83,9 @@ impl Stage {
             let place = format!("ema.{i}");
             ema.validate().map_err(|error| error.inside(&place))?;
         }
+        if let Some(post_hoc) = &self.post_hoc_ema {
+            post_hoc.validate().map_err(inside("post_hoc_ema"))?;
+        }
         self.fits("batch", self.batch)?;
         self.validate_pixels()?;
         let tokens = self.model.tokens();

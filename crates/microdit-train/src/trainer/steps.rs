@@ -147,6 +147,7 @@ where
                 self.write_line(stage, &state.progress, lr)?;
             }
             self.look(stage, &state)?;
+            self.keep_snapshot(stage, &state)?;
             // The end of the stage is saved by the caller.
             if step.is_multiple_of(every) && !last {
                 self.settle(&state)?;
@@ -173,6 +174,26 @@ where
             TrainError::NonFiniteSteps { .. } => state.check_weights().err().unwrap_or(error),
             error => error,
         })
+    }
+
+    /// Keeps a snapshot of the averages whose length is chosen afterwards, where one is due. It comes before the checkpoint of the same
+    /// step, so that no run resumes from behind one that was not written.
+    fn keep_snapshot(&mut self, stage: &Stage, state: &State<B, T>) -> Result<(), TrainError> {
+        let Some(config) = stage.post_hoc_ema.filter(|_| self.session.keeps()) else {
+            return Ok(());
+        };
+        let Progress {
+            stage: number,
+            stage_step,
+            step,
+            ..
+        } = state.progress;
+        if !stage_step.is_multiple_of(config.every) && stage_step != stage.steps {
+            return Ok(());
+        }
+        self.settle(state)?;
+        self.run
+            .save_snapshot(number, [stage_step, step], &state.post_hoc)
     }
 
     /// Saves the state, unless the newest checkpoint is of this step already.
@@ -311,6 +332,7 @@ where
             task,
             mut optimizer,
             mut emas,
+            mut post_hoc,
         } = state;
         let draws = Draws::of_step(self.recipe.run.seed, progress.step);
         let times = task.times(0..batch.keys.len(), &draws);
@@ -338,10 +360,11 @@ where
             optimizer_steps: optimizer.steps(),
             seconds: self.seconds(),
         };
-        if !emas.is_empty() {
+        if !(emas.is_empty() && post_hoc.is_empty()) {
             let live = task.valid();
             let moved = |path: &[&str]| task.updates(path, draws.step);
             emas.iter_mut()
+                .chain(&mut post_hoc)
                 .for_each(|ema| ema.update(&live, progress.stage_step, moved));
         }
         State {
@@ -349,6 +372,7 @@ where
             task,
             optimizer,
             emas,
+            post_hoc,
         }
     }
 }

@@ -1,0 +1,53 @@
+//! Progress of work that is counted: a bar, or a line now and then where there is no terminal.
+
+use crate::say;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+/// Time between two lines of progress where there is no terminal.
+const LINES: Duration = Duration::from_secs(10);
+
+/// A bar, which disappears when it is dropped.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    doing: &'static str,
+    things: &'static str,
+    lines: bool,
+    last: Instant,
+}
+
+impl Bar {
+    /// Of `doing` `things`, such as drawing pictures.
+    pub(crate) fn new(doing: &'static str, things: &'static str) -> Self {
+        let template = format!("{doing} {{bar:30}} {{pos}}/{{len}}, {{eta}} left");
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self {
+            bar: ProgressBar::new(0).with_style(style),
+            doing,
+            things,
+            lines: !std::io::stderr().is_terminal(),
+            last: Instant::now(),
+        }
+    }
+
+    /// Shows that `done` of `all` are done.
+    pub(crate) fn show(&mut self, done: u64, all: u64) {
+        self.bar.set_length(all);
+        self.bar.set_position(done);
+        if self.lines && self.last.elapsed() >= LINES {
+            self.last = Instant::now();
+            let (doing, things, left) = (self.doing, self.things, self.bar.eta().as_secs());
+            say!("{doing}: {done} of {all} {things}, {left} s left");
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
