@@ -35,6 +35,8 @@ pub enum Purpose {
     Mix = 11,
     /// What a task of your own draws for a training sample.
     Task = 12,
+    /// Which pictures belong to a subset that a metric draws; `step` is the subset.
+    Subset = 13,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).
