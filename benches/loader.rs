@@ -6,7 +6,7 @@ use microdit::rng::{Purpose, Stream};
 use microdit_data::{
     DatasetCard, Layout, Loader, LoaderConfig, Members, Position, PrepareConfig, Shards, Source,
     Store,
-    image::{center_crop, decode, resize_shorter_side},
+    image::{decode, square},
     prepare,
 };
 use microdit_encoders::{
@@ -153,7 +153,7 @@ fn samples(c: &mut Criterion) {
         b.iter(|| decode(black_box(&file)))
     });
     c.bench_function("resize 800 x 600 to 256 and crop", |b| {
-        b.iter(|| center_crop(&resize_shorter_side(black_box(&photograph), 256), 256));
+        b.iter(|| square(black_box(&photograph), 256));
     });
     let caption = "Photo by @jane_doe of the <b>red</b> boat &amp; the old harbour at dawn, see https://boats.com/x?id=7";
     c.bench_function("clean a caption", |b| {

@@ -14,7 +14,9 @@ use std::{
 fn is_case(path: &Path) -> bool {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => !stem.ends_with("_expected") && !stem.ends_with("_captions"),
+        Some("json") => !["_expected", "_captions", "_names"]
+            .iter()
+            .any(|end| stem.ends_with(end)),
         Some("pt") => true,
         _ => false,
     }

@@ -1,15 +1,13 @@
-//! image_prep, wds_pixels: what becomes of pictures before they are encoded.
+//! image_prep, picture_resize, wds_pixels: what becomes of pictures before they are encoded.
 
 use crate::{golden::Golden, report::Report};
 use image::RgbImage;
+use microdit::picture::{Filter, Resample};
 use microdit_data::{
     Image, Members, Shards,
-    image::{center_crop, decode, pixels, resize_shorter_side},
+    image::{decode, pixels, square},
 };
 use std::path::Path;
-
-/// One level of 255: different libraries round fixed-point sums differently.
-const LEVEL: f64 = 1.0;
 
 /// Levels by which decoders of JPEG differ: the format leaves rounding and the smoothing of colours to them.
 const DECODER: f64 = 8.0;
@@ -48,21 +46,53 @@ pub(super) fn image_prep(path: &Path, report: &mut Report) {
         let levels = source.data.iter().map(|&level| level as u8).collect();
         let (height, width) = (source.shape[0] as u32, source.shape[1] as u32);
         let image = RgbImage::from_raw(width, height, levels).expect("three levels per pixel");
-        let resized = resize_shorter_side(&image, size);
-        let levels: Vec<f64> = resized.as_raw().iter().copied().map(f64::from).collect();
+        let from = [source.shape[0], source.shape[1]];
+        let resized = Resample::shorter_side(from, size as usize, Filter::Bicubic);
+        let levels = resized.apply(image.as_raw(), from).into_iter();
+        let levels: Vec<f64> = levels.map(f64::from).collect();
         let expected = golden.get(&format!("out.{picture}.resized"));
-        report.close(format!("{picture}.resized"), &levels, expected, LEVEL);
-        let values: Vec<f64> = pixels(&center_crop(&resized, size))
+        report.equal(format!("{picture}.resized"), &levels, &expected.data);
+        let values: Vec<f64> = pixels(&square(&image, size))
             .into_iter()
             .map(f64::from)
             .collect();
         let expected = golden.get(&format!("out.{picture}.image"));
-        // A level of the range -1..1, and the rounding of f32.
-        report.close(
-            format!("{picture}.image"),
-            &values,
-            expected,
-            LEVEL / 127.5 + 1e-6,
-        );
+        report.close(format!("{picture}.image"), &values, expected, 1e-6);
+    }
+}
+
+/// Pictures of several sizes resized by Pillow with every kernel, in 8 bits and in single precision.
+pub(super) fn picture_resize(path: &Path, report: &mut Report) {
+    let golden = Golden::open(&path.with_extension("safetensors"));
+    let filters = [
+        ("box", Filter::Box),
+        ("bilinear", Filter::Bilinear),
+        ("hamming", Filter::Hamming),
+        ("bicubic", Filter::Bicubic),
+        ("lanczos", Filter::Lanczos),
+    ];
+    for i in 0.. {
+        let key = format!("in.{i}.pixels");
+        if !golden.has(&key) {
+            break;
+        }
+        let pixels = golden.get(&key);
+        let from = [pixels.shape[0], pixels.shape[1]];
+        let levels: Vec<u8> = pixels.data.iter().map(|&level| level as u8).collect();
+        for (name, filter) in filters {
+            let key = format!("out.{i}.{name}");
+            let expected = golden.get(&key);
+            let resample = Resample::to([expected.shape[0], expected.shape[1]], filter);
+            let found = resample.apply(&levels, from).into_iter();
+            let found: Vec<f64> = found.map(f64::from).collect();
+            report.equal(&key, &found, &expected.data);
+            let key = format!("{key}_f32");
+            if golden.has(&key) {
+                let found = resample.apply(&pixels.to_f32(), from).into_iter();
+                let found: Vec<f64> = found.map(f64::from).collect();
+                // A unit in the last place of 255.
+                report.close(&key, &found, golden.get(&key), 2e-5);
+            }
+        }
     }
 }

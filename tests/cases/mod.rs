@@ -4,6 +4,7 @@ mod checkpoint;
 mod contrastive;
 mod diffusion;
 mod encoders;
+mod features;
 mod flow_matching;
 mod images;
 mod lamb;
@@ -66,10 +67,15 @@ pub const KINDS: &[(&str, Check)] = &[
     ("clip_text", encoders::clip_text),
     ("hf_clip_text", encoders::hf_clip_text),
     ("t5_encoder", encoders::t5_encoder),
+    ("clip_image", features::clip_image),
+    ("hf_clip_image", features::hf_clip_image),
+    ("dinov2", features::dinov2),
+    ("inception", features::inception),
     ("clip_tokenizer", text::clip_tokenizer),
     ("caption_clean", text::caption_clean),
     ("text_repair", text::text_repair),
     ("image_prep", images::image_prep),
+    ("picture_resize", images::picture_resize),
     ("wds_pixels", images::wds_pixels),
     ("mds", shards::mds),
 ];

@@ -2,7 +2,6 @@
 
 use crate::{
     error::DataError,
-    files::checksum,
     image::decode,
     index::DatasetIndex,
     left_out::{LeftOut, reasons},
@@ -12,6 +11,7 @@ use crate::{
     shards::{Members, Shard, Shards},
 };
 use ::image::RgbImage;
+use microdit::checksum;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -207,7 +207,7 @@ struct Page {
 impl Page {
     fn shard(&mut self, shard: &Shard, kinds: &[Members], index: Option<&DatasetIndex>) {
         let (path, name) = (shard.path(), shard.name());
-        match checksum(path) {
+        match checksum::of_file(path) {
             Ok((bytes, sha256)) => {
                 self.result.bytes += bytes;
                 let entry =

@@ -1,11 +1,7 @@
 //! Writes shards: tars that appear complete or not at all.
 
-use crate::{
-    archive,
-    error::DataError,
-    files::{checksum, file_name, hexadecimal},
-    index::ShardReport,
-};
+use crate::{archive, error::DataError, files::file_name, index::ShardReport};
+use microdit::checksum;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -85,7 +81,10 @@ impl ShardWriter {
         let written = self.tar.get_mut();
         written.flush().map_err(io)?;
         written.inner.get_ref().sync_all().map_err(io)?;
-        let (bytes, sha256) = (written.bytes, hexadecimal(written.digest.clone()));
+        let (bytes, sha256) = (
+            written.bytes,
+            checksum::hexadecimal(&written.digest.clone().finalize()),
+        );
         self.read_back(bytes, &sha256)?;
         std::fs::rename(&self.part, &self.path).map_err(io)?;
         Ok(ShardReport {
@@ -103,7 +102,7 @@ impl ShardWriter {
             path: self.path.clone(),
             message,
         };
-        let (found, checksum) = checksum(&self.part).map_err(DataError::io(&self.part))?;
+        let (found, checksum) = checksum::of_file(&self.part).map_err(DataError::io(&self.part))?;
         if found != bytes || checksum != sha256 {
             return Err(different(format!(
                 "{found} bytes with SHA-256 {checksum}; expected {bytes} with {sha256}"

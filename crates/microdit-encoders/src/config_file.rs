@@ -7,6 +7,22 @@ use std::path::{Path, PathBuf};
 /// The largest configuration or tokenizer that is read.
 const MAX_JSON: u64 = 1 << 27;
 
+/// Names of open_clip's weights, in the order they are looked for.
+pub(crate) const OPEN_CLIP: [&str; 3] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// Names of transformers' weights, in the order they are looked for.
+pub(crate) const TRANSFORMERS: [&str; 5] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
 /// The first of `names` that is a file in `folder`.
 pub(crate) fn find(folder: &Path, names: &[&str]) -> Result<PathBuf, WeightsError> {
     let found = names

@@ -8,7 +8,7 @@ use burn::tensor::{
 };
 use microdit::{DitBackend, weights::WeightsError};
 
-/// A convolution with a square kernel.
+/// A convolution.
 #[derive(Clone, Debug)]
 pub(crate) struct Conv2d<B: DitBackend> {
     weight: Tensor<B, 4>,
@@ -17,7 +17,7 @@ pub(crate) struct Conv2d<B: DitBackend> {
 }
 
 impl<B: DitBackend> Conv2d<B> {
-    /// A convolution that keeps height and width; `size` is the kernel's, odd.
+    /// A convolution that keeps height and width; `size` is that of its square kernel, odd.
     pub(crate) fn load(
         at: &At<'_>,
         [input, output, size]: [usize; 3],
@@ -28,7 +28,7 @@ impl<B: DitBackend> Conv2d<B> {
         Self::strided(at, [input, output, size], bias, 1, [pad; 2], device)
     }
 
-    /// A convolution with a stride, padded by `pad` pixels at the [top and left, bottom and right].
+    /// A convolution with a square kernel and a stride, padded by `pad` pixels at the [top and left, bottom and right].
     pub(crate) fn strided(
         at: &At<'_>,
         [input, output, size]: [usize; 3],
@@ -40,17 +40,23 @@ impl<B: DitBackend> Conv2d<B> {
         let bias = bias
             .then(|| at.tensor("bias", [output], device))
             .transpose()?;
-        Ok(Self {
-            weight: at.tensor("weight", [output, input, size, size], device)?,
+        let weight = at.tensor("weight", [output, input, size, size], device)?;
+        let pad = pad.map(|pad| [pad; 2]);
+        let options = PaddedConvOptions::asymmetric([stride; 2], pad[0], pad[1], [1; 2], 1);
+        Ok(Self::new(weight, bias, options))
+    }
+
+    /// Of `weight` `[output, input, height, width]` and `bias` `[output]`.
+    pub(crate) fn new(
+        weight: Tensor<B, 4>,
+        bias: Option<Tensor<B, 1>>,
+        options: PaddedConvOptions<2>,
+    ) -> Self {
+        Self {
+            weight,
             bias,
-            options: PaddedConvOptions::asymmetric(
-                [stride; 2],
-                [pad[0]; 2],
-                [pad[1]; 2],
-                [1; 2],
-                1,
-            ),
-        })
+            options,
+        }
     }
 
     /// `[batch, input, height, width]` to `[batch, output, ..]`.

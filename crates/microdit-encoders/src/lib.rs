@@ -1,16 +1,18 @@
-//! The frozen networks around the denoiser, from published weights - image autoencoders and text encoders -
-//! and, for runs without any download, their built-in stand-ins.
+//! The frozen networks around the denoiser, from published weights - image autoencoders, text encoders and networks whose features
+//! pictures are judged by - and, for runs without any download, their built-in stand-ins.
 
 mod codec;
 mod config_file;
 mod contact_sheet;
 mod cut;
+pub mod features;
 mod hashed_words;
 pub mod hub;
 mod layers;
 mod pixels;
 mod png;
 pub mod text;
+mod transformer;
 pub mod vae;
 mod weights;
 

@@ -6,7 +6,13 @@ use microdit::{
     rng::{Purpose, Stream},
     weights::{StateDict, WeightsError, WeightsFile},
 };
-use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, path::Path};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 /// The largest width and the most layers that a configuration may claim.
 pub(crate) const MAX_WIDTH: usize = 1 << 17;
@@ -34,10 +40,21 @@ pub struct Weights {
     read: RefCell<BTreeMap<String, Vec<usize>>>,
 }
 
-#[derive(Debug)]
 enum Source {
     File(Box<RefCell<WeightsFile>>),
-    Random(u64),
+    Computed(Box<Compute>),
+}
+
+/// The values of a tensor by its name and shape, row-major.
+type Compute = dyn Fn(&str, &[usize]) -> Vec<f32>;
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => file.fmt(f),
+            Self::Computed(_) => f.write_str("Computed"),
+        }
+    }
 }
 
 /// [`Weights`] under a prefix.
@@ -61,7 +78,24 @@ impl Weights {
     /// Random tensors of any name and shape, which depend on seed and name alone: to measure a network, or to test
     /// what surrounds it, without a download. Matrices keep the size of what they multiply.
     pub fn random(seed: u64) -> Self {
-        Self::new(Source::Random(seed), "random weights".into())
+        Self::computed("random weights", move |name, shape| {
+            random(seed, name, shape)
+        })
+    }
+
+    /// Tensors of any name and shape, whose values (row-major) `compute` makes from these; `origin` is what errors call them.
+    ///
+    /// ```
+    /// use burn_flex::Flex;
+    /// use microdit_encoders::Weights;
+    ///
+    /// let ones = Weights::computed("ones", |_, shape| vec![1.0; shape.iter().product()]);
+    /// let matrix = ones.at("").tensor::<Flex, 2>("matrix", [2, 3], &Default::default())?;
+    /// assert_eq!(matrix.sum().into_scalar(), 6.0);
+    /// # Ok::<(), microdit::weights::WeightsError>(())
+    /// ```
+    pub fn computed(origin: &str, compute: impl Fn(&str, &[usize]) -> Vec<f32> + 'static) -> Self {
+        Self::new(Source::Computed(Box::new(compute)), origin.to_owned())
     }
 
     fn new(source: Source, origin: String) -> Self {
@@ -95,35 +129,40 @@ impl Weights {
         }
     }
 
+    /// The files the tensors lie in; none if they lie in no file.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match &self.source {
+            Source::File(file) => file.borrow().files().map(Path::to_owned).collect(),
+            Source::Computed(_) => Vec::new(),
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         match &self.source {
             Source::File(file) => file.borrow().contains(name),
-            Source::Random(_) => true,
+            Source::Computed(_) => true,
         }
     }
 
     fn names(&self) -> Vec<String> {
         match &self.source {
             Source::File(file) => file.borrow().names().map(str::to_owned).collect(),
-            Source::Random(_) => Vec::new(),
+            Source::Computed(_) => Vec::new(),
         }
     }
 
-    /// The shape of a tensor that is there; random weights have any.
+    /// The shape of a tensor that is there; computed weights have any.
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => file.borrow().shape(name),
-            Source::Random(_) => None,
+            Source::Computed(_) => None,
         }
     }
 
     fn data(&self, name: &str, shape: &[usize]) -> Result<Option<TensorData>, WeightsError> {
         match &self.source {
             Source::File(file) => file.borrow_mut().read(name),
-            Source::Random(seed) => {
-                let values = random(*seed, name, shape);
-                Ok(Some(TensorData::new(values, shape)))
-            }
+            Source::Computed(compute) => Ok(Some(TensorData::new(compute(name, shape), shape))),
         }
     }
 
@@ -164,9 +203,14 @@ impl<'a> At<'a> {
         self.at(segments.iter().find(known).unwrap_or(&segments[0]))
     }
 
-    /// Whether there is a tensor of that name; random weights have every one.
+    /// Whether there is a tensor of that name; computed weights have every one.
     pub fn has(&self, name: &str) -> bool {
         self.weights.has(&self.name(name))
+    }
+
+    /// The shape of the tensor of that name, if it is there; computed weights have any, and none is known of theirs.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.weights.shape(&self.name(name))
     }
 
     /// The tensor of that name, in the backend's float type.
@@ -254,11 +298,11 @@ impl<'a> At<'a> {
     }
 }
 
-/// Normal values; of vectors, which are biases and factors of norms, around 0 and 1.
+/// Normal values; of vectors, which are biases of norms or their factors and variances, around 0 and 1.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let inputs: usize = shape.iter().skip(1).product();
     let (mean, std) = match shape.len() {
-        1 if name.ends_with("weight") => (1.0, 0.05),
+        1 if name.ends_with("weight") || name.ends_with("running_var") => (1.0, 0.05),
         1 => (0.0, 0.05),
         _ => (0.0, 1.0 / (inputs as f32).sqrt()),
     };

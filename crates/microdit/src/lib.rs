@@ -30,12 +30,14 @@
 //! ```
 
 pub mod atomic_file;
+pub mod checksum;
 pub mod diffusion;
 pub mod ema;
 pub mod net;
 pub mod nn;
 pub mod ops;
 pub mod post_hoc_ema;
+pub mod picture;
 pub mod printable;
 pub mod range;
 pub mod rng;

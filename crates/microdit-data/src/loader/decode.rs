@@ -2,7 +2,7 @@
 
 use super::config::LoaderConfig;
 use crate::{
-    image::{self, center_crop, pixels, resize_shorter_side},
+    image::{self, pixels},
     npy, parallel,
     sample::{Image, Sample, Stored},
 };
@@ -74,5 +74,5 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
 /// The middle of the image at the size in pixels that the latents stand for.
 fn square(image: &RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
     let size = height.min(width) as u32;
-    pixels(&center_crop(&resize_shorter_side(image, size), size))
+    pixels(&image::square(image, size))
 }

@@ -5,6 +5,7 @@ use super::{
     client::{Client, Described, Failure},
     error::HubError,
 };
+use microdit::checksum::hexadecimal;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::{
@@ -180,9 +181,5 @@ fn differs(path: &Path, expected: &str) -> io::Result<Option<String>> {
 
 fn hash<D: Digest + io::Write>(mut digest: D, path: &Path) -> io::Result<String> {
     io::copy(&mut File::open(path)?, &mut digest)?;
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hexadecimal(&digest.finalize()))
 }

@@ -18,6 +18,12 @@ pub struct Published {
 /// Files of a model diffusers saved.
 const DIFFUSERS: &[&str] = &["config.json", "diffusion_pytorch_model.safetensors"];
 
+/// Files of a model transformers saved.
+const TRANSFORMERS: &[&str] = &["config.json", "model.safetensors"];
+
+/// Files of a CLIP of OpenAI's whose weights are in PyTorch's format alone.
+const OPENAI: &[&str] = &["config.json", "pytorch_model.bin", "tokenizer_config.json"];
+
 /// Models with a name of their own.
 pub const PUBLISHED: &[Published] = &[
     Published {
@@ -49,6 +55,30 @@ pub const PUBLISHED: &[Published] = &[
         about: "CLIP ViT-L/14 of OpenAI",
         repository: "openai/clip-vit-large-patch14",
         files: &["config.json", "model.safetensors", "tokenizer_config.json"],
+    },
+    Published {
+        name: "clip-l14-336",
+        about: "CLIP ViT-L/14 of OpenAI for pictures of 336 pixels: CMMD",
+        repository: "openai/clip-vit-large-patch14-336",
+        files: OPENAI,
+    },
+    Published {
+        name: "clip-b32",
+        about: "CLIP ViT-B/32 of OpenAI",
+        repository: "openai/clip-vit-base-patch32",
+        files: OPENAI,
+    },
+    Published {
+        name: "dinov2-base",
+        about: "DINOv2 ViT-B/14, features of pictures",
+        repository: "facebook/dinov2-base",
+        files: TRANSFORMERS,
+    },
+    Published {
+        name: "dinov2-large",
+        about: "DINOv2 ViT-L/14, features of pictures",
+        repository: "facebook/dinov2-large",
+        files: TRANSFORMERS,
     },
     Published {
         name: "microdit-xl2",

@@ -2,10 +2,11 @@
 
 use super::states::TextStates;
 use crate::{
-    layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
-    weights::{At, MAX_LAYERS, MAX_WIDTH},
+    layers::{LayerNorm, Linear},
+    transformer::{Activation, Block, BlockConfig, Names},
+    weights::{At, MAX_WIDTH},
 };
-use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
+use burn::tensor::{Int, Tensor, TensorData, module::embedding};
 use microdit::{DitBackend, weights::WeightsError};
 
 /// Where the tower lies among tensors named by transformers: of a model of both towers or with a projection, and of a text
@@ -70,6 +71,22 @@ impl ClipTextConfig {
         }
     }
 
+    fn block(&self) -> BlockConfig {
+        BlockConfig {
+            width: self.width,
+            heads: self.heads,
+            hidden: self.hidden,
+            eps: self.eps,
+            activation: match self.quick_gelu {
+                true => Activation::QuickGelu,
+                false => Activation::Gelu,
+            },
+            qkv_bias: true,
+            layer_scale: false,
+            gated: false,
+        }
+    }
+
     /// The tower with the weights at `at`; tensors of other towers may lie beside its own.
     ///
     /// # Errors
@@ -93,21 +110,15 @@ impl ClipTextConfig {
         at: &At<'_>,
         device: &B::Device,
     ) -> Result<ClipText<B>, WeightsError> {
-        if self.heads == 0 || !self.width.is_multiple_of(self.heads) {
-            let message = format!("{} heads do not divide width {}", self.heads, self.width);
-            return Err(at.unusable(&message));
-        }
+        let block = self.block();
+        block.check(at, self.layers)?;
         at.within("the vocabulary", self.vocabulary, 1..=MAX_VOCABULARY)?;
         at.within("the number of tokens", self.tokens, 1..=MAX_TOKENS)?;
-        at.within("the width", self.width, 1..=MAX_WIDTH)?;
-        at.within("the feed-forward width", self.hidden, 1..=MAX_WIDTH)?;
-        at.within("the number of layers", self.layers, 1..=MAX_LAYERS)?;
         at.within(
             "the projection",
             self.projection.unwrap_or(1),
             1..=MAX_WIDTH,
         )?;
-        at.epsilon("the epsilon of norms", self.eps)?;
         let known = |prefixes: &[&'static str], table: &str| {
             let has = |prefix: &&&str| at.at(prefix).has(table);
             prefixes.iter().find(has).map(|prefix| at.at(prefix))
@@ -116,7 +127,7 @@ impl ClipTextConfig {
             known(TRANSFORMERS, "embeddings.token_embedding.weight"),
             known(OPEN_CLIP, "token_embedding.weight"),
         ) {
-            (Some(text), _) => (Names::Transformers, text),
+            (Some(text), _) => (Names::Clip, text),
             (None, Some(text)) => (Names::OpenClip, text),
             (None, None) => {
                 return Err(at.unusable(
@@ -124,40 +135,38 @@ impl ClipTextConfig {
                 ));
             }
         };
-        let blocks = match names {
-            Names::Transformers => text.at("encoder.layers"),
-            Names::OpenClip => text.at("transformer.resblocks"),
-        };
-        let block = |i| Block::load(self, names, &blocks.at(i), device);
+        let blocks = text.at(match names {
+            Names::OpenClip => "transformer.resblocks",
+            _ => "encoder.layers",
+        });
+        let block = |i| Block::load(&block, names, &blocks.at(i), device);
+        let table = [self.tokens, self.width];
         let (token, position, norm) = match names {
-            Names::Transformers => (
-                text.at("embeddings.token_embedding"),
-                text.at("embeddings").tensor(
-                    "position_embedding.weight",
-                    [self.tokens, self.width],
-                    device,
-                )?,
-                text.at("final_layer_norm"),
-            ),
             Names::OpenClip => (
                 text.at("token_embedding"),
-                text.tensor("positional_embedding", [self.tokens, self.width], device)?,
+                text.tensor("positional_embedding", table, device)?,
                 text.at("ln_final"),
+            ),
+            _ => (
+                text.at("embeddings.token_embedding"),
+                text.at("embeddings.position_embedding")
+                    .tensor("weight", table, device)?,
+                text.at("final_layer_norm"),
             ),
         };
         let projection = |width| -> Result<Linear<B>, WeightsError> {
             match names {
-                Names::Transformers => Linear::load(
-                    &at.at_any(&["text_projection", "text_model.text_projection"]),
-                    [self.width, width],
-                    false,
-                    device,
-                ),
                 // Stored as a plain matrix that multiplies from the right.
                 Names::OpenClip => {
                     let matrix = text.tensor("text_projection", [self.width, width], device)?;
                     Ok(Linear::new(matrix.transpose(), None))
                 }
+                _ => Linear::load(
+                    &at.at_any(&["text_projection", "text_model.text_projection"]),
+                    [self.width, width],
+                    false,
+                    device,
+                ),
             }
         };
         let tower = ClipText {
@@ -171,13 +180,6 @@ impl ClipTextConfig {
         blocks.all_read()?;
         Ok(tower)
     }
-}
-
-/// Whose names the tensors have.
-#[derive(Clone, Copy)]
-enum Names {
-    OpenClip,
-    Transformers,
 }
 
 /// A text transformer with a causal mask.
@@ -220,7 +222,7 @@ impl<B: DitBackend> ClipText<B> {
         let mut x = embedding(self.token.clone(), ids.clone()) + position.unsqueeze();
         let mask = causal(tokens, &device);
         for (i, layer) in self.blocks.iter().enumerate() {
-            x = layer.forward(x, &mask);
+            x = layer.forward(x, Some(&mask));
             block(i, &x);
         }
         let hidden = self.norm.forward(x);
@@ -277,82 +279,4 @@ fn causal<B: DitBackend>(tokens: usize, device: &B::Device) -> Tensor<B, 4> {
     };
     let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
     Tensor::from_data(TensorData::new(mask, [1, 1, tokens, tokens]), device)
-}
-
-/// Pre-norm self-attention and feed-forward layers.
-#[derive(Clone, Debug)]
-struct Block<B: DitBackend> {
-    norm1: LayerNorm<B>,
-    /// Queries, keys and values stacked.
-    qkv: Linear<B>,
-    out: Linear<B>,
-    norm2: LayerNorm<B>,
-    fc1: Linear<B>,
-    fc2: Linear<B>,
-    heads: usize,
-    quick_gelu: bool,
-}
-
-impl<B: DitBackend> Block<B> {
-    fn load(
-        config: &ClipTextConfig,
-        names: Names,
-        at: &At<'_>,
-        device: &B::Device,
-    ) -> Result<Self, WeightsError> {
-        let (width, hidden) = (config.width, config.hidden);
-        let (norms, attention, mlp) = match names {
-            Names::OpenClip => (["ln_1", "ln_2"], "attn", ["mlp.c_fc", "mlp.c_proj"]),
-            Names::Transformers => (
-                ["layer_norm1", "layer_norm2"],
-                "self_attn",
-                ["mlp.fc1", "mlp.fc2"],
-            ),
-        };
-        let norm = |name: &str| LayerNorm::load(&at.at(name), width, config.eps, device);
-        let attention = at.at(attention);
-        let (weight, bias) = match names {
-            Names::OpenClip => (
-                attention.tensor("in_proj_weight", [3 * width, width], device)?,
-                attention.tensor("in_proj_bias", [3 * width], device)?,
-            ),
-            Names::Transformers => {
-                let (mut weights, mut biases) = (Vec::new(), Vec::new());
-                for name in ["q_proj", "k_proj", "v_proj"] {
-                    let at = attention.at(name);
-                    weights.push(at.tensor("weight", [width; 2], device)?);
-                    biases.push(at.tensor("bias", [width], device)?);
-                }
-                (Tensor::cat(weights, 0), Tensor::cat(biases, 0))
-            }
-        };
-        Ok(Self {
-            norm1: norm(norms[0])?,
-            qkv: Linear::new(weight, Some(bias)),
-            out: Linear::load(&attention.at("out_proj"), [width; 2], true, device)?,
-            norm2: norm(norms[1])?,
-            fc1: Linear::load(&at.at(mlp[0]), [width, hidden], true, device)?,
-            fc2: Linear::load(&at.at(mlp[1]), [hidden, width], true, device)?,
-            heads: config.heads,
-            quick_gelu: config.quick_gelu,
-        })
-    }
-
-    fn forward(&self, x: Tensor<B, 3>, mask: &Tensor<B, 4>) -> Tensor<B, 3> {
-        let width = x.dims()[2];
-        let qkv = self.qkv.forward(self.norm1.forward(x.clone()));
-        let [q, k, v] =
-            [0, 1, 2].map(|i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads));
-        let scale = 1.0 / ((width / self.heads) as f64).sqrt();
-        let x = x + self
-            .out
-            .forward(merge_heads(attention(q, k, v, scale, Some(mask))));
-        let h = self.fc1.forward(self.norm2.forward(x.clone()));
-        let h = if self.quick_gelu {
-            activation::sigmoid(h.clone() * 1.702) * h
-        } else {
-            activation::gelu(h)
-        };
-        x + self.fc2.forward(h)
-    }
 }

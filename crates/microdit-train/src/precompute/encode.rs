@@ -7,13 +7,12 @@ use super::{
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
 use microdit::{
-    DitBackend,
+    DitBackend, checksum,
     rng::{Purpose, Stream},
 };
 use microdit_data::{
     DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
-    files::checksum,
-    image::{center_crop, decode, pixels, resize_shorter_side},
+    image::{decode, pixels, square},
     key::{Unique, of_key},
     npy_of_halves, parallel, read_ahead, reasons,
 };
@@ -245,7 +244,7 @@ fn read(
     let read = read_ahead(
         stop,
         move |send| {
-            let (source, checksum) = (Glance::at(&reader), checksum(reader.path()));
+            let (source, checksum) = (Glance::at(&reader), checksum::of_file(reader.path()));
             let take = |key: &str, sample| send((key.to_owned(), sample));
             let end = reader.for_each(&Members::Pictures, take);
             (source, checksum, end.err())
@@ -277,12 +276,12 @@ fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, Strin
         return Err("no image".into());
     };
     let image = decode(file)?;
-    let square = |&size: &u32| pixels(&center_crop(&resize_shorter_side(&image, size), size));
+    let at_size = |&size: &u32| pixels(&square(&image, size));
     Ok(Prepared {
         place,
         key: sample.key.clone(),
         caption: sample.caption.clone(),
-        images: sizes.iter().map(square).collect(),
+        images: sizes.iter().map(at_size).collect(),
     })
 }
 

@@ -1,9 +1,7 @@
 //! What shards and encoders are, whatever they are called: their content.
 
-use microdit_data::{
-    DataError, Shard,
-    files::{checksum, file_name, hexadecimal},
-};
+use microdit::checksum::{self, hexadecimal};
+use microdit_data::{DataError, Shard, files::file_name};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -73,7 +71,7 @@ fn fingerprint(shard: &Shard) -> io::Result<(u64, String)> {
             digest.update([0]);
         }
     }
-    Ok((bytes, hexadecimal(digest)))
+    Ok((bytes, hexadecimal(&digest.finalize())))
 }
 
 /// An encoder: what it is called, and what it is.
@@ -113,13 +111,13 @@ impl EncoderIdentity {
         // In an order that does not depend on their names.
         let mut checksums = Vec::with_capacity(files.len());
         for path in files {
-            let (_, sha256) = checksum(&path).map_err(DataError::io(&path))?;
+            let (_, sha256) = checksum::of_file(&path).map_err(DataError::io(&path))?;
             checksums.push(sha256);
         }
         checksums.sort_unstable();
         Ok(Self {
             name: name.to_owned(),
-            sha256: hexadecimal(Sha256::new_with_prefix(checksums.concat())),
+            sha256: hexadecimal(&Sha256::digest(checksums.concat())),
         })
     }
 }

@@ -4,9 +4,10 @@ use super::{
     files::{remove, report_path, tar_path},
     identity::Glance,
 };
+use microdit::checksum;
 use microdit_data::{
     DataError, ShardReport,
-    files::{checksum, file_name, read_json, write_json},
+    files::{file_name, read_json, write_json},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -89,7 +90,7 @@ impl Record {
         if !path.is_file() {
             return Some(format!("{name} is missing"));
         }
-        match checksum(&path) {
+        match checksum::of_file(&path) {
             Err(error) => Some(format!("{name} cannot be read: {error}")),
             Ok((bytes, _)) if bytes != self.report.bytes => Some(format!(
                 "{name} has {bytes} bytes; expected {}",
@@ -116,7 +117,7 @@ pub(super) fn find(out: &Path, number: usize, source: &Path) -> Found {
     if record.lost() {
         return Found::Nothing;
     }
-    match checksum(source) {
+    match checksum::of_file(source) {
         Err(error) => return Found::Unreadable(format!("{}: {error}", file_name(source))),
         Ok((bytes, sha256)) if sha256 != record.source_sha256 => {
             return Found::OtherPictures(format!(

@@ -1,6 +1,7 @@
 //! How two recipes differ, key by key, and what that means for a run that was begun with the first.
 
 use super::{Recipe, RunConfig, keys};
+use microdit::checksum::hexadecimal;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -129,8 +130,7 @@ impl Recipe {
             let whose = format!("stages.{}", stage.name);
             add(&whose, leaves(stage), &|key| !is_of(key, &FREE_IN_STAGE));
         }
-        let digest = hasher.finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hasher.finalize())
     }
 }
 

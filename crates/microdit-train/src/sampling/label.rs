@@ -2,12 +2,16 @@
 
 use super::{Picture, Pipeline};
 use crate::{error::TrainError, recipe::SamplingConfig};
-use microdit::diffusion::schedule::ScheduleConfig;
-use microdit::{DitBackend, net::Denoiser};
+use microdit::{
+    DitBackend,
+    checksum::{self, hexadecimal},
+    diffusion::schedule::ScheduleConfig,
+    net::Denoiser,
+};
 use microdit_encoders::read_labels;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::{fs::File, io, path::Path};
+use std::path::Path;
 
 /// Characters of a text that are shown.
 const SHOWN: usize = 60;
@@ -30,11 +34,7 @@ impl Label {
             hasher.update(format!("{key} {} ", text.len()));
             hasher.update(text);
         }
-        let digest = hasher.finalize();
-        digest[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hexadecimal(&hasher.finalize()[..16])
     }
 
     /// With one text more.
@@ -135,10 +135,6 @@ fn json(value: &impl Serialize) -> String {
 
 /// What a label says about weights in a file: their content.
 pub(super) fn of_file(path: &Path) -> Result<String, TrainError> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path).map_err(TrainError::io(path))?;
-    io::copy(&mut file, &mut hasher).map_err(TrainError::io(path))?;
-    let digest = hasher.finalize();
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256:{digits}"))
+    let (_, sha256) = checksum::of_file(path).map_err(TrainError::io(path))?;
+    Ok(format!("sha256:{sha256}"))
 }

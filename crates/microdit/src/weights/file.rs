@@ -130,6 +130,11 @@ impl WeightsFile {
         })
     }
 
+    /// The files the tensors lie in: the one that was opened, or those the index lists.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
     /// Names of the tensors, without wrappers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)

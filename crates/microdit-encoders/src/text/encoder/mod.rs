@@ -9,7 +9,7 @@ use super::{
     tokenizer::{ClipTokenizer, Padding},
 };
 use crate::{
-    config_file::{find, format, parse, text},
+    config_file::{OPEN_CLIP, TRANSFORMERS, find, format, parse, text},
     weights::Weights,
 };
 use burn::tensor::{Int, Tensor, TensorData};
@@ -20,22 +20,6 @@ use tokenizers::Tokenizer;
 use transformers::{
     Kind, T5_TOKENS, knows_all_tokens, padding, sentence_pieces, transformers_clip,
 };
-
-/// Names of open_clip's weights, in the order they are looked for.
-const OPEN_CLIP: [&str; 3] = [
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-];
-
-/// Names of transformers' weights, in the order they are looked for.
-const TRANSFORMERS: [&str; 5] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model.fp16.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 /// Captions to the states of their tokens.
 #[derive(Debug)]

@@ -1,0 +1,48 @@
+//! What can go wrong with a network of features.
+
+use super::inception::Resize;
+use crate::hub::HubError;
+use microdit::weights::WeightsError;
+use std::{io, path::PathBuf};
+
+/// A network of features that cannot be opened, or does not do what is asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FeatureError {
+    /// A network that is not there.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The weights of Inception-V3, which are not on the hub.
+    #[error(
+        "{name} is not on the Hugging Face hub: it is a release file of pytorch-fid, {}; download it from github.com/mseitzer/pytorch-fid/releases and give its path",
+        Self::INCEPTION
+    )]
+    Release {
+        /// What was asked for.
+        name: String,
+    },
+    /// A file that is damaged, or is not of such a network.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file that cannot be read.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        error: io::Error,
+    },
+    /// Another network than Inception-V3 was to resize like it.
+    #[error("{network} prepares its pictures in one way; resizing by {resize} is for inception")]
+    Resize {
+        /// The network.
+        network: String,
+        /// What was asked for.
+        resize: Resize,
+    },
+}
+
+impl FeatureError {
+    /// The published weights of Inception-V3, whose SHA-256 begins as the name ends.
+    pub const INCEPTION: &'static str = "pt_inception-2015-12-05-6726825d.pth";
+}

@@ -1,0 +1,276 @@
+//! Any of the networks, opened by name or path.
+
+use super::{
+    clip_image::{ClipImage, ClipImageConfig},
+    dino::{DinoV2, DinoV2Config},
+    error::FeatureError,
+    inception::{Inception, Resize},
+};
+use crate::{
+    config_file::{TRANSFORMERS, find, format, parse, text},
+    hub,
+    weights::Weights,
+};
+use burn::tensor::Tensor;
+use image::RgbImage;
+use microdit::{
+    DitBackend,
+    checksum::{self, hexadecimal},
+    weights::WeightsError,
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// Pixels that are taken through a network at a time: 23 images of Inception-V3's size.
+const PIXELS: usize = 1 << 21;
+
+/// Which network it is, and which weights it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name: that of a published model, if it was opened by that, or else what its sizes are usually called.
+    pub name: String,
+    /// SHA-256 of its file of weights, in hexadecimal; of several files, of theirs one after the other. Empty for weights without one.
+    pub sha256: String,
+}
+
+/// Pictures to features: numbers of which the distributions, not the pictures, are compared.
+#[derive(Clone, Debug)]
+pub enum FeatureNetwork<B: DitBackend> {
+    /// Inception-V3: the Fréchet inception distance and the inception score.
+    Inception(Box<Inception<B>>, Identity),
+    /// CLIP's image tower: CMMD, CLIP score.
+    Clip(Box<ClipImage<B>>, Identity),
+    /// DINOv2: Fréchet distance of its class tokens.
+    DinoV2(Box<DinoV2<B>>, Identity),
+}
+
+impl<B: DitBackend> FeatureNetwork<B> {
+    /// Opens what lies at a path, or a published model by its name: a directory of transformers or open_clip with CLIP or DINOv2, or a
+    /// file of weights of Inception-V3 (pytorch-fid's) or of DINOv2 (its authors').
+    ///
+    /// # Errors
+    /// A network that is not there, missing or damaged files, networks of another kind, weights that do not fit their configuration.
+    pub fn open(name: &Path, device: &B::Device) -> Result<Self, FeatureError> {
+        let asked = name.to_string_lossy();
+        if !name.exists() && asked.to_lowercase().starts_with("inception") {
+            let name = asked.into_owned();
+            return Err(FeatureError::Release { name });
+        }
+        let path = hub::locate(name)?;
+        // A model by its name keeps that; directories of the cache have none of their own.
+        let known = (path != name).then(|| asked.into_owned());
+        match path.is_dir() {
+            true => Self::folder(&path, known, device),
+            false => Self::file(&path, known, device),
+        }
+    }
+
+    fn folder(
+        folder: &Path,
+        known: Option<String>,
+        device: &B::Device,
+    ) -> Result<Self, FeatureError> {
+        let file = folder.join("config.json");
+        let json = || -> Result<Value, WeightsError> { parse(&file, &text(&file)?) };
+        if !folder.join("open_clip_config.json").is_file() {
+            let json = json()?;
+            match json["model_type"].as_str() {
+                Some("dinov2" | "dinov2_with_registers") => {
+                    let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
+                    let config = DinoV2Config::from_transformers(&json);
+                    let config = config.map_err(|error| format(&file, &error))?;
+                    return Self::dino(&config, &weights, known, device);
+                }
+                Some("clip" | "clip_vision_model") => {}
+                other => {
+                    let found = other.unwrap_or("missing");
+                    let message = format!(
+                        "model_type is {found}; expected clip, clip_vision_model, dinov2 or dinov2_with_registers"
+                    );
+                    return Err(format(&file, &message).into());
+                }
+            }
+        }
+        let (config, weights) = ClipImage::<B>::files(folder)?;
+        let network = config.load(&weights.at(""), device)?;
+        let identity = identity(&weights, known.unwrap_or_else(|| clip_name(&config)))?;
+        Ok(Self::Clip(Box::new(network), identity))
+    }
+
+    fn file(path: &Path, known: Option<String>, device: &B::Device) -> Result<Self, FeatureError> {
+        let weights = Weights::open(path)?;
+        let at = weights.at("");
+        if at.has("Conv2d_1a_3x3.conv.weight") {
+            let network = Inception::load(&at, device)?;
+            let identity = identity(&weights, known.unwrap_or_else(|| "inception".into()))?;
+            return Ok(Self::Inception(Box::new(network), identity));
+        }
+        if at.has("patch_embed.proj.weight") && at.has("cls_token") {
+            let config = DinoV2Config::from_weights(&at)?;
+            return Self::dino(&config, &weights, known, device);
+        }
+        let message = "it holds neither an Inception-V3 (pytorch-fid's) nor a DINOv2 (its authors'); CLIP and transformers' DINOv2 are opened by their directory";
+        Err(format(path, message).into())
+    }
+
+    fn dino(
+        config: &DinoV2Config,
+        weights: &Weights,
+        known: Option<String>,
+        device: &B::Device,
+    ) -> Result<Self, FeatureError> {
+        let network = config.load(&weights.at(""), device)?;
+        let identity = identity(weights, known.unwrap_or_else(|| dino_name(config)))?;
+        Ok(Self::DinoV2(Box::new(network), identity))
+    }
+
+    fn identity(&self) -> &Identity {
+        match self {
+            Self::Inception(_, identity) | Self::Clip(_, identity) | Self::DinoV2(_, identity) => {
+                identity
+            }
+        }
+    }
+
+    /// Its name, such as `inception`, `dinov2-base` or `clip-l14-336`.
+    pub fn name(&self) -> &str {
+        &self.identity().name
+    }
+
+    /// SHA-256 of its file of weights, in hexadecimal; of several files, of theirs one after the other.
+    pub fn sha256(&self) -> &str {
+        &self.identity().sha256
+    }
+
+    /// Values of a picture's feature.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Inception(..) => Inception::<B>::DIM,
+            Self::Clip(network, _) => network.dim(),
+            Self::DinoV2(network, _) => network.config().width,
+        }
+    }
+
+    /// The same network, whose pictures are resized otherwise.
+    ///
+    /// # Errors
+    /// If it is not Inception-V3: the others prepare their pictures in one way.
+    pub fn with_resize(self, resize: Resize) -> Result<Self, FeatureError> {
+        match self {
+            Self::Inception(network, identity) => Ok(Self::Inception(
+                Box::new(network.with_resize(resize)),
+                identity,
+            )),
+            other => Err(FeatureError::Resize {
+                network: other.name().to_owned(),
+                resize,
+            }),
+        }
+    }
+
+    /// How pictures are resized, in words: only features of the same network and resizing can be compared.
+    pub fn resizing(&self) -> String {
+        match self {
+            Self::Inception(network, _) => network.resize().to_string(),
+            Self::Clip(network, _) => network.config().preparation.to_string(),
+            Self::DinoV2(network, _) => network.config().preparation.to_string(),
+        }
+    }
+
+    /// Pictures of any size to what the network takes, `[batch, 3, height, width]`.
+    ///
+    /// # Panics
+    /// If a picture has no pixels, or there are none.
+    pub fn prepare_images(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
+        match self {
+            Self::Inception(network, _) => network.prepare_images(images, device),
+            Self::Clip(network, _) => network.prepare_images(images, device),
+            Self::DinoV2(network, _) => network.prepare_images(images, device),
+        }
+    }
+
+    /// Prepared images to their features, `[batch, dim]`; CLIP's are not normalized.
+    pub fn features(&self, images: Tensor<B, 4>) -> Tensor<B, 2> {
+        match self {
+            Self::Inception(network, _) => network.features(images),
+            Self::Clip(network, _) => network.features(images),
+            Self::DinoV2(network, _) => network.features(images),
+        }
+    }
+
+    /// Pictures of any size and number to their features, `[pictures, dim]`: so many at a time that memory does not grow with their
+    /// number.
+    ///
+    /// # Panics
+    /// If a picture has no pixels, or there are none.
+    pub fn features_of(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 2> {
+        let [height, width] = match self {
+            Self::Inception(..) => [299; 2],
+            Self::Clip(network, _) => network.config().preparation.size,
+            Self::DinoV2(network, _) => network.config().preparation.size,
+        };
+        let batch = (PIXELS / (height * width)).max(1);
+        let features = |images| self.features(self.prepare_images(images, device));
+        Tensor::cat(images.chunks(batch).map(features).collect(), 0)
+    }
+
+    /// Inception-V3's features `[batch, 2048]` to unnormalized log-probabilities of its classes `[batch, 1008]`; none for other
+    /// networks.
+    pub fn logits(&self, features: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        match self {
+            Self::Inception(network, _) => Some(network.logits(features)),
+            Self::Clip(..) | Self::DinoV2(..) => None,
+        }
+    }
+}
+
+fn identity(weights: &Weights, name: String) -> Result<Identity, FeatureError> {
+    let mut checksums = Vec::new();
+    for path in weights.files() {
+        let (_, sha256) =
+            checksum::of_file(&path).map_err(|error| FeatureError::Io { path, error })?;
+        checksums.push(sha256);
+    }
+    let sha256 = match &checksums[..] {
+        [] => String::new(),
+        [one] => one.clone(),
+        several => hexadecimal(&Sha256::digest(several.concat())),
+    };
+    Ok(Identity { name, sha256 })
+}
+
+/// What towers of such sizes are called: `clip-b32`, `clip-l14-336`.
+fn clip_name(config: &ClipImageConfig) -> String {
+    let size = match config.width {
+        768 => "b".to_owned(),
+        1024 => "l".to_owned(),
+        1280 => "h".to_owned(),
+        1408 => "g".to_owned(),
+        1664 => "bigg".to_owned(),
+        width => format!("{width}w"),
+    };
+    let [patch, _] = config.patch_size;
+    match config.image_size {
+        [224, 224] => format!("clip-{size}{patch}"),
+        [side, _] => format!("clip-{size}{patch}-{side}"),
+    }
+}
+
+/// What networks of such sizes are called: `dinov2-base`, `dinov2-large-registers`.
+fn dino_name(config: &DinoV2Config) -> String {
+    let size = match config.width {
+        384 => "small".to_owned(),
+        768 => "base".to_owned(),
+        1024 => "large".to_owned(),
+        1536 => "giant".to_owned(),
+        width => format!("{width}w"),
+    };
+    match config.registers {
+        0 => format!("dinov2-{size}"),
+        _ => format!("dinov2-{size}-registers"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! The block that CLIP's towers and DINOv2 are stacks of, under the names of the libraries that publish them.
+
+use crate::{
+    layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
+    weights::{At, MAX_LAYERS, MAX_WIDTH},
+};
+use burn::tensor::{Tensor, activation};
+use microdit::{DitBackend, weights::WeightsError};
+
+/// The nonlinearity of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Phi(x)` with the exact error function.
+    Gelu,
+    /// The same, approximated by a hyperbolic tangent.
+    GeluTanh,
+    /// `x sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+impl Activation {
+    /// The one transformers calls `name`.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "gelu" | "gelu_python" => Self::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "quick_gelu" => Self::QuickGelu,
+            "relu" => Self::Relu,
+            "silu" | "swish" => Self::Silu,
+            other => {
+                let known = "gelu, gelu_pytorch_tanh, quick_gelu, relu or silu";
+                return Err(format!("hidden_act is `{other}`; expected {known}"));
+            }
+        })
+    }
+
+    fn apply<B: DitBackend>(self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match self {
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::QuickGelu => activation::sigmoid(x.clone() * 1.702) * x,
+            Self::Relu => activation::relu(x),
+            Self::Silu => activation::silu(x),
+        }
+    }
+}
+
+/// Whose names a network's tensors have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// CLIP in open_clip.
+    OpenClip,
+    /// CLIP in transformers.
+    Clip,
+    /// DINOv2 as its authors publish it.
+    DinoV2,
+    /// DINOv2 in transformers.
+    Dinov2,
+}
+
+/// Sizes of a stack of [`Block`]s.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockConfig {
+    /// Channels of a token.
+    pub(crate) width: usize,
+    /// Attention heads.
+    pub(crate) heads: usize,
+    /// Width of the feed-forward layers.
+    pub(crate) hidden: usize,
+    /// Added to variances.
+    pub(crate) eps: f64,
+    /// Of a feed-forward layer that is not gated.
+    pub(crate) activation: Activation,
+    /// Whether queries, keys and values have biases.
+    pub(crate) qkv_bias: bool,
+    /// Whether each residual is multiplied by a factor per channel.
+    pub(crate) layer_scale: bool,
+    /// Whether the feed-forward layers are SwiGLU.
+    pub(crate) gated: bool,
+}
+
+impl BlockConfig {
+    /// Checks that there can be `layers` such blocks.
+    pub(crate) fn check(&self, at: &At<'_>, layers: usize) -> Result<(), WeightsError> {
+        if self.heads == 0 || !self.width.is_multiple_of(self.heads) {
+            let message = format!("{} heads do not divide width {}", self.heads, self.width);
+            return Err(at.unusable(&message));
+        }
+        at.within("the width", self.width, 1..=MAX_WIDTH)?;
+        at.within("the feed-forward width", self.hidden, 1..=MAX_WIDTH)?;
+        at.within("the number of layers", layers, 1..=MAX_LAYERS)?;
+        at.epsilon("the epsilon of norms", self.eps)
+    }
+}
+
+/// Pre-norm self-attention and feed-forward layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Block<B: DitBackend> {
+    norms: [LayerNorm<B>; 2],
+    /// Queries, keys and values stacked.
+    qkv: Linear<B>,
+    out: Linear<B>,
+    feed_forward: FeedForward<B>,
+    /// Factors of the residuals, `[width]`.
+    scales: Option<[Tensor<B, 1>; 2]>,
+    heads: usize,
+}
+
+impl<B: DitBackend> Block<B> {
+    pub(crate) fn load(
+        config: &BlockConfig,
+        names: Names,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let width = config.width;
+        let (norms, out, scales) = match names {
+            Names::OpenClip => (
+                ["ln_1", "ln_2"],
+                "attn.out_proj",
+                ["ls_1.gamma", "ls_2.gamma"],
+            ),
+            Names::Clip => (
+                ["layer_norm1", "layer_norm2"],
+                "self_attn.out_proj",
+                ["layer_scale1.lambda1", "layer_scale2.lambda1"],
+            ),
+            Names::DinoV2 => (["norm1", "norm2"], "attn.proj", ["ls1.gamma", "ls2.gamma"]),
+            Names::Dinov2 => (
+                ["norm1", "norm2"],
+                "attention.output.dense",
+                ["layer_scale1.lambda1", "layer_scale2.lambda1"],
+            ),
+        };
+        let norm = |name: &str| LayerNorm::load(&at.at(name), width, config.eps, device);
+        let scale = |name: &str| at.tensor(name, [width], device);
+        Ok(Self {
+            norms: [norm(norms[0])?, norm(norms[1])?],
+            qkv: Self::qkv(config, names, at, device)?,
+            out: Linear::load(&at.at(out), [width; 2], true, device)?,
+            feed_forward: FeedForward::load(config, names, &at.at("mlp"), device)?,
+            scales: match config.layer_scale {
+                true => Some([scale(scales[0])?, scale(scales[1])?]),
+                false => None,
+            },
+            heads: config.heads,
+        })
+    }
+
+    fn qkv(
+        config: &BlockConfig,
+        names: Names,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Linear<B>, WeightsError> {
+        let width = config.width;
+        let (attention, parts) = match names {
+            Names::OpenClip => {
+                let at = at.at("attn");
+                let weight = at.tensor("in_proj_weight", [3 * width, width], device)?;
+                let bias = config.qkv_bias;
+                let bias = bias.then(|| at.tensor("in_proj_bias", [3 * width], device));
+                return Ok(Linear::new(weight, bias.transpose()?));
+            }
+            Names::DinoV2 => {
+                let at = at.at("attn.qkv");
+                return Linear::load(&at, [width, 3 * width], config.qkv_bias, device);
+            }
+            Names::Clip => ("self_attn", ["q_proj", "k_proj", "v_proj"]),
+            Names::Dinov2 => ("attention.attention", ["query", "key", "value"]),
+        };
+        let attention = at.at(attention);
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for name in parts {
+            let at = attention.at(name);
+            weights.push(at.tensor("weight", [width; 2], device)?);
+            if config.qkv_bias {
+                biases.push(at.tensor("bias", [width], device)?);
+            }
+        }
+        let bias = config.qkv_bias.then(|| Tensor::cat(biases, 0));
+        Ok(Linear::new(Tensor::cat(weights, 0), bias))
+    }
+
+    /// `[batch, tokens, width]` to the same; `mask` is added to the scores of attention.
+    pub(crate) fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 4>>) -> Tensor<B, 3> {
+        let width = x.dims()[2];
+        let qkv = self.qkv.forward(self.norms[0].forward(x.clone()));
+        let [q, k, v] =
+            [0, 1, 2].map(|i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads));
+        let scale = 1.0 / ((width / self.heads) as f64).sqrt();
+        let attended = merge_heads(attention(q, k, v, scale, mask));
+        let x = x + self.scaled(0, self.out.forward(attended));
+        let hidden = self.norms[1].forward(x.clone());
+        x + self.scaled(1, self.feed_forward.forward(hidden))
+    }
+
+    fn scaled(&self, which: usize, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match &self.scales {
+            Some(scales) => x * scales[which].clone().unsqueeze::<3>(),
+            None => x,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum FeedForward<B: DitBackend> {
+    Plain(Linear<B>, Activation, Linear<B>),
+    /// SwiGLU (arXiv 2002.05202): the first layer makes gates and values side by side.
+    Gated(Linear<B>, Linear<B>),
+}
+
+impl<B: DitBackend> FeedForward<B> {
+    fn load(
+        config: &BlockConfig,
+        names: Names,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let (width, hidden) = (config.width, config.hidden);
+        let (inner, outer) = match (names, config.gated) {
+            (Names::OpenClip, _) => ("c_fc", "c_proj"),
+            (Names::DinoV2, true) => ("w12", "w3"),
+            (_, true) => ("weights_in", "weights_out"),
+            (_, false) => ("fc1", "fc2"),
+        };
+        let linear = |name: &str, sizes| Linear::load(&at.at(name), sizes, true, device);
+        let outer = linear(outer, [hidden, width])?;
+        Ok(match config.gated {
+            true => Self::Gated(linear(inner, [width, 2 * hidden])?, outer),
+            false => Self::Plain(linear(inner, [width, hidden])?, config.activation, outer),
+        })
+    }
+
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match self {
+            Self::Plain(inner, activation, outer) => {
+                outer.forward(activation.apply(inner.forward(x)))
+            }
+            Self::Gated(inner, outer) => {
+                let [gate, value]: [Tensor<B, 3>; 2] = inner
+                    .forward(x)
+                    .chunk(2, 2)
+                    .try_into()
+                    .expect("an even number of channels");
+                outer.forward(activation::silu(gate) * value)
+            }
+        }
+    }
+}
