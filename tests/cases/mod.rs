@@ -3,6 +3,7 @@
 mod checkpoint;
 mod contrastive;
 mod diffusion;
+mod distances;
 mod encoders;
 mod features;
 mod flow_matching;
@@ -78,4 +79,6 @@ pub const KINDS: &[(&str, Check)] = &[
     ("picture_resize", images::picture_resize),
     ("wds_pixels", images::wds_pixels),
     ("mds", shards::mds),
+    ("fid", distances::fid),
+    ("prdc", distances::prdc),
 ];

@@ -16,6 +16,7 @@ mod lines;
 mod loader;
 mod mds;
 mod npy;
+pub mod npy_header;
 mod pack;
 pub mod parallel;
 mod prepare;

@@ -2,7 +2,7 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
-use crate::sample::Stored;
+use crate::{npy_header, sample::Stored};
 use half::f16;
 use npyz::NpyFile;
 use std::io;
@@ -19,7 +19,7 @@ pub struct Array {
 /// Reads an array, or says what is wrong with it. Memory is bounded by the bytes given, whatever their header
 /// claims.
 pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
-    check_header(bytes)?;
+    npy_header::check(bytes)?;
     let file = NpyFile::new(bytes).map_err(|error| error.to_string())?;
     let shape: Option<Vec<usize>> = file
         .shape()
@@ -53,27 +53,6 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
         other => return Err(format!("its type is {other}; expected <f2 or <f4")),
     };
     Ok(Array { shape, values })
-}
-
-/// Refuses headers that are not those of plain arrays, a dictionary with one tuple: the time it takes to understand a header
-/// grows exponentially with nested brackets.
-fn check_header(bytes: &[u8]) -> Result<(), String> {
-    let after_magic = bytes
-        .strip_prefix(b"\x93NUMPY")
-        .ok_or("it is not a NumPy file")?;
-    let header = match after_magic {
-        [1, _, a, b, rest @ ..] => rest.get(..usize::from(u16::from_le_bytes([*a, *b]))),
-        [2 | 3, _, a, b, c, d, rest @ ..] => {
-            rest.get(..u32::from_le_bytes([*a, *b, *c, *d]) as usize)
-        }
-        _ => None,
-    };
-    let header = header.ok_or("its header is cut off, or of an unknown version")?;
-    let brackets = header.iter().filter(|byte| b"([{".contains(byte)).count();
-    if brackets > 2 {
-        return Err("its header does not describe a plain array".into());
-    }
-    Ok(())
 }
 
 impl Stored {

@@ -1,4 +1,13 @@
 //! Is what was trained any good, and did it cost less? Metrics over pictures, sweeps with verdicts, reports.
 
+pub mod cache;
+pub mod features;
+pub mod measured;
+pub mod metrics;
+pub mod npz;
 pub mod prompts;
 pub mod statistics;
+
+mod error;
+
+pub use error::EvalError;
