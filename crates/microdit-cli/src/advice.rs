@@ -3,6 +3,7 @@
 use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
 use microdit_encoders::hub::HubError;
+use microdit_eval::sweep::SweepError;
 use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
 use miette::{Diagnostic, Report};
 use std::{error::Error, fmt};
@@ -56,6 +57,7 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     }
     let advice = error.downcast_ref().and_then(on_training);
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_sweep));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_weights));
     advice.map(str::to_owned)
@@ -102,6 +104,21 @@ fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {
         }
         PrecomputeError::Broken { .. } | PrecomputeError::Unfinished { .. } => {
             "run the same precompute command again"
+        }
+        _ => return None,
+    })
+}
+
+fn on_sweep(error: &SweepError) -> Option<&'static str> {
+    Some(match error {
+        SweepError::Definition(error) => return on_training(error),
+        SweepError::Point { error, .. } => return on_training(error),
+        SweepError::Changed { .. } => {
+            "put the definition back (more seeds and more values are welcome), or choose another folder with --out"
+        }
+        SweepError::Busy(_) => "wait for it, or choose another folder with --out",
+        SweepError::Damaged { .. } => {
+            "restore it from a backup, or choose another folder with --out"
         }
         _ => return None,
     })

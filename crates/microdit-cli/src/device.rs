@@ -35,6 +35,15 @@ impl Device {
             _ => None,
         }
     }
+
+    /// The arguments that choose a device of this kind.
+    pub(crate) fn arguments(self) -> Vec<String> {
+        let name = self
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned());
+        let arguments = name.map(|name| vec!["--device".to_owned(), name]);
+        arguments.unwrap_or_default()
+    }
 }
 
 /// Most devices of a machine; on a CPU, each is a copy of the network.
@@ -63,6 +72,21 @@ impl Devices {
         }
         let device = |&index: &u16| B::Device::from_id(DeviceId::new(0, index));
         Ok(self.0.iter().map(device).collect())
+    }
+
+    /// Each of them alone.
+    pub(crate) fn singles(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().map(|&index| Self(vec![index]))
+    }
+
+    /// The arguments that choose them.
+    pub(crate) fn arguments(&self, kind: Device) -> Vec<String> {
+        let indices: Vec<String> = self.0.iter().map(u16::to_string).collect();
+        [
+            kind.arguments(),
+            vec!["--devices".into(), indices.join(",")],
+        ]
+        .concat()
     }
 
     /// An error if there are fewer GPUs, or no library for their all-reduce: both would panic in the backend.
@@ -187,6 +211,11 @@ mod tests {
     fn lists_of_devices() {
         assert_eq!(parse_devices("0"), Ok(Devices(vec![0])));
         assert_eq!(parse_devices("0-2,5"), Ok(Devices(vec![0, 1, 2, 5])));
+        let some = parse_devices("1,3").unwrap();
+        let words = ["--device", "cpu", "--devices", "1,3"];
+        assert_eq!(some.arguments(Device::Cpu), words);
+        let singles: Vec<Devices> = some.singles().collect();
+        assert_eq!(singles, [Devices(vec![1]), Devices(vec![3])]);
         for bad in [
             "",
             "a",

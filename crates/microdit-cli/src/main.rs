@@ -17,6 +17,7 @@ mod recipe;
 mod sample;
 mod signal;
 mod source;
+mod sweep;
 mod terminal;
 mod train;
 
@@ -40,6 +41,7 @@ enum Command {
     Sample(Box<sample::Sample>),
     Fetch(fetch::Fetch),
     Plan(plan::PlanCommand),
+    Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
     Ema(ema::EmaCommand),
     #[command(subcommand)]
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Sample(sample) => sample.run(),
         Command::Fetch(fetch) => fetch.run(),
         Command::Plan(plan) => plan.run(),
+        Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
         Command::Ema(ema) => ema.run(),
         Command::Data(data) => data.run(),

@@ -19,6 +19,19 @@ pub(crate) struct PlanCommand {
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Instead, solve for the network without layer-wise scaling whose run costs the same FLOPs, and print what to set
+    #[arg(long, conflicts_with_all = ["gpu", "count", "mfu", "usd_per_gpu_hour"])]
+    constant_width: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a run would be carried out on.
+#[derive(clap::Args)]
+pub(crate) struct MachineArgs {
     /// Kind of GPU
     #[arg(long, default_value = "h100", value_parser = parse_gpu)]
     gpu: Gpu,
@@ -31,12 +44,17 @@ pub(crate) struct PlanCommand {
     /// Price of one GPU for an hour
     #[arg(long, default_value_t = 3.79, value_parser = real(Machine::USD))]
     usd_per_gpu_hour: f64,
-    /// Instead, solve for the network without layer-wise scaling whose run costs the same FLOPs, and print what to set
-    #[arg(long, conflicts_with_all = ["gpu", "count", "mfu", "usd_per_gpu_hour"])]
-    constant_width: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+}
+
+impl MachineArgs {
+    pub(crate) fn machine(self) -> Machine {
+        Machine {
+            gpu: self.gpu,
+            count: self.count,
+            mfu: self.mfu,
+            usd_per_gpu_hour: self.usd_per_gpu_hour,
+        }
+    }
 }
 
 fn parse_gpu(name: &str) -> Result<Gpu, String> {
@@ -58,13 +76,7 @@ impl PlanCommand {
             }
             return Ok(());
         }
-        let machine = Machine {
-            gpu: self.gpu,
-            count: self.count,
-            mfu: self.mfu,
-            usd_per_gpu_hour: self.usd_per_gpu_hour,
-        };
-        let plan = Plan::new(&recipe, machine);
+        let plan = Plan::new(&recipe, self.machine.machine());
         if self.json {
             say!("{}", serde_json::to_string_pretty(&plan).or_advise()?);
         } else {

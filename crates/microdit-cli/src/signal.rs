@@ -1,6 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP end a command cleanly.
 
 use crate::advice::OrAdvise;
+use microdit_eval::sweep::STOP_AT_EOF;
 use miette::{Diagnostic, WrapErr};
 use std::{
     error::Error,
@@ -75,5 +76,14 @@ fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> 
     })
     .or_advise()
     .wrap_err("Ctrl-C cannot be handled")?;
+    if std::env::var_os(STOP_AT_EOF).is_some() {
+        let flag = stop.clone();
+        thread::spawn(move || {
+            // Ends with the process that holds the other end, however that one ends.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            flag.store(true, Ordering::Relaxed);
+            then();
+        });
+    }
     Ok(stop)
 }

@@ -11,3 +11,4 @@ pub mod statistics;
 mod error;
 
 pub use error::EvalError;
+pub mod sweep;

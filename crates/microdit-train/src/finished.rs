@@ -57,6 +57,11 @@ impl RunDir {
         self.path().join(AVERAGE)
     }
 
+    /// Steps the run has finished after; none if it has not, or its final weights are damaged.
+    pub fn finished_after(&self) -> Option<u64> {
+        self.finished().map(|finished| finished.step)
+    }
+
     /// What the marker vouches for, if every file is as it says; damage is named in a warning, and the run is then not taken
     /// for a finished one.
     pub(crate) fn finished(&self) -> Option<Finished> {

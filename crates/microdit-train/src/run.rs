@@ -64,6 +64,23 @@ impl RunDir {
         Ok(run)
     }
 
+    /// Whether another process is training the run.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn is_busy(&self) -> Result<bool, TrainError> {
+        let name = self.path.join(LOCK);
+        let file = match File::open(&name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(TrainError::io(&name))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(TrainError::io(&name)(error)),
+        }
+    }
+
     /// Stores the recipe: from here on, this is what the run is trained by.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
         "--out",
         &path("shards"),
     ]);
+    let sweep = format!(
+        "(base: {:?}, points: [(name: \"a\")], seeds: [0], metrics: [(name: \"x\", better: lower)])",
+        root().join("recipes/quickstart.ron")
+    );
+    fs::write(folder.join("sweep.ron"), sweep).unwrap();
     let sets: Vec<&str> = small().collect();
     let recipe = "recipes/quickstart.ron";
     let run = path("run");
@@ -120,6 +125,10 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
         (
             "ema",
             format!("--run {run} --sigma-rel 0.1 --out {{}}.safetensors"),
+        ),
+        (
+            "sweep",
+            format!("{} --dry-run --out {{}}", path("sweep.ron")),
         ),
         ("data prepare", format!("{} --out {{}}", path("card.ron"))),
         (

@@ -26,6 +26,7 @@ mod records;
 mod resume;
 mod signals;
 mod strace;
+mod sweep;
 mod tiny;
 mod train_and_draw;
 mod values;

@@ -79,6 +79,7 @@ fn every_command_runs() {
     let recipe = convert::recipe(folder.path());
     let placeholders = [
         ("PATH/TO/TARS", golden("wds_clean.tar")),
+        ("PATH/TO/TEST/TARS", golden("wds_clean.tar")),
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
@@ -95,6 +96,11 @@ fn every_command_runs() {
         command.args(words(line)).current_dir(folder.path());
         if line.starts_with("train") {
             command.args(small());
+        }
+        if line.starts_with("sweep") {
+            command
+                .args(small())
+                .args(["--set", "evaluation.samples=8"]);
         }
         let output = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         output.spawn().unwrap()
@@ -153,6 +159,7 @@ fn every_command_runs() {
         "weights.safetensors",
         "latents/cc12m/shards.json",
         "latents.png",
+        "runs/sweeps/cifar10-masking-flops/table.md",
     ] {
         assert!(folder.path().join(made).is_file(), "{made}");
     }

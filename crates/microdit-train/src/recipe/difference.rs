@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fmt};
 const REACHING: [&str; 1] = ["seed"];
 
 /// Keys of a stage that do not affect the weights beyond rounding.
-const FREE_IN_STAGE: [&str; 6] = [
+pub(super) const FREE_IN_STAGE: [&str; 6] = [
     "micro_batch",
     "activation_checkpointing",
     "evaluate_every",
@@ -21,7 +21,7 @@ const FREE_IN_STAGE: [&str; 6] = [
 ];
 
 /// Keys of a stage that say where its data lie.
-const PLACES: [&str; 2] = ["data.shards", "data.mix"];
+pub(super) const PLACES: [&str; 2] = ["data.shards", "data.mix"];
 
 /// A key and its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ fn compare<T: Serialize>(
 }
 
 /// The values of a struct and those in it by their dotted keys.
-fn leaves(value: &impl Serialize) -> BTreeMap<String, String> {
+pub(super) fn leaves(value: &impl Serialize) -> BTreeMap<String, String> {
     let value = serde_json::to_value(value).expect("a recipe is plain data");
     let mut leaves = BTreeMap::new();
     flatten("", &value, &mut leaves);
@@ -194,7 +194,7 @@ fn variant(value: &Value) -> Option<(&String, &Value)> {
 }
 
 /// Whether `key` is one of `keys` or lies below one.
-fn is_of(key: &str, keys: &[&str]) -> bool {
+pub(super) fn is_of(key: &str, keys: &[&str]) -> bool {
     keys.iter().any(|&above| {
         key.strip_prefix(above)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

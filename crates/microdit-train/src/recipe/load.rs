@@ -3,7 +3,9 @@
 use super::{
     Recipe, RunConfig,
     file::read_text,
-    keys, problem,
+    keys,
+    overrides::{Override, lay_over},
+    problem,
     tree::{Failure, Node, Origin, Value, shortened},
 };
 use crate::error::TrainError;
@@ -52,7 +54,7 @@ const MAX_EXTENDS: usize = 64;
 const MAX_STAGES: usize = 100;
 
 /// Most bytes of a recipe and those it extends: hundreds of times what they need.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
 impl Recipe {
     /// Reads a recipe and what it extends, and applies `path=value` overrides such as `stages.masked.steps=10` or
@@ -62,6 +64,14 @@ impl Recipe {
     /// A missing file, a syntax error, an unknown key, a wrong type, a number outside of its range or values that contradict
     /// each other, each with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
+        Self::load_with(path, &of_command_line(overrides))
+    }
+
+    /// As [`load`](Self::load), with overrides from anywhere, which errors then name.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(path: &Path, overrides: &[Override]) -> Result<Self, TrainError> {
         Self::of_tree(read(path, &[], MAX_BYTES)?, overrides)
     }
 
@@ -70,10 +80,11 @@ impl Recipe {
     /// # Errors
     /// As [`load`](Self::load).
     pub(crate) fn with(&self, overrides: &[String]) -> Result<Self, TrainError> {
-        Self::of_tree(Node::parse(&self.source, "the recipe")?, overrides)
+        let tree = Node::parse(&self.source, "the recipe")?;
+        Self::of_tree(tree, &of_command_line(overrides))
     }
 
-    fn of_tree(mut tree: Node, overrides: &[String]) -> Result<Self, TrainError> {
+    fn of_tree(mut tree: Node, overrides: &[Override]) -> Result<Self, TrainError> {
         lay_over(&mut tree, overrides)?;
         let typed = match Typed::new(tree.clone()) {
             Err(error) => Typed::with_bare_strings(tree, overrides).ok_or(error)?,
@@ -98,18 +109,14 @@ struct Typed {
 impl Typed {
     /// The recipe if bare words of the command line are taken for strings wherever no name fits: shell quoting of
     /// strings would be a nuisance.
-    fn with_bare_strings(mut tree: Node, overrides: &[String]) -> Option<Self> {
+    fn with_bare_strings(mut tree: Node, overrides: &[Override]) -> Option<Self> {
         let mut typed = Self::new(tree.clone());
         for _ in overrides {
             let Err(TrainError::Recipe { origin, .. }) = &typed else {
                 break;
             };
-            let entry = overrides
-                .iter()
-                .find(|entry| Origin::command_line(entry).to_string() == *origin)?;
-            let (key, value) = entry.split_once('=')?;
-            let string = Node::parse_entry(&format!("{value:?}"), entry);
-            tree.set(key, string).ok()?;
+            let wrong = overrides.iter().find(|one| one.is_at(origin))?;
+            wrong.set_as_string(&mut tree).ok()?;
             typed = Self::new(tree.clone());
         }
         typed.ok()
@@ -190,14 +197,12 @@ fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError>
     Ok(read(&file, &before, room - text.len())?.merge(node))
 }
 
-/// Replaces values of a tree, each as `path=value`.
-fn lay_over(tree: &mut Node, overrides: &[String]) -> Result<(), TrainError> {
-    for entry in overrides {
-        let missing = || (Origin::command_line(entry), "write it as path=value".into());
-        let (key, value) = entry.split_once('=').ok_or_else(missing)?;
-        tree.set(key, Node::parse_entry(value, entry))?;
-    }
-    Ok(())
+/// What `--set` is given several times.
+fn of_command_line(entries: &[String]) -> Vec<Override> {
+    let entries = entries.iter();
+    entries
+        .map(|entry| Override::of_command_line(entry))
+        .collect()
 }
 
 /// Settings with some of their values replaced, each as `path=value`.
@@ -207,7 +212,7 @@ pub(super) fn changed<T: DeserializeOwned + Serialize>(
 ) -> Result<T, TrainError> {
     let text = dialect().to_string(settings);
     let mut tree = Node::parse(&text.expect("settings are plain data"), "the settings")?;
-    lay_over(&mut tree, overrides)?;
+    lay_over(&mut tree, &of_command_line(overrides))?;
     typed(&tree)
 }
 
@@ -218,7 +223,7 @@ pub fn dialect() -> ron::Options {
 }
 
 /// Gives a tree its type; an error names the line its value came from.
-fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
+pub(super) fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let (text, origins) = node.write();
     dialect().from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());

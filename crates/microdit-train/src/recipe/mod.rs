@@ -5,9 +5,12 @@
 
 mod data;
 mod difference;
+mod document;
 mod file;
+mod identity;
 mod keys;
 mod load;
+mod overrides;
 mod parser;
 mod run;
 mod sampling;
@@ -16,7 +19,9 @@ mod validate;
 
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
+pub use document::Document;
 pub use load::dialect;
+pub use overrides::Override;
 pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub use validate::MAX_IMAGES;

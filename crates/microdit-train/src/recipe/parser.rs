@@ -1,13 +1,13 @@
 //! The part of RON's grammar that recipes use, read with line numbers.
 
 use super::tree::{Failure, Node, Origin, Value};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Reads a tree.
 pub(super) struct Parser<'a> {
     rest: &'a str,
     line: usize,
-    source: Rc<str>,
+    source: Arc<str>,
 }
 
 /// How deep values may be nested: recipes need six levels, the stack has room for many more.

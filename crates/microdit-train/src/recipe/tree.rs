@@ -5,7 +5,7 @@
 //! at the place its value came from.
 
 use super::parser::{MAX_DEPTH, Parser};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Characters of a `--set` or a line that a message quotes.
 const MAX_SHOWN: usize = 120;
@@ -21,7 +21,7 @@ pub(super) fn shortened(text: &str) -> String {
 /// Where a value was written: a file and line, or a `--set`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    pub(super) source: Rc<str>,
+    pub(super) source: Arc<str>,
     pub(super) line: Option<usize>,
 }
 
@@ -30,6 +30,14 @@ impl Origin {
     pub(super) fn command_line(entry: &str) -> Self {
         Self {
             source: format!("--set {}", shortened(entry)).into(),
+            line: None,
+        }
+    }
+
+    /// An override that stands here in a file; several may stand in one line.
+    pub(super) fn with_entry(&self, entry: &str) -> Self {
+        Self {
+            source: format!("{self}, {}", shortened(entry)).into(),
             line: None,
         }
     }
@@ -73,14 +81,13 @@ impl Node {
         Parser::new(text, source).document()
     }
 
-    /// Reads the value of a `--set`; what is not RON is a string.
-    pub(super) fn parse_entry(text: &str, entry: &str) -> Self {
-        let origin = Origin::command_line(entry);
-        let mut node = Self::parse(text, entry).unwrap_or_else(|_| Self {
+    /// Reads the value of a `--set` written at `origin`; what is not RON is a string.
+    pub(super) fn parse_entry(text: &str, origin: &Origin) -> Self {
+        let mut node = Self::parse(text, "").unwrap_or_else(|_| Self {
             value: Value::Literal(format!("{text:?}")),
             origin: origin.clone(),
         });
-        node.relocate(&origin);
+        node.relocate(origin);
         node
     }
 
@@ -214,6 +221,21 @@ impl Node {
                 shortened(text)
             ))),
         }
+    }
+
+    /// Whether the value at a dotted path is written, or lies within one that is a list or has no keys.
+    pub(super) fn has(&self, path: &str) -> bool {
+        let mut node = self;
+        for key in path.split('.') {
+            let Value::Struct(_, fields) = &node.value else {
+                return true;
+            };
+            match fields.iter().find(|(known, _)| known == key) {
+                Some((_, child)) => node = child,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Where the value at a dotted path was written; of one that is absent, the nearest above it.
@@ -357,7 +379,7 @@ mod tests {
             ("mask", "None"),
             ("new", "3"),
         ] {
-            let value = Node::parse_entry(value, path);
+            let value = Node::parse_entry(value, &Origin::command_line(path));
             node.set(path, value).unwrap();
         }
         let text = flat(&node);
@@ -373,7 +395,7 @@ mod tests {
         }
         assert_eq!(node.origin_of("list.1.x").to_string(), "--set list.two.x");
         assert_eq!(node.origin_of("list.1.absent").to_string(), "base.ron:5");
-        let value = Node::parse_entry("1", "list.three.x=1");
+        let value = Node::parse_entry("1", &Origin::command_line("list.three.x=1"));
         let (origin, message) = node.set("list.three.x", value).unwrap_err();
         assert_eq!(origin.to_string(), "--set list.three.x=1");
         assert!(message.contains("three"), "{message}");
@@ -398,8 +420,9 @@ mod tests {
             &deep,
         ] {
             let mut node = Node::parse(BASE, "base.ron").unwrap();
-            let entry = format!("{path}=1");
-            let (origin, message) = node.set(path, Node::parse_entry("1", &entry)).unwrap_err();
+            let origin = Origin::command_line(&format!("{path}=1"));
+            let value = Node::parse_entry("1", &origin);
+            let (origin, message) = node.set(path, value).unwrap_err();
             assert!(
                 origin.to_string().len() < 200 && message.len() < 200,
                 "{message}"
@@ -411,7 +434,7 @@ mod tests {
             "[".repeat(100_000),
             "a(".repeat(100_000),
         ] {
-            let node = Node::parse_entry(&value, "seed");
+            let node = Node::parse_entry(&value, &Origin::command_line("seed"));
             assert!(matches!(node.value, Value::Literal(_)));
         }
     }

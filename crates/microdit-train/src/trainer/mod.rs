@@ -312,7 +312,9 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             state = trainer.stage(state)?;
             let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
             trainer.save(&state)?;
-            if unfinished {
+            // What was not measured of the last step is measured when the run is resumed there.
+            let ends = is_complete(recipe, &state.progress);
+            if unfinished || (ends && trainer.looked_in_vain) {
                 let ending = match trainer.is_spent() {
                     true => Ending::Spent,
                     false => Ending::Stopped,

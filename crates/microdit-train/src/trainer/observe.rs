@@ -1,6 +1,6 @@
 //! What can be seen of a run while it is trained: lines of the log, and what its probes find.
 
-use super::steps::Trainer;
+use super::{is_complete, steps::Trainer};
 use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
@@ -11,7 +11,7 @@ use crate::{
     step_log::Settled,
 };
 use microdit::{TrainBackend, ema::Ema, task::TrainTask};
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Instant};
 
 impl<B, T, R> Trainer<'_, B, T, R>
 where
@@ -57,7 +57,10 @@ where
             return Ok(());
         };
         let step = state.progress.step;
-        let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| probe.is_due(step);
+        let ends = is_complete(self.recipe, &state.progress);
+        let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| {
+            probe.is_due(step) || (ends && probe.ends_with_run())
+        };
         // Made once, however many probes are due.
         let mut task = None;
         for probe in self.probes.iter_mut().filter(due) {
@@ -74,13 +77,16 @@ where
                 device: &self.devices[0],
                 stop: self.session.stop,
             };
-            if let Some(numbers) = probe.run(&view)? {
-                let probe = probe.name();
-                log.evaluated(&Evaluated {
+            match probe.run(&view)? {
+                Some(numbers) => log.evaluated(&Evaluated {
                     step,
-                    probe,
+                    probe: probe.name(),
                     numbers,
-                })?;
+                })?,
+                None => {
+                    let stopped = self.session.stop.load(Ordering::Relaxed);
+                    self.looked_in_vain |= stopped && !probe.is_done(self.run, step);
+                }
             }
         }
         Ok(())

@@ -51,6 +51,8 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) steps: StepLog<B::InnerBackend>,
     /// What looks at the network now and then.
     pub(super) probes: Vec<Box<dyn Probe<B, T> + 'a>>,
+    /// Whether a probe was asked to stop before it found anything.
+    pub(super) looked_in_vain: bool,
     /// When the last line of the log was written.
     pub(super) since: Instant,
     /// The newest checkpoint, which was verified when it was loaded or written.
@@ -92,6 +94,7 @@ where
                 true => opened.probes,
                 false => Vec::new(),
             },
+            looked_in_vain: false,
             since: Instant::now(),
             newest: opened.newest,
             data: opened.data,

@@ -1,0 +1,110 @@
+//! What a run's results depend on, so that two runs can be told apart or known to be the same one.
+
+use super::{
+    Recipe,
+    difference::{FREE_IN_STAGE, PLACES, is_of, leaves},
+    tree::{Node, Value},
+};
+use std::collections::BTreeMap;
+
+/// Keys of the run that affect its weights or what is measured of them.
+const DECISIVE: [&str; 2] = ["seed", "evaluation.samples"];
+
+impl Recipe {
+    /// The values that decide the weights of a run and its held-out losses, by their keys as `--set` takes them. Those that are
+    /// left to their defaults are not among them, so that a key which a later version adds changes nothing; nor are the
+    /// paths of the data, unless `places`: the same data lie elsewhere on another machine.
+    ///
+    /// # Panics
+    /// If [`source`](Self::source) is not the text of this recipe.
+    pub fn decisive(&self, places: bool) -> BTreeMap<String, String> {
+        let mut tree = Node::parse(&self.source, "").expect("a recipe's source is RON");
+        let stages = match tree.take("stages").expect("a recipe has fields") {
+            Some(Node {
+                value: Value::List(stages),
+                ..
+            }) => stages,
+            _ => Vec::new(),
+        };
+        let run = leaves(&self.run).into_iter();
+        let mut decisive: BTreeMap<_, _> = run
+            .filter(|(key, _)| is_of(key, &DECISIVE) && tree.has(key))
+            .collect();
+        for (stage, written) in self.stages.iter().zip(stages) {
+            let whole = tree.clone().merge(written);
+            let counts = |key: &str| {
+                let free = is_of(key, &FREE_IN_STAGE) || (!places && is_of(key, &PLACES));
+                !free && whole.has(key)
+            };
+            for (key, value) in leaves(stage).into_iter().filter(|(key, _)| counts(key)) {
+                decisive.insert(format!("stages.{}.{key}", stage.name), value);
+            }
+        }
+        decisive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn decisive(sets: &[&str]) -> BTreeMap<String, String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        Recipe::load(&path, &sets).unwrap().decisive(false)
+    }
+
+    #[test]
+    fn only_what_decides_the_results_is_told() {
+        let own = decisive(&[]);
+        assert_eq!(own["stages.masked.model.dim"], "128");
+        assert_eq!(own["stages.masked.masking"], "Deferred");
+        assert_eq!(own["stages.masked.masking.ratio"], "0.75");
+        assert_eq!(own["seed"], "0");
+        // Left to its default.
+        assert!(!own.contains_key("stages.masked.activation_checkpointing"));
+        assert!(!own.contains_key("stages.masked.optimizer.beta1"));
+        for same in [
+            "name=x",
+            "micro_batch=3",
+            "log_every=3",
+            "data.threads=7",
+            "sampling.count=1",
+            "optimizer.lr=0.002",
+        ] {
+            assert_eq!(decisive(&[same]), own, "{same}");
+        }
+        for (set, key) in [
+            ("seed=5", "seed"),
+            ("optimizer.beta2=0.95", "stages.masked.optimizer.beta2"),
+            ("stages.unmasked.steps=5", "stages.unmasked.steps"),
+            (
+                "stages.unmasked.masking=Naive(ratio: 0.5)",
+                "stages.unmasked.masking.ratio",
+            ),
+            ("evaluation=(every: 5, samples: 9)", "evaluation.samples"),
+            (
+                "stages.masked.ema=[(decay: Smoothing(0.5))]",
+                "stages.masked.ema",
+            ),
+        ] {
+            let other = decisive(&[set]);
+            assert_ne!(other.get(key), own.get(key), "{set}");
+        }
+    }
+
+    #[test]
+    fn paths_of_data_count_where_they_are_asked_for() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        let told = |shards: &str, places| {
+            let sets = [
+                "data=Latents(image_size: 256, tokens: 7)".to_owned(),
+                format!("data.shards={shards}"),
+            ];
+            Recipe::load(&path, &sets).unwrap().decisive(places)
+        };
+        assert_eq!(told("a.tar", false), told("b.tar", false));
+        assert_ne!(told("a.tar", true), told("b.tar", true));
+    }
+}
