@@ -3,6 +3,7 @@
 use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
 use microdit_encoders::hub::HubError;
+use microdit_eval::report::ReportError;
 use microdit_eval::sweep::SweepError;
 use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
 use miette::{Diagnostic, Report};
@@ -54,6 +55,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(TrainError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
+    }
+    if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
+        return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
     }
     let advice = error.downcast_ref().and_then(on_training);
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));

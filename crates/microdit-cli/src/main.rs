@@ -14,9 +14,11 @@ mod number;
 mod output;
 mod plan;
 mod recipe;
+mod report;
 mod sample;
 mod signal;
 mod source;
+mod study;
 mod sweep;
 mod terminal;
 mod train;
@@ -44,6 +46,8 @@ enum Command {
     Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
     Ema(ema::EmaCommand),
+    Report(report::ReportCommand),
+    Study(study::StudyCommand),
     #[command(subcommand)]
     Data(data::DataCommand),
     #[command(subcommand)]
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
         Command::Ema(ema) => ema.run(),
+        Command::Report(report) => report.run(),
+        Command::Study(study) => study.run(),
         Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
     });

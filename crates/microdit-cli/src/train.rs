@@ -3,6 +3,7 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
+    report::{LastReport, LiveReport, REPORT},
     sample::draw,
     say,
     signal::stop_on_signal,
@@ -56,6 +57,9 @@ pub(crate) struct Train {
     /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
     #[arg(long, default_value = "0", value_parser = parse_devices)]
     devices: Devices,
+    /// Do not keep report.html in the run directory
+    #[arg(long)]
+    no_report: bool,
     #[command(flatten)]
     nodes: NodesArgs,
 }
@@ -121,7 +125,7 @@ impl Train {
         };
         let nodes = nodes.map(Nodes::join).transpose().or_advise()?;
         let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
-        let training = Training::open(
+        let mut training = Training::open(
             &recipe,
             &run,
             &devices,
@@ -130,6 +134,11 @@ impl Train {
         )
         .or_advise()?;
         say!("training {} into {}", recipe.run.name, path.display());
+        let reports = keeps && !self.no_report;
+        if reports {
+            say!("report: {}", path.join(REPORT).display());
+            training = training.with_probe(LiveReport::new(&run, &recipe));
+        }
         if let Some(step) = training.resumes_after() {
             say!("resuming after step {step}");
         }
@@ -142,6 +151,8 @@ impl Train {
             arguments: std::env::args().skip(1).collect(),
             devices: devices.iter().map(|device| format!("{device:?}")).collect(),
             gpu: self.device.gpu(),
+            processor: processor(),
+            nodes: nodes.as_ref().map_or(1, Nodes::count),
             started: seconds_since_1970(),
             recipe: &recipe.source,
         };
@@ -154,6 +165,7 @@ impl Train {
         };
         let steps = training.steps();
         let mut progress = Progress::new(steps);
+        let mut last_report = LastReport::new(&run, &recipe, reports);
         let outcome = training
             .run(&session, &process, |metrics| progress.show(metrics))
             .or_advise()?;
@@ -171,6 +183,7 @@ impl Train {
                 );
                 // Unless it was killed before its last picture.
                 if run.samples().is_file() {
+                    last_report.cancel();
                     return Ok(());
                 }
             }
@@ -236,6 +249,15 @@ fn default_run(recipe: &Recipe) -> PathBuf {
     PathBuf::from("runs").join(name)
 }
 
+/// The processor's name as Linux has it, and how many of its threads may be used.
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    let (_, name) = line.split_once(':')?;
+    let threads = std::thread::available_parallelism().ok()?;
+    Some(format!("{}, {threads} threads", name.trim()))
+}
+
 fn seconds_since_1970() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -250,6 +272,10 @@ struct Process<'a> {
     arguments: Vec<String>,
     devices: Vec<String>,
     gpu: Option<Gpu>,
+    /// Name of the processor, where the system tells it.
+    processor: Option<String>,
+    /// Machines.
+    nodes: usize,
     /// Seconds since 1970.
     started: u64,
     recipe: &'a str,

@@ -6,9 +6,11 @@ pub mod measured;
 pub mod metrics;
 pub mod npz;
 pub mod prompts;
+pub mod report;
 pub mod statistics;
+pub mod study;
+pub mod sweep;
 
 mod error;
 
 pub use error::EvalError;
-pub mod sweep;

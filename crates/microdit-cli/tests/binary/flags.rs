@@ -114,6 +114,22 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
     let snapshots = ["--set", "post_hoc_ema=(every: 1)"];
     let train = [&["train", recipe, "--run", &run], &sets[..], &snapshots].concat();
     succeeds(&train);
+    fs::write(folder.join("prompts.txt"), "circle").unwrap();
+    succeeds(&[
+        "sample",
+        "--run",
+        &run,
+        "--prompts",
+        &path("prompts.txt"),
+        "--steps",
+        "1",
+        "--count",
+        "1",
+        "--out",
+        &path("sheet.png"),
+        "--singles",
+        &path("singles"),
+    ]);
     let sets = sets.join(" ");
     BTreeMap::from([
         ("train", format!("{recipe} --run {{}} {sets}")),
@@ -129,6 +145,14 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
         (
             "sweep",
             format!("{} --dry-run --out {{}}", path("sweep.ron")),
+        ),
+        (
+            "study",
+            format!(
+                "{singles} {singles} --prompts {} --out {{}}.html",
+                path("prompts.txt"),
+                singles = path("singles")
+            ),
         ),
         ("data prepare", format!("{} --out {{}}", path("card.ron"))),
         (

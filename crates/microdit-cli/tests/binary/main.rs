@@ -1,6 +1,7 @@
 //! The real binary, from recipe to picture.
 
 mod bad_input;
+mod browser;
 mod changed;
 mod common;
 mod convert;
@@ -23,9 +24,11 @@ mod reading;
 mod readme;
 mod recipes;
 mod records;
+mod report;
 mod resume;
 mod signals;
 mod strace;
+mod study;
 mod sweep;
 mod tiny;
 mod train_and_draw;

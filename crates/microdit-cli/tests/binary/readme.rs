@@ -75,11 +75,17 @@ fn every_command_runs() {
     ] {
         write(&folder.path().join(name));
     }
+    std::fs::write(folder.path().join("prompts.txt"), "a circle\na square").unwrap();
+    // Of a study of one pair, whose description is {"id":"0","a":"one","b":"other","pairs":1} in base64.
+    let votes = r#"{"format": "microdit study votes 1", "study": "eyJpZCI6IjAiLCJhIjoib25lIiwiYiI6Im90aGVyIiwicGFpcnMiOjF9", "voter": "Ann", "votes": []}"#;
+    std::fs::write(folder.path().join("votes.json"), votes).unwrap();
     let rendezvous = free_address();
     let recipe = convert::recipe(folder.path());
     let placeholders = [
         ("PATH/TO/TARS", golden("wds_clean.tar")),
         ("PATH/TO/TEST/TARS", golden("wds_clean.tar")),
+        ("PROMPTS.txt", "prompts.txt".into()),
+        ("VOTES.json", "votes.json".into()),
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
@@ -156,6 +162,9 @@ fn every_command_runs() {
     for made in [
         "runs/quickstart/samples.png",
         "circle.png",
+        "quickstart.html",
+        "plots/loss.png",
+        "study.html",
         "weights.safetensors",
         "latents/cc12m/shards.json",
         "latents.png",

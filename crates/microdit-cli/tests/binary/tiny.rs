@@ -111,6 +111,8 @@ pub(crate) fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
         let file = run.join(&name);
         let timeless = match name.as_str() {
             "lock" | "run.json" | "recipe.ron" => continue,
+            // Drawn from the log, with its timings.
+            "report.html" => continue,
             "checkpoints" => continue,
             "metrics.jsonl" => metrics(run).join("\n").into_bytes(),
             _ if name.starts_with("events.") => continue,

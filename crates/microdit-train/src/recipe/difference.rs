@@ -115,6 +115,17 @@ impl Recipe {
         changes
     }
 
+    /// Its values by their dotted keys, such as `seed` and `stages.masked.batch`; lists are one value.
+    pub fn values(&self) -> BTreeMap<String, String> {
+        let mut values = leaves(&self.run);
+        for stage in &self.stages {
+            let name = &stage.name;
+            let of_stage = leaves(stage).into_iter();
+            values.extend(of_stage.map(|(key, value)| (format!("stages.{name}.{key}"), value)));
+        }
+        values
+    }
+
     /// SHA-256 of the values that affect the weights, in hexadecimal digits: recipes that differ only in other values have the
     /// same.
     pub(crate) fn weights_hash(&self) -> String {
