@@ -207,6 +207,60 @@ fn block_products(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DecoderConfig, Dit, WidthScale, net::dit::tests::config, weights::StateDict};
+    use burn_flex::Flex;
+
+    fn decoder(dim: usize, depth: usize) -> Option<DecoderConfig> {
+        Some(DecoderConfig {
+            dim,
+            depth,
+            head_dim: 16,
+            qkv_ratio: 1.0,
+            mlp_ratio: 4.0,
+        })
+    }
+
+    #[test]
+    fn the_parameters_that_are_counted_are_those_there_are() {
+        let biased = config().with_use_bias(true);
+        for config in [
+            config(),
+            config().with_feed_forward(Dense::Gelu),
+            config().with_router(Router::Decoupled),
+            config().with_decoder(decoder(16, 2)),
+            biased.clone().with_decoder(decoder(24, 1)),
+            biased.with_decoder(decoder(32, 1)),
+        ] {
+            let dit: Dit<Flex> = config.init(0, &Default::default()).unwrap();
+            let state = StateDict::from_module(&dit);
+            let there = state.iter().map(|(_, data)| data.num_elements());
+            assert_eq!(parameters(&config), there.sum::<usize>(), "{config:?}");
+        }
+    }
+
+    /// A block more in the decoder costs what a block more in a backbone of its width costs when every token is kept.
+    #[test]
+    fn a_decoder_computes_all_tokens() {
+        let plain = config()
+            .with_moe(None)
+            .with_qkv_width(WidthScale::Constant(1.0))
+            .with_ffn_width(WidthScale::Constant(4.0));
+        let all = plain.tokens();
+        let cost = |depth, decoder, backbone| {
+            let tokens = Tokens {
+                mixer: all,
+                backbone,
+                caption: 5,
+            };
+            let config = plain.clone().with_depth(depth).with_decoder(decoder);
+            per_image(&config, &tokens).total()
+        };
+        let of_backbone = cost(3, None, all) - cost(2, None, all);
+        for kept in [all, all / 4] {
+            let [one, two] = [1, 2].map(|depth| cost(2, decoder(plain.dim, depth), kept));
+            assert_eq!(two - one, of_backbone);
+        }
+    }
 
     #[test]
     fn flops_of_xl_2_are_the_papers() {
