@@ -149,56 +149,72 @@ pub fn reconstruct<B: DitBackend>(
     within("sigma_rel", wanted.sigma_rel, SIGMA_RELS)?;
     let (run, recipe) = RunDir::open(run)?;
     let (number, stage) = chosen(&run, &recipe, wanted.stage.as_deref())?;
-    let folder = run.snapshots_of(number);
-    let snapshots: Vec<(PathBuf, Snapshot)> = folders(&folder)?
-        .into_iter()
-        .map(|folder| Ok((folder.clone(), read(&folder)?)))
-        .collect::<Result<_, TrainError>>()?;
-    let last = snapshots.last().map(|(_, snapshot)| snapshot);
+    let folders = folders(&run.snapshots_of(number))?.into_iter();
+    let snapshots = folders.map(|folder| Ok((Snapshot::read(&folder)?, folder)));
+    let snapshots: Vec<(Snapshot, PathBuf)> = snapshots.collect::<Result<_, TrainError>>()?;
+    let last = snapshots.last().map(|(last, _)| last);
     let last = last.ok_or_else(|| no_snapshots(&run, Some(stage)))?;
     let end = wanted.step.unwrap_or(last.stage_step);
     within("step", end, 1..=last.stage_step)?;
-    let before = last.step - last.stage_step;
-    let averages: Vec<(&PathBuf, usize, Profile)> = snapshots
-        .iter()
-        .flat_map(|(folder, snapshot)| {
-            let widths = snapshot.sigma_rels.iter().enumerate();
-            widths.map(move |(i, &sigma_rel)| {
-                (
-                    folder,
-                    i,
-                    Profile::new(snapshot.stage_step as f64, sigma_rel),
-                )
-            })
-        })
-        .collect();
-    let profiles: Vec<Profile> = averages.iter().map(|(.., profile)| *profile).collect();
     let target = Profile::new(end as f64, wanted.sigma_rel);
-    let shares = coefficients(&profiles, &target).ok_or_else(|| TrainError::SnapshotDamaged {
-        folder: folder.clone(),
-        damage: "two snapshots are of one step".into(),
+    let parts = parts(&snapshots, &target).ok_or_else(|| {
+        let folder = run.snapshots_of(number);
+        damaged(&folder, "its snapshots are not different ones".into())
     })?;
-    let parts: Vec<(PathBuf, f64)> = averages
-        .iter()
-        .zip(shares)
-        .filter(|(_, share)| share.abs() > NEGLIGIBLE)
-        .map(|((folder, i, _), share)| (folder.join(file_of(*i)), share))
-        .collect();
     let mut sum = Sum::default();
-    for (i, (path, share)) in parts.iter().enumerate() {
-        sum.add(&StateDict::read(path)?, *share);
+    for (i, part) in parts.iter().enumerate() {
+        sum.add(&part.read()?, part.share);
         progress(i as u64 + 1, parts.len() as u64);
     }
     let task = stage.task::<B>(recipe.run.seed, device)?;
     let task = sum.weights().load_into(task, device)?;
-    let network = task.denoiser().config();
-    let description = recipe.description(number, network, before + end);
+    let step = last.step - last.stage_step + end;
+    let description = recipe.description(number, task.denoiser().config(), step);
     save_result(out, &task, &description)?;
     Ok(Reconstructed {
         stage: stage.name.clone(),
         step: end,
         snapshots: snapshots.len(),
     })
+}
+
+/// A file of a snapshot, and its share in the average.
+struct Part<'a> {
+    snapshot: &'a Snapshot,
+    folder: &'a Path,
+    file: String,
+    share: f64,
+}
+
+/// What makes the average of profile `target`; none if two snapshots are of one profile.
+fn parts<'a>(snapshots: &'a [(Snapshot, PathBuf)], target: &Profile) -> Option<Vec<Part<'a>>> {
+    let (mut profiles, mut parts) = (Vec::new(), Vec::new());
+    for (snapshot, folder) in snapshots {
+        for (i, &sigma_rel) in snapshot.sigma_rels.iter().enumerate() {
+            profiles.push(Profile::new(snapshot.stage_step as f64, sigma_rel));
+            parts.push(Part {
+                snapshot,
+                folder,
+                file: file_of(i),
+                share: 0.0,
+            });
+        }
+    }
+    for (part, share) in parts.iter_mut().zip(coefficients(&profiles, target)?) {
+        part.share = share;
+    }
+    parts.retain(|part| part.share.abs() > NEGLIGIBLE);
+    Some(parts)
+}
+
+impl Part<'_> {
+    /// The weights, if they are as they were written.
+    fn read(&self) -> Result<StateDict, TrainError> {
+        // Its record has it, or it would not have been read.
+        let own = Files::from([(self.file.clone(), self.snapshot.files[&self.file])]);
+        check_contents(self.folder, &own).map_err(|damage| damaged(self.folder, damage))?;
+        Ok(StateDict::read(&self.folder.join(&self.file))?)
+    }
 }
 
 /// The stage that is wanted, with its number.
@@ -240,25 +256,31 @@ fn no_snapshots(run: &RunDir, stage: Option<&Stage>) -> TrainError {
     }
 }
 
-/// The record of the snapshot in `folder`, whose files are as it says.
-fn read(folder: &Path) -> Result<Snapshot, TrainError> {
-    let text = fs::read(folder.join(RECORD)).map_err(|error| error.to_string());
-    let checked = text.and_then(|text| {
-        let snapshot: Snapshot = unseal(&text)?;
-        check_contents(folder, &snapshot.files)?;
-        let step = step_of(folder).unwrap_or_default();
-        let sound = snapshot.stage_step == step && step > 0 && snapshot.step >= step;
-        let whole =
-            (0..snapshot.sigma_rels.len()).all(|i| snapshot.files.contains_key(&file_of(i)));
-        match sound && whole {
-            true => Ok(snapshot),
-            false => Err(format!("{RECORD} is not of this snapshot")),
-        }
-    });
-    checked.map_err(|damage| TrainError::SnapshotDamaged {
+impl Snapshot {
+    /// The record in `folder`, if no bit of it has changed.
+    fn read(folder: &Path) -> Result<Self, TrainError> {
+        let text = fs::read(folder.join(RECORD)).map_err(|error| error.to_string());
+        let snapshot = text.and_then(|text| unseal::<Self>(&text));
+        let snapshot = snapshot.and_then(|snapshot| {
+            let named = step_of(folder) == Some(snapshot.stage_step);
+            let sound = named && (1..=snapshot.step).contains(&snapshot.stage_step);
+            let widths = snapshot.sigma_rels.iter();
+            let known = widths.clone().all(|width| SIGMA_RELS.contains(width));
+            let mut files = (0..widths.len()).map(file_of);
+            match sound && known && files.all(|file| snapshot.files.contains_key(&file)) {
+                true => Ok(snapshot),
+                false => Err("the record is not of this snapshot".into()),
+            }
+        });
+        snapshot.map_err(|damage| damaged(folder, format!("{RECORD}: {damage}")))
+    }
+}
+
+fn damaged(folder: &Path, damage: String) -> TrainError {
+    TrainError::SnapshotDamaged {
         folder: folder.to_owned(),
         damage,
-    })
+    }
 }
 
 /// A weighted sum of weights, in f64: coefficients of both signs cancel.
@@ -375,13 +397,13 @@ mod tests {
         };
         let said = make(&other).unwrap_err().to_string();
         assert!(said.contains("no snapshots of stage masked"), "{said}");
-        let mut bytes = fs::read(last.join(file_of(0))).unwrap();
+        let mut bytes = fs::read(last.join(file_of(1))).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        fs::write(last.join(file_of(0)), bytes).unwrap();
+        fs::write(last.join(file_of(1)), bytes).unwrap();
         let said = make(&wanted(0.1)).unwrap_err().to_string();
         assert!(
-            said.contains("step-0000000060") && said.contains("average-1"),
+            said.contains("step-0000000060") && said.contains("average-2"),
             "{said}"
         );
     }
