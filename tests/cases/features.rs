@@ -67,10 +67,15 @@ pub(super) fn clip_image(path: &Path, report: &mut Report) {
     let device = Default::default();
     let json = json!({"model_cfg": golden.config, "preprocess_cfg": golden.config});
     let config = or_panic(ClipImageConfig::from_open_clip(&json));
+    // As open_clip has it: a picture covers what is not a square.
+    let shortest = match config.image_size {
+        [height, width] if height == width => Fit::Shorter(height),
+        size => Fit::Cover(size),
+    };
     for (i, picture) in pictures(&golden).into_iter().enumerate() {
         let fits = [
             ("squash", Fit::Squash(config.image_size)),
-            ("shortest", Fit::Shorter(config.image_size[0])),
+            ("shortest", shortest),
             ("longest", Fit::Within(config.image_size)),
         ];
         for (name, fit) in fits {

@@ -2,9 +2,10 @@
 
 use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
-use microdit_encoders::hub::HubError;
-use microdit_eval::report::ReportError;
-use microdit_eval::sweep::SweepError;
+use microdit_encoders::{features::FeatureError, hub::HubError};
+use microdit_eval::{
+    evaluate::EvaluateError, features::Family, report::ReportError, sweep::SweepError,
+};
 use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
 use miette::{Diagnostic, Report};
 use std::{error::Error, fmt};
@@ -59,7 +60,11 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
     }
-    let advice = error.downcast_ref().and_then(on_training);
+    if let Some(FeatureError::Hub(error)) = error.downcast_ref() {
+        return on_hub(error);
+    }
+    let advice = error.downcast_ref().and_then(on_evaluation);
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_training));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_sweep));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
@@ -75,8 +80,35 @@ fn on_hub(error: &HubError) -> Option<String> {
     })
 }
 
-/// How much damage `microdit data` allows.
+/// How much damage `microdit data` and `microdit eval` allow.
 pub(crate) const MAX_DAMAGE: &str = "--max-damage sets the share that is allowed";
+
+fn on_evaluation(error: &EvaluateError) -> Option<&'static str> {
+    Some(match error {
+        EvaluateError::NoNetwork { family, .. } => match family {
+            Family::Inception => {
+                "give it with --inception FILE: pt_inception-2015-12-05-6726825d.pth, a release file of pytorch-fid"
+            }
+            Family::DinoV2 => {
+                "give it with --dinov2 dinov2-base, after: microdit fetch dinov2-base"
+            }
+            Family::Clip | Family::CleanClip => {
+                "give it with --clip clip-l14-336, after: microdit fetch clip-l14-336"
+            }
+            Family::Classifier => {
+                "give the labelled shards it learns from with --classifier SHARDS"
+            }
+        },
+        EvaluateError::NoReference { .. } => "give them with --reference",
+        EvaluateError::NothingToMeasure => {
+            "give networks with --inception, --clip or --dinov2, and what to compare with by --reference"
+        }
+        EvaluateError::NoCaptions { .. } => "give them with --prompts FILE",
+        EvaluateError::Data(error) => return on_data(error),
+        EvaluateError::Train(error) => return on_training(error),
+        _ => return None,
+    })
+}
 
 fn on_data(error: &DataError) -> Option<&'static str> {
     Some(match error {

@@ -24,7 +24,7 @@ pub(crate) struct EmaCommand {
     #[arg(long)]
     stage: Option<String>,
     /// Steps of the stage after which the average ends [default: those of the newest snapshot]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 53))]
     step: Option<u64>,
     /// File of weights to write (.safetensors)
     #[arg(long)]

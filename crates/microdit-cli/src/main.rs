@@ -6,6 +6,7 @@ mod convert;
 mod data;
 mod device;
 mod ema;
+mod eval;
 mod fetch;
 #[cfg(test)]
 mod flags;
@@ -41,6 +42,7 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Sample(Box<sample::Sample>),
+    Eval(Box<eval::Eval>),
     Fetch(fetch::Fetch),
     Plan(plan::PlanCommand),
     Sweep(Box<sweep::SweepCommand>),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     let done = worker_pool::enter(|| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),
+        Command::Eval(eval) => eval.run(),
         Command::Fetch(fetch) => fetch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Sweep(sweep) => sweep.run(),

@@ -150,7 +150,7 @@ impl Sample {
             Some(_) => "stopping; what is drawn is kept",
             None => "stopping; nothing is kept without --singles",
         })?;
-        let drawn = draw(&pipeline, order, &stop)?;
+        let drawn = draw(&Drawing::new(&pipeline, order).or_advise()?, &stop)?;
         describe(&order, &drawn)
     }
 
@@ -175,13 +175,11 @@ impl Sample {
     }
 }
 
-/// Draws behind a progress bar, or with a line now and then.
+/// Draws, and says how far it is.
 pub(crate) fn draw<B: DitBackend, D: Denoiser<B>>(
-    pipeline: &Pipeline<B, D>,
-    order: Order<'_>,
+    drawing: &Drawing<'_, B, D>,
     stop: &AtomicBool,
 ) -> miette::Result<Drawn> {
-    let drawing = Drawing::new(pipeline, order).or_advise()?;
     let mut bar = Bar::new("drawing", "solver steps");
     let mut done = 0;
     let drawn = drawing.run(stop, || {

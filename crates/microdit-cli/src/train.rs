@@ -19,7 +19,7 @@ use microdit_train::{
     recipe::Stage,
     room::require_room,
     run::{Choice, Metrics, RunDir},
-    sampling::{Naming, Order, Pipeline, warn_of_long_prompts},
+    sampling::{Drawing, Naming, Order, Pipeline, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
 use miette::miette;
@@ -223,7 +223,9 @@ impl Train {
         let drawn =
             Pipeline::<B, _>::load(&path, Choice::Best, Encoders::default(), devices[0].clone())
                 .or_advise()
-                .and_then(|(pipeline, _)| draw(&pipeline, order, &stop));
+                .and_then(|(pipeline, _)| {
+                    draw(&Drawing::new(&pipeline, order).or_advise()?, &stop)
+                });
         match drawn {
             Ok(drawn) if drawn.stopped => say!(
                 "its pictures were not drawn; microdit sample --run {} draws them",

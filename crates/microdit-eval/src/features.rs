@@ -21,6 +21,19 @@ pub enum Family {
     Classifier,
 }
 
+impl Family {
+    /// What it is called in messages.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Inception => "Inception-V3",
+            Self::CleanClip => "clean-fid's CLIP",
+            Self::Clip => "CLIP",
+            Self::DinoV2 => "DINOv2",
+            Self::Classifier => "a classifier",
+        }
+    }
+}
+
 /// A feature network, and all that its features depend on besides the pictures.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +78,11 @@ impl Features {
     /// Number of pictures.
     pub fn pictures(&self) -> usize {
         self.rows().len()
+    }
+
+    /// All values, row by row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 
     /// The rows.

@@ -1,6 +1,7 @@
 //! Is what was trained any good, and did it cost less? Metrics over pictures, sweeps with verdicts, reports.
 
-pub mod cache;
+pub mod classifier;
+pub mod evaluate;
 pub mod features;
 pub mod measured;
 pub mod metrics;

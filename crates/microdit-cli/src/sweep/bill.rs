@@ -45,6 +45,11 @@ pub(super) fn print(
     }
     say!("{}", table.to_string().trim_end());
     let runs = sweep.settings().len() * sweep.definition().seeds.len();
+    if points.is_none() {
+        let unit = sweep.definition().budget.unit();
+        say!("\n{runs} runs at equal {unit}: their cost is known once their steps are timed");
+        return Ok(());
+    }
     say!(
         "\n{runs} runs at equal {}: {:.3} hours, ${:.2} on {} x {}",
         sweep.definition().budget.unit(),

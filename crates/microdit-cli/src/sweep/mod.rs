@@ -14,7 +14,9 @@ use crate::{
 use clap::ValueEnum;
 use microdit_eval::{
     statistics::Direction,
-    sweep::{Event, Folder, Launcher, Metric, Point, Row, Runner, Status, Summary, Sweep},
+    sweep::{
+        Event, Folder, Launcher, Metric, Point, Row, Runner, Status, Summary, Sweep, SweepError,
+    },
 };
 use miette::{WrapErr, miette};
 use progress::Progress;
@@ -84,6 +86,12 @@ impl SweepCommand {
             return bill::print(&sweep, &calibration, self.machine.machine());
         }
         sweep.require_data().or_advise()?;
+        // What is wrong with a budget is said before anything is written; what is not timed yet is timed below.
+        let calibration = Folder::calibration_in(&out).or_advise()?;
+        match sweep.points(&calibration) {
+            Ok(_) | Err(SweepError::Calibration { .. }) => {}
+            Err(error) => return Err(error).or_advise(),
+        }
         let launcher = self.launcher()?;
         let folder = Folder::enter(&out).or_advise()?;
         let stop = stop_on_signal("the runs save their state")?;

@@ -96,7 +96,11 @@ impl<'a> Progress<'a> {
                 ));
             }
             Event::Failed(point, reason) => {
-                self.reached(point, point.recipe.steps());
+                // Its steps are no longer to come, and say nothing about the pace.
+                let steps = point.recipe.steps();
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.reached.insert(point.id.clone(), (steps, steps));
+                drop(state);
                 self.line(&format!("{}: failed: {reason}", label(point)));
             }
         }
@@ -113,7 +117,8 @@ impl<'a> Progress<'a> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = state.reached.entry(point.id.clone());
         entry
-            .and_modify(|(_, last)| *last = step)
+            // A log may be cut back to its checkpoint.
+            .and_modify(|(first, last)| (*first, *last) = ((*first).min(step), step))
             .or_insert((step, step));
         let done = state.done();
         let left = state.seconds(self.steps.saturating_sub(done));

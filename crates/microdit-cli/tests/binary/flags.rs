@@ -115,6 +115,8 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
     let train = [&["train", recipe, "--run", &run], &sets[..], &snapshots].concat();
     succeeds(&train);
     fs::write(folder.join("prompts.txt"), "circle").unwrap();
+    let scene = "a large red circle on a white background";
+    fs::write(folder.join("scene.txt"), scene).unwrap();
     succeeds(&[
         "sample",
         "--run",
@@ -141,6 +143,13 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
         (
             "ema",
             format!("--run {run} --sigma-rel 0.1 --out {{}}.safetensors"),
+        ),
+        (
+            "eval",
+            format!(
+                "--run {run} --prompts {} --samples 1 --steps 1 --metrics prompt-accuracy --out {{}} --cache {{}}/cache",
+                path("scene.txt")
+            ),
         ),
         (
             "sweep",

@@ -8,6 +8,7 @@ mod convert;
 mod crash_points;
 mod described;
 mod encoders;
+mod eval;
 mod fetch;
 mod flags;
 mod full_size;

@@ -50,9 +50,10 @@ fn published_models(arguments: &str) {
         .env("HF_HUB_OFFLINE", "1")
         .output()
         .unwrap();
-    let missing = match arguments.starts_with("fetch") {
-        true => "stabilityai/sdxl-vae/config.json is not in the cache",
-        false => "microdit-xl2 is not on this machine",
+    let missing = match arguments.split_once(' ') {
+        Some(("fetch", _)) => "stabilityai/sdxl-vae/config.json is not in the cache",
+        Some(("eval", _)) => "dinov2-base is not on this machine",
+        _ => "microdit-xl2 is not on this machine",
     };
     fails(&output, &[missing]);
 }
@@ -106,7 +107,14 @@ fn every_command_runs() {
         if line.starts_with("sweep") {
             command
                 .args(small())
-                .args(["--set", "evaluation.samples=8"]);
+                .args(["--set", "evaluation.samples=8"])
+                // The unmasked end is to cost less than the whole.
+                .args(["--set", "stages.masked.steps=60"])
+                .args(["--set", "stages.unmasked.steps=1"]);
+        }
+        if line.starts_with("eval") {
+            let few = ["--samples", "8", "--steps", "2", "--cache", "cache"];
+            command.args(few);
         }
         let output = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         output.spawn().unwrap()
@@ -134,7 +142,8 @@ fn every_command_runs() {
         let arguments = line
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
-        if arguments.starts_with("fetch") || arguments.contains("--weights") {
+        let published = ["--weights", "dinov2-base"];
+        if arguments.starts_with("fetch") || published.iter().any(|name| arguments.contains(name)) {
             published_models(arguments);
             continue;
         }
@@ -169,6 +178,7 @@ fn every_command_runs() {
         "latents/cc12m/shards.json",
         "latents.png",
         "runs/sweeps/cifar10-masking-flops/table.md",
+        "runs/quickstart/eval.json",
     ] {
         assert!(folder.path().join(made).is_file(), "{made}");
     }

@@ -75,7 +75,7 @@ fn a_run_keeps_a_page_and_the_command_writes_the_same() {
         "finished",
         "14",
         "held out: loss",
-        "loss at sigma 0.067",
+        "sigma 0.067",
         "learning rate",
         "a large red circle on a white background",
         "FLOPs, by the cost model",

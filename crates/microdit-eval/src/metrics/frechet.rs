@@ -117,7 +117,8 @@ pub fn distance(a: &Gaussian, b: &Gaussian) -> Result<f64, EvalError> {
 pub struct Infinite {
     /// The value there.
     pub value: f64,
-    /// How far the value is from a line through all points, as a standard error.
+    /// How far the value is from a line through all points, as a standard error; that other pictures would give another line is
+    /// not in it.
     pub standard_error: f64,
     /// Numbers of pictures, and the distances of as many of them.
     pub points: Vec<(usize, f64)>,
@@ -125,27 +126,28 @@ pub struct Infinite {
 
 /// The distance without its bias (arXiv 1911.07023). A covariance of `n` pictures makes the distance too large by about
 /// `slope / n`, with a slope that differs between models, so that a line through distances of several subsets against `1 / n`
-/// is followed to zero. Fifteen numbers of pictures at equal distances from 5,000 (or a tenth of all, if that is less) to all,
+/// is followed to zero. Fifteen numbers of pictures at equal distances from 5,000 (or a tenth of all, if that is less, but more than there are features) to all,
 /// each a subset of its own, drawn without replacement.
 ///
 /// # Errors
-/// As for [`Reference::distance`]; fewer than thirty pictures.
+/// As for [`Reference::distance`]; fewer than thirty pictures, or than twice as many as features.
 pub fn infinite<T: Copy + Into<f64>>(
     reference: &Reference,
     rows: Rows<'_, T>,
     seed: u64,
 ) -> Result<Infinite, EvalError> {
     let all = rows.len();
-    let needed = 2 * POINTS;
+    let needed = 2 * POINTS.max(rows.dim() + 1);
     if all < needed {
         return Err(EvalError::TooFew {
             what: "extrapolation to infinitely many pictures".into(),
             found: all,
             needed,
-            why: String::new(),
+            why: format!(" for {} features", rows.dim()),
         });
     }
-    let fewest = FEWEST.min((all / 10).max(2));
+    // With fewer pictures than features, the bias is not linear.
+    let fewest = FEWEST.min((all / 10).max(rows.dim() + 1));
     let mut points = Vec::with_capacity(POINTS);
     for point in 0..POINTS {
         let count = fewest + (all - fewest) * point / (POINTS - 1);

@@ -183,6 +183,11 @@ impl Metric {
         found.map(|&(metric, family, ..)| (metric, family))
     }
 
+    /// The keys of the table, in its order.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|row| row.2)
+    }
+
     /// Which way it improves.
     pub fn direction(self) -> Direction {
         match self {

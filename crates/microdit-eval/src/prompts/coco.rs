@@ -12,7 +12,7 @@
 //! caption. FID on this list therefore agrees with theirs up to what another draw of 30,000 changes.
 
 use super::{Prompt, PromptsError};
-use microdit_data::files::hexadecimal;
+use microdit::checksum::hexadecimal;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -103,7 +103,7 @@ pub fn checksum(prompts: &[Prompt]) -> String {
         digest.update(&prompt.text);
         digest.update(b"\n");
     }
-    hexadecimal(digest)
+    hexadecimal(&digest.finalize())
 }
 
 #[cfg(test)]

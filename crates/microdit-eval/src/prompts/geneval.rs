@@ -91,6 +91,25 @@ pub fn prepare(folder: &Path, prompts: &[Prompt]) -> Result<(), PromptsError> {
     Ok(())
 }
 
+/// Copies the pictures of these prompts, as many of each, into the layout that GenEval's evaluator reads.
+///
+/// # Errors
+/// Those of [`prepare`], and files that cannot be copied.
+pub fn lay_out(
+    folder: &Path,
+    prompts: &[Prompt],
+    pictures: &[PathBuf],
+) -> Result<(), PromptsError> {
+    prepare(folder, prompts)?;
+    let each = (pictures.len() / prompts.len().max(1)).max(1);
+    for (i, from) in pictures.iter().enumerate() {
+        let to = picture(folder, i / each, i % each);
+        let copied = atomic_file::write(&to, |part| fs::copy(from, part).map(drop));
+        copied.map_err(PromptsError::io(&to))?;
+    }
+    Ok(())
+}
+
 /// The prompts of a folder, each with its pictures, in the order of their numbers.
 ///
 /// # Errors

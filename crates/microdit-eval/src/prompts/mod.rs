@@ -46,6 +46,22 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// The kind of a file by its extension: `.jsonl`, `.tsv`, `.json`, and lines of text else. Of COCO, `count` captions.
+    ///
+    /// ```
+    /// use microdit_eval::prompts::Suite;
+    /// assert_eq!(Suite::of("PartiPrompts.tsv".as_ref(), 10), Suite::PartiPrompts);
+    /// assert_eq!(Suite::of("captions_val2014.json".as_ref(), 10), Suite::Coco(10));
+    /// ```
+    pub fn of(path: &Path, count: usize) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("jsonl") => Self::GenEval,
+            Some("tsv") => Self::PartiPrompts,
+            Some("json") => Self::Coco(count),
+            _ => Self::Lines,
+        }
+    }
+
     /// The prompts of a file of this kind, in its order.
     ///
     /// # Errors

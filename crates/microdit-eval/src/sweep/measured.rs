@@ -46,6 +46,10 @@ struct Evaluated {
     conditions: BTreeMap<String, Value>,
 }
 
+/// What `microdit eval` writes for a sweep, in a run directory: by itself, since what other arguments measured is no result of
+/// this sweep.
+pub(super) const EVALUATION: &str = "sweep";
+
 impl Measured {
     /// Reads the directory of a run that is finished after `steps`, and has what is `wanted`.
     ///
@@ -61,7 +65,7 @@ impl Measured {
         for line in lines(&folder.join("evaluation.jsonl"))? {
             measured.add_probe(line, steps);
         }
-        if let Some(text) = text(&folder.join("eval.json"))? {
+        if let Some(text) = text(&folder.join(EVALUATION).join("eval.json"))? {
             measured.add_evaluation(&text)?;
         }
         if let Some(last) = lines(&folder.join("metrics.jsonl"))?.pop() {
@@ -120,7 +124,7 @@ impl Measured {
             let measurement = Measurement {
                 value: result.value,
                 standard_error: result.standard_error,
-                conditions: Some(checksum(&result.conditions)),
+                conditions: Some(checksum(result)),
             };
             if self.metrics.insert(name.clone(), measurement).is_some() {
                 return Err(format!("eval.json: {name} occurs twice"));
@@ -155,9 +159,17 @@ impl Measured {
     }
 }
 
-/// The beginning of the SHA-256 of `conditions`, in their order by name.
-fn checksum(conditions: &BTreeMap<String, Value>) -> String {
-    let text = serde_json::to_string(conditions).expect("conditions are plain data");
+/// The beginning of the SHA-256 of what a result must have in common with others to be compared, in the order of names.
+fn checksum(result: &Evaluated) -> String {
+    let mut conditions = result.conditions.clone();
+    // References and networks are told apart by checksums; their names do not matter.
+    for part in ["reference", "network"] {
+        if let Some(Value::Object(fields)) = conditions.get_mut(part) {
+            fields.remove("name");
+        }
+    }
+    let drawn = ["guidance", "steps", "seed"].map(|key| result.labels.get(key));
+    let text = serde_json::to_string(&(conditions, drawn)).expect("conditions are plain data");
     let digest = Sha256::digest(text);
     digest[..4]
         .iter()
@@ -203,7 +215,9 @@ mod tests {
     fn read(files: &[(&str, &str)], wanted: &[&str]) -> Result<Measured, String> {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
-            fs::write(folder.path().join(name), text).unwrap();
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
         }
         Measured::read(&RunDir::follow(folder.path()), 8, wanted.iter().copied())
     }
@@ -215,7 +229,7 @@ mod tests {
     );
 
     const EVALUATION: (&str, &str) = (
-        "eval.json",
+        "sweep/eval.json",
         "{\"results\":[{\"metric\":\"fid\",\"value\":12.5,\"standard_error\":0.5,\"k\":3}]}",
     );
 
@@ -256,9 +270,9 @@ mod tests {
         let twice = EVALUATION
             .1
             .replace("[{", "[{\"metric\":\"fid\",\"value\":1.0},{");
-        let said = read(&[("eval.json", &twice)], &[]).unwrap_err();
+        let said = read(&[("sweep/eval.json", &twice)], &[]).unwrap_err();
         assert!(said.contains("fid occurs twice"), "{said}");
-        let said = read(&[("eval.json", "{")], &[]).unwrap_err();
+        let said = read(&[("sweep/eval.json", "{")], &[]).unwrap_err();
         assert!(said.contains("eval.json: "), "{said}");
     }
 
@@ -271,19 +285,24 @@ mod tests {
         };
         let results = [result("fid", 1.5), result("fid", 3.0), result("kid", 3.0)].join(",");
         let text = format!("{{\"results\":[{results}]}}");
-        let found = read(&[("eval.json", &text)], &[]).unwrap();
+        let found = read(&[("sweep/eval.json", &text)], &[]).unwrap();
         let names: Vec<&str> = found.metrics.keys().map(String::as_str).collect();
         assert_eq!(names, ["fid guidance=1.5", "fid guidance=3", "kid"]);
-        // Labels and what was found are no conditions; the number of samples is one.
+        // What was found and names are no conditions; how pictures were drawn and how many are.
         let conditions = |text: &str| {
-            let found = read(&[("eval.json", text)], &[]).unwrap();
+            let found = read(&[("sweep/eval.json", text)], &[]).unwrap();
             found.metrics["kid"].conditions.clone().unwrap()
         };
         let own = conditions(&text);
-        let varied = text
-            .replace("1.0,", "2.0,\"interval\":[1.5,2.5],")
-            .replace("30", "50");
+        let varied = text.replace("1.0,", "2.0,\"interval\":[1.5,2.5],");
         assert_eq!(conditions(&varied), own);
+        assert_ne!(conditions(&text.replace("30", "50")), own);
+        let named = |name: &str| {
+            let network = format!("1.0,\"network\":{{\"name\":\"{name}\",\"sha256\":\"00\"}},");
+            conditions(&text.replace("1.0,", &network))
+        };
+        assert_eq!(named("a"), named("b"));
+        assert_ne!(named("a"), own);
         assert_ne!(conditions(&text.replace("1.0,", "1.0,\"samples\":5,")), own);
     }
 }

@@ -143,12 +143,25 @@ impl Sweep {
         let mut points = Vec::new();
         for (index, setting) in self.settings.iter().enumerate() {
             let steps = budgeted.steps(index)?;
-            let stages = self.recipes[index].stages.iter().zip(steps);
+            let total: u64 = steps.iter().sum();
+            let own = &self.recipes[index];
+            let stages = own.stages.iter().zip(steps);
             let changed = stages.filter(|(stage, steps)| stage.steps != *steps);
-            let steps: Vec<Override> = changed
-                .map(|(stage, steps)| {
-                    Override::of_command_line(&format!("stages.{}.steps={steps}", stage.name))
-                })
+            let mut sets: Vec<String> = changed
+                .map(|(stage, steps)| format!("stages.{}.steps={steps}", stage.name))
+                .collect();
+            // What points are compared by is measured of their results.
+            if own.run.evaluation.is_some() {
+                let last = own.last_stage();
+                let every = last
+                    .evaluate_every
+                    .or(own.run.evaluation.as_ref().map(|e| e.every));
+                let every = ends_at(total, every.unwrap_or(total));
+                sets.push(format!("stages.{}.evaluate_every={every}", last.name));
+            }
+            let steps: Vec<Override> = sets
+                .iter()
+                .map(|set| Override::of_command_line(set))
                 .collect();
             for &seed in &self.definition.seeds {
                 let recipe = self.recipe(setting, seed, &steps)?;
@@ -163,6 +176,10 @@ impl Sweep {
                 });
             }
         }
+        // A budget may give two settings the same steps.
+        let first = self.definition.seeds[0];
+        let of_first = points.iter().filter(|point| point.seed == first);
+        self.require_distinct(of_first.map(|point| point.id.clone()))?;
         Ok(points)
     }
 
@@ -222,10 +239,18 @@ impl Sweep {
     }
 }
 
+/// Steps between evaluations of which one is at the end of `total` steps: nearly as often as `every`, or at the end alone.
+fn ends_at(total: u64, every: u64) -> u64 {
+    let near = (every.div_ceil(2)..=every.min(total)).rev();
+    let mut near = near.take(100_000);
+    near.find(|every| total.is_multiple_of(*every))
+        .unwrap_or(total)
+}
+
 /// Whether the place of the data is part of what a setting varies.
 fn moves_data(setting: &Setting) -> bool {
     let mut keys = setting.overrides.iter().map(Override::key);
-    keys.any(|key| key.split('.').any(|part| part == "data"))
+    keys.any(|key| key == "stages" || key.split('.').any(|part| part == "data"))
 }
 
 /// SHA-256 of values by their keys, shortened.

@@ -4,7 +4,7 @@ use super::{
     child::{self, Ended, Launcher, last_line},
     error::SweepError,
     folder::Folder,
-    measured::Measured,
+    measured::{EVALUATION, Measured},
     points::{Point, Sweep},
     row::{Row, Status},
     slots::each,
@@ -227,7 +227,13 @@ impl Runner<'_> {
         let arguments = [&self.sweep.definition().eval, self.eval].concat();
         if !arguments.is_empty() {
             let mut eval = self.launcher.command("eval");
-            eval.arg("--run").arg(&folder).args(arguments);
+            let out = folder.join(EVALUATION);
+            let old = out.join("eval.json");
+            if old.exists() {
+                fs::remove_file(&old).map_err(SweepError::io(&old))?;
+            }
+            eval.arg("--run").arg(&folder).arg("--out").arg(&out);
+            eval.args(arguments);
             eval.args(&self.launcher.devices[slot]);
             match child::run(eval, &log, stop, || ())? {
                 Ended::Stopped => return Ok(None),

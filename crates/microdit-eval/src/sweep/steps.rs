@@ -66,7 +66,8 @@ pub(super) fn within_budget(stages: &[Cost], budget: f64) -> Result<Vec<u64>, St
         // What the stages before leave of their shares goes to the last one.
         let steps = match Some(i) == last {
             true => ((left - spent) / stage.per_step).round(),
-            false => (stage.steps as f64 * factor).floor(),
+            // What is whole but for rounding is whole.
+            false => (stage.steps as f64 * factor + 1e-6).floor(),
         };
         let steps = steps.max(1.0);
         spent += steps * stage.per_step;

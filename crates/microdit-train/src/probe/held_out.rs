@@ -66,11 +66,6 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
         step.is_multiple_of(self.every)
     }
 
-    /// What a run is compared by is measured of its result.
-    fn ends_with_run(&self) -> bool {
-        true
-    }
-
     fn enter(
         &mut self,
         recipe: &Recipe,

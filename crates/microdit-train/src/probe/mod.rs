@@ -24,11 +24,6 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Whether it is due after `step` finished steps, which are at least 1, in the stage entered last.
     fn is_due(&self, step: u64) -> bool;
 
-    /// Whether it is due after the last step of the run as well.
-    fn ends_with_run(&self) -> bool {
-        false
-    }
-
     /// Whether `run` already has its result of `step`. Probes that give numbers need not know: the log does.
     fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
         false

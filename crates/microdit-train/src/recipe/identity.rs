@@ -30,7 +30,21 @@ impl Recipe {
         let mut decisive: BTreeMap<_, _> = run
             .filter(|(key, _)| is_of(key, &DECISIVE) && tree.has(key))
             .collect();
+        if self.stages.len() > 1 {
+            let names: Vec<&str> = self
+                .stages
+                .iter()
+                .map(|stage| stage.name.as_str())
+                .collect();
+            decisive.insert("stages".into(), names.join(", "));
+        }
         for (stage, written) in self.stages.iter().zip(stages) {
+            let lists = stage.data.lists();
+            if lists.len() > 1 {
+                let weights: Vec<f64> = lists.iter().map(|(_, weight)| *weight).collect();
+                let key = format!("stages.{}.data.mix.weights", stage.name);
+                decisive.insert(key, format!("{weights:?}"));
+            }
             let whole = tree.clone().merge(written);
             let counts = |key: &str| {
                 let free = is_of(key, &FREE_IN_STAGE) || (!places && is_of(key, &PLACES));

@@ -264,6 +264,11 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         [width, height].map(|side| (side * self.codec.1.shrinks_by()) as u32)
     }
 
+    /// What labels say about its weights: the SHA-256 of their file.
+    pub fn weights(&self) -> &str {
+        &self.weights
+    }
+
     /// Warns about prompts that its text encoder does not read to their end.
     pub fn warn_of_cuts(&self, prompts: &[String]) {
         prompts::warn_of_cuts(prompts, |prompt| self.conditioner.1.cut(prompt));

@@ -1,6 +1,6 @@
 //! What can be seen of a run while it is trained: lines of the log, and what its probes find.
 
-use super::{is_complete, steps::Trainer};
+use super::steps::Trainer;
 use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
@@ -57,10 +57,7 @@ where
             return Ok(());
         };
         let step = state.progress.step;
-        let ends = is_complete(self.recipe, &state.progress);
-        let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| {
-            probe.is_due(step) || (ends && probe.ends_with_run())
-        };
+        let due = |probe: &&mut Box<dyn Probe<B, T> + '_>| probe.is_due(step);
         // Made once, however many probes are due.
         let mut task = None;
         for probe in self.probes.iter_mut().filter(due) {

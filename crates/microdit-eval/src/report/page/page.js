@@ -53,6 +53,7 @@
     return axis.log ? 10 ** value : value;
   };
   const short = (value) => {
+    if (value === 0) return '0';
     if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString('en');
     return String(Number(value.toPrecision(5)));
   };

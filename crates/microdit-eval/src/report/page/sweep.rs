@@ -14,37 +14,37 @@ use std::collections::BTreeSet;
 pub fn sweep_page(sweep: &SweepResults) -> String {
     let drawn = sweep_charts::figures(sweep);
     let body = html! {
-            header {
-                h1 { (sweep.name) }
-                p { span class="muted" {
-                    (sweep.points.len()) " points, " (sweep.points.iter().map(|point| point.runs.len()).sum::<usize>()) " runs"
-                } }
+        header {
+            h1 { (sweep.name) }
+            p { span class="muted" {
+                (sweep.points.len()) " points, " (sweep.points.iter().map(|point| point.runs.len()).sum::<usize>()) " runs"
+            } }
+        }
+        main {
+            @if sweep.damaged > 0 {
+                ul class="notes" { li { (sweep.damaged) " damaged rows of sweep.jsonl are left out" } }
             }
-            main {
-                @if sweep.damaged > 0 {
-                    ul class="notes" { li { (sweep.damaged) " damaged rows of sweep.jsonl are left out" } }
-                }
-                @if !sweep.verdicts.is_empty() {
-                    section {
-                        h2 { "Verdicts" }
-    @for words in &sweep.verdicts {
-                            @match words {
-                                Words::Text(text) => { p { (legible(text)) } }
-                                Words::Entry(text) => { p class="verdict" { (legible(text)) } }
-                            }
+            @if !sweep.verdicts.is_empty() {
+                section {
+                    h2 { "Verdicts" }
+                    @for words in &sweep.verdicts {
+                        @match words {
+                            Words::Text(text) => { p { (legible(text)) } }
+                            Words::Entry(text) => { p class="verdict" { (legible(text)) } }
                         }
                     }
                 }
-                section { h2 { "Points" } (figures(&drawn)) }
-                section {
-                    h2 { "Table" }
-                    p class="hint" { "Means over the seeds ± half of the 95 % interval by Student's t." }
-                    (points(sweep))
-                }
-                (unfinished(sweep))
-                section { h2 { "Runs" } (runs(sweep)) }
             }
-        };
+            section { h2 { "Points" } (figures(&drawn)) }
+            section {
+                h2 { "Table" }
+                p class="hint" { "Means over the seeds ± half of the 95 % interval by Student's t." }
+                (points(sweep))
+            }
+            (unfinished(sweep))
+            section { h2 { "Runs" } (runs(sweep)) }
+        }
+    };
     report(&sweep.name, false, &body)
 }
 

@@ -1,0 +1,422 @@
+//! `microdit eval`: what the pictures of a network, or those of a directory, are worth.
+
+use crate::{
+    advice::OrAdvise,
+    bar::Bar,
+    device::{Device, Devices, on_device, parse_devices},
+    number::{real, whole},
+    sample::draw,
+    say,
+    signal::{Stopped, stop_on_signal},
+    source::{Opened, Source},
+};
+use burn_autodiff::Autodiff;
+use crc32c::crc32c;
+use microdit::{DitBackend, diffusion::Guidance};
+use microdit_encoders::features::{FeatureNetwork, Resize};
+use microdit_eval::classifier::{Classifier, ClassifierConfig, Data, Labels};
+use microdit_eval::evaluate::{
+    Against, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor, Record, SHAPES, Wanted,
+    captions,
+};
+use microdit_eval::prompts::{Suite, geneval};
+use microdit_train::{
+    Recipe,
+    recipe::{DataConfig, SamplingConfig},
+    sampling::{Drawing, Naming, Order},
+};
+use miette::miette;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+/// Where everything goes, unless told otherwise.
+const OUT: &str = "eval";
+
+/// Measure pictures: those a network draws, which are kept and not drawn again, or those of a directory.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights", "images"])))]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    source: Source,
+    /// Pictures to measure as they are: a directory, or shards
+    #[arg(long)]
+    images: Option<String>,
+    /// What to compare with: shards, a directory of pictures, an .npz of statistics (as pytorch-fid, clean-fid or dgm-eval write
+    /// them), or `shapes`, the generated dataset [default: what a run names as evaluation.shards, or shapes if it was trained on them]
+    #[arg(long)]
+    reference: Option<String>,
+    /// Pictures of the reference that are used, the first ones [default: all; 10000 of shapes]
+    #[arg(long, value_parser = whole(1..=1 << 24))]
+    reference_samples: Option<usize>,
+    /// Numbers to measure, such as fid,kid or prompt-accuracy [default: all that can be had]
+    #[arg(long, value_delimiter = ',')]
+    metrics: Vec<String>,
+    /// Weights of Inception-V3 as pytorch-fid publishes them: pt_inception-2015-12-05-6726825d.pth
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
+    /// How Inception's pictures are resized
+    #[arg(long, value_enum, default_value_t = Resizing::PytorchFid)]
+    resize: Resizing,
+    /// CLIP with its image tower: a directory, or a name such as clip-l14-336
+    #[arg(long, value_name = "PATH")]
+    clip: Option<PathBuf>,
+    /// DINOv2: a directory, a file, or a name such as dinov2-base
+    #[arg(long, value_name = "PATH")]
+    dinov2: Option<PathBuf>,
+    /// Labelled shards to train a small classifier on, which then sees pictures and the class their prompts ask for; its own accuracy
+    /// is measured on the --reference, labelled shards too. It is trained once, and kept with the features
+    #[arg(long, value_name = "SHARDS")]
+    classifier: Option<String>,
+    /// Where labels are: `-` for what follows the last one in a key, or the name of a member such as cls
+    #[arg(long, default_value = "-", requires = "classifier")]
+    labels: String,
+    /// What to draw: a prompt per line (- is the standard input), GenEval's .jsonl, PartiPrompts' .tsv, or COCO's captions_val2014.json,
+    /// of which a fixed part is taken [default: captions of the reference]
+    #[arg(long, conflicts_with = "images")]
+    prompts: Option<PathBuf>,
+    /// Pictures to draw; where there are fewer prompts, several of each
+    #[arg(long, default_value_t = 1000, conflicts_with = "images", value_parser = whole(SamplingConfig::COUNTS))]
+    samples: usize,
+    /// Classifier-free guidance scales, each measured by itself [default: the recipe's, or 5]
+    #[arg(long, value_delimiter = ',', conflicts_with = "images", value_parser = real(Guidance::SCALES))]
+    guidance: Vec<f64>,
+    /// Steps of the solver [default: the recipe's, or 30]
+    #[arg(long, conflicts_with = "images", value_parser = whole(SamplingConfig::STEPS))]
+    steps: Option<usize>,
+    /// Replace a value of the recipe's `sampling`, as `microdit sample` does; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "images")]
+    overrides: Vec<String>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0, conflicts_with = "images")]
+    seed: u64,
+    /// Share of pictures that may be damaged
+    #[arg(long, default_value_t = 0.1, value_parser = real(0.0..=1.0))]
+    max_damage: f64,
+    /// Directory for eval.json, to which numbers are added, and the pictures drawn [default: the run, or eval]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Directory that features are kept in, by content [default: microdit in the user's cache]
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    /// Kind of device to compute on; an NVIDIA GPU where this build and machine have one, unless given
+    #[arg(long, value_enum, default_value_t = Device::best())]
+    device: Device,
+    /// Number of the device of that kind
+    #[arg(long, default_value = "0", value_parser = parse_devices)]
+    devices: Devices,
+}
+
+/// Ways to resize pictures for Inception.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Resizing {
+    /// Bilinear without antialiasing, as the FID literature has it.
+    PytorchFid,
+    /// Bicubic with antialiasing.
+    CleanFid,
+}
+
+/// Pictures of one setting, and what it is.
+struct Lot {
+    set: PictureSet,
+    labels: BTreeMap<String, String>,
+}
+
+impl Eval {
+    pub(crate) fn run(self) -> miette::Result<()> {
+        on_device!(self.device, Inner => self.run_on::<Inner>())
+    }
+
+    /// The classifier, trained now or found again.
+    fn classifier<B: DitBackend>(
+        &self,
+        shards: &str,
+        recipe: Option<&Recipe>,
+        cache: &Path,
+        device: &B::Device,
+    ) -> miette::Result<Judge<B>> {
+        let labelled = |name: &String| name != SHAPES && !name.ends_with(".npz");
+        let reference = self.reference.clone().or_else(|| of_run(recipe));
+        let Some(held_out) = reference.filter(labelled) else {
+            return Err(miette!(
+                help =
+                    "give labelled shards that the classifier is not trained on with --reference",
+                "the classifier's own accuracy is not known"
+            ));
+        };
+        let data = Data {
+            train: shards.to_owned(),
+            held_out,
+            labels: match self.labels.as_str() {
+                "-" => Labels::FromKeySuffix('-'),
+                member => Labels::Member(member.to_owned()),
+            },
+        };
+        let side = recipe.map_or(32, |recipe| recipe.last_stage().data.image_size() as usize);
+        let config = ClassifierConfig {
+            side: side.clamp(8, 256).next_multiple_of(8),
+            ..ClassifierConfig::default()
+        };
+        // A folder for each, whatever it is told apart by inside.
+        let name = format!("{data:?} {config:?}");
+        let folder = cache.join(format!("classifier-{:08x}", crc32c(name.as_bytes())));
+        let mut bar = Bar::new("training the classifier", "steps");
+        let found = Classifier::<B>::in_folder::<Autodiff<B>>(
+            &folder,
+            &data,
+            &config,
+            device,
+            |progress| bar.show(progress.step, progress.steps),
+        );
+        drop(bar);
+        let (classifier, accuracy, sha256) = found.or_advise()?;
+        say!("the classifier sees the class of {accuracy} held-out pictures");
+        Ok(Judge::new(classifier, accuracy, sha256))
+    }
+
+    fn run_on<B: DitBackend>(self) -> miette::Result<()> {
+        let device = self.devices.of::<B>(self.device)?.swap_remove(0);
+        let recipe = match &self.source.run {
+            Some(run) => Some(Recipe::load(&run.join("recipe.ron"), &[]).or_advise()?),
+            None => None,
+        };
+        let cache = self.cache()?;
+        let mut networks = self.networks::<B>(&device)?;
+        if let Some(shards) = &self.classifier {
+            let judge = self.classifier::<B>(shards, recipe.as_ref(), &cache, &device)?;
+            networks.push(Box::new(judge));
+        }
+        let evaluation = Evaluation {
+            networks,
+            against: self.against(recipe.as_ref())?,
+            wanted: self
+                .metrics
+                .iter()
+                .map(|name| name.parse::<Wanted>().or_advise())
+                .collect::<miette::Result<_>>()?,
+            cache,
+            max_damage: self.max_damage,
+        };
+        evaluation.check().or_advise()?;
+        let out = match (&self.out, &self.source.run) {
+            (Some(out), _) => out.clone(),
+            (None, Some(run)) => run.clone(),
+            (None, None) => PathBuf::from(OUT),
+        };
+        let file = out.join("eval.json");
+        // What is damaged is said before anything is drawn.
+        let mut record = Record::read(&file).or_advise()?;
+        let stop = stop_on_signal("stopping; pictures and features so far are kept")?;
+        let lots = self.lots::<B>(evaluation.against.as_ref(), &out, device, &stop)?;
+        for Lot { set, labels } in lots {
+            let mut bar = None;
+            let found = evaluation.measure(&set, &stop, |seen| {
+                // Each network looks at each set.
+                let bar = match &mut bar {
+                    Some((shown, bar))
+                        if *shown == (seen.network.to_owned(), seen.set.to_owned()) =>
+                    {
+                        bar
+                    }
+                    other => {
+                        say!("{} looks at {}", seen.network, seen.set);
+                        let new = Bar::new("looking at", "pictures");
+                        &mut other
+                            .insert(((seen.network.to_owned(), seen.set.to_owned()), new))
+                            .1
+                    }
+                };
+                bar.show(seen.done, seen.of.unwrap_or(seen.done));
+            });
+            drop(bar);
+            let found = found.or_advise()?.ok_or_else(stopped)?;
+            // Another evaluation may have added to it meanwhile.
+            record = Record::read(&file).or_advise()?;
+            for mut row in found {
+                row.labels.extend(labels.clone());
+                record.add(row);
+            }
+            std::fs::create_dir_all(&out)
+                .map_err(|error| miette!("{} cannot be created: {error}", out.display()))?;
+            record.write(&file).or_advise()?;
+        }
+        say!("{}\nin {}", record.table(), file.display());
+        Ok(())
+    }
+
+    /// The networks that are named.
+    fn networks<B: DitBackend>(
+        &self,
+        device: &B::Device,
+    ) -> miette::Result<Vec<Box<dyn Extractor>>> {
+        let mut networks: Vec<Box<dyn Extractor>> = Vec::new();
+        for path in [&self.inception, &self.clip, &self.dinov2]
+            .into_iter()
+            .flatten()
+        {
+            let mut network = FeatureNetwork::<B>::open(path, device).or_advise()?;
+            if matches!(network, FeatureNetwork::Inception(..)) {
+                network = network
+                    .with_resize(match self.resize {
+                        Resizing::PytorchFid => Resize::PytorchFid,
+                        Resizing::CleanFid => Resize::CleanFid,
+                    })
+                    .or_advise()?;
+            }
+            networks.push(Box::new(PublishedExtractor::new(network, device.clone())));
+        }
+        Ok(networks)
+    }
+
+    /// What pictures are compared with.
+    fn against(&self, recipe: Option<&Recipe>) -> miette::Result<Option<Against>> {
+        let Some(reference) = self.reference.clone().or_else(|| of_run(recipe)) else {
+            return Ok(None);
+        };
+        let path = Path::new(&reference);
+        let limit = self.reference_samples.map(|samples| samples as u64);
+        if reference == SHAPES && !path.exists() {
+            let size = recipe.map_or(32, |recipe| recipe.last_stage().data.image_size());
+            let set = PictureSet::of_shapes(size, limit.unwrap_or(10_000));
+            return Ok(Some(Against::Pictures(set.or_advise()?)));
+        }
+        if path.extension().is_some_and(|extension| extension == "npz") {
+            return Ok(Some(Against::File(path.to_owned())));
+        }
+        let set = PictureSet::open(&reference, limit.unwrap_or(u64::MAX)).or_advise()?;
+        Ok(Some(Against::Pictures(set)))
+    }
+
+    fn cache(&self) -> miette::Result<PathBuf> {
+        let user = || {
+            let set = |name| std::env::var_os(name).map(PathBuf::from);
+            let home = || Some(set("HOME")?.join(".cache"));
+            Some(
+                set("XDG_CACHE_HOME")
+                    .or_else(home)?
+                    .join("microdit/features"),
+            )
+        };
+        let cache = self.cache.clone().or_else(user);
+        cache.ok_or_else(|| miette!("there is no home directory for a cache; give --cache"))
+    }
+
+    /// The pictures to measure: drawn ones for each guidance scale, or those given.
+    fn lots<B: DitBackend>(
+        &self,
+        against: Option<&Against>,
+        out: &Path,
+        device: B::Device,
+        stop: &AtomicBool,
+    ) -> miette::Result<Vec<Lot>> {
+        if let Some(images) = &self.images {
+            let set = PictureSet::open(images, u64::MAX).or_advise()?;
+            let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
+            return Ok(vec![Lot { set, labels }]);
+        }
+        let mut suite = None;
+        let mut prompts: Vec<String> = match (&self.prompts, against) {
+            (Some(file), _) => {
+                let kind = Suite::of(file, self.samples);
+                let prompts = kind.read(file).or_advise()?;
+                let texts = prompts.iter().map(|prompt| prompt.text.clone()).collect();
+                suite = Some(prompts).filter(|_| kind == Suite::GenEval);
+                texts
+            }
+            (None, Some(Against::Pictures(set))) => captions(set, self.samples).or_advise()?,
+            (None, _) => {
+                return Err(miette!(
+                    help = "give --prompts FILE, or a --reference of captioned pictures",
+                    "nothing to draw"
+                ));
+            }
+        };
+        if prompts.len() > self.samples {
+            let all = prompts.len();
+            say!("the first {} of {all} prompts are drawn", self.samples);
+        }
+        prompts.truncate(self.samples);
+        let Opened {
+            pipeline,
+            mut settings,
+        } = self.source.open::<B>(device)?;
+        settings = settings.with(&self.overrides).or_advise()?;
+        settings.count = self.samples / prompts.len();
+        let drawn = settings.count * prompts.len();
+        if drawn < self.samples {
+            let count = settings.count;
+            say!("{drawn} pictures are drawn, {count} of each prompt");
+        }
+        settings.prompts = prompts;
+        settings.steps = self.steps.unwrap_or(settings.steps);
+        let scales = match self.guidance.is_empty() {
+            true => vec![settings.guidance],
+            false => self.guidance.clone(),
+        };
+        let folder = out.join("eval");
+        let mut lots = Vec::with_capacity(scales.len());
+        for guidance in scales {
+            settings.guidance = guidance;
+            settings.validate().or_advise()?;
+            let order = Order {
+                settings: &settings,
+                seed: self.seed,
+                place: 0,
+                sheet: None,
+                singles: Some(&folder),
+                naming: Naming::Label,
+                overwrite: false,
+            };
+            let drawing = Drawing::new(&pipeline, order).or_advise()?;
+            let drawn = draw(&drawing, stop)?;
+            if drawn.stopped {
+                return Err(stopped());
+            }
+            say!(
+                "guidance {guidance}: {} pictures drawn, {} were there",
+                drawn.drawn,
+                drawn.kept
+            );
+            let count = order.count().or_advise()?;
+            let files: Vec<PathBuf> = (0..count).filter_map(|i| drawing.single(i)).collect();
+            // Their names are hashes of all that they depend on, prompts included.
+            let names = files.iter().filter_map(|file| file.file_name()?.to_str());
+            let pictures = crc32c(names.collect::<Vec<_>>().join(" ").as_bytes());
+            if let Some(suite) = &suite {
+                let suite = &suite[..settings.prompts.len()];
+                let laid_out = out.join(format!("geneval-{guidance}"));
+                geneval::lay_out(&laid_out, suite, &files).or_advise()?;
+                say!("as GenEval reads them: {}", laid_out.display());
+            }
+            let name = folder.display().to_string();
+            let set = PictureSet::of_files(&name, files, u64::MAX).or_advise()?;
+            let label = |key: &str, value: String| (key.to_owned(), value);
+            let labels = BTreeMap::from([
+                label("guidance", guidance.to_string()),
+                label("steps", settings.steps.to_string()),
+                label("solver", format!("{:?}", settings.solver)),
+                label("seed", self.seed.to_string()),
+                label("pictures", format!("{pictures:08x}")),
+                label("weights", pipeline.weights().to_owned()),
+            ]);
+            lots.push(Lot { set, labels });
+        }
+        Ok(lots)
+    }
+}
+
+/// What a run was evaluated on, if that are pictures.
+fn of_run(recipe: Option<&Recipe>) -> Option<String> {
+    let recipe = recipe?;
+    match &recipe.last_stage().data {
+        DataConfig::Shapes { .. } => Some(SHAPES.to_owned()),
+        DataConfig::WebDataset { .. } => recipe.run.evaluation.as_ref()?.shards.clone(),
+        DataConfig::Latents { .. } => None,
+    }
+}
+
+fn stopped() -> miette::Report {
+    Stopped("stopped; run the same command again to resume".into()).into()
+}

@@ -1,0 +1,116 @@
+//! What can go wrong with an evaluation.
+
+use crate::{error::EvalError, features::Family};
+use microdit_data::DataError;
+use microdit_train::TrainError;
+use std::path::{Path, PathBuf};
+
+/// An evaluation that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluateError {
+    /// There is no picture.
+    #[error("{name}: no pictures there; expected a directory of pictures, or shards of them")]
+    NoPictures {
+        /// Where they were looked for.
+        name: String,
+    },
+    /// Nobody says what the pictures show.
+    #[error("{name}: no captions there, so there is nothing to draw from it; give prompts")]
+    NoCaptions {
+        /// Where they were looked for.
+        name: String,
+    },
+    /// Not one picture can be decoded.
+    #[error("{name}: none of the pictures there can be decoded: {reasons}")]
+    NothingDecodes {
+        /// Where they are.
+        name: String,
+        /// What is wrong with them, with counts.
+        reasons: String,
+    },
+    /// There is no such metric.
+    #[error("there is no metric called {name}; did you mean {near}?")]
+    UnknownMetric {
+        /// What was asked for.
+        name: String,
+        /// The name that is nearest to it.
+        near: &'static str,
+    },
+    /// The network of a metric was not given.
+    #[error("{metric} needs a network that was not given: {}", family.title())]
+    NoNetwork {
+        /// The metric.
+        metric: String,
+        /// The kind of network.
+        family: Family,
+    },
+    /// There is nothing to compare with.
+    #[error("{metric} compares pictures with others, and there are none")]
+    NoReference {
+        /// The metric.
+        metric: String,
+    },
+    /// A metric that cannot be measured.
+    #[error("{metric} cannot be measured by this program")]
+    NotBuilt {
+        /// The metric.
+        metric: String,
+    },
+    /// Mean and covariance are not enough for it.
+    #[error(
+        "{metric} needs the pictures of the reference; an .npz gives their mean and covariance only"
+    )]
+    NeedsPictures {
+        /// The metric.
+        metric: String,
+    },
+    /// No prompt is one of the classifier's.
+    #[error(
+        "none of the prompts of {pictures} pictures is a caption of the classifier's training shards"
+    )]
+    NoClass {
+        /// Pictures there are.
+        pictures: usize,
+    },
+    /// Neither a network nor a prompt that can be checked.
+    #[error(
+        "nothing can be measured: no network was given, and no prompt is of the generated dataset"
+    )]
+    NothingToMeasure,
+    /// A file of features that were kept cannot be used.
+    #[error("{}: {message}; remove it, and its pictures are seen again", path.display())]
+    Chunk {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        error: std::io::Error,
+    },
+    /// What cannot be measured.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// Data that cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A network that cannot draw.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+impl EvaluateError {
+    /// An operating system's error at `path`.
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |error| Self::Io {
+            path: path.to_owned(),
+            error,
+        }
+    }
+}

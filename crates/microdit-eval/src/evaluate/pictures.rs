@@ -1,0 +1,329 @@
+//! Pictures to be judged or compared with: a list of files, a directory, or shards.
+
+use super::error::EvaluateError;
+use image::RgbImage;
+use microdit::checksum::{self, hexadecimal};
+use microdit_data::{
+    DataError, Folder, Image, LeftOut, Members, Sample, Shapes, Shards, image as decoding,
+};
+use microdit_encoders::read_labels;
+use microdit_train::recipe::MAX_IMAGES;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// What the generated dataset is called.
+pub const SHAPES: &str = "shapes";
+
+/// Pictures in a fixed order, known by their content.
+#[derive(Clone, Debug)]
+pub struct PictureSet {
+    source: Source,
+    /// Pictures that are used at most, the first ones.
+    limit: u64,
+    sha256: String,
+    /// How messages call it.
+    name: String,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Files(Vec<PathBuf>),
+    Shards(Shards),
+    Shapes(Shapes),
+}
+
+/// A picture as it is stored.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// Its path, or its key in a shard.
+    pub name: String,
+    /// What it is said to show: its caption in a shard, the prompt in the label of a PNG drawn here.
+    pub caption: Option<String>,
+    stored: Stored,
+}
+
+#[derive(Clone, Debug)]
+enum Stored {
+    Path(PathBuf),
+    Image(Image),
+}
+
+impl Picture {
+    /// Its pixels, upright, with white where it is transparent.
+    ///
+    /// # Errors
+    /// What is wrong with it, as [`LeftOut::note`] takes it.
+    pub fn pixels(&self) -> Result<RgbImage, String> {
+        match &self.stored {
+            Stored::Path(path) => {
+                let file = std::fs::read(path)
+                    .map_err(|error| format!("an image file that cannot be read: {error}"))?;
+                decoding::decode(&file)
+            }
+            Stored::Image(Image::Encoded(file)) => decoding::decode(file),
+            Stored::Image(Image::Decoded(image)) => Ok(image.clone()),
+            Stored::Image(Image::Precomputed { .. }) => Err("a latent, not a picture".into()),
+        }
+    }
+}
+
+impl PictureSet {
+    /// The first `limit` of these files, in this order.
+    ///
+    /// # Errors
+    /// If there are none, or one cannot be read.
+    pub fn of_files(name: &str, files: Vec<PathBuf>, limit: u64) -> Result<Self, EvaluateError> {
+        if files.is_empty() {
+            return Err(EvaluateError::NoPictures { name: name.into() });
+        }
+        let used = files
+            .len()
+            .min(usize::try_from(limit).unwrap_or(usize::MAX));
+        let sha256 = of_contents(files[..used].iter().map(PathBuf::as_path))?;
+        Ok(Self {
+            source: Source::Files(files),
+            limit,
+            sha256,
+            name: name.into(),
+        })
+    }
+
+    /// The first `limit` pictures of what `spec` names: shards as [`Shards::open`] takes them, or a directory of pictures, with
+    /// those below it, in the order of their paths.
+    ///
+    /// # Errors
+    /// If there are none, or a file cannot be read.
+    pub fn open(spec: &str, limit: u64) -> Result<Self, EvaluateError> {
+        let path = Path::new(spec);
+        let shards = match Shards::open(spec, Members::Pictures) {
+            Err(DataError::NoShards(_)) if path.is_dir() => {
+                return Self::of_files(spec, Folder::pictures(path)?, limit);
+            }
+            shards => shards?,
+        };
+        let sha256 = of_contents(shards.iter().map(microdit_data::Shard::path))?;
+        Ok(Self {
+            source: Source::Shards(shards),
+            limit,
+            sha256,
+            name: spec.into(),
+        })
+    }
+
+    /// So many pictures of the generated dataset, of `size` pixels; none of them is trained on.
+    ///
+    /// # Errors
+    /// If there are to be none.
+    pub fn of_shapes(size: u32, limit: u64) -> Result<Self, EvaluateError> {
+        let name = SHAPES.to_owned();
+        if limit == 0 {
+            return Err(EvaluateError::NoPictures { name });
+        }
+        Ok(Self {
+            source: Source::Shapes(Shapes { size }),
+            limit,
+            sha256: format!("{SHAPES} {size}"),
+            name,
+        })
+    }
+
+    /// How messages call it: as it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of the contents and how many of the pictures are used, in hexadecimal. What they are called does not matter.
+    pub fn identity(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(&self.sha256);
+        digest.update(self.limit.to_le_bytes());
+        hexadecimal(&digest.finalize())
+    }
+
+    /// How many pictures there are, if that is known before they are read.
+    pub fn len(&self) -> Option<u64> {
+        match &self.source {
+            Source::Files(files) => Some((files.len() as u64).min(self.limit)),
+            Source::Shards(_) => None,
+            Source::Shapes(_) => Some(self.limit),
+        }
+    }
+
+    /// Whether there are none; a set always has one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// Hands the pictures to `take` in their order, until it returns false, and returns the samples that lack one.
+    ///
+    /// # Errors
+    /// Shards that cannot be read at all, and the errors of `take`.
+    pub fn for_each(
+        &self,
+        mut take: impl FnMut(Picture) -> Result<bool, EvaluateError>,
+    ) -> Result<LeftOut, EvaluateError> {
+        let mut left_out = LeftOut::default();
+        let mut taken = 0;
+        let mut result = Ok(());
+        let mut hand_on = |picture: Picture| {
+            taken += 1;
+            match take(picture) {
+                Ok(more) => more && taken < self.limit,
+                Err(error) => {
+                    result = Err(error);
+                    false
+                }
+            }
+        };
+        match &self.source {
+            Source::Files(files) => {
+                for path in files {
+                    if !hand_on(Picture::at(path)) {
+                        break;
+                    }
+                }
+            }
+            Source::Shapes(shapes) => {
+                for index in 0.. {
+                    let sample = shapes.sample(0, MAX_IMAGES + index);
+                    if !hand_on(Picture::of_sample(sample)) {
+                        break;
+                    }
+                }
+            }
+            Source::Shards(shards) => {
+                for shard in shards.iter() {
+                    let mut more = true;
+                    let read = shard.for_each(shards.members(), |key, sample| {
+                        match sample {
+                            Ok(sample) => {
+                                more = hand_on(Picture::of_sample(sample));
+                            }
+                            Err(lack) => left_out.note(&shard.name(), key, &lack),
+                        }
+                        more
+                    });
+                    if let Err(error) = read {
+                        left_out.note(&shard.name(), "its rest", &error.reason());
+                    }
+                    if !more {
+                        break;
+                    }
+                }
+            }
+        }
+        result?;
+        if taken == 0 {
+            return Err(EvaluateError::NoPictures {
+                name: self.name.clone(),
+            });
+        }
+        Ok(left_out)
+    }
+}
+
+impl Picture {
+    fn of_sample(sample: Sample) -> Self {
+        Self {
+            name: sample.key,
+            caption: Some(sample.caption),
+            stored: Stored::Image(sample.image),
+        }
+    }
+
+    fn at(path: &Path) -> Self {
+        let labels = read_labels(path).unwrap_or_default();
+        let prompt = labels.into_iter().find(|(key, _)| key == "prompt");
+        Self {
+            name: path.display().to_string(),
+            caption: prompt.map(|(_, text)| text),
+            stored: Stored::Path(path.to_owned()),
+        }
+    }
+}
+
+/// SHA-256 over those of the files.
+fn of_contents<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<String, EvaluateError> {
+    let paths: Vec<&Path> = paths.collect();
+    let sums: Vec<String> = paths
+        .par_iter()
+        .map(|path| {
+            let (_, sha256) = checksum::of_file(path).map_err(DataError::io(path))?;
+            Ok::<_, DataError>(sha256)
+        })
+        .collect::<Result<_, _>>()?;
+    let mut digest = Sha256::new();
+    for sum in sums {
+        digest.update(sum);
+    }
+    Ok(hexadecimal(&digest.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use microdit_encoders::save_picture;
+
+    fn golden(name: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens");
+        path.join(name).to_string_lossy().into_owned()
+    }
+
+    fn names(set: &PictureSet) -> (Vec<(String, Option<String>)>, LeftOut) {
+        let mut found = Vec::new();
+        let left_out = set.for_each(|picture| {
+            found.push((picture.name, picture.caption));
+            Ok(true)
+        });
+        (found, left_out.unwrap())
+    }
+
+    #[test]
+    fn shards_give_their_captions_and_count_what_they_lack() {
+        let (clean, left_out) = names(&PictureSet::open(&golden("wds_clean.tar"), 100).unwrap());
+        assert_eq!((clean.len(), left_out.total()), (16, 0));
+        assert!(clean.iter().all(|(_, caption)| caption.is_some()));
+        let (first, _) = names(&PictureSet::open(&golden("wds_clean.tar"), 5).unwrap());
+        assert_eq!(first, clean[..5]);
+        // Three samples lack a part; what cannot be decoded is found later.
+        let (dirty, left_out) = names(&PictureSet::open(&golden("wds_dirty.tar"), 100).unwrap());
+        assert_eq!((dirty.len(), left_out.total()), (13, 3));
+    }
+
+    #[test]
+    fn shapes_are_generated_beyond_those_trained_on() {
+        let (found, _) = names(&PictureSet::of_shapes(16, 3).unwrap());
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].0, format!("shapes-0-{MAX_IMAGES}"));
+        assert!(found[0].1.as_deref().unwrap().contains(" on a "));
+        let identity = |size, limit| PictureSet::of_shapes(size, limit).unwrap().identity();
+        assert_ne!(identity(16, 3), identity(32, 3));
+        assert_ne!(identity(16, 3), identity(16, 4));
+    }
+
+    #[test]
+    fn a_folder_is_its_contents() {
+        let folder = tempfile::tempdir().unwrap();
+        let paint = |name: &str, color: u8| {
+            let image = RgbImage::from_pixel(4, 4, image::Rgb([color; 3]));
+            let path = folder.path().join(name);
+            let label = [("prompt", format!("gray {color}"))];
+            save_picture(&image, &path, &label).unwrap();
+        };
+        let open = |limit| PictureSet::open(&folder.path().to_string_lossy(), limit);
+        assert!(matches!(open(9), Err(EvaluateError::NoPictures { .. })));
+        paint("b.png", 1);
+        paint("c.png", 2);
+        let set = open(9).unwrap();
+        let (found, _) = names(&set);
+        assert_eq!(found[0].1.as_deref(), Some("gray 1"));
+        assert_eq!(set.len(), Some(2));
+        // Other names in the same order are the same set; another picture or fewer of them are not.
+        std::fs::rename(folder.path().join("b.png"), folder.path().join("a.png")).unwrap();
+        assert_eq!(open(9).unwrap().identity(), set.identity());
+        assert_ne!(open(1).unwrap().identity(), set.identity());
+        paint("c.png", 3);
+        assert_ne!(open(9).unwrap().identity(), set.identity());
+    }
+}

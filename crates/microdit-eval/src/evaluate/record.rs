@@ -1,0 +1,193 @@
+//! `eval.json`: every number that was measured, and a table of them.
+
+use super::error::EvaluateError;
+use crate::{measured::Measured, statistics::rounded};
+use microdit_data::files::{read_json, write_json};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What `eval.json` holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// One number each, in the order of what they depend on.
+    pub results: Vec<Measured>,
+}
+
+impl Record {
+    /// Reads a file; nothing, if there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds something else.
+    pub fn read(path: &Path) -> Result<Self, EvaluateError> {
+        match path.try_exists() {
+            Ok(false) => Ok(Self::default()),
+            _ => Ok(read_json(path)?),
+        }
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), EvaluateError> {
+        Ok(write_json(path, self)?)
+    }
+
+    /// Adds a number, in place of one that depends on the same.
+    pub fn add(&mut self, row: Measured) {
+        self.results.retain(|old| identity(old) != identity(&row));
+        self.results.push(row);
+        self.results.sort_by_key(identity);
+    }
+
+    /// A table in Markdown: values with as many digits as their standard errors have.
+    pub fn table(&self) -> String {
+        let mut rows = vec![
+            [
+                "metric",
+                "value",
+                "95 %",
+                "pictures",
+                "how",
+                "compared with",
+                "network",
+            ]
+            .map(str::to_owned),
+        ];
+        for row in &self.results {
+            // All with the digits that the standard error leaves.
+            let shown = |value| rounded(value, row.standard_error.unwrap_or(f64::NAN)).0;
+            let interval = row.interval.map_or_else(String::new, |[low, high]| {
+                format!("{} .. {}", shown(low), shown(high))
+            });
+            let labels: Vec<String> = row
+                .labels
+                .iter()
+                .filter(|(key, _)| !matches!(key.as_str(), "weights" | "pictures"))
+                .map(|(key, value)| format!("{key} {value}"))
+                .collect();
+            let reference = row.reference.as_ref();
+            let network = row.network.as_ref();
+            rows.push([
+                row.metric.clone(),
+                shown(row.value),
+                interval,
+                row.samples.to_string(),
+                labels.join(", "),
+                reference.map_or_else(String::new, |set| {
+                    let count = set.samples.map_or_else(String::new, |n| format!(", {n}"));
+                    format!("{} ({}{count})", set.name, short(&set.sha256))
+                }),
+                network.map_or_else(String::new, |network| {
+                    let resize = &network.resize;
+                    format!("{} ({}), {resize}", network.name, short(&network.sha256))
+                }),
+            ]);
+        }
+        markdown(&rows)
+    }
+}
+
+fn short(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
+
+/// All but the numbers themselves.
+fn identity(row: &Measured) -> String {
+    let bare = Measured {
+        value: 0.0,
+        standard_error: None,
+        interval: None,
+        ..row.clone()
+    };
+    let labels: Vec<String> = bare
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let rest = serde_json::to_string(&bare).expect("a row is plain data");
+    format!("{}\n{rest}", labels.join("\n"))
+}
+
+/// Columns padded to the widest of their cells.
+fn markdown<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default()
+    };
+    let line = |cells: [&str; COLUMNS], fill: char| {
+        let cells = cells.iter().enumerate().map(|(column, cell)| {
+            let pad = width(column) - cell.chars().count();
+            format!("{cell}{}", fill.to_string().repeat(pad))
+        });
+        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        text += &line(std::array::from_fn(|column| row[column].as_str()), ' ');
+        if i == 0 {
+            text += &line([""; COLUMNS], '-');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::prompt_accuracy::mean;
+
+    fn row(metric: &str, guidance: &str, values: &[f64]) -> Measured {
+        let mut row = mean(metric, values);
+        row.labels.insert("guidance".into(), guidance.into());
+        row
+    }
+
+    #[test]
+    fn a_number_replaces_the_one_that_depends_on_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eval.json");
+        let mut record = Record::read(&path).unwrap();
+        record.add(row("b", "2", &[0.0, 1.0]));
+        record.add(row("a", "2", &[0.5, 0.75]));
+        record.add(row("b", "1.5", &[1.0, 1.0]));
+        record.write(&path).unwrap();
+        let mut other = Record::read(&path).unwrap();
+        assert_eq!(other, record);
+        other.add(row("b", "2", &[1.0, 0.5]));
+        let found: Vec<(&str, f64)> = other
+            .results
+            .iter()
+            .map(|row| (row.metric.as_str(), row.value))
+            .collect();
+        assert_eq!(found, [("b", 1.0), ("a", 0.625), ("b", 0.75)]);
+        // In whatever order they are added.
+        let mut turned = Record::default();
+        for row in record.results.iter().rev() {
+            turned.add(row.clone());
+        }
+        assert_eq!(turned, record);
+        std::fs::write(&path, "{\"results\": [").unwrap();
+        let error = Record::read(&path).unwrap_err().to_string();
+        assert!(error.contains("eval.json"), "{error}");
+    }
+
+    #[test]
+    fn a_table_has_a_line_for_each_number() {
+        let mut record = Record::default();
+        record.add(row("prompt-accuracy", "2", &[0.0, 1.0, 1.0, 1.0]));
+        record.add(row("one", "2", &[0.5]));
+        let table = record.table();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines[1].starts_with("| ---"), "{table}");
+        // A standard error of a quarter leaves one digit.
+        assert!(
+            lines[3].contains("| 0.8 ") && lines[3].contains(" .. "),
+            "{table}"
+        );
+        let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|&width| width == widths[0]), "{table}");
+    }
+}
