@@ -1,4 +1,4 @@
-//! `microdit eval`: what the pictures of a network, or those of a directory, are worth.
+//! `microdit eval`: measures the images that a network draws, or those in a directory.
 
 use crate::{
     advice::OrAdvise,
@@ -48,7 +48,7 @@ pub(crate) struct Eval {
     /// them), or `shapes`, the generated dataset [default: what a run names as evaluation.shards, or shapes if it was trained on them]
     #[arg(long)]
     reference: Option<String>,
-    /// Pictures of the reference that are used, the first ones [default: all; 10000 of shapes]
+    /// Use only this many images of the reference, from its beginning [default: all; 10000 of shapes]
     #[arg(long, value_parser = whole(1..=1 << 24))]
     reference_samples: Option<usize>,
     /// Numbers to measure, such as fid,kid or prompt-accuracy [default: all that can be had]
@@ -118,7 +118,7 @@ enum Resizing {
     CleanFid,
 }
 
-/// Pictures of one setting, and what it is.
+/// The images drawn with one setting, and the labels that describe it.
 struct Lot {
     set: PictureSet,
     labels: BTreeMap<String, String>,
@@ -407,7 +407,7 @@ impl Eval {
     }
 }
 
-/// What a run was evaluated on, if that are pictures.
+/// The images a run was evaluated on, if it was.
 fn of_run(recipe: Option<&Recipe>) -> Option<String> {
     let recipe = recipe?;
     match &recipe.last_stage().data {

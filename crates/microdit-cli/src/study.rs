@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Have people compare the pictures of two folders without knowing whose they are, or count their votes.
+/// Let people compare the images of two folders blindly, or count their votes.
 ///
 /// The page shows the pairs in an order, and each pair's pictures in places, that follow from the voter's name; votes stay in
 /// the browser until they are downloaded as a file. Whose a picture is does not show at a glance, neither in the page nor
@@ -25,7 +25,7 @@ pub(crate) struct StudyCommand {
     /// The prompts of the pictures, one per line
     #[arg(long, required_unless_present = "votes")]
     prompts: Option<PathBuf>,
-    /// Pictures of each prompt that are shown
+    /// Images to show for each prompt
     #[arg(long, default_value_t = 1, value_parser = whole(1..=1000))]
     per_prompt: usize,
     /// Page to write

@@ -11,7 +11,9 @@ pub mod report;
 pub mod statistics;
 pub mod study;
 pub mod sweep;
+mod table;
 
 mod error;
 
 pub use error::EvalError;
+pub use table::Table;

@@ -1,7 +1,10 @@
 //! What the points of a sweep will cost.
 
 use crate::{advice::OrAdvise, say};
-use microdit_eval::sweep::{Calibration, Sweep, SweepError, Table};
+use microdit_eval::{
+    Table,
+    sweep::{Calibration, Sweep, SweepError},
+};
 use microdit_train::plan::{Machine, Plan};
 
 /// Prints every setting with its steps and what one run of it costs.

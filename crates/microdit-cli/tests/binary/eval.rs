@@ -184,7 +184,7 @@ fn a_killed_evaluation_goes_on_to_the_same_numbers() {
     assert_eq!(values(&killed), values(&whole));
 }
 
-/// A shard of `count` pictures of two classes, red above or below, labelled by the ends of their keys.
+/// A shard of `count` images in two classes, red above or red below; each key ends with its label.
 fn labelled(path: &Path, count: u32) {
     let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
     let mut add = |name: &str, data: &[u8]| {
@@ -309,7 +309,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_way_out() {
         &microdit(&["eval", "--images", empty.to_str().unwrap()]),
         &["no pictures there"],
     );
-    // Pictures of one size and of another are measured, and it is said.
+    // Images of different sizes are measured, with a warning.
     let mixed = folder.path().join("mixed");
     fs::create_dir(&mixed).unwrap();
     for (i, side) in [16u32, 16, 24, 16].into_iter().enumerate() {

@@ -80,8 +80,7 @@ pub fn extract(
     progress(skip);
     if !chunks.all.last {
         let mut pending = Vec::with_capacity(CHUNK);
-        let mut lacking = LeftOut::default();
-        let found = set.for_each(|picture| {
+        let lacking = set.for_each(|picture| {
             if skip > 0 {
                 skip -= 1;
                 return Ok(true);
@@ -93,7 +92,6 @@ pub fn extract(
             }
             Ok(!stop.load(Ordering::Relaxed))
         })?;
-        lacking.add(&found);
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

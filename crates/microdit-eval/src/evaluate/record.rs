@@ -1,7 +1,7 @@
 //! `eval.json`: every number that was measured, and a table of them.
 
 use super::error::EvaluateError;
-use crate::{measured::Measured, statistics::rounded};
+use crate::{Table, measured::Measured, statistics::rounded};
 use microdit_data::files::{read_json, write_json};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -43,18 +43,16 @@ impl Record {
 
     /// A table in Markdown: values with as many digits as their standard errors have.
     pub fn table(&self) -> String {
-        let mut rows = vec![
-            [
-                "metric",
-                "value",
-                "95 %",
-                "pictures",
-                "how",
-                "compared with",
-                "network",
-            ]
-            .map(str::to_owned),
+        let header = [
+            "metric",
+            "value",
+            "95 %",
+            "pictures",
+            "how",
+            "compared with",
+            "network",
         ];
+        let mut table = Table::new(header.map(str::to_owned).into());
         for row in &self.results {
             // All with the digits that the standard error leaves.
             let shown = |value| rounded(value, row.standard_error.unwrap_or(f64::NAN)).0;
@@ -69,7 +67,7 @@ impl Record {
                 .collect();
             let reference = row.reference.as_ref();
             let network = row.network.as_ref();
-            rows.push([
+            table.push(vec![
                 row.metric.clone(),
                 shown(row.value),
                 interval,
@@ -85,7 +83,7 @@ impl Record {
                 }),
             ]);
         }
-        markdown(&rows)
+        table.to_string()
     }
 }
 
@@ -108,29 +106,6 @@ fn identity(row: &Measured) -> String {
         .collect();
     let rest = serde_json::to_string(&bare).expect("a row is plain data");
     format!("{}\n{rest}", labels.join("\n"))
-}
-
-/// Columns padded to the widest of their cells.
-fn markdown<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let line = |cells: [&str; COLUMNS], fill: char| {
-        let cells = cells.iter().enumerate().map(|(column, cell)| {
-            let pad = width(column) - cell.chars().count();
-            format!("{cell}{}", fill.to_string().repeat(pad))
-        });
-        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
-    };
-    let mut text = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        text += &line(std::array::from_fn(|column| row[column].as_str()), ' ');
-        if i == 0 {
-            text += &line([""; COLUMNS], '-');
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -181,10 +156,10 @@ mod tests {
         let table = record.table();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert!(lines[1].starts_with("| ---"), "{table}");
+        assert!(lines[1].starts_with("|---"), "{table}");
         // A standard error of a quarter leaves one digit.
         assert!(
-            lines[3].contains("| 0.8 ") && lines[3].contains(" .. "),
+            lines[3].contains(" 0.8 |") && lines[3].contains(" .. "),
             "{table}"
         );
         let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();

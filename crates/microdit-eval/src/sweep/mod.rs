@@ -20,7 +20,6 @@ mod runner;
 mod slots;
 mod steps;
 mod summary;
-mod table;
 mod timing;
 
 pub use calibration::Calibration;
@@ -32,4 +31,3 @@ pub use points::{Point, Sweep};
 pub use row::{Row, Status};
 pub use runner::{Event, Opened, Runner};
 pub use summary::Summary;
-pub use table::Table;

@@ -5,8 +5,8 @@ use super::{
     error::SweepError,
     points::{Point, Sweep},
     row::{Row, Status},
-    table::Table,
 };
+use crate::Table;
 use crate::statistics::{BySeed, Comparison, Direction, SIGNIFICANCE, quantile, rounded, verdicts};
 use std::{collections::BTreeSet, fmt};
 
