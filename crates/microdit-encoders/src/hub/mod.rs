@@ -37,6 +37,19 @@ pub fn locate(name: &Path) -> Result<PathBuf, HubError> {
     Ok(model.place(&files))
 }
 
+/// The directory that models are kept in, whether it exists or not.
+///
+/// # Errors
+/// If nothing names one and the user has no home.
+pub fn folder() -> Result<PathBuf, HubError> {
+    Ok(Cache::from_env()?.folder())
+}
+
+/// Whether `HF_HUB_OFFLINE` forbids downloads.
+pub fn is_offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"))
+}
+
 /// Downloads `files` of a repository unless they are in the cache, verifies each against the hub's checksum, and returns
 /// where they lie. An interrupted download is resumed, at once or by the next call.
 ///
@@ -56,8 +69,6 @@ pub fn fetch(
     }
     let cache = Cache::from_env()?;
     let cached = cache.model(repository);
-    let offline =
-        std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
     let client = Client::from_env(&cache);
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
@@ -71,7 +82,7 @@ pub fn fetch(
             paths.push(path);
             continue;
         }
-        if offline {
+        if is_offline() {
             return Err(HubError::Offline {
                 repository: repository.to_owned(),
                 file: (*file).to_owned(),
