@@ -98,6 +98,56 @@ mod tests {
         }
     }
 
+    /// The `microdit` commands in the blocks for a shell of a text, continued lines joined.
+    fn commands(text: &str) -> Vec<String> {
+        let blocks = text.split("```sh\n").skip(1);
+        let blocks = blocks.map(|block| block.split("```").next().unwrap_or_default());
+        let joined = blocks.map(|block| block.replace("\\\n", " "));
+        let lines = joined.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>());
+        lines
+            .filter_map(|line| {
+                let line = line.trim().replace('"', "'");
+                let command = line.strip_prefix("microdit ");
+                let command = command.or_else(|| line.strip_prefix("cargo run -- "))?;
+                let end = command.find([';', '|', '#', '&']).unwrap_or(command.len());
+                Some(command[..end].to_owned())
+            })
+            .collect()
+    }
+
+    fn pages(folder: &std::path::Path, all: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => pages(&path, all),
+                false => all.push(path),
+            }
+        }
+        all.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    }
+
+    #[test]
+    fn the_commands_of_the_book_can_be_typed() {
+        let mut all = Vec::new();
+        let book = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src");
+        pages(&book, &mut all);
+        let mut seen = 0;
+        for page in all {
+            for line in commands(&std::fs::read_to_string(&page).unwrap()) {
+                let parsed = Cli::command().try_get_matches_from(words(&line));
+                let wrong = parsed.err().filter(|error| error.use_stderr());
+                assert!(
+                    wrong.is_none(),
+                    "{}: {line}: {}",
+                    page.display(),
+                    wrong.unwrap()
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "{seen} commands");
+    }
+
     #[test]
     fn every_command_has_an_example_that_can_be_typed() {
         let mut seen = 0;
