@@ -18,6 +18,7 @@ mod shards;
 mod tables;
 mod text;
 mod training;
+mod unet;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -62,6 +63,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),
+    ("unet", unet::unet),
     ("ckpt", checkpoint::ckpt),
     ("vae", encoders::vae),
     ("vae_tiny", encoders::vae_tiny),
