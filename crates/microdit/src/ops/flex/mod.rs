@@ -6,18 +6,23 @@ mod adam;
 mod attention;
 mod buffer;
 mod experts;
+mod group_norm;
 mod matrix;
 mod norm;
 mod pointwise;
 mod simd;
 mod small;
 
-use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed};
+use super::{
+    Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,
+    ModulatedNormGrads, composed,
+};
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
 use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
 use burn_flex::{Flex, FlexTensor};
+use group_norm::Runs;
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
 use rayon::prelude::*;
@@ -43,6 +48,17 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// The elements of contiguous tensors.
 fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
     tensors.each_ref().map(FlexTensor::storage::<f32>)
+}
+
+/// How a group norm divides images `[batch, channels, height, width]`.
+fn runs([_, channels, height, width]: [usize; 4], options: GroupNormOptions) -> Runs {
+    Runs {
+        channels: channels / options.groups,
+        groups: options.groups,
+        pixels: height * width,
+        eps: options.eps as f32,
+        silu: options.silu,
+    }
 }
 
 impl DitBackend for Flex {
@@ -483,6 +499,44 @@ impl DitBackend for Flex {
         let tensors = [flat(x), flat(grad)];
         let [x, grad] = slices(&tensors);
         tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+    }
+
+    fn group_norm(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Flex, 4> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm(x, weight, bias, options);
+        }
+        let shape = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias)];
+        let [x, weight, bias] = slices(&tensors);
+        let runs = runs(shape, options);
+        tensor(group_norm::forward(x, weight, bias, runs), shape)
+    }
+
+    fn group_norm_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+        grad: Tensor<Flex, 4>,
+    ) -> GroupNormGrads<Flex> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm_backward(x, weight, bias, options, grad);
+        }
+        let shape @ [_, channels, _, _] = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias), flat(grad)];
+        let [x, weight, bias, grad] = slices(&tensors);
+        let grads = group_norm::backward(x, weight, bias, grad, runs(shape, options));
+        let sum = |by_image: &[f32]| tensor(pointwise::sum_rows(by_image, channels), [channels]);
+        GroupNormGrads {
+            x: tensor(grads.x, shape),
+            weight: sum(&grads.weight),
+            bias: sum(&grads.bias),
+        }
     }
 
     fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
