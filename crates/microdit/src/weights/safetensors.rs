@@ -115,6 +115,11 @@ impl SafetensorsFile {
         place.element.is_ok().then(|| place.shape.clone())
     }
 
+    /// The type of a tensor that can be read.
+    pub(super) fn element(&self, name: &str) -> Option<Element> {
+        self.tensors.get(name)?.element.clone().ok()
+    }
+
     /// The values of a tensor as f32, row-major.
     pub(super) fn read(&mut self, name: &str) -> Result<TensorData, String> {
         let place = self.tensors.get(name).ok_or("there is no such tensor")?;
