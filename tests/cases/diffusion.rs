@@ -279,7 +279,11 @@ fn scheduler_file(
         println!("{name}: {found:?}, expected {expected:?}");
     }
     let wrong = f64::from(u8::from(found != expected));
-    report.at_most(format!("{name}: its configuration is read otherwise"), wrong, 0.0);
+    report.at_most(
+        format!("{name}: its configuration is read otherwise"),
+        wrong,
+        0.0,
+    );
 }
 
 /// Trajectories of diffusers' schedulers.
@@ -314,7 +318,14 @@ pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
             }
             other => panic!("{name}: unknown class {other}"),
         };
-        scheduler_file(name, settings, &table, timesteps(arguments, spacing), solver, report);
+        scheduler_file(
+            name,
+            settings,
+            &table,
+            timesteps(arguments, spacing),
+            solver,
+            report,
+        );
         let convention = microdit::diffusion::sampler::Sampler::convention(&solver);
         let steps = number(settings, "steps", 0.0) as usize;
         let whole = timesteps(arguments, spacing).trajectory(&table, convention, steps);

@@ -21,10 +21,13 @@ const OUTPUT_F16: f64 = 5e-2;
 
 /// A file in LDM's names gives the tensors of the one that `config.expected` names, whichever format it is written in.
 pub(super) fn ldm_ckpt(path: &Path, report: &mut Report) {
-    let json: Value = serde_json::from_slice(&std::fs::read(path).expect("a golden file is readable"))
-        .expect("a golden description is JSON");
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(path).expect("a golden file is readable"))
+            .expect("a golden description is JSON");
     let config = &json["config"];
-    let name = config["expected"].as_str().expect("config.expected is a name");
+    let name = config["expected"]
+        .as_str()
+        .expect("config.expected is a name");
     let golden = Golden::open(&path.with_file_name(format!("{name}.safetensors")));
     let is_f16 = config["dtype"] == "float16";
     // What the file's own name of the U-Net's weights stands for, and whether their average lies beside them.
@@ -44,7 +47,11 @@ pub(super) fn ldm_ckpt(path: &Path, report: &mut Report) {
             file,
             golden: &golden,
             is_f16,
-            format: file.extension().unwrap_or_default().to_string_lossy().into_owned(),
+            format: file
+                .extension()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
         };
         case.names(&json, two_sets, report);
         for (set, unet) in &sets {
@@ -93,7 +100,10 @@ impl Case<'_> {
             &[names.unknown().count() as f64],
             &[0.0],
         );
-        if let (Some(steps), Some(found)) = (self.golden.config["global_step"].as_f64(), file.global_step()) {
+        if let (Some(steps), Some(found)) = (
+            self.golden.config["global_step"].as_f64(),
+            file.global_step(),
+        ) {
             report.equal(format!("{format}: steps"), &[found as f64], &[steps]);
         }
         let Some(map) = json["map"].as_object() else {
@@ -115,7 +125,10 @@ impl Case<'_> {
                         (LdmPart::Vae, _) => "vae",
                         (LdmPart::TextEncoder, _) => "text_encoder",
                     };
-                    parameters.into_iter().map(|name| format!("{prefix}.{name}")).collect()
+                    parameters
+                        .into_iter()
+                        .map(|name| format!("{prefix}.{name}"))
+                        .collect()
                 }
             };
             if found != expected {
@@ -123,8 +136,16 @@ impl Case<'_> {
                 wrong += 1.0;
             }
         }
-        report.equal(format!("{format}: names"), &[file.names().count() as f64], &[map.len() as f64]);
-        report.equal(format!("{format}: names that are mapped otherwise"), &[wrong], &[0.0]);
+        report.equal(
+            format!("{format}: names"),
+            &[file.names().count() as f64],
+            &[map.len() as f64],
+        );
+        report.equal(
+            format!("{format}: names that are mapped otherwise"),
+            &[wrong],
+            &[0.0],
+        );
     }
 
     /// All tensors of a network, value by value; none beside them.
@@ -142,7 +163,8 @@ impl Case<'_> {
                     false => value,
                 };
                 let mut pairs = found.iter::<f64>().zip(&expected.data);
-                found.shape[..] == expected.shape[..] && pairs.all(|(found, value)| found == round(*value))
+                found.shape[..] == expected.shape[..]
+                    && pairs.all(|(found, value)| found == round(*value))
             });
             if !same {
                 println!("{what}{name} differs");
@@ -150,7 +172,11 @@ impl Case<'_> {
             }
         }
         let count = self.golden.with_prefix(&prefix).count();
-        report.equal(format!("{what} tensors"), &[state.len() as f64], &[count as f64]);
+        report.equal(
+            format!("{what} tensors"),
+            &[state.len() as f64],
+            &[count as f64],
+        );
         report.equal(format!("{what} tensors that differ"), &[differing], &[0.0]);
     }
 
@@ -191,11 +217,19 @@ impl Case<'_> {
         let expected = self.golden.get(&format!("out.{name}"));
         let limit = if self.is_f16 { OUTPUT_F16 } else { OUTPUT };
         let limit = limit * expected.max_abs();
-        report.close(format!("{}: {name}", self.format), &values(found), expected, limit);
+        report.close(
+            format!("{}: {name}", self.format),
+            &values(found),
+            expected,
+            limit,
+        );
     }
 }
 
 fn ids(array: &Array) -> Tensor<Inner, 2, Int> {
     let ids: Vec<i64> = array.data.iter().map(|&id| id as i64).collect();
-    Tensor::from_data(TensorData::new(ids, array.shape.clone()), &Default::default())
+    Tensor::from_data(
+        TensorData::new(ids, array.shape.clone()),
+        &Default::default(),
+    )
 }

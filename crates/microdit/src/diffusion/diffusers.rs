@@ -124,7 +124,8 @@ impl SchedulerFile {
         let mut notes = Vec::new();
         if class == Class::Pndm {
             notes.push(
-                "its scheduler is PNDM, in place of which DDIM draws, at the same spacing".to_owned(),
+                "its scheduler is PNDM, in place of which DDIM draws, at the same spacing"
+                    .to_owned(),
             );
         }
         Ok(Self {
@@ -146,7 +147,12 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn of(config: &'a Value) -> Result<Self, OutOfRange> {
         let map = config.as_object();
-        let map = map.ok_or_else(|| OutOfRange::new("_class_name", "is missing; expected an object of keys and values"))?;
+        let map = map.ok_or_else(|| {
+            OutOfRange::new(
+                "_class_name",
+                "is missing; expected an object of keys and values",
+            )
+        })?;
         Ok(Self {
             map,
             read: RefCell::default(),
@@ -171,10 +177,14 @@ impl<'a> Keys<'a> {
         choices: &[(&str, T)],
     ) -> Result<T, OutOfRange> {
         let found = self.get(key, default.map(str::to_owned))?;
-        let chosen = choices.iter().find(|(name, _)| Some(*name) == found.as_deref());
+        let chosen = choices
+            .iter()
+            .find(|(name, _)| Some(*name) == found.as_deref());
         chosen.map(|(_, value)| *value).ok_or_else(|| {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            let found = found.map_or("is missing".to_owned(), |found| format!("{found:?} is not supported"));
+            let found = found.map_or("is missing".to_owned(), |found| {
+                format!("{found:?} is not supported")
+            });
             OutOfRange::new(key, format!("{found}; expected {}", names.join(" or ")))
         })
     }
@@ -189,7 +199,10 @@ impl<'a> Keys<'a> {
         let (eta_0, eta_1) = (Ddim { eta: 0.0, clip }, Ddim { eta: 1.0, clip });
         let solver = match class {
             Class::Ddim => Solver::Ddim(eta_0),
-            Class::Pndm => Solver::Ddim(Ddim { clip: None, ..eta_0 }),
+            Class::Pndm => Solver::Ddim(Ddim {
+                clip: None,
+                ..eta_0
+            }),
             Class::Ddpm => {
                 self.choice("variance_type", Some("fixed_small"), &fixed)?;
                 Solver::Ddim(eta_1)
@@ -208,7 +221,13 @@ impl<'a> Keys<'a> {
         solver.validate()?;
         // Those of the classes that are not asked for them stay without effect.
         let mut read = self.read.borrow_mut();
-        read.extend(["variance_type", "solver_order", "algorithm_type", "solver_type", "euler_at_final"]);
+        read.extend([
+            "variance_type",
+            "solver_order",
+            "algorithm_type",
+            "solver_type",
+            "euler_at_final",
+        ]);
         Ok(solver)
     }
 
@@ -219,9 +238,10 @@ impl<'a> Keys<'a> {
         self.choice("timestep_type", Some("discrete"), &[("discrete", ())])?;
         let read = self.read.borrow();
         let known = |key: &str| key.starts_with('_') || IDLE.contains(&key) || read.contains(key);
-        let other = self.map.iter().find(|(key, value)| {
-            !known(key) && !matches!(value, Value::Null | Value::Bool(false))
-        });
+        let other = self
+            .map
+            .iter()
+            .find(|(key, value)| !known(key) && !matches!(value, Value::Null | Value::Bool(false)));
         match other {
             None => Ok(()),
             Some((key, value)) => require(false, key, || format!("{value} is not supported")),
@@ -258,7 +278,9 @@ mod tests {
         assert_eq!(read.solver, Solver::Ddim(Ddim::default()));
         assert!(read.notes[0].contains("PNDM"), "{:?}", read.notes);
         let table = read.diffusion.init().unwrap();
-        let path = read.schedule.trajectory(&table, super::super::schedule::Convention::Ddim, 50);
+        let path = read
+            .schedule
+            .trajectory(&table, super::super::schedule::Convention::Ddim, 50);
         let times: Vec<f64> = path.steps.iter().map(|step| step.from.time).collect();
         assert_eq!((times[0], times[1], times[49]), (981.0, 961.0, 1.0));
 
@@ -268,7 +290,10 @@ mod tests {
         turbo["timestep_spacing"] = json!("trailing");
         turbo["interpolation_type"] = json!("linear");
         let turbo = SchedulerFile::read(&turbo).unwrap();
-        assert_eq!((turbo.solver, turbo.schedule.end), (Solver::Euler, End::Clean));
+        assert_eq!(
+            (turbo.solver, turbo.schedule.end),
+            (Solver::Euler, End::Clean)
+        );
         assert!(turbo.notes.is_empty());
 
         // DeciDiffusion's.
@@ -278,26 +303,66 @@ mod tests {
             "set_alpha_to_one": false, "clip_sample": false, "thresholding": false,
         }));
         let deci = deci.unwrap();
-        assert_eq!((deci.diffusion.betas, deci.diffusion.prediction), (Betas::Cosine, Prediction::V));
+        assert_eq!(
+            (deci.diffusion.betas, deci.diffusion.prediction),
+            (Betas::Cosine, Prediction::V)
+        );
         assert!(deci.diffusion.zero_terminal_snr);
         let table = deci.diffusion.init().unwrap();
-        let path = deci.schedule.trajectory(&table, super::super::schedule::Convention::Ddim, 30);
+        let path = deci
+            .schedule
+            .trajectory(&table, super::super::schedule::Convention::Ddim, 30);
         let times: Vec<f64> = path.steps.iter().map(|step| step.from.time).collect();
-        assert_eq!((&times[..4], times[29]), (&[999.0, 966.0, 932.0, 899.0][..], 32.0));
+        assert_eq!(
+            (&times[..4], times[29]),
+            (&[999.0, 966.0, 932.0, 899.0][..], 32.0)
+        );
     }
 
     #[test]
     fn what_is_not_supported_is_named_with_its_value() {
         for (key, value, part) in [
-            ("_class_name", json!("LCMScheduler"), "\"LCMScheduler\" is not supported; expected DDIMScheduler or"),
+            (
+                "_class_name",
+                json!("LCMScheduler"),
+                "\"LCMScheduler\" is not supported; expected DDIMScheduler or",
+            ),
             ("_class_name", Value::Null, "_class_name: is missing"),
-            ("beta_schedule", json!("sigmoid"), "beta_schedule: \"sigmoid\""),
-            ("prediction_type", json!("flow_prediction"), "prediction_type: \"flow_prediction\""),
-            ("timestep_spacing", json!(3), "timestep_spacing: 3 cannot be read"),
-            ("trained_betas", json!([0.1]), "trained_betas: [0.1] is not supported"),
-            ("thresholding", json!(true), "thresholding: true is not supported"),
-            ("use_beta_sigmas", json!(true), "use_beta_sigmas: true is not supported"),
-            ("interpolation_type", json!("log_linear"), "interpolation_type: \"log_linear\""),
+            (
+                "beta_schedule",
+                json!("sigmoid"),
+                "beta_schedule: \"sigmoid\"",
+            ),
+            (
+                "prediction_type",
+                json!("flow_prediction"),
+                "prediction_type: \"flow_prediction\"",
+            ),
+            (
+                "timestep_spacing",
+                json!(3),
+                "timestep_spacing: 3 cannot be read",
+            ),
+            (
+                "trained_betas",
+                json!([0.1]),
+                "trained_betas: [0.1] is not supported",
+            ),
+            (
+                "thresholding",
+                json!(true),
+                "thresholding: true is not supported",
+            ),
+            (
+                "use_beta_sigmas",
+                json!(true),
+                "use_beta_sigmas: true is not supported",
+            ),
+            (
+                "interpolation_type",
+                json!("log_linear"),
+                "interpolation_type: \"log_linear\"",
+            ),
             ("steps_offset", json!(1000), "steps_offset"),
             ("num_train_timesteps", json!(1), "timesteps"),
             ("beta_end", json!(1e300), "betas.end"),

@@ -8,7 +8,7 @@ use super::{
     safetensors::SafetensorsFile,
     wrappers,
 };
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -90,7 +90,10 @@ impl Form {
     fn of(self, data: TensorData) -> Option<TensorData> {
         let shape = self.shape(&data.shape)?;
         let Self::Rows { index, .. } = self else {
-            return Some(TensorData { shape: shape.into(), ..data });
+            return Some(TensorData {
+                shape: shape.into(),
+                ..data
+            });
         };
         let size = shape.iter().product::<usize>();
         let values = data.as_slice::<f32>().ok()?;
@@ -200,17 +203,20 @@ impl WeightsFile {
     }
 
     /// The same file with other names: each stands for a tensor it has now, in some form.
-    pub(super) fn view(
-        self,
-        names: impl IntoIterator<Item = (String, (String, Form))>,
-    ) -> Self {
+    pub(super) fn view(self, names: impl IntoIterator<Item = (String, (String, Form))>) -> Self {
         let known = |(name, (now, form)): (String, (String, Form))| {
             let stored = self.names.get(&now)?;
             let form = match stored.form {
                 Form::Whole => form,
                 other => other,
             };
-            Some((name, Stored { form, ..stored.clone() }))
+            Some((
+                name,
+                Stored {
+                    form,
+                    ..stored.clone()
+                },
+            ))
         };
         Self {
             names: names.into_iter().filter_map(known).collect(),
@@ -296,15 +302,16 @@ impl WeightsFile {
         stored.form.shape(&shape?)
     }
 
-    /// Whether a tensor is stored in whole numbers: a counter or positions, and no weights.
-    pub fn is_whole(&self, name: &str) -> bool {
-        let element = self.names.get(name).and_then(|stored| {
-            match &self.parts[stored.part].source {
+    /// Tensors that are stored in whole numbers, counters and positions, and their types.
+    pub fn whole_numbers(&self) -> Vec<(String, DType)> {
+        let whole = self.names.iter().filter_map(|(name, stored)| {
+            let element = match &self.parts[stored.part].source {
                 Source::Safetensors(file) => file.element(&stored.name),
                 Source::Torch(file) => file.element(&stored.name),
-            }
+            };
+            Some((name.clone(), element?.whole()?))
         });
-        element.is_some_and(|element| !element.is_float())
+        whole.collect()
     }
 
     /// Training steps that a checkpoint of PyTorch Lightning says it was trained for.

@@ -128,7 +128,12 @@ impl LdmNames {
     /// The names in `file`, if it is one of latent diffusion.
     pub fn of(file: &WeightsFile) -> Option<Self> {
         let names: Vec<&str> = file.names().collect();
-        let under = |prefix: &str| names.iter().filter_map(|name| name.strip_prefix(prefix)).collect::<Vec<&str>>();
+        let under = |prefix: &str| {
+            names
+                .iter()
+                .filter_map(|name| name.strip_prefix(prefix))
+                .collect::<Vec<&str>>()
+        };
         let prefix = UNET.into_iter().find(|prefix| !under(prefix).is_empty());
         let unet = prefix.map_or_else(Vec::new, under);
         let vae = under(VAE);
@@ -263,7 +268,10 @@ impl LdmNames {
     /// As [`part`](Self::part).
     pub fn pruned(&self, file: WeightsFile, set: WeightSet) -> Result<WeightsFile, WeightsError> {
         let averages = self.averages(&file, LdmPart::UNet, set)?;
-        let kept = self.roles.iter().filter(|(_, role)| !matches!(role, Role::Average(_)));
+        let kept = self
+            .roles
+            .iter()
+            .filter(|(_, role)| !matches!(role, Role::Average(_)));
         let view = kept.map(|(name, _)| {
             let stored = averages.get(name).unwrap_or(name);
             (name.clone(), (stored.clone(), Form::Whole))
@@ -299,7 +307,10 @@ impl LdmNames {
             Role::Parameters(LdmPart::UNet, _) => Some(name),
             _ => None,
         });
-        let lacking: Vec<String> = own.filter(|name| !averages.contains_key(*name)).cloned().collect();
+        let lacking: Vec<String> = own
+            .filter(|name| !averages.contains_key(*name))
+            .cloned()
+            .collect();
         match lacking.is_empty() {
             true => Ok(averages),
             false => Err(WeightsError::Mismatch {
@@ -325,10 +336,22 @@ impl LdmNames {
         let two_sets = self.has_average();
         let groups = [
             (if two_sets { other } else { 0 }, other_name),
-            (count(|role| matches!(role, Role::Counter)), "counts of an average"),
-            (count(|role| matches!(role, Role::Table)), "tables of the diffusion, which are computed"),
-            (count(|role| matches!(role, Role::Positions)), "positions of tokens, which are counted"),
-            (count(|role| matches!(role, Role::Unused)), "what follows the states that are used of the text encoder"),
+            (
+                count(|role| matches!(role, Role::Counter)),
+                "counts of an average",
+            ),
+            (
+                count(|role| matches!(role, Role::Table)),
+                "tables of the diffusion, which are computed",
+            ),
+            (
+                count(|role| matches!(role, Role::Positions)),
+                "positions of tokens, which are counted",
+            ),
+            (
+                count(|role| matches!(role, Role::Unused)),
+                "what follows the states that are used of the text encoder",
+            ),
         ];
         let mut said: Vec<String> = groups
             .into_iter()
@@ -337,17 +360,31 @@ impl LdmNames {
             .collect();
         let unknown: Vec<&str> = self.unknown().collect();
         if !unknown.is_empty() {
-            let shown = unknown.iter().take(MOST_NAMED).copied().collect::<Vec<_>>().join(", ");
+            let shown = unknown
+                .iter()
+                .take(MOST_NAMED)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(", ");
             let more = unknown.len().saturating_sub(MOST_NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            said.push(format!("tensors that are none of latent diffusion's: {shown}{more}"));
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            said.push(format!(
+                "tensors that are none of latent diffusion's: {shown}{more}"
+            ));
         }
         said
     }
 
     /// Tensors that latent diffusion has no names for.
     pub fn unknown(&self) -> impl Iterator<Item = &str> {
-        let unknown = self.roles.iter().filter(|(_, role)| matches!(role, Role::Unknown));
+        let unknown = self
+            .roles
+            .iter()
+            .filter(|(_, role)| matches!(role, Role::Unknown));
         unknown.map(|(name, _)| name.as_str())
     }
 }

@@ -50,7 +50,9 @@ impl Tower {
             modules.add(format!("transformer.resblocks.{i}"), layer, BLOCK);
         }
         // A tower that was pruned to what is used has neither a projection nor the last block.
-        let is_full = names.iter().any(|name| matches!(*name, "text_projection" | "logit_scale"));
+        let is_full = names
+            .iter()
+            .any(|name| matches!(*name, "text_projection" | "logit_scale"));
         let last_unused = matches!(side, Side::Ldm) && (is_full || blocks == VIT_H);
         Self {
             modules,
@@ -76,7 +78,8 @@ impl Tower {
         if let Some((number, stacked)) = block.and_then(|rest| rest.split_once(".attn.in_proj_")) {
             let part = |(index, layer)| {
                 let of = STACKED.len();
-                let name = format!("text_model.encoder.layers.{number}.self_attn.{layer}.{stacked}");
+                let name =
+                    format!("text_model.encoder.layers.{number}.self_attn.{layer}.{stacked}");
                 (name, Form::Rows { index, of })
             };
             return STACKED.iter().enumerate().map(part).collect();

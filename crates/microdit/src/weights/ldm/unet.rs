@@ -66,10 +66,17 @@ impl Structure {
         let (length, levels) = (self.resnets + 1, self.attention.len());
         for (b, &attention) in self.attention.iter().enumerate() {
             for j in 0..self.resnets {
-                let (block, level) = (format!("input_blocks.{}", 1 + b * length + j), format!("down_blocks.{b}"));
+                let (block, level) = (
+                    format!("input_blocks.{}", 1 + b * length + j),
+                    format!("down_blocks.{b}"),
+                );
                 modules.add(format!("{block}.0"), format!("{level}.resnets.{j}"), RESNET);
                 if attention {
-                    modules.add(format!("{block}.1"), format!("{level}.attentions.{j}"), ALIKE);
+                    modules.add(
+                        format!("{block}.1"),
+                        format!("{level}.attentions.{j}"),
+                        ALIKE,
+                    );
                 }
             }
             modules.add(
@@ -80,10 +87,17 @@ impl Structure {
         }
         for (b, &attention) in self.attention.iter().rev().enumerate() {
             for j in 0..length {
-                let (block, level) = (format!("output_blocks.{}", b * length + j), format!("up_blocks.{b}"));
+                let (block, level) = (
+                    format!("output_blocks.{}", b * length + j),
+                    format!("up_blocks.{b}"),
+                );
                 modules.add(format!("{block}.0"), format!("{level}.resnets.{j}"), RESNET);
                 if attention {
-                    modules.add(format!("{block}.1"), format!("{level}.attentions.{j}"), ALIKE);
+                    modules.add(
+                        format!("{block}.1"),
+                        format!("{level}.attentions.{j}"),
+                        ALIKE,
+                    );
                 }
             }
             if b + 1 < levels {

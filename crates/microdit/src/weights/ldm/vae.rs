@@ -41,7 +41,11 @@ pub(super) fn modules(names: &[&str], side: Side) -> Modules {
             ("norm_out", "conv_norm_out"),
             ("conv_out", "conv_out"),
         ] {
-            modules.add(format!("{half}.{ldm}"), format!("{half}.{diffusers}"), ALIKE);
+            modules.add(
+                format!("{half}.{ldm}"),
+                format!("{half}.{diffusers}"),
+                ALIKE,
+            );
         }
         for (block, resnet) in [("block_1", 0), ("block_2", 1)] {
             let resnet = format!("{half}.mid_block.resnets.{resnet}");
@@ -51,15 +55,26 @@ pub(super) fn modules(names: &[&str], side: Side) -> Modules {
         modules.add(format!("{half}.mid.attn_1"), attention, ATTENTION);
     }
     for level in 0..levels {
-        let (down, up) = (format!("encoder.down.{level}"), format!("decoder.up.{level}"));
+        let (down, up) = (
+            format!("encoder.down.{level}"),
+            format!("decoder.up.{level}"),
+        );
         let (down_blocks, up_blocks) = (
             format!("encoder.down_blocks.{level}"),
             format!("decoder.up_blocks.{}", levels - 1 - level),
         );
         for j in 0..resnets {
             let resnet = format!("resnets.{j}");
-            modules.add(format!("{down}.block.{j}"), format!("{down_blocks}.{resnet}"), RESNET);
-            modules.add(format!("{up}.block.{j}"), format!("{up_blocks}.{resnet}"), RESNET);
+            modules.add(
+                format!("{down}.block.{j}"),
+                format!("{down_blocks}.{resnet}"),
+                RESNET,
+            );
+            modules.add(
+                format!("{up}.block.{j}"),
+                format!("{up_blocks}.{resnet}"),
+                RESNET,
+            );
         }
         let halving = format!("{down_blocks}.downsamplers.0");
         modules.add(format!("{down}.downsample"), halving, ALIKE);
@@ -71,5 +86,7 @@ pub(super) fn modules(names: &[&str], side: Side) -> Modules {
 
 /// Whether a parameter of diffusers' is a matrix that latent diffusion stores as a convolution of one pixel.
 pub(super) fn is_pixel_matrix(diffusers: &str) -> bool {
-    diffusers.contains(".attentions.") && diffusers.ends_with(".weight") && !diffusers.contains(".group_norm.")
+    diffusers.contains(".attentions.")
+        && diffusers.ends_with(".weight")
+        && !diffusers.contains(".group_norm.")
 }

@@ -1,6 +1,9 @@
 //! Networks under diffusers' names as a single file of latent diffusion.
 
-use super::{LdmPart, OPEN_CLIP, StateDict, TRANSFORMERS, TextNames, Tower, UNET, VAE, WeightsError, modules::Side, text::STACKED, unet, vae};
+use super::{
+    LdmPart, OPEN_CLIP, StateDict, TRANSFORMERS, TextNames, Tower, UNET, VAE, WeightsError,
+    modules::Side, text::STACKED, unet, vae,
+};
 use burn::tensor::TensorData;
 use std::collections::BTreeMap;
 
@@ -46,10 +49,12 @@ pub fn to_ldm(
                 }
                 Some((renamed, None)) => {
                     let data = match (part, &data.shape[..]) {
-                        (LdmPart::Vae, &[rows, columns]) if vae::is_pixel_matrix(name) => TensorData {
-                            shape: [rows, columns, 1, 1].into(),
-                            ..data.clone()
-                        },
+                        (LdmPart::Vae, &[rows, columns]) if vae::is_pixel_matrix(name) => {
+                            TensorData {
+                                shape: [rows, columns, 1, 1].into(),
+                                ..data.clone()
+                            }
+                        }
                         _ => data.clone(),
                     };
                     all.insert(renamed, data);
