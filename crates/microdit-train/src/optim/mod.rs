@@ -222,6 +222,10 @@ fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
 fn stack(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
     match (role, shape) {
         (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
+        // A convolution maps every window of pixels by the same matrix.
+        (Role::Matrix, &[output, input, height, width]) => {
+            Some([1, output, input * height * width])
+        }
         (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
         _ => None,
     }

@@ -44,7 +44,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         })?;
         let latent = [height, width].map(|side| side as usize / shrinks_by);
         let tokens = latent.iter().map(|side| side / patch).product();
-        self.model.validate_tokens(tokens)?;
+        self.model.validate_tokens(tokens, tokens)?;
         self.latent = latent;
         Ok(self)
     }
