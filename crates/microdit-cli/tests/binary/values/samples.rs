@@ -26,7 +26,7 @@ const SHAPES: &str = r#"(
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb()),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
