@@ -131,10 +131,11 @@ fn an_image_is_redrawn_where_its_mask_says() {
     let white = |y: u32| image::Luma([255 * u8::from(y >= 24)]);
     let mask = image::GrayImage::from_fn(48, 48, |_, y| white(y));
     mask.save(studio.file("mask.png")).unwrap();
-    let draw = |more: &[&str], out: &str| {
-        let start = ["--prompt", "a red circle", "--count", "1", "--out", out];
-        studio.draws(&[&start, more].concat());
-        image::open(studio.file(out)).unwrap().into_rgb8()
+    let draw = |more: &[&str], folder: &str| {
+        let start = ["--prompt", "a red circle", "--count", "1", "--steps", "6"];
+        studio.draws(&[&start, &["--singles", folder], more].concat());
+        let path = studio.file(folder).join("00000.png");
+        image::open(path).unwrap().into_rgb8()
     };
     let size = ["--width", "48", "--height", "48"];
     let kept = |picture: &image::RgbImage, rows: std::ops::Range<u32>| {
@@ -144,17 +145,17 @@ fn an_image_is_redrawn_where_its_mask_says() {
     };
     let masked = draw(
         &[&size[..], &["--init", "init.png", "--mask", "mask.png"]].concat(),
-        "masked.png",
+        "masked",
     );
     assert_eq!(kept(&masked, 0..24), 24 * 48);
     assert!(kept(&masked, 24..48) < 100);
     let whole = draw(
         &[&size[..], &["--init", "init.png", "--strength", "0.5"]].concat(),
-        "whole.png",
+        "whole",
     );
     assert!(kept(&whole, 0..48) < 200);
     // Of another size, it is resized.
-    draw(&["--init", "init.png"], "small.png");
+    draw(&["--init", "init.png"], "small");
     let digest = |name: &str| {
         let digest = Sha256::digest(fs::read(studio.file(name)).unwrap());
         let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -162,11 +163,12 @@ fn an_image_is_redrawn_where_its_mask_says() {
     };
     let (of_init, of_mask) = (digest("init.png"), digest("mask.png"));
     for (out, mask, strength) in [
-        ("masked.png", &*of_mask, "1"),
-        ("whole.png", "", "0.5"),
-        ("small.png", "", "0.6"),
+        ("masked", &*of_mask, "1"),
+        ("whole", "", "0.5"),
+        ("small", "", "0.6"),
     ] {
-        let said = ["init", "mask", "strength"].map(|key| label(&studio.file(out), key));
+        let said =
+            ["init", "mask", "strength"].map(|key| label(&studio.file(out).join("00000.png"), key));
         assert_eq!(said, [&of_init, mask, strength], "{out}");
     }
     for (arguments, part) in [

@@ -397,7 +397,8 @@ fn a_picture_covers_any_size_undistorted_and_cut_in_the_middle() {
         (0..50).filter(|&x| lit(x, 12)).count(),
         (0..25).filter(|&y| lit(25, y)).count(),
     ];
-    assert_eq!((across, down), (20, 20));
+    assert_eq!(across, down);
+    assert!((19..=21).contains(&across), "{across} for 80 of 100 pixels");
     // Strips of any length are read, and a square is one of the sizes.
     assert_eq!(
         cover(&RgbImage::new(1, 60_000), 30, 20).dimensions(),

@@ -31,7 +31,7 @@ const SHAPES: &str = r#"(
         ),
         (
             name: "unmasked", steps: 3, diffusion: Vp(timesteps: 100, betas: Linear(start: 1e-4, end: 0.02), weighting: MinSnr(5.0)), schedule: (curve: Constant(warmup: 1)),
-            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1))],
+            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1)), (decay: Ramped(0.9))],
             post_hoc_ema: (every: 2), evaluate_every: 2, draw_every: 3,
         ),
     ],
