@@ -133,7 +133,7 @@ fn an_image_is_redrawn_where_its_mask_says() {
     mask.save(studio.file("mask.png")).unwrap();
     let draw = |more: &[&str], folder: &str| {
         let start = ["--prompt", "a red circle", "--count", "1", "--steps", "6"];
-        studio.draws(&[&start, &["--singles", folder], more].concat());
+        studio.draws(&[&start[..], &["--singles", folder], more].concat());
         let path = studio.file(folder).join("00000.png");
         image::open(path).unwrap().into_rgb8()
     };
