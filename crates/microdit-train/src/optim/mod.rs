@@ -14,7 +14,7 @@ mod slots;
 pub use config::{Method, MuonSize, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
-pub use lamb::lamb;
+pub use lamb::{Lamb, LambStep, lamb};
 pub use muon::{MuonStep, NewtonSchulz, muon};
 pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
@@ -185,7 +185,12 @@ where
                     second: take(SECOND),
                 };
                 let [param, first, second] = match method {
-                    Method::Lamb => {
+                    Method::Lamb(options) => {
+                        let step = LambStep {
+                            adam: step,
+                            options,
+                            base_lr: self.config.lr,
+                        };
                         let new = lamb(old.clone(), grad, scale, &step);
                         self.unless_non_finite(parts(old), parts(new))
                     }
@@ -271,7 +276,11 @@ mod tests {
     #[test]
     fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
         let device = Default::default();
-        for method in [Method::AdamW, Method::Lamb, Method::muon(0.9)] {
+        for method in [
+            Method::AdamW,
+            Method::Lamb(Lamb::default()),
+            Method::muon(0.9),
+        ] {
             let config = OptimizerConfig {
                 method,
                 ..OptimizerConfig::default()
