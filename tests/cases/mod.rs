@@ -18,6 +18,7 @@ mod shards;
 mod tables;
 mod text;
 mod training;
+mod vsd;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -57,6 +58,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("vp_sampler", diffusion::vp_sampler),
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
+    ("vsd", vsd::vsd),
     ("ema", tables::ema),
     ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),

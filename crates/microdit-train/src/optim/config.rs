@@ -23,6 +23,8 @@ pub enum Method {
         #[serde(default)]
         size: MuonSize,
     },
+    /// Plain gradient descent, which keeps no state.
+    Sgd,
 }
 
 fn yes() -> bool {

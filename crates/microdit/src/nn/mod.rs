@@ -4,6 +4,7 @@ pub mod attention;
 pub mod feed_forward;
 pub mod init;
 mod linear;
+pub mod lora;
 pub mod moe;
 pub mod norm;
 pub mod params;
