@@ -12,6 +12,8 @@ pub enum Method {
     AdamW,
     /// Adam scaled per tensor, for large batches.
     Lamb,
+    /// Plain gradient descent, which keeps no state.
+    Sgd,
     /// Orthogonalized momentum for the matrices of blocks and experts; AdamW for everything else.
     Muon {
         /// Decay of the momentum, at least 0 and below 1.
@@ -23,8 +25,6 @@ pub enum Method {
         #[serde(default)]
         size: MuonSize,
     },
-    /// Plain gradient descent, which keeps no state.
-    Sgd,
 }
 
 fn yes() -> bool {
