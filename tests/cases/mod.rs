@@ -20,6 +20,7 @@ mod tables;
 mod text;
 mod training;
 mod unet;
+mod vsd;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -59,6 +60,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("vp_sampler", diffusion::vp_sampler),
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
+    ("vsd", vsd::vsd),
     ("ema", tables::ema),
     ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),

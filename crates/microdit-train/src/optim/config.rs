@@ -12,6 +12,8 @@ pub enum Method {
     AdamW,
     /// Adam scaled per tensor, for large batches.
     Lamb(Lamb),
+    /// Plain gradient descent, which keeps no state.
+    Sgd,
     /// Orthogonalized momentum for the matrices of blocks and experts; AdamW for everything else.
     Muon {
         /// Decay of the momentum, at least 0 and below 1.

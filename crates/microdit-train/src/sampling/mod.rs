@@ -23,7 +23,7 @@ use microdit::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Point, sampler::sample},
     net::{Denoiser, Network, NetworkConfig},
     rng::{Purpose, Stream},
-    weights::{CaptionSource, LatentSource, StateDict, WeightsFile},
+    weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
 };
 use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, vae};
 use std::{
@@ -151,6 +151,25 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         let guide = StateDict::read(path)?.denoiser();
         let guide = guide.load_into(network, &self.device)?;
         Ok(self.with_guide(guide, label::of_file(path)?))
+    }
+
+    /// The same with `strength` times the adapters in the file at `path` added to its weights.
+    ///
+    /// # Errors
+    /// A file without adapters, and adapters of layers the network does not have.
+    pub fn adapted_by(mut self, path: &Path, strength: f64) -> Result<Self, TrainError> {
+        let file = LoraFile::open(path)?;
+        if let [first, ..] = file.left_out() {
+            let count = file.left_out().len();
+            tracing::warn!(
+                "{}: {count} tensors are of a text encoder and left out, such as {first}",
+                path.display()
+            );
+        }
+        let lora = file.load(&self.denoiser, &self.device)?;
+        self.denoiser = lora.apply(self.denoiser, strength);
+        self.weights += &format!(" + {strength} x {}", label::of_file(path)?);
+        Ok(self)
     }
 
     /// A pipeline over the weights in a file.
