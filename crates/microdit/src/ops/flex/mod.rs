@@ -5,9 +5,12 @@
 mod adam;
 mod attention;
 mod buffer;
+mod convolution;
 mod experts;
 mod matrix;
 mod norm;
+mod packed;
+mod patches;
 mod pointwise;
 mod simd;
 mod small;
@@ -16,8 +19,12 @@ use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGra
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
-use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
+use burn::tensor::{
+    DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate,
+    ops::PaddedConvOptions,
+};
 use burn_flex::{Flex, FlexTensor};
+use convolution::Convolution;
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
 use rayon::prelude::*;
@@ -43,6 +50,17 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// The elements of contiguous tensors.
 fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
     tensors.each_ref().map(FlexTensor::storage::<f32>)
+}
+
+/// The sizes of a convolution that the kernels here compute.
+fn sizes_in_f32(
+    x: &Tensor<Flex, 4>,
+    weight: &Tensor<Flex, 4>,
+    options: &PaddedConvOptions<2>,
+) -> Option<Convolution> {
+    (is_f32(x) && is_f32(weight))
+        .then(|| Convolution::new(x.dims(), weight.dims(), options))
+        .flatten()
 }
 
 impl DitBackend for Flex {
@@ -483,6 +501,48 @@ impl DitBackend for Flex {
         let tensors = [flat(x), flat(grad)];
         let [x, grad] = slices(&tensors);
         tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+    }
+
+    fn convolution(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        bias: Option<Tensor<Flex, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Flex, 4> {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution(x, weight, bias, options);
+        };
+        let (tensors, bias) = ([flat(x), flat(weight)], bias.map(flat));
+        let [x, weight] = slices(&tensors);
+        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+        tensor(sizes.forward(x, weight, bias), sizes.output_shape())
+    }
+
+    fn convolution_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        options: &PaddedConvOptions<2>,
+        grad: Tensor<Flex, 4>,
+    ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution_backward(x, weight, options, grad);
+        };
+        let (x_shape, weight_shape) = (x.dims(), weight.dims());
+        let tensors = [flat(x), flat(weight), flat(grad)];
+        let [x, weight, grad] = slices(&tensors);
+        (
+            tensor(sizes.input_gradient(weight, grad), x_shape),
+            tensor(sizes.weight_gradient(x, grad), weight_shape),
+        )
+    }
+
+    fn sum_pixels(x: Tensor<Flex, 4>) -> Tensor<Flex, 1> {
+        let [_, channels, height, width] = x.dims();
+        if !is_f32(&x) || height * width == 0 {
+            return composed::sum_pixels(x);
+        }
+        let sums = pointwise::sum_pixels(flat(x).storage(), channels, height * width);
+        tensor(sums, [channels])
     }
 
     fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
