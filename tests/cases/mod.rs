@@ -9,6 +9,7 @@ mod features;
 mod flow_matching;
 mod images;
 mod lamb;
+mod ldm_ckpt;
 mod maskdit;
 mod muon;
 mod network;
@@ -19,6 +20,7 @@ mod tables;
 mod text;
 mod training;
 mod unet;
+mod vsd;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -58,6 +60,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("vp_sampler", diffusion::vp_sampler),
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
+    ("vsd", vsd::vsd),
     ("ema", tables::ema),
     ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),
@@ -65,6 +68,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("manifest", tables::manifest),
     ("unet", unet::unet),
     ("ckpt", checkpoint::ckpt),
+    ("ldm_ckpt", ldm_ckpt::ldm_ckpt),
     ("vae", encoders::vae),
     ("vae_tiny", encoders::vae_tiny),
     ("clip_text", encoders::clip_text),

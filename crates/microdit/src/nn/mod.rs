@@ -6,6 +6,7 @@ pub mod feed_forward;
 pub mod group_norm;
 pub mod init;
 mod linear;
+pub mod lora;
 pub mod moe;
 pub mod norm;
 pub mod params;

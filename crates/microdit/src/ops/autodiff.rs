@@ -3,7 +3,11 @@
 
 use super::{Collectives, DitBackend, ExpertInputs, GroupNormOptions, OptimizerOps};
 use crate::worker_pool::KeepAwake;
-use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{
+    Int, Tensor, TensorPrimitive,
+    backend::Backend,
+    ops::{FloatTensor, PaddedConvOptions},
+};
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -267,6 +271,36 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
             };
             (raw(y), pullback)
         }))
+    }
+
+    fn convolution(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        let after = options.clone();
+        wrap(match bias {
+            Some(bias) => record::<B, C, _, 3>([raw(x), raw(weight), raw(bias)], |[x, w, b]| {
+                let y = B::convolution(tensor(&x), tensor(&w), Some(wrap(b)), options);
+                let pullback = move |grad| {
+                    let bias = B::sum_pixels(tensor(&grad));
+                    let (x, w) = (tensor(&x), tensor(&w));
+                    let (x, w) = B::convolution_backward(x, w, &after, wrap(grad));
+                    [raw(x), raw(w), raw(bias)]
+                };
+                (raw(y), pullback)
+            }),
+            None => record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
+                let y = B::convolution(tensor(&x), tensor(&w), None, options);
+                let pullback = move |grad| {
+                    let (x, w) = (tensor(&x), tensor(&w));
+                    let (x, w) = B::convolution_backward(x, w, &after, wrap(grad));
+                    [raw(x), raw(w)]
+                };
+                (raw(y), pullback)
+            }),
+        })
     }
 
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {

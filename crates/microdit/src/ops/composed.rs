@@ -3,9 +3,11 @@
 
 use super::{ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions, ModulatedNormGrads};
 use burn::tensor::{
-    DType, IndexingUpdateOp, Int, Tensor,
+    DType, IndexingUpdateOp, Int, Tensor, TensorPrimitive,
     activation::{gelu, sigmoid, silu, softmax},
     backend::Backend,
+    module::conv2d,
+    ops::{ConvOptions, PadMode, PaddedConvOptions},
 };
 
 pub fn project<B: Backend>(
@@ -360,6 +362,49 @@ pub fn cross_attention_backward<B: Backend>(
     let [k, v] = split_last(kv);
     let [q, k, v] = attend_backward(q, k, v, heads, eps, grad);
     (q, Tensor::cat(vec![k, v], 2))
+}
+
+pub fn convolution<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    options: &PaddedConvOptions<2>,
+) -> Tensor<B, 4> {
+    conv2d(x, weight, bias, options.clone())
+}
+
+pub fn convolution_backward<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    options: &PaddedConvOptions<2>,
+    grad: Tensor<B, 4>,
+) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let PaddedConvOptions {
+        options,
+        padding_end,
+    } = options;
+    let Some([bottom, right]) = *padding_end else {
+        let [x, weight, grad] = [x, weight, grad].map(|x| x.into_primitive().tensor());
+        let x_grad = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
+        let weight_grad = B::conv2d_weight_backward(x, weight, grad, options.clone());
+        let [x, weight] = [x_grad, weight_grad].map(TensorPrimitive::Float);
+        return (Tensor::from_primitive(x), Tensor::from_primitive(weight));
+    };
+    // Unequal padding is a part of the input.
+    let ([_, _, height, width], [top, left]) = (x.dims(), options.padding);
+    let x = x.pad((left, right, top, bottom), PadMode::Constant(0.0));
+    let unpadded = ConvOptions::new(options.stride, [0; 2], options.dilation, options.groups);
+    let (x_grad, weight_grad) = convolution_backward(x, weight, &unpadded.into(), grad);
+    (
+        x_grad.narrow(2, top, height).narrow(3, left, width),
+        weight_grad,
+    )
+}
+
+pub fn sum_pixels<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
+    let [batch, channels, height, width] = x.dims();
+    let sums = x.reshape([batch, channels, height * width]).sum_dim(2);
+    sums.sum_dim(0).reshape([channels])
 }
 
 /// Ranks every score by the number of scores before it. The work is quadratic in the tokens, but burn sorts on the host,

@@ -1,7 +1,7 @@
 //! Every operation's gradient against difference quotients of its value.
 
 use super::{DitBackend, ExpertInputs, GroupNormOptions, tests::Draw};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData, ops::PaddedConvOptions};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 
@@ -140,6 +140,16 @@ fn gradients_follow_finite_differences() {
             weigh(y.flatten(2, 3))
         });
     }
+    // 5 x 4 pixels of two channels, halved to 2 x 2 of three, with one row of padding below and a column on either side.
+    check("convolution", &[batch * 2 * 20, 3 * 2 * 9, 3], &|x| {
+        let y = Tracked::convolution(
+            x[0].clone().reshape([batch, 2, 5, 4]),
+            x[1].clone().reshape([3, 2, 3, 3]),
+            Some(x[2].clone()),
+            &PaddedConvOptions::asymmetric([2; 2], [0, 1], [1, 1], [1; 2], 1),
+        );
+        weigh(y.reshape([batch, 3, 4]))
+    });
     let (experts, taken, hidden) = (2, 2, 5);
     let chosen = [0, 2, 1, 2, 2, 1, 0, 1];
     let chosen = TensorData::new(chosen.map(i64::from).to_vec(), [batch, experts, taken]);

@@ -30,6 +30,7 @@ use burn::tensor::{
     Int, Tensor,
     activation::gelu_approximate,
     backend::{AutodiffBackend, Backend},
+    ops::PaddedConvOptions,
 };
 
 /// A backend that trains microdit's networks: a [`DitBackend`] under automatic differentiation.
@@ -237,6 +238,33 @@ pub trait DitBackend: OptimizerOps + Collectives {
         grad: Tensor<Self, 4>,
     ) -> GroupNormGrads<Self> {
         composed::group_norm_backward(x, weight, bias, options, grad)
+    }
+
+    /// Convolution of `x` `[batch, input, height, width]` with `weight` `[output, input / groups, rows, columns]`, plus `bias`
+    /// `[output]`: to `[batch, output, ..]`. (A backend's own `conv2d` is burn's, of primitives.)
+    fn convolution(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        composed::convolution(x, weight, bias, options)
+    }
+
+    /// Gradients of `x` and `weight` of [`convolution`](Self::convolution); [`sum_pixels`](Self::sum_pixels) of `grad` is
+    /// `bias`'s.
+    fn convolution_backward(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+        grad: Tensor<Self, 4>,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        composed::convolution_backward(x, weight, options, grad)
+    }
+
+    /// Sum of every channel over all pixels of all images: `[batch, channels, height, width]` to `[channels]`.
+    fn sum_pixels(x: Tensor<Self, 4>) -> Tensor<Self, 1> {
+        composed::sum_pixels(x)
     }
 
     /// Indices of the `taken` largest scores of every row of `scores` `[batch, rows, tokens]`, largest first

@@ -26,12 +26,12 @@ const SHAPES: &str = r#"(
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb()),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
             name: "unmasked", steps: 3, diffusion: Vp(timesteps: 100, betas: Linear(start: 1e-4, end: 0.02), weighting: MinSnr(5.0)), schedule: (curve: Constant(warmup: 1)),
-            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1))],
+            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1)), (decay: Ramped(0.9))],
             post_hoc_ema: (every: 2), evaluate_every: 2, draw_every: 3,
         ),
     ],

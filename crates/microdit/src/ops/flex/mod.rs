@@ -5,10 +5,13 @@
 mod adam;
 mod attention;
 mod buffer;
+mod convolution;
 mod experts;
 mod group_norm;
 mod matrix;
 mod norm;
+mod packed;
+mod patches;
 mod pointwise;
 mod simd;
 mod small;
@@ -20,8 +23,12 @@ use super::{
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
-use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
+use burn::tensor::{
+    DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate,
+    ops::PaddedConvOptions,
+};
 use burn_flex::{Flex, FlexTensor};
+use convolution::Convolution;
 use group_norm::Runs;
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
@@ -59,6 +66,17 @@ fn runs([_, channels, height, width]: [usize; 4], options: GroupNormOptions) -> 
         eps: options.eps as f32,
         silu: options.silu,
     }
+}
+
+/// The sizes of a convolution that the kernels here compute.
+fn sizes_in_f32(
+    x: &Tensor<Flex, 4>,
+    weight: &Tensor<Flex, 4>,
+    options: &PaddedConvOptions<2>,
+) -> Option<Convolution> {
+    (is_f32(x) && is_f32(weight))
+        .then(|| Convolution::new(x.dims(), weight.dims(), options))
+        .flatten()
 }
 
 impl DitBackend for Flex {
@@ -537,6 +555,48 @@ impl DitBackend for Flex {
             weight: sum(&grads.weight),
             bias: sum(&grads.bias),
         }
+    }
+
+    fn convolution(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        bias: Option<Tensor<Flex, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Flex, 4> {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution(x, weight, bias, options);
+        };
+        let (tensors, bias) = ([flat(x), flat(weight)], bias.map(flat));
+        let [x, weight] = slices(&tensors);
+        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+        tensor(sizes.forward(x, weight, bias), sizes.output_shape())
+    }
+
+    fn convolution_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        options: &PaddedConvOptions<2>,
+        grad: Tensor<Flex, 4>,
+    ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution_backward(x, weight, options, grad);
+        };
+        let (x_shape, weight_shape) = (x.dims(), weight.dims());
+        let tensors = [flat(x), flat(weight), flat(grad)];
+        let [x, weight, grad] = slices(&tensors);
+        (
+            tensor(sizes.input_gradient(weight, grad), x_shape),
+            tensor(sizes.weight_gradient(x, grad), weight_shape),
+        )
+    }
+
+    fn sum_pixels(x: Tensor<Flex, 4>) -> Tensor<Flex, 1> {
+        let [_, channels, height, width] = x.dims();
+        if !is_f32(&x) || height * width == 0 {
+            return composed::sum_pixels(x);
+        }
+        let sums = pointwise::sum_pixels(flat(x).storage(), channels, height * width);
+        tensor(sums, [channels])
     }
 
     fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {

@@ -2,7 +2,7 @@
 
 use super::{
     buffer::unwritten,
-    simd::{normal_distribution, sigmoid, simd},
+    simd::{normal_distribution, sigmoid, simd, sum},
 };
 use rayon::prelude::*;
 
@@ -259,6 +259,20 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
         }
     }
     total
+}
+
+/// Sum of every channel of `[batch, channels, pixels]` over pixels and images `[channels]`.
+pub(super) fn sum_pixels(x: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    let channel = |channel: usize| {
+        simd(
+            #[inline(always)]
+            || {
+                let images = x[channel * pixels..].chunks(channels * pixels);
+                images.map(|image| sum(&image[..pixels], |x| x)).sum()
+            },
+        )
+    };
+    (0..channels).into_par_iter().map(channel).collect()
 }
 
 /// `rows` copies of `row`.
