@@ -6,6 +6,7 @@
 mod data;
 mod difference;
 mod document;
+mod evaluation;
 mod file;
 mod identity;
 mod keys;
@@ -20,9 +21,10 @@ mod validate;
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
 pub use document::Document;
+pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
 pub use load::dialect;
 pub use overrides::Override;
-pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
+pub use run::{Budget, CheckpointConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub use validate::MAX_IMAGES;
 
