@@ -3,7 +3,9 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, on_device},
-    output, say,
+    output,
+    recipe::recipe_path,
+    say,
 };
 use burn_autodiff::Autodiff;
 use clap::ValueEnum;
@@ -24,8 +26,8 @@ pub(crate) struct Convert {
     /// Run directory to create; `microdit train RECIPE --run DIR --resume` continues it
     #[arg(long, group = "goal", requires = "recipe")]
     run: Option<PathBuf>,
-    /// Recipe of that run
-    #[arg(long)]
+    /// Recipe of that run: a file, or the name of a bundled one
+    #[arg(long, value_parser = recipe_path)]
     recipe: Option<PathBuf>,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]

@@ -5,11 +5,15 @@ mod bar;
 mod convert;
 mod data;
 mod device;
+mod doctor;
 mod ema;
 mod eval;
+mod examples;
+mod export;
 mod fetch;
 #[cfg(test)]
 mod flags;
+mod manual;
 mod network;
 mod number;
 mod output;
@@ -17,6 +21,7 @@ mod plan;
 mod preparation;
 mod recipe;
 mod report;
+mod runs;
 mod sample;
 mod signal;
 mod source;
@@ -33,7 +38,7 @@ use std::process::ExitCode;
 
 /// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "microdit", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,12 +54,17 @@ enum Command {
     Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
     Ema(ema::EmaCommand),
+    Export(export::Export),
     Report(report::ReportCommand),
     Study(study::StudyCommand),
+    Runs(runs::RunsCommand),
     #[command(subcommand)]
     Data(data::DataCommand),
     #[command(subcommand)]
     Recipe(recipe::RecipeCommand),
+    Doctor(doctor::Doctor),
+    Completions(manual::Completions),
+    Man(manual::Manual),
 }
 
 fn main() -> ExitCode {
@@ -73,10 +83,15 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
         Command::Ema(ema) => ema.run(),
+        Command::Export(export) => export.run(),
         Command::Report(report) => report.run(),
         Command::Study(study) => study.run(),
+        Command::Runs(runs) => runs.run(),
         Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 use crate::{
     advice::OrAdvise,
     number::{real, whole},
+    recipe::recipe_path,
     say,
 };
 use microdit_train::{
@@ -14,7 +15,8 @@ use std::path::PathBuf;
 /// Print FLOPs, memory, hours and dollars of every stage of a recipe.
 #[derive(clap::Args)]
 pub(crate) struct PlanCommand {
-    /// Recipe file
+    /// Recipe file, or the name of a bundled one
+    #[arg(value_parser = recipe_path)]
     recipe: PathBuf,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]

@@ -47,7 +47,7 @@ pub(crate) struct Opened<B: DitBackend> {
 }
 
 /// Reads `--ema`.
-fn choice(text: &str) -> Result<Choice, String> {
+pub(crate) fn choice(text: &str) -> Result<Choice, String> {
     match text {
         "none" => Ok(Choice::Trained),
         number => match number.parse::<usize>() {

@@ -4,6 +4,7 @@ use crate::{
     advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
     preparation::{Shown, cache},
+    recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
     say,
@@ -35,7 +36,8 @@ use std::{
 /// Train a recipe and draw its prompts.
 #[derive(clap::Args)]
 pub(crate) struct Train {
-    /// Recipe file
+    /// Recipe file, or the name of a bundled one (`microdit recipe list`)
+    #[arg(value_parser = recipe_path)]
     recipe: PathBuf,
     /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod browser;
+mod by_name;
 mod changed;
 mod common;
 mod convert;

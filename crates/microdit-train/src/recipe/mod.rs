@@ -3,6 +3,7 @@
 //! The keys of a stage are at the top of the file, where they hold for every stage, or in a stage, where they hold for
 //! it alone. A file may extend another one.
 
+mod bundled;
 mod data;
 mod difference;
 mod document;
@@ -18,6 +19,7 @@ mod sampling;
 mod tree;
 mod validate;
 
+pub use bundled::{Bundled, beside};
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
 pub use document::Document;

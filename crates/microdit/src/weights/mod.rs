@@ -14,6 +14,7 @@ mod forged;
 #[cfg(test)]
 mod hostile;
 mod index;
+mod ldm;
 mod legacy;
 mod names;
 mod pickle;
@@ -27,6 +28,7 @@ mod wrappers;
 pub use choice_error::{ChoiceError, NoChoice};
 pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
+pub use ldm::{LdmNames, LdmPart, TextNames, WeightSet, to_ldm};
 pub use names::reference_name;
 pub use state::StateDict;
 pub use trainer::TrainerCheckpoint;
