@@ -28,8 +28,8 @@ pub struct FeatureDistanceConfig {
     pub samples: usize,
     /// The network that sees them.
     pub network: FeatureNetworkConfig,
-    /// What they are compared with, as `microdit eval` takes it: shards of pictures, a directory of them, or an .npz of statistics; the
-    /// held-out shards if absent, and generated pictures if there are none.
+    /// What they are compared with, as `microdit eval` takes it: shards of pictures, a directory of them, or an .npz; the held-out
+    /// shards if absent, and generated pictures if there are none.
     #[serde(default)]
     pub reference: Option<String>,
     /// Pictures of the reference that are used, the first ones, 2 to 2^24; all if absent, and 10,000 generated ones.
