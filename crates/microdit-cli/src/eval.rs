@@ -153,7 +153,8 @@ impl Eval {
         let size = recipe.map_or(SIDE, |recipe| recipe.last_stage().data.image_size());
         let mut shown = Shown::default();
         let judge = Judge::trained::<Autodiff<B>>(
-            [shards, reference.as_deref().unwrap_or("nothing")],
+            shards,
+            reference.as_deref(),
             Labels::named(Some(&self.labels)),
             size,
             cache,

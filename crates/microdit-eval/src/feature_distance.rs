@@ -89,10 +89,9 @@ impl<B: TrainBackend> FeatureDistance<B> {
             FeatureNetworkConfig::Classifier { shards, labels } => {
                 let show = |done| progress(Preparing::Classifier(done));
                 let labels = Labels::named(labels.as_deref());
-                let data = [shards.as_str(), &spec];
-                Box::new(Judge::trained::<B>(
-                    data, labels, size, cache, device, show,
-                )?)
+                let judge =
+                    Judge::trained::<B>(shards, Some(&spec), labels, size, cache, device, show)?;
+                Box::new(judge)
             }
         };
         let mut sight = Sight {

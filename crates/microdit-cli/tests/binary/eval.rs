@@ -251,7 +251,11 @@ fn a_classifier_judges_without_a_download() {
     assert_eq!(fs::read(Path::new(&out).join("eval.json")).unwrap(), before);
     fails(
         &microdit(&["eval", "--images", &test, "--classifier", &train]),
-        &["accuracy is not known", "nothing is none", "--reference"],
+        &[
+            "accuracy is not known",
+            "there is no reference",
+            "--reference",
+        ],
     );
     fails(
         &microdit(&["eval", "--images", &test, "--metrics", "class-accuracy"]),

@@ -114,7 +114,7 @@ fn what_is_missing_is_said_before_anything_is_trained() {
         &format!("samples: 9, network: Classifier(shards: {labelled_shards:?})"),
         &[
             "accuracy is not known",
-            "shapes is none",
+            "the reference is shapes",
             "evaluation.feature_distance.reference",
         ],
     );

@@ -74,11 +74,11 @@ pub enum EvaluateError {
     },
     /// A reference by which a classifier's accuracy cannot be measured.
     #[error(
-        "the classifier's own accuracy is not known: it is measured on labelled shards that it is not trained on, and {reference} is none"
+        "the classifier's own accuracy is not known, since {found}: it is measured on labelled shards that it is not trained on"
     )]
     Unlabelled {
-        /// What is compared with.
-        reference: String,
+        /// What is there in their place.
+        found: String,
     },
     /// Mean and covariance are not enough for it.
     #[error(

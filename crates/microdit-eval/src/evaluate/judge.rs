@@ -25,7 +25,8 @@ impl<B: DitBackend> Judge<B> {
     /// # Errors
     /// Shards that are not labelled, cannot be read or not be learnt from, a cache that cannot be written.
     pub fn trained<AB>(
-        [train, held_out]: [&str; 2],
+        train: &str,
+        held_out: Option<&str>,
         labels: Labels,
         size: u32,
         cache: &Path,
@@ -35,10 +36,16 @@ impl<B: DitBackend> Judge<B> {
     where
         AB: DitBackend + AutodiffBackend<InnerBackend = B, Device = B::Device>,
     {
-        if held_out == SHAPES || held_out.ends_with(".npz") {
-            let reference = held_out.to_owned();
-            return Err(EvaluateError::Unlabelled { reference });
-        }
+        let held_out = match held_out {
+            Some(shards) if shards != SHAPES && !shards.ends_with(".npz") => shards,
+            other => {
+                let found = other.map_or_else(
+                    || "there is no reference".into(),
+                    |name| format!("the reference is {name}"),
+                );
+                return Err(EvaluateError::Unlabelled { found });
+            }
+        };
         let data = Data {
             train: train.to_owned(),
             held_out: held_out.to_owned(),
