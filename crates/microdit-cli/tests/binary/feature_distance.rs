@@ -94,7 +94,7 @@ fn what_is_missing_is_said_before_anything_is_trained() {
     };
     refuses(
         "samples: 1, network: Published(\"x\")",
-        &["evaluation.feature_distance.samples", "2 to 1048576"],
+        &["samples: must be at least 2 and at most 1048576, not 1"],
     );
     refuses("samples: 9, network: Published(\"no/such\")", &["no/such"]);
     refuses(
