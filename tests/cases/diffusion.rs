@@ -32,7 +32,7 @@ pub(super) fn number(value: &Value, key: &str, default: f64) -> f64 {
 }
 
 /// A schedule under diffusers' names, with what a sampler's arguments say of it.
-fn vp(schedule: &Value, arguments: &Value) -> Vp {
+pub(super) fn vp(schedule: &Value, arguments: &Value) -> Vp {
     let either = |key: &str| match &arguments[key] {
         Value::Null => schedule[key].clone(),
         value => value.clone(),

@@ -14,6 +14,7 @@ mod fetch;
 #[cfg(test)]
 mod flags;
 mod manual;
+mod merge;
 mod network;
 mod number;
 mod output;
@@ -52,6 +53,7 @@ enum Command {
     Plan(plan::PlanCommand),
     Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
+    Merge(merge::Merge),
     Ema(ema::EmaCommand),
     Export(export::Export),
     Report(report::ReportCommand),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Ema(ema) => ema.run(),
         Command::Export(export) => export.run(),
         Command::Report(report) => report.run(),

@@ -18,6 +18,7 @@ mod hostile_recipes;
 mod hub;
 mod kept;
 mod latents;
+mod merge;
 mod pictures;
 mod precompute;
 mod prepare;

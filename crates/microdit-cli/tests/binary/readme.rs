@@ -184,6 +184,7 @@ fn every_command_runs() {
         "plots/loss.png",
         "study.html",
         "weights.safetensors",
+        "merged.safetensors",
         "latents/cc12m/shards.json",
         "latents.png",
         "runs/sweeps/cifar10-masking-flops/table.md",

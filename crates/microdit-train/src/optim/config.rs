@@ -12,6 +12,8 @@ pub enum Method {
     AdamW,
     /// Adam scaled per tensor, for large batches.
     Lamb(Lamb),
+    /// Plain gradient descent, which keeps no state.
+    Sgd,
     /// Orthogonalized momentum for the matrices of blocks and experts; AdamW for everything else.
     Muon {
         /// Decay of the momentum, at least 0 and below 1.
@@ -98,7 +100,7 @@ impl OptimizerConfig {
     /// The first field outside of its range, or a rule between several.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         match self.method {
-            Method::AdamW => {}
+            Method::AdamW | Method::Sgd => {}
             Method::Lamb(lamb) => lamb.validate().map_err(|error| error.inside("method"))?,
             Method::Muon { momentum, .. } => within("method.momentum", momentum, 0.0..1.0)?,
         }

@@ -1,5 +1,5 @@
-//! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
-//! clipping by the global norm.
+//! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB, Muon and plain gradient descent, with
+//! parameter groups and clipping by the global norm.
 //!
 //! State is kept by the parameters' paths in the module, and on the inner backend, where nothing is recorded for
 //! differentiation.
@@ -146,14 +146,21 @@ where
         grad: Tensor<B, 1>,
         shape: &[usize],
     ) -> Tensor<B, 1> {
-        let mut old = self.slots.remove(&name).unwrap_or_default();
-        let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
         let (lr, weight_decay) = self.config.multipliers(role.into());
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
             ..self.step
         };
+        if self.config.method == Method::Sgd {
+            // A decay of weights is here the same as a penalty on them.
+            let moved = param.clone() * (1.0 - step.lr * step.weight_decay)
+                - grad * self.scale.clone() * step.lr;
+            let [param] = self.unless_non_finite([param], [moved]);
+            return param;
+        }
+        let mut old = self.slots.remove(&name).unwrap_or_default();
+        let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
         let scale = self.scale.clone();
         let (param, slots) = match (self.config.method, stack(role, shape)) {
             (
@@ -227,6 +234,10 @@ fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
 fn stack(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
     match (role, shape) {
         (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
+        // A convolution maps every window of pixels by the same matrix.
+        (Role::Matrix, &[output, input, height, width]) => {
+            Some([1, output, input * height * width])
+        }
         (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
         _ => None,
     }
@@ -276,6 +287,7 @@ mod tests {
             Method::AdamW,
             Method::Lamb(Lamb::default()),
             Method::muon(0.9),
+            Method::Sgd,
         ] {
             let config = OptimizerConfig {
                 method,

@@ -69,6 +69,19 @@ const DIFFUSIONS: [[&str; 2]; 4] = [
     ],
 ];
 
+/// Another network, which sees all tokens.
+const UNET: [&str; 4] = [
+    "model=UNet(
+        input_size: 16, in_channels: 3, out_channels: 3, caption_channels: 8, norm_groups: 2,
+        down: [(channels: 4, resnets: 1), (channels: 8, resnets: 1, attentions: [1], heads: 2)],
+        mid: (resnets: 1, attentions: [1], heads: 2),
+        up: [(channels: 8, resnets: 2, attentions: [1], heads: 2), (channels: 4, resnets: 2)],
+    )",
+    "stages.masked.masking=None",
+    "stages.masked.reconstruction=None",
+    "stages.naive.masking=None",
+];
+
 /// Other ways to drop tokens.
 const MASKINGS: [&str; 2] = [
     "NaiveBlocks(ratio: 0.5, side: 2)",
@@ -146,6 +159,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     let mut all = vec![load(&shapes, &[])];
     all.extend(maskings);
     all.extend(widths);
+    all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
     all.push(load(&latents, &[]));
     all.push(load(&pictures, &[]));
