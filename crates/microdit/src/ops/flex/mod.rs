@@ -14,6 +14,7 @@ mod patches;
 mod pointwise;
 mod simd;
 mod small;
+mod winograd;
 
 use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed};
 use crate::worker_pool::KeepAwake;
