@@ -7,6 +7,7 @@ use crate::{
     recipe::recipe_path,
     say,
 };
+use burn::tensor::DType;
 use burn_autodiff::Autodiff;
 use clap::ValueEnum;
 use microdit::{
@@ -46,11 +47,22 @@ pub(crate) struct Convert {
     dtype: Dtype,
 }
 
+/// The types weights are written in.
 #[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
+pub(crate) enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+impl Dtype {
+    pub(crate) fn of_tensors(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 impl Convert {
@@ -75,14 +87,9 @@ impl Convert {
                     .or_advise()
                     .wrap_err("not converted; --allow-non-finite writes such values as they are")?;
             }
-            let dtype = match self.dtype {
-                Dtype::F32 => burn::tensor::DType::F32,
-                Dtype::F16 => burn::tensor::DType::F16,
-                Dtype::Bf16 => burn::tensor::DType::BF16,
-            };
-            weights
-                .write_safetensors(out, dtype, description.as_ref())
-                .or_advise()?;
+            let written =
+                weights.write_safetensors(out, self.dtype.of_tensors(), description.as_ref());
+            written.or_advise()?;
             let tensors = weights.len() + weights.buffers();
             say!("{tensors} tensors: {}", out.display());
         }

@@ -4,7 +4,7 @@ use crate::Cli;
 use clap::{Command, CommandFactory};
 
 /// What is typed for each command, after `microdit`.
-const EXAMPLES: [&str; 23] = [
+const EXAMPLES: [&str; 24] = [
     "train quickstart --run runs/quickstart",
     "sample --run runs/quickstart --prompt 'a large red circle on a white background' --count 8 --out circle.png",
     "eval --run runs/quickstart --guidance 1.5,2,3",
@@ -12,6 +12,7 @@ const EXAMPLES: [&str; 23] = [
     "plan microdit-xl2 --gpu h100 --count 8",
     "sweep cifar10-masking-flops --set data.shards=TRAIN --set evaluation.shards=TEST",
     "convert ep3-ba100-rank0.pt --recipe microdit-xl2 --run runs/continued",
+    "merge one.safetensors other.safetensors --lambda 0.5 --out merged.safetensors",
     "ema --run runs/quickstart --sigma-rel 0.15 --out average.safetensors",
     "export --run runs/quickstart --out published --license apache-2.0",
     "report runs/quickstart --out quickstart.html",

@@ -14,10 +14,12 @@ mod fetch;
 #[cfg(test)]
 mod flags;
 mod manual;
+mod merge;
 mod network;
 mod number;
 mod output;
 mod plan;
+mod preparation;
 mod recipe;
 mod report;
 mod runs;
@@ -52,6 +54,7 @@ enum Command {
     Plan(plan::PlanCommand),
     Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
+    Merge(merge::Merge),
     Ema(ema::EmaCommand),
     Export(export::Export),
     Report(report::ReportCommand),
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Ema(ema) => ema.run(),
         Command::Export(export) => export.run(),
         Command::Report(report) => report.run(),

@@ -1,7 +1,7 @@
 //! The operations under automatic differentiation: each is one node of burn's graph, whose backward step calls the
 //! inner backend's gradients.
 
-use super::{Collectives, DitBackend, ExpertInputs, OptimizerOps};
+use super::{Collectives, DitBackend, ExpertInputs, GroupNormOptions, OptimizerOps};
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{
     Int, Tensor, TensorPrimitive,
@@ -223,6 +223,51 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
                 let (q, kv) = (tensor(&q), tensor(&kv));
                 let (q, kv) = B::cross_attention_backward(q, kv, heads, eps, wrap(grad));
                 [raw(q), raw(kv)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn plain_attention(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+    ) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 3>(
+            [raw(q), raw(k), raw(v)],
+            |[q, k, v]| {
+                let y = B::plain_attention(tensor(&q), tensor(&k), tensor(&v), heads);
+                let pullback = move |grad| {
+                    let (q, k, v) = (tensor(&q), tensor(&k), tensor(&v));
+                    B::plain_attention_backward(q, k, v, heads, wrap(grad)).map(raw)
+                };
+                (raw(y), pullback)
+            },
+        ))
+    }
+
+    fn geglu(x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 1>([raw(x)], |[x]| {
+            let y = B::geglu(tensor(&x));
+            let pullback = move |grad| [raw(B::geglu_backward(tensor(&x), wrap(grad)))];
+            (raw(y), pullback)
+        }))
+    }
+
+    fn group_norm(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Self, 4> {
+        let inputs = [raw(x), raw(weight), raw(bias)];
+        wrap(record::<B, C, _, 3>(inputs, |[x, weight, bias]| {
+            let y = B::group_norm(tensor(&x), tensor(&weight), tensor(&bias), options);
+            let pullback = move |grad| {
+                let (x, weight, bias) = (tensor(&x), tensor(&weight), tensor(&bias));
+                let grads = B::group_norm_backward(x, weight, bias, options, wrap(grad));
+                [raw(grads.x), raw(grads.weight), raw(grads.bias)]
             };
             (raw(y), pullback)
         }))

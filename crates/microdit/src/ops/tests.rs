@@ -1,7 +1,7 @@
 //! Every operation's fused version against the composed one, and both gradients against automatic differentiation of
 //! the composed forward pass, on shapes that include one token, one head and one sample.
 
-use super::{AdamState, AdamStep, DitBackend, ExpertInputs, composed};
+use super::{AdamState, AdamStep, DitBackend, ExpertInputs, GroupNormOptions, composed};
 use crate::rng::{Purpose, Stream};
 use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate, ops::PaddedConvOptions};
 use burn_autodiff::Autodiff;
@@ -301,6 +301,85 @@ fn attentions() {
             Tracked::cross_attention(q.clone(), kv.clone(), heads, 1e-6),
             composed::cross_attention(q.clone(), kv.clone(), heads, 1e-6),
             [by_hand.0, by_hand.1]
+        );
+    }
+}
+
+#[test]
+fn attentions_without_norms() {
+    for case in cases(12) {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, words) = (draw.size(3), draw.size(130), draw.size(60));
+        let (heads, head_dim) = (draw.size(4), draw.size(33));
+        let q = draw.tensor([batch, tokens, heads * head_dim]);
+        let k = draw.tensor([batch, words, heads * head_dim]);
+        let v = draw.tensor([batch, words, heads * head_dim]);
+        let grad = draw.tensor([batch, tokens, heads * head_dim]);
+        let [by_q, by_k, by_v] = composed::plain_attention_backward(
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            heads,
+            grad.clone(),
+        );
+        compare_gradients!(
+            "attention",
+            grad,
+            [q, k, v],
+            Tracked::plain_attention(q.clone(), k.clone(), v.clone(), heads),
+            composed::plain_attention(q.clone(), k.clone(), v.clone(), heads),
+            [by_q, by_k, by_v]
+        );
+    }
+}
+
+#[test]
+fn geglus() {
+    for case in cases(8) {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, width) = (draw.size(4), draw.size(40), draw.size(300));
+        let x = draw.tensor([batch, tokens, 2 * width]) * 3.0;
+        let grad = draw.tensor([batch, tokens, width]);
+        let by_hand = composed::geglu_backward(x.clone(), grad.clone());
+        compare_gradients!(
+            "geglu",
+            grad,
+            [x],
+            Tracked::geglu(x.clone()),
+            composed::geglu(x.clone()),
+            [by_hand]
+        );
+    }
+}
+
+#[test]
+fn group_norms() {
+    for case in cases(16) {
+        let mut draw = Draw::new(case);
+        let (batch, groups, of_group) = (draw.size(3), draw.size(6), draw.size(12));
+        let (channels, height, width) = (groups * of_group, draw.size(9), 1 + draw.size(9));
+        let x = draw.tensor([batch, channels, height, width]);
+        let (weight, bias) = (draw.tensor([channels]), draw.tensor([channels]));
+        let grad = draw.tensor([batch, channels, height, width]);
+        let options = GroupNormOptions {
+            groups,
+            eps: 1e-5,
+            silu: case % 2 == 0,
+        };
+        let by_hand = composed::group_norm_backward(
+            x.clone(),
+            weight.clone(),
+            bias.clone(),
+            options,
+            grad.clone(),
+        );
+        compare_gradients!(
+            "group norm",
+            grad,
+            [x, weight, bias],
+            Tracked::group_norm(x.clone(), weight.clone(), bias.clone(), options),
+            composed::group_norm(x.clone(), weight.clone(), bias.clone(), options),
+            [by_hand.x, by_hand.weight, by_hand.bias]
         );
     }
 }

@@ -280,6 +280,15 @@ impl WeightsFile {
         Ok(found)
     }
 
+    /// A text of the metadata; none if no file has it, or it is not kept.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        let mut texts = self.parts.iter().filter_map(|part| match &part.source {
+            Source::Safetensors(file) => file.metadata().get(key),
+            Source::Torch(_) => None,
+        });
+        texts.next().map(String::as_str)
+    }
+
     /// Number of values of all tensors together, without those of types that are not read.
     pub fn values(&self) -> usize {
         let shapes = self.names.keys().filter_map(|name| self.shape(name));

@@ -2,7 +2,7 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
-use super::{WeightsError, description::PREFIX, element::Element, format_error, io_error};
+use super::{WeightsError, description::PREFIX, element::Element, format_error, io_error, lora};
 use crate::atomic_file;
 use burn::tensor::{DType, TensorData};
 use safetensors::{Dtype, tensor::TensorInfo};
@@ -27,7 +27,7 @@ const MAX_HEADER: u64 = 100_000_000;
 /// The key in the header that is not a tensor.
 const METADATA: &str = "__metadata__";
 
-/// Most bytes of one text of our own in the metadata.
+/// Most bytes of one text that is kept of the metadata.
 const MAX_TEXT: usize = 1 << 20;
 
 /// Metadata by which some PyTorch libraries recognize a file of weights.
@@ -112,7 +112,7 @@ impl SafetensorsFile {
         })
     }
 
-    /// The texts of its metadata under keys of ours.
+    /// The texts of its metadata under keys of ours and of adapters.
     pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -182,7 +182,7 @@ struct Header {
     tensors: BTreeMap<String, Info>,
 }
 
-/// The texts under keys of ours; others are ignored.
+/// The texts under keys of ours and of adapters; others are ignored.
 #[derive(Default)]
 struct Metadata(BTreeMap<String, String>);
 
@@ -236,7 +236,7 @@ impl<'de> Deserialize<'de> for Metadata {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
                 let mut texts = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    if !key.starts_with(PREFIX) {
+                    if !key.starts_with(PREFIX) && key != lora::METADATA {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     }

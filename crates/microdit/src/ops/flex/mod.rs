@@ -302,7 +302,7 @@ impl DitBackend for Flex {
         }
         let [batch, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let qkv = flat(qkv);
         let mut out = unwritten(batch * tokens * width);
         out.par_chunks_mut(tokens * width)
@@ -325,7 +325,7 @@ impl DitBackend for Flex {
         }
         let shape @ [_, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(qkv), flat(grad)];
         let [qkv, grad] = slices(&tensors);
         let mut out = unwritten(qkv.len());
@@ -355,7 +355,7 @@ impl DitBackend for Flex {
             return composed::cross_attention(q, kv, heads, eps);
         }
         let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(q), flat(kv)];
         let [q, kv] = slices(&tensors);
         let mut out = unwritten(q.len());
@@ -384,7 +384,7 @@ impl DitBackend for Flex {
             return composed::cross_attention_backward(q, kv, heads, eps, grad);
         }
         let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(q), flat(kv), flat(grad)];
         let [q, kv, grad] = slices(&tensors);
         let (mut q_grad, mut kv_grad) = (unwritten(q.len()), unwritten(kv.len()));
@@ -412,6 +412,96 @@ impl DitBackend for Flex {
                 },
             );
         (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
+    }
+
+    fn plain_attention(
+        q: Tensor<Flex, 3>,
+        k: Tensor<Flex, 3>,
+        v: Tensor<Flex, 3>,
+        heads: usize,
+    ) -> Tensor<Flex, 3> {
+        if ![&q, &k, &v].into_iter().all(is_f32) {
+            return composed::plain_attention(q, k, v, heads);
+        }
+        let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), k.dims());
+        let tensors = [flat(q), flat(k), flat(v)];
+        let [q, k, v] = slices(&tensors);
+        let mut out = unwritten(q.len());
+        let inputs = (
+            q.par_chunks(tokens * width),
+            k.par_chunks(words * width),
+            v.par_chunks(words * width),
+        );
+        out.par_chunks_mut(tokens * width)
+            .zip(inputs.into_par_iter())
+            .for_each_init(Sample::default, |sample, (out, (q, k, v))| {
+                let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
+                sample.forward(out, qkv, Heads::plain(heads));
+            });
+        tensor(out, shape)
+    }
+
+    fn plain_attention_backward(
+        q: Tensor<Flex, 3>,
+        k: Tensor<Flex, 3>,
+        v: Tensor<Flex, 3>,
+        heads: usize,
+        grad: Tensor<Flex, 3>,
+    ) -> [Tensor<Flex, 3>; 3] {
+        if ![&q, &k, &v].into_iter().all(is_f32) {
+            return composed::plain_attention_backward(q, k, v, heads, grad);
+        }
+        let heads = Heads::plain(heads);
+        let (q_shape @ [_, tokens, width], shape @ [_, words, _]) = (q.dims(), k.dims());
+        let tensors = [flat(q), flat(k), flat(v), flat(grad)];
+        let [q, k, v, grad] = slices(&tensors);
+        let mut grads = [q, k, v].map(|x| unwritten(x.len()));
+        let [q_grad, k_grad, v_grad] = &mut grads;
+        let outputs = (
+            q_grad.par_chunks_mut(tokens * width),
+            k_grad.par_chunks_mut(words * width),
+            v_grad.par_chunks_mut(words * width),
+        );
+        let inputs = (
+            q.par_chunks(tokens * width),
+            k.par_chunks(words * width),
+            v.par_chunks(words * width),
+            grad.par_chunks(tokens * width),
+        );
+        outputs
+            .into_par_iter()
+            .zip(inputs.into_par_iter())
+            .for_each_init(
+                Sample::default,
+                |sample, ((dq, dk, dv), (q, k, v, grad))| {
+                    let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
+                    sample.backward(grad, qkv, heads);
+                    sample.q.write_grad(dq, width, heads, 1, 0);
+                    sample.k.write_grad(dk, width, heads, 1, 0);
+                    sample.v.write_grad(dv, width, heads, 1, 0);
+                },
+            );
+        let [q, k, v] = grads;
+        [tensor(q, q_shape), tensor(k, shape), tensor(v, shape)]
+    }
+
+    fn geglu(x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&x) {
+            return composed::geglu(x);
+        }
+        let [batch, tokens, packed] = x.dims();
+        let out = pointwise::geglu(flat(x).storage(), packed / 2);
+        tensor(out, [batch, tokens, packed / 2])
+    }
+
+    fn geglu_backward(x: Tensor<Flex, 3>, grad: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&x) {
+            return composed::geglu_backward(x, grad);
+        }
+        let shape @ [_, _, packed] = x.dims();
+        let tensors = [flat(x), flat(grad)];
+        let [x, grad] = slices(&tensors);
+        tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
     }
 
     fn convolution(
