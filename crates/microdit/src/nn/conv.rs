@@ -6,7 +6,7 @@ use crate::{
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, module::conv2d, ops::ConvOptions},
+    tensor::{Tensor, ops::ConvOptions},
 };
 
 /// A convolution with a square kernel of odd size that keeps height and width, or halves them with a stride of 2; built by
@@ -42,7 +42,8 @@ impl<B: DitBackend> Conv2d<B> {
         let options = ConvOptions::new([self.stride; 2], [(size - 1) / 2; 2], [1; 2], 1);
         let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));
         let weight = precision.enter(self.weight.val());
-        precision.leave(conv2d(precision.enter(x), weight, bias, options))
+        let x = precision.enter(x);
+        precision.leave(B::convolution(x, weight, bias, &options.into()))
     }
 
     /// A convolution of size 1 over pixels whose channels lie together: `[batch, pixels, input]` to `[batch, pixels, output]`.
