@@ -6,7 +6,10 @@ use crate::{
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, ops::ConvOptions},
+    tensor::{
+        Tensor,
+        ops::{ConvOptions, PaddedConvOptions},
+    },
 };
 
 /// A convolution with a square kernel of odd size that keeps height and width, or halves them with a stride of 2; built by
@@ -40,10 +43,10 @@ impl<B: DitBackend> Conv2d<B> {
         let precision = Precision::of(self.bf16);
         let [_, _, size, _] = self.weight.dims();
         let options = ConvOptions::new([self.stride; 2], [(size - 1) / 2; 2], [1; 2], 1);
+        let options = PaddedConvOptions::from(options);
         let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));
         let weight = precision.enter(self.weight.val());
-        let x = precision.enter(x);
-        precision.leave(B::convolution(x, weight, bias, &options.into()))
+        precision.leave(B::convolution(precision.enter(x), weight, bias, &options))
     }
 
     /// A convolution of size 1 over pixels whose channels lie together: `[batch, pixels, input]` to `[batch, pixels, output]`.

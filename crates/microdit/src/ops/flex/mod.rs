@@ -7,6 +7,7 @@ mod attention;
 mod buffer;
 mod convolution;
 mod experts;
+mod group_norm;
 mod matrix;
 mod norm;
 mod packed;
@@ -16,7 +17,10 @@ mod simd;
 mod small;
 mod winograd;
 
-use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed};
+use super::{
+    Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,
+    ModulatedNormGrads, composed,
+};
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
@@ -26,6 +30,7 @@ use burn::tensor::{
 };
 use burn_flex::{Flex, FlexTensor};
 use convolution::Convolution;
+use group_norm::Runs;
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
 use rayon::prelude::*;
@@ -51,6 +56,17 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// The elements of contiguous tensors.
 fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
     tensors.each_ref().map(FlexTensor::storage::<f32>)
+}
+
+/// How a group norm divides images `[batch, channels, height, width]`.
+fn runs([_, channels, height, width]: [usize; 4], options: GroupNormOptions) -> Runs {
+    Runs {
+        channels: channels / options.groups,
+        groups: options.groups,
+        pixels: height * width,
+        eps: options.eps as f32,
+        silu: options.silu,
+    }
 }
 
 /// The sizes of a convolution that the kernels here compute.
@@ -502,6 +518,44 @@ impl DitBackend for Flex {
         let tensors = [flat(x), flat(grad)];
         let [x, grad] = slices(&tensors);
         tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+    }
+
+    fn group_norm(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Flex, 4> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm(x, weight, bias, options);
+        }
+        let shape = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias)];
+        let [x, weight, bias] = slices(&tensors);
+        let runs = runs(shape, options);
+        tensor(group_norm::forward(x, weight, bias, runs), shape)
+    }
+
+    fn group_norm_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+        grad: Tensor<Flex, 4>,
+    ) -> GroupNormGrads<Flex> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm_backward(x, weight, bias, options, grad);
+        }
+        let shape @ [_, channels, _, _] = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias), flat(grad)];
+        let [x, weight, bias, grad] = slices(&tensors);
+        let grads = group_norm::backward(x, weight, bias, grad, runs(shape, options));
+        let sum = |by_image: &[f32]| tensor(pointwise::sum_rows(by_image, channels), [channels]);
+        GroupNormGrads {
+            x: tensor(grads.x, shape),
+            weight: sum(&grads.weight),
+            bias: sum(&grads.bias),
+        }
     }
 
     fn convolution(
