@@ -72,8 +72,7 @@ enum To {
     Diffusers,
     /// One .safetensors file of all networks, in the names of latent diffusion
     Ldm,
-    /// The U-Net's weights in one .safetensors file that describes itself, to draw with and to train from; it names the pipeline as that of its
-    /// encoders
+    /// The U-Net's weights in one .safetensors file that describes itself; it names the pipeline as that of its encoders
     Microdit,
 }
 
