@@ -2,7 +2,7 @@
 
 use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
-use microdit_encoders::{features::FeatureError, hub::HubError};
+use microdit_encoders::{features::FeatureError, hub::HubError, pipeline_files::PipelineError};
 use microdit_eval::{
     evaluate::EvaluateError, features::Family, report::ReportError, sweep::SweepError,
 };
@@ -74,6 +74,7 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_sweep));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_pipeline));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_weights));
     advice.map(str::to_owned)
 }
@@ -145,6 +146,17 @@ fn on_weights(error: &WeightsError) -> Option<&'static str> {
         WeightsError::Choice { error, .. } if error.reason == NoChoice::Several => Some(CHOOSE),
         _ => None,
     }
+}
+
+fn on_pipeline(error: &PipelineError) -> Option<&'static str> {
+    Some(match error {
+        PipelineError::Weights(error) => return on_weights(error),
+        PipelineError::Prediction(_) => "say it with --prediction epsilon or --prediction v",
+        PipelineError::Class { .. } | PipelineError::Missing { .. } => {
+            "Stable Diffusion 1 and 2, SD-Turbo and DeciDiffusion are read, as diffusers writes them"
+        }
+        _ => return None,
+    })
 }
 
 fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {

