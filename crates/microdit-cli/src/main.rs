@@ -14,6 +14,7 @@ mod network;
 mod number;
 mod output;
 mod plan;
+mod ranks;
 mod recipe;
 mod report;
 mod sample;

@@ -3,13 +3,13 @@
 mod activation_checkpointing;
 mod batch;
 pub mod checkpoint;
+pub mod collective;
 mod description;
 pub mod encoders;
 mod error;
 mod events;
 mod finished;
 mod log;
-pub mod nodes;
 pub mod optim;
 mod parallel;
 pub mod plan;

@@ -278,7 +278,8 @@ fn redirects_and_lengths_have_bounds() {
     let checksum = sha256("weights");
     // Told of the end, the client does not send the next request into a connection that the server has left, which it would
     // have to repeat.
-    let again = "HTTP/1.1 302 Found\r\nLocation: /again\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let again =
+        "HTTP/1.1 302 Found\r\nLocation: /again\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     let file = "HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     for (answer, part) in [
         (again.to_owned(), "redirected more than 5 times"),

@@ -17,6 +17,7 @@ mod hostile_recipes;
 mod hub;
 mod kept;
 mod latents;
+mod launch;
 mod pictures;
 mod precompute;
 mod prepare;
