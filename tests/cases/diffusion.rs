@@ -7,7 +7,8 @@ use crate::{
 };
 use burn::tensor::Tensor;
 use microdit::diffusion::{
-    Betas, Diffusion, Guidance, Level, Prediction, Vp, VpTable, VpWeighting,
+    Betas, Diffusion, Guidance, InitImage, Level, Prediction, SchedulerFile, Vp, VpTable,
+    VpWeighting,
     sampler::{Ddim, DpmSolver, Rule, Solver, sample},
     schedule::{End, Spacing, TimestepSchedule},
     trajectory::Trajectory,
@@ -31,7 +32,7 @@ pub(super) fn number(value: &Value, key: &str, default: f64) -> f64 {
 }
 
 /// A schedule under diffusers' names, with what a sampler's arguments say of it.
-fn vp(schedule: &Value, arguments: &Value) -> Vp {
+pub(super) fn vp(schedule: &Value, arguments: &Value) -> Vp {
     let either = |key: &str| match &arguments[key] {
         Value::Null => schedule[key].clone(),
         value => value.clone(),
@@ -103,10 +104,11 @@ fn run(
     );
     let direction: Tensor<Inner, 4> = golden.get("in.model_dir").float(&device);
     let found = RefCell::new(Run::default());
-    // The last state has the level the last step ends at.
-    let level = |i: usize| match trajectory.steps.get(i) {
-        Some(step) => step.from.level,
-        None => trajectory.steps[i - 1].to.level,
+    // The last state has the level the last step ends at; without steps it is the image.
+    let level = |i: usize| match (trajectory.steps.get(i), trajectory.steps.last()) {
+        (Some(step), _) => step.from.level,
+        (None, Some(last)) => last.to.level,
+        (None, None) => Level::CLEAN,
     };
     let skipped = trajectory.steps.first().map_or(0, |step| step.index);
     sample(
@@ -250,6 +252,42 @@ fn compare(golden: &Golden, name: &str, trajectory: &Trajectory, found: Run, rep
     }
 }
 
+/// The configuration a scheduler writes is read as the same diffusion, timesteps and solver.
+fn scheduler_file(
+    name: &str,
+    settings: &Value,
+    table: &VpTable,
+    schedule: TimestepSchedule,
+    solver: Solver,
+    report: &mut Report,
+) {
+    let mut config = settings["diffusers_config"].clone();
+    let class = match text(settings, "class", "") {
+        "ddim" => "DDIMScheduler",
+        "euler" => "EulerDiscreteScheduler",
+        "euler_ancestral" => "EulerAncestralDiscreteScheduler",
+        _ => "DPMSolverMultistepScheduler",
+    };
+    config["_class_name"] = class.into();
+    let read = SchedulerFile::read(&config).unwrap_or_else(|error| panic!("{name}: {error}"));
+    // Chosen where pictures are drawn.
+    let solver = match solver {
+        Solver::Ddim(ddim) => Solver::Ddim(Ddim { eta: 0.0, ..ddim }),
+        other => other,
+    };
+    let expected = (*table.config(), schedule, solver);
+    let found = (read.diffusion, read.schedule, read.solver);
+    if found != expected {
+        println!("{name}: {found:?}, expected {expected:?}");
+    }
+    let wrong = f64::from(u8::from(found != expected));
+    report.at_most(
+        format!("{name}: its configuration is read otherwise"),
+        wrong,
+        0.0,
+    );
+}
+
 /// Trajectories of diffusers' schedulers.
 pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
@@ -282,23 +320,27 @@ pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
             }
             other => panic!("{name}: unknown class {other}"),
         };
+        scheduler_file(
+            name,
+            settings,
+            &table,
+            timesteps(arguments, spacing),
+            solver,
+            report,
+        );
         let convention = microdit::diffusion::sampler::Sampler::convention(&solver);
         let steps = number(settings, "steps", 0.0) as usize;
         let whole = timesteps(arguments, spacing).trajectory(&table, convention, steps);
         // k-diffusion's states are divided by the signal.
         let per_signal = class.starts_with("euler");
         let first = whole.steps[0].from.level;
+        let float = |key: &str| golden.get(key).float::<Inner, 4>(&device);
         let (start, trajectory) = match settings["strength"].as_f64() {
-            None => {
-                let start = golden.get("in.start").float::<Inner, 4>(&device);
-                (start * whole.start, whole)
-            }
+            None => (float("in.start") * whole.start, whole),
             Some(strength) => {
                 let trajectory = whole.with_strength(strength);
-                let level = trajectory.steps[0].from.level;
-                let clean = golden.get("in.x0").float::<Inner, 4>(&device);
-                let noise = golden.get("in.noise0").float(&device);
-                (clean * level.signal + noise * level.noise, trajectory)
+                let init = InitImage::new(float("in.x0"), float("in.noise0"));
+                (init.start(&trajectory), trajectory)
             }
         };
         let key = format!("out.{name}.init_noise_sigma");

@@ -9,6 +9,7 @@ mod features;
 mod flow_matching;
 mod images;
 mod lamb;
+mod ldm_ckpt;
 mod maskdit;
 mod muon;
 mod network;
@@ -18,6 +19,8 @@ mod shards;
 mod tables;
 mod text;
 mod training;
+mod unet;
+mod vsd;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -57,12 +60,15 @@ pub const KINDS: &[(&str, Check)] = &[
     ("vp_sampler", diffusion::vp_sampler),
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
+    ("vsd", vsd::vsd),
     ("ema", tables::ema),
     ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),
+    ("unet", unet::unet),
     ("ckpt", checkpoint::ckpt),
+    ("ldm_ckpt", ldm_ckpt::ldm_ckpt),
     ("vae", encoders::vae),
     ("vae_tiny", encoders::vae_tiny),
     ("clip_text", encoders::clip_text),

@@ -279,9 +279,14 @@ fn optimizer(golden: &Golden) -> OptimizerConfig {
     }
 }
 
-/// Compares weights under `prefix`.
+/// Compares a task's weights with those under `prefix`.
 fn weights(golden: &Golden, prefix: &str, task: &Network, report: &mut Report) {
     let state = StateDict::from_module(&task.valid()).into_reference();
+    weights_of(golden, prefix, &state, report);
+}
+
+/// Compares weights with those under `prefix`.
+pub(super) fn weights_of(golden: &Golden, prefix: &str, state: &StateDict, report: &mut Report) {
     let (mut sum, mut count, mut outliers) = (0.0, 0.0, 0.0);
     for (name, expected) in golden.with_prefix(prefix) {
         let found = state

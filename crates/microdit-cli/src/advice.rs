@@ -68,6 +68,12 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(FeatureError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
     }
+    if let Some(EvaluateError::Network(FeatureError::Hub(error))) = error.downcast_ref() {
+        return on_hub(error);
+    }
+    if let Some(EvaluateError::Train(TrainError::Hub(error))) = error.downcast_ref() {
+        return on_hub(error);
+    }
     let advice = error.downcast_ref().and_then(on_evaluation);
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_training));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
@@ -80,7 +86,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
 fn on_hub(error: &HubError) -> Option<String> {
     Some(match error {
         HubError::NotFetched { name } => format!("get it with: microdit fetch {name}"),
-        HubError::Download { .. } | HubError::Damaged { .. } => "run the command again".into(),
+        HubError::Download { refused: false, .. } | HubError::Damaged { .. } => {
+            "run the command again".into()
+        }
         _ => return None,
     })
 }
@@ -97,8 +105,9 @@ fn on_evaluation(error: &EvaluateError) -> Option<&'static str> {
             Family::DinoV2 => {
                 "give it with --dinov2 dinov2-base, after: microdit fetch dinov2-base"
             }
-            Family::Clip | Family::CleanClip => {
-                "give it with --clip clip-l14-336, after: microdit fetch clip-l14-336"
+            Family::Clip => "give it with --clip clip-l14-336, after: microdit fetch clip-l14-336",
+            Family::CleanClip => {
+                "give it with --clean-clip clip-b32, after: microdit fetch clip-b32"
             }
             Family::Classifier => {
                 "give the labelled shards it learns from with --classifier SHARDS"
@@ -108,7 +117,14 @@ fn on_evaluation(error: &EvaluateError) -> Option<&'static str> {
         EvaluateError::NothingToMeasure => {
             "give networks with --inception, --clip or --dinov2, and what to compare with by --reference"
         }
-        EvaluateError::NoCaptions { .. } => "give them with --prompts FILE",
+        EvaluateError::NoCaptions { .. } => {
+            "give prompts with --prompts FILE, or in a recipe as evaluation.feature_distance.prompts"
+        }
+        EvaluateError::Unlabelled { .. } => {
+            "give labelled shards that the classifier is not trained on with --reference, or in a recipe as \
+             evaluation.feature_distance.reference"
+        }
+        EvaluateError::NoTexts { .. } => "give a CLIP of both towers, such as clip-l14",
         EvaluateError::Data(error) => return on_data(error),
         EvaluateError::Train(error) => return on_training(error),
         _ => return None,

@@ -3,8 +3,11 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, on_device},
-    output, say,
+    output,
+    recipe::recipe_path,
+    say,
 };
+use burn::tensor::DType;
 use burn_autodiff::Autodiff;
 use clap::ValueEnum;
 use microdit::{
@@ -24,8 +27,8 @@ pub(crate) struct Convert {
     /// Run directory to create; `microdit train RECIPE --run DIR --resume` continues it
     #[arg(long, group = "goal", requires = "recipe")]
     run: Option<PathBuf>,
-    /// Recipe of that run
-    #[arg(long)]
+    /// Recipe of that run: a file, or the name of a bundled one
+    #[arg(long, value_parser = recipe_path)]
     recipe: Option<PathBuf>,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
@@ -44,11 +47,22 @@ pub(crate) struct Convert {
     dtype: Dtype,
 }
 
+/// The types weights are written in.
 #[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
+pub(crate) enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+impl Dtype {
+    pub(crate) fn of_tensors(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 impl Convert {
@@ -73,14 +87,9 @@ impl Convert {
                     .or_advise()
                     .wrap_err("not converted; --allow-non-finite writes such values as they are")?;
             }
-            let dtype = match self.dtype {
-                Dtype::F32 => burn::tensor::DType::F32,
-                Dtype::F16 => burn::tensor::DType::F16,
-                Dtype::Bf16 => burn::tensor::DType::BF16,
-            };
-            weights
-                .write_safetensors(out, dtype, description.as_ref())
-                .or_advise()?;
+            let written =
+                weights.write_safetensors(out, self.dtype.of_tensors(), description.as_ref());
+            written.or_advise()?;
             let tensors = weights.len() + weights.buffers();
             say!("{tensors} tensors: {}", out.display());
         }

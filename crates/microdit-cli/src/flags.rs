@@ -39,12 +39,14 @@ const EDGES: [&str; 14] = [
     "-9223372036854775808",
 ];
 
-/// Whether an argument takes a number: neither text, a path, a switch, one of a list of words, nor the name of a GPU.
+/// Whether an argument takes a number: neither text, a path (with or without a scale), a switch, one of a list of words, nor the
+/// name of a GPU.
 fn is_number(arg: &Arg) -> bool {
     let parser = arg.get_value_parser();
     let others = [
         TypeId::of::<String>(),
         TypeId::of::<PathBuf>(),
+        TypeId::of::<crate::source::Adapters>(),
         TypeId::of::<bool>(),
         TypeId::of::<microdit_train::plan::Gpu>(),
     ];

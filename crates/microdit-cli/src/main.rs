@@ -5,18 +5,25 @@ mod bar;
 mod convert;
 mod data;
 mod device;
+mod doctor;
 mod ema;
 mod eval;
+mod examples;
+mod export;
 mod fetch;
 #[cfg(test)]
 mod flags;
+mod manual;
+mod merge;
 mod network;
 mod number;
 mod output;
 mod plan;
+mod preparation;
 mod ranks;
 mod recipe;
 mod report;
+mod runs;
 mod sample;
 mod signal;
 mod source;
@@ -33,7 +40,7 @@ use std::process::ExitCode;
 
 /// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "microdit", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,13 +55,19 @@ enum Command {
     Plan(plan::PlanCommand),
     Sweep(Box<sweep::SweepCommand>),
     Convert(convert::Convert),
+    Merge(merge::Merge),
     Ema(ema::EmaCommand),
+    Export(export::Export),
     Report(report::ReportCommand),
     Study(study::StudyCommand),
+    Runs(runs::RunsCommand),
     #[command(subcommand)]
     Data(data::DataCommand),
     #[command(subcommand)]
     Recipe(recipe::RecipeCommand),
+    Doctor(doctor::Doctor),
+    Completions(manual::Completions),
+    Man(manual::Manual),
 }
 
 fn main() -> ExitCode {
@@ -72,11 +85,17 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Ema(ema) => ema.run(),
+        Command::Export(export) => export.run(),
         Command::Report(report) => report.run(),
         Command::Study(study) => study.run(),
+        Command::Runs(runs) => runs.run(),
         Command::Data(data) => data.run(),
         Command::Recipe(recipe) => recipe.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use crate::{
     advice::OrAdvise,
     network::{Described, Told},
 };
-use microdit::{DitBackend, net::Network};
+use microdit::{DitBackend, net::Network, range::within};
 use microdit_encoders::hub::locate;
 use microdit_train::{
     encoders::Encoders,
@@ -13,7 +13,7 @@ use microdit_train::{
     sampling::Pipeline,
 };
 use miette::miette;
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 /// Flags that say which network draws. A command that has them groups `run` and `weights`, of which one is needed.
 #[derive(clap::Args)]
@@ -28,6 +28,10 @@ pub(crate) struct Source {
     /// under `ema` [default: the first average, or as trained if there is none]
     #[arg(long, value_name = "NUMBER", conflicts_with = "weights", value_parser = choice)]
     ema: Option<Choice>,
+    /// Adapters to draw with, as peft, diffusers and kohya's trainers write them, and how strongly; may be given several times, each
+    /// with a scale of its own from -100 to 100 [default scale: 1]
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = Adapters::parse)]
+    lora: Vec<Adapters>,
     #[command(flatten)]
     told: Told,
     /// Directory of the VAE, as diffusers saves it, or a name such as sdxl-vae [default: the recipe's, or the one --weights name]
@@ -39,6 +43,34 @@ pub(crate) struct Source {
     text_encoder: Option<PathBuf>,
 }
 
+/// A file of adapters, and what they are multiplied by.
+#[derive(Clone, Debug)]
+pub(crate) struct Adapters {
+    path: PathBuf,
+    strength: f64,
+}
+
+impl Adapters {
+    /// Strengths that mean anything.
+    const STRENGTHS: RangeInclusive<f64> = -100.0..=100.0;
+
+    /// Reads `FILE` or `FILE:SCALE`. What is not a number is part of the name.
+    fn parse(text: &str) -> Result<Self, String> {
+        let split = text.rsplit_once(':');
+        let scaled = split.and_then(|(path, scale)| Some((path, scale.parse::<f64>().ok()?)));
+        let (path, strength) = scaled.unwrap_or((text, 1.0));
+        if path.is_empty() {
+            return Err("expected a file, or FILE:SCALE".into());
+        }
+        let inside = within("", strength, Self::STRENGTHS);
+        inside.map_err(|error| format!("its scale {}", error.rule))?;
+        Ok(Self {
+            path: path.into(),
+            strength,
+        })
+    }
+}
+
 /// A network that can draw.
 pub(crate) struct Opened<B: DitBackend> {
     pub(crate) pipeline: Pipeline<B, Network<B>>,
@@ -47,7 +79,7 @@ pub(crate) struct Opened<B: DitBackend> {
 }
 
 /// Reads `--ema`.
-fn choice(text: &str) -> Result<Choice, String> {
+pub(crate) fn choice(text: &str) -> Result<Choice, String> {
     match text {
         "none" => Ok(Choice::Trained),
         number => match number.parse::<usize>() {
@@ -58,8 +90,17 @@ fn choice(text: &str) -> Result<Choice, String> {
 }
 
 impl Source {
-    /// Loads the network and what it needs to draw.
+    /// Loads the network, with its adapters, and what it needs to draw.
     pub(crate) fn open<B: DitBackend>(&self, device: B::Device) -> miette::Result<Opened<B>> {
+        let mut opened = self.bare(device)?;
+        for Adapters { path, strength } in &self.lora {
+            let adapted = opened.pipeline.adapted_by(path, *strength);
+            opened.pipeline = adapted.or_advise()?;
+        }
+        Ok(opened)
+    }
+
+    fn bare<B: DitBackend>(&self, device: B::Device) -> miette::Result<Opened<B>> {
         let named = EncoderConfig {
             vae: self.vae.clone(),
             text: self.text_encoder.clone(),

@@ -2,8 +2,8 @@
 //!
 //! Nothing here fails or panics when the reader of the output is gone: a run outlives its terminal.
 
-use crate::{Cli, signal::Stopped};
-use clap::{CommandFactory, Parser, builder::Styles};
+use crate::{Cli, examples::command, signal::Stopped};
+use clap::{FromArgMatches, builder::Styles};
 use microdit::printable;
 use miette::{Diagnostic, MietteHandlerOpts, ReportHandler};
 use std::{
@@ -57,7 +57,10 @@ pub(crate) fn set_up() {
 
 /// The command line; or the exit status, after the help that was asked for, or what is wrong with the arguments.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
-    let error = match Cli::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let error = match parsed {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
@@ -66,7 +69,7 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         return Err(ExitCode::SUCCESS);
     }
     // Without clap's own colors, every control character in the message comes from an argument.
-    let plain = Cli::command().styles(Styles::plain()).try_get_matches();
+    let plain = command().styles(Styles::plain()).try_get_matches();
     let message = plain.err().unwrap_or(error).render().ansi().to_string();
     complain(message.trim_end());
     Err(ExitCode::from(2))

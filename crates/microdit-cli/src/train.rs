@@ -3,7 +3,9 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
+    preparation::{Shown, cache},
     ranks::{RanksArgs, connect},
+    recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
     say,
@@ -12,6 +14,7 @@ use crate::{
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{DitBackend, printable};
+use microdit_eval::FeatureDistance;
 use microdit_train::{
     Recipe,
     collective::{Patience, share_text, together},
@@ -27,7 +30,7 @@ use miette::WrapErr;
 use serde::Serialize;
 use std::{
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -35,7 +38,8 @@ use std::{
 /// Train a recipe and draw its prompts.
 #[derive(clap::Args)]
 pub(crate) struct Train {
-    /// Recipe file
+    /// Recipe file, or the name of a bundled one (`microdit recipe list`)
+    #[arg(value_parser = recipe_path)]
     recipe: PathBuf,
     /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
     #[arg(long)]
@@ -60,6 +64,9 @@ pub(crate) struct Train {
     /// processes on a machine one for each]
     #[arg(long, value_parser = parse_devices)]
     devices: Option<Devices>,
+    /// Directory that features are kept in which evaluation.feature_distance compares with [default: microdit in the user's cache]
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// Do not keep report.html in the run directory
     #[arg(long)]
     no_report: bool,
@@ -116,6 +123,12 @@ impl Train {
             &Stage::task::<Autodiff<B>>,
         );
         let mut training = together(ranks, &patience, opened).or_advise()?;
+        if keeps && !training.is_finished() {
+            let distance = feature_distance::<B>(&recipe, self.cache.as_deref(), &devices[0])?;
+            if let Some(distance) = distance {
+                training = training.with_probe(distance);
+            }
+        }
         if keeps {
             say!("training {} into {}", recipe.run.name, path.display());
         }
@@ -235,6 +248,21 @@ impl Train {
         }
         Ok(())
     }
+}
+
+/// The comparison of drawn pictures that a recipe asks for, with what it needs.
+fn feature_distance<B: DitBackend>(
+    recipe: &Recipe,
+    given: Option<&Path>,
+    device: &B::Device,
+) -> miette::Result<Option<FeatureDistance<Autodiff<B>>>> {
+    let evaluation = recipe.run.evaluation.as_ref();
+    if evaluation.is_none_or(|config| config.feature_distance.is_none()) {
+        return Ok(None);
+    }
+    let cache = cache(given)?;
+    let mut shown = Shown::default();
+    FeatureDistance::of_recipe(recipe, &cache, device, |done| shown.preparing(done)).or_advise()
 }
 
 fn default_run(recipe: &Recipe) -> String {

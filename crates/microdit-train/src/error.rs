@@ -40,6 +40,9 @@ pub enum TrainError {
     /// The run directory already holds a run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
+    /// Something lies where a new folder was to be.
+    #[error("{} is there already", .0.display())]
+    Taken(PathBuf),
     /// The directory holds no finished run.
     #[error("{} holds no run ({missing} is missing)", directory.display())]
     NoRun {

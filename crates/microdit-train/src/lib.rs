@@ -8,6 +8,7 @@ mod description;
 pub mod encoders;
 mod error;
 mod events;
+pub mod export;
 mod finished;
 mod log;
 pub mod optim;

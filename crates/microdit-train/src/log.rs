@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,33 @@ pub struct Metrics {
     /// What the budget leaves of it.
     pub usd_left: Option<f64>,
 }
+
+/// The last whole line of a run's `metrics.jsonl`; none if it has none yet.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn last_metrics(run: &Path) -> Result<Option<serde_json::Value>, TrainError> {
+    let path = run.join(METRICS);
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    let tail = match read() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        tail => tail.map_err(TrainError::io(&path))?,
+    };
+    let lines = tail.rsplit(|byte| *byte == b'\n');
+    Ok(lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .find(serde_json::Value::is_object))
+}
+
+/// Bytes that hold the last lines of a log for sure.
+const TAIL: u64 = 1 << 16;
 
 /// What a probe found, by name.
 pub type Numbers = BTreeMap<&'static str, f64>;

@@ -51,9 +51,10 @@ fn of_samples(recipe: &Recipe, stage: &Stage) -> f64 {
     sample * samples + pictures
 }
 
-/// Bytes this process may have: what the machine, its control group and the limit of the process leave.
+/// Bytes this process may have: what the machine, its control group and the limit of the process leave; none where that is not
+/// known.
 #[cfg(target_os = "linux")]
-fn memory() -> Option<f64> {
+pub fn memory() -> Option<f64> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let total: f64 = ["MemTotal:", "SwapTotal:"]
         .iter()
@@ -68,8 +69,9 @@ fn memory() -> Option<f64> {
         .reduce(f64::min)
 }
 
+/// Bytes this process may have: not known on this system.
 #[cfg(not(target_os = "linux"))]
-fn memory() -> Option<f64> {
+pub fn memory() -> Option<f64> {
     None
 }
 

@@ -1,6 +1,6 @@
 //! A run directory: the recipe as resolved, the log, checkpoints, the final weights and the pictures.
 
-pub use crate::log::{Evaluated, Metrics};
+pub use crate::log::{Evaluated, Metrics, last_metrics};
 
 use crate::{
     checkpoint::{self, Checkpoint},

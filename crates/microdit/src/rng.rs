@@ -37,6 +37,8 @@ pub enum Purpose {
     Task = 12,
     /// Which pictures belong to a subset that a metric draws; `step` is the subset.
     Subset = 13,
+    /// Which inputs an adapter's dropout takes; `sample` is the part of the batch and the adapter's place.
+    AdapterDropout = 14,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

@@ -20,6 +20,11 @@ pub fn enter<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
+/// Threads that operations on a CPU use: those of the caller's pool.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// How long a worker waits for work before it sleeps after all: as long as the thread pools of other frameworks.
 const PATIENCE: Duration = Duration::from_millis(200);
 

@@ -8,6 +8,7 @@ use crate::{
     device::{Device, Devices, on_device, parse_devices},
     number::whole,
     plan::MachineArgs,
+    recipe::recipe_path,
     say,
     signal::{Stopped, stop_on_signal},
 };
@@ -25,7 +26,8 @@ use std::path::PathBuf;
 /// Train, measure and compare what a definition varies over a recipe.
 #[derive(clap::Args)]
 pub(crate) struct SweepCommand {
-    /// Definition of the sweep
+    /// Definition of the sweep: a file, or the name of a bundled one (`microdit recipe list`)
+    #[arg(value_parser = recipe_path)]
     definition: PathBuf,
     /// Folder of its runs and results, where it continues if it was begun there [default: runs/sweeps/NAME]
     #[arg(long)]

@@ -145,6 +145,10 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
             format!("--run {run} --sigma-rel 0.1 --out {{}}.safetensors"),
         ),
         (
+            "merge",
+            format!("{run}/weights.safetensors {run}/weights.safetensors --out {{}}.safetensors"),
+        ),
+        (
             "eval",
             format!(
                 "--run {run} --prompts {} --samples 1 --steps 1 --metrics prompt-accuracy --out {{}} --cache {{}}/cache",

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod browser;
+mod by_name;
 mod changed;
 mod common;
 mod convert;
@@ -9,6 +10,7 @@ mod crash_points;
 mod described;
 mod encoders;
 mod eval;
+mod feature_distance;
 mod fetch;
 mod flags;
 mod full_size;
@@ -18,6 +20,7 @@ mod hub;
 mod kept;
 mod latents;
 mod launch;
+mod merge;
 mod pictures;
 mod precompute;
 mod prepare;

@@ -47,9 +47,14 @@ impl Cache {
         Some(token.trim().to_owned())
     }
 
+    /// Where models lie.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.home.join("hub")
+    }
+
     pub(super) fn model(&self, repository: &str) -> Model {
         let name = format!("models--{}", repository.replace('/', "--"));
-        let hub = self.home.join("hub");
+        let hub = self.folder();
         Model {
             locks: hub.join(".locks").join(&name),
             folder: hub.join(name),

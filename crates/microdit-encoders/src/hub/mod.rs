@@ -11,7 +11,7 @@ mod published;
 
 pub use download::Report;
 pub use error::HubError;
-pub use published::{PUBLISHED, Published, published};
+pub use published::{Draws, PUBLISHED, Published, published};
 
 use cache::{Cache, is_plain};
 use client::Client;
@@ -31,10 +31,59 @@ pub fn locate(name: &Path) -> Result<PathBuf, HubError> {
     let Some(model) = published(&name) else {
         return Err(HubError::Unknown { name });
     };
-    let cached = Cache::from_env()?.model(model.repository);
-    let files: Option<Vec<PathBuf>> = model.files.iter().map(|file| cached.get(file)).collect();
-    let files = files.ok_or(HubError::NotFetched { name })?;
-    Ok(model.place(&files))
+    cached(model)?.ok_or(HubError::NotFetched { name })
+}
+
+/// Where a model lies in the cache, if all of it is there.
+fn cached(model: &Published) -> Result<Option<PathBuf>, HubError> {
+    let cache = Cache::from_env()?;
+    let found = model.repositories.iter().find_map(|repository| {
+        let cached = cache.model(repository);
+        let files = model.files.iter().map(|file| cached.get(file));
+        files.collect::<Option<Vec<PathBuf>>>()
+    });
+    Ok(found.map(|files| model.place(&files)))
+}
+
+/// Downloads a model that has a name of its own, from the first of its repositories that has all of its files; what the hub says
+/// about those that were tried before goes to `refused`. What is in the cache is kept.
+///
+/// # Errors
+/// If no repository has it: what the last one said.
+pub fn fetch_published(
+    model: &Published,
+    report: &mut impl Report,
+    mut refused: impl FnMut(&HubError),
+) -> Result<PathBuf, HubError> {
+    if let Some(there) = cached(model)? {
+        return Ok(there);
+    }
+    let mut repositories = model.repositories.iter().peekable();
+    loop {
+        let repository = repositories.next().copied().unwrap_or_default();
+        match fetch(repository, model.files, report) {
+            Ok(files) => return Ok(model.place(&files)),
+            Err(error @ HubError::Download { refused: true, .. })
+                if repositories.peek().is_some() =>
+            {
+                refused(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The directory that models are kept in, whether it exists or not.
+///
+/// # Errors
+/// If nothing names one and the user has no home.
+pub fn folder() -> Result<PathBuf, HubError> {
+    Ok(Cache::from_env()?.folder())
+}
+
+/// Whether `HF_HUB_OFFLINE` forbids downloads.
+pub fn is_offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"))
 }
 
 /// Downloads `files` of a repository unless they are in the cache, verifies each against the hub's checksum, and returns
@@ -56,8 +105,6 @@ pub fn fetch(
     }
     let cache = Cache::from_env()?;
     let cached = cache.model(repository);
-    let offline =
-        std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
     let client = Client::from_env(&cache);
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
@@ -71,7 +118,7 @@ pub fn fetch(
             paths.push(path);
             continue;
         }
-        if offline {
+        if is_offline() {
             return Err(HubError::Offline {
                 repository: repository.to_owned(),
                 file: (*file).to_owned(),

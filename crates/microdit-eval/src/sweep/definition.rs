@@ -4,7 +4,7 @@ use crate::statistics::Direction;
 use microdit::range::{OutOfRange, above, require, within};
 use microdit_train::{
     TrainError,
-    recipe::{Document, Override},
+    recipe::{Document, Override, beside},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -163,7 +163,7 @@ impl Definition {
             });
         }
         let settings = product(&definition.axes, &overrides);
-        let base = path.with_file_name(&definition.base);
+        let base = beside(path, &definition.base);
         Ok((definition, settings, base))
     }
 

@@ -1,5 +1,5 @@
-//! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB and Muon, with parameter groups and
-//! clipping by the global norm.
+//! Optimizers over all parameters of a module: AdamW (arXiv 1711.05101), LAMB, Muon and plain gradient descent, with
+//! parameter groups and clipping by the global norm.
 //!
 //! State is kept by the parameters' paths in the module, and on the inner backend, where nothing is recorded for
 //! differentiation.
@@ -14,7 +14,7 @@ mod slots;
 pub use config::{Method, MuonSize, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
-pub use lamb::lamb;
+pub use lamb::{Lamb, LambStep, lamb};
 pub use muon::{MuonStep, NewtonSchulz, muon};
 pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
@@ -146,14 +146,21 @@ where
         grad: Tensor<B, 1>,
         shape: &[usize],
     ) -> Tensor<B, 1> {
-        let mut old = self.slots.remove(&name).unwrap_or_default();
-        let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
         let (lr, weight_decay) = self.config.multipliers(role.into());
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
             ..self.step
         };
+        if self.config.method == Method::Sgd {
+            // A decay of weights is here the same as a penalty on them.
+            let moved = param.clone() * (1.0 - step.lr * step.weight_decay)
+                - grad * self.scale.clone() * step.lr;
+            let [param] = self.unless_non_finite([param], [moved]);
+            return param;
+        }
+        let mut old = self.slots.remove(&name).unwrap_or_default();
+        let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
         let scale = self.scale.clone();
         let (param, slots) = match (self.config.method, stack(role, shape)) {
             (
@@ -185,7 +192,12 @@ where
                     second: take(SECOND),
                 };
                 let [param, first, second] = match method {
-                    Method::Lamb => {
+                    Method::Lamb(options) => {
+                        let step = LambStep {
+                            adam: step,
+                            options,
+                            base_lr: self.config.lr,
+                        };
                         let new = lamb(old.clone(), grad, scale, &step);
                         self.unless_non_finite(parts(old), parts(new))
                     }
@@ -222,6 +234,10 @@ fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
 fn stack(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
     match (role, shape) {
         (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
+        // A convolution maps every window of pixels by the same matrix.
+        (Role::Matrix, &[output, input, height, width]) => {
+            Some([1, output, input * height * width])
+        }
         (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
         _ => None,
     }
@@ -267,7 +283,12 @@ mod tests {
     #[test]
     fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
         let device = Default::default();
-        for method in [Method::AdamW, Method::Lamb, Method::muon(0.9)] {
+        for method in [
+            Method::AdamW,
+            Method::Lamb(Lamb::default()),
+            Method::muon(0.9),
+            Method::Sgd,
+        ] {
             let config = OptimizerConfig {
                 method,
                 ..OptimizerConfig::default()

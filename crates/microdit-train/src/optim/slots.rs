@@ -53,6 +53,7 @@ impl OptimizerConfig {
                 let shape = param.shape();
                 let path = path.join(".");
                 let slots: &[&str] = match (self.method, stack(self.roles[&path], &shape)) {
+                    (Method::Sgd, _) => &[],
                     (Method::Muon { .. }, Some(_)) => &[MOMENTUM],
                     _ => &[FIRST, SECOND],
                 };

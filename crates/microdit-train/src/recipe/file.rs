@@ -1,6 +1,6 @@
 //! What a recipe's file may contain, and which names are valid.
 
-use super::problem;
+use super::{bundled, problem};
 use crate::error::TrainError;
 use microdit::range::{OutOfRange, require};
 use std::{
@@ -17,6 +17,9 @@ const MAX_NAME_BYTES: usize = 200;
 
 /// The text of a recipe's file, `room` bytes at most, without the mark some editors put before it.
 pub(super) fn read_text(path: &Path, room: usize) -> Result<String, TrainError> {
+    if let Some(text) = bundled::text(path) {
+        return text.map_err(TrainError::io(path));
+    }
     let wrong = |message: &str| problem(&path.display().to_string(), &message);
     let is_file = fs::metadata(path).map_err(TrainError::io(path))?.is_file();
     // A pipe would be waited for, a device read without end.

@@ -1,7 +1,7 @@
 //! From files and the command line to a typed recipe.
 
 use super::{
-    Recipe, RunConfig,
+    Recipe, RunConfig, beside,
     file::read_text,
     keys,
     overrides::{Override, lay_over},
@@ -12,7 +12,7 @@ use crate::error::TrainError;
 use microdit::range::OutOfRange;
 use ron::extensions::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Keys of earlier versions, and their replacements.
 const RENAMED: [(&str, &str); 8] = [
@@ -36,8 +36,9 @@ const RENAMED: [(&str, &str); 8] = [
 ];
 
 /// Beginnings of lines of earlier versions whose key still exists, and their replacements.
-const REWRITTEN: [(&str, &str); 2] = [
+const REWRITTEN: [(&str, &str); 3] = [
     ("diffusion: (", "diffusion: Edm(...)"),
+    ("method: Lamb,", "method: Lamb()"),
     (
         "data: (",
         "data: Shapes(...), WebDataset(...) or Latents(...)",
@@ -191,8 +192,7 @@ fn read(path: &Path, before: &[Origin], room: usize) -> Result<Node, TrainError>
     if before.len() == MAX_EXTENDS {
         return Err((base.origin, "recipes extend each other in a cycle".into()).into());
     }
-    let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let file = folder.join(base.as_text()?);
+    let file = beside(path, &base.as_text()?);
     let before = [before, &[base.origin]].concat();
     Ok(read(&file, &before, room - text.len())?.merge(node))
 }

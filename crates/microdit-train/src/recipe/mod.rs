@@ -3,9 +3,11 @@
 //! The keys of a stage are at the top of the file, where they hold for every stage, or in a stage, where they hold for
 //! it alone. A file may extend another one.
 
+mod bundled;
 mod data;
 mod difference;
 mod document;
+mod evaluation;
 mod file;
 mod identity;
 mod keys;
@@ -17,12 +19,14 @@ mod sampling;
 mod tree;
 mod validate;
 
+pub use bundled::{Bundled, beside};
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
 pub use difference::{Change, Effect};
 pub use document::Document;
+pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
 pub use load::dialect;
 pub use overrides::Override;
-pub use run::{Budget, CheckpointConfig, EvaluationConfig, RunConfig};
+pub use run::{Budget, CheckpointConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub use validate::MAX_IMAGES;
 

@@ -1,11 +1,12 @@
 //! Prompts in, pictures out.
 
 mod drawing;
+mod init;
 mod label;
 mod prompts;
-mod start;
 
 pub use drawing::{Drawing, Drawn, Naming, Order};
+pub use init::STRENGTHS;
 pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 
@@ -19,10 +20,11 @@ use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     DitBackend,
-    diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
+    diffusion::{Diffusion as _, DiffusionConfig, Family, Point, sampler::sample},
     net::{Denoiser, Network, NetworkConfig},
+    range::require,
     rng::{Purpose, Stream},
-    weights::{CaptionSource, LatentSource, StateDict, WeightsFile},
+    weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
 };
 use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, vae};
 use std::{
@@ -33,7 +35,7 @@ use std::{
     },
 };
 
-use start::Start;
+use init::Init;
 
 /// A trained network and what turns prompts into its conditioning and latents into pictures.
 pub struct Pipeline<B: DitBackend, D> {
@@ -48,7 +50,7 @@ pub struct Pipeline<B: DitBackend, D> {
     weights: String,
     /// Height and width of the latents.
     latent: [usize; 2],
-    start: Option<Start<B>>,
+    init: Option<Init<B>>,
     /// Guides in place of the network without a prompt.
     guide: Option<(String, D)>,
 }
@@ -152,6 +154,25 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         Ok(self.with_guide(guide, label::of_file(path)?))
     }
 
+    /// The same with `strength` times the adapters in the file at `path` added to its weights.
+    ///
+    /// # Errors
+    /// A file without adapters, and adapters of layers the network does not have.
+    pub fn adapted_by(mut self, path: &Path, strength: f64) -> Result<Self, TrainError> {
+        let file = LoraFile::open(path)?;
+        if let [first, ..] = file.left_out() {
+            let count = file.left_out().len();
+            tracing::warn!(
+                "{}: {count} tensors are of a text encoder and left out, such as {first}",
+                path.display()
+            );
+        }
+        let lora = file.load(&self.denoiser, &self.device)?;
+        self.denoiser = lora.apply(self.denoiser, strength);
+        self.weights += &format!(" + {strength} x {}", label::of_file(path)?);
+        Ok(self)
+    }
+
     /// A pipeline over the weights in a file.
     ///
     /// # Errors
@@ -242,7 +263,18 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     pub fn of_parts(parts: Parts<B, D>, device: B::Device) -> Result<Self, TrainError> {
         let model = parts.model;
         fits::<B>(&model, &*parts.conditioner.1, &*parts.codec.1)?;
-        let [_, latent @ ..] = model.latent();
+        let [channels, latent @ ..] = model.latent();
+        let extra = model.extra_channels();
+        require(
+            [0, 1 + channels].contains(&extra),
+            "model.in_channels",
+            || {
+                format!(
+                    "{extra} more than the latent's {channels}; known are networks for inpainting, with {} more for mask and masked image",
+                    1 + channels
+                )
+            },
+        )?;
         Ok(Self {
             latent,
             model,
@@ -253,7 +285,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             device,
             diffusion: parts.diffusion,
             weights: parts.weights,
-            start: None,
+            init: None,
             guide: None,
         })
     }
@@ -317,49 +349,45 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             Tensor::<B, 4>::from_data(values, &self.device)
         };
         let stopped = || stop.load(Ordering::Relaxed);
-        let mut trajectory = settings.trajectory(&self.family);
+        let trajectory = self.trajectory(settings);
         let guidance = settings.guidance();
         let noise = normal(Purpose::Noise, 0);
-        let begin = match &self.start {
+        let init = self.init.as_ref().map(|init| init.image(noise.clone()));
+        let begin = match &init {
+            Some(init) => init.start(&trajectory),
             None => noise * trajectory.start,
-            Some(start) => {
-                trajectory = trajectory.with_strength(start.strength);
-                let level = match trajectory.steps.first() {
-                    Some(step) => step.from.level,
-                    None => Level::CLEAN,
+        };
+        let behind = self.behind().map(|behind| {
+            let [_, channels, ..] = behind.dims();
+            behind.expand([shape[0], channels, height, width])
+        });
+        let estimate = |x: Tensor<B, 4>, point: Point| {
+            self.family.denoise(x, point, |x, t| {
+                let x = match &behind {
+                    Some(behind) => Tensor::cat(vec![x, behind.clone()], 1),
+                    None => x,
                 };
-                start.latents.clone() * level.signal + noise * level.noise
-            }
+                let sigma = point.level.sigma();
+                let Some((_, guide)) = &self.guide else {
+                    return guidance.predict(&self.denoiser, x, t, sigma, &conditioning, &other);
+                };
+                let image = |network: &D| network.image(x.clone(), t.clone(), conditioning.clone());
+                guidance.guide(
+                    sigma,
+                    || image(&self.denoiser),
+                    || [&self.denoiser, guide].map(image),
+                )
+            })
         };
         let latents = sample(
             &settings.solver,
             &trajectory,
             begin,
-            |x, point| {
+            |x, point| match &init {
                 // The state is then not needed any more.
-                if stopped() {
-                    return x;
-                }
-                self.family.denoise(x, point, |x, t| {
-                    let sigma = point.level.sigma();
-                    let Some((_, guide)) = &self.guide else {
-                        return guidance.predict(
-                            &self.denoiser,
-                            x,
-                            t,
-                            sigma,
-                            &conditioning,
-                            &other,
-                        );
-                    };
-                    let image =
-                        |network: &D| network.image(x.clone(), t.clone(), conditioning.clone());
-                    guidance.guide(
-                        sigma,
-                        || image(&self.denoiser),
-                        || [&self.denoiser, guide].map(image),
-                    )
-                })
+                _ if stopped() => x,
+                Some(init) => init.denoise(x, point, estimate),
+                None => estimate(x, point),
             },
             |step| normal(Purpose::Churn, step),
             |step, _| {
@@ -368,6 +396,10 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
                 }
             },
         );
+        let latents = match init {
+            Some(init) => init.finish(latents),
+            None => latents,
+        };
         (!stopped()).then(|| latents.narrow(0, 0, count))
     }
 

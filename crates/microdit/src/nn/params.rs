@@ -4,10 +4,11 @@ use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{Tensor, backend::Backend},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a parameter is for, which decides how an optimizer treats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Weight of a linear map between tokens.
     Matrix,

@@ -5,11 +5,15 @@ mod batch;
 mod denoise;
 mod losses;
 mod reconstruct;
+mod vsd;
 
 pub use batch::{Draws, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
 pub use losses::{Losses, Term};
 pub use reconstruct::Reconstruction;
+pub use vsd::{
+    OneStep, clamped_clip_loss, cosine, critic_rows, score_gradient, vsd_loss, vsd_weight,
+};
 
 use crate::{
     net::{Denoiser, Inputs, Output, TrainDenoiser},

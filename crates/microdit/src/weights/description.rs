@@ -124,6 +124,11 @@ pub enum DescriptionError {
     /// Two files of one network describe it differently.
     #[error("its files describe different networks or trainings")]
     Contradiction,
+    /// Of two files that are to be merged, one is described differently.
+    #[error(
+        "it is of another network or diffusion, or was trained with other latents or captions, than the file before it"
+    )]
+    Unlike,
 }
 
 impl Description {
@@ -149,7 +154,7 @@ impl Description {
     pub(super) fn read(
         metadata: &BTreeMap<String, String>,
     ) -> Result<Option<Self>, DescriptionError> {
-        if metadata.is_empty() {
+        if !metadata.keys().any(|key| key.starts_with(PREFIX)) {
             return Ok(None);
         }
         let text = |key| metadata.get(key).ok_or(DescriptionError::Missing(key));

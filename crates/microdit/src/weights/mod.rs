@@ -14,7 +14,10 @@ mod forged;
 #[cfg(test)]
 mod hostile;
 mod index;
+mod ldm;
 mod legacy;
+mod lora;
+mod merge;
 mod names;
 mod pickle;
 mod pytorch;
@@ -27,6 +30,9 @@ mod wrappers;
 pub use choice_error::{ChoiceError, NoChoice};
 pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
+pub use ldm::{LdmNames, LdmPart, TextNames, WeightSet, to_ldm};
+pub use lora::{LoraError, LoraFile, write_lora};
+pub use merge::merge;
 pub use names::reference_name;
 pub use state::StateDict;
 pub use trainer::TrainerCheckpoint;
@@ -73,6 +79,14 @@ pub enum WeightsError {
         /// What is wrong.
         error: DescriptionError,
     },
+    /// It holds no adapters, or none that the network can have.
+    #[error("{origin}: {error}")]
+    Lora {
+        /// The file, or another name of the source.
+        origin: String,
+        /// What is wrong.
+        error: Box<LoraError>,
+    },
     /// The tensors do not fit the network.
     #[error("{}", describe(.origin, .missing, .surplus, .misshapen))]
     Mismatch {
@@ -83,6 +97,20 @@ pub enum WeightsError {
         /// Tensors of the source the network does not have.
         surplus: Vec<String>,
         /// Name, shape in the network, shape in the source.
+        misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    },
+    /// Files that are to be merged are of different networks.
+    #[error("{}", unlike(.origin, .first, .missing, .surplus, .misshapen))]
+    Unlike {
+        /// The file.
+        origin: String,
+        /// The file it is compared with.
+        first: String,
+        /// Tensors of the first file this one does not have.
+        missing: Vec<String>,
+        /// Tensors of this file the first one does not have.
+        surplus: Vec<String>,
+        /// Name, shape in the first file, shape in this one.
         misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
     /// A tensor holds a value no computation can use, or that the type it is to be written in does not hold.
@@ -129,12 +157,38 @@ fn describe(
     surplus: &[String],
     misshapen: &[(String, Vec<usize>, Vec<usize>)],
 ) -> String {
-    let mut text = format!(
+    let text = format!(
         "{origin} does not fit the network: {} tensors missing, {} surplus, {} of another shape; is it the checkpoint of this model configuration?",
         missing.len(),
         surplus.len(),
         misshapen.len()
     );
+    listed(text, missing, surplus, misshapen)
+}
+
+fn unlike(
+    origin: &str,
+    first: &str,
+    missing: &[String],
+    surplus: &[String],
+    misshapen: &[(String, Vec<usize>, Vec<usize>)],
+) -> String {
+    let text = format!(
+        "{origin} is of another network than {first}: {} tensors missing, {} surplus, {} of another shape",
+        missing.len(),
+        surplus.len(),
+        misshapen.len()
+    );
+    listed(text, missing, surplus, misshapen)
+}
+
+/// The names of what does not fit, below `text`.
+fn listed(
+    mut text: String,
+    missing: &[String],
+    surplus: &[String],
+    misshapen: &[(String, Vec<usize>, Vec<usize>)],
+) -> String {
     // Writing to a string cannot fail.
     for name in missing {
         let _ = write!(text, "\n  missing    {name}");

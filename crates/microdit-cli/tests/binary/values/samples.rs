@@ -1,6 +1,6 @@
 //! Small recipes that between them have every key and every variant, and their numbers as they are serialized.
 
-use crate::common::root;
+use crate::{common::root, eval::dinov2};
 use microdit_train::{Recipe, recipe::Stage};
 use serde_json::Value;
 use std::{fmt::Write, path::Path};
@@ -26,12 +26,12 @@ const SHAPES: &str = r#"(
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb()),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
             name: "unmasked", steps: 3, diffusion: Vp(timesteps: 100, betas: Linear(start: 1e-4, end: 0.02), weighting: MinSnr(5.0)), schedule: (curve: Constant(warmup: 1)),
-            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1))],
+            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1)), (decay: Ramped(0.9))],
             post_hoc_ema: (every: 2), evaluate_every: 2, draw_every: 3,
         ),
     ],
@@ -41,7 +41,7 @@ const SHAPES: &str = r#"(
     ),
     log_every: 1,
     checkpoints: (every: 3, keep: 2, milestones: 6),
-    evaluation: (every: 4, samples: 3),
+    evaluation: (every: 4, samples: 3, feature_distance: (samples: 4, network: Published("NETWORK"), reference_samples: 60)),
     budget: (hours: 1.0, usd: 5.0, usd_per_gpu_hour: 1.0),
 )"#;
 
@@ -69,6 +69,19 @@ const DIFFUSIONS: [[&str; 2]; 4] = [
     ],
 ];
 
+/// Another network, which sees all tokens.
+const UNET: [&str; 4] = [
+    "model=UNet(
+        input_size: 16, in_channels: 3, out_channels: 3, caption_channels: 8, norm_groups: 2,
+        down: [(channels: 4, resnets: 1), (channels: 8, resnets: 1, attentions: [1], heads: 2)],
+        mid: (resnets: 1, attentions: [1], heads: 2),
+        up: [(channels: 8, resnets: 2, attentions: [1], heads: 2), (channels: 4, resnets: 2)],
+    )",
+    "stages.masked.masking=None",
+    "stages.masked.reconstruction=None",
+    "stages.naive.masking=None",
+];
+
 /// Other ways to drop tokens.
 const MASKINGS: [&str; 2] = [
     "NaiveBlocks(ratio: 0.5, side: 2)",
@@ -81,7 +94,7 @@ const LATENTS: &str = r#"(
     model: (input_size: 8, in_channels: 4, caption_channels: 6),
     data: Latents(image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
     sampling: (every: None),
-    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;
 
 /// What turns it into a recipe over two lists of pictures.
@@ -91,7 +104,7 @@ const PICTURES: &str = r#"(
         image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6),
         mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
     ),
-    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;
 
 /// A recipe with every key written down, and the numbers in it.
@@ -118,7 +131,10 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let shapes = write("shapes.ron", SHAPES);
+    let network = folder.join("dinov2");
+    dinov2(&network);
+    let shapes = SHAPES.replace("NETWORK", &network.to_string_lossy());
+    let shapes = write("shapes.ron", &shapes);
     let latents = LATENTS.replace("SHARDS", &shards.to_string_lossy());
     let latents = write("latents.ron", &latents);
     let golden = root().join("tests/goldens/wds_clean.tar");
@@ -146,6 +162,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     let mut all = vec![load(&shapes, &[])];
     all.extend(maskings);
     all.extend(widths);
+    all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
     all.push(load(&latents, &[]));
     all.push(load(&pictures, &[]));

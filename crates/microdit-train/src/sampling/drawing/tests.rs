@@ -3,7 +3,14 @@
 use super::*;
 use crate::{encoders::Encoders, recipe::Recipe, sampling::Surroundings};
 use burn_flex::Flex;
-use microdit::{net::Network, weights::StateDict};
+use microdit::{
+    diffusion::{DiffusionConfig, Vp},
+    net::{
+        Network, NetworkConfig,
+        unet::{LevelConfig, UNetConfig},
+    },
+    weights::{CaptionSource, LatentSource, StateDict},
+};
 use microdit_encoders::read_labels;
 
 /// A pipeline of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
@@ -179,7 +186,7 @@ fn a_network_that_guides_itself_does_not_guide() {
 }
 
 #[test]
-fn pictures_start_from_an_image_and_have_any_sides() {
+fn pictures_begin_with_an_image_and_have_any_sides() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("start.png");
     let start = image::RgbImage::from_fn(48, 16, |x, y| image::Rgb([5 * x as u8, y as u8, 9]));
@@ -190,7 +197,7 @@ fn pictures_start_from_an_image_and_have_any_sides() {
         steps: 4,
         ..settings(&[], 1)
     };
-    let nothing_left = wide().with_start(&path, 0.0).unwrap();
+    let nothing_left = wide().with_init(&path, 0.0).unwrap();
     let picture = [Picture {
         place: 1,
         prompt: "a red circle",
@@ -201,7 +208,7 @@ fn pictures_start_from_an_image_and_have_any_sides() {
     // The more steps are left, the less of it.
     let of_start = drawn(&nothing_left, &settings);
     let distance = |strength: f64| {
-        let values = drawn(&wide().with_start(&path, strength).unwrap(), &settings);
+        let values = drawn(&wide().with_init(&path, strength).unwrap(), &settings);
         let pairs = of_start.iter().zip(values);
         pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
     };
@@ -210,10 +217,212 @@ fn pictures_start_from_an_image_and_have_any_sides() {
     for size in [[50, 16], [48, 0]] {
         assert!(pipeline(1.0, &[]).with_size(size).is_err(), "{size:?}");
     }
-    assert!(wide().with_start(folder.path(), 0.5).is_err());
+    assert!(wide().with_init(folder.path(), 0.5).is_err());
     // The image has the size of the pictures.
-    let started = wide().with_start(&path, 0.5).unwrap();
+    let started = wide().with_init(&path, 0.5).unwrap();
     assert!(started.with_size([16, 48]).is_err());
+}
+
+/// What is kept of an image is in the picture, level by level, whoever draws the rest.
+#[test]
+fn a_mask_keeps_what_it_does_not_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mask) = (
+        folder.path().join("init.png"),
+        folder.path().join("mask.png"),
+    );
+    // Twice as large and wider than the pictures: covers them, and loses eight pixels left and right.
+    let level = |x: u32, y: u32| image::Rgb([x as u8, y as u8, 90]);
+    let init = image::RgbImage::from_fn(80, 64, level);
+    init.save(&path).unwrap();
+    let white = |x| if x >= 40 { 255 } else { 0 };
+    let marks = image::RgbImage::from_fn(80, 64, |x, _| image::Rgb([white(x); 3]));
+    marks.save(&mask).unwrap();
+    let shown = microdit_data::image::cover(&init, 32, 32);
+    for diffusion in [
+        "Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2)",
+        "Vp(prediction: V, zero_terminal_snr: true)",
+        "FlowMatching(shift: 3.0)",
+    ] {
+        let new = || pipeline(1.0, &[&format!("diffusion={diffusion}")]);
+        for solver in ["Heun", "Ddim(eta: 0.5)", "DpmSolver(sde: true)"] {
+            let settings = settings(&[], 1)
+                .with(&[format!("solver={solver}"), "steps=6".into()])
+                .unwrap();
+            for strength in [0.5, 1.0] {
+                let pipeline = new().with_init(&path, strength).unwrap();
+                let pipeline = pipeline.with_mask(&mask).unwrap();
+                let picture = [Picture {
+                    place: 1,
+                    prompt: "a red circle",
+                }];
+                let latents = pipeline.denoise(&settings, 3, &picture, &GO, || ());
+                let drawn = pipeline.look_at(latents.unwrap()).next().unwrap().unwrap();
+                let pixels = drawn.enumerate_pixels();
+                let (kept, redrawn): (Vec<_>, Vec<_>) = pixels.partition(|(x, _, _)| *x < 16);
+                let same =
+                    |(x, y, pixel): &(u32, u32, &image::Rgb<u8>)| shown.get_pixel(*x, *y) == *pixel;
+                let case = format!("{solver} in {diffusion}, strength {strength}");
+                assert!(kept.iter().all(same), "{case}");
+                assert!(
+                    redrawn.iter().filter(|pixel| !same(pixel)).count() > 400,
+                    "{case}"
+                );
+            }
+        }
+    }
+    let one = || pipeline(1.0, &[]);
+    let label = |pipeline: &Pipeline<_, _>| {
+        let picture = Picture {
+            place: 0,
+            prompt: "",
+        };
+        let label = pipeline.label(&settings(&[], 1), 0, picture);
+        let text = |key| {
+            label
+                .texts()
+                .iter()
+                .find(|(found, _)| *found == key)
+                .unwrap()
+                .1
+                .clone()
+        };
+        ["init", "strength", "mask"].map(text)
+    };
+    assert_eq!(label(&one()), ["", "", ""]);
+    let masked = one()
+        .with_init(&path, 0.25)
+        .unwrap()
+        .with_mask(&mask)
+        .unwrap();
+    let [of_init, of_mask] = [&path, &mask].map(|path| super::super::label::of_file(path).unwrap());
+    assert_eq!(label(&masked), [of_init, "0.25".into(), of_mask]);
+    // Steps that are not taken are not counted either.
+    let settings = SamplingConfig {
+        steps: 8,
+        ..settings(&["a"], 1)
+    };
+    let drawing = Drawing::new(&masked, order(&settings, folder.path())).unwrap();
+    assert_eq!(drawing.steps(), 2);
+    for (error, part) in [
+        (one().with_mask(&mask).err(), "there is none"),
+        (one().with_init(&path, 1.5).err(), "strength: must be"),
+        (
+            one()
+                .with_init(&path, 1.0)
+                .unwrap()
+                .with_mask(folder.path())
+                .err(),
+            "directory",
+        ),
+    ] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    image::RgbImage::new(8, 8).save(&mask).unwrap();
+    let error = one()
+        .with_init(&path, 1.0)
+        .unwrap()
+        .with_mask(&mask)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("marks nothing"), "{error}");
+}
+
+/// A network with channels for a mask and a masked image is given them, and keeps to the mask like any other.
+#[test]
+fn a_network_for_inpainting_is_told_what_to_draw() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mask) = (
+        folder.path().join("init.png"),
+        folder.path().join("mask.png"),
+    );
+    let init = image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([20 * x as u8, 20 * y as u8, 200]));
+    init.save(&path).unwrap();
+    let marks = image::GrayImage::from_fn(8, 8, |x, _| image::Luma([255 * u8::from(x >= 4)]));
+    marks.save(&mask).unwrap();
+    let level = |resnets| LevelConfig {
+        channels: 8,
+        resnets,
+        attentions: vec![1],
+        heads: 2,
+    };
+    let small = UNetConfig {
+        input_size: 8,
+        in_channels: 3,
+        out_channels: 3,
+        caption_channels: 16,
+        down: vec![level(1)],
+        mid: None,
+        up: vec![level(2)],
+        norm_groups: 4,
+        ..UNetConfig::sd_1()
+    };
+    let of = |config: UNetConfig| {
+        let device = Default::default();
+        let model = NetworkConfig::UNet(config);
+        let denoiser = model.init::<Flex>(0, &device).unwrap();
+        let surroundings = Surroundings {
+            model,
+            diffusion: DiffusionConfig::Vp(Vp::default()),
+            latents: LatentSource::Pixels { scale: 0.5 },
+            captions: CaptionSource::HashedWords { tokens: 3 },
+        };
+        Pipeline::new(
+            surroundings,
+            denoiser,
+            "some".into(),
+            &Encoders::default(),
+            device,
+        )
+    };
+    assert!(of(small.clone()).unwrap().behind().is_none());
+    let inpainting = || of(small.clone().inpainting()).unwrap();
+    let values = |pipeline: &Pipeline<Flex, Network<Flex>>| -> Vec<f32> {
+        let behind = pipeline.behind().unwrap();
+        assert_eq!(behind.dims(), [1, 4, 8, 8]);
+        behind.into_data().iter().collect()
+    };
+    // Without an image all is drawn, whatever its strength.
+    let all = [vec![1.0; 64], vec![0.0; 192]].concat();
+    assert_eq!(values(&inpainting()), all);
+    assert_eq!(values(&inpainting().with_init(&path, 0.5).unwrap()), all);
+    let masked = inpainting()
+        .with_init(&path, 1.0)
+        .unwrap()
+        .with_mask(&mask)
+        .unwrap();
+    let found = values(&masked);
+    for (i, found) in found.iter().enumerate() {
+        let (channel, x, y) = (i / 64, (i % 8) as u32, (i / 8 % 8) as u32);
+        let expected = match (channel, x >= 4) {
+            (0, marked) => f32::from(u8::from(marked)),
+            (_, true) => 0.0,
+            (_, false) => 0.5 * (f32::from(init.get_pixel(x, y)[channel - 1]) / 127.5 - 1.0),
+        };
+        assert!(
+            (found - expected).abs() < 1e-6,
+            "{i}: {found}, not {expected}"
+        );
+    }
+    let settings = settings(&[], 1).with(&["solver=Ddim()".into()]).unwrap();
+    let picture = [Picture {
+        place: 1,
+        prompt: "a red circle",
+    }];
+    let latents = masked.denoise(&settings, 3, &picture, &GO, || ()).unwrap();
+    let drawn = masked.look_at(latents).next().unwrap().unwrap();
+    let mut pixels = drawn.enumerate_pixels();
+    assert!(pixels.all(|(x, y, pixel)| x >= 4 || init.get_pixel(x, y) == pixel));
+    let depth = UNetConfig {
+        in_channels: 4,
+        ..small.clone()
+    };
+    let error = of(depth).err().unwrap().to_string();
+    assert!(
+        error.contains("model.in_channels: 1 more than the latent's 3"),
+        "{error}"
+    );
 }
 
 #[test]
