@@ -122,7 +122,7 @@ impl Devices {
         // SAFETY: opens the library if it is there, and calls nothing in it.
         if self.0.len() > 1 && !unsafe { cudarc::nccl::sys::is_culib_present() } {
             return Err(miette::miette!(
-                "several GPUs exchange their gradients by NCCL, whose library (libnccl.so.2) is not found; \
+                "several GPUs exchange their gradients by NCCL, whose library (libnccl.so, in Debian's libnccl-dev) is not found; \
                  install it or train with --devices {}",
                 self.0[0]
             ));

@@ -38,7 +38,7 @@ impl Nccl {
     fn start(launch: Launch, gpu: usize) -> Result<Self, Lost> {
         // SAFETY: opens the library if it is there, and calls nothing in it.
         if !unsafe { sys::is_culib_present() } {
-            let message = "the library of NCCL (libnccl.so.2) is not found";
+            let message = "the library of NCCL (libnccl.so) is not found";
             return Err(Lost::Engine(message.into()));
         }
         let id = identity()?;
@@ -150,7 +150,7 @@ mod tests {
     fn an_address_makes_one_identity() {
         // SAFETY: opens the library if it is there, and calls nothing in it.
         if !unsafe { sys::is_culib_present() } {
-            eprintln!("skipped: this test needs libnccl.so.2");
+            eprintln!("skipped: this test needs libnccl.so");
             return;
         }
         if std::env::var_os(MEETING).is_some() {
