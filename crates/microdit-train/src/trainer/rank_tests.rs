@@ -41,7 +41,7 @@ enum Fault {
     Asked,
     /// It is gone.
     Dies,
-    /// It does something else for two seconds.
+    /// It does something else for six seconds.
     Hangs,
 }
 
@@ -75,7 +75,7 @@ impl Collective for Faulty {
                 Fault::Asked => self.stop.store(true, Ordering::Relaxed),
                 // Without a chance to save anything, and without a word.
                 Fault::Dies => panic::resume_unwind(Box::new("dead")),
-                Fault::Hangs => thread::sleep(Duration::from_secs(2)),
+                Fault::Hangs => thread::sleep(Duration::from_secs(6)),
             }
         }
         self.rank.collect(operation, numbers, patience)
@@ -232,7 +232,7 @@ fn ranks_end_together_and_resume() {
         let after = BEFORE + A_STEP * steps;
         let mut job = Job::new(&path, 2).with(faulty, fault, after);
         if fault == Fault::Hangs {
-            job.rank_timeout = Duration::from_millis(300);
+            job.rank_timeout = Duration::from_secs(2);
         }
         let ended = job.run(|_| recipe(&[]));
         let steps = steps as u64;
@@ -309,7 +309,7 @@ fn ranks_of_other_recipes_do_not_begin() {
                 let run = RunDir::enter(&path, true).unwrap();
                 let devices = [Default::default()];
                 let build = &Stage::task::<Tracked>;
-                let training = Training::open(recipe, &run, &devices, false, build).unwrap();
+                let training = Training::open(recipe, &run, &devices, true, build).unwrap();
                 let stop = Arc::default();
                 let session = Session {
                     ranks: &rank,
