@@ -134,7 +134,10 @@ impl<B: DitBackend> Packed<B> {
             device: losses.device(),
         };
         let all = grads.into_tensors().chain([losses]).collect();
-        (Tensor::cat(all, 0).into_data().iter().collect(), packed)
+        // As they lie in memory, where they are f32.
+        let data = Tensor::cat(all, 0).into_data().convert::<f32>();
+        let numbers = data.into_vec().expect("they were converted to f32");
+        (numbers, packed)
     }
 
     /// The same with other numbers.
