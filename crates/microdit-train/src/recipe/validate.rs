@@ -139,7 +139,7 @@ impl Stage {
             self.data.codec().is_none() || fits,
             "model.input_size",
             || {
-                "with the Pixels codec, the network's channels must be 3 and input_size equal data.image_size"
+                "with the Pixels codec, in_channels and out_channels must be 3 and input_size equal data.image_size"
                     .into()
             },
         )
