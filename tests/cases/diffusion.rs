@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::tensor::Tensor;
 use microdit::diffusion::{
-    Betas, Diffusion, Guidance, Level, Prediction, Vp, VpTable, VpWeighting,
+    Betas, Diffusion, Guidance, Level, Prediction, SchedulerFile, Vp, VpTable, VpWeighting,
     sampler::{Ddim, DpmSolver, Rule, Solver, sample},
     schedule::{End, Spacing, TimestepSchedule},
     trajectory::Trajectory,
@@ -250,6 +250,42 @@ fn compare(golden: &Golden, name: &str, trajectory: &Trajectory, found: Run, rep
     }
 }
 
+/// The configuration a scheduler writes is read as the same diffusion, timesteps and solver.
+fn scheduler_file(
+    name: &str,
+    settings: &Value,
+    table: &VpTable,
+    schedule: TimestepSchedule,
+    solver: Solver,
+    report: &mut Report,
+) {
+    let mut config = settings["diffusers_config"].clone();
+    let class = match text(settings, "class", "") {
+        "ddim" => "DDIMScheduler",
+        "euler" => "EulerDiscreteScheduler",
+        "euler_ancestral" => "EulerAncestralDiscreteScheduler",
+        _ => "DPMSolverMultistepScheduler",
+    };
+    config["_class_name"] = class.into();
+    let read = SchedulerFile::read(&config).unwrap_or_else(|error| panic!("{name}: {error}"));
+    // Chosen where pictures are drawn.
+    let solver = match solver {
+        Solver::Ddim(ddim) => Solver::Ddim(Ddim { eta: 0.0, ..ddim }),
+        other => other,
+    };
+    let expected = (*table.config(), schedule, solver);
+    let found = (read.diffusion, read.schedule, read.solver);
+    if found != expected {
+        println!("{name}: {found:?}, expected {expected:?}");
+    }
+    let wrong = f64::from(u8::from(found != expected));
+    report.at_most(
+        format!("{name}: its configuration is read otherwise"),
+        wrong,
+        0.0,
+    );
+}
+
 /// Trajectories of diffusers' schedulers.
 pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
     let golden = Golden::open(&path.with_extension("safetensors"));
@@ -282,6 +318,14 @@ pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
             }
             other => panic!("{name}: unknown class {other}"),
         };
+        scheduler_file(
+            name,
+            settings,
+            &table,
+            timesteps(arguments, spacing),
+            solver,
+            report,
+        );
         let convention = microdit::diffusion::sampler::Sampler::convention(&solver);
         let steps = number(settings, "steps", 0.0) as usize;
         let whole = timesteps(arguments, spacing).trajectory(&table, convention, steps);

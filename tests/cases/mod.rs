@@ -9,6 +9,7 @@ mod features;
 mod flow_matching;
 mod images;
 mod lamb;
+mod ldm_ckpt;
 mod maskdit;
 mod muon;
 mod network;
@@ -65,6 +66,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),
     ("ckpt", checkpoint::ckpt),
+    ("ldm_ckpt", ldm_ckpt::ldm_ckpt),
     ("vae", encoders::vae),
     ("vae_tiny", encoders::vae_tiny),
     ("clip_text", encoders::clip_text),

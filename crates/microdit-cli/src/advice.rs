@@ -75,7 +75,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
 fn on_hub(error: &HubError) -> Option<String> {
     Some(match error {
         HubError::NotFetched { name } => format!("get it with: microdit fetch {name}"),
-        HubError::Download { .. } | HubError::Damaged { .. } => "run the command again".into(),
+        HubError::Download { refused: false, .. } | HubError::Damaged { .. } => {
+            "run the command again".into()
+        }
         _ => return None,
     })
 }

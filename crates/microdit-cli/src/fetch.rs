@@ -5,8 +5,7 @@ use crate::say;
 use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::printable;
-use microdit_encoders::hub::{PUBLISHED, Report, fetch, locate, published};
-use std::path::Path;
+use microdit_encoders::hub::{HubError, PUBLISHED, Report, fetch, fetch_published, published};
 
 /// Download published models into the Hugging Face cache, verified; what is there already is kept.
 ///
@@ -36,13 +35,14 @@ impl Fetch {
     pub(crate) fn run(self) -> miette::Result<()> {
         if self.list {
             for model in PUBLISHED {
-                say!("{:<14} {} ({})", model.name, model.about, model.repository);
+                let repository = model.repositories.first().unwrap_or(&"");
+                say!("{:<14} {} ({repository})", model.name, model.about);
             }
         }
         let mut report = Bar(ProgressBar::hidden());
         for model in self.models.iter().filter_map(|name| published(name)) {
-            fetch(model.repository, model.files, &mut report).or_advise()?;
-            let place = locate(Path::new(model.name)).or_advise()?;
+            let refused = |error: &HubError| say!("{error}; trying a copy of it");
+            let place = fetch_published(model, &mut report, refused).or_advise()?;
             say!("{}: {}", model.name, place.display());
         }
         if let Some(repository) = &self.repository {

@@ -15,12 +15,15 @@ pub(crate) const OPEN_CLIP: [&str; 3] = [
 ];
 
 /// Names of transformers' weights, in the order they are looked for.
-pub(crate) const TRANSFORMERS: [&str; 5] = [
+pub(crate) const TRANSFORMERS: [&str; 8] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "pytorch_model.fp16.bin",
+    "pytorch_model.bin.index.fp16.json",
 ];
 
 /// The first of `names` that is a file in `folder`.

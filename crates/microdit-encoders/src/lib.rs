@@ -9,6 +9,7 @@ pub mod features;
 mod hashed_words;
 pub mod hub;
 mod layers;
+pub mod pipeline_files;
 mod pixels;
 mod png;
 pub mod text;

@@ -70,9 +70,13 @@ impl Weights {
     /// # Errors
     /// An unreadable, damaged or foreign file.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = RefCell::new(WeightsFile::open(path)?);
-        let source = Source::File(Box::new(file));
-        Ok(Self::new(source, path.display().to_string()))
+        Ok(Self::of(WeightsFile::open(path)?))
+    }
+
+    /// The tensors of a file that is open already.
+    pub fn of(file: WeightsFile) -> Self {
+        let origin = file.origin().display().to_string();
+        Self::new(Source::File(Box::new(RefCell::new(file))), origin)
     }
 
     /// Random tensors of any name and shape, which depend on seed and name alone: to measure a network, or to test

@@ -35,10 +35,15 @@ pub(super) fn download(
     file: &str,
     report: &mut impl Report,
 ) -> Result<PathBuf, HubError> {
-    let failed = |error: String| HubError::Download {
-        repository: repository.to_owned(),
-        file: file.to_owned(),
-        error,
+    let failed = |failure: Failure| {
+        let refused = matches!(failure, Failure::Final(_));
+        let (Failure::Final(error) | Failure::Broken(error)) = failure;
+        HubError::Download {
+            repository: repository.to_owned(),
+            file: file.to_owned(),
+            error,
+            refused,
+        }
     };
     let described = patiently(|| client.describe(repository, file)).map_err(failed)?;
     let Described {
@@ -75,19 +80,15 @@ pub(super) fn download(
 }
 
 /// Retries until there is a response, or no point in retrying.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let mut breaks = 0;
     loop {
         match ask() {
-            Ok(answer) => return Ok(answer),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Broken(error)) => {
+            Err(Failure::Broken(_)) if breaks < MAX_BREAKS => {
                 breaks += 1;
-                if breaks > MAX_BREAKS {
-                    return Err(error);
-                }
                 thread::sleep(Duration::from_millis(200 << breaks));
             }
+            answer => return answer,
         }
     }
 }
@@ -97,7 +98,7 @@ fn get_all(
     mut receive: impl FnMut() -> Result<(), Failure>,
     part: &Path,
     size: u64,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     while length(part) < size {
         let before = length(part);
         // Every byte resets the count of disconnects.
@@ -106,12 +107,14 @@ fn get_all(
             other => other,
         })?;
         if length(part) == before {
-            return Err("the server sends nothing".into());
+            return Err(Failure::Broken("the server sends nothing".into()));
         }
     }
     // An empty file arrives without a byte.
     let there = File::options().create(true).append(true).open(part);
-    there.map(drop).map_err(|error| error.to_string())
+    there
+        .map(drop)
+        .map_err(|error| Failure::Final(error.to_string()))
 }
 
 /// Appends to what is there.

@@ -56,6 +56,8 @@ pub enum HubError {
         file: String,
         /// What went wrong.
         error: String,
+        /// Whether the hub refuses it, so that asking again is pointless.
+        refused: bool,
     },
     /// The download does not match its checksum.
     #[error(

@@ -11,7 +11,7 @@ mod published;
 
 pub use download::Report;
 pub use error::HubError;
-pub use published::{PUBLISHED, Published, published};
+pub use published::{Draws, PUBLISHED, Published, published};
 
 use cache::{Cache, is_plain};
 use client::Client;
@@ -31,10 +31,46 @@ pub fn locate(name: &Path) -> Result<PathBuf, HubError> {
     let Some(model) = published(&name) else {
         return Err(HubError::Unknown { name });
     };
-    let cached = Cache::from_env()?.model(model.repository);
-    let files: Option<Vec<PathBuf>> = model.files.iter().map(|file| cached.get(file)).collect();
-    let files = files.ok_or(HubError::NotFetched { name })?;
-    Ok(model.place(&files))
+    cached(model)?.ok_or(HubError::NotFetched { name })
+}
+
+/// Where a model lies in the cache, if all of it is there.
+fn cached(model: &Published) -> Result<Option<PathBuf>, HubError> {
+    let cache = Cache::from_env()?;
+    let found = model.repositories.iter().find_map(|repository| {
+        let cached = cache.model(repository);
+        let files = model.files.iter().map(|file| cached.get(file));
+        files.collect::<Option<Vec<PathBuf>>>()
+    });
+    Ok(found.map(|files| model.place(&files)))
+}
+
+/// Downloads a model that has a name of its own, from the first of its repositories that has all of its files; what the hub says
+/// about those that were tried before goes to `refused`. What is in the cache is kept.
+///
+/// # Errors
+/// If no repository has it: what the last one said.
+pub fn fetch_published(
+    model: &Published,
+    report: &mut impl Report,
+    mut refused: impl FnMut(&HubError),
+) -> Result<PathBuf, HubError> {
+    if let Some(there) = cached(model)? {
+        return Ok(there);
+    }
+    let mut repositories = model.repositories.iter().peekable();
+    loop {
+        let repository = repositories.next().copied().unwrap_or_default();
+        match fetch(repository, model.files, report) {
+            Ok(files) => return Ok(model.place(&files)),
+            Err(error @ HubError::Download { refused: true, .. })
+                if repositories.peek().is_some() =>
+            {
+                refused(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The directory that models are kept in, whether it exists or not.

@@ -10,6 +10,7 @@ mod tokenizer;
 pub use clip::{ClipText, ClipTextConfig, Pooling};
 pub use cut::Cutter;
 pub use encoder::TextEncoder;
+pub(crate) use encoder::padding_of;
 pub use states::TextStates;
 pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{ClipTokenizer, Padding};

@@ -3,9 +3,17 @@
 use crate::cut::Cut;
 use ahash::AHashMap;
 use flate2::read::GzDecoder;
+use microdit::atomic_file;
 use microdit_text::{repair, unescape_html};
 use regex::Regex;
-use std::{io::Read, sync::LazyLock};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read},
+    path::Path,
+    sync::LazyLock,
+};
 use tokenizers::{Model, models::bpe::BPE};
 
 /// The merge list of OpenAI's CLIP, see `data/README.md`.
@@ -66,17 +74,7 @@ impl ClipTokenizer {
         reason = "reading the vocabulary takes a moment"
     )]
     pub fn new() -> Self {
-        let mut list = String::new();
-        let read = GzDecoder::new(MERGES).read_to_string(&mut list);
-        read.expect("the vocabulary in the binary is sound");
-        let merges: Vec<(String, String)> = list
-            .lines()
-            // The first line is a comment.
-            .skip(1)
-            .take(MERGE_COUNT)
-            .filter_map(|line| line.split_once(' '))
-            .map(|(left, right)| (left.to_owned(), right.to_owned()))
-            .collect();
+        let merges = merges();
         // Bytes, bytes that end a word, merges, start and end.
         let bytes: Vec<String> = SYMBOLS.in_order().map(String::from).collect();
         let ends = bytes.iter().map(|byte| format!("{byte}{WORD_END}"));
@@ -112,6 +110,44 @@ impl ClipTokenizer {
         };
         ids.resize(length, pad);
         ids.into_iter().map(i64::from).collect()
+    }
+
+    /// Writes it to `folder`, which is there, as transformers' `CLIPTokenizer` reads it.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path, padding: Padding) -> io::Result<()> {
+        let (start, end) = ("<|startoftext|>", "<|endoftext|>");
+        let mut vocabulary = self.model.get_vocab();
+        vocabulary.extend([(start.to_owned(), Self::START), (end.to_owned(), Self::END)]);
+        let vocabulary: BTreeMap<String, u32> = vocabulary.into_iter().collect();
+        let lines = merges()
+            .into_iter()
+            .map(|(left, right)| format!("{left} {right}\n"));
+        let merges: String = std::iter::once("#version: 0.2\n".to_owned())
+            .chain(lines)
+            .collect();
+        let pad = match padding {
+            Padding::Zero => "!",
+            Padding::End => end,
+        };
+        let special =
+            json!({"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad});
+        let mut config = special.clone();
+        config["add_prefix_space"] = false.into();
+        config["do_lower_case"] = true.into();
+        config["errors"] = "replace".into();
+        config["model_max_length"] = 77.into();
+        config["tokenizer_class"] = "CLIPTokenizer".into();
+        for (name, text) in [
+            ("vocab.json", json!(vocabulary).to_string()),
+            ("merges.txt", merges),
+            ("special_tokens_map.json", format!("{special:#}\n")),
+            ("tokenizer_config.json", format!("{config:#}\n")),
+        ] {
+            atomic_file::write(&folder.join(name), |part| fs::write(part, text))?;
+        }
+        Ok(())
     }
 
     /// What [`encode`](Self::encode) cuts off a caption at `length`; nothing if all of it is kept.
@@ -161,6 +197,20 @@ impl ClipTokenizer {
             }
         }
     }
+}
+
+/// Pairs of tokens that are merged, in the order they are.
+fn merges() -> Vec<(String, String)> {
+    let mut list = String::new();
+    let read = GzDecoder::new(MERGES).read_to_string(&mut list);
+    read.expect("the vocabulary in the binary is sound");
+    list.lines()
+        // The first line is a comment.
+        .skip(1)
+        .take(MERGE_COUNT)
+        .filter_map(|line| line.split_once(' '))
+        .map(|(left, right)| (left.to_owned(), right.to_owned()))
+        .collect()
 }
 
 /// Repaired, without HTML entities, with single spaces, in lower case.

@@ -11,7 +11,7 @@ pub use kl_config::AutoencoderKlConfig;
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use crate::{
-    config_file::{find, format, parse, text},
+    pipeline_files::{self, DIFFUSERS, NetworkFiles},
     weights::Weights,
 };
 use burn::tensor::Tensor;
@@ -19,14 +19,6 @@ use image::RgbImage;
 use microdit::{DitBackend, weights::WeightsError};
 use serde::Deserialize;
 use std::path::Path;
-
-/// File names of weights in a diffusers directory, in the order they are looked for.
-const WEIGHTS: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-];
 
 /// What a `config.json` of diffusers describes.
 #[derive(Deserialize)]
@@ -46,35 +38,44 @@ pub enum Vae<B: DitBackend> {
 
 impl<B: DitBackend> Vae<B> {
     /// Opens what diffusers saved: a directory with `config.json` and weights, its parent with a directory `vae`, or the file of
-    /// weights beside its `config.json`.
+    /// weights beside its `config.json`; or the one in a single file of latent diffusion.
     ///
     /// # Errors
     /// Missing or damaged files, and weights that do not fit their configuration.
     pub fn open(path: &Path, device: &B::Device) -> Result<Self, WeightsError> {
         let nested = path.join("vae");
         let path = if nested.is_dir() { &nested } else { path };
-        let (folder, weights) = if path.is_dir() {
-            (path, find(path, &WEIGHTS)?)
+        let files = if path.is_dir() {
+            NetworkFiles::in_directory(path, &DIFFUSERS)?
         } else {
-            (path.parent().unwrap_or(path), path.to_owned())
+            match pipeline_files::vae_of_file(path)? {
+                Some(files) => files,
+                None => NetworkFiles::beside(path.parent().unwrap_or(path), path)?,
+            }
         };
-        let file = folder.join("config.json");
-        let config = text(&file)?;
-        let kind: Kind = parse(&file, &config)?;
-        let weights = Weights::open(&weights)?;
+        Self::of(files, device)
+    }
+
+    /// The autoencoder of these files.
+    ///
+    /// # Errors
+    /// One of another kind, damaged files, and weights that do not fit their configuration.
+    pub fn of(files: NetworkFiles, device: &B::Device) -> Result<Self, WeightsError> {
+        let kind: Kind = files.parse()?;
         match kind.class.as_deref() {
             Some("AutoencoderTiny") => {
-                let config: AutoencoderTinyConfig = parse(&file, &config)?;
+                let config: AutoencoderTinyConfig = files.parse()?;
+                let weights = Weights::of(files.weights);
                 Ok(Self::Tiny(Box::new(config.load(&weights.at(""), device)?)))
             }
             Some("AutoencoderKL") | None => {
-                let config: AutoencoderKlConfig = parse(&file, &config)?;
+                let config: AutoencoderKlConfig = files.parse()?;
+                let weights = Weights::of(files.weights);
                 Ok(Self::Kl(Box::new(config.load(&weights.at(""), device)?)))
             }
-            Some(other) => Err(format(
-                &file,
-                &format!("it describes a {other}; expected AutoencoderKL or AutoencoderTiny"),
-            )),
+            Some(other) => Err(files.unusable(&format!(
+                "it describes a {other}; expected AutoencoderKL or AutoencoderTiny"
+            ))),
         }
     }
 
@@ -139,7 +140,7 @@ mod tests {
         }
         std::fs::create_dir_all(folder).unwrap();
         weights
-            .write_read(&folder.join(WEIGHTS[0]), DType::F32)
+            .write_read(&folder.join(DIFFUSERS[0]), DType::F32)
             .unwrap();
         std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     }
@@ -200,7 +201,7 @@ mod tests {
             .tensor::<Flex, 1>("any", [1], &Default::default())
             .unwrap();
         weights
-            .write_read(&folder.path().join(WEIGHTS[0]), DType::F32)
+            .write_read(&folder.path().join(DIFFUSERS[0]), DType::F32)
             .unwrap();
         assert!(open().contains("config.json"), "{}", open());
         std::fs::write(

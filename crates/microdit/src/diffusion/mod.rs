@@ -2,6 +2,7 @@
 
 mod betas;
 mod config;
+mod diffusers;
 mod edm;
 mod family;
 mod flow_matching;
@@ -13,6 +14,7 @@ mod vp;
 
 pub use betas::Betas;
 pub use config::{DiffusionConfig, Family};
+pub use diffusers::SchedulerFile;
 pub use edm::Edm;
 pub use family::{Diffusion, Level, Point, Row};
 pub use flow_matching::{Density, FlowMatching, FlowWeighting};

@@ -2,7 +2,7 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
-use burn::tensor::{bf16, f16};
+use burn::tensor::{DType, bf16, f16};
 
 /// A number type that is read as f32, which holds all of its values or, of wider types, those that occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +103,21 @@ impl Element {
                 | Self::F8E5M2Fnuz
                 | Self::F8E8M0
         )
+    }
+
+    /// burn's name of a type of whole numbers.
+    pub(super) fn whole(self) -> Option<DType> {
+        Some(match self {
+            Self::I64 => DType::I64,
+            Self::I32 => DType::I32,
+            Self::I16 => DType::I16,
+            Self::I8 => DType::I8,
+            Self::U64 => DType::U64,
+            Self::U32 => DType::U32,
+            Self::U16 => DType::U16,
+            Self::U8 => DType::U8,
+            _ => return None,
+        })
     }
 
     /// Appends the numbers in `bytes` to `values`; f64 is rounded.

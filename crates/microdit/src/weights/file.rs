@@ -8,7 +8,7 @@ use super::{
     safetensors::SafetensorsFile,
     wrappers,
 };
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -37,10 +37,69 @@ use std::{
 /// ```
 #[derive(Debug)]
 pub struct WeightsFile {
+    /// The file that was opened.
+    origin: PathBuf,
     parts: Vec<Part>,
-    /// Names without wrappers: the part a tensor lies in, and its name there.
-    names: BTreeMap<String, (usize, String)>,
+    /// Names without wrappers, or those a view gives.
+    names: BTreeMap<String, Stored>,
+    /// Whether it shows other tensors than those of its files.
+    is_view: bool,
     notes: Vec<String>,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug, PartialEq)]
+struct Stored {
+    part: usize,
+    /// Its name there.
+    name: String,
+    form: Form,
+}
+
+/// How much of a stored tensor is meant, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// All of it, as it is.
+    Whole,
+    /// A convolution with a window of one pixel, as the matrix it is.
+    Matrix,
+    /// One of `of` equal parts along the first dimension.
+    Rows {
+        /// Which, from 0.
+        index: usize,
+        /// How many there are.
+        of: usize,
+    },
+}
+
+impl Form {
+    /// The shape of what is meant, of a tensor stored with `shape`; none if it has no such form.
+    fn shape(self, shape: &[usize]) -> Option<Vec<usize>> {
+        match (self, shape) {
+            (Self::Whole, shape) => Some(shape.to_vec()),
+            (Self::Matrix, &[rows, columns, 1, 1] | &[rows, columns]) => Some(vec![rows, columns]),
+            (Self::Matrix, &[length]) => Some(vec![length]),
+            (Self::Rows { of, .. }, [rows, rest @ ..]) if rows.is_multiple_of(of) => {
+                Some([&[rows / of], rest].concat())
+            }
+            _ => None,
+        }
+    }
+
+    /// What is meant of a stored tensor; none if it has no such form.
+    fn of(self, data: TensorData) -> Option<TensorData> {
+        let shape = self.shape(&data.shape)?;
+        let Self::Rows { index, .. } = self else {
+            return Some(TensorData {
+                shape: shape.into(),
+                ..data
+            });
+        };
+        let size = shape.iter().product::<usize>();
+        let values = data.as_slice::<f32>().ok()?;
+        let own = values.get(index * size..(index + 1) * size)?;
+        Some(TensorData::new(own.to_vec(), shape))
+    }
 }
 
 #[derive(Debug)]
@@ -89,11 +148,16 @@ impl WeightsFile {
 
     /// Tensors of a PyTorch file, by names that are kept as they are.
     pub(super) fn of_torch(path: &Path, file: TorchFile) -> Self {
-        let names = file
-            .names()
-            .map(|name| (name.to_owned(), (0, name.to_owned())));
+        let whole = |name: &str| Stored {
+            part: 0,
+            name: name.to_owned(),
+            form: Form::Whole,
+        };
+        let names = file.names().map(|name| (name.to_owned(), whole(name)));
         Self {
+            origin: path.to_owned(),
             names: names.collect(),
+            is_view: false,
             parts: vec![Part {
                 path: path.to_owned(),
                 source: Source::Torch(Box::new(file)),
@@ -113,21 +177,65 @@ impl WeightsFile {
             notes.push(format!("wrapper taken off the names: `{prefix}.`"));
         }
         let mut names = BTreeMap::new();
-        for (name, place) in bare.into_iter().zip(stored) {
-            if let Some((_, other)) = names.insert(name.clone(), place.clone()) {
-                let message = if other == place.1 {
+        for (name, (part, stored)) in bare.into_iter().zip(stored) {
+            let place = Stored {
+                part,
+                name: stored.clone(),
+                form: Form::Whole,
+            };
+            if let Some(other) = names.insert(name.clone(), place) {
+                let other = other.name;
+                let message = if other == stored {
                     format!("two of its files hold {name}")
                 } else {
-                    format!("without wrappers, {other} and {} are both {name}", place.1)
+                    format!("without wrappers, {other} and {stored} are both {name}")
                 };
                 return Err(format_error(path, &message));
             }
         }
         Ok(Self {
+            origin: path.to_owned(),
             parts,
             names,
+            is_view: false,
             notes,
         })
+    }
+
+    /// The same file with other names: each stands for a tensor it has now, in some form.
+    pub(super) fn view(self, names: impl IntoIterator<Item = (String, (String, Form))>) -> Self {
+        let known = |(name, (now, form)): (String, (String, Form))| {
+            let stored = self.names.get(&now)?;
+            let form = match stored.form {
+                Form::Whole => form,
+                other => other,
+            };
+            Some((
+                name,
+                Stored {
+                    form,
+                    ..stored.clone()
+                },
+            ))
+        };
+        Self {
+            names: names.into_iter().filter_map(known).collect(),
+            is_view: true,
+            ..self
+        }
+    }
+
+    /// The same file without the tensors for which `keep` is false.
+    #[must_use]
+    pub fn only(mut self, mut keep: impl FnMut(&str) -> bool) -> Self {
+        self.names.retain(|name, _| keep(name));
+        self.is_view = true;
+        self
+    }
+
+    /// The file that was opened.
+    pub fn origin(&self) -> &Path {
+        &self.origin
     }
 
     /// The files the tensors lie in: the one that was opened, or those the index lists.
@@ -195,11 +303,32 @@ impl WeightsFile {
 
     /// The shape of a tensor; none if there is no such tensor, or one that cannot be read.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let (part, stored) = self.names.get(name)?;
-        match &self.parts[*part].source {
-            Source::Safetensors(file) => file.shape(stored),
-            Source::Torch(file) => file.shape(stored),
-        }
+        let stored = self.names.get(name)?;
+        let shape = match &self.parts[stored.part].source {
+            Source::Safetensors(file) => file.shape(&stored.name),
+            Source::Torch(file) => file.shape(&stored.name),
+        };
+        stored.form.shape(&shape?)
+    }
+
+    /// Tensors that are stored in whole numbers, counters and positions, and their types.
+    pub fn whole_numbers(&self) -> Vec<(String, DType)> {
+        let whole = self.names.iter().filter_map(|(name, stored)| {
+            let element = match &self.parts[stored.part].source {
+                Source::Safetensors(file) => file.element(&stored.name),
+                Source::Torch(file) => file.element(&stored.name),
+            };
+            Some((name.clone(), element?.whole()?))
+        });
+        whole.collect()
+    }
+
+    /// Training steps that a checkpoint of PyTorch Lightning says it was trained for.
+    pub fn global_step(&self) -> Option<u64> {
+        self.parts.iter().find_map(|part| match &part.source {
+            Source::Torch(file) => file.global_step(),
+            Source::Safetensors(_) => None,
+        })
     }
 
     /// The values of a tensor as f32, row-major; none if there is no such tensor.
@@ -207,20 +336,38 @@ impl WeightsFile {
     /// # Errors
     /// A file that is damaged or was cut short since, and a type f32 does not hold.
     pub fn read(&mut self, name: &str) -> Result<Option<TensorData>, WeightsError> {
-        let Some((part, stored)) = self.names.get(name) else {
+        let Some(stored) = self.names.get(name) else {
             return Ok(None);
         };
-        let part = &mut self.parts[*part];
+        let part = &mut self.parts[stored.part];
         let data = match &mut part.source {
-            Source::Safetensors(file) => file.read(stored),
-            Source::Torch(file) => file.read(stored),
+            Source::Safetensors(file) => file.read(&stored.name),
+            Source::Torch(file) => file.read(&stored.name),
         };
-        data.map(Some)
+        let formed = data.and_then(|data| {
+            let shape = data.shape.to_vec();
+            let formed = stored.form.of(data);
+            formed.ok_or_else(|| {
+                let (form, stored) = (stored.form, &stored.name);
+                format!("{stored} has shape {shape:?}, which cannot be read as {form:?}")
+            })
+        });
+        formed
+            .map(Some)
             .map_err(|error| format_error(&part.path, &format!("{name}: {error}")))
     }
 
     /// All tensors; those that share their memory in the file do so here.
     pub(super) fn read_all(&mut self) -> Result<BTreeMap<String, Arc<TensorData>>, WeightsError> {
+        if self.is_view {
+            // Perhaps a few of many.
+            let names: Vec<String> = self.names.keys().cloned().collect();
+            let read = names.into_iter().filter_map(|name| {
+                let data = self.read(&name).transpose()?;
+                Some(data.map(|data| (name, Arc::new(data))))
+            });
+            return read.collect();
+        }
         let mut parts = Vec::new();
         for part in &mut self.parts {
             let read = match &mut part.source {
@@ -236,8 +383,9 @@ impl WeightsFile {
             })?);
         }
         let names = self.names.iter();
-        let tensors = names.filter_map(|(name, (part, stored))| {
-            Some((name.clone(), parts[*part].remove(stored)?))
+        let tensors = names.filter_map(|(name, stored)| {
+            let data = parts[stored.part].remove(&stored.name)?;
+            Some((name.clone(), data))
         });
         Ok(tensors.collect())
     }

@@ -14,6 +14,7 @@ mod forged;
 #[cfg(test)]
 mod hostile;
 mod index;
+mod ldm;
 mod legacy;
 mod lora;
 mod merge;
@@ -29,6 +30,7 @@ mod wrappers;
 pub use choice_error::{ChoiceError, NoChoice};
 pub use description::{CaptionSource, Description, DescriptionError, LatentSource};
 pub use file::WeightsFile;
+pub use ldm::{LdmNames, LdmPart, TextNames, WeightSet, to_ldm};
 pub use lora::{LoraError, LoraFile, write_lora};
 pub use merge::merge;
 pub use names::reference_name;

@@ -7,6 +7,7 @@ use super::{
     choice::{self, Choice},
     choice_error::ChoiceError,
     content::Layout,
+    element::Element,
     legacy,
     pickle::{self, Pickle, TensorRecord, Value},
     storages::Storages,
@@ -99,11 +100,17 @@ impl Checkpoint {
             unread: unread.clone(),
             ..error
         });
+        let global_step = match self.pickle.root.entry("global_step") {
+            Some(Value::Int(step)) => u64::try_from(step).ok(),
+            _ => None,
+        };
         let Choice { tensors, mut notes } = choice?;
         if !unread.is_empty() {
             notes.push(format!("objects left unread: {}", unread.join(", ")));
         }
-        Ok((TorchFile::new(self.storages, tensors), notes))
+        let mut file = TorchFile::new(self.storages, tensors);
+        file.global_step = global_step;
+        Ok((file, notes))
     }
 
     /// The storages alone, with these tensors.
@@ -119,6 +126,8 @@ pub(super) struct TorchFile {
     tensors: BTreeMap<String, Held>,
     /// The storage read last: views of one follow each other.
     last: Option<(String, Vec<u8>)>,
+    /// Training steps, as PyTorch Lightning writes them.
+    global_step: Option<u64>,
 }
 
 /// A tensor, or why it cannot be read.
@@ -139,6 +148,7 @@ impl TorchFile {
             tensors: tensors.collect(),
             storages,
             last: None,
+            global_step: None,
         }
     }
 
@@ -153,6 +163,19 @@ impl TorchFile {
             Held::Record(record) => Some(record.shape.clone()),
             Held::Unreadable(_) => None,
         }
+    }
+
+    /// The type of a tensor that can be read.
+    pub(super) fn element(&self, name: &str) -> Option<Element> {
+        match self.tensors.get(name)? {
+            Held::Record(record) => Some(record.element),
+            Held::Unreadable(_) => None,
+        }
+    }
+
+    /// Training steps, as PyTorch Lightning writes them.
+    pub(super) fn global_step(&self) -> Option<u64> {
+        self.global_step
     }
 
     /// The values of a tensor as f32, row-major.

@@ -12,6 +12,7 @@ use serde::{
 };
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     collections::BTreeMap,
     fmt,
     fs::File,
@@ -43,6 +44,18 @@ const FLOATS: [(Dtype, DType); 3] = [
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),
     (Dtype::BF16, DType::BF16),
+];
+
+/// The types of counters and positions, in which those are written whatever the weights' type.
+const WHOLE: [(Dtype, DType); 8] = [
+    (Dtype::I64, DType::I64),
+    (Dtype::I32, DType::I32),
+    (Dtype::I16, DType::I16),
+    (Dtype::I8, DType::I8),
+    (Dtype::U64, DType::U64),
+    (Dtype::U32, DType::U32),
+    (Dtype::U16, DType::U16),
+    (Dtype::U8, DType::U8),
 ];
 
 /// A file that is open, and where its tensors lie.
@@ -113,6 +126,11 @@ impl SafetensorsFile {
     pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let place = self.tensors.get(name)?;
         place.element.is_ok().then(|| place.shape.clone())
+    }
+
+    /// The type of a tensor that can be read.
+    pub(super) fn element(&self, name: &str) -> Option<Element> {
+        self.tensors.get(name)?.element.clone().ok()
     }
 
     /// The values of a tensor as f32, row-major.
@@ -297,46 +315,60 @@ impl Header {
     }
 }
 
-/// Writes tensors as `dtype`, converted one after the other, so that the file is never in memory as a whole. The library's
-/// own writer leaves the order of the metadata to chance: here the same content is the same bytes.
+/// Writes tensors as `dtype`, and whole numbers as they are, converted one after the other, so that the file is never in memory as a
+/// whole. The library's own writer leaves the order of the metadata to chance: here the same content is the same bytes.
 pub(super) fn write(
     path: &Path,
     dtype: DType,
     tensors: BTreeMap<&str, &TensorData>,
     mut metadata: BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
-    let stored = FLOATS.iter().find(|(_, float)| *float == dtype);
-    let &(stored, _) = stored.ok_or_else(|| {
-        format_error(
-            path,
-            &format!("weights are stored as F32, F16 or BF16, not {dtype:?}"),
-        )
-    })?;
-    for (name, data) in &tensors {
-        fits(path, name, data, dtype)?;
+    if !FLOATS.iter().any(|(_, float)| *float == dtype) {
+        let message = format!("weights are stored as F32, F16 or BF16, not {dtype:?}");
+        return Err(format_error(path, &message));
     }
+    let mut parts = Vec::with_capacity(tensors.len());
+    for (name, data) in tensors {
+        let part = Part {
+            name,
+            data,
+            stored: stored(dtype, data.dtype),
+        };
+        part.fits(path)?;
+        parts.push(part);
+    }
+    // The widest numbers first, so that all of them are aligned.
+    parts.sort_by_key(|part| Reverse(part.stored.1.size()));
     metadata.insert(FORMAT.0.to_owned(), FORMAT.1.to_owned());
-    let header = header(dtype, stored, &tensors, metadata);
-    let header = header.map_err(|message| format_error(path, &message))?;
+    let header = header(&parts, metadata).map_err(|message| format_error(path, &message))?;
     atomic_file::write(path, |part| {
         let mut out = BufWriter::new(File::create(part)?);
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        for data in tensors.into_values() {
-            out.write_all(&stored_as(dtype, data))?;
+        for part in &parts {
+            out.write_all(&part.bytes())?;
         }
         out.flush()
     })
     .map_err(io_error(path))
 }
 
-/// The header of a file that holds `tensors` in their order.
-fn header(
-    dtype: DType,
-    stored: Dtype,
-    tensors: &BTreeMap<&str, &TensorData>,
-    metadata: BTreeMap<String, String>,
-) -> Result<Vec<u8>, String> {
+/// A tensor that is written, and the type it is written in.
+struct Part<'a> {
+    name: &'a str,
+    data: &'a TensorData,
+    stored: (Dtype, DType),
+}
+
+/// The type a tensor is written in where floats are written as `floats`.
+fn stored(floats: DType, own: DType) -> (Dtype, DType) {
+    let whole = WHOLE.iter().find(|(_, whole)| *whole == own);
+    let float = FLOATS.iter().find(|(_, float)| *float == floats);
+    whole.or(float).copied().unwrap_or(FLOATS[0])
+}
+
+/// The header of a file that holds the tensors in their order.
+fn header(parts: &[Part<'_>], metadata: BTreeMap<String, String>) -> Result<Vec<u8>, String> {
     #[derive(Serialize)]
     #[serde(untagged)]
     enum Entry {
@@ -345,12 +377,12 @@ fn header(
     }
     let mut entries = BTreeMap::from([(METADATA, Entry::Metadata(metadata))]);
     let mut end = 0usize;
-    for (name, data) in tensors {
+    for Part { name, data, stored } in parts {
         let begin = end;
-        let bytes = data.num_elements().saturating_mul(dtype.size());
+        let bytes = data.num_elements().saturating_mul(stored.1.size());
         end = end.saturating_add(bytes);
         let info = TensorInfo {
-            dtype: stored,
+            dtype: stored.0,
             shape: data.shape.to_vec(),
             data_offsets: (begin, end),
         };
@@ -369,38 +401,45 @@ fn header(
     Ok(header)
 }
 
-/// The bytes of a tensor as `dtype`.
-fn stored_as(dtype: DType, data: &TensorData) -> Cow<'_, [u8]> {
-    match data.dtype == dtype {
-        true => Cow::Borrowed(data.as_bytes()),
-        false => Cow::Owned(data.clone().convert_dtype(dtype).as_bytes().to_vec()),
+impl Part<'_> {
+    /// The bytes of the tensor in its type.
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        let (_, dtype) = self.stored;
+        match self.data.dtype == dtype {
+            true => Cow::Borrowed(self.data.as_bytes()),
+            false => Cow::Owned(self.data.clone().convert_dtype(dtype).as_bytes().to_vec()),
+        }
     }
-}
 
-/// Checks that no finite value becomes infinite as `dtype`.
-fn fits(path: &Path, name: &str, data: &TensorData, dtype: DType) -> Result<(), WeightsError> {
-    use burn::tensor::{bf16, f16};
-    if data.dtype == dtype || dtype == DType::F32 {
-        return Ok(());
-    }
-    let overflows = |value: &f32| {
-        let kept = match dtype {
-            DType::F16 => f16::from_f32(*value).is_finite(),
-            _ => bf16::from_f32(*value).is_finite(),
+    /// Checks that no finite value becomes infinite in its type.
+    fn fits(&self, path: &Path) -> Result<(), WeightsError> {
+        use burn::tensor::{bf16, f16};
+        let Self { name, data, stored } = self;
+        let (_, dtype) = *stored;
+        if data.dtype == dtype || dtype == DType::F32 {
+            return Ok(());
+        }
+        let overflows = |value: &f32| {
+            let kept = match dtype {
+                DType::F16 => f16::from_f32(*value).is_finite(),
+                _ => bf16::from_f32(*value).is_finite(),
+            };
+            value.is_finite() && !kept
         };
-        value.is_finite() && !kept
-    };
-    let found = data.iter::<f32>().enumerate().find(|(_, v)| overflows(v));
-    found.map_or(Ok(()), |(index, value)| {
-        Err(WeightsError::Value {
-            origin: path.display().to_string(),
-            tensor: name.to_owned(),
-            index,
-            value,
-            expected: match dtype {
-                DType::F16 => ", beyond the range of f16, which ends at 65504; write f32 or bf16",
-                _ => ", beyond the range of bf16; write f32",
-            },
+        let found = data.iter::<f32>().enumerate().find(|(_, v)| overflows(v));
+        found.map_or(Ok(()), |(index, value)| {
+            Err(WeightsError::Value {
+                origin: path.display().to_string(),
+                tensor: (*name).to_owned(),
+                index,
+                value,
+                expected: match dtype {
+                    DType::F16 => {
+                        ", beyond the range of f16, which ends at 65504; write f32 or bf16"
+                    }
+                    _ => ", beyond the range of bf16; write f32",
+                },
+            })
         })
-    })
+    }
 }

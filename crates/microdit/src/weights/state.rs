@@ -95,6 +95,17 @@ impl StateDict {
         self
     }
 
+    /// The same with these tensors in types of whole numbers, in which they are written as well.
+    #[must_use]
+    pub fn with_types(mut self, types: impl IntoIterator<Item = (String, DType)>) -> Self {
+        for (name, dtype) in types {
+            if let Some(data) = self.tensors.get_mut(&name) {
+                *data = Arc::new((**data).clone().convert_dtype(dtype));
+            }
+        }
+        self
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()

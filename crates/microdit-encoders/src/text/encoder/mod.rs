@@ -9,7 +9,8 @@ use super::{
     tokenizer::{ClipTokenizer, Padding},
 };
 use crate::{
-    config_file::{OPEN_CLIP, TRANSFORMERS, find, format, parse, text},
+    config_file::{OPEN_CLIP, TRANSFORMERS, find, parse, text},
+    pipeline_files::{self, NetworkFiles},
     weights::Weights,
 };
 use burn::tensor::{Int, Tensor, TensorData};
@@ -17,9 +18,9 @@ use microdit::{DitBackend, weights::WeightsError};
 use open_clip::OpenClip;
 use std::path::Path;
 use tokenizers::Tokenizer;
-use transformers::{
-    Kind, T5_TOKENS, knows_all_tokens, padding, sentence_pieces, transformers_clip,
-};
+use transformers::{Kind, T5_TOKENS, knows_all_tokens, sentence_pieces, transformers_clip};
+
+pub(crate) use transformers::padding_of;
 
 /// Captions to the states of their tokens.
 #[derive(Debug)]
@@ -32,7 +33,8 @@ pub enum TextEncoder<B: DitBackend> {
 
 impl<B: DitBackend> TextEncoder<B> {
     /// Opens a directory as published: with `open_clip_config.json` (open_clip), or with `config.json` of transformers'
-    /// CLIP or T5 models, T5 with `tokenizer.json` beside it; or the parent of `text_encoder` in diffusers' layout.
+    /// CLIP or T5 models, T5 with `tokenizer.json` beside it; the parent of `text_encoder` in diffusers' layout; or the one in a
+    /// single file of latent diffusion.
     ///
     /// # Errors
     /// Missing or damaged files, models of another kind, and weights that do not fit their configuration.
@@ -42,36 +44,50 @@ impl<B: DitBackend> TextEncoder<B> {
         if folder.join("open_clip_config.json").is_file() {
             return Self::open_clip(folder, device);
         }
-        let file = folder.join("config.json");
-        let config = text(&file)?;
-        let kind: Kind = parse(&file, &config)?;
-        let weights = Weights::open(&find(folder, &TRANSFORMERS)?)?;
-        let at = weights.at("");
+        if path.is_file()
+            && let Some((files, padding)) = pipeline_files::text_of_file(path)?
+        {
+            return Self::of(files, padding, device);
+        }
+        let files = NetworkFiles::in_directory(folder, &TRANSFORMERS)?;
+        let kind: Kind = files.parse()?;
+        if kind.model_type.as_deref() != Some("t5") {
+            return Self::of(files, padding_of(folder)?, device);
+        }
+        let config: T5Config = files.parse()?;
+        let vocabulary = config.vocab_size;
+        let weights = Weights::of(files.weights);
+        let encoder = Box::new(config.load(&weights.at(""), device)?);
+        Ok(Self::T5(
+            encoder,
+            Box::new(sentence_pieces(folder, vocabulary)?),
+            T5_TOKENS,
+        ))
+    }
+
+    /// CLIP's text tower of these files of transformers.
+    ///
+    /// # Errors
+    /// One of another kind, damaged files, and weights that do not fit their configuration.
+    pub fn of(
+        files: NetworkFiles,
+        padding: Padding,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let kind: Kind = files.parse()?;
         match kind.model_type.as_deref() {
             Some("clip_text_model" | "clip") => {
-                let config = transformers_clip(&file, &config)?;
-                knows_all_tokens(&file, config.vocabulary)?;
-                let tower = Box::new(config.load(&at, device)?);
-                let padding = padding(folder)?;
+                let (path, text) = files.text();
+                let config = transformers_clip(path, text)?;
+                knows_all_tokens(path, config.vocabulary)?;
+                let weights = Weights::of(files.weights);
+                let tower = Box::new(config.load(&weights.at(""), device)?);
                 Ok(Self::Clip(tower, Box::new(ClipTokenizer::new()), padding))
             }
-            Some("t5") => {
-                let config: T5Config = parse(&file, &config)?;
-                let vocabulary = config.vocab_size;
-                let encoder = Box::new(config.load(&at, device)?);
-                Ok(Self::T5(
-                    encoder,
-                    Box::new(sentence_pieces(folder, vocabulary)?),
-                    T5_TOKENS,
-                ))
-            }
-            other => Err(format(
-                &file,
-                &format!(
-                    "model_type is {}; expected clip_text_model, clip or t5",
-                    other.unwrap_or("missing")
-                ),
-            )),
+            other => Err(files.unusable(&format!(
+                "model_type is {}; expected clip_text_model, clip or t5",
+                other.unwrap_or("missing")
+            ))),
         }
     }
 

@@ -127,20 +127,24 @@ pub(super) fn tokenizer_file(folder: &Path, name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The padding a tokenizer's configuration asks for: more end tokens, unless it names CLIP's token 0.
-pub(super) fn padding(folder: &Path) -> Result<Padding, WeightsError> {
-    let config = tokenizer_file(folder, "tokenizer_config.json")
-        .or_else(|| tokenizer_file(folder, "special_tokens_map.json"));
-    let Some(path) = config else {
-        return Ok(Padding::End);
-    };
-    let config: serde_json::Value = parse(&path, &text(&path)?)?;
-    let pad = &config["pad_token"];
-    Ok(if *pad == "!" || pad["content"] == "!" {
-        Padding::Zero
-    } else {
-        Padding::End
-    })
+/// The padding that the tokenizer of the text encoder in `folder` asks for: more end tokens, unless it names CLIP's token 0. Where its
+/// two files disagree, as those of Stable Diffusion 2 do, transformers takes the map of special tokens.
+pub(crate) fn padding_of(folder: &Path) -> Result<Padding, WeightsError> {
+    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let Some(path) = tokenizer_file(folder, name) else {
+            continue;
+        };
+        let config: serde_json::Value = parse(&path, &text(&path)?)?;
+        let pad = &config["pad_token"];
+        let pad = pad.as_str().or_else(|| pad["content"].as_str());
+        if let Some(pad) = pad {
+            return Ok(match pad {
+                "!" => Padding::Zero,
+                _ => Padding::End,
+            });
+        }
+    }
+    Ok(Padding::End)
 }
 
 pub(super) fn sentence_pieces(folder: &Path, vocabulary: usize) -> Result<Tokenizer, WeightsError> {
