@@ -1,7 +1,7 @@
 //! Each fused operation against the one composed from burn tensors, forward and backward, at the sizes of a block of
 //! Tiny/2's mixer for four images of 256 px.
 
-use burn::tensor::{Tensor, activation::gelu_approximate};
+use burn::tensor::{Tensor, activation::gelu_approximate, ops::PaddedConvOptions};
 use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
@@ -210,6 +210,27 @@ fn experts(c: &mut Criterion) {
     );
 }
 
+/// A level of Stable Diffusion's U-Net; `convolutions.rs` has more sizes.
+fn convolutions(c: &mut Criterion) {
+    let x = normal(0, [1, 320, 64, 64]);
+    let weight = normal(1, [320, 320, 3, 3]);
+    let bias = normal(2, [320]);
+    let grad = normal(3, [1, 320, 64, 64]);
+    let options = PaddedConvOptions::asymmetric([1; 2], [1; 2], [1; 2], [1; 2], 1);
+    compare(
+        c,
+        "convolution",
+        || Flex::convolution(x.clone(), weight.clone(), Some(bias.clone()), &options),
+        || composed::convolution(x.clone(), weight.clone(), Some(bias.clone()), &options),
+    );
+    compare(
+        c,
+        "convolution backward",
+        || Flex::convolution_backward(x.clone(), weight.clone(), &options, grad.clone()),
+        || composed::convolution_backward(x.clone(), weight.clone(), &options, grad.clone()),
+    );
+}
+
 fn optimizer(c: &mut Criterion) {
     let grad = normal(0, [1 << 22]);
     let [param, first] = [1, 2].map(|stream| normal(stream, [1 << 22]));
@@ -251,5 +272,13 @@ fn optimizer(c: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, rows, tokens, attention, experts, optimizer);
+criterion_group!(
+    benches,
+    rows,
+    tokens,
+    attention,
+    experts,
+    convolutions,
+    optimizer
+);
 criterion_main!(benches);

@@ -7,7 +7,8 @@ use crate::{
 };
 use burn::tensor::Tensor;
 use microdit::diffusion::{
-    Betas, Diffusion, Guidance, Level, Prediction, SchedulerFile, Vp, VpTable, VpWeighting,
+    Betas, Diffusion, Guidance, InitImage, Level, Prediction, SchedulerFile, Vp, VpTable,
+    VpWeighting,
     sampler::{Ddim, DpmSolver, Rule, Solver, sample},
     schedule::{End, Spacing, TimestepSchedule},
     trajectory::Trajectory,
@@ -103,10 +104,11 @@ fn run(
     );
     let direction: Tensor<Inner, 4> = golden.get("in.model_dir").float(&device);
     let found = RefCell::new(Run::default());
-    // The last state has the level the last step ends at.
-    let level = |i: usize| match trajectory.steps.get(i) {
-        Some(step) => step.from.level,
-        None => trajectory.steps[i - 1].to.level,
+    // The last state has the level the last step ends at; without steps it is the image.
+    let level = |i: usize| match (trajectory.steps.get(i), trajectory.steps.last()) {
+        (Some(step), _) => step.from.level,
+        (None, Some(last)) => last.to.level,
+        (None, None) => Level::CLEAN,
     };
     let skipped = trajectory.steps.first().map_or(0, |step| step.index);
     sample(
@@ -332,17 +334,13 @@ pub(super) fn vp_sampler(path: &Path, report: &mut Report) {
         // k-diffusion's states are divided by the signal.
         let per_signal = class.starts_with("euler");
         let first = whole.steps[0].from.level;
+        let float = |key: &str| golden.get(key).float::<Inner, 4>(&device);
         let (start, trajectory) = match settings["strength"].as_f64() {
-            None => {
-                let start = golden.get("in.start").float::<Inner, 4>(&device);
-                (start * whole.start, whole)
-            }
+            None => (float("in.start") * whole.start, whole),
             Some(strength) => {
                 let trajectory = whole.with_strength(strength);
-                let level = trajectory.steps[0].from.level;
-                let clean = golden.get("in.x0").float::<Inner, 4>(&device);
-                let noise = golden.get("in.noise0").float(&device);
-                (clean * level.signal + noise * level.noise, trajectory)
+                let init = InitImage::new(float("in.x0"), float("in.noise0"));
+                (init.start(&trajectory), trajectory)
             }
         };
         let key = format!("out.{name}.init_noise_sigma");

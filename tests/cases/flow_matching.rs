@@ -11,7 +11,7 @@ use crate::{
 use burn::tensor::Tensor;
 use microdit::{
     diffusion::{
-        Density, Diffusion, FlowMatching, FlowWeighting,
+        Density, Diffusion, FlowMatching, FlowWeighting, InitImage,
         sampler::{Solver, sample},
         schedule::Shift,
     },
@@ -126,9 +126,8 @@ fn flow_sampler(golden: &Golden, name: &str, settings: &Value, report: &mut Repo
         None => (noise * whole.start, whole),
         Some(strength) => {
             let trajectory = whole.with_strength(strength);
-            let level = trajectory.steps[0].from.level;
-            let clean = golden.get("in.start_x0").float(&device);
-            (noise * level.noise + clean * level.signal, trajectory)
+            let init = InitImage::new(golden.get("in.start_x0").float(&device), noise);
+            (init.start(&trajectory), trajectory)
         }
     };
     let [a, b, c] = ["in.model_a", "in.model_b", "in.model_c"].map(|name| golden.get(name).data[0]);

@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::tensor::{Tensor, backend::BackendTypes};
 use microdit::ops::{AdamState, AdamStep};
-use microdit_train::optim::{Gradients, lamb};
+use microdit_train::optim::{Gradients, Lamb, LambStep, lamb};
 use std::{collections::BTreeMap, path::Path};
 
 /// Of a tensor's largest value: some ten roundings of f32, which a wrong formula exceeds by orders of magnitude.
@@ -21,6 +21,19 @@ pub(super) fn lamb_steps(path: &Path, report: &mut Report) {
     let device = <Inner as BackendTypes>::Device::default();
     let settings = &golden.config["settings"];
     let number = |value: &serde_json::Value| value.as_f64().expect("a setting is a number");
+    let base_lr = number(&settings["lr"]);
+    // Options that a file does not name are timm's defaults.
+    let options = Lamb::default();
+    let option = |key: &str, default: bool| settings[key].as_bool().unwrap_or(default);
+    let options = Lamb {
+        bias_correction: option("bias_correction", options.bias_correction),
+        grad_averaging: option("grad_averaging", options.grad_averaging),
+        always_adapt: option("always_adapt", options.always_adapt),
+        trust_clip: option("trust_clip", options.trust_clip),
+        caution: option("caution", options.caution),
+        decoupled_decay: option("decoupled_decay", options.decoupled_decay),
+        corrected_weight_decay: option("corrected_weight_decay", options.corrected_weight_decay),
+    };
     let decayed: Vec<&str> = golden.config["decay_groups"]["decayed"]
         .as_array()
         .expect("a list of names")
@@ -56,23 +69,31 @@ pub(super) fn lamb_steps(path: &Path, report: &mut Report) {
             (found / expected - 1.0).abs(),
             RELATIVE,
         );
-        let clip = number(&settings["max_grad_norm"]);
-        let scale = norm.recip().mul_scalar(clip).clamp_max(1.0);
+        let scale = match settings["max_grad_norm"].as_f64() {
+            Some(clip) => norm.recip().mul_scalar(clip).clamp_max(1.0),
+            None => norm.ones_like(),
+        };
         states = states
             .into_iter()
             .map(|(name, state)| {
                 let decay = number(&settings["weight_decay"]);
-                let numbers = AdamStep {
+                let adam = AdamStep {
                     beta1: number(&settings["betas"][0]),
                     beta2: number(&settings["betas"][1]),
                     eps: number(&settings["eps"]),
-                    lr: number(&settings["lr"]),
+                    // A file may say the rate of every step.
+                    lr: golden.config["lrs"][step - 1].as_f64().unwrap_or(base_lr),
                     weight_decay: if decayed.contains(&&*name) {
                         decay
                     } else {
                         0.0
                     },
                     step: step as u64,
+                };
+                let numbers = LambStep {
+                    base_lr,
+                    adam,
+                    options,
                 };
                 let state = lamb(state, gradient(&name), scale.clone(), &numbers);
                 let key = format!("out.p{step}.{name}");

@@ -19,6 +19,7 @@ mod shards;
 mod tables;
 mod text;
 mod training;
+mod unet;
 mod vsd;
 
 use crate::report::Report;
@@ -65,6 +66,7 @@ pub const KINDS: &[(&str, Check)] = &[
     ("lr_schedule", tables::lr_schedule),
     ("pos_embed", tables::pos_embed),
     ("manifest", tables::manifest),
+    ("unet", unet::unet),
     ("ckpt", checkpoint::ckpt),
     ("ldm_ckpt", ldm_ckpt::ldm_ckpt),
     ("vae", encoders::vae),

@@ -46,6 +46,45 @@ impl Bar {
     }
 }
 
+/// A counter of work whose end is not known, which disappears when it is dropped.
+pub(crate) struct Counter {
+    bar: ProgressBar,
+    what: &'static str,
+    lines: bool,
+    last: Instant,
+}
+
+impl Counter {
+    /// Of `what`, such as encoded samples.
+    pub(crate) fn new(what: &'static str) -> Self {
+        let style =
+            ProgressStyle::with_template(&format!("{what}: {{human_pos}}, {{per_sec}}{{msg}}"));
+        Self {
+            bar: ProgressBar::no_length()
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
+            what,
+            lines: !std::io::stderr().is_terminal(),
+            last: Instant::now(),
+        }
+    }
+
+    /// Shows that `done` are done, and what else there is to say.
+    pub(crate) fn show(&mut self, done: u64, more: &str) {
+        self.bar.set_position(done);
+        self.bar.set_message(more.to_owned());
+        if self.lines && self.last.elapsed() >= LINES {
+            self.last = Instant::now();
+            say!("{}: {done}, {:.1}/s{more}", self.what, self.bar.per_sec());
+        }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

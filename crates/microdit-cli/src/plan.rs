@@ -1,5 +1,7 @@
 //! `microdit plan`: what a recipe will cost.
 
+mod compare;
+
 use crate::{
     advice::OrAdvise,
     number::{real, whole},
@@ -10,14 +12,15 @@ use microdit_train::{
     Recipe,
     plan::{ConstantWidth, Gpu, Machine, Plan},
 };
+use miette::miette;
 use std::path::PathBuf;
 
 /// Print FLOPs, memory, hours and dollars of every stage of a recipe.
 #[derive(clap::Args)]
 pub(crate) struct PlanCommand {
-    /// Recipe file, or the name of a bundled one
-    #[arg(value_parser = recipe_path)]
-    recipe: PathBuf,
+    /// Recipe file, or the name of a bundled one; with --compare any number of them
+    #[arg(value_name = "RECIPE", value_parser = recipe_path, required_unless_present = "compare")]
+    recipes: Vec<PathBuf>,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
@@ -26,6 +29,13 @@ pub(crate) struct PlanCommand {
     /// Instead, solve for the network without layer-wise scaling whose run costs the same FLOPs, and print what to set
     #[arg(long, conflicts_with_all = ["gpu", "count", "mfu", "usd_per_gpu_hour"])]
     constant_width: bool,
+    /// Instead, print what recipes (the bundled ones, unless some are named) and published systems cost, each as a multiple of the
+    /// others
+    #[arg(long, conflicts_with_all = ["overrides", "constant_width"])]
+    compare: bool,
+    /// What --compare states every cost as a multiple of: the name of a recipe or of a system [default: MicroDiT XL/2]
+    #[arg(long, requires = "compare", value_name = "NAME")]
+    base: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -69,7 +79,14 @@ fn parse_gpu(name: &str) -> Result<Gpu, String> {
 
 impl PlanCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
-        let recipe = Recipe::load(&self.recipe, &self.overrides).or_advise()?;
+        if self.compare {
+            let machine = self.machine.machine();
+            return compare::compare(&self.recipes, self.base.as_deref(), machine, self.json);
+        }
+        let [recipe] = &self.recipes[..] else {
+            return Err(miette!("several recipes are compared by --compare"));
+        };
+        let recipe = Recipe::load(recipe, &self.overrides).or_advise()?;
         if self.constant_width {
             let found = ConstantWidth::of(&recipe).or_advise()?;
             match self.json {

@@ -17,7 +17,7 @@ use microdit::{
 use microdit_encoders::{PictureFormat, hub::locate};
 use microdit_train::{
     recipe::SamplingConfig,
-    sampling::{Drawing, Drawn, Naming, Order, Pipeline, read_prompts},
+    sampling::{Drawing, Drawn, Naming, Order, Pipeline, STRENGTHS, read_prompts},
 };
 use miette::miette;
 use std::{
@@ -27,6 +27,9 @@ use std::{
 
 /// Where all pictures go on one sheet, unless told otherwise.
 const SHEET: &str = "samples.png";
+
+/// Share of the steps that an image to begin with leaves to draw, unless told otherwise.
+const STRENGTH: f64 = 0.6;
 
 /// Draw prompts with the weights of a run, or with published ones.
 #[derive(clap::Args)]
@@ -65,11 +68,15 @@ pub(crate) struct Sample {
     /// Height of the pictures in pixels [default: the network's own]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     height: Option<u32>,
-    /// Image to start from, resized to the pictures
-    #[arg(long, requires = "strength")]
-    image: Option<PathBuf>,
-    /// Share of the steps that --image leaves to draw: 0 leaves it as it is, 1 only its outlines
-    #[arg(long, requires = "image", value_parser = real(0.0..=1.0))]
+    /// Image to begin with, resized to cover the pictures and cut off where its shape is another (image-to-image)
+    #[arg(long, value_name = "IMAGE")]
+    init: Option<PathBuf>,
+    /// Picture that is white where --init is redrawn; the rest is kept (inpainting)
+    #[arg(long, requires = "init")]
+    mask: Option<PathBuf>,
+    /// Share of the steps that --init leaves to draw: 0 leaves it as it is, 1 only its outlines, or with --mask nothing of what is
+    /// redrawn [default: 0.6, or 1 with --mask]
+    #[arg(long, requires = "init", value_parser = real(STRENGTHS))]
     strength: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
@@ -164,8 +171,13 @@ impl Sample {
             let size = [self.width.unwrap_or(width), self.height.unwrap_or(height)];
             pipeline = pipeline.with_size(size).or_advise()?;
         }
-        if let (Some(image), Some(strength)) = (&self.image, self.strength) {
-            pipeline = pipeline.with_start(image, strength).or_advise()?;
+        if let Some(init) = &self.init {
+            let usual = if self.mask.is_some() { 1.0 } else { STRENGTH };
+            let strength = self.strength.unwrap_or(usual);
+            pipeline = pipeline.with_init(init, strength).or_advise()?;
+        }
+        if let Some(mask) = &self.mask {
+            pipeline = pipeline.with_mask(mask).or_advise()?;
         }
         if let Some(guide) = &self.guide {
             let guide = locate(guide).or_advise()?;

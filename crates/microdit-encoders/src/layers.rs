@@ -3,7 +3,7 @@
 use crate::weights::At;
 use burn::tensor::{
     Tensor, activation,
-    module::{conv2d, interpolate},
+    module::interpolate,
     ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
 };
 use microdit::{DitBackend, weights::WeightsError};
@@ -61,12 +61,7 @@ impl<B: DitBackend> Conv2d<B> {
 
     /// `[batch, input, height, width]` to `[batch, output, ..]`.
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        conv2d(
-            x,
-            self.weight.clone(),
-            self.bias.clone(),
-            self.options.clone(),
-        )
+        B::convolution(x, self.weight.clone(), self.bias.clone(), &self.options)
     }
 }
 

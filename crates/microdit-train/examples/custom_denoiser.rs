@@ -93,7 +93,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings: Vec<String> = std::env::args().skip(2).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
-        let NetworkConfig::Dit(sizes) = &stage.model;
+        let NetworkConfig::Dit(sizes) = &stage.model else {
+            panic!("a mean field takes the sizes of a Dit");
+        };
         let network = MeanField::<Autodiff<Flex>>::new(sizes, &Init::new(seed, device));
         Ok(stage.denoise().init(network)?)
     };

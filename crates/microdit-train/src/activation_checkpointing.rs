@@ -138,3 +138,90 @@ impl<B: AutodiffBackend> Back<B> {
         along.sum.expect("the loss depends on the network's output")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::of_prepared;
+    use burn::tensor::TensorData;
+    use burn_autodiff::Autodiff;
+    use burn_flex::Flex;
+    use microdit::{
+        LevelConfig, MidConfig, UNetConfig,
+        diffusion::{Diffusion as _, DiffusionConfig, Vp},
+        net::{Conditioning, Network, NetworkConfig},
+        rng::{Purpose, Stream},
+        task::{DenoiseConfig, Noised},
+        weights::StateDict,
+    };
+
+    type Tracked = Autodiff<Flex>;
+
+    fn draw<const D: usize>(key: u64, shape: [usize; D]) -> Tensor<Tracked, D> {
+        let values = Stream::new(3, Purpose::Noise, 0, key).normal(shape.iter().product());
+        Tensor::from_data(TensorData::new(values, shape), &Default::default())
+    }
+
+    /// Skip connections flow past the segments between their ends; one residual block is used twice.
+    #[test]
+    fn a_unet_has_the_same_gradients_either_way() {
+        let level = |channels, resnets, attentions: &[usize]| LevelConfig {
+            channels,
+            resnets,
+            attentions: attentions.to_vec(),
+            heads: 2,
+        };
+        let config = UNetConfig {
+            caption_channels: 6,
+            down: vec![level(8, 1, &[]), level(16, 1, &[2])],
+            mid: Some(MidConfig {
+                resnets: 1,
+                attentions: vec![1],
+                heads: 2,
+                halved: true,
+                first_twice: true,
+            }),
+            up: vec![level(16, 2, &[1]), level(8, 2, &[])],
+            norm_groups: 4,
+            ..UNetConfig::sd_1()
+        };
+        let device = Default::default();
+        let network: Network<Tracked> = NetworkConfig::UNet(config).init(0, &device).unwrap();
+        // Nothing may be zero, or its inputs have no gradients.
+        let state = StateDict::from_module(&network);
+        let shaken = state.iter().enumerate().map(|(i, (name, data))| {
+            let values = Stream::new(1, Purpose::Init, 0, i as u64).normal(data.num_elements());
+            let values: Vec<f32> = values.into_iter().map(|x| 0.2 * x).collect();
+            (name.clone(), TensorData::new(values, data.shape.clone()))
+        });
+        let network = StateDict::from_tensors(shaken)
+            .load_into(network, &device)
+            .unwrap();
+        let settings = DenoiseConfig {
+            diffusion: DiffusionConfig::Vp(Vp::default()),
+            ..DenoiseConfig::default()
+        };
+        let task = settings.init(network).unwrap();
+        let noised = Noised {
+            clean: draw(0, [2, 4, 5, 6]),
+            noise: draw(1, [2, 4, 5, 6]),
+            rows: task.family().rows(&[10.0, 700.0]),
+            conditioning: Conditioning {
+                captions: draw(2, [2, 3, 6]),
+            },
+            keep: None,
+        };
+        let [kept, again] = [false, true].map(|way| of_prepared(&task, &noised, 2, way).grads);
+        assert_eq!(kept.iter().count(), state.iter().count());
+        for (name, expected) in kept.iter() {
+            let found = again.iter().find(|(other, _)| *other == name);
+            let found = found.expect("every parameter has a gradient").1.clone();
+            let size = expected.clone().abs().max().into_scalar();
+            let error = (found - expected.clone()).abs().max().into_scalar();
+            assert!(
+                size > 0.0 && error < 1e-4 * size,
+                "{name}: {error} of {size}"
+            );
+        }
+    }
+}

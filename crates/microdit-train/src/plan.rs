@@ -1,7 +1,9 @@
 //! The bill before the run: FLOPs, memory, hours and dollars of every stage of a recipe.
 
+mod compare;
 mod constant_width;
 
+pub use compare::{Comparison, Cost, Figure, Published};
 pub use constant_width::ConstantWidth;
 
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};

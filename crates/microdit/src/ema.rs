@@ -19,6 +19,9 @@ pub enum Decay {
     Smoothing(f64),
     /// After this many steps the average has forgotten half; above 0 and at most 10^9.
     HalfLife(f64),
+    /// This fraction as with `Smoothing`, but at first less: at most `(1 + n) / (10 + n)` at the n-th update, so that the weights
+    /// of the beginning are forgotten sooner (the average of latent diffusion's trainer).
+    Ramped(f64),
     /// The average grows with the training: it weighs each step by a power of its number, so that the standard deviation of the
     /// steps it weighs is this fraction of all since its start, 0.005 to 0.28 (EDM2, arXiv 2312.02696, section 3.1).
     Power(f64),
@@ -49,7 +52,9 @@ impl EmaConfig {
     /// The first field outside of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         match self.decay {
-            Decay::Smoothing(smoothing) => within("decay", smoothing, 0.0..1.0)?,
+            Decay::Smoothing(smoothing) | Decay::Ramped(smoothing) => {
+                within("decay", smoothing, 0.0..1.0)?;
+            }
             Decay::HalfLife(steps) => within("decay", steps, above(0.0, 1e9))?,
             Decay::Power(sigma_rel) => within("decay", sigma_rel, SIGMA_RELS)?,
         }
@@ -60,6 +65,10 @@ impl EmaConfig {
     pub fn smoothing(&self, since: u64) -> f64 {
         match self.decay {
             Decay::Smoothing(smoothing) => smoothing,
+            Decay::Ramped(smoothing) => {
+                let updates = (since / self.every.max(1)) as f64;
+                smoothing.min((1.0 + updates) / (10.0 + updates))
+            }
             Decay::HalfLife(steps) => 0.5f64.powf(self.every as f64 / steps),
             Decay::Power(sigma_rel) => {
                 let every = self.every as f64;
@@ -179,4 +188,33 @@ pub fn blend<B: Backend, M: Module<B>>(
         moved,
     };
     params::map(average, &mut blend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What LDM's LitEma keeps: `min(decay, (1 + n) / (10 + n))`.
+    #[test]
+    fn a_ramped_average_forgets_its_beginning() {
+        let ema = |every| EmaConfig {
+            decay: Decay::Ramped(0.9999),
+            start: 0,
+            every,
+        };
+        for (n, kept) in [(1, 2.0 / 11.0), (8, 0.5), (90, 0.91), (1_000_000, 0.9999)] {
+            assert_eq!(ema(1).smoothing(n), kept);
+            assert_eq!(ema(4).smoothing(4 * n), kept, "updates count, not steps");
+        }
+        // It reaches its fraction where the ramp does.
+        assert!(ema(1).smoothing(89_989) < 0.9999 && ema(1).smoothing(89_991) == 0.9999);
+        assert!(
+            EmaConfig {
+                decay: Decay::Ramped(1.0),
+                ..ema(1)
+            }
+            .validate()
+            .is_err()
+        );
+    }
 }

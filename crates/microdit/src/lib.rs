@@ -48,8 +48,9 @@ pub mod worker_pool;
 pub use net::{
     ConfigError, MaskStage, Masking, TokenMask,
     dit::{Condition, DecoderConfig, Dit, DitConfig, FinalLayer, MixerConfig, WidthScale},
+    unet::{LevelConfig, MidConfig, UNet, UNetConfig},
 };
-pub use nn::{BlockConfig, Dense, Linear, MoeConfig, Precision, Router};
+pub use nn::{BlockConfig, Conv2d, Dense, Linear, MoeConfig, Precision, Router};
 pub use ops::{DitBackend, TrainBackend};
 
 /// The README's example compiles and runs.

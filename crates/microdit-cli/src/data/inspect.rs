@@ -1,8 +1,8 @@
 //! `microdit data inspect`: what a dataset holds.
 
-use super::counter;
 use crate::{
     advice::{MAX_DAMAGE, OrAdvise},
+    bar::Counter,
     device::{Device, on_device},
     number::{real, whole},
     output, say,
@@ -41,7 +41,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     json: bool,
     /// Device to decode on
-    #[arg(long, value_enum, default_value = "cpu")]
+    #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
 }
 
@@ -55,11 +55,9 @@ impl Inspect {
         if let Some(path) = &self.sheet {
             output::picture(path)?;
         }
-        let bar = counter("inspected shards:");
-        let inspected = inspect(&self.shards, wanted, |shards| {
-            bar.set_position(shards as u64)
-        });
-        bar.finish_and_clear();
+        let mut bar = Counter::new("inspected shards");
+        let inspected = inspect(&self.shards, wanted, |shards| bar.show(shards as u64, ""));
+        drop(bar);
         let (inspection, glimpses) = inspected.or_advise()?;
         if self.json {
             let text = serde_json::to_string_pretty(&inspection).or_advise()?;

@@ -6,7 +6,6 @@ mod prepare;
 
 use crate::say;
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
 use microdit_data::LeftOut;
 
 /// Prepare, pre-compute and inspect datasets.
@@ -27,14 +26,6 @@ impl DataCommand {
             Self::Inspect(inspect) => inspect.run(),
         }
     }
-}
-
-/// A progress counter of unknown length, with its throughput.
-fn counter(what: &str) -> ProgressBar {
-    let template = format!("{what} {{human_pos}} samples, {{per_sec}}{{msg}}");
-    let style = ProgressStyle::with_template(&template);
-    let bar = ProgressBar::no_length();
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// What was left out, by reason, and the first for each.

@@ -1,8 +1,9 @@
 //! `microdit data precompute` and `microdit data index`: pictures into latents.
 
-use super::{counter, describe};
+use super::describe;
 use crate::{
     advice::OrAdvise,
+    bar::Counter,
     device::{Device, on_device},
     number::{real, whole},
     say,
@@ -65,7 +66,7 @@ pub(crate) struct Precompute {
     #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
     /// Device to encode on
-    #[arg(long, value_enum, default_value = "cpu")]
+    #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
 }
 
@@ -107,7 +108,7 @@ impl Precompute {
         };
         let stop = stop_on_signal("leaving the current shard unfinished")?;
         leave_soon_after(&stop);
-        let bar = counter("encoded");
+        let mut bar = Counter::new("encoded samples");
         let work = precompute::Precompute {
             vae: &vae,
             text: &text,
@@ -115,13 +116,13 @@ impl Precompute {
             device: &device,
         };
         let done = work.run(&shards, &self.out, &stop, |state| {
-            bar.set_position(state.samples);
-            bar.set_message(format!(
+            let shards = format!(
                 "; {} of {} shards there, {} checked",
                 state.shards, state.of, state.checked
-            ));
+            );
+            bar.show(state.samples, &shards);
         });
-        bar.finish_and_clear();
+        drop(bar);
         let done = done.or_advise()?;
         say!("{} samples encoded", done.samples);
         describe(&done.left_out);
@@ -201,11 +202,9 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn run(self) -> miette::Result<()> {
         let stop = stop_on_signal("leaving the index as it is")?;
-        let bar = counter("checked shards:");
-        let index = index(&self.folder, &stop, |checked| {
-            bar.set_position(checked as u64)
-        });
-        bar.finish_and_clear();
+        let mut bar = Counter::new("checked shards");
+        let index = index(&self.folder, &stop, |checked| bar.show(checked as u64, ""));
+        drop(bar);
         let index = index.or_advise()?;
         let index = index.ok_or_else(|| miette::miette!("stopped; no index was written"))?;
         report(&self.folder, &index);

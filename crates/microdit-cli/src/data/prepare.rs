@@ -1,7 +1,7 @@
 //! `microdit data prepare`: collected pictures into shards.
 
-use super::{counter, describe};
-use crate::{advice::OrAdvise, number::real, say, signal::stop_on_signal};
+use super::describe;
+use crate::{advice::OrAdvise, bar::Counter, number::real, say, signal::stop_on_signal};
 use microdit_data::{DatasetCard, PrepareConfig, Prepared, prepare};
 use miette::WrapErr;
 use std::path::PathBuf;
@@ -49,11 +49,9 @@ impl Prepare {
             max_damage: self.max_damage,
         };
         let stop = stop_on_signal("finishing the current shard")?;
-        let bar = counter("prepared");
-        let prepared = prepare(&card, &config, &self.out, &stop, |seen| {
-            bar.set_position(seen)
-        });
-        bar.finish_and_clear();
+        let mut bar = Counter::new("prepared samples");
+        let prepared = prepare(&card, &config, &self.out, &stop, |seen| bar.show(seen, ""));
+        drop(bar);
         let Prepared {
             index,
             left_out,

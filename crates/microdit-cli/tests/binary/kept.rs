@@ -213,7 +213,7 @@ fn a_run_that_took_no_step_is_neither_saved_nor_finished() {
     let sets: Vec<&str> = sets.chain(["--set", "max_non_finite_steps=1000"]).collect();
     for name in ["adamw", "lamb"] {
         let run = folder.path().join(name);
-        let method = ["--set", "optimizer.method=Lamb"];
+        let method = ["--set", "optimizer.method=Lamb()"];
         let more = match name {
             "lamb" => [&sets[..], &method].concat(),
             _ => sets.clone(),

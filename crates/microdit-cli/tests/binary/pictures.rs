@@ -121,6 +121,80 @@ fn a_label_draws_its_picture_again() {
     assert!(drawn == fs::read(studio.file("samples.png")).unwrap());
 }
 
+/// What the command keeps of an image is in the picture, and its label names image, mask and strength.
+#[test]
+fn an_image_is_redrawn_where_its_mask_says() {
+    let studio = Studio::new();
+    let level = |x: u32, y: u32| image::Rgb([4 * x as u8, 5 * y as u8, 77]);
+    let init = image::RgbImage::from_fn(48, 48, level);
+    init.save(studio.file("init.png")).unwrap();
+    let white = |y: u32| image::Luma([255 * u8::from(y >= 24)]);
+    let mask = image::GrayImage::from_fn(48, 48, |_, y| white(y));
+    mask.save(studio.file("mask.png")).unwrap();
+    let draw = |more: &[&str], folder: &str| {
+        let start = ["--prompt", "a red circle", "--count", "1", "--steps", "6"];
+        studio.draws(&[&start[..], &["--singles", folder], more].concat());
+        let path = studio.file(folder).join("00000.png");
+        image::open(path).unwrap().into_rgb8()
+    };
+    let size = ["--width", "48", "--height", "48"];
+    let kept = |picture: &image::RgbImage, rows: std::ops::Range<u32>| {
+        let all = rows.flat_map(|y| (0..48).map(move |x| (x, y)));
+        all.filter(|&(x, y)| picture.get_pixel(x, y) == init.get_pixel(x, y))
+            .count()
+    };
+    let masked = draw(
+        &[&size[..], &["--init", "init.png", "--mask", "mask.png"]].concat(),
+        "masked",
+    );
+    assert_eq!(kept(&masked, 0..24), 24 * 48);
+    assert!(kept(&masked, 24..48) < 100);
+    let whole = draw(
+        &[&size[..], &["--init", "init.png", "--strength", "0.5"]].concat(),
+        "whole",
+    );
+    assert!(kept(&whole, 0..48) < 200);
+    // Of another size, it is resized.
+    draw(&["--init", "init.png"], "small");
+    let digest = |name: &str| {
+        let digest = Sha256::digest(fs::read(studio.file(name)).unwrap());
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{digits}")
+    };
+    let (of_init, of_mask) = (digest("init.png"), digest("mask.png"));
+    for (out, mask, strength) in [
+        ("masked", &*of_mask, "1"),
+        ("whole", "", "0.5"),
+        ("small", "", "0.6"),
+    ] {
+        let said =
+            ["init", "mask", "strength"].map(|key| label(&studio.file(out).join("00000.png"), key));
+        assert_eq!(said, [&of_init, mask, strength], "{out}");
+    }
+    for (arguments, part) in [
+        (&["--mask", "mask.png"][..], "--init"),
+        (&["--strength", "0.5"], "--init"),
+        (&["--init", "init.png", "--strength", "1.01"], "from 0 to 1"),
+        (&["--init", "none.png"], "none.png"),
+        (
+            &["--init", "run/run.json"],
+            "run.json is not an image that can be read",
+        ),
+        (
+            &["--init", "init.png", "--mask", "run/run.json"],
+            "run.json is not an image that can be read",
+        ),
+    ] {
+        studio.refuses(arguments, &[part]);
+    }
+    let black = image::GrayImage::new(9, 9);
+    black.save(studio.file("black.png")).unwrap();
+    studio.refuses(
+        &["--init", "init.png", "--mask", "black.png"],
+        &["mask: black.png marks nothing: what is white is redrawn"],
+    );
+}
+
 #[test]
 fn a_drawing_is_kept_and_goes_on() {
     let studio = Studio::new();

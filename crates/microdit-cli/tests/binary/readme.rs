@@ -80,6 +80,11 @@ fn every_command_runs() {
     // Of a study of one pair, whose description is {"id":"0","a":"one","b":"other","pairs":1} in base64.
     let votes = r#"{"format": "microdit study votes 1", "study": "eyJpZCI6IjAiLCJhIjoib25lIiwiYiI6Im90aGVyIiwicGFpcnMiOjF9", "voter": "Ann", "votes": []}"#;
     std::fs::write(folder.path().join("votes.json"), votes).unwrap();
+    for (name, white) in [("image.png", 40), ("mask.png", 20)] {
+        let picture =
+            image::GrayImage::from_fn(40, 30, |x, _| image::Luma([255 * u8::from(x < white)]));
+        picture.save(folder.path().join(name)).unwrap();
+    }
     let rendezvous = free_address();
     let recipe = convert::recipe(folder.path());
     let placeholders = [
@@ -87,6 +92,8 @@ fn every_command_runs() {
         ("PATH/TO/TEST/TARS", golden("wds_clean.tar")),
         ("PROMPTS.txt", "prompts.txt".into()),
         ("VOTES.json", "votes.json".into()),
+        ("IMAGE.png", "image.png".into()),
+        ("MASK.png", "mask.png".into()),
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
@@ -171,6 +178,8 @@ fn every_command_runs() {
     for made in [
         "runs/quickstart/samples.png",
         "circle.png",
+        "redrawn.png",
+        "inpainted.png",
         "quickstart.html",
         "plots/loss.png",
         "study.html",

@@ -202,6 +202,49 @@ fn the_bill_is_the_papers() {
     }
 }
 
+/// Every bundled recipe stands beside the published systems, with the same numbers as in its own bill.
+#[test]
+fn recipes_are_compared_with_published_systems() {
+    let said = succeeds(&["plan", "--compare", "--json"]);
+    let compared: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let costs = compared["costs"].as_array().unwrap();
+    let of = |name: &str| {
+        let found = costs.iter().find(|cost| cost["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name}: {said}"))
+    };
+    let plan = succeeds(&["plan", "recipes/microdit-tiny2.ron", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let tiny = of("microdit-tiny2");
+    assert_eq!((&tiny["flop"], &tiny["usd"]), (&plan["flop"], &plan["usd"]));
+    assert_eq!(of("Stable Diffusion 1.5")["gpu_hours"], 150_000.0);
+    let all = bundled(&root().join("recipes"));
+    let named = all
+        .iter()
+        .filter(|path| fs::read_to_string(path).unwrap().contains("\n    name: \""));
+    let recipes = costs.iter().filter(|cost| cost["recipe"] == true);
+    assert_eq!(recipes.count(), named.count());
+    // The table says the same, as multiples of what is asked for.
+    let said = succeeds(&[
+        "plan",
+        "--compare",
+        "recipes/quickstart.ron",
+        "--base",
+        "quickstart",
+    ]);
+    let row = said.split_once("1 quickstart").unwrap().1;
+    assert!(row.contains("- 1.00 1.00 "), "{said}");
+    assert!(said.contains("x: as a multiple of quickstart."), "{said}");
+    assert!(said.contains("Würstchen: arXiv 2306.00637"), "{said}");
+    let refused = microdit(&["plan", "--compare", "--base", "none"]);
+    fails(&refused, &["--base none: known are", "microdit-xl2"]);
+    fails(&microdit(&["plan"]), &["RECIPE"]);
+    let two = ["plan", "recipes/quickstart.ron", "recipes/cifar10.ron"];
+    fails(
+        &microdit(&two),
+        &["several recipes are compared by --compare"],
+    );
+}
+
 /// What is printed turns the recipe into one of constant widths, at the cost that is printed.
 #[test]
 fn constant_widths_cost_what_scaled_ones_do() {

@@ -82,7 +82,7 @@ fn every_optimizer_lowers_the_loss() {
     let folder = tempfile::tempdir().unwrap();
     for (name, method, lr) in [
         ("adamw", "AdamW", "3e-3"),
-        ("lamb", "Lamb", "3e-2"),
+        ("lamb", "Lamb()", "3e-2"),
         ("muon", "Muon(momentum: 0.95)", "3e-3"),
     ] {
         let run = folder.path().join(name);

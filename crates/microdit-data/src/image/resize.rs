@@ -11,36 +11,46 @@ use image::{RgbImage, imageops};
 /// the time).
 ///
 /// # Panics
-/// If the image is empty.
+/// If the image or `size` is empty.
 pub fn square(image: &RgbImage, size: u32) -> RgbImage {
-    center_crop(&resize_shorter_side(image, size), size)
+    cover(image, size, size)
 }
 
-/// How many times longer than wide a picture is at most when it is resized.
-const MAX_ASPECT: u32 = 64;
+/// How many times longer than the part that is kept a picture is at most when it is resized.
+const MAX_ASPECT: u64 = 64;
 
-/// Resizes so that the shorter side is `size` pixels, bicubically with antialiasing. Of a picture that is more than 64 times longer than
-/// wide only the middle is kept: nothing else is part of the square that is cut from it, and long strips would cost more memory than any
-/// other picture.
+/// The middle of a picture, `width` x `height` pixels, after it was resized to the smallest size that covers them, bicubically
+/// with antialiasing: nothing is distorted, and what lies beyond two of its sides is cut off.
+///
+/// Of a picture that is more than 64 times longer than what is cut from it only the middle is resized: long strips would cost more
+/// memory than any other picture.
 ///
 /// # Panics
-/// If the image or `size` is empty.
-fn resize_shorter_side(image: &RgbImage, size: u32) -> RgbImage {
-    let (width, height) = image.dimensions();
-    let short = width.min(height);
-    let longest = MAX_ASPECT.saturating_mul(short);
-    if width.max(height) > longest {
-        let (width, height) = (width.min(longest), height.min(longest));
-        let corner = |whole: u32, part: u32| (whole - part) / 2;
-        let (x, y) = (corner(image.width(), width), corner(image.height(), height));
-        return resize_shorter_side(
-            &imageops::crop_imm(image, x, y, width, height).to_image(),
-            size,
-        );
+/// If one of the images is empty.
+pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let (from_width, from_height) = image.dimensions();
+    // `side * numerator / denominator`, cut, not rounded.
+    let scaled = |side: u32, numerator: u32, denominator: u32| {
+        u64::from(side) * u64::from(numerator) / u64::from(denominator)
+    };
+    let longest = |side, numerator, denominator| {
+        let longest = MAX_ASPECT * scaled(side, numerator, denominator).max(1);
+        u32::try_from(longest).unwrap_or(u32::MAX)
+    };
+    let middle = (
+        from_width.min(longest(from_height, width, height)),
+        from_height.min(longest(from_width, height, width)),
+    );
+    if middle != image.dimensions() {
+        return cover(&center_crop(image, middle), width, height);
     }
-    // The longer side is cut, not rounded.
-    let scaled = |side: u32| (u64::from(size) * u64::from(side) / u64::from(short)) as u32;
-    resize(image, scaled(width), scaled(height))
+    let wide =
+        u64::from(from_width) * u64::from(height) > u64::from(from_height) * u64::from(width);
+    let resized = match wide {
+        true => (scaled(from_width, height, from_height) as u32, height),
+        false => (width, scaled(from_height, width, from_width) as u32),
+    };
+    center_crop(&resize(image, resized.0, resized.1), (width, height))
 }
 
 /// Resizes to `width` x `height` pixels, bicubically with antialiasing, like Pillow: the kernel's a is -0.5.
@@ -69,18 +79,11 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     RgbImage::from_raw(width, height, resized.into_vec()).expect("three bytes per pixel")
 }
 
-/// The square of `size` pixels in the middle; where that lies between two pixels, at the even one.
-///
-/// # Panics
-/// If the image is smaller.
-fn center_crop(image: &RgbImage, size: u32) -> RgbImage {
-    let (width, height) = image.dimensions();
-    assert!(
-        width.min(height) >= size,
-        "{width} x {height} pixels do not hold a square of {size}"
-    );
-    let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
-    imageops::crop_imm(image, offset(width), offset(height), size, size).to_image()
+/// The middle of an image that is at least as large; where that lies between two pixels, at the even one.
+fn center_crop(image: &RgbImage, (width, height): (u32, u32)) -> RgbImage {
+    let offset = |whole: u32, part: u32| (f64::from(whole - part) / 2.0).round_ties_even() as u32;
+    let (x, y) = (offset(image.width(), width), offset(image.height(), height));
+    imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
 /// Pixels in -1..1, channel by channel: `[3, height, width]`.

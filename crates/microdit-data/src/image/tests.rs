@@ -359,3 +359,54 @@ fn limits_have_ranges_and_names() {
     );
     assert!(limits.check().is_ok());
 }
+
+/// Nothing is distorted: a picture of vertical stripes keeps them vertical, centered, and as wide as its scale says.
+#[test]
+fn a_picture_covers_any_size_undistorted_and_cut_in_the_middle() {
+    // Red to the left of the middle, blue to the right of it; green above the middle.
+    let picture = RgbImage::from_fn(400, 300, |x, y| {
+        Rgb([
+            if x < 200 { 255 } else { 0 },
+            if y < 150 { 255 } else { 0 },
+            if x < 200 { 0 } else { 255 },
+        ])
+    });
+    for (width, height) in [(40, 40), (80, 20), (20, 80), (400, 300), (500, 700), (1, 9)] {
+        let found = cover(&picture, width, height);
+        assert_eq!(found.dimensions(), (width, height));
+        let corners = [
+            (0, 0),
+            (width - 1, 0),
+            (0, height - 1),
+            (width - 1, height - 1),
+        ];
+        if width > 1 {
+            let colors = corners.map(|(x, y)| found.get_pixel(x, y).0);
+            let expected = [[255, 255, 0], [0, 255, 255], [255, 0, 0], [0, 0, 255]];
+            assert_eq!(colors, expected, "{width} x {height}");
+        }
+    }
+    // A circle stays one: what is cut lies at the sides of the longer side alone.
+    let ring = RgbImage::from_fn(300, 100, |x, y| {
+        let off = (f64::from(x) - 149.5).hypot(f64::from(y) - 49.5);
+        Rgb([if off < 40.0 { 255 } else { 0 }; 3])
+    });
+    let small = cover(&ring, 50, 25);
+    let lit = |x, y| small.get_pixel(x, y)[0] > 127;
+    let [across, down] = [
+        (0..50).filter(|&x| lit(x, 12)).count(),
+        (0..25).filter(|&y| lit(25, y)).count(),
+    ];
+    assert_eq!(across, down);
+    assert!((19..=21).contains(&across), "{across} for 80 of 100 pixels");
+    // Strips of any length are read, and a square is one of the sizes.
+    assert_eq!(
+        cover(&RgbImage::new(1, 60_000), 30, 20).dimensions(),
+        (30, 20)
+    );
+    assert_eq!(
+        cover(&RgbImage::new(60_000, 1), 20, 30).dimensions(),
+        (20, 30)
+    );
+    assert_eq!(cover(&picture, 64, 64), square(&picture, 64));
+}

@@ -2,7 +2,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, activation::relu, module::conv2d, ops::ConvOptions},
+    tensor::{Tensor, activation::relu, ops::ConvOptions},
 };
 use microdit::{
     DitBackend, Linear,
@@ -108,7 +108,7 @@ impl<B: DitBackend> Block<B> {
         let input = inputs / (KERNEL * KERNEL);
         let weight = self.weight.val().reshape([output, input, KERNEL, KERNEL]);
         let options = ConvOptions::new([self.stride; 2], [KERNEL / 2; 2], [1; 2], 1);
-        let x = conv2d(x, weight, None, options);
+        let x = B::convolution(x, weight, None, &options.into());
         let shape = x.dims();
         let rows = shape[0] * GROUPS;
         let size = shape.iter().product::<usize>() / rows;

@@ -1,6 +1,6 @@
 //! Settings of an optimizer, and their ranges.
 
-use super::{ParamGroup, ParamKind};
+use super::{Lamb, ParamGroup, ParamKind};
 use microdit::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub enum Method {
     #[default]
     AdamW,
     /// Adam scaled per tensor, for large batches.
-    Lamb,
+    Lamb(Lamb),
     /// Plain gradient descent, which keeps no state.
     Sgd,
     /// Orthogonalized momentum for the matrices of blocks and experts; AdamW for everything else.
@@ -99,8 +99,10 @@ impl OptimizerConfig {
     /// # Errors
     /// The first field outside of its range, or a rule between several.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        if let Method::Muon { momentum, .. } = self.method {
-            within("method.momentum", momentum, 0.0..1.0)?;
+        match self.method {
+            Method::AdamW => {}
+            Method::Lamb(lamb) => lamb.validate().map_err(|error| error.inside("method"))?,
+            Method::Muon { momentum, .. } => within("method.momentum", momentum, 0.0..1.0)?,
         }
         within("lr", self.lr, 0.0..=100.0)?;
         within("beta1", self.beta1, 0.0..1.0)?;
@@ -204,6 +206,16 @@ mod tests {
                     ..default()
                 },
                 "method.momentum",
+            ),
+            (
+                OptimizerConfig {
+                    method: Method::Lamb(Lamb {
+                        corrected_weight_decay: true,
+                        ..Lamb::default()
+                    }),
+                    ..default()
+                },
+                "method.corrected_weight_decay",
             ),
             (
                 OptimizerConfig {

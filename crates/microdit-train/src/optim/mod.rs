@@ -14,7 +14,7 @@ mod slots;
 pub use config::{Method, MuonSize, OptimizerConfig};
 pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
-pub use lamb::lamb;
+pub use lamb::{Lamb, LambStep, lamb};
 pub use muon::{MuonStep, NewtonSchulz, muon};
 pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
@@ -208,7 +208,12 @@ where
                     second: take(SECOND),
                 };
                 let [param, first, second] = match method {
-                    Method::Lamb => {
+                    Method::Lamb(options) => {
+                        let step = LambStep {
+                            adam: step,
+                            options,
+                            base_lr: self.config.lr,
+                        };
                         let new = lamb(old.clone(), grad, scale, &step);
                         self.unless_non_finite(parts(old), parts(new))
                     }
@@ -245,6 +250,10 @@ fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
 fn stack(role: Role, shape: &[usize]) -> Option<[usize; 3]> {
     match (role, shape) {
         (Role::Matrix, &[rows, columns]) => Some([1, rows, columns]),
+        // A convolution maps every window of pixels by the same matrix.
+        (Role::Matrix, &[output, input, height, width]) => {
+            Some([1, output, input * height * width])
+        }
         (Role::Expert, &[experts, rows, columns]) => Some([experts, rows, columns]),
         _ => None,
     }
@@ -290,7 +299,12 @@ mod tests {
     #[test]
     fn a_step_whose_loss_or_gradient_is_not_finite_changes_nothing() {
         let device = Default::default();
-        for method in [Method::AdamW, Method::Lamb, Method::muon(0.9), Method::Sgd] {
+        for method in [
+            Method::AdamW,
+            Method::Lamb(Lamb::default()),
+            Method::muon(0.9),
+            Method::Sgd,
+        ] {
             let config = OptimizerConfig {
                 method,
                 ..OptimizerConfig::default()

@@ -38,7 +38,9 @@ impl ConstantWidth {
     /// # Errors
     /// A network whose widths are constant already.
     pub fn of(recipe: &Recipe) -> Result<Self, TrainError> {
-        let NetworkConfig::Dit(scaled) = &recipe.last_stage().model;
+        let NetworkConfig::Dit(scaled) = &recipe.last_stage().model else {
+            return Err(TrainError::ConstantAlready);
+        };
         let (qkv, ffn) = (
             spread(&scaled.qkv_width, scaled),
             spread(&scaled.ffn_width, scaled),
@@ -103,8 +105,9 @@ fn set(config: &mut DitConfig, [qkv, ffn]: [f64; 2]) {
 fn cost(recipe: &Recipe, change: impl Fn(&mut DitConfig)) -> f64 {
     let of_stage = |stage: &Stage| {
         let mut stage = stage.clone();
-        let NetworkConfig::Dit(config) = &mut stage.model;
-        change(config);
+        if let NetworkConfig::Dit(config) = &mut stage.model {
+            change(config);
+        }
         flop_per_image(&stage) * (stage.steps * stage.batch as u64) as f64
     };
     recipe.stages.iter().map(of_stage).sum()
@@ -154,10 +157,12 @@ fn overrides(recipe: &Recipe, [qkv, ffn]: [f64; 2]) -> Vec<String> {
     let whole = of("");
     let reaches = recipe.with(&whole).is_ok_and(|changed| {
         let mut stages = changed.stages.iter();
-        stages.all(|stage| {
-            let NetworkConfig::Dit(config) = &stage.model;
-            [&config.qkv_width, &config.ffn_width]
-                == [&WidthScale::Constant(qkv), &WidthScale::Constant(ffn)]
+        stages.all(|stage| match &stage.model {
+            NetworkConfig::Dit(config) => {
+                [&config.qkv_width, &config.ffn_width]
+                    == [&WidthScale::Constant(qkv), &WidthScale::Constant(ffn)]
+            }
+            NetworkConfig::UNet(_) => false,
         })
     });
     match reaches {
@@ -199,7 +204,9 @@ mod tests {
                 ConstantWidth::of(&constant).unwrap_err(),
                 TrainError::ConstantAlready
             ));
-            let NetworkConfig::Dit(config) = &recipe.last_stage().model;
+            let NetworkConfig::Dit(config) = &recipe.last_stage().model else {
+                panic!("{name} trains a DiT");
+            };
             for count in 1..(4 * config.dim / config.multiple_of) {
                 let ffn = (count * config.multiple_of) as f64 / config.dim as f64;
                 let widths = [found.qkv_width, ffn];

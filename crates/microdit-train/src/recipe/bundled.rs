@@ -2,6 +2,7 @@
 //!
 //! Such a file has a path that begins with `bundled:`, which recipes may extend and sweeps may name as their base.
 
+use super::Document;
 use include_dir::{Dir, include_dir};
 use std::path::{Component, Path, PathBuf};
 
@@ -48,6 +49,11 @@ impl Bundled {
         let near = rated.filter(|(similarity, _)| *similarity > 0.7);
         let near = near.max_by(|a, b| a.0.total_cmp(&b.0));
         near.map(|(_, name)| name)
+    }
+
+    /// Whether it is a whole recipe: sweeps, and pieces that others extend, have no name.
+    pub fn is_recipe(&self) -> bool {
+        Document::read(&self.path()).is_ok_and(|document| document.has("name"))
     }
 
     /// The path it is read by.
@@ -154,6 +160,9 @@ mod tests {
         let copy = elsewhere.path().join("copy.ron");
         for bundled in Bundled::all() {
             assert!(!bundled.about().is_empty(), "{}", bundled.name);
+            // Sweeps have a base, and pieces neither that nor a name.
+            let named = bundled.text.contains("\n    name: \"");
+            assert_eq!(bundled.is_recipe(), named, "{}", bundled.name);
             let file = folder.join(format!("{}.ron", bundled.name));
             let recipe = match Recipe::load(&file, &[]) {
                 Ok(recipe) => recipe,

@@ -35,17 +35,23 @@ impl Document {
 
     /// The entries of the list at the key `key` of a struct; none if there is no such list.
     pub fn items(&self, key: &str) -> Vec<Self> {
-        let fields = match &self.0.value {
-            Value::Struct(_, fields) => &fields[..],
-            _ => &[],
-        };
-        match fields.iter().find(|(known, _)| known == key) {
-            Some((_, node)) => match &node.value {
-                Value::List(items) => items.iter().cloned().map(Self).collect(),
-                _ => Vec::new(),
-            },
-            None => Vec::new(),
+        match self.field(key).map(|node| &node.value) {
+            Some(Value::List(items)) => items.iter().cloned().map(Self).collect(),
+            _ => Vec::new(),
         }
+    }
+
+    /// Whether it is a struct with the key `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.field(key).is_some()
+    }
+
+    fn field(&self, key: &str) -> Option<&Node> {
+        let Value::Struct(_, fields) = &self.0.value else {
+            return None;
+        };
+        let field = fields.iter().find(|(known, _)| known == key);
+        field.map(|(_, node)| node)
     }
 
     /// This string as an override that stands in this file.

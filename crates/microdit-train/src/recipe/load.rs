@@ -36,8 +36,9 @@ const RENAMED: [(&str, &str); 8] = [
 ];
 
 /// Beginnings of lines of earlier versions whose key still exists, and their replacements.
-const REWRITTEN: [(&str, &str); 2] = [
+const REWRITTEN: [(&str, &str); 3] = [
     ("diffusion: (", "diffusion: Edm(...)"),
+    ("method: Lamb,", "method: Lamb()"),
     (
         "data: (",
         "data: Shapes(...), WebDataset(...) or Latents(...)",

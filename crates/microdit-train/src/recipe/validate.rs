@@ -77,6 +77,12 @@ impl Stage {
                 "the network predicts the kept patches alone: it needs model.decoder".into()
             })?;
         }
+        let extra = self.model.extra_channels();
+        require(extra == 0, "model.in_channels", || {
+            format!(
+                "{extra} more than out_channels: a network for inpainting is drawn with, not trained"
+            )
+        })?;
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {
@@ -91,7 +97,7 @@ impl Stage {
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
         let kept = self.masking.kept(tokens);
-        let capacity = self.model.validate_tokens(kept);
+        let capacity = self.model.validate_tokens(kept, tokens);
         capacity
             .map_err(|error| OutOfRange::new("masking", format!("{kept} tokens are kept: {error}")))
     }
@@ -121,7 +127,7 @@ impl Stage {
             self.data.codec().is_none() || fits,
             "model.input_size",
             || {
-                "with the Pixels codec, in_channels must be 3 and input_size equal data.image_size"
+                "with the Pixels codec, the network's channels must be 3 and input_size equal data.image_size"
                     .into()
             },
         )

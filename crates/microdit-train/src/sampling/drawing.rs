@@ -133,7 +133,8 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     /// Solver steps that are left, over all batches.
     pub fn steps(&self) -> u64 {
         let batches = (self.count - self.kept.len()).div_ceil(BATCH);
-        batches as u64 * self.order.settings.steps as u64
+        let steps = self.pipeline.trajectory(self.order.settings).steps.len();
+        batches as u64 * steps as u64
     }
 
     /// Draws what is not there yet, until `stop` is set. A picture is written as soon as it is drawn, the sheet at the

@@ -1,6 +1,6 @@
 //! What a picture says about itself, so that it can be drawn again.
 
-use super::{Picture, Pipeline};
+use super::{Init, Picture, Pipeline};
 use crate::{error::TrainError, recipe::SamplingConfig};
 use microdit::{
     DitBackend,
@@ -87,10 +87,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         let schedule = settings
             .schedule
             .unwrap_or_else(|| ScheduleConfig::of(&self.family));
-        let start = match &self.start {
-            Some(start) => format!("{}, strength {}", start.name, start.strength),
-            None => String::new(),
-        };
+        let [init, strength, mask] = self.init.as_ref().map(Init::names).unwrap_or_default();
         let guide = match &self.guide {
             Some((name, _)) => name.clone(),
             None => String::new(),
@@ -107,7 +104,9 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             ("negative", settings.negative.clone().unwrap_or_default()),
             ("schedule", json(&schedule)),
             ("churn", json(&settings.churn)),
-            ("start", start),
+            ("init", init),
+            ("strength", strength),
+            ("mask", mask),
             ("guide", guide),
             ("size", format!("{width}x{height}")),
             ("weights", self.weights.clone()),

@@ -1,11 +1,12 @@
 //! Prompts in, pictures out.
 
 mod drawing;
+mod init;
 mod label;
 mod prompts;
-mod start;
 
 pub use drawing::{Drawing, Drawn, Naming, Order};
+pub use init::STRENGTHS;
 pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 
@@ -19,7 +20,7 @@ use burn::tensor::{Tensor, TensorData, cast::ToElement as _};
 use image::RgbImage;
 use microdit::{
     DitBackend,
-    diffusion::{Diffusion as _, DiffusionConfig, Family, Level, sampler::sample},
+    diffusion::{Diffusion as _, DiffusionConfig, Family, Point, sampler::sample},
     net::{Denoiser, Network, NetworkConfig},
     rng::{Purpose, Stream},
     weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
@@ -33,7 +34,7 @@ use std::{
     },
 };
 
-use start::Start;
+use init::Init;
 
 /// A trained network and what turns prompts into its conditioning and latents into pictures.
 pub struct Pipeline<B: DitBackend, D> {
@@ -48,7 +49,7 @@ pub struct Pipeline<B: DitBackend, D> {
     weights: String,
     /// Height and width of the latents.
     latent: [usize; 2],
-    start: Option<Start<B>>,
+    init: Option<Init<B>>,
     /// Guides in place of the network without a prompt.
     guide: Option<(String, D)>,
 }
@@ -272,7 +273,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             device,
             diffusion: parts.diffusion,
             weights: parts.weights,
-            start: None,
+            init: None,
             guide: None,
         })
     }
@@ -336,49 +337,37 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             Tensor::<B, 4>::from_data(values, &self.device)
         };
         let stopped = || stop.load(Ordering::Relaxed);
-        let mut trajectory = settings.trajectory(&self.family);
+        let trajectory = self.trajectory(settings);
         let guidance = settings.guidance();
         let noise = normal(Purpose::Noise, 0);
-        let begin = match &self.start {
+        let init = self.init.as_ref().map(|init| init.image(noise.clone()));
+        let begin = match &init {
+            Some(init) => init.start(&trajectory),
             None => noise * trajectory.start,
-            Some(start) => {
-                trajectory = trajectory.with_strength(start.strength);
-                let level = match trajectory.steps.first() {
-                    Some(step) => step.from.level,
-                    None => Level::CLEAN,
+        };
+        let estimate = |x: Tensor<B, 4>, point: Point| {
+            self.family.denoise(x, point, |x, t| {
+                let sigma = point.level.sigma();
+                let Some((_, guide)) = &self.guide else {
+                    return guidance.predict(&self.denoiser, x, t, sigma, &conditioning, &other);
                 };
-                start.latents.clone() * level.signal + noise * level.noise
-            }
+                let image = |network: &D| network.image(x.clone(), t.clone(), conditioning.clone());
+                guidance.guide(
+                    sigma,
+                    || image(&self.denoiser),
+                    || [&self.denoiser, guide].map(image),
+                )
+            })
         };
         let latents = sample(
             &settings.solver,
             &trajectory,
             begin,
-            |x, point| {
+            |x, point| match &init {
                 // The state is then not needed any more.
-                if stopped() {
-                    return x;
-                }
-                self.family.denoise(x, point, |x, t| {
-                    let sigma = point.level.sigma();
-                    let Some((_, guide)) = &self.guide else {
-                        return guidance.predict(
-                            &self.denoiser,
-                            x,
-                            t,
-                            sigma,
-                            &conditioning,
-                            &other,
-                        );
-                    };
-                    let image =
-                        |network: &D| network.image(x.clone(), t.clone(), conditioning.clone());
-                    guidance.guide(
-                        sigma,
-                        || image(&self.denoiser),
-                        || [&self.denoiser, guide].map(image),
-                    )
-                })
+                _ if stopped() => x,
+                Some(init) => init.denoise(x, point, estimate),
+                None => estimate(x, point),
             },
             |step| normal(Purpose::Churn, step),
             |step, _| {
@@ -387,6 +376,10 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
                 }
             },
         );
+        let latents = match init {
+            Some(init) => init.finish(latents),
+            None => latents,
+        };
         (!stopped()).then(|| latents.narrow(0, 0, count))
     }
 

@@ -73,15 +73,20 @@ pub trait DenoiserConfig {
     /// The first field that breaks a rule, with the rule and the values.
     fn validate(&self) -> Result<(), ConfigError>;
 
-    /// Checks that the network can run on this number of image tokens: masking leaves fewer, and images of another size have
-    /// another number.
+    /// Checks that the network can run on `kept` of an image's `all` tokens: masking drops the others, and images of another size
+    /// have another number.
     ///
     /// # Errors
     /// The field that prevents it, with the numbers.
-    fn validate_tokens(&self, tokens: usize) -> Result<(), ConfigError>;
+    fn validate_tokens(&self, kept: usize, all: usize) -> Result<(), ConfigError>;
 
     /// Channels, height and width of the latents it is meant for.
     fn latent(&self) -> [usize; 3];
+
+    /// Channels of its input behind those of the latent: mask and masked image of a network for inpainting.
+    fn extra_channels(&self) -> usize {
+        0
+    }
 
     /// Side of a patch in latent pixels.
     fn patch_size(&self) -> usize;

@@ -5,8 +5,10 @@ mod conditioning;
 mod config;
 mod denoiser;
 pub mod dit;
+mod limits;
 mod mask;
 mod network;
+pub mod unet;
 
 pub use carry::{Carry, CarryVisitor};
 pub use conditioning::Conditioning;

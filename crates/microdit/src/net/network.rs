@@ -5,6 +5,7 @@
 use super::{
     Carry, CarryVisitor, ConfigError, Denoiser, DenoiserConfig, Inputs, Output, Selection,
     dit::{Dit, DitCarry, DitConfig},
+    unet::{UNet, UNetCarry, UNetConfig},
 };
 use crate::{
     nn::params::{Role, Roles},
@@ -19,6 +20,8 @@ use std::ops::Deref;
 pub enum NetworkConfig {
     /// [`Dit`].
     Dit(DitConfig),
+    /// [`UNet`].
+    UNet(UNetConfig),
 }
 
 impl Deref for NetworkConfig {
@@ -27,6 +30,7 @@ impl Deref for NetworkConfig {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Dit(config) => config,
+            Self::UNet(config) => config,
         }
     }
 }
@@ -43,6 +47,7 @@ impl NetworkConfig {
     ) -> Result<Network<B>, ConfigError> {
         match self {
             Self::Dit(config) => Ok(Network::Dit(config.init(seed, device)?)),
+            Self::UNet(config) => Ok(Network::UNet(config.init(seed, device)?)),
         }
     }
 
@@ -50,15 +55,21 @@ impl NetworkConfig {
     pub fn takes_weights_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dit(own), Self::Dit(other)) => own.takes_weights_of(other),
+            (Self::UNet(own), Self::UNet(other)) => own.takes_weights_of(other),
+            _ => false,
         }
     }
 }
 
 /// A network whose kind is known only when a recipe has been read.
+// A program has a handful of these: their size on the stack does not matter, and a box would be in everyone's way.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Network<B: DitBackend> {
     /// A diffusion transformer.
     Dit(Dit<B>),
+    /// A U-Net.
+    UNet(UNet<B>),
 }
 
 /// What flows through a [`Network`].
@@ -66,7 +77,12 @@ pub enum Network<B: DitBackend> {
 pub enum NetworkCarry<B: DitBackend> {
     /// Through a diffusion transformer.
     Dit(DitCarry<B>),
+    /// Through a U-Net.
+    UNet(UNetCarry<B>),
 }
+
+/// A carry that did not come from the network it is given to.
+const STRANGE: &str = "the carry is of another network";
 
 impl<B: TrainBackend> Carry<B> for NetworkCarry<B> {
     type Inner = NetworkCarry<B::InnerBackend>;
@@ -74,12 +90,14 @@ impl<B: TrainBackend> Carry<B> for NetworkCarry<B> {
     fn record(inner: Self::Inner) -> Self {
         match inner {
             NetworkCarry::Dit(carry) => Self::Dit(Carry::record(carry)),
+            NetworkCarry::UNet(carry) => Self::UNet(Carry::record(carry)),
         }
     }
 
     fn visit(&self, visitor: &mut impl CarryVisitor<B>) {
         match self {
             Self::Dit(carry) => carry.visit(visitor),
+            Self::UNet(carry) => carry.visit(visitor),
         }
     }
 }
@@ -88,6 +106,7 @@ impl<B: DitBackend> Roles for Network<B> {
     fn role(&self, path: &[&str], rank: usize) -> Role {
         match self {
             Self::Dit(network) => network.role(path, rank),
+            Self::UNet(network) => network.role(path, rank),
         }
     }
 }
@@ -98,30 +117,35 @@ impl<B: DitBackend> Denoiser<B> for Network<B> {
     fn patch_size(&self) -> usize {
         match self {
             Self::Dit(network) => network.patch_size(),
+            Self::UNet(network) => network.patch_size(),
         }
     }
 
     fn config(&self) -> Option<NetworkConfig> {
         match self {
             Self::Dit(network) => network.config(),
+            Self::UNet(network) => network.config(),
         }
     }
 
     fn buffers(&self) -> Vec<(String, TensorData)> {
         match self {
             Self::Dit(network) => network.buffers(),
+            Self::UNet(network) => network.buffers(),
         }
     }
 
     fn segments(&self) -> usize {
         match self {
             Self::Dit(network) => network.segments(),
+            Self::UNet(network) => network.segments(),
         }
     }
 
     fn enter(&self, inputs: Inputs<B>) -> Self::Carry {
         match self {
             Self::Dit(network) => NetworkCarry::Dit(network.enter(inputs)),
+            Self::UNet(network) => NetworkCarry::UNet(network.enter(inputs)),
         }
     }
 
@@ -130,12 +154,18 @@ impl<B: DitBackend> Denoiser<B> for Network<B> {
             (Self::Dit(network), NetworkCarry::Dit(carry)) => {
                 NetworkCarry::Dit(network.segment(index, carry, selection))
             }
+            (Self::UNet(network), NetworkCarry::UNet(carry)) => {
+                NetworkCarry::UNet(network.segment(index, carry, selection))
+            }
+            _ => panic!("{STRANGE}"),
         }
     }
 
     fn leave(&self, carry: Self::Carry, selection: &Selection<B>) -> Output<B> {
         match (self, carry) {
             (Self::Dit(network), NetworkCarry::Dit(carry)) => network.leave(carry, selection),
+            (Self::UNet(network), NetworkCarry::UNet(carry)) => network.leave(carry, selection),
+            _ => panic!("{STRANGE}"),
         }
     }
 }

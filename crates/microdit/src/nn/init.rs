@@ -2,7 +2,7 @@
 //! maps between widths, zeros for modulation and the last projections, so that a fresh network is the identity.
 
 use crate::{
-    nn::{Linear, Precision},
+    nn::{Conv2d, Linear, Precision},
     ops::DitBackend,
     rng::{Purpose, Stream},
 };
@@ -123,6 +123,40 @@ impl<'a, B: DitBackend> Init<'a, B> {
     pub fn zero_linear(&self, input: usize, output: usize, bias: bool) -> Linear<B> {
         Linear {
             weight: self.constant([output, input], 0.0),
+            bias: bias.then(|| self.constant([output], 0.0)),
+            bf16: self.precision == Precision::Bf16,
+        }
+    }
+
+    /// A convolution with a square kernel of `size`, uniform weights of variance `1 / (3 fan_in)` (PyTorch's) and zero bias.
+    pub fn conv(&self, input: usize, output: usize, size: usize, stride: usize) -> Conv2d<B> {
+        let bound = ((input * size * size) as f64).powf(-0.5);
+        Conv2d {
+            weight: self
+                .at("weight")
+                .uniform([output, input, size, size], bound),
+            bias: Some(self.constant([output], 0.0)),
+            stride,
+            bf16: self.precision == Precision::Bf16,
+        }
+    }
+
+    /// A convolution of zeros that keeps height and width.
+    pub fn zero_conv(&self, input: usize, output: usize, size: usize) -> Conv2d<B> {
+        Conv2d {
+            weight: self.constant([output, input, size, size], 0.0),
+            bias: Some(self.constant([output], 0.0)),
+            stride: 1,
+            bf16: self.precision == Precision::Bf16,
+        }
+    }
+
+    /// A linear layer with uniform weights of variance `1 / (3 input)` (PyTorch's) and zero bias.
+    pub fn fan_in_linear(&self, input: usize, output: usize, bias: bool) -> Linear<B> {
+        Linear {
+            weight: self
+                .at("weight")
+                .uniform([output, input], (input as f64).powf(-0.5)),
             bias: bias.then(|| self.constant([output], 0.0)),
             bf16: self.precision == Precision::Bf16,
         }

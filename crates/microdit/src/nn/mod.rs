@@ -1,7 +1,9 @@
 //! Layers, initial weights, and the names and roles of parameters: what networks are built of.
 
 pub mod attention;
+mod conv;
 pub mod feed_forward;
+pub mod group_norm;
 pub mod init;
 mod linear;
 pub mod lora;
@@ -11,6 +13,7 @@ pub mod params;
 mod precision;
 mod sizes;
 
+pub use conv::Conv2d;
 pub use linear::Linear;
 pub use precision::Precision;
 pub use sizes::{BlockConfig, Dense, MoeConfig, Router};

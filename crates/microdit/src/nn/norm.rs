@@ -1,4 +1,4 @@
-//! Layer normalization with a weight and no bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
+//! Layer normalization with a weight, with or without a bias, and its adaptive form (DiT, arXiv 2212.09748, section 3.2).
 
 use crate::{
     nn::init::Init,
@@ -60,5 +60,43 @@ impl<B: DitBackend> LayerNorm<B> {
             modulation.scale,
             self.eps,
         )
+    }
+}
+
+/// [`LayerNorm`] plus a bias: PyTorch's.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use microdit::nn::{init::Init, norm::BiasedLayerNorm};
+///
+/// let device = Default::default();
+/// let norm = BiasedLayerNorm::<Flex>::new(4, 1e-5, &Init::new(0, &device));
+/// let y = norm.forward(Tensor::<_, 2>::from_floats([[1.0, 2.0, 3.0, 4.0]], &device));
+/// assert!(y.mean().into_scalar().abs() < 1e-6);
+/// ```
+#[derive(Module, Debug)]
+pub struct BiasedLayerNorm<B: DitBackend> {
+    /// `[dim]`.
+    pub weight: Param<Tensor<B, 1>>,
+    /// `[dim]`.
+    pub bias: Param<Tensor<B, 1>>,
+    eps: f64,
+}
+
+impl<B: DitBackend> BiasedLayerNorm<B> {
+    /// A norm over `dim` channels, weight 1, bias 0.
+    pub fn new(dim: usize, eps: f64, init: &Init<'_, B>) -> Self {
+        Self {
+            weight: init.constant([dim], 1.0),
+            bias: init.constant([dim], 0.0),
+            eps,
+        }
+    }
+
+    /// Normalizes over the last dimension.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let bias = self.bias.val().unsqueeze();
+        over_rows(x, |x| B::norm(x, self.weight.val(), self.eps) + bias)
     }
 }

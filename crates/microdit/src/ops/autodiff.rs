@@ -1,9 +1,13 @@
 //! The operations under automatic differentiation: each is one node of burn's graph, whose backward step calls the
 //! inner backend's gradients.
 
-use super::{Collectives, DitBackend, ExpertInputs, OptimizerOps};
+use super::{Collectives, DitBackend, ExpertInputs, GroupNormOptions, OptimizerOps};
 use crate::worker_pool::KeepAwake;
-use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{
+    Int, Tensor, TensorPrimitive,
+    backend::Backend,
+    ops::{FloatTensor, PaddedConvOptions},
+};
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -222,6 +226,81 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
             };
             (raw(y), pullback)
         }))
+    }
+
+    fn plain_attention(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+    ) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 3>(
+            [raw(q), raw(k), raw(v)],
+            |[q, k, v]| {
+                let y = B::plain_attention(tensor(&q), tensor(&k), tensor(&v), heads);
+                let pullback = move |grad| {
+                    let (q, k, v) = (tensor(&q), tensor(&k), tensor(&v));
+                    B::plain_attention_backward(q, k, v, heads, wrap(grad)).map(raw)
+                };
+                (raw(y), pullback)
+            },
+        ))
+    }
+
+    fn geglu(x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        wrap(record::<B, C, _, 1>([raw(x)], |[x]| {
+            let y = B::geglu(tensor(&x));
+            let pullback = move |grad| [raw(B::geglu_backward(tensor(&x), wrap(grad)))];
+            (raw(y), pullback)
+        }))
+    }
+
+    fn group_norm(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Self, 4> {
+        let inputs = [raw(x), raw(weight), raw(bias)];
+        wrap(record::<B, C, _, 3>(inputs, |[x, weight, bias]| {
+            let y = B::group_norm(tensor(&x), tensor(&weight), tensor(&bias), options);
+            let pullback = move |grad| {
+                let (x, weight, bias) = (tensor(&x), tensor(&weight), tensor(&bias));
+                let grads = B::group_norm_backward(x, weight, bias, options, wrap(grad));
+                [raw(grads.x), raw(grads.weight), raw(grads.bias)]
+            };
+            (raw(y), pullback)
+        }))
+    }
+
+    fn convolution(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        let after = options.clone();
+        wrap(match bias {
+            Some(bias) => record::<B, C, _, 3>([raw(x), raw(weight), raw(bias)], |[x, w, b]| {
+                let y = B::convolution(tensor(&x), tensor(&w), Some(wrap(b)), options);
+                let pullback = move |grad| {
+                    let bias = B::sum_pixels(tensor(&grad));
+                    let (x, w) = (tensor(&x), tensor(&w));
+                    let (x, w) = B::convolution_backward(x, w, &after, wrap(grad));
+                    [raw(x), raw(w), raw(bias)]
+                };
+                (raw(y), pullback)
+            }),
+            None => record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
+                let y = B::convolution(tensor(&x), tensor(&w), None, options);
+                let pullback = move |grad| {
+                    let (x, w) = (tensor(&x), tensor(&w));
+                    let (x, w) = B::convolution_backward(x, w, &after, wrap(grad));
+                    [raw(x), raw(w)]
+                };
+                (raw(y), pullback)
+            }),
+        })
     }
 
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {

@@ -1,11 +1,13 @@
 //! The operations and their gradients, composed from burn tensors: what every backend can run, and what a fused version
 //! is compared with.
 
-use super::{ExpertGrads, ExpertInputs, ModulatedNormGrads};
+use super::{ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions, ModulatedNormGrads};
 use burn::tensor::{
-    DType, IndexingUpdateOp, Int, Tensor,
+    DType, IndexingUpdateOp, Int, Tensor, TensorPrimitive,
     activation::{gelu, sigmoid, silu, softmax},
     backend::Backend,
+    module::conv2d,
+    ops::{ConvOptions, PadMode, PaddedConvOptions},
 };
 
 pub fn project<B: Backend>(
@@ -131,6 +133,79 @@ pub fn swiglu_backward<B: Backend>(
     (grad.clone() * x * slope, grad * value)
 }
 
+pub fn geglu<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+    let [value, gate] = split_last(x);
+    value * gelu(gate)
+}
+
+pub fn geglu_backward<B: Backend>(x: Tensor<B, 3>, grad: Tensor<B, 3>) -> Tensor<B, 3> {
+    let [value, gate] = split_last(x);
+    let slope = gelu_slope(gate.clone());
+    Tensor::cat(vec![grad.clone() * gelu(gate), grad * value * slope], 2)
+}
+
+/// Derivative of the exact GELU: `Phi(x) + x phi(x)`.
+fn gelu_slope<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+    let bell = (x.clone().powi_scalar(2) * -0.5).exp() * (0.5 / std::f64::consts::PI).sqrt();
+    let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    cumulative + x * bell
+}
+
+/// The normed groups `[batch x groups, channels / groups x pixels]` of an image, and `1 / sqrt(variance + eps)` of each.
+fn normed_groups<B: Backend>(
+    x: Tensor<B, 4>,
+    options: GroupNormOptions,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let rows = x.dims()[0] * options.groups;
+    let of_group = x.shape().num_elements() / rows;
+    normed(x.reshape([rows, of_group]), options.eps)
+}
+
+pub fn group_norm<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    options: GroupNormOptions,
+) -> Tensor<B, 4> {
+    let shape @ [_, channels, _, _] = x.dims();
+    let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
+    let normed = normed_groups(x, options).0.reshape(shape);
+    let y = normed * of_channel(weight) + of_channel(bias);
+    match options.silu {
+        true => silu(y),
+        false => y,
+    }
+}
+
+pub fn group_norm_backward<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    options: GroupNormOptions,
+    grad: Tensor<B, 4>,
+) -> GroupNormGrads<B> {
+    let shape @ [_, channels, _, _] = x.dims();
+    let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
+    let (normed, inverse) = normed_groups(x, options);
+    let pixels = normed.clone().reshape(shape);
+    let weight = of_channel(weight);
+    let grad = match options.silu {
+        true => {
+            let y = pixels.clone() * weight.clone() + of_channel(bias);
+            let s = sigmoid(y.clone());
+            grad * s.clone() * (y * (-s + 1.0) + 1.0)
+        }
+        false => grad,
+    };
+    let sum = |x: Tensor<B, 4>| x.sum_dims(&[0, 2, 3]).reshape([channels]);
+    let through = (grad.clone() * weight).reshape(normed.dims());
+    GroupNormGrads {
+        x: through_norm(normed, inverse, through).reshape(shape),
+        weight: sum(grad.clone() * pixels),
+        bias: sum(grad),
+    }
+}
+
 /// `[batch, tokens, width]` to `[batch, heads, tokens, width / heads]`.
 fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [batch, tokens, width] = x.dims();
@@ -144,16 +219,20 @@ fn join_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     x.swap_dims(1, 2).reshape([batch, tokens, heads * head_dim])
 }
 
-fn attention<B: Backend>(
+/// Attention, with queries and keys normalized first where there is an epsilon.
+fn attend<B: Backend>(
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
     v: Tensor<B, 3>,
     heads: usize,
-    eps: f64,
+    eps: Option<f64>,
 ) -> Tensor<B, 3> {
     let (scale, dtype) = (head_scale(&q, heads), q.dtype());
-    let normed = |x| split_heads(in_f32(x, |x| norm(x, eps)), heads);
-    let (q, k) = (normed(q) * scale, normed(k));
+    let prepared = |x| match eps {
+        Some(eps) => split_heads(in_f32(x, |x| norm(x, eps)), heads),
+        None => split_heads(x, heads),
+    };
+    let (q, k) = (prepared(q) * scale, prepared(k));
     // [batch, heads, tokens, words]
     let scores = in_f32(q.matmul(k.swap_dims(2, 3)), |logits| softmax(logits, 3));
     join_heads(scores.cast(dtype).matmul(split_heads(v, heads)))
@@ -176,8 +255,8 @@ fn head_scale<B: Backend>(q: &Tensor<B, 3>, heads: usize) -> f64 {
     ((q.dims()[2] / heads) as f64).sqrt().recip()
 }
 
-/// Gradients of `q`, `k` and `v`, with the scores recomputed.
-fn attention_backward<B: Backend>(
+/// Gradients of `q`, `k` and `v` of normalized attention.
+fn attend_backward<B: Backend>(
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
     v: Tensor<B, 3>,
@@ -185,8 +264,8 @@ fn attention_backward<B: Backend>(
     eps: f64,
     grad: Tensor<B, 3>,
 ) -> [Tensor<B, 3>; 3] {
-    let (scale, dtype) = (head_scale(&q, heads), q.dtype());
-    // Norms and softmax in f32, products in the type of the inputs.
+    let dtype = q.dtype();
+    // Norms in f32, products in the type of the inputs.
     let wide = |x: Tensor<B, 3>| {
         if dtype == DType::BF16 {
             x.cast(DType::F32)
@@ -195,8 +274,35 @@ fn attention_backward<B: Backend>(
         }
     };
     let ((q, q_inverse), (k, k_inverse)) = (normed(wide(q), eps), normed(wide(k), eps));
-    let q_heads = split_heads(q.clone(), heads).cast(dtype);
-    let k_heads = split_heads(k.clone(), heads).cast(dtype);
+    let [q_narrow, k_narrow] = [&q, &k].map(|x| x.clone().cast(dtype));
+    let [q_grad, k_grad, v_grad] = plain_attention_backward(q_narrow, k_narrow, v, heads, grad);
+    let through = |x, inverse, grad| through_norm(x, inverse, wide(grad)).cast(dtype);
+    [
+        through(q, q_inverse, q_grad),
+        through(k, k_inverse, k_grad),
+        v_grad,
+    ]
+}
+
+pub fn plain_attention<B: Backend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    heads: usize,
+) -> Tensor<B, 3> {
+    attend(q, k, v, heads, None)
+}
+
+/// Gradients of `q`, `k` and `v`, with the scores recomputed.
+pub fn plain_attention_backward<B: Backend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    heads: usize,
+    grad: Tensor<B, 3>,
+) -> [Tensor<B, 3>; 3] {
+    let scale = head_scale(&q, heads);
+    let [q_heads, k_heads] = [q, k].map(|x| split_heads(x, heads));
     let v_heads = split_heads(v, heads);
     let grad = split_heads(grad, heads);
     let scores = in_f32(
@@ -210,12 +316,7 @@ fn attention_backward<B: Backend>(
     let logit_grad = scores * (score_grad - along) * scale;
     let q_grad = logit_grad.clone().matmul(k_heads);
     let k_grad = logit_grad.swap_dims(2, 3).matmul(q_heads);
-    let through = |x, inverse, grad| through_norm(x, inverse, wide(join_heads(grad))).cast(dtype);
-    [
-        through(q, q_inverse, q_grad),
-        through(k, k_inverse, k_grad),
-        join_heads(v_grad),
-    ]
+    [q_grad, k_grad, v_grad].map(join_heads)
 }
 
 /// Splits the last dimension into `N` equal parts.
@@ -228,7 +329,7 @@ pub(crate) fn split_last<B: Backend, const D: usize, const N: usize>(
 
 pub fn self_attention<B: Backend>(qkv: Tensor<B, 3>, heads: usize, eps: f64) -> Tensor<B, 3> {
     let [q, k, v] = split_last(qkv);
-    attention(q, k, v, heads, eps)
+    attend(q, k, v, heads, Some(eps))
 }
 
 pub fn self_attention_backward<B: Backend>(
@@ -238,7 +339,7 @@ pub fn self_attention_backward<B: Backend>(
     grad: Tensor<B, 3>,
 ) -> Tensor<B, 3> {
     let [q, k, v] = split_last(qkv);
-    Tensor::cat(attention_backward(q, k, v, heads, eps, grad).into(), 2)
+    Tensor::cat(attend_backward(q, k, v, heads, eps, grad).into(), 2)
 }
 
 pub fn cross_attention<B: Backend>(
@@ -248,7 +349,7 @@ pub fn cross_attention<B: Backend>(
     eps: f64,
 ) -> Tensor<B, 3> {
     let [k, v] = split_last(kv);
-    attention(q, k, v, heads, eps)
+    attend(q, k, v, heads, Some(eps))
 }
 
 pub fn cross_attention_backward<B: Backend>(
@@ -259,8 +360,51 @@ pub fn cross_attention_backward<B: Backend>(
     grad: Tensor<B, 3>,
 ) -> (Tensor<B, 3>, Tensor<B, 3>) {
     let [k, v] = split_last(kv);
-    let [q, k, v] = attention_backward(q, k, v, heads, eps, grad);
+    let [q, k, v] = attend_backward(q, k, v, heads, eps, grad);
     (q, Tensor::cat(vec![k, v], 2))
+}
+
+pub fn convolution<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    options: &PaddedConvOptions<2>,
+) -> Tensor<B, 4> {
+    conv2d(x, weight, bias, options.clone())
+}
+
+pub fn convolution_backward<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    options: &PaddedConvOptions<2>,
+    grad: Tensor<B, 4>,
+) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let PaddedConvOptions {
+        options,
+        padding_end,
+    } = options;
+    let Some([bottom, right]) = *padding_end else {
+        let [x, weight, grad] = [x, weight, grad].map(|x| x.into_primitive().tensor());
+        let x_grad = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
+        let weight_grad = B::conv2d_weight_backward(x, weight, grad, options.clone());
+        let [x, weight] = [x_grad, weight_grad].map(TensorPrimitive::Float);
+        return (Tensor::from_primitive(x), Tensor::from_primitive(weight));
+    };
+    // Unequal padding is a part of the input.
+    let ([_, _, height, width], [top, left]) = (x.dims(), options.padding);
+    let x = x.pad((left, right, top, bottom), PadMode::Constant(0.0));
+    let unpadded = ConvOptions::new(options.stride, [0; 2], options.dilation, options.groups);
+    let (x_grad, weight_grad) = convolution_backward(x, weight, &unpadded.into(), grad);
+    (
+        x_grad.narrow(2, top, height).narrow(3, left, width),
+        weight_grad,
+    )
+}
+
+pub fn sum_pixels<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
+    let [batch, channels, height, width] = x.dims();
+    let sums = x.reshape([batch, channels, height * width]).sum_dim(2);
+    sums.sum_dim(0).reshape([channels])
 }
 
 /// Ranks every score by the number of scores before it. The work is quadratic in the tokens, but burn sorts on the host,
@@ -356,10 +500,7 @@ pub fn experts_backward<B: Backend>(
     let activated = gelu(hidden.clone());
     let back = grad.clone().matmul(w2.swap_dims(1, 2)); // [experts, batch x taken, hidden]
     let weight_grad = (back.clone() * activated.clone()).sum_dim(2);
-    // gelu' = Phi(h) + h phi(h).
-    let bell = (hidden.clone().powi_scalar(2) * -0.5).exp() * (0.5 / std::f64::consts::PI).sqrt();
-    let cumulative = ((hidden.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-    let hidden_grad = back * weights.clone() * (cumulative + hidden * bell);
+    let hidden_grad = back * weights.clone() * gelu_slope(hidden);
     let w2_grad = activated.swap_dims(1, 2).matmul(grad * weights);
     let input = by_expert(x.clone().gather(1, places.clone()), experts);
     let w1_grad = input.swap_dims(1, 2).matmul(hidden_grad.clone());

@@ -1,7 +1,7 @@
 //! Every operation's gradient against difference quotients of its value.
 
-use super::{DitBackend, ExpertInputs, tests::Draw};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use super::{DitBackend, ExpertInputs, GroupNormOptions, tests::Draw};
+use burn::tensor::{DType, Int, Tensor, TensorData, ops::PaddedConvOptions};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 
@@ -110,6 +110,45 @@ fn gradients_follow_finite_differences() {
     check("cross-attention", &[rows, batch * words * 2 * dim], &|x| {
         let kv = x[1].clone().reshape([batch, words, 2 * dim]);
         weigh(Tracked::cross_attention(three(&x[0]), kv, heads, 1e-6))
+    });
+    check(
+        "attention",
+        &[rows, batch * words * dim, batch * words * dim],
+        &|x| {
+            let context = |x: &Tensor<Tracked, 1>| x.clone().reshape([batch, words, dim]);
+            weigh(Tracked::plain_attention(
+                three(&x[0]),
+                context(&x[1]),
+                context(&x[2]),
+                heads,
+            ))
+        },
+    );
+    check("geglu", &[2 * rows], &|x| {
+        let x = x[0].clone().reshape([batch, tokens, 2 * dim]);
+        weigh(Tracked::geglu(x))
+    });
+    for silu in [false, true] {
+        check("group norm", &[batch * dim * 4, dim, dim], &|x| {
+            let image = x[0].clone().reshape([batch, dim, 2, 2]);
+            let options = GroupNormOptions {
+                groups: 3,
+                eps: 1e-6,
+                silu,
+            };
+            let y = Tracked::group_norm(image, x[1].clone(), x[2].clone(), options);
+            weigh(y.flatten(2, 3))
+        });
+    }
+    // 5 x 4 pixels of two channels, halved to 2 x 2 of three, with one row of padding below and a column on either side.
+    check("convolution", &[batch * 2 * 20, 3 * 2 * 9, 3], &|x| {
+        let y = Tracked::convolution(
+            x[0].clone().reshape([batch, 2, 5, 4]),
+            x[1].clone().reshape([3, 2, 3, 3]),
+            Some(x[2].clone()),
+            &PaddedConvOptions::asymmetric([2; 2], [0, 1], [1, 1], [1; 2], 1),
+        );
+        weigh(y.reshape([batch, 3, 4]))
     });
     let (experts, taken, hidden) = (2, 2, 5);
     let chosen = [0, 2, 1, 2, 2, 1, 0, 1];

@@ -30,6 +30,7 @@ use burn::tensor::{
     Int, Tensor,
     activation::gelu_approximate,
     backend::{AutodiffBackend, Backend},
+    ops::PaddedConvOptions,
 };
 
 /// A backend that trains microdit's networks: a [`DitBackend`] under automatic differentiation.
@@ -184,6 +185,88 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::cross_attention_backward(q, kv, heads, eps, grad)
     }
 
+    /// Attention without any normalization: `q` `[batch, tokens, width]` and `k`, `v` `[batch, words, width]`, each of `heads`
+    /// heads side by side, to `[batch, tokens, width]`.
+    fn plain_attention(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+    ) -> Tensor<Self, 3> {
+        composed::plain_attention(q, k, v, heads)
+    }
+
+    /// Gradients of `q`, `k` and `v` of [`plain_attention`](Self::plain_attention).
+    fn plain_attention_backward(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+        grad: Tensor<Self, 3>,
+    ) -> [Tensor<Self, 3>; 3] {
+        composed::plain_attention_backward(q, k, v, heads, grad)
+    }
+
+    /// `value * gelu(gate)` with the exact GELU, of the halves `[value, gate]` of every row: `[batch, tokens, 2 x width]` to
+    /// `[batch, tokens, width]` (arXiv 2002.05202).
+    fn geglu(x: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        composed::geglu(x)
+    }
+
+    /// Gradient of `x` of [`geglu`](Self::geglu).
+    fn geglu_backward(x: Tensor<Self, 3>, grad: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        composed::geglu_backward(x, grad)
+    }
+
+    /// Group norm (arXiv 1803.08494): `x` `[batch, channels, height, width]` over every one of `groups` runs of channels, times
+    /// `weight` plus `bias`, both `[channels]`; with `silu`, the SiLU of it.
+    fn group_norm(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Self, 4> {
+        composed::group_norm(x, weight, bias, options)
+    }
+
+    /// Gradients of `x`, `weight` and `bias` of [`group_norm`](Self::group_norm).
+    fn group_norm_backward(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        options: GroupNormOptions,
+        grad: Tensor<Self, 4>,
+    ) -> GroupNormGrads<Self> {
+        composed::group_norm_backward(x, weight, bias, options, grad)
+    }
+
+    /// Convolution of `x` `[batch, input, height, width]` with `weight` `[output, input / groups, rows, columns]`, plus `bias`
+    /// `[output]`: to `[batch, output, ..]`. (A backend's own `conv2d` is burn's, of primitives.)
+    fn convolution(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        composed::convolution(x, weight, bias, options)
+    }
+
+    /// Gradients of `x` and `weight` of [`convolution`](Self::convolution); [`sum_pixels`](Self::sum_pixels) of `grad` is
+    /// `bias`'s.
+    fn convolution_backward(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+        grad: Tensor<Self, 4>,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        composed::convolution_backward(x, weight, options, grad)
+    }
+
+    /// Sum of every channel over all pixels of all images: `[batch, channels, height, width]` to `[channels]`.
+    fn sum_pixels(x: Tensor<Self, 4>) -> Tensor<Self, 1> {
+        composed::sum_pixels(x)
+    }
+
     /// Indices of the `taken` largest scores of every row of `scores` `[batch, rows, tokens]`, largest first
     /// `[batch, rows, taken]`, each index once; equal scores and NaN come in any order.
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {
@@ -245,6 +328,28 @@ pub struct ModulatedNormGrads<B: Backend> {
     pub shift: Tensor<B, 2>,
     /// Of the scale.
     pub scale: Tensor<B, 2>,
+}
+
+/// What [`DitBackend::group_norm`] computes.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNormOptions {
+    /// Runs of channels with a mean and a variance of their own.
+    pub groups: usize,
+    /// Added to variances.
+    pub eps: f64,
+    /// Whether a SiLU follows.
+    pub silu: bool,
+}
+
+/// Gradients of the inputs of [`DitBackend::group_norm`], shaped like them.
+#[derive(Clone, Debug)]
+pub struct GroupNormGrads<B: Backend> {
+    /// Of the pixels.
+    pub x: Tensor<B, 4>,
+    /// Of the norm's weight.
+    pub weight: Tensor<B, 1>,
+    /// Of the norm's bias.
+    pub bias: Tensor<B, 1>,
 }
 
 /// Applies an operation on rows, such as [`DitBackend::tanh_gelu`], over the last dimension of `x`.

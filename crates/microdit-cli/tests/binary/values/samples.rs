@@ -26,12 +26,12 @@ const SHAPES: &str = r#"(
             schedule: (curve: Cosine(warmup: 2, total: 4, floor: 0.3)),
         ),
         (
-            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb),
+            name: "naive", steps: 2, diffusion: FlowMatching(density: LogitNormal(mean: 0.0, std: 1.0), shift: 1.5), masking: Naive(ratio: 0.5), optimizer: (method: Lamb()),
             schedule: (curve: WarmupStableDecay(warmup: 1, total: 2, decay: 1, floor: 0.0)),
         ),
         (
             name: "unmasked", steps: 3, diffusion: Vp(timesteps: 100, betas: Linear(start: 1e-4, end: 0.02), weighting: MinSnr(5.0)), schedule: (curve: Constant(warmup: 1)),
-            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1))],
+            ema: [(decay: Smoothing(0.9)), (decay: HalfLife(2.0), start: 1, every: 2), (decay: Power(0.1)), (decay: Ramped(0.9))],
             post_hoc_ema: (every: 2), evaluate_every: 2, draw_every: 3,
         ),
     ],
@@ -67,6 +67,19 @@ const DIFFUSIONS: [[&str; 2]; 4] = [
         "Edm(sigma_data: 0.5, p_mean: 0.0, p_std: 1.0)",
         "Sigmas(sigma_max: 70.0)",
     ],
+];
+
+/// Another network, which sees all tokens.
+const UNET: [&str; 4] = [
+    "model=UNet(
+        input_size: 16, in_channels: 3, out_channels: 3, caption_channels: 8, norm_groups: 2,
+        down: [(channels: 4, resnets: 1), (channels: 8, resnets: 1, attentions: [1], heads: 2)],
+        mid: (resnets: 1, attentions: [1], heads: 2),
+        up: [(channels: 8, resnets: 2, attentions: [1], heads: 2), (channels: 4, resnets: 2)],
+    )",
+    "stages.masked.masking=None",
+    "stages.masked.reconstruction=None",
+    "stages.naive.masking=None",
 ];
 
 /// Other ways to drop tokens.
@@ -146,6 +159,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     let mut all = vec![load(&shapes, &[])];
     all.extend(maskings);
     all.extend(widths);
+    all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
     all.push(load(&latents, &[]));
     all.push(load(&pictures, &[]));

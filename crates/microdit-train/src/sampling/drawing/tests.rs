@@ -179,7 +179,7 @@ fn a_network_that_guides_itself_does_not_guide() {
 }
 
 #[test]
-fn pictures_start_from_an_image_and_have_any_sides() {
+fn pictures_begin_with_an_image_and_have_any_sides() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("start.png");
     let start = image::RgbImage::from_fn(48, 16, |x, y| image::Rgb([5 * x as u8, y as u8, 9]));
@@ -190,7 +190,7 @@ fn pictures_start_from_an_image_and_have_any_sides() {
         steps: 4,
         ..settings(&[], 1)
     };
-    let nothing_left = wide().with_start(&path, 0.0).unwrap();
+    let nothing_left = wide().with_init(&path, 0.0).unwrap();
     let picture = [Picture {
         place: 1,
         prompt: "a red circle",
@@ -201,7 +201,7 @@ fn pictures_start_from_an_image_and_have_any_sides() {
     // The more steps are left, the less of it.
     let of_start = drawn(&nothing_left, &settings);
     let distance = |strength: f64| {
-        let values = drawn(&wide().with_start(&path, strength).unwrap(), &settings);
+        let values = drawn(&wide().with_init(&path, strength).unwrap(), &settings);
         let pairs = of_start.iter().zip(values);
         pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
     };
@@ -210,10 +210,116 @@ fn pictures_start_from_an_image_and_have_any_sides() {
     for size in [[50, 16], [48, 0]] {
         assert!(pipeline(1.0, &[]).with_size(size).is_err(), "{size:?}");
     }
-    assert!(wide().with_start(folder.path(), 0.5).is_err());
+    assert!(wide().with_init(folder.path(), 0.5).is_err());
     // The image has the size of the pictures.
-    let started = wide().with_start(&path, 0.5).unwrap();
+    let started = wide().with_init(&path, 0.5).unwrap();
     assert!(started.with_size([16, 48]).is_err());
+}
+
+/// What is kept of an image is in the picture, level by level, whoever draws the rest.
+#[test]
+fn a_mask_keeps_what_it_does_not_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mask) = (
+        folder.path().join("init.png"),
+        folder.path().join("mask.png"),
+    );
+    // Twice as large and wider than the pictures: covers them, and loses eight pixels left and right.
+    let level = |x: u32, y: u32| image::Rgb([x as u8, y as u8, 90]);
+    let init = image::RgbImage::from_fn(80, 64, level);
+    init.save(&path).unwrap();
+    let white = |x| if x >= 40 { 255 } else { 0 };
+    let marks = image::RgbImage::from_fn(80, 64, |x, _| image::Rgb([white(x); 3]));
+    marks.save(&mask).unwrap();
+    let shown = microdit_data::image::cover(&init, 32, 32);
+    for diffusion in [
+        "Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2)",
+        "Vp(prediction: V, zero_terminal_snr: true)",
+        "FlowMatching(shift: 3.0)",
+    ] {
+        let new = || pipeline(1.0, &[&format!("diffusion={diffusion}")]);
+        for solver in ["Heun", "Ddim(eta: 0.5)", "DpmSolver(sde: true)"] {
+            let settings = settings(&[], 1)
+                .with(&[format!("solver={solver}"), "steps=6".into()])
+                .unwrap();
+            for strength in [0.5, 1.0] {
+                let pipeline = new().with_init(&path, strength).unwrap();
+                let pipeline = pipeline.with_mask(&mask).unwrap();
+                let picture = [Picture {
+                    place: 1,
+                    prompt: "a red circle",
+                }];
+                let latents = pipeline.denoise(&settings, 3, &picture, &GO, || ());
+                let drawn = pipeline.look_at(latents.unwrap()).next().unwrap().unwrap();
+                let pixels = drawn.enumerate_pixels();
+                let (kept, redrawn): (Vec<_>, Vec<_>) = pixels.partition(|(x, _, _)| *x < 16);
+                let same =
+                    |(x, y, pixel): &(u32, u32, &image::Rgb<u8>)| shown.get_pixel(*x, *y) == *pixel;
+                let case = format!("{solver} in {diffusion}, strength {strength}");
+                assert!(kept.iter().all(same), "{case}");
+                assert!(
+                    redrawn.iter().filter(|pixel| !same(pixel)).count() > 400,
+                    "{case}"
+                );
+            }
+        }
+    }
+    let one = || pipeline(1.0, &[]);
+    let label = |pipeline: &Pipeline<_, _>| {
+        let picture = Picture {
+            place: 0,
+            prompt: "",
+        };
+        let label = pipeline.label(&settings(&[], 1), 0, picture);
+        let text = |key| {
+            label
+                .texts()
+                .iter()
+                .find(|(found, _)| *found == key)
+                .unwrap()
+                .1
+                .clone()
+        };
+        ["init", "strength", "mask"].map(text)
+    };
+    assert_eq!(label(&one()), ["", "", ""]);
+    let masked = one()
+        .with_init(&path, 0.25)
+        .unwrap()
+        .with_mask(&mask)
+        .unwrap();
+    let [of_init, of_mask] = [&path, &mask].map(|path| super::super::label::of_file(path).unwrap());
+    assert_eq!(label(&masked), [of_init, "0.25".into(), of_mask]);
+    // Steps that are not taken are not counted either.
+    let settings = SamplingConfig {
+        steps: 8,
+        ..settings(&["a"], 1)
+    };
+    let drawing = Drawing::new(&masked, order(&settings, folder.path())).unwrap();
+    assert_eq!(drawing.steps(), 2);
+    for (error, part) in [
+        (one().with_mask(&mask).err(), "there is none"),
+        (one().with_init(&path, 1.5).err(), "strength: must be"),
+        (
+            one()
+                .with_init(&path, 1.0)
+                .unwrap()
+                .with_mask(folder.path())
+                .err(),
+            "directory",
+        ),
+    ] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    image::RgbImage::new(8, 8).save(&mask).unwrap();
+    let error = one()
+        .with_init(&path, 1.0)
+        .unwrap()
+        .with_mask(&mask)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("marks nothing"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::DitConfig;
 use crate::{
-    net::{Flops, Tokens},
+    net::{Flops, Tokens, limits::saturated},
     nn::{BlockConfig, Dense, Router},
 };
 
@@ -55,11 +55,6 @@ pub(super) fn parameters(config: &DitConfig) -> usize {
             + decoder
             + last,
     )
-}
-
-/// A count as `usize`, or the largest `usize`: the product of unchecked sizes may be anything.
-pub(crate) fn saturated(count: u128) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Parameters of all experts and their routers.

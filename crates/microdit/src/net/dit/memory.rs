@@ -1,8 +1,8 @@
 //! What training keeps in memory, in bytes: the source of every memory estimate.
 
-use super::{DitConfig, flops::saturated};
+use super::DitConfig;
 use crate::{
-    net::Tokens,
+    net::{Tokens, limits::saturated},
     nn::{BlockConfig, Dense, Precision, Router},
 };
 

@@ -11,8 +11,8 @@ impl DenoiserConfig for DitConfig {
         Self::validate(self)
     }
 
-    fn validate_tokens(&self, tokens: usize) -> Result<(), ConfigError> {
-        self.validate_capacity(tokens)
+    fn validate_tokens(&self, kept: usize, _all: usize) -> Result<(), ConfigError> {
+        self.validate_capacity(kept)
     }
 
     fn latent(&self) -> [usize; 3] {

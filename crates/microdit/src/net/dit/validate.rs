@@ -2,23 +2,16 @@
 
 use super::{DecoderConfig, DitConfig, MixerConfig, flops};
 use crate::{
-    net::ConfigError,
+    net::{
+        ConfigError,
+        limits::{MAX_PARAMETERS, MAX_SIDE, MAX_WIDTH},
+    },
     nn::{MoeConfig, Router},
     range::{OutOfRange, above, require, within},
 };
 
-/// Largest side of a latent, and of what else is counted along it.
-const MAX_SIDE: usize = 1 << 16;
-
-/// Largest width of a layer.
-const MAX_WIDTH: usize = 1 << 20;
-
 /// Most blocks.
 const MAX_DEPTH: usize = 1 << 14;
-
-/// Most parameters and entries of the position table together: forty times the largest network of the paper, and few enough
-/// that no product of sizes overflows.
-const MAX_PARAMETERS: usize = 100_000_000_000;
 
 impl DitConfig {
     /// Checks that a network of these sizes exists, and has at most 10^11 parameters.

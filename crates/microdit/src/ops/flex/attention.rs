@@ -44,14 +44,18 @@ impl<'a> Rows<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
     count: usize,
-    /// What is added to the variances of queries and keys.
-    eps: f32,
+    /// What is added to the variances of queries and keys; none where they are not normalized.
+    eps: Option<f32>,
 }
 
 impl Heads {
-    pub(super) fn new(count: usize, eps: f64) -> Self {
-        let eps = eps as f32;
+    pub(super) fn normed(count: usize, eps: f64) -> Self {
+        let eps = Some(eps as f32);
         Self { count, eps }
+    }
+
+    pub(super) fn plain(count: usize) -> Self {
+        Self { count, eps: None }
     }
 }
 
@@ -112,6 +116,9 @@ impl Part {
     }
 
     fn fill_normed(&mut self, rows: Rows<'_>, heads: Heads) {
+        let Some(eps) = heads.eps else {
+            return self.fill(rows, heads.count);
+        };
         self.inverse.clear();
         split(
             rows,
@@ -119,7 +126,7 @@ impl Part {
             &mut self.values,
             #[inline(always)]
             |row| {
-                let (mean, inverse) = statistics(row, heads.eps);
+                let (mean, inverse) = statistics(row, eps);
                 self.inverse.push(inverse);
                 (mean, inverse)
             },

@@ -5,19 +5,31 @@
 mod adam;
 mod attention;
 mod buffer;
+mod convolution;
 mod experts;
+mod group_norm;
 mod matrix;
 mod norm;
+mod packed;
+mod patches;
 mod pointwise;
 mod simd;
 mod small;
 
-use super::{Collectives, DitBackend, ExpertGrads, ExpertInputs, ModulatedNormGrads, composed};
+use super::{
+    Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,
+    ModulatedNormGrads, composed,
+};
 use crate::worker_pool::KeepAwake;
 use attention::{Heads, Rows, Sample};
 use buffer::unwritten;
-use burn::tensor::{DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate};
+use burn::tensor::{
+    DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate,
+    ops::PaddedConvOptions,
+};
 use burn_flex::{Flex, FlexTensor};
+use convolution::Convolution;
+use group_norm::Runs;
 use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
 use rayon::prelude::*;
@@ -43,6 +55,28 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// The elements of contiguous tensors.
 fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
     tensors.each_ref().map(FlexTensor::storage::<f32>)
+}
+
+/// How a group norm divides images `[batch, channels, height, width]`.
+fn runs([_, channels, height, width]: [usize; 4], options: GroupNormOptions) -> Runs {
+    Runs {
+        channels: channels / options.groups,
+        groups: options.groups,
+        pixels: height * width,
+        eps: options.eps as f32,
+        silu: options.silu,
+    }
+}
+
+/// The sizes of a convolution that the kernels here compute.
+fn sizes_in_f32(
+    x: &Tensor<Flex, 4>,
+    weight: &Tensor<Flex, 4>,
+    options: &PaddedConvOptions<2>,
+) -> Option<Convolution> {
+    (is_f32(x) && is_f32(weight))
+        .then(|| Convolution::new(x.dims(), weight.dims(), options))
+        .flatten()
 }
 
 impl DitBackend for Flex {
@@ -283,7 +317,7 @@ impl DitBackend for Flex {
         }
         let [batch, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let qkv = flat(qkv);
         let mut out = unwritten(batch * tokens * width);
         out.par_chunks_mut(tokens * width)
@@ -306,7 +340,7 @@ impl DitBackend for Flex {
         }
         let shape @ [_, tokens, packed] = qkv.dims();
         let width = packed / 3;
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(qkv), flat(grad)];
         let [qkv, grad] = slices(&tensors);
         let mut out = unwritten(qkv.len());
@@ -336,7 +370,7 @@ impl DitBackend for Flex {
             return composed::cross_attention(q, kv, heads, eps);
         }
         let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(q), flat(kv)];
         let [q, kv] = slices(&tensors);
         let mut out = unwritten(q.len());
@@ -365,7 +399,7 @@ impl DitBackend for Flex {
             return composed::cross_attention_backward(q, kv, heads, eps, grad);
         }
         let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::new(heads, eps);
+        let heads = Heads::normed(heads, eps);
         let tensors = [flat(q), flat(kv), flat(grad)];
         let [q, kv, grad] = slices(&tensors);
         let (mut q_grad, mut kv_grad) = (unwritten(q.len()), unwritten(kv.len()));
@@ -393,6 +427,176 @@ impl DitBackend for Flex {
                 },
             );
         (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
+    }
+
+    fn plain_attention(
+        q: Tensor<Flex, 3>,
+        k: Tensor<Flex, 3>,
+        v: Tensor<Flex, 3>,
+        heads: usize,
+    ) -> Tensor<Flex, 3> {
+        if ![&q, &k, &v].into_iter().all(is_f32) {
+            return composed::plain_attention(q, k, v, heads);
+        }
+        let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), k.dims());
+        let tensors = [flat(q), flat(k), flat(v)];
+        let [q, k, v] = slices(&tensors);
+        let mut out = unwritten(q.len());
+        let inputs = (
+            q.par_chunks(tokens * width),
+            k.par_chunks(words * width),
+            v.par_chunks(words * width),
+        );
+        out.par_chunks_mut(tokens * width)
+            .zip(inputs.into_par_iter())
+            .for_each_init(Sample::default, |sample, (out, (q, k, v))| {
+                let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
+                sample.forward(out, qkv, Heads::plain(heads));
+            });
+        tensor(out, shape)
+    }
+
+    fn plain_attention_backward(
+        q: Tensor<Flex, 3>,
+        k: Tensor<Flex, 3>,
+        v: Tensor<Flex, 3>,
+        heads: usize,
+        grad: Tensor<Flex, 3>,
+    ) -> [Tensor<Flex, 3>; 3] {
+        if ![&q, &k, &v].into_iter().all(is_f32) {
+            return composed::plain_attention_backward(q, k, v, heads, grad);
+        }
+        let heads = Heads::plain(heads);
+        let (q_shape @ [_, tokens, width], shape @ [_, words, _]) = (q.dims(), k.dims());
+        let tensors = [flat(q), flat(k), flat(v), flat(grad)];
+        let [q, k, v, grad] = slices(&tensors);
+        let mut grads = [q, k, v].map(|x| unwritten(x.len()));
+        let [q_grad, k_grad, v_grad] = &mut grads;
+        let outputs = (
+            q_grad.par_chunks_mut(tokens * width),
+            k_grad.par_chunks_mut(words * width),
+            v_grad.par_chunks_mut(words * width),
+        );
+        let inputs = (
+            q.par_chunks(tokens * width),
+            k.par_chunks(words * width),
+            v.par_chunks(words * width),
+            grad.par_chunks(tokens * width),
+        );
+        outputs
+            .into_par_iter()
+            .zip(inputs.into_par_iter())
+            .for_each_init(
+                Sample::default,
+                |sample, ((dq, dk, dv), (q, k, v, grad))| {
+                    let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
+                    sample.backward(grad, qkv, heads);
+                    sample.q.write_grad(dq, width, heads, 1, 0);
+                    sample.k.write_grad(dk, width, heads, 1, 0);
+                    sample.v.write_grad(dv, width, heads, 1, 0);
+                },
+            );
+        let [q, k, v] = grads;
+        [tensor(q, q_shape), tensor(k, shape), tensor(v, shape)]
+    }
+
+    fn geglu(x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&x) {
+            return composed::geglu(x);
+        }
+        let [batch, tokens, packed] = x.dims();
+        let out = pointwise::geglu(flat(x).storage(), packed / 2);
+        tensor(out, [batch, tokens, packed / 2])
+    }
+
+    fn geglu_backward(x: Tensor<Flex, 3>, grad: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&x) {
+            return composed::geglu_backward(x, grad);
+        }
+        let shape @ [_, _, packed] = x.dims();
+        let tensors = [flat(x), flat(grad)];
+        let [x, grad] = slices(&tensors);
+        tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+    }
+
+    fn group_norm(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+    ) -> Tensor<Flex, 4> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm(x, weight, bias, options);
+        }
+        let shape = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias)];
+        let [x, weight, bias] = slices(&tensors);
+        let runs = runs(shape, options);
+        tensor(group_norm::forward(x, weight, bias, runs), shape)
+    }
+
+    fn group_norm_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        options: GroupNormOptions,
+        grad: Tensor<Flex, 4>,
+    ) -> GroupNormGrads<Flex> {
+        if !is_f32(&x) || !is_f32(&weight) {
+            return composed::group_norm_backward(x, weight, bias, options, grad);
+        }
+        let shape @ [_, channels, _, _] = x.dims();
+        let tensors = [flat(x), flat(weight), flat(bias), flat(grad)];
+        let [x, weight, bias, grad] = slices(&tensors);
+        let grads = group_norm::backward(x, weight, bias, grad, runs(shape, options));
+        let sum = |by_image: &[f32]| tensor(pointwise::sum_rows(by_image, channels), [channels]);
+        GroupNormGrads {
+            x: tensor(grads.x, shape),
+            weight: sum(&grads.weight),
+            bias: sum(&grads.bias),
+        }
+    }
+
+    fn convolution(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        bias: Option<Tensor<Flex, 1>>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Flex, 4> {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution(x, weight, bias, options);
+        };
+        let (tensors, bias) = ([flat(x), flat(weight)], bias.map(flat));
+        let [x, weight] = slices(&tensors);
+        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+        tensor(sizes.forward(x, weight, bias), sizes.output_shape())
+    }
+
+    fn convolution_backward(
+        x: Tensor<Flex, 4>,
+        weight: Tensor<Flex, 4>,
+        options: &PaddedConvOptions<2>,
+        grad: Tensor<Flex, 4>,
+    ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
+        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
+            return composed::convolution_backward(x, weight, options, grad);
+        };
+        let (x_shape, weight_shape) = (x.dims(), weight.dims());
+        let tensors = [flat(x), flat(weight), flat(grad)];
+        let [x, weight, grad] = slices(&tensors);
+        (
+            tensor(sizes.input_gradient(weight, grad), x_shape),
+            tensor(sizes.weight_gradient(x, grad), weight_shape),
+        )
+    }
+
+    fn sum_pixels(x: Tensor<Flex, 4>) -> Tensor<Flex, 1> {
+        let [_, channels, height, width] = x.dims();
+        if !is_f32(&x) || height * width == 0 {
+            return composed::sum_pixels(x);
+        }
+        let sums = pointwise::sum_pixels(flat(x).storage(), channels, height * width);
+        tensor(sums, [channels])
     }
 
     fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {

@@ -2,7 +2,7 @@
 
 use super::{
     buffer::unwritten,
-    simd::{sigmoid, simd},
+    simd::{normal_distribution, sigmoid, simd, sum},
 };
 use rayon::prelude::*;
 
@@ -99,6 +99,59 @@ pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32
             );
         });
     (gate_grad, x_grad)
+}
+
+/// `value * gelu(gate)` of rows of `width` values and as many gates.
+pub(super) fn geglu(x: &[f32], width: usize) -> Vec<f32> {
+    let mut out = unwritten(x.len() / 2);
+    let rows = (TASK / width).max(1) * width;
+    out.par_chunks_mut(rows)
+        .zip(x.par_chunks(2 * rows))
+        .for_each(|(out, x)| {
+            simd(
+                #[inline(always)]
+                || {
+                    let rows = x.chunks_exact(2 * width);
+                    for (out, row) in out.chunks_exact_mut(width).zip(rows) {
+                        let (value, gate) = row.split_at(width);
+                        for ((out, value), &gate) in out.iter_mut().zip(value).zip(gate) {
+                            *out = value * gate * normal_distribution(gate).0;
+                        }
+                    }
+                },
+            );
+        });
+    out
+}
+
+/// Gradient of `x`.
+pub(super) fn geglu_backward(x: &[f32], grad: &[f32], width: usize) -> Vec<f32> {
+    let mut out = unwritten(x.len());
+    let rows = (TASK / width).max(1) * width;
+    let inputs = (x.par_chunks(2 * rows), grad.par_chunks(rows)).into_par_iter();
+    out.par_chunks_mut(2 * rows)
+        .zip(inputs)
+        .for_each(|(out, (x, grad))| {
+            simd(
+                #[inline(always)]
+                || {
+                    let inputs = x.chunks_exact(2 * width).zip(grad.chunks_exact(width));
+                    for (out, (row, grad)) in out.chunks_exact_mut(2 * width).zip(inputs) {
+                        let (value_grad, gate_grad) = out.split_at_mut(width);
+                        let (value, gate) = row.split_at(width);
+                        let inputs = value.iter().zip(gate).zip(grad);
+                        for ((value_grad, gate_grad), ((value, &gate), grad)) in
+                            value_grad.iter_mut().zip(gate_grad).zip(inputs)
+                        {
+                            let (cumulative, density) = normal_distribution(gate);
+                            *value_grad = grad * gate * cumulative;
+                            *gate_grad = grad * value * (cumulative + gate * density);
+                        }
+                    }
+                },
+            );
+        });
+    out
 }
 
 /// `x + gate * update` with one gate `[dim]` per sample of `tokens` rows.
@@ -206,6 +259,20 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
         }
     }
     total
+}
+
+/// Sum of every channel of `[batch, channels, pixels]` over pixels and images `[channels]`.
+pub(super) fn sum_pixels(x: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    let channel = |channel: usize| {
+        simd(
+            #[inline(always)]
+            || {
+                let images = x[channel * pixels..].chunks(channels * pixels);
+                images.map(|image| sum(&image[..pixels], |x| x)).sum()
+            },
+        )
+    };
+    (0..channels).into_par_iter().map(channel).collect()
 }
 
 /// `rows` copies of `row`.

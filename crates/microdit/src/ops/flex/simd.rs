@@ -29,7 +29,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Sum of what `f` makes of a partial sum and an element of each of two arrays of one length.
 #[inline(always)]
-fn fold(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+pub(super) fn fold(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut lanes = [0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());

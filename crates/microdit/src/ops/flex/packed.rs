@@ -1,0 +1,277 @@
+//! Products whose right factor is nowhere in memory: whoever computes a piece of the output packs what it needs of it, a
+//! block at a time. The left factor is read where it lies.
+//!
+//! Every element of the output is summed in the same order, whoever computes it and however the work is shared.
+
+use super::buffer::Lines;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::array::from_fn;
+
+/// Columns packed side by side: whole vectors on every processor.
+pub(super) const PANEL: usize = 64;
+
+/// Panels packed at a time, over which the rows of the left factor stay in the nearest cache.
+const PANELS: usize = 4;
+
+/// Rows of a tile: with [`PANEL`] columns, as many sums as 32 registers of 512 bits hold.
+const TILE: usize = 6;
+
+/// Rows below which packing costs a good part of what it is for.
+const ROWS_PER_TASK: usize = 16 * TILE;
+
+/// Neighboring columns of the output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns {
+    /// Which run of columns; they lie together within one.
+    pub(super) run: usize,
+    /// The first, within its run.
+    pub(super) first: usize,
+    /// How many, up to [`PANEL`].
+    pub(super) count: usize,
+}
+
+/// The factors of a product, whose inner dimension comes in blocks.
+pub(super) trait Factors: Sync {
+    /// How many blocks there are.
+    fn blocks(&self) -> usize;
+
+    /// How many elements of the inner dimension a block has.
+    fn inner(&self, block: usize) -> usize;
+
+    /// The left factor's part of a block, from its first element on, and how far its rows are apart.
+    fn left(&self, block: usize) -> (&[f32], usize);
+
+    /// Writes the right factor's part of a block, `[inner, PANEL]`, with zeros behind the last of `columns`.
+    fn pack(&self, columns: Columns, block: usize, out: &mut [f32]);
+}
+
+/// Some columns of some rows of the output.
+#[derive(Debug)]
+struct Piece<'a> {
+    columns: Columns,
+    rows: Vec<&'a mut [f32]>,
+}
+
+/// What one thread computes at a time: pieces of the same rows.
+#[derive(Debug)]
+struct Task<'a> {
+    first_row: usize,
+    pieces: Vec<Piece<'a>>,
+}
+
+/// How an output `[matrices, rows, runs, run]` lies in memory. A run of columns has the number `matrix x runs + run`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) rows: usize,
+    pub(super) runs: usize,
+    pub(super) run: usize,
+}
+
+impl Layout {
+    fn tasks(self, out: &mut [f32], threads: usize) -> Vec<Task<'_>> {
+        let Self { rows, runs, run } = self;
+        let row = runs * run;
+        let panels = out.len() / (rows * row) * runs * run.div_ceil(PANEL);
+        // Rows are shared where there are too few columns: each share packs them by itself.
+        let shares = (4 * threads).div_ceil(panels.div_ceil(PANELS));
+        let share = rows
+            .div_ceil(shares)
+            .max(ROWS_PER_TASK)
+            .next_multiple_of(TILE);
+        let mut pieces: Vec<Vec<Piece<'_>>> = Vec::new();
+        pieces.resize_with(rows.div_ceil(share), Vec::new);
+        for (matrix, out) in out.chunks_exact_mut(rows * row).enumerate() {
+            for (pieces, out) in pieces.iter_mut().zip(out.chunks_mut(share * row)) {
+                let before = pieces.len();
+                for i in 0..runs {
+                    pieces.extend((0..run).step_by(PANEL).map(|first| Piece {
+                        columns: Columns {
+                            run: matrix * runs + i,
+                            first,
+                            count: PANEL.min(run - first),
+                        },
+                        rows: Vec::with_capacity(out.len() / row),
+                    }));
+                }
+                for row in out.chunks_exact_mut(row) {
+                    let parts = row.chunks_exact_mut(run).flat_map(|x| x.chunks_mut(PANEL));
+                    for (piece, part) in pieces[before..].iter_mut().zip(parts) {
+                        piece.rows.push(part);
+                    }
+                }
+            }
+        }
+        let mut tasks = Vec::new();
+        for (i, pieces) in pieces.into_iter().enumerate() {
+            let mut pieces = pieces.into_iter().peekable();
+            while pieces.peek().is_some() {
+                tasks.push(Task {
+                    first_row: i * share,
+                    pieces: pieces.by_ref().take(PANELS).collect(),
+                });
+            }
+        }
+        tasks
+    }
+}
+
+/// Writes the product into `out`, with `start`, one number per row, added.
+///
+/// # Panics
+/// If the output or a factor is empty or does not fit.
+pub(super) fn multiply_packed(
+    out: &mut [f32],
+    layout: Layout,
+    factors: &dyn Factors,
+    start: Option<&[f32]>,
+) {
+    layout
+        .tasks(out, rayon::current_num_threads())
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each_init(Lines::default, |packed, task| {
+            Arch::new().dispatch(Product {
+                task,
+                factors,
+                start,
+                packed,
+            });
+        });
+}
+
+struct Product<'a> {
+    task: Task<'a>,
+    factors: &'a dyn Factors,
+    start: Option<&'a [f32]>,
+    packed: &'a mut Lines,
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Task {
+            first_row,
+            mut pieces,
+        } = self.task;
+        let rows = pieces[0].rows.len();
+        for block in 0..self.factors.blocks() {
+            let inner = self.factors.inner(block);
+            let packed = self.packed.resized(pieces.len() * inner * PANEL);
+            let panels = packed.chunks_exact_mut(inner * PANEL);
+            for (piece, panel) in pieces.iter().zip(panels) {
+                self.factors.pack(piece.columns, block, panel);
+            }
+            let (left, stride) = self.factors.left(block);
+            let step = Step {
+                left: &left[first_row * stride..],
+                stride,
+                inner,
+                before: match block {
+                    0 => Before::Start(self.start.map(|start| &start[first_row..])),
+                    _ => Before::Sum,
+                },
+            };
+            for row in (0..rows).step_by(TILE) {
+                let panels = packed.chunks_exact(inner * PANEL);
+                for (piece, panel) in pieces.iter_mut().zip(panels) {
+                    step.rows(simd, piece, panel, row);
+                }
+            }
+        }
+    }
+}
+
+/// What a block's products are added to.
+#[derive(Clone, Copy, Debug)]
+enum Before<'a> {
+    /// A number per row, or nothing.
+    Start(Option<&'a [f32]>),
+    /// The sum of the blocks before.
+    Sum,
+}
+
+/// A block of the inner dimension.
+#[derive(Clone, Copy, Debug)]
+struct Step<'a> {
+    left: &'a [f32],
+    stride: usize,
+    inner: usize,
+    before: Before<'a>,
+}
+
+impl Step<'_> {
+    /// Adds the block to a piece's rows from `row` on, up to [`TILE`] of them.
+    #[inline(always)]
+    fn rows<S: Simd>(&self, simd: S, piece: &mut Piece<'_>, panel: &[f32], row: usize) {
+        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        let mut column = 0;
+        while column < piece.columns.count {
+            let left = (piece.columns.count - column).div_ceil(S::F32_LANES);
+            let vectors = left.min(most);
+            match vectors {
+                1 => self.columns::<S, 1>(simd, piece, panel, row, column),
+                2 => self.columns::<S, 2>(simd, piece, panel, row, column),
+                3 => self.columns::<S, 3>(simd, piece, panel, row, column),
+                _ => self.columns::<S, 4>(simd, piece, panel, row, column),
+            }
+            column += vectors * S::F32_LANES;
+        }
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        piece: &mut Piece<'_>,
+        panel: &[f32],
+        row: usize,
+        column: usize,
+    ) {
+        match piece.rows.len() - row {
+            1 => self.tile::<S, 1, N>(simd, piece, panel, row, column),
+            2 => self.tile::<S, 2, N>(simd, piece, panel, row, column),
+            3 => self.tile::<S, 3, N>(simd, piece, panel, row, column),
+            4 => self.tile::<S, 4, N>(simd, piece, panel, row, column),
+            5 => self.tile::<S, 5, N>(simd, piece, panel, row, column),
+            _ => self.tile::<S, TILE, N>(simd, piece, panel, row, column),
+        }
+    }
+
+    /// `R` rows of `N` vectors.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const N: usize>(
+        &self,
+        simd: S,
+        piece: &mut Piece<'_>,
+        panel: &[f32],
+        row: usize,
+        column: usize,
+    ) {
+        let left: [&[f32]; R] = from_fn(|r| &self.left[(row + r) * self.stride..][..self.inner]);
+        let mut sums = [[simd.splat_f32s(0.0); N]; R];
+        for (k, right) in panel.chunks_exact(PANEL).take(self.inner).enumerate() {
+            let (right, _) = S::as_simd_f32s(&right[column..][..N * S::F32_LANES]);
+            let right: [S::f32s; N] = from_fn(|i| right[i]);
+            for (sums, left) in sums.iter_mut().zip(left) {
+                let left = simd.splat_f32s(left[k]);
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = simd.mul_add_e_f32s(left, right, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let out = &mut piece.rows[row + r][column..];
+            for (sum, out) in sums.into_iter().zip(out.chunks_mut(S::F32_LANES)) {
+                let before = match self.before {
+                    Before::Start(None) => simd.splat_f32s(0.0),
+                    Before::Start(Some(start)) => simd.splat_f32s(start[row + r]),
+                    Before::Sum => simd.partial_load_f32s(out),
+                };
+                simd.partial_store_f32s(out, simd.add_f32s(before, sum));
+            }
+        }
+    }
+}
