@@ -60,7 +60,11 @@ pub(super) fn settings(golden: &Golden) -> LoraConfig {
 /// The adapters of a file, with its settings in place of metadata.
 pub(super) fn adapters<B: DitBackend>(golden: &Golden, network: &UNet<B>) -> Lora<B> {
     let lora = &golden.config["lora"];
-    let keys = [("r", "r"), ("alpha", "lora_alpha"), ("use_rslora", "use_rslora")];
+    let keys = [
+        ("r", "r"),
+        ("alpha", "lora_alpha"),
+        ("use_rslora", "use_rslora"),
+    ];
     let keys = keys.into_iter().chain([("alpha_pattern", "alpha_pattern")]);
     let configuration: Map<String, Value> = keys
         .filter(|(key, _)| !lora[*key].is_null())
@@ -142,7 +146,11 @@ impl Case<'_> {
         let network = unet::<Inner>(&self.golden);
         let lora = adapters(&self.golden, &network);
         self.layers(&network, &lora);
-        let x = || self.golden.get("in.x").float::<Inner, 4>(&Default::default());
+        let x = || {
+            self.golden
+                .get("in.x")
+                .float::<Inner, 4>(&Default::default())
+        };
         let of = |network: &UNet<Inner>| values(self.sample(network, x()));
         let found = [
             ("sample", of(&lora.apply(network.clone(), 1.0))),
@@ -188,7 +196,9 @@ impl Case<'_> {
         let frozen = Gradients::<Inner>::collect::<Train, _>(&network, &mut grads);
         assert_eq!(frozen.iter().count(), 0, "the network is frozen");
         let found = Gradients::<Inner>::collect::<Train, _>(&lora, &mut grads);
-        let named = found.iter().map(|(path, grad)| (peft_name(&lora, path), grad.clone()));
+        let named = found
+            .iter()
+            .map(|(path, grad)| (peft_name(&lora, path), grad.clone()));
         let named = Gradients::from_tensors(named);
         let global = self.golden.number("grad_norm");
         gradients(&self.golden, "grad.", global, "", &named, self.report);
@@ -234,7 +244,11 @@ pub(super) fn lora_file(path: &Path, report: &mut Report) {
     let found = read(&file);
     compare("read", &found);
     // What is written here is read the same, and says the same.
-    let name = format!("microdit-{}-{}.safetensors", golden.name, std::process::id());
+    let name = format!(
+        "microdit-{}-{}.safetensors",
+        golden.name,
+        std::process::id()
+    );
     let own = std::env::temp_dir().join(name);
     write_lora(&found, "unet", &own, DType::F32).expect("adapters are written");
     compare("written", &read(&own));

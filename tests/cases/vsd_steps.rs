@@ -120,7 +120,10 @@ pub(super) fn vsd_steps(path: &Path, report: &mut Report) {
             parts.map(|(part, key)| (part, Optimizer::new(optimizer(&case.golden, key))));
         for step in 0..steps {
             let distilled = drawn(&case, step);
-            let images = task.images(&distilled, &task.denoiser().predict(task.inputs(&distilled)));
+            let images = task.images(
+                &distilled,
+                &task.denoiser().predict(task.inputs(&distilled)),
+            );
             let images = images.detach();
             let gradient = task.gradient(&distilled, images.clone());
             for (name, found) in [("x0", images), ("score_gradient", gradient)] {
@@ -149,7 +152,8 @@ pub(super) fn vsd_steps(path: &Path, report: &mut Report) {
             ] {
                 let expected = case.golden.get(&format!("out.{name}")).data[step];
                 let error = (found / expected - 1.0).abs();
-                case.report.at_most(format!("{name}.{step}{way}"), error, limit);
+                case.report
+                    .at_most(format!("{name}.{step}{way}"), error, limit);
             }
             compare(&mut case, &task, step + 1);
         }
@@ -172,6 +176,7 @@ fn compare(case: &mut Case<'_>, task: &Network, after: usize) {
     for (name, data) in StateDict::from_module(&task.teacher).iter() {
         let expected = &case.golden.get(&format!("weights.{name}")).data;
         let found: Vec<f64> = data.iter().collect();
-        case.report.equal(format!("teacher {name}"), &found, expected);
+        case.report
+            .equal(format!("teacher {name}"), &found, expected);
     }
 }
