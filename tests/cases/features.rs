@@ -91,7 +91,7 @@ pub(super) fn clip_image(path: &Path, report: &mut Report) {
         }
     }
     let tower: ClipImage<Inner> = or_panic(config.load(&weights.at("weights"), &device));
-    let found = tower.prepare_images(&pictures(&golden), &device);
+    let found = tower.prepare_pictures(&pictures(&golden), &device);
     prepared(report, "images".into(), found, golden.get("in.images"));
     let states = tower.traced(golden.get("in.images").float(&device), |i, x| match i {
         0 => compare(report, &golden, "embed", x.clone()),
@@ -146,7 +146,7 @@ pub(super) fn hf_clip_image(path: &Path, report: &mut Report) {
     assert_eq!(config.preparation.corner, Corner::Before);
     let tower: ClipImage<Inner> = or_panic(config.load(&weights.at("weights"), &device));
     let expected = golden.get("out.pixel_values");
-    let images = tower.prepare_images(&pictures(&golden), &device);
+    let images = tower.prepare_pictures(&pictures(&golden), &device);
     prepared(report, "pixel_values".into(), images, expected);
     let layers = config.layers;
     let states = tower.traced(expected.float(&device), |i, x| {

@@ -63,6 +63,12 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(FeatureError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
     }
+    if let Some(EvaluateError::Network(FeatureError::Hub(error))) = error.downcast_ref() {
+        return on_hub(error);
+    }
+    if let Some(EvaluateError::Train(TrainError::Hub(error))) = error.downcast_ref() {
+        return on_hub(error);
+    }
     let advice = error.downcast_ref().and_then(on_evaluation);
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_training));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
@@ -94,8 +100,9 @@ fn on_evaluation(error: &EvaluateError) -> Option<&'static str> {
             Family::DinoV2 => {
                 "give it with --dinov2 dinov2-base, after: microdit fetch dinov2-base"
             }
-            Family::Clip | Family::CleanClip => {
-                "give it with --clip clip-l14-336, after: microdit fetch clip-l14-336"
+            Family::Clip => "give it with --clip clip-l14-336, after: microdit fetch clip-l14-336",
+            Family::CleanClip => {
+                "give it with --clean-clip clip-b32, after: microdit fetch clip-b32"
             }
             Family::Classifier => {
                 "give the labelled shards it learns from with --classifier SHARDS"
@@ -105,7 +112,14 @@ fn on_evaluation(error: &EvaluateError) -> Option<&'static str> {
         EvaluateError::NothingToMeasure => {
             "give networks with --inception, --clip or --dinov2, and what to compare with by --reference"
         }
-        EvaluateError::NoCaptions { .. } => "give them with --prompts FILE",
+        EvaluateError::NoCaptions { .. } => {
+            "give prompts with --prompts FILE, or in a recipe as evaluation.feature_distance.prompts"
+        }
+        EvaluateError::Unlabelled { .. } => {
+            "give labelled shards that the classifier is not trained on with --reference, or in a recipe as \
+             evaluation.feature_distance.reference"
+        }
+        EvaluateError::NoTexts { .. } => "give a CLIP of both towers, such as clip-l14",
         EvaluateError::Data(error) => return on_data(error),
         EvaluateError::Train(error) => return on_training(error),
         _ => return None,

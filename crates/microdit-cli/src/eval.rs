@@ -1,10 +1,10 @@
-//! `microdit eval`: measures the images that a network draws, or those in a directory.
+//! `microdit eval`: measures the pictures that a network draws, or those in a directory.
 
 use crate::{
     advice::OrAdvise,
-    bar::Bar,
     device::{Device, Devices, on_device, parse_devices},
     number::{real, whole},
+    preparation::{Shown, cache},
     sample::draw,
     say,
     signal::{Stopped, stop_on_signal},
@@ -13,16 +13,22 @@ use crate::{
 use burn_autodiff::Autodiff;
 use crc32c::crc32c;
 use microdit::{DitBackend, diffusion::Guidance};
-use microdit_encoders::features::{FeatureNetwork, Resize};
-use microdit_eval::classifier::{Classifier, ClassifierConfig, Data, Labels};
-use microdit_eval::evaluate::{
-    Against, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor, Record, SHAPES, Wanted,
-    captions,
+use microdit_encoders::{
+    features::{FeatureNetwork, Resize, text_tower},
+    text::TextEncoder,
 };
-use microdit_eval::prompts::{Suite, geneval};
+use microdit_eval::{
+    classifier::Labels,
+    evaluate::{
+        Against, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor, Record, Wanted,
+        captions,
+    },
+    metrics::Metric,
+    prompts::{Suite, geneval},
+};
 use microdit_train::{
     Recipe,
-    recipe::{DataConfig, SamplingConfig},
+    recipe::SamplingConfig,
     sampling::{Drawing, Naming, Order},
 };
 use miette::miette;
@@ -31,6 +37,9 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
+
+/// Side of generated pictures and of what a classifier sees, where no recipe says otherwise.
+const SIDE: u32 = 32;
 
 /// Where everything goes, unless told otherwise.
 const OUT: &str = "eval";
@@ -48,7 +57,7 @@ pub(crate) struct Eval {
     /// them), or `shapes`, the generated dataset [default: what a run names as evaluation.shards, or shapes if it was trained on them]
     #[arg(long)]
     reference: Option<String>,
-    /// Use only this many images of the reference, from its beginning [default: all; 10000 of shapes]
+    /// Use only this many pictures of the reference, from its beginning [default: all; 10000 of shapes]
     #[arg(long, value_parser = whole(1..=1 << 24))]
     reference_samples: Option<usize>,
     /// Numbers to measure, such as fid,kid or prompt-accuracy [default: all that can be had]
@@ -63,6 +72,9 @@ pub(crate) struct Eval {
     /// CLIP with its image tower: a directory, or a name such as clip-l14-336
     #[arg(long, value_name = "PATH")]
     clip: Option<PathBuf>,
+    /// OpenAI's CLIP ViT-B/32 for clip-fid, with its pictures prepared as clean-fid does: a directory, or clip-b32
+    #[arg(long, value_name = "PATH")]
+    clean_clip: Option<PathBuf>,
     /// DINOv2: a directory, a file, or a name such as dinov2-base
     #[arg(long, value_name = "PATH")]
     dinov2: Option<PathBuf>,
@@ -118,7 +130,7 @@ enum Resizing {
     CleanFid,
 }
 
-/// The images drawn with one setting, and the labels that describe it.
+/// The pictures drawn with one setting, and the labels that describe it.
 struct Lot {
     set: PictureSet,
     labels: BTreeMap<String, String>,
@@ -137,43 +149,23 @@ impl Eval {
         cache: &Path,
         device: &B::Device,
     ) -> miette::Result<Judge<B>> {
-        let labelled = |name: &String| name != SHAPES && !name.ends_with(".npz");
-        let reference = self.reference.clone().or_else(|| of_run(recipe));
-        let Some(held_out) = reference.filter(labelled) else {
-            return Err(miette!(
-                help =
-                    "give labelled shards that the classifier is not trained on with --reference",
-                "the classifier's own accuracy is not known"
-            ));
-        };
-        let data = Data {
-            train: shards.to_owned(),
-            held_out,
-            labels: match self.labels.as_str() {
-                "-" => Labels::FromKeySuffix('-'),
-                member => Labels::Member(member.to_owned()),
-            },
-        };
-        let side = recipe.map_or(32, |recipe| recipe.last_stage().data.image_size() as usize);
-        let config = ClassifierConfig {
-            side: side.clamp(8, 256).next_multiple_of(8),
-            ..ClassifierConfig::default()
-        };
-        // A folder for each, whatever it is told apart by inside.
-        let name = format!("{data:?} {config:?}");
-        let folder = cache.join(format!("classifier-{:08x}", crc32c(name.as_bytes())));
-        let mut bar = Bar::new("training the classifier", "steps");
-        let found = Classifier::<B>::in_folder::<Autodiff<B>>(
-            &folder,
-            &data,
-            &config,
+        let reference = self.reference(recipe);
+        let size = recipe.map_or(SIDE, |recipe| recipe.last_stage().data.image_size());
+        let mut shown = Shown::default();
+        let judge = Judge::trained::<Autodiff<B>>(
+            shards,
+            reference.as_deref(),
+            Labels::named(Some(&self.labels)),
+            size,
+            cache,
             device,
-            |progress| bar.show(progress.step, progress.steps),
+            |progress| shown.classifier(progress),
         );
-        drop(bar);
-        let (classifier, accuracy, sha256) = found.or_advise()?;
+        drop(shown);
+        let judge = judge.or_advise()?;
+        let accuracy = judge.accuracy();
         say!("the classifier sees the class of {accuracy} held-out pictures");
-        Ok(Judge::new(classifier, accuracy, sha256))
+        Ok(judge)
     }
 
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
@@ -182,8 +174,13 @@ impl Eval {
             Some(run) => Some(Recipe::load(&run.join("recipe.ron"), &[]).or_advise()?),
             None => None,
         };
-        let cache = self.cache()?;
-        let mut networks = self.networks::<B>(&device)?;
+        let cache = cache(self.cache.as_deref())?;
+        let wanted = self
+            .metrics
+            .iter()
+            .map(|name| name.parse::<Wanted>().or_advise())
+            .collect::<miette::Result<Vec<_>>>()?;
+        let mut networks = self.networks::<B>(&wanted, &device)?;
         if let Some(shards) = &self.classifier {
             let judge = self.classifier::<B>(shards, recipe.as_ref(), &cache, &device)?;
             networks.push(Box::new(judge));
@@ -191,11 +188,7 @@ impl Eval {
         let evaluation = Evaluation {
             networks,
             against: self.against(recipe.as_ref())?,
-            wanted: self
-                .metrics
-                .iter()
-                .map(|name| name.parse::<Wanted>().or_advise())
-                .collect::<miette::Result<_>>()?,
+            wanted,
             cache,
             max_damage: self.max_damage,
         };
@@ -211,26 +204,9 @@ impl Eval {
         let stop = stop_on_signal("stopping; pictures and features so far are kept")?;
         let lots = self.lots::<B>(evaluation.against.as_ref(), &out, device, &stop)?;
         for Lot { set, labels } in lots {
-            let mut bar = None;
-            let found = evaluation.measure(&set, &stop, |seen| {
-                // Each network looks at each set.
-                let bar = match &mut bar {
-                    Some((shown, bar))
-                        if *shown == (seen.network.to_owned(), seen.set.to_owned()) =>
-                    {
-                        bar
-                    }
-                    other => {
-                        say!("{} looks at {}", seen.network, seen.set);
-                        let new = Bar::new("looking at", "pictures");
-                        &mut other
-                            .insert(((seen.network.to_owned(), seen.set.to_owned()), new))
-                            .1
-                    }
-                };
-                bar.show(seen.done, seen.of.unwrap_or(seen.done));
-            });
-            drop(bar);
+            let mut shown = Shown::default();
+            let found = evaluation.measure(&set, &stop, |seen| shown.seen(seen));
+            drop(shown);
             let found = found.or_advise()?.ok_or_else(stopped)?;
             // Another evaluation may have added to it meanwhile.
             record = Record::read(&file).or_advise()?;
@@ -249,58 +225,59 @@ impl Eval {
     /// The networks that are named.
     fn networks<B: DitBackend>(
         &self,
+        wanted: &[Wanted],
         device: &B::Device,
     ) -> miette::Result<Vec<Box<dyn Extractor>>> {
         let mut networks: Vec<Box<dyn Extractor>> = Vec::new();
-        for path in [&self.inception, &self.clip, &self.dinov2]
-            .into_iter()
-            .flatten()
-        {
-            let mut network = FeatureNetwork::<B>::open(path, device).or_advise()?;
-            if matches!(network, FeatureNetwork::Inception(..)) {
-                network = network
-                    .with_resize(match self.resize {
-                        Resizing::PytorchFid => Resize::PytorchFid,
-                        Resizing::CleanFid => Resize::CleanFid,
-                    })
-                    .or_advise()?;
+        let mut add = |network, texts: Option<TextEncoder<B>>| {
+            let mut extractor = PublishedExtractor::new(network, device.clone());
+            if let Some(tower) = texts {
+                extractor = extractor.with_texts(tower);
             }
-            networks.push(Box::new(PublishedExtractor::new(network, device.clone())));
+            networks.push(Box::new(extractor));
+        };
+        if let Some(path) = &self.inception {
+            let network = FeatureNetwork::<B>::open(path, device).or_advise()?;
+            let resize = match self.resize {
+                Resizing::PytorchFid => Resize::PytorchFid,
+                Resizing::CleanFid => Resize::CleanFid,
+            };
+            add(network.with_resize(resize).or_advise()?, None);
+        }
+        for (path, clean) in [(&self.clip, false), (&self.clean_clip, true)] {
+            let Some(path) = path else {
+                continue;
+            };
+            let mut network = FeatureNetwork::<B>::open(path, device).or_advise()?;
+            if clean {
+                network = network.clean_clip().or_advise()?;
+            }
+            // A tower that nobody asks takes memory and time.
+            let scores = |wanted: &Wanted| matches!(wanted, Wanted::Features(Metric::ClipScore, _));
+            let texts = match wanted.is_empty() || wanted.iter().any(scores) {
+                true => text_tower(path, device).or_advise()?,
+                false => None,
+            };
+            add(network, texts);
+        }
+        if let Some(path) = &self.dinov2 {
+            add(FeatureNetwork::<B>::open(path, device).or_advise()?, None);
         }
         Ok(networks)
     }
 
-    /// What pictures are compared with.
-    fn against(&self, recipe: Option<&Recipe>) -> miette::Result<Option<Against>> {
-        let Some(reference) = self.reference.clone().or_else(|| of_run(recipe)) else {
-            return Ok(None);
-        };
-        let path = Path::new(&reference);
-        let limit = self.reference_samples.map(|samples| samples as u64);
-        if reference == SHAPES && !path.exists() {
-            let size = recipe.map_or(32, |recipe| recipe.last_stage().data.image_size());
-            let set = PictureSet::of_shapes(size, limit.unwrap_or(10_000));
-            return Ok(Some(Against::Pictures(set.or_advise()?)));
-        }
-        if path.extension().is_some_and(|extension| extension == "npz") {
-            return Ok(Some(Against::File(path.to_owned())));
-        }
-        let set = PictureSet::open(&reference, limit.unwrap_or(u64::MAX)).or_advise()?;
-        Ok(Some(Against::Pictures(set)))
+    /// The name of what pictures are compared with.
+    fn reference(&self, recipe: Option<&Recipe>) -> Option<String> {
+        let of_run = || recipe.and_then(Against::of_recipe);
+        self.reference.clone().or_else(of_run)
     }
 
-    fn cache(&self) -> miette::Result<PathBuf> {
-        let user = || {
-            let set = |name| std::env::var_os(name).map(PathBuf::from);
-            let home = || Some(set("HOME")?.join(".cache"));
-            Some(
-                set("XDG_CACHE_HOME")
-                    .or_else(home)?
-                    .join("microdit/features"),
-            )
-        };
-        let cache = self.cache.clone().or_else(user);
-        cache.ok_or_else(|| miette!("there is no home directory for a cache; give --cache"))
+    /// What pictures are compared with.
+    fn against(&self, recipe: Option<&Recipe>) -> miette::Result<Option<Against>> {
+        let limit = self.reference_samples.map(|samples| samples as u64);
+        let size = recipe.map_or(SIDE, |recipe| recipe.last_stage().data.image_size());
+        let open = |reference: String| Against::open(&reference, limit, size);
+        self.reference(recipe).map(open).transpose().or_advise()
     }
 
     /// The pictures to measure: drawn ones for each guidance scale, or those given.
@@ -404,16 +381,6 @@ impl Eval {
             lots.push(Lot { set, labels });
         }
         Ok(lots)
-    }
-}
-
-/// The images a run was evaluated on, if it was.
-fn of_run(recipe: Option<&Recipe>) -> Option<String> {
-    let recipe = recipe?;
-    match &recipe.last_stage().data {
-        DataConfig::Shapes { .. } => Some(SHAPES.to_owned()),
-        DataConfig::WebDataset { .. } => recipe.run.evaluation.as_ref()?.shards.clone(),
-        DataConfig::Latents { .. } => None,
     }
 }
 

@@ -19,6 +19,7 @@ mod network;
 mod number;
 mod output;
 mod plan;
+mod preparation;
 mod recipe;
 mod report;
 mod runs;

@@ -3,6 +3,7 @@
 use crate::{
     advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
+    preparation::{Shown, cache},
     recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
@@ -12,6 +13,7 @@ use crate::{
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::{DitBackend, printable};
+use microdit_eval::FeatureDistance;
 use microdit_train::{
     Recipe,
     encoders::Encoders,
@@ -27,7 +29,7 @@ use miette::miette;
 use serde::Serialize;
 use std::{
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -59,6 +61,9 @@ pub(crate) struct Train {
     /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
     #[arg(long, default_value = "0", value_parser = parse_devices)]
     devices: Devices,
+    /// Directory that features are kept in which evaluation.feature_distance compares with [default: microdit in the user's cache]
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// Do not keep report.html in the run directory
     #[arg(long)]
     no_report: bool,
@@ -135,6 +140,12 @@ impl Train {
             &Stage::task::<Autodiff<B>>,
         )
         .or_advise()?;
+        if keeps && !training.is_finished() {
+            let distance = feature_distance::<B>(&recipe, self.cache.as_deref(), &devices[0])?;
+            if let Some(distance) = distance {
+                training = training.with_probe(distance);
+            }
+        }
         say!("training {} into {}", recipe.run.name, path.display());
         let reports = keeps && !self.no_report;
         if reports {
@@ -246,6 +257,21 @@ impl Train {
         }
         Ok(())
     }
+}
+
+/// The comparison of drawn pictures that a recipe asks for, with what it needs.
+fn feature_distance<B: DitBackend>(
+    recipe: &Recipe,
+    given: Option<&Path>,
+    device: &B::Device,
+) -> miette::Result<Option<FeatureDistance<Autodiff<B>>>> {
+    let evaluation = recipe.run.evaluation.as_ref();
+    if evaluation.is_none_or(|config| config.feature_distance.is_none()) {
+        return Ok(None);
+    }
+    let cache = cache(given)?;
+    let mut shown = Shown::default();
+    FeatureDistance::of_recipe(recipe, &cache, device, |done| shown.preparing(done)).or_advise()
 }
 
 fn default_run(recipe: &Recipe) -> PathBuf {

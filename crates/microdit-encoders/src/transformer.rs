@@ -99,7 +99,7 @@ impl BlockConfig {
 
 /// Pre-norm self-attention and feed-forward layers.
 #[derive(Clone, Debug)]
-pub(crate) struct Block<B: DitBackend> {
+struct Block<B: DitBackend> {
     norms: [LayerNorm<B>; 2],
     /// Queries, keys and values stacked.
     qkv: Linear<B>,
@@ -111,7 +111,7 @@ pub(crate) struct Block<B: DitBackend> {
 }
 
 impl<B: DitBackend> Block<B> {
-    pub(crate) fn load(
+    fn load(
         config: &BlockConfig,
         names: Names,
         at: &At<'_>,
@@ -187,7 +187,7 @@ impl<B: DitBackend> Block<B> {
     }
 
     /// `[batch, tokens, width]` to the same; `mask` is added to the scores of attention.
-    pub(crate) fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 4>>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 4>>) -> Tensor<B, 3> {
         let width = x.dims()[2];
         let qkv = self.qkv.forward(self.norms[0].forward(x.clone()));
         let [q, k, v] =
@@ -204,6 +204,45 @@ impl<B: DitBackend> Block<B> {
             Some(scales) => x * scales[which].clone().unsqueeze::<3>(),
             None => x,
         }
+    }
+}
+
+/// Blocks, one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Stack<B: DitBackend>(Vec<Block<B>>);
+
+impl<B: DitBackend> Stack<B> {
+    /// So many blocks with the weights below `at`, by their numbers.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, and those of more blocks.
+    pub(crate) fn load(
+        config: &BlockConfig,
+        layers: usize,
+        names: Names,
+        at: &At<'_>,
+        device: &B::Device,
+    ) -> Result<Self, WeightsError> {
+        let load = |i| Block::load(config, names, &at.at(i), device);
+        let blocks = (0..layers).map(load).collect::<Result<_, _>>()?;
+        at.all_read()?;
+        Ok(Self(blocks))
+    }
+
+    /// `[batch, tokens, width]` to the same; `state` sees what goes into the first block as 0, and as `i` what comes out of block
+    /// `i`, counted from 1.
+    pub(crate) fn forward(
+        &self,
+        mut x: Tensor<B, 3>,
+        mask: Option<&Tensor<B, 4>>,
+        mut state: impl FnMut(usize, &Tensor<B, 3>),
+    ) -> Tensor<B, 3> {
+        state(0, &x);
+        for (i, block) in self.0.iter().enumerate() {
+            x = block.forward(x, mask);
+            state(i + 1, &x);
+        }
+        x
     }
 }
 

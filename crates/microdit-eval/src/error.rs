@@ -53,7 +53,7 @@ pub enum EvalError {
     /// A vector that has no direction.
     #[error("{what} {row}: all its features are zero, so that it has no direction to compare")]
     NoDirection {
-        /// Image or text.
+        /// Picture or text.
         what: &'static str,
         /// Which.
         row: usize,

@@ -41,7 +41,7 @@ fn results(folder: &Path) -> Vec<Value> {
 }
 
 /// Writes a tiny DINOv2 as transformers saves one.
-fn dinov2(folder: &Path) {
+pub(crate) fn dinov2(folder: &Path) {
     let golden = fs::read(root().join("tests/goldens/dinov2.safetensors")).unwrap();
     let (_, header) = SafeTensors::read_metadata(&golden).unwrap();
     let config: Value =
@@ -185,7 +185,7 @@ fn a_killed_evaluation_goes_on_to_the_same_numbers() {
 }
 
 /// A shard of `count` images in two classes, red above or red below; each key ends with its label.
-fn labelled(path: &Path, count: u32) {
+pub(crate) fn labelled(path: &Path, count: u32) {
     let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
     let mut add = |name: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -251,7 +251,11 @@ fn a_classifier_judges_without_a_download() {
     assert_eq!(fs::read(Path::new(&out).join("eval.json")).unwrap(), before);
     fails(
         &microdit(&["eval", "--images", &test, "--classifier", &train]),
-        &["accuracy is not known", "--reference"],
+        &[
+            "accuracy is not known",
+            "there is no reference",
+            "--reference",
+        ],
     );
     fails(
         &microdit(&["eval", "--images", &test, "--metrics", "class-accuracy"]),

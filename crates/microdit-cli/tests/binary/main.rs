@@ -10,6 +10,7 @@ mod crash_points;
 mod described;
 mod encoders;
 mod eval;
+mod feature_distance;
 mod fetch;
 mod flags;
 mod full_size;

@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A shard of eight samples of numbers up to `size`: latents of 8 x 8 for 256 px and of 16 x 16 for 512 px, captions of 3
-/// vectors of 6 numbers.
+/// A shard of eight samples of numbers up to `size`: latents of 8 x 8 for 256 px, of 16 x 16 for 512 px and of 24 x 24 for 768 px,
+/// captions of 3 vectors of 6 numbers.
 pub(crate) fn latents(path: &Path, size: f32) {
     let array = |shape: &[u64]| {
         let mut bytes = Vec::new();
@@ -25,6 +25,7 @@ pub(crate) fn latents(path: &Path, size: f32) {
         for (name, shape) in [
             ("latent-256.npy", &[4, 8, 8][..]),
             ("latent-512.npy", &[4, 16, 16]),
+            ("latent-768.npy", &[4, 24, 24]),
             ("caption.npy", &[3, 6]),
         ] {
             let data = array(shape);
@@ -170,6 +171,112 @@ fn the_recipes_over_latents_run() {
             weights.tensor("pos_embed").unwrap().shape(),
             [1, tokens, 32]
         );
+    }
+}
+
+/// Stable Diffusion's and DeciDiffusion's trainings: the networks and the images are those that were published, and every stage runs
+/// in small, each handing its weights on.
+#[test]
+fn the_recipes_of_unets_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("latents.tar");
+    latents(&shard, 1.0);
+    let shards = format!("data.shards={}", shard.display());
+    let (sd_1, sd_2, deci) = (859_520_964u64, 865_910_724u64, 814_746_884u64);
+    for (recipe, levels, parameters, stages) in [
+        (
+            "stable-diffusion-1",
+            4,
+            sd_1,
+            &[
+                ("256", 237_000, 2048),
+                ("512", 194_000, 2048),
+                ("512-aesthetics", 515_000, 2048),
+                ("512-caption-drop", 595_000, 2048),
+            ][..],
+        ),
+        (
+            "stable-diffusion-2",
+            4,
+            sd_2,
+            &[
+                ("256", 550_000, 2048),
+                ("512", 850_000, 2048),
+                ("512-velocity", 150_000, 2048),
+                ("768-velocity", 140_000, 2048),
+            ],
+        ),
+        (
+            "decidiffusion",
+            3,
+            deci,
+            &[
+                ("256", 1_280_000, 8192),
+                ("512", 870_000, 6144),
+                ("512-quality", 65_000, 6144),
+                ("512-art", 10_000, 6144),
+            ],
+        ),
+    ] {
+        let said = succeeds(&["plan", recipe, "--json"]);
+        let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
+        for (stage, (name, steps, batch)) in plan["stages"].as_array().unwrap().iter().zip(stages) {
+            assert_eq!(stage["name"], *name);
+            assert_eq!(stage["parameters"], parameters);
+            assert_eq!(stage["images"], steps * batch);
+        }
+        let mut sets: Vec<String> = [
+            "model.caption_channels=6",
+            "model.norm_groups=4",
+            "model.mid.heads=2",
+            "data.tokens=3",
+            "log_every=1",
+            "checkpoints.every=2",
+            &shards,
+        ]
+        .map(str::to_owned)
+        .into();
+        for (way, level) in ["down", "up"]
+            .iter()
+            .flat_map(|way| (0..levels).map(move |i| (way, i)))
+        {
+            sets.push(format!("model.{way}.{level}.channels=8"));
+            sets.push(format!("model.{way}.{level}.heads=2"));
+        }
+        for (stage, _, _) in stages {
+            let side = stage[..3].parse::<u32>().unwrap() / 32;
+            for set in [
+                "steps=3",
+                "batch=4",
+                "micro_batch=2",
+                &format!("model.input_size={side}"),
+            ] {
+                sets.push(format!("stages.{stage}.{set}"));
+            }
+        }
+        let run = folder.path().join(recipe);
+        let run_text = run.to_string_lossy();
+        let mut arguments = vec!["train", recipe, "--run", &run_text];
+        arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+        succeeds(&arguments);
+        let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let names: Vec<&str> = lines
+            .iter()
+            .map(|line| line["stage"].as_str().unwrap())
+            .collect();
+        let expected: Vec<&str> = stages.iter().flat_map(|(name, _, _)| [*name; 3]).collect();
+        assert_eq!(names, expected);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line["loss"].as_f64().unwrap() > 0.0),
+            "{log}"
+        );
+        assert!(run.join("ema.safetensors").is_file());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     common::root,
+    eval::dinov2,
     strace::strace,
     tiny::{WEB_DATASET, arguments, assert_same, checkpoints, command, finish, send},
 };
@@ -222,4 +223,29 @@ fn a_second_signal_ends_a_run_that_cannot_save() {
     assert_eq!(gone_soon(&mut child).code(), Some(130));
     finish(&run, &["--resume"]);
     assert_same(&run, &whole, "after it was ended at once");
+}
+
+#[test]
+fn a_signal_is_heard_while_pictures_are_drawn_to_be_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, stopped] = ["whole", "stopped"].map(|name| folder.path().join(name));
+    let network = folder.path().join("dinov2");
+    dinov2(&network);
+    let cache = folder.path().join("cache");
+    let distance = |samples: u32| {
+        format!(
+            "evaluation.feature_distance=(samples: {samples}, network: Published({network:?}), reference_samples: 60)"
+        )
+    };
+    let (few, many) = (distance(24), distance(500_000));
+    let common = ["--cache", cache.to_str().unwrap(), "--no-report", "--set"];
+    finish(&whole, &[&common[..], &[&few]].concat());
+    let mut child = command(&stopped, &[&common[..], &[&many]].concat())
+        .spawn()
+        .unwrap();
+    wait_for(&mut child, 4);
+    ends_soon(child, &stopped, 4, &["-TERM"]);
+    // What was not compared then is compared now, and nothing else is different.
+    finish(&stopped, &[&common[..], &[&few, "--resume"]].concat());
+    assert_same(&stopped, &whole, "resumed");
 }

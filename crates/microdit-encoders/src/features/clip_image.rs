@@ -1,13 +1,10 @@
 //! CLIP's image tower (arXiv 2103.00020), under the names of open_clip or of transformers.
 
-use super::{
-    patches::{Patches, prepend},
-    preparation::Preparation,
-};
+use super::{patches::Patches, preparation::Preparation};
 use crate::{
     config_file::{OPEN_CLIP, TRANSFORMERS, find, format, parse, text},
     layers::{LayerNorm, Linear},
-    transformer::{Activation, Block, BlockConfig, Names},
+    transformer::{Activation, BlockConfig, Names, Stack},
     weights::{At, MAX_WIDTH, Weights},
 };
 use burn::tensor::Tensor;
@@ -157,26 +154,23 @@ impl ClipImageConfig {
             }
         };
         let norm = |name: &str| LayerNorm::load(&tower.at(name), width, self.eps, device);
-        let blocks = tower.at(blocks);
-        let load = |i| Block::load(&block, names, &blocks.at(i), device);
-        let loaded = ClipImage {
+        let class: Tensor<B, 1> = embeddings.tensor("class_embedding", [width], device)?;
+        Ok(ClipImage {
             patches: Patches::load(
                 &embeddings.at(patches),
+                class.unsqueeze(),
                 [self.channels, width],
                 self.patch_size,
                 false,
                 device,
             )?,
-            class: embeddings.tensor("class_embedding", [width], device)?,
             position,
             pre_norm: self.pre_norm.then(|| norm(norms[0])).transpose()?,
-            blocks: (0..self.layers).map(load).collect::<Result<_, _>>()?,
+            blocks: Stack::load(&block, self.layers, names, &tower.at(blocks), device)?,
             post_norm: norm(norms[1])?,
             projection: self.projection.map(projection).transpose()?,
             config: self.clone(),
-        };
-        blocks.all_read()?;
-        Ok(loaded)
+        })
     }
 
     fn check(&self, at: &At<'_>) -> Result<BlockConfig, WeightsError> {
@@ -223,10 +217,9 @@ impl ClipImageConfig {
 #[derive(Clone, Debug)]
 pub struct ClipImage<B: DitBackend> {
     patches: Patches<B>,
-    class: Tensor<B, 1>,
     position: Tensor<B, 2>,
     pre_norm: Option<LayerNorm<B>>,
-    blocks: Vec<Block<B>>,
+    blocks: Stack<B>,
     post_norm: LayerNorm<B>,
     projection: Option<Linear<B>>,
     config: ClipImageConfig,
@@ -262,11 +255,22 @@ impl<B: DitBackend> ClipImage<B> {
         Ok((config, Weights::open(&find(folder, &TRANSFORMERS)?)?))
     }
 
+    /// The same tower, whose pictures are prepared otherwise.
+    ///
+    /// # Panics
+    /// If that gives another size than the tower takes.
+    #[must_use]
+    pub fn with_preparation(mut self, preparation: Preparation) -> Self {
+        assert_eq!(preparation.size, self.config.image_size, "height and width");
+        self.config.preparation = preparation;
+        self
+    }
+
     /// Pictures of any size to what the tower takes.
     ///
     /// # Panics
     /// If a picture has no pixels, or there are none.
-    pub fn prepare_images(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
+    pub fn prepare_pictures(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
         self.config.preparation.pictures(images, device)
     }
 
@@ -293,23 +297,16 @@ impl<B: DitBackend> ClipImage<B> {
     pub fn traced(
         &self,
         images: Tensor<B, 4>,
-        mut state: impl FnMut(usize, &Tensor<B, 3>),
+        state: impl FnMut(usize, &Tensor<B, 3>),
     ) -> ImageStates<B> {
         let [_, _, height, width] = images.dims();
         let size = self.config.image_size;
         assert_eq!([height, width], size, "height and width of the images");
-        let tokens = self.patches.forward(images);
-        let x = prepend(self.class.clone().unsqueeze(), tokens);
-        let mut x = x + self.position.clone().unsqueeze();
+        let mut x = self.patches.forward(images) + self.position.clone().unsqueeze();
         if let Some(norm) = &self.pre_norm {
             x = norm.forward(x);
         }
-        state(0, &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, None);
-            state(i + 1, &x);
-        }
-        self.pool(x)
+        self.pool(self.blocks.forward(x, None, state))
     }
 
     fn pool(&self, hidden: Tensor<B, 3>) -> ImageStates<B> {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     layers::LayerNorm,
-    transformer::{Activation, Block, BlockConfig, Names},
+    transformer::{Activation, BlockConfig, Names, Stack},
     weights::{At, MAX_LAYERS},
 };
 use burn::tensor::Tensor;
@@ -299,33 +299,29 @@ impl DinoV2Config {
                     "blocks",
                 ),
             };
-        let blocks = at.at(blocks);
-        let load = |i| Block::load(&block, names, &blocks.at(i), device);
         let registers = || {
             let shape = [1, self.registers, width];
             embeddings.tensor("register_tokens", shape, device)
         };
-        let network = DinoV2 {
+        Ok(DinoV2 {
             patches: Patches::load(
                 &embeddings.at(patches),
+                embeddings.tensor("cls_token", [1, 1, width], device)?,
                 [self.channels, width],
                 [self.patch_size; 2],
                 true,
                 device,
             )?,
-            class: embeddings.tensor("cls_token", [1, 1, width], device)?,
             registers: (self.registers > 0).then(registers).transpose()?,
             positions: embeddings.tensor(
                 positions,
                 [1, 1 + self.grid * self.grid, width],
                 device,
             )?,
-            blocks: (0..self.layers).map(load).collect::<Result<_, _>>()?,
+            blocks: Stack::load(&block, self.layers, names, &at.at(blocks), device)?,
             norm: LayerNorm::load(&at.at(norm), width, self.eps, device)?,
             config: self.clone(),
-        };
-        blocks.all_read()?;
-        Ok(network)
+        })
     }
 }
 
@@ -333,10 +329,9 @@ impl DinoV2Config {
 #[derive(Clone, Debug)]
 pub struct DinoV2<B: DitBackend> {
     patches: Patches<B>,
-    class: Tensor<B, 3>,
     registers: Option<Tensor<B, 3>>,
     positions: Tensor<B, 3>,
-    blocks: Vec<Block<B>>,
+    blocks: Stack<B>,
     norm: LayerNorm<B>,
     config: DinoV2Config,
 }
@@ -355,7 +350,7 @@ impl<B: DitBackend> DinoV2<B> {
     ///
     /// # Panics
     /// If a picture has no pixels, or there are none.
-    pub fn prepare_images(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
+    pub fn prepare_pictures(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
         self.config.preparation.pictures(images, device)
     }
 
@@ -368,24 +363,18 @@ impl<B: DitBackend> DinoV2<B> {
     pub fn traced(
         &self,
         images: Tensor<B, 4>,
-        mut state: impl FnMut(usize, &Tensor<B, 3>),
+        state: impl FnMut(usize, &Tensor<B, 3>),
     ) -> DinoStates<B> {
         let [_, _, height, width] = images.dims();
         let grid = self.patches.grid([height, width]);
-        let mut x = prepend(self.class.clone(), self.patches.forward(images));
-        x = x + self.positions_of(grid);
+        let mut x = self.patches.forward(images) + self.positions_of(grid);
         let patches = grid[0] * grid[1];
         if let Some(registers) = &self.registers {
             let class = x.clone().narrow(1, 0, 1);
             let rest = x.narrow(1, 1, patches);
             x = Tensor::cat(vec![class, prepend(registers.clone(), rest)], 1);
         }
-        state(0, &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, None);
-            state(i + 1, &x);
-        }
-        let x = self.norm.forward(x);
+        let x = self.norm.forward(self.blocks.forward(x, None, state));
         DinoStates {
             class: x.clone().narrow(1, 0, 1).squeeze_dim(1),
             patches: x.narrow(1, 1 + self.config.registers, patches),

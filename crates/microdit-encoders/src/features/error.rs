@@ -32,6 +32,14 @@ pub enum FeatureError {
         /// The operating system's error.
         error: io::Error,
     },
+    /// Another network than OpenAI's ViT-B/32 was to stand for it.
+    #[error(
+        "CLIP-FID is a distance of features of OpenAI's CLIP ViT-B/32, clip-b32; {network} is another network"
+    )]
+    NotCleanClip {
+        /// The network.
+        network: String,
+    },
     /// Another network than Inception-V3 was to resize like it.
     #[error("{network} prepares its pictures in one way; resizing by {resize} is for inception")]
     Resize {

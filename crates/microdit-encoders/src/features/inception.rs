@@ -86,7 +86,7 @@ impl<B: DitBackend> Inception<B> {
     ///
     /// # Panics
     /// If a picture has no pixels, or there are none.
-    pub fn prepare_images(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
+    pub fn prepare_pictures(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
         match self.resize {
             Resize::PytorchFid => {
                 let prepare = |image: &RgbImage| {

@@ -16,5 +16,5 @@ pub use clip_image::{ClipImage, ClipImageConfig, ImagePooling, ImageStates};
 pub use dino::{DinoStates, DinoV2, DinoV2Config, Positions};
 pub use error::FeatureError;
 pub use inception::{Inception, Resize};
-pub use network::{FeatureNetwork, Identity};
+pub use network::{FeatureNetwork, Identity, text_tower};
 pub use preparation::{Corner, Fit, Preparation};

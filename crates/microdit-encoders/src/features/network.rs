@@ -5,10 +5,13 @@ use super::{
     dino::{DinoV2, DinoV2Config},
     error::FeatureError,
     inception::{Inception, Resize},
+    preparation::Preparation,
 };
 use crate::{
     config_file::{TRANSFORMERS, find, format, parse, text},
     hub,
+    text::TextEncoder,
+    transformer::Activation,
     weights::Weights,
 };
 use burn::tensor::Tensor;
@@ -21,6 +24,28 @@ use microdit::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
+
+/// The text tower of the CLIP at a path or of a published model by its name, to compare texts with pictures by; none if there is no such
+/// tower beside the image tower.
+///
+/// # Errors
+/// As for [`FeatureNetwork::open`].
+pub fn text_tower<B: DitBackend>(
+    name: &Path,
+    device: &B::Device,
+) -> Result<Option<TextEncoder<B>>, FeatureError> {
+    let folder = hub::locate(name)?;
+    let file = folder.join("config.json");
+    let both = folder.join("open_clip_config.json").is_file()
+        || (file.is_file() && {
+            let json: Value = parse(&file, &text(&file)?)?;
+            json["model_type"] == "clip"
+        });
+    match both {
+        true => Ok(Some(TextEncoder::open(&folder, device)?)),
+        false => Ok(None),
+    }
+}
 
 /// Pixels that are taken through a network at a time: 23 images of Inception-V3's size.
 const PIXELS: usize = 1 << 21;
@@ -41,6 +66,8 @@ pub enum FeatureNetwork<B: DitBackend> {
     Inception(Box<Inception<B>>, Identity),
     /// CLIP's image tower: CMMD, CLIP score.
     Clip(Box<ClipImage<B>>, Identity),
+    /// OpenAI's ViT-B/32 with the preparation of clean-fid: CLIP-FID (arXiv 2203.06026).
+    CleanClip(Box<ClipImage<B>>, Identity),
     /// DINOv2: Fréchet distance of its class tokens.
     DinoV2(Box<DinoV2<B>>, Identity),
 }
@@ -127,9 +154,10 @@ impl<B: DitBackend> FeatureNetwork<B> {
 
     fn identity(&self) -> &Identity {
         match self {
-            Self::Inception(_, identity) | Self::Clip(_, identity) | Self::DinoV2(_, identity) => {
-                identity
-            }
+            Self::Inception(_, identity)
+            | Self::Clip(_, identity)
+            | Self::CleanClip(_, identity)
+            | Self::DinoV2(_, identity) => identity,
         }
     }
 
@@ -147,7 +175,7 @@ impl<B: DitBackend> FeatureNetwork<B> {
     pub fn dim(&self) -> usize {
         match self {
             Self::Inception(..) => Inception::<B>::DIM,
-            Self::Clip(network, _) => network.dim(),
+            Self::Clip(network, _) | Self::CleanClip(network, _) => network.dim(),
             Self::DinoV2(network, _) => network.config().width,
         }
     }
@@ -169,11 +197,55 @@ impl<B: DitBackend> FeatureNetwork<B> {
         }
     }
 
+    /// The same network as clean-fid's CLIP-FID has it: pictures as OpenAI's own code prepares them, resized by Pillow in 8 bits and cut as
+    /// torchvision does.
+    ///
+    /// # Errors
+    /// If it has not the sizes of OpenAI's ViT-B/32, the network of CLIP-FID.
+    pub fn clean_clip(self) -> Result<Self, FeatureError> {
+        let sizes = |config: &ClipImageConfig| {
+            let ClipImageConfig {
+                image_size,
+                patch_size,
+                width,
+                heads,
+                layers,
+                projection,
+                activation,
+                ..
+            } = *config;
+            (
+                image_size,
+                patch_size,
+                [width, heads, layers],
+                projection,
+                activation,
+            ) == (
+                [224; 2],
+                [32; 2],
+                [768, 12, 12],
+                Some(512),
+                Activation::QuickGelu,
+            )
+        };
+        match self {
+            Self::Clip(network, identity) if sizes(network.config()) => {
+                let preparation = Preparation::openai([224; 2]);
+                let network = network.with_preparation(preparation);
+                Ok(Self::CleanClip(Box::new(network), identity))
+            }
+            other => Err(FeatureError::NotCleanClip {
+                network: other.name().to_owned(),
+            }),
+        }
+    }
+
     /// How pictures are resized, in words: only features of the same network and resizing can be compared.
     pub fn resizing(&self) -> String {
         match self {
             Self::Inception(network, _) => network.resize().to_string(),
             Self::Clip(network, _) => network.config().preparation.to_string(),
+            Self::CleanClip(..) => Resize::CleanFid.to_string(),
             Self::DinoV2(network, _) => network.config().preparation.to_string(),
         }
     }
@@ -182,11 +254,13 @@ impl<B: DitBackend> FeatureNetwork<B> {
     ///
     /// # Panics
     /// If a picture has no pixels, or there are none.
-    pub fn prepare_images(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
+    pub fn prepare_pictures(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 4> {
         match self {
-            Self::Inception(network, _) => network.prepare_images(images, device),
-            Self::Clip(network, _) => network.prepare_images(images, device),
-            Self::DinoV2(network, _) => network.prepare_images(images, device),
+            Self::Inception(network, _) => network.prepare_pictures(images, device),
+            Self::Clip(network, _) | Self::CleanClip(network, _) => {
+                network.prepare_pictures(images, device)
+            }
+            Self::DinoV2(network, _) => network.prepare_pictures(images, device),
         }
     }
 
@@ -194,7 +268,7 @@ impl<B: DitBackend> FeatureNetwork<B> {
     pub fn features(&self, images: Tensor<B, 4>) -> Tensor<B, 2> {
         match self {
             Self::Inception(network, _) => network.features(images),
-            Self::Clip(network, _) => network.features(images),
+            Self::Clip(network, _) | Self::CleanClip(network, _) => network.features(images),
             Self::DinoV2(network, _) => network.features(images),
         }
     }
@@ -207,11 +281,13 @@ impl<B: DitBackend> FeatureNetwork<B> {
     pub fn features_of(&self, images: &[RgbImage], device: &B::Device) -> Tensor<B, 2> {
         let [height, width] = match self {
             Self::Inception(..) => [299; 2],
-            Self::Clip(network, _) => network.config().preparation.size,
+            Self::Clip(network, _) | Self::CleanClip(network, _) => {
+                network.config().preparation.size
+            }
             Self::DinoV2(network, _) => network.config().preparation.size,
         };
         let batch = (PIXELS / (height * width)).max(1);
-        let features = |images| self.features(self.prepare_images(images, device));
+        let features = |images| self.features(self.prepare_pictures(images, device));
         Tensor::cat(images.chunks(batch).map(features).collect(), 0)
     }
 
@@ -220,7 +296,7 @@ impl<B: DitBackend> FeatureNetwork<B> {
     pub fn logits(&self, features: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         match self {
             Self::Inception(network, _) => Some(network.logits(features)),
-            Self::Clip(..) | Self::DinoV2(..) => None,
+            Self::Clip(..) | Self::CleanClip(..) | Self::DinoV2(..) => None,
         }
     }
 }

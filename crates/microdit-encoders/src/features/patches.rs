@@ -1,20 +1,23 @@
-//! Images as rows of tokens: what vision transformers begin with.
+//! Images as rows of tokens, after one of their own: what vision transformers begin with.
 
 use crate::{layers::Linear, weights::At};
 use burn::tensor::Tensor;
 use microdit::{DitBackend, weights::WeightsError};
 
-/// A convolution whose stride is its kernel: one product per patch.
+/// A class token, and a convolution whose stride is its kernel: one product per patch.
 #[derive(Clone, Debug)]
 pub(super) struct Patches<B: DitBackend> {
+    /// `[1, 1, width]`.
+    class: Tensor<B, 3>,
     projection: Linear<B>,
     size: [usize; 2],
 }
 
 impl<B: DitBackend> Patches<B> {
-    /// Of `size` `[height, width]` in pixels, each of so many `channels`, to tokens of `width` channels.
+    /// Of `size` `[height, width]` in pixels, each of so many `channels`, to tokens of `width` channels after the token `class`.
     pub(super) fn load(
         at: &At<'_>,
+        class: Tensor<B, 3>,
         [channels, width]: [usize; 2],
         size: [usize; 2],
         bias: bool,
@@ -27,6 +30,7 @@ impl<B: DitBackend> Patches<B> {
             .transpose()?;
         let weight = weight.reshape([width, channels * size[0] * size[1]]);
         Ok(Self {
+            class,
             projection: Linear::new(weight, bias),
             size,
         })
@@ -37,8 +41,8 @@ impl<B: DitBackend> Patches<B> {
         [height / self.size[0], width / self.size[1]]
     }
 
-    /// Images `[batch, channels, height, width]` to tokens `[batch, patches, width]`, row by row; pixels beyond the last whole patch
-    /// are not seen.
+    /// Images `[batch, channels, height, width]` to tokens `[batch, 1 + patches, width]`: the class token, and the patches row by row;
+    /// pixels beyond the last whole patch are not seen.
     pub(super) fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 3> {
         let [batch, channels, height, width] = images.dims();
         let [rows, columns] = self.grid([height, width]);
@@ -49,7 +53,7 @@ impl<B: DitBackend> Patches<B> {
             .reshape([batch, channels, rows, high, columns, wide])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, rows * columns, channels * high * wide]);
-        self.projection.forward(patches)
+        prepend(self.class.clone(), self.projection.forward(patches))
     }
 }
 

@@ -66,6 +66,20 @@ impl Preparation {
     /// Those of ImageNet.
     pub const IMAGENET: [[f64; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 
+    /// As OpenAI's own code for CLIP prepares pictures, at this height and width.
+    pub fn openai(size: [usize; 2]) -> Self {
+        let [mean, std] = Self::CLIP;
+        Self {
+            fit: Fit::Shorter(size[0].min(size[1])),
+            filter: Filter::Bicubic,
+            size,
+            corner: Corner::Even,
+            factor: 1.0 / 255.0,
+            mean,
+            std,
+        }
+    }
+
     /// Pictures to the network's input `[batch, 3, height, width]`: resized as Pillow does, rounded to 8 bits.
     ///
     /// # Panics

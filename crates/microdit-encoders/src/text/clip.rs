@@ -3,7 +3,7 @@
 use super::states::TextStates;
 use crate::{
     layers::{LayerNorm, Linear},
-    transformer::{Activation, Block, BlockConfig, Names},
+    transformer::{Activation, BlockConfig, Names, Stack},
     weights::{At, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
@@ -139,7 +139,6 @@ impl ClipTextConfig {
             Names::OpenClip => "transformer.resblocks",
             _ => "encoder.layers",
         });
-        let block = |i| Block::load(&block, names, &blocks.at(i), device);
         let table = [self.tokens, self.width];
         let (token, position, norm) = match names {
             Names::OpenClip => (
@@ -169,16 +168,14 @@ impl ClipTextConfig {
                 ),
             }
         };
-        let tower = ClipText {
+        Ok(ClipText {
             token: token.tensor("weight", [self.vocabulary, self.width], device)?,
             position,
-            blocks: (0..self.layers).map(block).collect::<Result<_, _>>()?,
+            blocks: Stack::load(&block, self.layers, names, &blocks, device)?,
             norm: LayerNorm::load(&norm, self.width, self.eps, device)?,
             projection: self.projection.map(projection).transpose()?,
             config: self.clone(),
-        };
-        blocks.all_read()?;
-        Ok(tower)
+        })
     }
 }
 
@@ -187,7 +184,7 @@ impl ClipTextConfig {
 pub struct ClipText<B: DitBackend> {
     token: Tensor<B, 2>,
     position: Tensor<B, 2>,
-    blocks: Vec<Block<B>>,
+    blocks: Stack<B>,
     norm: LayerNorm<B>,
     projection: Option<Linear<B>>,
     config: ClipTextConfig,
@@ -219,12 +216,13 @@ impl<B: DitBackend> ClipText<B> {
         );
         let device = ids.device();
         let position = self.position.clone().narrow(0, 0, tokens);
-        let mut x = embedding(self.token.clone(), ids.clone()) + position.unsqueeze();
+        let x = embedding(self.token.clone(), ids.clone()) + position.unsqueeze();
         let mask = causal(tokens, &device);
-        for (i, layer) in self.blocks.iter().enumerate() {
-            x = layer.forward(x, Some(&mask));
-            block(i, &x);
-        }
+        let x = self.blocks.forward(x, Some(&mask), |i, state| {
+            if let Some(i) = i.checked_sub(1) {
+                block(i, state);
+            }
+        });
         let hidden = self.norm.forward(x);
         let rows = self.caption_rows(ids);
         let pooled = hidden.clone().reshape([batch * tokens, self.config.width]);

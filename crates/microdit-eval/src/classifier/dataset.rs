@@ -30,6 +30,16 @@ pub enum Labels {
     Member(String),
 }
 
+impl Labels {
+    /// As command lines and recipes say it: the name of a member, or `-` or nothing for what follows the last `-` in a key.
+    pub fn named(name: Option<&str>) -> Self {
+        match name {
+            None | Some("-") => Self::FromKeySuffix('-'),
+            Some(member) => Self::Member(member.to_owned()),
+        }
+    }
+}
+
 /// Pictures of one side with their classes, and the captions of each class.
 #[derive(Clone, Debug)]
 pub struct Dataset {

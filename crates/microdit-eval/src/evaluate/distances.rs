@@ -1,12 +1,13 @@
 //! Metrics over features, each with its uncertainty over the pictures.
 
+use super::reference::{Reference, unit};
 use crate::{
     error::EvalError,
     features::{Features, Rows},
     measured::{Measured, ReferenceSet},
     metrics::{
-        Gaussian, Metric, Moments, SPLITS, frechet, inception_score,
-        kernel::{self, Kernel},
+        ClipScore, Metric, Moments, SPLITS, frechet, inception_score,
+        kernel::{self, Kernel, Within},
         neighbours,
     },
     statistics::{Groups, Jackknife, SIGNIFICANCE, jackknife, quantile},
@@ -16,40 +17,6 @@ use std::collections::BTreeMap;
 
 /// Groups of pictures that are left out in turn.
 const GROUPS: usize = 10;
-
-/// Pictures that are compared with.
-#[derive(Clone, Debug)]
-pub enum Reference {
-    /// Their features.
-    Features(Features, ReferenceSet),
-    /// Mean and covariance of features, from a file that says no more.
-    Statistics(Box<Gaussian>, ReferenceSet),
-}
-
-impl Reference {
-    /// Which pictures they are.
-    pub fn set(&self) -> &ReferenceSet {
-        match self {
-            Self::Features(_, set) | Self::Statistics(_, set) => set,
-        }
-    }
-
-    fn rows(&self) -> Option<Rows<'_, f32>> {
-        match self {
-            Self::Features(features, _) => Some(features.rows()),
-            Self::Statistics(..) => None,
-        }
-    }
-
-    fn gaussian(&self) -> Result<Gaussian, EvalError> {
-        let gaussian = match self {
-            Self::Features(features, _) => Moments::of(features.rows()).gaussian()?,
-            Self::Statistics(gaussian, _) => (**gaussian).clone(),
-        };
-        gaussian.check_reference()?;
-        Ok(gaussian)
-    }
-}
 
 /// A value with its standard error, and the metric's constants.
 struct Value {
@@ -78,8 +45,8 @@ impl Value {
     }
 }
 
-/// All metrics of `wanted` that the features and the reference allow, in their order. Precision, recall, density and coverage
-/// are computed together; statistics in place of a reference's features allow Fréchet distances alone.
+/// All metrics of `wanted` that the features and the reference allow, in their order. What comes together is computed together;
+/// statistics in place of a reference's features allow Fréchet distances alone.
 ///
 /// # Errors
 /// Features of different networks' sizes, too few pictures on a side.
@@ -90,7 +57,7 @@ pub fn distances(
     seed: u64,
 ) -> Result<Vec<Measured>, EvalError> {
     let rows = pictures.rows();
-    let mut shares: Option<Shares> = None;
+    let (mut shares, mut cmmds) = (None, None);
     let mut found = Vec::new();
     let named = |metric: &&Metric| metric.name(pictures.network().family).is_some();
     for &metric in wanted.iter().filter(named) {
@@ -98,27 +65,50 @@ pub fn distances(
             (Metric::Frechet, _) => frechet_distance(rows, reference, seed)?,
             (Metric::FrechetInfinite, _) => extrapolated(rows, reference, seed)?,
             (Metric::Kernel, Some(reference)) => kernel_distance(rows, reference, seed)?,
-            (Metric::Cmmd | Metric::CmmdUnbiased, Some(reference)) => {
-                cmmd(metric, rows, reference, seed)?
+            (Metric::Cmmd | Metric::CmmdUnbiased, Some(_)) => {
+                if cmmds.is_none() {
+                    cmmds = Some(all_cmmds(rows, reference, seed)?);
+                }
+                let constants = [("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)];
+                match of(metric, cmmds.iter().flatten()) {
+                    Some(value) => value.with(&constants),
+                    None => continue,
+                }
             }
-            (
-                Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage,
-                Some(reference),
-            ) => {
+            (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(_)) => {
                 if shares.is_none() {
                     shares = Some(all_shares(rows, reference, seed)?);
                 }
-                let mut all = shares.iter().flatten();
-                let Some((_, share)) = all.find(|(of, _)| *of == metric) else {
-                    continue;
-                };
-                share.with(&[("k", neighbours::NEIGHBOURS as f64)])
+                match of(metric, shares.iter().flatten()) {
+                    Some(value) => value.with(&[("k", neighbours::NEIGHBOURS as f64)]),
+                    None => continue,
+                }
             }
             _ => continue,
         };
         found.extend(measured(metric, pictures, Some(reference.set()), value));
     }
     Ok(found)
+}
+
+/// The value of one of several metrics.
+fn of<'a>(
+    metric: Metric,
+    mut among: impl Iterator<Item = &'a (Metric, Value)>,
+) -> Option<&'a Value> {
+    let found = among.find(|(of, _)| *of == metric);
+    found.map(|(_, value)| value)
+}
+
+/// The CLIP score of pictures and the texts that were drawn; none over a network that sees no texts.
+pub(super) fn score_of_texts(pictures: &Features, score: &ClipScore) -> Option<Measured> {
+    let value = Value {
+        value: score.score,
+        standard_error: score.standard_error,
+        freedom: (score.cosines.len() - 1) as f64,
+        constants: vec![("scale", ClipScore::SCALE)],
+    };
+    measured(Metric::ClipScore, pictures, None, value)
 }
 
 /// The Inception score from the logits of the pictures; none over another network.
@@ -189,7 +179,7 @@ fn frechet_distance(
     reference: &Reference,
     seed: u64,
 ) -> Result<Value, EvalError> {
-    let to = frechet::Reference::new(&reference.gaussian()?)?;
+    let to = reference.frechet()?;
     let value = to.distance(&Moments::of(rows).gaussian()?)?;
     let groups = groups(rows.len(), seed);
     let error = groups
@@ -199,8 +189,8 @@ fn frechet_distance(
 }
 
 fn extrapolated(rows: Rows<'_, f32>, reference: &Reference, seed: u64) -> Result<Value, EvalError> {
-    let to = frechet::Reference::new(&reference.gaussian()?)?;
-    let found = frechet::infinite(&to, rows, seed)?;
+    let to = reference.frechet()?;
+    let found = frechet::infinite(to, rows, seed)?;
     // The line scatters, and its pictures are those that happened to be drawn.
     let groups = groups(rows.len(), seed);
     let drawn = groups
@@ -234,13 +224,15 @@ fn kernel_distance(
     if part >= 2 {
         let mut against = order(reference.len(), 0, 1);
         against.truncate(distance.subset_size);
+        let against = reference.select(&against);
+        let against = Rows::new(&against, reference.dim())?;
+        let within = Within::of("the reference", against, Kernel::kid(reference.dim()))?;
         let subsets = (0..kernel::SUBSETS as u64).map(|subset| {
             let mut chosen = order(rows.len(), subset, 0);
             chosen.truncate(part);
-            (chosen, against.clone())
+            chosen
         });
-        let kernel = Kernel::kid(reference.dim());
-        let spread = kernel::distance_of(rows, reference, kernel, subsets)?.deviation;
+        let spread = kernel::distance_from(rows, against, &within, subsets)?.deviation;
         let (kept, left_out) = (part as f64, (rows.len() - part) as f64);
         value.standard_error = Some((spread * (kept / left_out).sqrt()).hypot(of_subsets));
         value.freedom = (kernel::SUBSETS - 1) as f64;
@@ -251,73 +243,16 @@ fn kernel_distance(
     ]))
 }
 
-/// `of` with its jackknife, where there are enough pictures.
-fn with_jackknife(
+/// Values that are computed together, each with its jackknife if enough pictures remain for it: more than `least`.
+fn with_jackknife<const N: usize>(
     rows: Rows<'_, f32>,
     seed: u64,
-    of: impl Fn(Rows<'_, f32>) -> Result<f64, EvalError>,
-) -> Result<Value, EvalError> {
-    let value = of(rows)?;
-    let Some(groups) = groups(rows.len(), seed) else {
-        return Ok(Value::new(value, None));
-    };
-    let found = jackknife(&groups, |left_out| {
-        let values = rows.select(&groups.without(left_out));
-        of(Rows::new(&values, rows.dim())?)
-    })?;
-    Ok(Value::new(value, Some(found)))
-}
-
-fn cmmd(
-    metric: Metric,
-    rows: Rows<'_, f32>,
-    reference: Rows<'_, f32>,
-    seed: u64,
-) -> Result<Value, EvalError> {
-    let [rows, reference] = [rows, reference].map(unit);
-    let rows = Rows::new(&rows.1, rows.0)?;
-    let reference = Rows::new(&reference.1, reference.0)?;
-    let value = with_jackknife(rows, seed, |rows| {
-        let found = kernel::cmmd(rows, reference)?;
-        Ok(match metric {
-            Metric::CmmdUnbiased => found.unbiased,
-            _ => found.biased,
-        })
-    })?;
-    Ok(value.with(&[("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)]))
-}
-
-/// Rows brought to unit length, and their size.
-fn unit(rows: Rows<'_, f32>) -> (usize, Vec<f32>) {
-    let row = |i| {
-        let row: &[f32] = rows.row(i);
-        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        row.iter().map(move |x| x / length.max(f32::MIN_POSITIVE))
-    };
-    (rows.dim(), (0..rows.len()).flat_map(row).collect())
-}
-
-type Shares = [(Metric, Value); 4];
-
-fn all_shares(
-    rows: Rows<'_, f32>,
-    reference: Rows<'_, f32>,
-    seed: u64,
-) -> Result<Shares, EvalError> {
-    let of = |rows: Rows<'_, f32>| {
-        let found = neighbours::prdc(reference, rows, neighbours::NEIGHBOURS)?;
-        let neighbours::Prdc {
-            precision,
-            recall,
-            density,
-            coverage,
-        } = found;
-        Ok::<_, EvalError>([precision, recall, density, coverage])
-    };
+    least: usize,
+    of: impl Fn(Rows<'_, f32>) -> Result<[f64; N], EvalError>,
+) -> Result<[Value; N], EvalError> {
     let values = of(rows)?;
     let groups = groups(rows.len(), seed);
-    let groups = groups.filter(|groups| rows.len() - groups.size() > neighbours::NEIGHBOURS);
-    // All four without each group: they come together.
+    let groups = groups.filter(|groups| rows.len() - groups.size() > least);
     let mut without = Vec::with_capacity(GROUPS);
     if let Some(groups) = &groups {
         for group in 0..groups.count() {
@@ -325,17 +260,50 @@ fn all_shares(
             without.push(of(Rows::new(&values, rows.dim())?)?);
         }
     }
-    let value = |i: usize| {
-        let found = groups
-            .as_ref()
-            .map(|groups| jackknife(groups, |group| Ok::<_, EvalError>(without[group][i])));
-        Ok::<_, EvalError>(Value::new(values[i], found.transpose()?))
-    };
+    let mut found = values.map(|value| Value::new(value, None));
+    if let Some(groups) = &groups {
+        for (i, value) in found.iter_mut().enumerate() {
+            let spread = jackknife(groups, |group| Ok::<_, EvalError>(without[group][i]))?;
+            value.standard_error = Some(spread.standard_error);
+        }
+    }
+    Ok(found)
+}
+
+fn all_cmmds(
+    rows: Rows<'_, f32>,
+    reference: &Reference,
+    seed: u64,
+) -> Result<[(Metric, Value); 2], EvalError> {
+    let values = unit(rows);
+    let rows = Rows::new(&values, rows.dim())?;
+    let [biased, unbiased] = with_jackknife(rows, seed, 1, |rows| {
+        let found = reference.cmmd(rows)?;
+        Ok([found.biased, found.unbiased])
+    })?;
+    Ok([(Metric::Cmmd, biased), (Metric::CmmdUnbiased, unbiased)])
+}
+
+fn all_shares(
+    rows: Rows<'_, f32>,
+    reference: &Reference,
+    seed: u64,
+) -> Result<[(Metric, Value); 4], EvalError> {
+    let [precision, recall, density, coverage] =
+        with_jackknife(rows, seed, neighbours::NEIGHBOURS, |rows| {
+            let neighbours::Prdc {
+                precision,
+                recall,
+                density,
+                coverage,
+            } = reference.prdc(rows)?;
+            Ok([precision, recall, density, coverage])
+        })?;
     Ok([
-        (Metric::Precision, value(0)?),
-        (Metric::Recall, value(1)?),
-        (Metric::Density, value(2)?),
-        (Metric::Coverage, value(3)?),
+        (Metric::Precision, precision),
+        (Metric::Recall, recall),
+        (Metric::Density, density),
+        (Metric::Coverage, coverage),
     ])
 }
 
@@ -368,7 +336,7 @@ mod tests {
             sha256: "11".into(),
             samples: Some(400),
         };
-        Reference::Features(normal(family, 400, 1, 0.0), set)
+        Reference::of_features(normal(family, 400, 1, 0.0), set)
     }
 
     const ALL: [Metric; 9] = [
@@ -398,7 +366,11 @@ mod tests {
             assert_eq!(row.reference.as_ref(), Some(reference.set()));
         }
         assert_eq!(found[3].constants["k"], 5.0);
-        // The same again, to the last bit.
+        // The same again, to the last bit, with what the reference has kept and without.
+        assert_eq!(
+            distances(&ALL, &pictures, &self::reference(Family::Clip), 0).unwrap(),
+            found
+        );
         assert_eq!(distances(&ALL, &pictures, &reference, 0).unwrap(), found);
         // A classifier has no CMMD.
         let pictures = normal(Family::Classifier, 300, 2, 0.3);
@@ -440,8 +412,8 @@ mod tests {
     fn statistics_allow_frechet_distances_alone() {
         let pictures = normal(Family::Inception, 300, 2, 0.3);
         let features = reference(Family::Inception);
-        let gaussian = features.gaussian().unwrap();
-        let statistics = Reference::Statistics(Box::new(gaussian), features.set().clone());
+        let gaussian = Moments::of(features.rows().unwrap()).gaussian().unwrap();
+        let statistics = Reference::of_statistics(gaussian, features.set().clone());
         let found = distances(&ALL, &pictures, &statistics, 0).unwrap();
         let keys: Vec<&str> = found.iter().map(|row| row.metric.as_str()).collect();
         assert_eq!(keys, ["fid", "fid-infinite"]);
@@ -451,7 +423,7 @@ mod tests {
         );
         // Fewer pictures than features are no reference.
         let set = features.set().clone();
-        let few = Reference::Features(normal(Family::Inception, DIM, 1, 0.0), set);
+        let few = Reference::of_features(normal(Family::Inception, DIM, 1, 0.0), set);
         let error = distances(&ALL, &pictures, &few, 0).unwrap_err().to_string();
         assert!(error.contains("at least 5 are needed"), "{error}");
     }

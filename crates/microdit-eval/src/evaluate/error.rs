@@ -1,7 +1,10 @@
 //! What can go wrong with an evaluation.
 
-use crate::{error::EvalError, features::Family};
+use crate::{
+    classifier::ClassifierError, error::EvalError, features::Family, prompts::PromptsError,
+};
 use microdit_data::DataError;
+use microdit_encoders::features::FeatureError;
 use microdit_train::TrainError;
 use std::path::{Path, PathBuf};
 
@@ -51,15 +54,35 @@ pub enum EvaluateError {
         /// The metric.
         metric: String,
     },
-    /// A metric that cannot be measured.
-    #[error("{metric} cannot be measured by this program")]
-    NotBuilt {
+    /// A score of pictures and texts, of a network without a text tower.
+    #[error("{metric} compares pictures with texts, and {network} has no text tower")]
+    NoTexts {
         /// The metric.
         metric: String,
+        /// The network.
+        network: String,
+    },
+    /// Pictures of which nobody says what they were drawn from.
+    #[error(
+        "{without} of {pictures} pictures have no caption, which the CLIP score compares them with"
+    )]
+    Uncaptioned {
+        /// Pictures there are.
+        pictures: usize,
+        /// Those without a caption.
+        without: usize,
+    },
+    /// A reference by which a classifier's accuracy cannot be measured.
+    #[error(
+        "the classifier's own accuracy is not known, since {found}: it is measured on labelled shards that it is not trained on"
+    )]
+    Unlabelled {
+        /// What is there in their place.
+        found: String,
     },
     /// Mean and covariance are not enough for it.
     #[error(
-        "{metric} needs the pictures of the reference; an .npz gives their mean and covariance only"
+        "{metric} needs the pictures of the reference, or their features; this .npz gives mean and covariance only"
     )]
     NeedsPictures {
         /// The metric.
@@ -97,6 +120,15 @@ pub enum EvaluateError {
     /// What cannot be measured.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// A published network that cannot be opened.
+    #[error(transparent)]
+    Network(#[from] FeatureError),
+    /// A classifier that cannot be trained or read.
+    #[error(transparent)]
+    Classifier(#[from] ClassifierError),
+    /// Prompts that cannot be read.
+    #[error(transparent)]
+    Prompts(#[from] PromptsError),
     /// Data that cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),

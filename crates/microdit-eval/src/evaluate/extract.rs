@@ -219,21 +219,21 @@ impl Chunks {
         // Photographs are large: a few of them at a time.
         for pictures in pictures.chunks(DECODED) {
             let decoded: Vec<_> = pictures.par_iter().map(Picture::pixels).collect();
-            let mut images = Vec::with_capacity(pictures.len());
-            for (picture, image) in pictures.iter().zip(decoded) {
-                match image {
-                    Ok(image) => {
-                        let size = format!("{}x{}", image.width(), image.height());
+            let mut pixels = Vec::with_capacity(pictures.len());
+            for (picture, decoded) in pictures.iter().zip(decoded) {
+                match decoded {
+                    Ok(decoded) => {
+                        let size = format!("{}x{}", decoded.width(), decoded.height());
                         *facts.sizes.entry(size).or_default() += 1;
                         facts.places.push(place);
-                        images.push(image);
+                        pixels.push(decoded);
                     }
                     Err(reason) => left_out.note("pictures", &picture.name, &reason),
                 }
                 place += 1;
             }
-            if !images.is_empty() {
-                values.extend(extractor.features(&images));
+            if !pixels.is_empty() {
+                values.extend(extractor.features(&pixels));
             }
         }
         (facts.counts, facts.named) = (left_out.counts, left_out.named);

@@ -1,16 +1,13 @@
 //! Networks that see pictures: published ones, and whatever a user brings.
 
-use crate::{
-    classifier::{Accuracy, Classifier},
-    features::{Family, FeatureNetwork},
-};
+use crate::features::{Family, FeatureNetwork};
 use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
 use microdit::DitBackend;
-use microdit_encoders::features::FeatureNetwork as Published;
+use microdit_encoders::{features::FeatureNetwork as Published, text::TextEncoder};
 
 /// A frozen network whose features pictures are compared by.
-pub trait Extractor {
+pub trait Extractor: Send {
     /// Which network it is, and how it resizes.
     fn network(&self) -> &FeatureNetwork;
 
@@ -31,66 +28,31 @@ pub trait Extractor {
         None
     }
 
+    /// Whether it sees texts as well as pictures.
+    fn reads_texts(&self) -> bool {
+        false
+    }
+
+    /// Features of texts, at least one, that are compared with those of pictures, `[texts, dim]`, row by row; none if it
+    /// [reads](Self::reads_texts) none.
+    fn text_features(&self, _texts: &[&str]) -> Option<Vec<f32>> {
+        None
+    }
+
     /// Share of held-out pictures whose class it sees, where that is known: it bounds what a class accuracy can mean.
     fn own_accuracy(&self) -> Option<f64> {
         None
     }
 }
 
-/// A classifier that was trained on the data at hand.
-pub struct Judge<B: DitBackend> {
-    inner: Classifier<B>,
-    accuracy: Accuracy,
-    network: FeatureNetwork,
-}
-
-impl<B: DitBackend> Judge<B> {
-    /// Wraps a classifier with its accuracy on held-out pictures and the SHA-256 of its weights.
-    pub fn new(inner: Classifier<B>, accuracy: Accuracy, sha256: String) -> Self {
-        let network = FeatureNetwork {
-            family: Family::Classifier,
-            name: "classifier".into(),
-            sha256,
-            resize: format!("bicubic to {0}x{0}", inner.config().side),
-        };
-        Self {
-            inner,
-            accuracy,
-            network,
-        }
-    }
-}
-
-impl<B: DitBackend> Extractor for Judge<B> {
-    fn network(&self) -> &FeatureNetwork {
-        &self.network
-    }
-
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-
-    fn features(&self, pictures: &[RgbImage]) -> Vec<f32> {
-        self.inner.features(pictures)
-    }
-
-    fn logits(&self, features: &[f32]) -> Option<(usize, Vec<f32>)> {
-        Some((self.inner.classes().len(), self.inner.logits(features)))
-    }
-
-    fn class_of(&self, prompt: &str) -> Option<usize> {
-        let class = self.inner.class_of(prompt)?;
-        self.inner.classes().iter().position(|other| other == class)
-    }
-
-    fn own_accuracy(&self) -> Option<f64> {
-        Some(self.accuracy.share())
-    }
-}
+/// Texts that go through a text tower together.
+const TEXTS: usize = 64;
 
 /// A published network on a device.
 pub struct PublishedExtractor<B: DitBackend> {
     inner: Published<B>,
+    /// Of a CLIP, what its pictures can be compared with.
+    texts: Option<TextEncoder<B>>,
     network: FeatureNetwork,
     device: B::Device,
 }
@@ -101,6 +63,7 @@ impl<B: DitBackend> PublishedExtractor<B> {
         let family = match inner {
             Published::Inception(..) => Family::Inception,
             Published::Clip(..) => Family::Clip,
+            Published::CleanClip(..) => Family::CleanClip,
             Published::DinoV2(..) => Family::DinoV2,
         };
         let network = FeatureNetwork {
@@ -111,8 +74,19 @@ impl<B: DitBackend> PublishedExtractor<B> {
         };
         Self {
             inner,
+            texts: None,
             network,
             device,
+        }
+    }
+
+    /// The same with the text tower that was trained together with it, if that gives features of the same size.
+    #[must_use]
+    pub fn with_texts(self, tower: TextEncoder<B>) -> Self {
+        let fits = tower.dim() == Some(self.inner.dim());
+        Self {
+            texts: Some(tower).filter(|_| fits),
+            ..self
         }
     }
 }
@@ -139,5 +113,19 @@ impl<B: DitBackend> Extractor for PublishedExtractor<B> {
             .logits(Tensor::from_data(features, &self.device))?;
         let [_, classes] = logits.dims();
         Some((classes, logits.into_data().iter::<f32>().collect()))
+    }
+
+    fn reads_texts(&self) -> bool {
+        self.texts.is_some()
+    }
+
+    fn text_features(&self, texts: &[&str]) -> Option<Vec<f32>> {
+        let tower = self.texts.as_ref()?;
+        let mut rows = Vec::with_capacity(texts.len() * self.dim());
+        for batch in texts.chunks(TEXTS) {
+            let features = tower.features(batch, &self.device)?;
+            rows.extend(features.into_data().iter::<f32>());
+        }
+        Some(rows)
     }
 }

@@ -4,7 +4,7 @@ use super::error::EvaluateError;
 use image::RgbImage;
 use microdit::checksum::{self, hexadecimal};
 use microdit_data::{
-    DataError, Folder, Image, LeftOut, Members, Sample, Shapes, Shards, image as decoding,
+    DataError, Folder, Image, LeftOut, Members, Sample, Shapes, Shard, Shards, image as decoding,
 };
 use microdit_encoders::read_labels;
 use microdit_train::recipe::MAX_IMAGES;
@@ -29,7 +29,8 @@ pub struct PictureSet {
 #[derive(Clone, Debug)]
 enum Source {
     Files(Vec<PathBuf>),
-    Shards(Shards),
+    /// With the number of samples that have a picture.
+    Shards(Shards, u64),
     Shapes(Shapes),
 }
 
@@ -102,9 +103,10 @@ impl PictureSet {
             }
             shards => shards?,
         };
-        let sha256 = of_contents(shards.iter().map(microdit_data::Shard::path))?;
+        let sha256 = of_contents(shards.iter().map(Shard::path))?;
+        let count = count(&shards);
         Ok(Self {
-            source: Source::Shards(shards),
+            source: Source::Shards(shards, count),
             limit,
             sha256,
             name: spec.into(),
@@ -141,18 +143,18 @@ impl PictureSet {
         hexadecimal(&digest.finalize())
     }
 
-    /// How many pictures there are, if that is known before they are read.
-    pub fn len(&self) -> Option<u64> {
+    /// How many pictures there are, whether they can be decoded or not.
+    pub fn len(&self) -> u64 {
         match &self.source {
-            Source::Files(files) => Some((files.len() as u64).min(self.limit)),
-            Source::Shards(_) => None,
-            Source::Shapes(_) => Some(self.limit),
+            Source::Files(files) => (files.len() as u64).min(self.limit),
+            Source::Shards(_, count) => (*count).min(self.limit),
+            Source::Shapes(_) => self.limit,
         }
     }
 
-    /// Whether there are none; a set always has one.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == Some(0)
+        self.len() == 0
     }
 
     /// Hands the pictures to `take` in their order, until it returns false, and returns the samples that lack one.
@@ -192,7 +194,7 @@ impl PictureSet {
                     }
                 }
             }
-            Source::Shards(shards) => {
+            Source::Shards(shards, _) => {
                 for shard in shards.iter() {
                     let mut more = true;
                     let read = shard.for_each(shards.members(), |key, sample| {
@@ -243,6 +245,21 @@ impl Picture {
     }
 }
 
+/// Samples of shards that have a picture; what cannot be read has none.
+fn count(shards: &Shards) -> u64 {
+    let shards_in_order: Vec<&Shard> = shards.iter().collect();
+    let of = |shard: &&Shard| {
+        let mut count = 0;
+        // What is wrong with it is said by whoever reads its pictures.
+        let _ = shard.for_each(shards.members(), |_, sample| {
+            count += u64::from(sample.is_ok());
+            true
+        });
+        count
+    };
+    shards_in_order.par_iter().map(of).sum()
+}
+
 /// SHA-256 over those of the files.
 fn of_contents<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<String, EvaluateError> {
     let paths: Vec<&Path> = paths.collect();
@@ -281,13 +298,21 @@ mod tests {
 
     #[test]
     fn shards_give_their_captions_and_count_what_they_lack() {
-        let (clean, left_out) = names(&PictureSet::open(&golden("wds_clean.tar"), 100).unwrap());
+        let open = |name, limit| PictureSet::open(&golden(name), limit).unwrap();
+        let counts = [
+            ("wds_clean.tar", 100),
+            ("wds_clean.tar", 5),
+            ("wds_dirty.tar", 100),
+        ];
+        let counts = counts.map(|(name, limit)| open(name, limit).len());
+        assert_eq!(counts, [16, 5, 13]);
+        let (clean, left_out) = names(&open("wds_clean.tar", 100));
         assert_eq!((clean.len(), left_out.total()), (16, 0));
         assert!(clean.iter().all(|(_, caption)| caption.is_some()));
-        let (first, _) = names(&PictureSet::open(&golden("wds_clean.tar"), 5).unwrap());
+        let (first, _) = names(&open("wds_clean.tar", 5));
         assert_eq!(first, clean[..5]);
         // Three samples lack a part; what cannot be decoded is found later.
-        let (dirty, left_out) = names(&PictureSet::open(&golden("wds_dirty.tar"), 100).unwrap());
+        let (dirty, left_out) = names(&open("wds_dirty.tar", 100));
         assert_eq!((dirty.len(), left_out.total()), (13, 3));
     }
 
@@ -318,7 +343,7 @@ mod tests {
         let set = open(9).unwrap();
         let (found, _) = names(&set);
         assert_eq!(found[0].1.as_deref(), Some("gray 1"));
-        assert_eq!(set.len(), Some(2));
+        assert_eq!(set.len(), 2);
         // Other names in the same order are the same set; another picture or fewer of them are not.
         std::fs::rename(folder.path().join("b.png"), folder.path().join("a.png")).unwrap();
         assert_eq!(open(9).unwrap().identity(), set.identity());

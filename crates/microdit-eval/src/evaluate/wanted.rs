@@ -19,7 +19,7 @@ pub enum Wanted {
 const PROMPT_ACCURACY: &str = "prompt-accuracy";
 
 /// The name of [`Wanted::ClassAccuracy`].
-pub(super) const CLASS_ACCURACY: &str = "class-accuracy";
+pub(crate) const CLASS_ACCURACY: &str = "class-accuracy";
 
 impl FromStr for Wanted {
     type Err = EvaluateError;
@@ -56,7 +56,7 @@ impl fmt::Display for Wanted {
 
 /// Metrics of a network that are measured unless others are asked for: all but the extrapolated distance, which takes as long
 /// as all others.
-pub(super) const DEFAULT: [Metric; 9] = [
+pub(super) const DEFAULT: [Metric; 10] = [
     Metric::Frechet,
     Metric::Kernel,
     Metric::Precision,
@@ -65,6 +65,7 @@ pub(super) const DEFAULT: [Metric; 9] = [
     Metric::Coverage,
     Metric::Cmmd,
     Metric::CmmdUnbiased,
+    Metric::ClipScore,
     Metric::InceptionScore,
 ];
 

@@ -13,37 +13,46 @@ pub struct ClipScore {
     pub standard_error: Option<f64>,
 }
 
+impl ClipScore {
+    /// What a cosine is multiplied by: torchmetrics' 100, where the paper has 2.5.
+    pub const SCALE: f64 = 100.0;
+}
+
 /// The CLIP score (arXiv 2104.08718, with the factor 100 of torchmetrics in place of 2.5). Row `i` of `texts` belongs to row `i` of
-/// `images`; neither need have unit length. Negative cosines count as zero, picture by picture.
+/// `pictures`; neither need have unit length. Negative cosines count as zero, picture by picture.
 ///
 /// # Errors
 /// Numbers of rows or sizes that differ, no rows, or a row of zeros.
 pub fn clip_score<T: Copy + Into<f64>>(
-    images: Rows<'_, T>,
+    pictures: Rows<'_, T>,
     texts: Rows<'_, T>,
 ) -> Result<ClipScore, EvalError> {
-    texts.check_dim("a text", images.dim())?;
-    if images.is_empty() || texts.len() != images.len() {
+    texts.check_dim("a text", pictures.dim())?;
+    if pictures.is_empty() || texts.len() != pictures.len() {
         return Err(EvalError::TooFew {
             what: format!("{} captions", texts.len()),
-            found: images.len(),
+            found: pictures.len(),
             needed: texts.len().max(1),
             why: ", one per caption".into(),
         });
     }
-    let lengths = [images.squares(), texts.squares()];
-    let mut cosines = Vec::with_capacity(images.len());
-    for row in 0..images.len() {
-        for (what, lengths) in ["image", "text"].into_iter().zip(&lengths) {
+    let lengths = [pictures.squares(), texts.squares()];
+    let mut cosines = Vec::with_capacity(pictures.len());
+    for row in 0..pictures.len() {
+        for (what, lengths) in ["picture", "text"].into_iter().zip(&lengths) {
             if lengths[row] == 0.0 {
                 return Err(EvalError::NoDirection { what, row });
             }
         }
-        let pairs = images.row(row).iter().zip(texts.row(row));
+        let pairs = pictures.row(row).iter().zip(texts.row(row));
         let product: f64 = pairs.map(|(&a, &b)| a.into() * b.into()).sum();
         cosines.push(product / (lengths[0][row].sqrt() * lengths[1][row].sqrt()));
     }
-    let scores = || cosines.iter().map(|cosine| (100.0 * cosine).max(0.0));
+    let scores = || {
+        cosines
+            .iter()
+            .map(|cosine| (ClipScore::SCALE * cosine).max(0.0))
+    };
     let count = cosines.len() as f64;
     let score = scores().sum::<f64>() / count;
     let variance = scores().map(|value| (value - score).powi(2)).sum::<f64>() / (count - 1.0);
@@ -61,10 +70,10 @@ mod tests {
 
     #[test]
     fn angles_of_hand_made_vectors() {
-        let images = [1.0, 0.0, 0.0, 3.0, 1.0, 1.0];
+        let pictures = [1.0, 0.0, 0.0, 3.0, 1.0, 1.0];
         let texts = [2.0, 0.0, 0.0, -1.0, 5.0, 0.0];
         let found = clip_score(
-            Rows::new(&images, 2).unwrap(),
+            Rows::new(&pictures, 2).unwrap(),
             Rows::new(&texts, 2).unwrap(),
         )
         .unwrap();
@@ -87,7 +96,7 @@ mod tests {
         let rows = Rows::new(&zero, 2).unwrap();
         let text = clip_score(rows, rows).unwrap_err().to_string();
         assert!(
-            text.starts_with("image 1: all its features are zero"),
+            text.starts_with("picture 1: all its features are zero"),
             "{text}"
         );
         assert!(

@@ -69,6 +69,57 @@ pub struct Discrepancy {
     pub biased: f64,
 }
 
+/// What a set of rows is like within itself: its share in every discrepancy from it, computed once where it is compared with
+/// several.
+#[derive(Clone, Debug)]
+pub struct Within {
+    kernel: Kernel,
+    /// The squared length of every row.
+    squares: Vec<f64>,
+    /// The mean of the kernel over pairs of different rows.
+    unbiased: f64,
+    /// The mean over all pairs.
+    biased: f64,
+}
+
+impl Within {
+    /// Of these rows, which errors call `what`.
+    ///
+    /// # Errors
+    /// Fewer than two.
+    pub fn of<T: Copy + Into<f64>>(
+        what: &str,
+        rows: Rows<'_, T>,
+        kernel: Kernel,
+    ) -> Result<Self, EvalError> {
+        if rows.len() < 2 {
+            return Err(EvalError::TooFew {
+                what: what.into(),
+                found: rows.len(),
+                needed: 2,
+                why: String::new(),
+            });
+        }
+        let squares = rows.squares();
+        let alone: f64 = squares
+            .iter()
+            .map(|&square| kernel.value(square, square, square))
+            .sum();
+        let mut all = 0.0;
+        blocks::within(rows, |block| {
+            let weight = if block.left == block.right { 1.0 } else { 2.0 };
+            all += weight * sum(block, kernel, &squares, &squares);
+        });
+        let count = rows.len() as f64;
+        Ok(Self {
+            kernel,
+            squares,
+            unbiased: (all - alone) / (count * (count - 1.0)),
+            biased: all / (count * count),
+        })
+    }
+}
+
 /// The squared maximum mean discrepancy of all rows of two sets.
 ///
 /// # Errors
@@ -78,43 +129,33 @@ pub fn discrepancy<T: Copy + Into<f64>>(
     b: Rows<'_, T>,
     kernel: Kernel,
 ) -> Result<Discrepancy, EvalError> {
+    discrepancy_from(a, b, &Within::of("the second set", b, kernel)?)
+}
+
+/// The same from rows `b` of which `within` is known.
+///
+/// # Errors
+/// As for [`discrepancy`].
+///
+/// # Panics
+/// If `within` is of another number of rows.
+pub fn discrepancy_from<T: Copy + Into<f64>>(
+    a: Rows<'_, T>,
+    b: Rows<'_, T>,
+    within: &Within,
+) -> Result<Discrepancy, EvalError> {
+    assert_eq!(within.squares.len(), b.len(), "what is known of these rows");
     a.check_dim("the first set", b.dim())?;
-    for (what, rows) in [("the first set", a), ("the second set", b)] {
-        if rows.len() < 2 {
-            return Err(EvalError::TooFew {
-                what: what.into(),
-                found: rows.len(),
-                needed: 2,
-                why: String::new(),
-            });
-        }
-    }
-    let squares = [a.squares(), b.squares()];
+    let own = Within::of("the first set", a, within.kernel)?;
     let mut across = 0.0;
     blocks::across(a, b, |block| {
-        across += sum(block, kernel, &squares[0], &squares[1])
+        across += sum(block, own.kernel, &own.squares, &within.squares);
     });
-    let (m, n) = (a.len() as f64, b.len() as f64);
-    across /= m * n;
-    let mut found = Discrepancy {
-        unbiased: -2.0 * across,
-        biased: -2.0 * across,
-    };
-    for (rows, squares) in [a, b].into_iter().zip(&squares) {
-        let alone: f64 = squares
-            .iter()
-            .map(|&square| kernel.value(square, square, square))
-            .sum();
-        let mut all = 0.0;
-        blocks::within(rows, |block| {
-            let weight = if block.left == block.right { 1.0 } else { 2.0 };
-            all += weight * sum(block, kernel, squares, squares);
-        });
-        let count = rows.len() as f64;
-        found.unbiased += (all - alone) / (count * (count - 1.0));
-        found.biased += all / (count * count);
-    }
-    Ok(found)
+    across /= a.len() as f64 * b.len() as f64;
+    Ok(Discrepancy {
+        unbiased: own.unbiased + within.unbiased - 2.0 * across,
+        biased: own.biased + within.biased - 2.0 * across,
+    })
 }
 
 /// The sum of the kernel over a block, in an order that does not depend on the number of threads.
@@ -188,6 +229,35 @@ pub fn distance_of<T: Copy + Into<f64>>(
         let (left, right) = (Rows::new(&left, a.dim())?, Rows::new(&right, b.dim())?);
         values.push(discrepancy(left, right, kernel)?.unbiased);
     }
+    of_subsets(&values, subset_size)
+}
+
+/// The same of subsets of `a`, each against all of `b`, of which `within` is known.
+///
+/// # Errors
+/// As for [`distance_of`].
+///
+/// # Panics
+/// As [`discrepancy_from`], and if an index is not that of a row.
+pub fn distance_from<T: Copy + Into<f64>>(
+    a: Rows<'_, T>,
+    b: Rows<'_, T>,
+    within: &Within,
+    subsets: impl IntoIterator<Item = Vec<usize>>,
+) -> Result<KernelDistance, EvalError> {
+    let mut values = Vec::new();
+    let mut subset_size = 0;
+    for subset in subsets {
+        subset_size = subset.len();
+        let rows = a.select(&subset);
+        let found = discrepancy_from(Rows::new(&rows, a.dim())?, b, within)?;
+        values.push(found.unbiased);
+    }
+    of_subsets(&values, subset_size)
+}
+
+/// Mean and deviation of the discrepancies of subsets.
+fn of_subsets(values: &[f64], subset_size: usize) -> Result<KernelDistance, EvalError> {
     if values.is_empty() {
         return Err(EvalError::TooFew {
             what: "subsets".into(),
@@ -210,13 +280,31 @@ pub fn distance_of<T: Copy + Into<f64>>(
     })
 }
 
-/// CMMD (arXiv 2401.09603): the discrepancy of a Gaussian kernel of width [`CMMD_SIGMA`], times [`CMMD_SCALE`]. The published
+/// CMMD's kernel: a Gaussian of width [`CMMD_SIGMA`] (arXiv 2401.09603).
+pub const CMMD: Kernel = Kernel::Gaussian { sigma: CMMD_SIGMA };
+
+/// CMMD (arXiv 2401.09603): the discrepancy of [the kernel of that name](CMMD), times [`CMMD_SCALE`]. The published
 /// code computes the biased one. It is meant for CLIP's image features brought to unit length; rows are taken as they are.
 ///
 /// # Errors
 /// As for [`discrepancy`].
 pub fn cmmd<T: Copy + Into<f64>>(a: Rows<'_, T>, b: Rows<'_, T>) -> Result<Discrepancy, EvalError> {
-    let found = discrepancy(a, b, Kernel::Gaussian { sigma: CMMD_SIGMA })?;
+    cmmd_from(a, b, &Within::of("the second set", b, CMMD)?)
+}
+
+/// The same from rows `b` of which `within` is known, by [`CMMD`].
+///
+/// # Errors
+/// As for [`discrepancy`].
+///
+/// # Panics
+/// As [`discrepancy_from`].
+pub fn cmmd_from<T: Copy + Into<f64>>(
+    a: Rows<'_, T>,
+    b: Rows<'_, T>,
+    within: &Within,
+) -> Result<Discrepancy, EvalError> {
+    let found = discrepancy_from(a, b, within)?;
     Ok(Discrepancy {
         unbiased: CMMD_SCALE * found.unbiased,
         biased: CMMD_SCALE * found.biased,

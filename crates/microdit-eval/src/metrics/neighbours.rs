@@ -20,8 +20,45 @@ pub struct Prdc {
     pub coverage: f64,
 }
 
-/// Compares pictures with a reference. The ball of a row reaches to its `k`-th nearest other row of the same set, in Euclidean
-/// distance, and what lies on its surface is outside.
+/// The balls of a set of rows, each of which reaches to the `k`-th nearest other row in Euclidean distance.
+#[derive(Clone, Debug)]
+pub struct Balls {
+    k: usize,
+    /// The squared length of every row.
+    squares: Vec<f64>,
+    /// The squared radius of every ball.
+    radii: Vec<f64>,
+}
+
+impl Balls {
+    /// Of these rows, which errors call `what`.
+    ///
+    /// # Errors
+    /// No more than `k` rows.
+    ///
+    /// # Panics
+    /// If `k` is zero.
+    pub fn of<T: Copy + Into<f64>>(
+        what: &str,
+        rows: Rows<'_, T>,
+        k: usize,
+    ) -> Result<Self, EvalError> {
+        assert!(k > 0, "a ball reaches to at least one neighbour");
+        if rows.len() <= k {
+            return Err(EvalError::TooFew {
+                what: what.into(),
+                found: rows.len(),
+                needed: k + 1,
+                why: format!(" for balls that reach to the neighbour number {k}"),
+            });
+        }
+        let squares = rows.squares();
+        let radii = radii(rows, &squares, k);
+        Ok(Self { k, squares, radii })
+    }
+}
+
+/// Compares pictures with a reference, by the [balls](Balls) of both; what lies on the surface of one is outside.
 ///
 /// # Errors
 /// Rows of different sizes, or no more than `k` on a side.
@@ -33,23 +70,28 @@ pub fn prdc<T: Copy + Into<f64>>(
     pictures: Rows<'_, T>,
     k: usize,
 ) -> Result<Prdc, EvalError> {
-    assert!(k > 0, "a ball reaches to at least one neighbour");
+    let balls = Balls::of("the reference", reference, k)?;
+    prdc_among(reference, &balls, pictures)
+}
+
+/// The same with a reference whose balls are known.
+///
+/// # Errors
+/// As for [`prdc`].
+///
+/// # Panics
+/// If the balls are those of another number of rows.
+pub fn prdc_among<T: Copy + Into<f64>>(
+    reference: Rows<'_, T>,
+    balls: &Balls,
+    pictures: Rows<'_, T>,
+) -> Result<Prdc, EvalError> {
+    assert_eq!(balls.radii.len(), reference.len(), "balls of these rows");
     pictures.check_dim("the pictures", reference.dim())?;
-    for (what, rows) in [("the reference", reference), ("the pictures", pictures)] {
-        if rows.len() <= k {
-            return Err(EvalError::TooFew {
-                what: what.into(),
-                found: rows.len(),
-                needed: k + 1,
-                why: format!(" for balls that reach to the neighbour number {k}"),
-            });
-        }
-    }
-    let squares = [reference.squares(), pictures.squares()];
-    let radii = [
-        radii(reference, &squares[0], k),
-        radii(pictures, &squares[1], k),
-    ];
+    let k = balls.k;
+    let own = Balls::of("the pictures", pictures, k)?;
+    let squares = [&balls.squares, &own.squares];
+    let radii = [&balls.radii, &own.radii];
     let mut balls_around = vec![0usize; pictures.len()];
     let mut in_a_ball = vec![false; reference.len()];
     let mut covered = vec![false; reference.len()];

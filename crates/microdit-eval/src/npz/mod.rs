@@ -43,6 +43,30 @@ const ROUNDING: f64 = 1e-5;
 /// Names of features, one row per picture.
 const FEATURES: [&str; 2] = ["reps", "feats"];
 
+/// What a file says of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Their features.
+    Features,
+    /// No more than mean and covariance of their features.
+    Statistics,
+}
+
+/// What a file holds: features, where it has them.
+///
+/// # Errors
+/// A file that cannot be read, or holds neither.
+pub fn contents(path: &Path) -> Result<Contents, EvalError> {
+    let archive = open(path)?;
+    if FEATURES.into_iter().any(|name| has(&archive, name)) {
+        return Ok(Contents::Features);
+    }
+    match has(&archive, "mu") && has(&archive, "sigma") {
+        true => Ok(Contents::Statistics),
+        false => Err(neither(path, &archive)),
+    }
+}
+
 /// Reads the statistics of a reference: `mu` and `sigma`, or features of which they are computed.
 ///
 /// # Errors
@@ -137,6 +161,17 @@ fn has(archive: &Archive, name: &str) -> bool {
     archive.index_for_name(&entry_name(name)).is_some()
 }
 
+/// A file without anything that is known.
+fn neither(path: &Path, archive: &Archive) -> EvalError {
+    let mut names: Vec<&str> = archive.file_names().take(8).collect();
+    names.sort_unstable();
+    let message = format!(
+        "it holds {}; expected mu and sigma (pytorch-fid, clean-fid), reps (dgm-eval) or feats (clean-fid, for KID)",
+        names.join(", ")
+    );
+    EvalError::file(path, message)
+}
+
 /// `mu`, `sigma` and, where the file has it, the number of pictures.
 fn statistics(archive: &mut Archive) -> Result<Gaussian, String> {
     let mean = Array::open(archive, "mu")?;
@@ -200,12 +235,7 @@ fn each_chunk(
 ) -> Result<(), EvalError> {
     let fail = |message: String| EvalError::file(path, message);
     let Some(name) = FEATURES.into_iter().find(|name| has(archive, name)) else {
-        let mut names: Vec<&str> = archive.file_names().take(8).collect();
-        names.sort_unstable();
-        return Err(fail(format!(
-            "it holds {}; expected mu and sigma (pytorch-fid, clean-fid), reps (dgm-eval) or feats (clean-fid, for KID)",
-            names.join(", ")
-        )));
+        return Err(neither(path, archive));
     };
     let mut features = Array::open(archive, name).map_err(fail)?;
     let (count, dim) = match *features.shape() {
@@ -232,4 +262,4 @@ fn each_chunk(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use microdit::rng::{Purpose, Stream};
 use std::path::PathBuf;
 
 /// An array as NumPy stores it.
-fn npy(descr: &str, order: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn npy(descr: &str, order: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
@@ -21,21 +21,21 @@ fn f64s(values: &[f64]) -> Vec<u8> {
         .collect()
 }
 
-fn f32s(values: &[f64]) -> Vec<u8> {
+pub(crate) fn f32s(values: &[f64]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|&value| (value as f32).to_le_bytes())
         .collect()
 }
 
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn archive(&self, method: CompressionMethod, arrays: &[(&str, Vec<u8>)]) -> PathBuf {
+    pub(crate) fn archive(&self, method: CompressionMethod, arrays: &[(&str, Vec<u8>)]) -> PathBuf {
         let path = self.0.path().join("statistics.npz");
         let mut archive = ZipWriter::new(File::create(&path).unwrap());
         for (name, bytes) in arrays {

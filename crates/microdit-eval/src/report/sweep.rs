@@ -1,8 +1,10 @@
 //! The results of a sweep, as its directory holds them.
 
 use super::{error::ReportError, json_lines::JsonLines, text::legible};
-use crate::statistics::{SIGNIFICANCE, quantile};
-use serde::Deserialize;
+use crate::{
+    statistics::{SIGNIFICANCE, quantile},
+    sweep::{Row, Status},
+};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// The name of the file of rows.
@@ -49,9 +51,9 @@ pub struct PointRun {
     /// `finished`, or `failed` and the reason.
     pub status: String,
     /// Optimizer steps.
-    pub steps: Option<u64>,
+    pub steps: u64,
     /// FLOPs by the cost model.
-    pub flops: Option<f64>,
+    pub flops: f64,
     /// Time it took.
     pub hours: Option<f64>,
     /// What that cost.
@@ -69,26 +71,6 @@ pub struct Mean {
     pub mean: f64,
     /// Half of the interval.
     pub half: Option<f64>,
-}
-
-/// A row of `sweep.jsonl`, as far as a report needs it.
-#[derive(Deserialize)]
-struct Row {
-    /// Identity of the run.
-    point: String,
-    /// Names of its values by their axes.
-    #[serde(default)]
-    values: BTreeMap<String, String>,
-    seed: u64,
-    metric: Option<String>,
-    value: Option<f64>,
-    steps: Option<u64>,
-    flops: Option<f64>,
-    hours: Option<f64>,
-    dollars: Option<f64>,
-    #[serde(default)]
-    status: String,
-    reason: Option<String>,
 }
 
 impl SweepResults {
@@ -140,12 +122,16 @@ impl SweepResults {
             self.points.len() - 1
         });
         let run = self.points[place].runs.entry(row.seed).or_default();
-        run.status = match row.reason {
-            Some(reason) => format!("{}: {reason}", row.status),
-            None => row.status,
+        let status = match row.status {
+            Status::Finished => "finished",
+            Status::Failed => "failed",
         };
-        run.steps = row.steps.or(run.steps);
-        run.flops = row.flops.or(run.flops);
+        run.status = match row.reason {
+            Some(reason) => format!("{status}: {reason}"),
+            None => status.to_owned(),
+        };
+        run.steps = row.steps;
+        run.flops = row.flops;
         run.hours = row.hours.or(run.hours);
         run.dollars = row.dollars.or(run.dollars);
         let Some(metric) = row.metric else {
@@ -204,14 +190,23 @@ mod tests {
     #[test]
     fn rows_are_gathered_by_point_and_seed() {
         let folder = tempfile::tempdir().unwrap();
+        let row = |point: &str, values: &str, seed: u64, rest: &str| {
+            format!(
+                r#"{{"point":"{point}","values":{{{values}}},"seed":{seed},"standard_error":null,"steps":9,"flops":1e9,"hours":0.5,"dollars":null,"commit":"abc",{rest}}}"#
+            )
+        };
+        let naive = r#""mask":"naive","ratio":"75 %""#;
+        let finished =
+            |value: f64| format!(r#""metric":"loss","value":{value},"status":"finished""#);
+        let failed = r#""metric":null,"value":null,"status":"failed","reason":"diverged""#;
         let rows = [
-            r#"{"point":"1a","values":{"mask":"naive","ratio":"75 %"},"seed":0,"metric":"loss","value":3.0,"standard_error":null,"steps":9,"flops":1e9,"hours":0.5,"dollars":null,"commit":"abc","status":"finished"}"#,
-            "\u{fffd}",
-            r#"{"point":"1b","values":{"mask":"naive","ratio":"75 %"},"seed":1,"metric":"loss","value":1.0,"status":"finished"}"#,
-            r#"{"point":"2a","values":{"mask":"none","ratio":"0 %"},"seed":0,"metric":null,"value":null,"status":"failed","reason":"diverged"}"#,
-            r#"{"point":"1b","values":{"mask":"naive","ratio":"75 %"},"seed":1,"metric":"loss","value":5.0,"status":"finished"}"#,
-            r#"{"point":"3","seed":1,"metric":"loss","value":5.0,"status":"finished"}"#,
-            r#"{"point":"1a","seed":0,"metr"#,
+            row("1a", naive, 0, &finished(3.0)),
+            "\u{fffd}".into(),
+            row("1b", naive, 1, &finished(1.0)),
+            row("2a", r#""mask":"none","ratio":"0 %""#, 0, failed),
+            row("1b", naive, 1, &finished(5.0)),
+            row("3", "", 1, &finished(5.0)),
+            r#"{"point":"1a","seed":0,"metr"#.into(),
         ];
         fs::write(folder.path().join(ROWS), rows.join("\n")).unwrap();
         let table =

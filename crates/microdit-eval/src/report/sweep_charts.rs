@@ -27,7 +27,7 @@ pub fn figures(sweep: &SweepResults) -> Vec<Figure> {
     let mut all: Vec<Intervals> = sweep.metrics.iter().map(of_metric).collect();
     let flops = |point: &Point| -> Vec<f64> {
         let runs = point.runs.values();
-        runs.filter_map(|run| run.flops).collect()
+        runs.map(|run| run.flops).collect()
     };
     let costs = sweep.points.iter().filter_map(|point| {
         let mean = mean(flops(point))?;

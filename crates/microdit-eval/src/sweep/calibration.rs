@@ -5,6 +5,7 @@ use super::error::SweepError;
 use microdit::atomic_file;
 use microdit_train::{Recipe, recipe::Override};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
 /// Steps of every stage of a calibration, and between its lines of the log, of which the first is not counted.
@@ -19,11 +20,14 @@ pub struct Calibration(BTreeMap<String, Pace>);
 /// What the steps of a setting take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pace {
+pub(super) struct Pace {
     /// Its values, for people.
-    label: String,
+    pub(super) label: String,
     /// Seconds of a step of each stage.
-    seconds_per_step: Vec<f64>,
+    pub(super) seconds_per_step: Vec<f64>,
+    /// What they were measured on, as the run says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<String>,
 }
 
 impl Calibration {
@@ -50,12 +54,8 @@ impl Calibration {
         self.0.get(pace).map(|pace| &pace.seconds_per_step[..])
     }
 
-    /// Adds what was measured.
-    pub(super) fn insert(&mut self, pace: String, label: String, seconds_per_step: Vec<f64>) {
-        let measured = Pace {
-            label,
-            seconds_per_step,
-        };
+    /// Adds what was measured of the setting that is known by `pace`.
+    pub(super) fn insert(&mut self, pace: String, measured: Pace) {
         self.0.insert(pace, measured);
     }
 }
@@ -104,6 +104,20 @@ pub(super) fn seconds_per_step(recipe: &Recipe, run: &Path) -> Result<Vec<f64>, 
     stages.collect()
 }
 
+/// The device of the run in `run`, as its last process described it: so many GPUs by their name, or else the processor.
+pub(super) fn device(run: &Path) -> Option<String> {
+    let text = fs::read_to_string(run.join("run.json")).ok()?;
+    let processes: Vec<Value> = serde_json::from_str(&text).ok()?;
+    let process = processes.last()?;
+    match process["gpu"]["name"].as_str() {
+        Some(name) => {
+            let count = process["devices"].as_array().map_or(1, Vec::len);
+            Some(format!("{count} x {name}"))
+        }
+        None => process["processor"].as_str().map(str::to_owned),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,10 +151,37 @@ mod tests {
         let path = folder.path().join("calibration.json");
         let mut calibration = Calibration::read(&path).unwrap();
         assert_eq!(calibration, Calibration::default());
-        calibration.insert("ab".into(), "75 %".into(), vec![0.1, 1e-9]);
+        let run = |text: &str| fs::write(folder.path().join("run.json"), text).unwrap();
+        assert_eq!(device(folder.path()), None);
+        run(
+            r#"[{"processor": "old"}, {"processor": "Xeon, 2 threads", "gpu": null, "devices": ["Cpu"]}]"#,
+        );
+        let found = device(folder.path());
+        assert_eq!(found.as_deref(), Some("Xeon, 2 threads"));
+        let pace = Pace {
+            label: "75 %".into(),
+            seconds_per_step: vec![0.1, 1e-9],
+            device: found,
+        };
+        calibration.insert("ab".into(), pace);
+        run(r#"[{"processor": "Xeon", "gpu": {"name": "H200"}, "devices": ["0", "1"]}]"#);
+        assert_eq!(device(folder.path()).as_deref(), Some("2 x H200"));
         calibration.write(&path).unwrap();
         assert_eq!(Calibration::read(&path).unwrap(), calibration);
         assert_eq!(calibration.seconds_per_step("ab"), Some(&[0.1, 1e-9][..]));
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .contains("Xeon, 2 threads")
+        );
+        // Records of before are read.
+        let old = r#"{"ab": {"label": "75 %", "seconds_per_step": [0.1, 1e-9]}}"#;
+        fs::write(&path, old).unwrap();
+        let old = Calibration::read(&path).unwrap();
+        assert_eq!(
+            old.seconds_per_step("ab"),
+            calibration.seconds_per_step("ab")
+        );
         fs::write(&path, "{\"ab\": 1}").unwrap();
         let said = Calibration::read(&path).unwrap_err().to_string();
         assert!(said.contains("calibration.json: "), "{said}");

@@ -33,13 +33,15 @@ pub enum SweepError {
     },
     /// A metric of the run's log that no probe of the recipe writes.
     #[error(
-        "{}: metrics: {metric} needs the held-out loss in the log, and the recipe has no `evaluation: (every: ..., samples: ...)`", path.display()
+        "{}: metrics: {metric} is measured while a run is trained, and the recipe has no `evaluation: ({lacking})`", path.display()
     )]
     NoEvaluation {
         /// File of the sweep.
         path: PathBuf,
         /// Name of the metric.
         metric: String,
+        /// What would be there.
+        lacking: &'static str,
     },
     /// No number of steps fits the budget.
     #[error("point {label}: {message}")]

@@ -12,7 +12,7 @@ mod child;
 mod definition;
 mod error;
 mod folder;
-mod measured;
+mod outcome;
 mod points;
 mod recorded;
 mod row;

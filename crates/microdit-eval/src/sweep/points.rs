@@ -21,6 +21,7 @@ const DIGITS: usize = 16;
 
 /// Metrics of the run's log begin with the name of their probe.
 const HELD_OUT: &str = "held_out/";
+const FEATURE_DISTANCE: &str = "feature_distance/";
 
 /// A sweep that was read, with the recipes of its settings.
 #[derive(Debug)]
@@ -212,16 +213,28 @@ impl Sweep {
     }
 
     fn require_evaluation(&self) -> Result<(), SweepError> {
-        let logged = |name: &str| name.starts_with(HELD_OUT);
-        let mut metrics = self.definition.metrics.iter();
-        let evaluated = |recipe: &Recipe| recipe.run.evaluation.is_some();
-        match metrics.find(|metric| logged(&metric.name)) {
-            Some(metric) if !self.recipes.iter().all(evaluated) => Err(SweepError::NoEvaluation {
-                path: self.path.clone(),
-                metric: metric.name.clone(),
-            }),
-            _ => Ok(()),
+        for metric in &self.definition.metrics {
+            let compares = metric.name.starts_with(FEATURE_DISTANCE);
+            if !compares && !metric.name.starts_with(HELD_OUT) {
+                continue;
+            }
+            let measured = |recipe: &Recipe| {
+                let evaluation = recipe.run.evaluation.as_ref();
+                evaluation.is_some_and(|config| !compares || config.feature_distance.is_some())
+            };
+            if !self.recipes.iter().all(measured) {
+                let lacking = match compares {
+                    true => "feature_distance: (samples: ..., network: ...)",
+                    false => "every: ..., samples: ...",
+                };
+                return Err(SweepError::NoEvaluation {
+                    path: self.path.clone(),
+                    metric: metric.name.clone(),
+                    lacking,
+                });
+            }
         }
+        Ok(())
     }
 
     fn require_distinct(&self, ids: impl Iterator<Item = String>) -> Result<(), SweepError> {

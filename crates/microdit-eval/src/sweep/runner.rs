@@ -4,7 +4,7 @@ use super::{
     child::{self, Ended, Launcher, last_line},
     error::SweepError,
     folder::Folder,
-    measured::{EVALUATION, Measured},
+    outcome::{EVALUATION, Outcome},
     points::{Point, Sweep},
     row::{Row, Status},
     slots::each,
@@ -185,7 +185,7 @@ impl Runner<'_> {
         slot: usize,
         stop: &impl Fn() -> bool,
         report: &(impl Fn(Event<'_>) + Sync),
-    ) -> Result<Option<Result<Measured, String>>, SweepError> {
+    ) -> Result<Option<Result<Outcome, String>>, SweepError> {
         let folder = self.folder.run(&point.id);
         let run = RunDir::follow(&folder);
         // A sweep that was killed leaves runs that are saving their state.
@@ -242,7 +242,7 @@ impl Runner<'_> {
                 Ended::Well => {}
             }
         }
-        Ok(Some(Measured::read(&run, steps, self.wanted())))
+        Ok(Some(Outcome::read(&run, steps, self.wanted())))
     }
 
     pub(super) fn train(&self, recipe: &Path, run: &Path, slot: usize) -> std::process::Command {
@@ -253,7 +253,7 @@ impl Runner<'_> {
     }
 
     /// The rows of a point that has ended.
-    fn rows(&self, point: &Point, outcome: &Result<Measured, String>) -> Vec<Row> {
+    fn rows(&self, point: &Point, outcome: &Result<Outcome, String>) -> Vec<Row> {
         let row = Row {
             point: point.id.clone(),
             values: self.values(point),
@@ -270,22 +270,22 @@ impl Runner<'_> {
             status: Status::Failed,
             reason: None,
         };
-        let measured = match outcome {
-            Ok(measured) => measured,
+        let found = match outcome {
+            Ok(found) => found,
             Err(reason) => {
                 let reason = Some(reason.clone());
                 return vec![Row { reason, ..row }];
             }
         };
-        let metrics = measured.metrics.iter();
+        let metrics = found.metrics.iter();
         let rows = metrics.map(|(name, measurement)| Row {
             metric: Some(name.clone()),
             value: measurement.value,
             standard_error: measurement.standard_error,
             conditions: measurement.conditions.clone(),
-            hours: measured.hours,
-            dollars: measured.dollars,
-            commit: measured.commit.clone(),
+            hours: found.hours,
+            dollars: found.dollars,
+            commit: found.commit.clone(),
             status: Status::Finished,
             ..row.clone()
         });

@@ -1,7 +1,7 @@
 //! Times the steps of settings for budgets of time.
 
 use super::{
-    calibration::{Calibration, seconds_per_step, short},
+    calibration::{Calibration, Pace, device, seconds_per_step, short},
     child::{self, Ended},
     definition::Budget,
     error::SweepError,
@@ -41,12 +41,11 @@ impl Runner<'_> {
         let halt = AtomicBool::new(false);
         let stop = || self.stop.load(Ordering::Relaxed) || halt.load(Ordering::Relaxed);
         let work = |slot: usize, setting: &usize| {
-            let Some(seconds) = self.time(*setting, slot, &stop, report)? else {
+            let Some(pace) = self.time(*setting, slot, &stop, report)? else {
                 return Ok(());
             };
             let mut calibration = measured.lock().unwrap_or_else(PoisonError::into_inner);
-            let label = self.sweep.settings()[*setting].label();
-            calibration.insert(self.sweep.pace(*setting), label, seconds);
+            calibration.insert(self.sweep.pace(*setting), pace);
             self.folder.write_calibration(&calibration)
         };
         // One after the other, so that all are timed under the same load.
@@ -54,14 +53,14 @@ impl Runner<'_> {
         Ok((!stop()).then_some(calibration))
     }
 
-    /// Seconds of a step of each stage of a setting; none if it was asked to stop.
+    /// Seconds of a step of each stage of a setting, and the device they were measured on; none if it was asked to stop.
     fn time(
         &self,
         setting: usize,
         slot: usize,
         stop: &impl Fn() -> bool,
         report: &(impl Fn(Event<'_>) + Sync),
-    ) -> Result<Option<Vec<f64>>, SweepError> {
+    ) -> Result<Option<Pace>, SweepError> {
         let label = self.sweep.settings()[setting].label();
         let wrong = |reason: String| SweepError::Calibration {
             label: label.clone(),
@@ -90,8 +89,12 @@ impl Runner<'_> {
             Ended::Well if stop() => return Ok(None),
             Ended::Well => {}
         }
-        let seconds = seconds_per_step(&recipe, &folder).map_err(wrong)?;
+        let pace = Pace {
+            seconds_per_step: seconds_per_step(&recipe, &folder).map_err(wrong)?,
+            device: device(&folder),
+            label,
+        };
         clear()?;
-        Ok(Some(seconds))
+        Ok(Some(pace))
     }
 }

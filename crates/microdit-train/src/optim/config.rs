@@ -100,7 +100,7 @@ impl OptimizerConfig {
     /// The first field outside of its range, or a rule between several.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         match self.method {
-            Method::AdamW => {}
+            Method::AdamW | Method::Sgd => {}
             Method::Lamb(lamb) => lamb.validate().map_err(|error| error.inside("method"))?,
             Method::Muon { momentum, .. } => within("method.momentum", momentum, 0.0..1.0)?,
         }

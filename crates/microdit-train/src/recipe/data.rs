@@ -157,7 +157,7 @@ impl DataConfig {
     }
 
     /// Share of a shard's samples that may be damaged; none of those that are drawn is.
-    pub(crate) fn max_damage(&self) -> f64 {
+    pub fn max_damage(&self) -> f64 {
         match self {
             Self::Shapes { .. } => 0.0,
             Self::WebDataset { max_damage, .. } | Self::Latents { max_damage, .. } => *max_damage,

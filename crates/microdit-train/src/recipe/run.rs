@@ -1,6 +1,6 @@
 //! Settings of a run as a whole.
 
-use super::{EncoderConfig, SamplingConfig, file::validate_name};
+use super::{EncoderConfig, EvaluationConfig, SamplingConfig, file::validate_name};
 use microdit::range::{OutOfRange, require, within};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct RunConfig {
     /// Steps in a row without a finite gradient after which the run stops, at least 1.
     #[serde(default = "ten")]
     pub max_non_finite_steps: u64,
-    /// When the loss on held-out samples is measured; never if absent.
+    /// What is measured while it is trained; nothing if absent.
     #[serde(default)]
     pub evaluation: Option<EvaluationConfig>,
     /// What the run may cost.
@@ -52,26 +52,6 @@ impl RunConfig {
             evaluation.validate().map_err(inside("evaluation"))?;
         }
         Ok(())
-    }
-}
-
-/// When the loss on held-out samples is measured, and on which.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluationConfig {
-    /// Steps between evaluations, at least 1.
-    pub every: u64,
-    /// Number of samples, 1 to 2^24; all of them, as the network sees them, take at most 2^40 bytes.
-    pub samples: usize,
-    /// Held-out shards; generated datasets need none.
-    #[serde(default)]
-    pub shards: Option<String>,
-}
-
-impl EvaluationConfig {
-    fn validate(&self) -> Result<(), OutOfRange> {
-        within("every", self.every, 1..)?;
-        within("samples", self.samples, 1..=1 << 24)
     }
 }
 

@@ -53,7 +53,19 @@ impl Recipe {
             || {
                 "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
             },
-        )
+        )?;
+        let distance = run.evaluation.as_ref();
+        let Some(distance) = distance.and_then(|config| config.feature_distance.as_ref()) else {
+            return Ok(());
+        };
+        let key = "evaluation.feature_distance";
+        require(drawable, key, || {
+            "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
+        })?;
+        let pictures = self.stages.iter().all(pixels) || distance.reference.is_some();
+        require(pictures, &format!("{key}.reference"), || {
+            "the held-out shards are latents; name the pictures to compare with".into()
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Label, Picture, Pipeline, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
+use image::RgbImage;
 use microdit::{DitBackend, net::Denoiser, worker_pool};
 use microdit_encoders::{ContactSheet, PictureFormat, save_picture};
 use std::{
@@ -148,29 +149,62 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
         stop: &AtomicBool,
         progress: impl FnMut() + Send,
     ) -> Result<Drawn, TrainError> {
-        worker_pool::enter(|| self.run_in_pool(stop, progress))
-    }
-
-    fn run_in_pool(
-        &self,
-        stop: &AtomicBool,
-        mut progress: impl FnMut(),
-    ) -> Result<Drawn, TrainError> {
         let Order {
             settings,
-            seed,
             sheet: sheet_path,
             singles,
             ..
         } = self.order;
-        let size = self.pipeline.size();
         let mut sheet = match sheet_path {
-            Some(_) => ContactSheet::new(self.count, settings.count, size),
+            Some(_) => ContactSheet::new(self.count, settings.count, self.pipeline.size()),
             None => None,
         };
         if let Some(folder) = singles {
             fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
         }
+        let done = self.for_each(stop, progress, |i, image| {
+            if let Some(path) = self.single(i) {
+                let label = self.label(i);
+                save_picture(&image, &path, label.texts()).map_err(TrainError::io(&path))?;
+            }
+            if let Some(sheet) = &mut sheet {
+                sheet.place(i, &image);
+            }
+            Ok(())
+        })?;
+        if let (Some(mut sheet), Some(path), false) = (sheet, sheet_path, done.stopped) {
+            for &i in &self.kept {
+                sheet.place(i, &self.read(i)?);
+            }
+            let label = self.sheet_label();
+            let page = sheet.into_image();
+            save_picture(&page, path, label.texts()).map_err(TrainError::io(path))?;
+        }
+        Ok(done)
+    }
+
+    /// Draws what is not there yet, until `stop` is set, and hands each picture with its index to `take` as soon as it is drawn;
+    /// nothing is written. `progress` is called after every solver step.
+    ///
+    /// # Errors
+    /// Those of `take`. Pictures that are not finite are left out and counted: the others are drawn first, unless not one
+    /// is finite.
+    pub fn for_each(
+        &self,
+        stop: &AtomicBool,
+        progress: impl FnMut() + Send,
+        take: impl FnMut(usize, RgbImage) -> Result<(), TrainError> + Send,
+    ) -> Result<Drawn, TrainError> {
+        worker_pool::enter(|| self.for_each_in_pool(stop, progress, take))
+    }
+
+    fn for_each_in_pool(
+        &self,
+        stop: &AtomicBool,
+        mut progress: impl FnMut(),
+        mut take: impl FnMut(usize, RgbImage) -> Result<(), TrainError>,
+    ) -> Result<Drawn, TrainError> {
+        let Order { settings, seed, .. } = self.order;
         let mut done = Drawn {
             drawn: 0,
             kept: self.kept.len(),
@@ -196,18 +230,13 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
                 && let Some((&i, image)) = images.next()
             {
                 finished += 1;
-                let Some(image) = image else {
-                    failed.push(i);
-                    continue;
-                };
-                if let Some(path) = self.single(i) {
-                    let label = self.label(i);
-                    save_picture(&image, &path, label.texts()).map_err(TrainError::io(&path))?;
+                match image {
+                    Some(image) => {
+                        take(i, image)?;
+                        done.drawn += 1;
+                    }
+                    None => failed.push(i),
                 }
-                if let Some(sheet) = &mut sheet {
-                    sheet.place(i, &image);
-                }
-                done.drawn += 1;
             }
             if finished < batch.len() {
                 done.stopped = true;
@@ -217,23 +246,15 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
                 break;
             }
         }
-        if let Some(&first) = failed.first() {
-            return Err(TrainError::NonFinitePictures {
+        match failed.first() {
+            Some(&first) => Err(TrainError::NonFinitePictures {
                 count: failed.len(),
                 drawn: done.drawn,
                 prompt: short(self.order.picture(first).prompt),
                 place: self.order.picture(first).place,
-            });
+            }),
+            None => Ok(done),
         }
-        if let (Some(mut sheet), Some(path)) = (sheet, sheet_path) {
-            for &i in &self.kept {
-                sheet.place(i, &self.read(i)?);
-            }
-            let label = self.sheet_label();
-            let page = sheet.into_image();
-            save_picture(&page, path, label.texts()).map_err(TrainError::io(path))?;
-        }
-        Ok(done)
     }
 
     fn label(&self, i: usize) -> Label {
@@ -286,7 +307,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     }
 
     /// A picture that was there already.
-    fn read(&self, i: usize) -> Result<image::RgbImage, TrainError> {
+    fn read(&self, i: usize) -> Result<RgbImage, TrainError> {
         let path = self.single(i).unwrap_or_default();
         match image::open(&path) {
             Ok(image) => Ok(image.into_rgb8()),

@@ -21,6 +21,8 @@ pub const STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 /// An image that pictures begin with, and how much of it is redrawn.
 #[derive(Clone, Debug)]
 pub(super) struct Init<B: DitBackend> {
+    /// `[1, 3, height, width]` in -1..1.
+    pixels: Tensor<B, 4>,
     /// `[1, channels, height, width]`.
     latents: Tensor<B, 4>,
     strength: f64,
@@ -32,6 +34,8 @@ pub(super) struct Init<B: DitBackend> {
 /// The part of an image that is redrawn.
 #[derive(Clone, Debug)]
 struct Mask<B: DitBackend> {
+    /// `[1, 1, height, width]` of the pictures.
+    pixels: Tensor<B, 4, Bool>,
     /// `[1, 1, height, width]` of the latents.
     redrawn: Tensor<B, 4, Bool>,
     /// What labels call it.
@@ -93,14 +97,10 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         within("strength", strength, STRENGTHS)?;
         let image = open(path, [255; 3], "init", self.size())?;
         let shape = [1, 3, image.height() as usize, image.width() as usize];
-        let image = Tensor::from_data(TensorData::new(pixels(&image), shape), &self.device);
-        let [rows, columns] = self.latent;
-        let channels = self.codec.1.channels();
-        let noise = Stream::new(0, Purpose::Posterior, 0, 0).normal(channels * rows * columns);
-        let noise = TensorData::new(noise, [1, channels, rows, columns]);
-        let noise = Tensor::from_data(noise, &self.device);
+        let pixels = Tensor::from_data(TensorData::new(pixels(&image), shape), &self.device);
         self.init = Some(Init {
-            latents: self.codec.1.encode(image, noise),
+            latents: self.encode(pixels.clone()),
+            pixels,
             strength,
             mask: None,
             name: label::of_file(path)?,
@@ -124,14 +124,18 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         let [rows, columns] = self.latent;
         let side = self.codec.1.shrinks_by() as u32;
         let mut redrawn = vec![false; rows * columns];
-        for (x, y, level) in mask.enumerate_pixels() {
-            redrawn[(y / side) as usize * columns + (x / side) as usize] |= level.0[0] > 127;
+        let marked: Vec<bool> = mask.pixels().map(|level| level.0[0] > 127).collect();
+        for ((x, y, _), marked) in mask.enumerate_pixels().zip(&marked) {
+            redrawn[(y / side) as usize * columns + (x / side) as usize] |= marked;
         }
         require(redrawn.contains(&true), "mask", || {
             format!("{} marks nothing: what is white is redrawn", path.display())
         })?;
         let redrawn = TensorData::new(redrawn, [1, 1, rows, columns]);
+        let [width, height] = size.map(|side| side as usize);
+        let marked = TensorData::new(marked, [1, 1, height, width]);
         init.mask = Some(Mask {
+            pixels: Tensor::from_data(marked, &self.device),
             redrawn: Tensor::from_data(redrawn, &self.device),
             name: label::of_file(path)?,
         });
@@ -144,6 +148,48 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     pub fn with_guide(mut self, guide: D, name: String) -> Self {
         self.guide = Some((name, guide));
         self
+    }
+
+    /// What a network for inpainting is given behind the latents (latent diffusion's convention): 1 where it draws, and the latents of
+    /// the image, gray where it draws; without an image to begin with it draws everything. `[1, 1 + channels, height, width]`;
+    /// none for other networks.
+    pub(super) fn behind(&self) -> Option<Tensor<B, 4>> {
+        if self.model.extra_channels() == 0 {
+            return None;
+        }
+        let mask = self
+            .init
+            .as_ref()
+            .and_then(|init| init.mask.as_ref().map(|mask| (init, mask)));
+        let (drawn, image) = match mask {
+            Some((init, mask)) => {
+                let marked = mask.pixels.clone().expand(init.pixels.dims());
+                (
+                    mask.redrawn.clone().float(),
+                    init.pixels.clone().mask_fill(marked, 0.0),
+                )
+            }
+            None => {
+                let [rows, columns] = self.latent;
+                let [width, height] = self.size().map(|side| side as usize);
+                (
+                    Tensor::ones([1, 1, rows, columns], &self.device),
+                    Tensor::zeros([1, 3, height, width], &self.device),
+                )
+            }
+        };
+        Some(Tensor::cat(vec![drawn, self.encode(image)], 1))
+    }
+
+    /// The latents of pixels `[1, 3, height, width]` in -1..1, always with the same noise.
+    fn encode(&self, pixels: Tensor<B, 4>) -> Tensor<B, 4> {
+        let [rows, columns] = self.latent;
+        let channels = self.codec.1.channels();
+        let noise = Stream::new(0, Purpose::Posterior, 0, 0).normal(channels * rows * columns);
+        let noise = TensorData::new(noise, [1, channels, rows, columns]);
+        self.codec
+            .1
+            .encode(pixels, Tensor::from_data(noise, &self.device))
     }
 
     /// The steps that pictures take.

@@ -22,6 +22,7 @@ use microdit::{
     DitBackend,
     diffusion::{Diffusion as _, DiffusionConfig, Family, Point, sampler::sample},
     net::{Denoiser, Network, NetworkConfig},
+    range::require,
     rng::{Purpose, Stream},
     weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
 };
@@ -262,7 +263,18 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     pub fn of_parts(parts: Parts<B, D>, device: B::Device) -> Result<Self, TrainError> {
         let model = parts.model;
         fits::<B>(&model, &*parts.conditioner.1, &*parts.codec.1)?;
-        let [_, latent @ ..] = model.latent();
+        let [channels, latent @ ..] = model.latent();
+        let extra = model.extra_channels();
+        require(
+            [0, 1 + channels].contains(&extra),
+            "model.in_channels",
+            || {
+                format!(
+                    "{extra} more than the latent's {channels}; known are networks for inpainting, with {} more for mask and masked image",
+                    1 + channels
+                )
+            },
+        )?;
         Ok(Self {
             latent,
             model,
@@ -345,8 +357,16 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             Some(init) => init.start(&trajectory),
             None => noise * trajectory.start,
         };
+        let behind = self.behind().map(|behind| {
+            let [_, channels, ..] = behind.dims();
+            behind.expand([shape[0], channels, height, width])
+        });
         let estimate = |x: Tensor<B, 4>, point: Point| {
             self.family.denoise(x, point, |x, t| {
+                let x = match &behind {
+                    Some(behind) => Tensor::cat(vec![x, behind.clone()], 1),
+                    None => x,
+                };
                 let sigma = point.level.sigma();
                 let Some((_, guide)) = &self.guide else {
                     return guidance.predict(&self.denoiser, x, t, sigma, &conditioning, &other);

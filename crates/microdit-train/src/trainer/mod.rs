@@ -220,6 +220,11 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         self
     }
 
+    /// Whether the run is finished already: there is nothing left to do.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.start, Start::Finished(..))
+    }
+
     /// What the recipe changes for a run that was begun with another one.
     pub fn changes(&self) -> &[Change] {
         &self.changes

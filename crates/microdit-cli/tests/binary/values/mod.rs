@@ -199,7 +199,12 @@ fn work(recipe: &Recipe) -> f64 {
     let drawn = (sampling.pictures() * sampling.steps * 4) as f64 * grids;
     let held_out = recipe.run.evaluation.as_ref().map_or(0.0, |config| {
         let evaluations = times(Some(config.every), |stage| stage.evaluate_every);
-        2.0 * config.samples as f64 * evaluations
+        let distance = config.feature_distance.as_ref();
+        // As many pictures are drawn, and as many generated and looked at.
+        let pictures = distance.map_or(0, |config| config.samples * sampling.steps * 4);
+        let reference = distance.and_then(|config| config.reference_samples);
+        (2.0 * config.samples as f64 + pictures as f64) * evaluations
+            + 4.0 * reference.unwrap_or(0) as f64
     });
     Plan::new(recipe, machine).flop + image * (drawn + held_out)
 }
@@ -216,6 +221,7 @@ fn train(trial: &Trial<'_>, run: &Path) -> Output {
         "train",
     ]);
     command.arg(trial.file).arg("--run").arg(run);
+    command.arg("--cache").arg(run.with_extension("cache"));
     for set in &trial.sets {
         command.args(["--set", set]);
     }
@@ -238,6 +244,7 @@ fn ending(output: &Output, run: &Path) -> Result<&'static str, String> {
         }
         Some(1) if said.contains("not finite") => Ok("ended where nothing was finite"),
         Some(1) if said.contains("samples are damaged") => Ok("refused for its data"),
+        Some(1) if said.contains("the reference: ") => Ok("refused for its reference"),
         Some(1) if said.contains("GiB of memory") => Ok("refused for its memory"),
         other => Err(format!("ended with {other:?}: {said}")),
     }

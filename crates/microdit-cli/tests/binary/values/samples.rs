@@ -1,6 +1,6 @@
 //! Small recipes that between them have every key and every variant, and their numbers as they are serialized.
 
-use crate::common::root;
+use crate::{common::root, eval::dinov2};
 use microdit_train::{Recipe, recipe::Stage};
 use serde_json::Value;
 use std::{fmt::Write, path::Path};
@@ -41,7 +41,7 @@ const SHAPES: &str = r#"(
     ),
     log_every: 1,
     checkpoints: (every: 3, keep: 2, milestones: 6),
-    evaluation: (every: 4, samples: 3),
+    evaluation: (every: 4, samples: 3, feature_distance: (samples: 4, network: Published("NETWORK"), reference_samples: 60)),
     budget: (hours: 1.0, usd: 5.0, usd_per_gpu_hour: 1.0),
 )"#;
 
@@ -94,7 +94,7 @@ const LATENTS: &str = r#"(
     model: (input_size: 8, in_channels: 4, caption_channels: 6),
     data: Latents(image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
     sampling: (every: None),
-    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;
 
 /// What turns it into a recipe over two lists of pictures.
@@ -104,7 +104,7 @@ const PICTURES: &str = r#"(
         image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6),
         mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
     ),
-    evaluation: (every: 4, samples: 3, shards: "SHARDS"),
+    evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;
 
 /// A recipe with every key written down, and the numbers in it.
@@ -131,7 +131,10 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let shapes = write("shapes.ron", SHAPES);
+    let network = folder.join("dinov2");
+    dinov2(&network);
+    let shapes = SHAPES.replace("NETWORK", &network.to_string_lossy());
+    let shapes = write("shapes.ron", &shapes);
     let latents = LATENTS.replace("SHARDS", &shards.to_string_lossy());
     let latents = write("latents.ron", &latents);
     let golden = root().join("tests/goldens/wds_clean.tar");

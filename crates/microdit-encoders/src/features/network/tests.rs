@@ -93,7 +93,7 @@ fn every_network_is_opened_as_it_is_published() {
             (network.sha256(), network.resizing().as_str()),
             (sha256.as_str(), resizing)
         );
-        let features = network.features(network.prepare_images(&pictures(1), &device));
+        let features = network.features(network.prepare_pictures(&pictures(1), &device));
         assert_eq!(features.dims(), [1, dim]);
         let logits = network.logits(features).map(|logits| logits.dims());
         assert_eq!(logits, (dim == 2048).then_some([1, 1008]));
@@ -143,7 +143,7 @@ fn inception_alone_resizes_in_two_ways() {
             sha256: String::new(),
         },
     );
-    let prepared = |network: &Network| network.prepare_images(&pictures(2), &device);
+    let prepared = |network: &Network| network.prepare_pictures(&pictures(2), &device);
     let plain = prepared(&network);
     let network = network.with_resize(Resize::CleanFid).unwrap();
     let clean = prepared(&network);
@@ -230,4 +230,32 @@ fn numbers_of_a_configuration_have_ranges() {
         }
     }
     assert!(tried > 50, "{tried} values");
+}
+
+/// A tower of the sizes of OpenAI's ViT-B/32, were it not for its width, is not the network of CLIP-FID; pictures for that are
+/// prepared as open_clip prepares those of OpenAI's models.
+#[test]
+fn clip_fid_is_of_one_network_and_one_preparation() {
+    let (folder, device) = (tempfile::tempdir().unwrap(), Default::default());
+    transformers(folder.path(), &clip(), |weights| {
+        let config = ClipImageConfig::from_transformers(&clip(), None).unwrap();
+        config.load::<Flex>(&weights.at(""), &device).unwrap();
+    });
+    let error = open(folder.path()).unwrap().clean_clip().unwrap_err();
+    assert!(
+        error.to_string().contains("clip-8w8-16 is another network"),
+        "{error}"
+    );
+    let json = json!({
+        "model_cfg": {"embed_dim": 6, "vision_cfg":
+            {"width": 8, "head_width": 4, "layers": 1, "image_size": 224, "patch_size": 32}},
+    });
+    let config = ClipImageConfig::from_open_clip(&json).unwrap();
+    assert_eq!(config.preparation, Preparation::openai([224; 2]));
+    // Both towers of a model, or one alone.
+    assert!(
+        text_tower::<Flex>(folder.path(), &device)
+            .unwrap()
+            .is_none()
+    );
 }

@@ -5,6 +5,7 @@ mod transformers;
 
 use super::{
     clip::ClipText,
+    states::TextStates,
     t5::{T5Config, T5Encoder},
     tokenizer::{ClipTokenizer, Padding},
 };
@@ -113,9 +114,7 @@ impl<B: DitBackend> TextEncoder<B> {
         };
         match self {
             Self::Clip(tower, tokenizer, padding) => {
-                let encode = |text: &str| tokenizer.encode(text, shape[1], *padding);
-                let rows = captions.iter().flat_map(|text| encode(text.as_ref()));
-                tower.forward(ids(rows.collect())).hidden
+                states(tower, tokenizer, *padding, captions, device).hidden
             }
             Self::T5(encoder, tokenizer, tokens) => {
                 let (mut rows, mut masks) = (Vec::new(), Vec::new());
@@ -136,6 +135,29 @@ impl<B: DitBackend> TextEncoder<B> {
         }
     }
 
+    /// Captions to the features that are compared with those of images, `[batch, dim]`, not normalized; none of a tower without a
+    /// projection, and of T5.
+    pub fn features(
+        &self,
+        captions: &[impl AsRef<str>],
+        device: &B::Device,
+    ) -> Option<Tensor<B, 2>> {
+        match self {
+            Self::Clip(tower, tokenizer, padding) if self.dim().is_some() => {
+                tower.feature(states(tower, tokenizer, *padding, captions, device).pooled)
+            }
+            _ => None,
+        }
+    }
+
+    /// Values of such a feature.
+    pub fn dim(&self) -> Option<usize> {
+        match self {
+            Self::Clip(tower, ..) => tower.config().projection,
+            Self::T5(..) => None,
+        }
+    }
+
     /// Tokens of a caption.
     pub fn tokens(&self) -> usize {
         match self {
@@ -151,6 +173,24 @@ impl<B: DitBackend> TextEncoder<B> {
             Self::T5(encoder, ..) => encoder.config().d_model,
         }
     }
+}
+
+/// What CLIP's tower makes of captions.
+fn states<B: DitBackend>(
+    tower: &ClipText<B>,
+    tokenizer: &ClipTokenizer,
+    padding: Padding,
+    captions: &[impl AsRef<str>],
+    device: &B::Device,
+) -> TextStates<B> {
+    let tokens = tower.config().tokens;
+    let encode = |text: &str| tokenizer.encode(text, tokens, padding);
+    let rows: Vec<i64> = captions
+        .iter()
+        .flat_map(|text| encode(text.as_ref()))
+        .collect();
+    let ids = TensorData::new(rows, [captions.len(), tokens]);
+    tower.forward(Tensor::from_data(ids, device))
 }
 
 #[cfg(test)]

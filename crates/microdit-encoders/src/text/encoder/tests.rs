@@ -47,6 +47,16 @@ fn a_directory_of_transformers_is_opened() {
             "{padding:?}"
         );
     }
+    // The feature shared with images is that of the tower's pooled state.
+    assert_eq!(encoder.dim(), Some(4));
+    let ids = ClipTokenizer::new().encode("a red fox", 77, Padding::End);
+    let ids = Tensor::from_data(TensorData::new(ids, [1, 77]), &device);
+    let expected = tower.feature(tower.forward(ids).pooled).unwrap();
+    let found = encoder.features(&["a red fox"], &device).unwrap();
+    assert_eq!(
+        found.into_data().to_vec::<f32>().unwrap(),
+        expected.into_data().to_vec::<f32>().unwrap()
+    );
     // Too small a token table would be read beyond its end.
     let config = config
         .to_string()

@@ -67,8 +67,8 @@ fn points(sweep: &SweepResults) -> Markup {
         });
         let costs = [
             Cell::number(Some(point.runs.len() as f64), short),
-            Cell::number(average(point, |run| Some(run.steps? as f64)), short),
-            Cell::number(average(point, |run| run.flops), short),
+            Cell::number(average(point, |run| Some(run.steps as f64)), short),
+            Cell::number(average(point, |run| Some(run.flops)), short),
             Cell::number(average(point, |run| run.hours), time),
             Cell::number(average(point, |run| run.dollars), dollars),
         ];
@@ -139,10 +139,8 @@ fn runs(sweep: &SweepResults) -> Markup {
                 Cell::text(&run.status),
             ];
             let costs = [
-                Cell::number(run.steps.map(|steps| steps as f64), |steps| {
-                    whole(steps as u64)
-                }),
-                Cell::number(run.flops, short),
+                Cell::number(Some(run.steps as f64), |steps| whole(steps as u64)),
+                Cell::number(Some(run.flops), short),
                 Cell::number(run.hours, time),
                 Cell::number(run.dollars, dollars),
             ];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sweep::definition::Budget;
+use crate::sweep::{calibration::Pace, definition::Budget};
 
 /// Masks over the quickstart; the naive one sees fewer tokens than the deferred one, no mask more.
 pub(in crate::sweep) const MASKS: &str = r#"axes: [(name: "mask", values: [
@@ -145,7 +145,12 @@ fn a_budget_of_time_needs_what_was_timed_and_one_of_money_a_price() {
     assert!(matches!(error, SweepError::Calibration { .. }), "{error}");
     let mut calibration = Calibration::default();
     for (setting, seconds) in [(0, 1.0), (1, 0.5), (2, 2.0)] {
-        calibration.insert(sweep.pace(setting), String::new(), vec![seconds, 2.0]);
+        let pace = Pace {
+            label: String::new(),
+            seconds_per_step: vec![seconds, 2.0],
+            device: None,
+        };
+        calibration.insert(sweep.pace(setting), pace);
     }
     let points = sweep.points(&calibration).unwrap();
     // 1800 seconds, of which the unmasked stage takes 600.

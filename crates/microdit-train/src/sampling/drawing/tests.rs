@@ -3,7 +3,14 @@
 use super::*;
 use crate::{encoders::Encoders, recipe::Recipe, sampling::Surroundings};
 use burn_flex::Flex;
-use microdit::{net::Network, weights::StateDict};
+use microdit::{
+    diffusion::{DiffusionConfig, Vp},
+    net::{
+        Network, NetworkConfig,
+        unet::{LevelConfig, UNetConfig},
+    },
+    weights::{CaptionSource, LatentSource, StateDict},
+};
 use microdit_encoders::read_labels;
 
 /// A pipeline of the quickstart with changes, whose weights are drawn at random and then multiplied by `gain`.
@@ -320,6 +327,102 @@ fn a_mask_keeps_what_it_does_not_mark() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("marks nothing"), "{error}");
+}
+
+/// A network with channels for a mask and a masked image is given them, and keeps to the mask like any other.
+#[test]
+fn a_network_for_inpainting_is_told_what_to_draw() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mask) = (
+        folder.path().join("init.png"),
+        folder.path().join("mask.png"),
+    );
+    let init = image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([20 * x as u8, 20 * y as u8, 200]));
+    init.save(&path).unwrap();
+    let marks = image::GrayImage::from_fn(8, 8, |x, _| image::Luma([255 * u8::from(x >= 4)]));
+    marks.save(&mask).unwrap();
+    let level = |resnets| LevelConfig {
+        channels: 8,
+        resnets,
+        attentions: vec![1],
+        heads: 2,
+    };
+    let small = UNetConfig {
+        input_size: 8,
+        in_channels: 3,
+        out_channels: 3,
+        caption_channels: 16,
+        down: vec![level(1)],
+        mid: None,
+        up: vec![level(2)],
+        norm_groups: 4,
+        ..UNetConfig::sd_1()
+    };
+    let of = |config: UNetConfig| {
+        let device = Default::default();
+        let model = NetworkConfig::UNet(config);
+        let denoiser = model.init::<Flex>(0, &device).unwrap();
+        let surroundings = Surroundings {
+            model,
+            diffusion: DiffusionConfig::Vp(Vp::default()),
+            latents: LatentSource::Pixels { scale: 0.5 },
+            captions: CaptionSource::HashedWords { tokens: 3 },
+        };
+        Pipeline::new(
+            surroundings,
+            denoiser,
+            "some".into(),
+            &Encoders::default(),
+            device,
+        )
+    };
+    assert!(of(small.clone()).unwrap().behind().is_none());
+    let inpainting = || of(small.clone().inpainting()).unwrap();
+    let values = |pipeline: &Pipeline<Flex, Network<Flex>>| -> Vec<f32> {
+        let behind = pipeline.behind().unwrap();
+        assert_eq!(behind.dims(), [1, 4, 8, 8]);
+        behind.into_data().iter().collect()
+    };
+    // Without an image all is drawn, whatever its strength.
+    let all = [vec![1.0; 64], vec![0.0; 192]].concat();
+    assert_eq!(values(&inpainting()), all);
+    assert_eq!(values(&inpainting().with_init(&path, 0.5).unwrap()), all);
+    let masked = inpainting()
+        .with_init(&path, 1.0)
+        .unwrap()
+        .with_mask(&mask)
+        .unwrap();
+    let found = values(&masked);
+    for (i, found) in found.iter().enumerate() {
+        let (channel, x, y) = (i / 64, (i % 8) as u32, (i / 8 % 8) as u32);
+        let expected = match (channel, x >= 4) {
+            (0, marked) => f32::from(u8::from(marked)),
+            (_, true) => 0.0,
+            (_, false) => 0.5 * (f32::from(init.get_pixel(x, y)[channel - 1]) / 127.5 - 1.0),
+        };
+        assert!(
+            (found - expected).abs() < 1e-6,
+            "{i}: {found}, not {expected}"
+        );
+    }
+    let settings = settings(&[], 1).with(&["solver=Ddim()".into()]).unwrap();
+    let picture = [Picture {
+        place: 1,
+        prompt: "a red circle",
+    }];
+    let latents = masked.denoise(&settings, 3, &picture, &GO, || ()).unwrap();
+    let drawn = masked.look_at(latents).next().unwrap().unwrap();
+    let mut pixels = drawn.enumerate_pixels();
+    assert!(pixels.all(|(x, y, pixel)| x >= 4 || init.get_pixel(x, y) == pixel));
+    let depth = UNetConfig {
+        in_channels: 4,
+        ..small.clone()
+    };
+    let error = of(depth).err().unwrap().to_string();
+    assert!(
+        error.contains("model.in_channels: 1 more than the latent's 3"),
+        "{error}"
+    );
 }
 
 #[test]

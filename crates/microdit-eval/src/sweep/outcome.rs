@@ -1,7 +1,7 @@
 //! What is known of a run that is finished: the last numbers of its log, and those of its evaluation.
 
+use crate::{evaluate::Record, measured::Measured};
 use microdit_train::run::RunDir;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -18,39 +18,18 @@ pub(super) struct Measurement {
 
 /// What a run measured and took.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Measured {
+pub(super) struct Outcome {
     pub(super) metrics: BTreeMap<String, Measurement>,
     pub(super) hours: Option<f64>,
     pub(super) dollars: Option<f64>,
     pub(super) commit: Option<String>,
 }
 
-/// What is read of `eval.json`.
-#[derive(Deserialize)]
-struct Evaluation {
-    results: Vec<Evaluated>,
-}
-
-#[derive(Deserialize)]
-struct Evaluated {
-    metric: String,
-    value: Option<f64>,
-    standard_error: Option<f64>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    /// What follows from the value.
-    #[serde(default, rename = "interval")]
-    _interval: Value,
-    /// What two values must have in common to be compared.
-    #[serde(flatten)]
-    conditions: BTreeMap<String, Value>,
-}
-
 /// What `microdit eval` writes for a sweep, in a run directory: by itself, since what other arguments measured is no result of
 /// this sweep.
 pub(super) const EVALUATION: &str = "sweep";
 
-impl Measured {
+impl Outcome {
     /// Reads the directory of a run that is finished after `steps`, and has what is `wanted`.
     ///
     /// # Errors
@@ -61,22 +40,22 @@ impl Measured {
         wanted: impl Iterator<Item = &'a str>,
     ) -> Result<Self, String> {
         let folder = run.path();
-        let mut measured = Self::default();
+        let mut outcome = Self::default();
         for line in lines(&folder.join("evaluation.jsonl"))? {
-            measured.add_probe(line, steps);
+            outcome.add_probe(line, steps);
         }
         if let Some(text) = text(&folder.join(EVALUATION).join("eval.json"))? {
-            measured.add_evaluation(&text)?;
+            outcome.add_evaluation(&text)?;
         }
         if let Some(last) = lines(&folder.join("metrics.jsonl"))?.pop() {
-            measured.hours = last.get("hours").and_then(Value::as_f64);
-            measured.dollars = last.get("usd").and_then(Value::as_f64);
+            outcome.hours = last.get("hours").and_then(Value::as_f64);
+            outcome.dollars = last.get("usd").and_then(Value::as_f64);
         }
-        measured.commit = commit(&folder.join("run.json"))?;
+        outcome.commit = commit(&folder.join("run.json"))?;
         for name in wanted {
-            measured.require(name)?;
+            outcome.require(name)?;
         }
-        Ok(measured)
+        Ok(outcome)
     }
 
     /// A line of a probe's numbers, if they are those of the last step.
@@ -105,12 +84,12 @@ impl Measured {
     /// What `microdit eval` measured. A metric that was measured several times is told apart by the labels in which the
     /// results differ: `fid guidance=3`.
     fn add_evaluation(&mut self, text: &str) -> Result<(), String> {
-        let evaluation: Evaluation =
+        let record: Record =
             serde_json::from_str(text).map_err(|error| format!("eval.json: {error}"))?;
-        let results = &evaluation.results;
+        let results = &record.results;
         for result in results {
             let alike = results.iter().filter(|other| other.metric == result.metric);
-            let alike: Vec<&Evaluated> = alike.collect();
+            let alike: Vec<&Measured> = alike.collect();
             let differing = result.labels.iter().filter(|(label, value)| {
                 alike
                     .iter()
@@ -122,7 +101,7 @@ impl Measured {
                 .chain(labels)
                 .collect::<String>();
             let measurement = Measurement {
-                value: result.value,
+                value: Some(result.value),
                 standard_error: result.standard_error,
                 conditions: Some(checksum(result)),
             };
@@ -160,8 +139,16 @@ impl Measured {
 }
 
 /// The beginning of the SHA-256 of what a result must have in common with others to be compared, in the order of names.
-fn checksum(result: &Evaluated) -> String {
-    let mut conditions = result.conditions.clone();
+fn checksum(result: &Measured) -> String {
+    let conditions = serde_json::to_value(result).expect("a result is plain data");
+    let conditions: BTreeMap<String, Value> =
+        serde_json::from_value(conditions).expect("a result is an object");
+    // The name of the metric is that of the number; the others are what was found, and how people say it.
+    let others = ["metric", "value", "standard_error", "interval", "labels"];
+    let conditions = conditions
+        .into_iter()
+        .filter(|(key, _)| !others.contains(&key.as_str()));
+    let mut conditions: BTreeMap<String, Value> = conditions.collect();
     // References and networks are told apart by checksums; their names do not matter.
     for part in ["reference", "network"] {
         if let Some(Value::Object(fields)) = conditions.get_mut(part) {
@@ -211,15 +198,16 @@ fn commit(path: &Path) -> Result<Option<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use microdit::checksum::hexadecimal;
 
-    fn read(files: &[(&str, &str)], wanted: &[&str]) -> Result<Measured, String> {
+    fn read(files: &[(&str, &str)], wanted: &[&str]) -> Result<Outcome, String> {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Measured::read(&RunDir::follow(folder.path()), 8, wanted.iter().copied())
+        Outcome::read(&RunDir::follow(folder.path()), 8, wanted.iter().copied())
     }
 
     const LOG: (&str, &str) = (
@@ -230,7 +218,7 @@ mod tests {
 
     const EVALUATION: (&str, &str) = (
         "sweep/eval.json",
-        "{\"results\":[{\"metric\":\"fid\",\"value\":12.5,\"standard_error\":0.5,\"k\":3}]}",
+        "{\"results\":[{\"metric\":\"fid\",\"value\":12.5,\"standard_error\":0.5,\"samples\":9}]}",
     );
 
     #[test]
@@ -269,7 +257,7 @@ mod tests {
         assert!(said.contains("nothing else"), "{said}");
         let twice = EVALUATION
             .1
-            .replace("[{", "[{\"metric\":\"fid\",\"value\":1.0},{");
+            .replace("[{", "[{\"metric\":\"fid\",\"value\":1.0,\"samples\":9},{");
         let said = read(&[("sweep/eval.json", &twice)], &[]).unwrap_err();
         assert!(said.contains("fid occurs twice"), "{said}");
         let said = read(&[("sweep/eval.json", "{")], &[]).unwrap_err();
@@ -280,7 +268,7 @@ mod tests {
     fn results_of_one_metric_are_told_apart_by_their_labels() {
         let result = |metric: &str, guidance: f64| {
             format!(
-                "{{\"metric\":\"{metric}\",\"value\":1.0,\"labels\":{{\"guidance\":\"{guidance}\",\"steps\":\"30\"}}}}"
+                "{{\"metric\":\"{metric}\",\"value\":1.0,\"samples\":9,\"labels\":{{\"guidance\":\"{guidance}\",\"steps\":\"30\"}}}}"
             )
         };
         let results = [result("fid", 1.5), result("fid", 3.0), result("kid", 3.0)].join(",");
@@ -298,11 +286,16 @@ mod tests {
         assert_eq!(conditions(&varied), own);
         assert_ne!(conditions(&text.replace("30", "50")), own);
         let named = |name: &str| {
-            let network = format!("1.0,\"network\":{{\"name\":\"{name}\",\"sha256\":\"00\"}},");
-            conditions(&text.replace("1.0,", &network))
+            let network = format!(
+                "9,\"network\":{{\"family\":\"inception\",\"name\":\"{name}\",\"sha256\":\"00\",\"resize\":\"clean-fid\"}},"
+            );
+            conditions(&text.replace("9,", &network))
         };
         assert_eq!(named("a"), named("b"));
         assert_ne!(named("a"), own);
-        assert_ne!(conditions(&text.replace("1.0,", "1.0,\"samples\":5,")), own);
+        assert_ne!(conditions(&text.replace("9,", "5,")), own);
+        // Rows that were recorded once are compared with later ones: of these conditions, the checksum stays what it was.
+        let text = r#"{"samples":9},["3","30",null]"#;
+        assert_eq!(own, hexadecimal(&Sha256::digest(format!("[{text}]")))[..8]);
     }
 }

@@ -1,0 +1,112 @@
+//! A classifier that was trained on the data at hand, as a network that sees pictures.
+
+use super::{error::EvaluateError, extractor::Extractor, pictures::SHAPES};
+use crate::{
+    classifier::{Accuracy, Classifier, ClassifierConfig, Data, Labels, Progress},
+    features::{Family, FeatureNetwork},
+};
+use burn::tensor::backend::AutodiffBackend;
+use crc32c::crc32c;
+use image::RgbImage;
+use microdit::DitBackend;
+use std::path::Path;
+
+/// A classifier that was trained on the data at hand.
+pub struct Judge<B: DitBackend> {
+    inner: Classifier<B>,
+    accuracy: Accuracy,
+    network: FeatureNetwork,
+}
+
+impl<B: DitBackend> Judge<B> {
+    /// The classifier of pictures of `size` pixels that learns from labelled shards, `train`: kept in `cache` from an earlier time, or
+    /// trained now. Its own accuracy is measured on `held_out`, other labelled shards.
+    ///
+    /// # Errors
+    /// Shards that are not labelled, cannot be read or not be learnt from, a cache that cannot be written.
+    pub fn trained<AB>(
+        train: &str,
+        held_out: Option<&str>,
+        labels: Labels,
+        size: u32,
+        cache: &Path,
+        device: &B::Device,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self, EvaluateError>
+    where
+        AB: DitBackend + AutodiffBackend<InnerBackend = B, Device = B::Device>,
+    {
+        let held_out = match held_out {
+            Some(shards) if shards != SHAPES && !shards.ends_with(".npz") => shards,
+            other => {
+                let found = other.map_or_else(
+                    || "there is no reference".into(),
+                    |name| format!("the reference is {name}"),
+                );
+                return Err(EvaluateError::Unlabelled { found });
+            }
+        };
+        let data = Data {
+            train: train.to_owned(),
+            held_out: held_out.to_owned(),
+            labels,
+        };
+        let config = ClassifierConfig {
+            side: (size as usize).clamp(8, 256).next_multiple_of(8),
+            ..ClassifierConfig::default()
+        };
+        // A folder for each, whatever it is told apart by inside.
+        let name = format!("{data:?} {config:?}");
+        let folder = cache.join(format!("classifier-{:08x}", crc32c(name.as_bytes())));
+        let (inner, accuracy, sha256) =
+            Classifier::in_folder::<AB>(&folder, &data, &config, device, progress)?;
+        Ok(Self::new(inner, accuracy, sha256))
+    }
+
+    /// Its accuracy on held-out pictures.
+    pub fn accuracy(&self) -> Accuracy {
+        self.accuracy
+    }
+
+    /// Wraps a classifier with its accuracy on held-out pictures and the SHA-256 of its weights.
+    pub fn new(inner: Classifier<B>, accuracy: Accuracy, sha256: String) -> Self {
+        let network = FeatureNetwork {
+            family: Family::Classifier,
+            name: "classifier".into(),
+            sha256,
+            resize: format!("bicubic to {0}x{0}", inner.config().side),
+        };
+        Self {
+            inner,
+            accuracy,
+            network,
+        }
+    }
+}
+
+impl<B: DitBackend> Extractor for Judge<B> {
+    fn network(&self) -> &FeatureNetwork {
+        &self.network
+    }
+
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+
+    fn features(&self, pictures: &[RgbImage]) -> Vec<f32> {
+        self.inner.features(pictures)
+    }
+
+    fn logits(&self, features: &[f32]) -> Option<(usize, Vec<f32>)> {
+        Some((self.inner.classes().len(), self.inner.logits(features)))
+    }
+
+    fn class_of(&self, prompt: &str) -> Option<usize> {
+        let class = self.inner.class_of(prompt)?;
+        self.inner.classes().iter().position(|other| other == class)
+    }
+
+    fn own_accuracy(&self) -> Option<f64> {
+        Some(self.accuracy.share())
+    }
+}
