@@ -276,8 +276,10 @@ impl Eval {
     fn against(&self, recipe: Option<&Recipe>) -> miette::Result<Option<Against>> {
         let limit = self.reference_samples.map(|samples| samples as u64);
         let size = recipe.map_or(SIDE, |recipe| recipe.last_stage().data.image_size());
-        let open = |reference: String| Against::open(&reference, limit, size).or_advise();
-        self.reference(recipe).map(open).transpose()
+        let Some(reference) = self.reference(recipe) else {
+            return Ok(None);
+        };
+        Against::open(&reference, limit, size).or_advise().map(Some)
     }
 
     /// The pictures to measure: drawn ones for each guidance scale, or those given.

@@ -24,7 +24,10 @@ use microdit_train::{
     recipe::{FeatureDistanceConfig, FeatureNetworkConfig, SamplingConfig, Stage},
     sampling::{Drawing, Naming, Order, Pipeline, Surroundings},
 };
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Pictures that are drawn before the network sees them.
 const BATCH: usize = 16;
@@ -146,7 +149,7 @@ impl<B: TrainBackend> FeatureDistance<B> {
                 // Borrowed as a whole: it may cross threads, and not be shared by them.
                 let network = &mut *network;
                 pictures.push(picture);
-                if pictures.len() == BATCH {
+                if pictures.len() == BATCH && !view.stop.load(Ordering::Relaxed) {
                     features.extend(network.features(&pictures));
                     pictures.clear();
                 }

@@ -238,9 +238,11 @@ fn a_signal_is_heard_while_pictures_are_drawn_to_be_compared() {
         )
     };
     let (few, many) = (distance(24), distance(500_000));
+    // So long that the signal comes while pictures are drawn.
+    let slowly = ["--set", "sampling.steps=500"];
     let common = ["--cache", cache.to_str().unwrap(), "--no-report", "--set"];
     finish(&whole, &[&common[..], &[&few]].concat());
-    let mut child = command(&stopped, &[&common[..], &[&many]].concat())
+    let mut child = command(&stopped, &[&common[..], &[&many], &slowly].concat())
         .spawn()
         .unwrap();
     wait_for(&mut child, 4);

@@ -1,5 +1,8 @@
 //! Numbers with as many digits as they have.
 
+/// An uncertainty below this share of the value is rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// A value and its uncertainty, both rounded to the uncertainty's first digit, or to its first two where the first is a 1;
 /// without a usable uncertainty to four digits.
 ///
@@ -10,7 +13,8 @@
 /// assert_eq!(rounded(1234.5, 30.2), ("1230".into(), "30".into()));
 /// ```
 pub fn rounded(value: f64, uncertainty: f64) -> (String, String) {
-    let usable = uncertainty.is_finite() && uncertainty > 0.0;
+    // What rounding leaves of no uncertainty at all is none.
+    let usable = uncertainty.is_finite() && uncertainty > ROUNDING * value.abs();
     let unit = match usable {
         true => unit(uncertainty),
         false if value != 0.0 && value.is_finite() => magnitude(value) - 3,
@@ -71,6 +75,7 @@ mod tests {
         ] {
             assert_eq!(rounded(value, 0.0).0, expected);
             assert_eq!(rounded(value, f64::NAN).0, expected);
+            assert_eq!(rounded(value, 1e-17 * value.abs()).0, expected);
         }
     }
 }
