@@ -6,7 +6,9 @@ use microdit_encoders::{features::FeatureError, hub::HubError, pipeline_files::P
 use microdit_eval::{
     evaluate::EvaluateError, features::Family, report::ReportError, sweep::SweepError,
 };
-use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
+use microdit_train::{
+    EncoderKind, TrainError, collective::LaunchError, precompute::PrecomputeError,
+};
 use miette::{Diagnostic, Report};
 use std::{error::Error, fmt};
 
@@ -59,6 +61,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
+    }
+    if let Some(LaunchError::Half { .. }) = error.downcast_ref() {
+        return Some("give --rank and --world-size, or neither".into());
     }
     if let Some(FeatureError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
@@ -220,7 +225,11 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }
-        TrainError::NodeLost { .. } => "start all nodes again with --resume",
+        TrainError::RanksLost { .. } => "start all ranks again with --resume",
+        TrainError::RanksDiffer { .. } => {
+            "start the same program with the same arguments everywhere, where all see one run directory and the same data"
+        }
+        TrainError::MoreRanksThanSamples { .. } => "start fewer ranks, or raise batch",
         TrainError::NoEncoder(EncoderKind::Vae) => {
             "name it in the recipe (encoders.vae) or with --vae"
         }

@@ -19,6 +19,7 @@ mod hostile_recipes;
 mod hub;
 mod kept;
 mod latents;
+mod launch;
 mod merge;
 mod pictures;
 mod precompute;
