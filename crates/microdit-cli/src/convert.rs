@@ -35,7 +35,7 @@ pub(crate) struct Convert {
     #[arg(long, group = "goal", requires = "recipe")]
     run: Option<PathBuf>,
     /// Recipe of that run: a file, or the name of a bundled one
-    #[arg(long, value_parser = recipe_path)]
+    #[arg(long, value_parser = recipe_path())]
     recipe: Option<PathBuf>,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]

@@ -15,6 +15,7 @@ use microdit_encoders::{
 };
 use microdit_train::{
     encoders::Encoders,
+    export::WEIGHTS,
     recipe::{EncoderConfig, SamplingConfig},
     run::Choice,
     sampling::Pipeline,
@@ -156,7 +157,11 @@ impl Source {
                 })
             }
             (None, Some(weights)) => {
-                let weights = locate(weights).or_advise()?;
+                let mut weights = locate(weights).or_advise()?;
+                // A folder that `microdit export` wrote.
+                if weights.join(WEIGHTS).is_file() {
+                    weights = weights.join(WEIGHTS);
+                }
                 let described = Described::read(&weights, &self.told)?;
                 let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;
                 let surroundings = described.surroundings(&self.told, &encoders)?;

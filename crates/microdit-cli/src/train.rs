@@ -39,7 +39,7 @@ use std::{
 #[derive(clap::Args)]
 pub(crate) struct Train {
     /// Recipe file, or the name of a bundled one (`microdit recipe list`)
-    #[arg(value_parser = recipe_path)]
+    #[arg(value_parser = recipe_path())]
     recipe: PathBuf,
     /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
     #[arg(long)]
