@@ -75,7 +75,7 @@ fn several_processes_make_what_one_makes() {
     let output = workshop
         .precompute("many", &[])
         .env("SLURM_PROCID", "0")
-        .env("SLURM_NTASKS", "2")
+        .env("SLURM_STEP_NUM_TASKS", "2")
         .output();
     assert!(output.unwrap().status.success());
     succeeds(&["data", "index", &workshop.path("many")]);
