@@ -49,11 +49,7 @@ fn distilled(path: &Path, recipe: &Recipe, stops: &[u64], devices: usize) -> Sta
     for stop_after in stops.iter().copied().chain([u64::MAX]) {
         let run = RunDir::enter(path, true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let session = Session {
-            stop: &stop,
-            gpu: None,
-            nodes: None,
-        };
+        let session = Session::alone(&stop);
         let training = Training::open(recipe, &run, &devices, true, &build).unwrap();
         let ask = |metrics: &Metrics| stop.store(metrics.step >= stop_after, Ordering::Relaxed);
         let outcome = training.run(&session, &"a test", ask).unwrap();
