@@ -144,6 +144,7 @@ fn bases(folder: &Path) -> BTreeMap<&'static str, String> {
             "ema",
             format!("--run {run} --sigma-rel 0.1 --out {{}}.safetensors"),
         ),
+        ("export", format!("--run {run} --out {{}}")),
         (
             "merge",
             format!("{run}/weights.safetensors {run}/weights.safetensors --out {{}}.safetensors"),
