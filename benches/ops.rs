@@ -6,7 +6,9 @@ use burn_flex::Flex;
 use criterion::{Criterion, criterion_group, criterion_main};
 use microdit::{
     DitBackend,
-    ops::{AdamState, AdamStep, ExpertInputs, OptimizerOps as _, composed, optimizer},
+    ops::{
+        AdamState, AdamStep, ExpertInputs, GroupNormOptions, OptimizerOps as _, composed, optimizer,
+    },
     worker_pool,
 };
 use microdit_benches::normal;
@@ -231,6 +233,75 @@ fn convolutions(c: &mut Criterion) {
     );
 }
 
+/// Of a U-Net: Stable Diffusion's finest level but one for an image of 512 px, 640 channels of 32 x 32 pixels.
+fn pixels(c: &mut Criterion) {
+    let (channels, side, heads) = (640, 32, 8);
+    let [x, grad] = [0, 1].map(|stream| normal(stream, [1, channels, side, side]));
+    let [weight, bias] = [2, 3].map(|stream| normal(stream, [channels]));
+    let options = GroupNormOptions {
+        groups: 32,
+        eps: 1e-5,
+        silu: true,
+    };
+    compare(
+        c,
+        "group norm and silu",
+        || Flex::group_norm(x.clone(), weight.clone(), bias.clone(), options),
+        || composed::group_norm(x.clone(), weight.clone(), bias.clone(), options),
+    );
+    let backward = |of: fn(_, _, _, _, _) -> _| {
+        of(
+            x.clone(),
+            weight.clone(),
+            bias.clone(),
+            options,
+            grad.clone(),
+        )
+    };
+    compare(
+        c,
+        "group norm and silu backward",
+        || backward(Flex::group_norm_backward),
+        || backward(composed::group_norm_backward),
+    );
+    let hidden = normal(4, [1, side * side, 8 * channels]);
+    let back = normal(5, [1, side * side, 4 * channels]);
+    compare(
+        c,
+        "geglu",
+        || Flex::geglu(hidden.clone()),
+        || composed::geglu(hidden.clone()),
+    );
+    compare(
+        c,
+        "geglu backward",
+        || Flex::geglu_backward(hidden.clone(), back.clone()),
+        || composed::geglu_backward(hidden.clone(), back.clone()),
+    );
+    for (name, words) in [
+        ("self-attention of pixels", side * side),
+        ("cross-attention of pixels", WORDS),
+    ] {
+        let [q, grad] = [6, 7].map(|stream| normal(stream, [1, side * side, channels]));
+        let [k, v] = [8, 9].map(|stream| normal(stream, [1, words, channels]));
+        let forward = |of: fn(_, _, _, _) -> _| of(q.clone(), k.clone(), v.clone(), heads);
+        compare(
+            c,
+            name,
+            || forward(Flex::plain_attention),
+            || forward(composed::plain_attention),
+        );
+        let backward =
+            |of: fn(_, _, _, _, _) -> _| of(q.clone(), k.clone(), v.clone(), heads, grad.clone());
+        compare(
+            c,
+            &format!("{name} backward"),
+            || backward(Flex::plain_attention_backward),
+            || backward(composed::plain_attention_backward),
+        );
+    }
+}
+
 fn optimizer(c: &mut Criterion) {
     let grad = normal(0, [1 << 22]);
     let [param, first] = [1, 2].map(|stream| normal(stream, [1 << 22]));
@@ -279,6 +350,7 @@ criterion_group!(
     attention,
     experts,
     convolutions,
+    pixels,
     optimizer
 );
 criterion_main!(benches);

@@ -6,7 +6,11 @@ use crate::{
     report::Report,
 };
 use burn::tensor::{Int, Tensor, TensorData, f16};
-use microdit::weights::{LdmNames, LdmPart, StateDict, WeightSet, WeightsFile};
+use microdit::{
+    UNetConfig,
+    net::{Conditioning, Denoiser as _},
+    weights::{LdmNames, LdmPart, StateDict, WeightSet, WeightsFile},
+};
 use microdit_encoders::{
     Weights,
     text::{ClipTextConfig, Pooling},
@@ -59,6 +63,13 @@ pub(super) fn ldm_ckpt(path: &Path, report: &mut Report) {
         }
         case.tensors(LdmPart::Vae, WeightSet::Own, "vae", report);
         case.tensors(LdmPart::TextEncoder, WeightSet::Own, "text_encoder", report);
+        for (set, unet) in &sets {
+            let output = match *unet {
+                "unet_ema" => "sample_ema",
+                _ => "sample",
+            };
+            case.unet(*set, output, report);
+        }
         case.networks(report);
     }
     let count = files.len() as f64;
@@ -180,7 +191,27 @@ impl Case<'_> {
         report.equal(format!("{what} tensors that differ"), &[differing], &[0.0]);
     }
 
-    /// What the networks make of the file's inputs.
+    /// What the U-Net makes of the file's inputs.
+    fn unet(&self, set: WeightSet, output: &str, report: &mut Report) {
+        let device = Default::default();
+        let keys = self.golden.config["unet"].as_object();
+        let config = UNetConfig::from_diffusers(keys.expect("config.unet is an object"));
+        let config = config.unwrap_or_else(|error| panic!("{error}"));
+        let unet = config.init::<Inner>(0, &device);
+        let unet = unet.unwrap_or_else(|error| panic!("{error}"));
+        let state = StateDict::take(self.part(LdmPart::UNet, set), self.file);
+        let state = state.unwrap_or_else(|error| panic!("{error}"));
+        let unet = state.load_into(unet, &device);
+        let unet = unet.unwrap_or_else(|error| panic!("{error}"));
+        let conditioning = Conditioning {
+            captions: self.golden.get("in.context").float(&device),
+        };
+        let (x, time) = (self.golden.get("in.x"), self.golden.get("in.t"));
+        let found = unet.image(x.float(&device), time.float(&device), conditioning);
+        self.compare(report, output, found);
+    }
+
+    /// What the networks around it make of the file's inputs.
     fn networks(&self, report: &mut Report) {
         let device = Default::default();
         let weights = |part| Weights::of(self.part(part, WeightSet::Own));

@@ -2,11 +2,13 @@
 
 use microdit::weights::{NoChoice, WeightsError};
 use microdit_data::DataError;
-use microdit_encoders::{features::FeatureError, hub::HubError};
+use microdit_encoders::{features::FeatureError, hub::HubError, pipeline_files::PipelineError};
 use microdit_eval::{
     evaluate::EvaluateError, features::Family, report::ReportError, sweep::SweepError,
 };
-use microdit_train::{EncoderKind, TrainError, precompute::PrecomputeError};
+use microdit_train::{
+    EncoderKind, TrainError, collective::LaunchError, precompute::PrecomputeError,
+};
 use miette::{Diagnostic, Report};
 use std::{error::Error, fmt};
 
@@ -60,6 +62,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
     }
+    if let Some(LaunchError::Half { .. }) = error.downcast_ref() {
+        return Some("give --rank and --world-size, or neither".into());
+    }
     if let Some(FeatureError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
     }
@@ -74,6 +79,7 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_precomputation));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_sweep));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_data));
+    let advice = advice.or_else(|| error.downcast_ref().and_then(on_pipeline));
     let advice = advice.or_else(|| error.downcast_ref().and_then(on_weights));
     advice.map(str::to_owned)
 }
@@ -147,6 +153,17 @@ fn on_weights(error: &WeightsError) -> Option<&'static str> {
     }
 }
 
+fn on_pipeline(error: &PipelineError) -> Option<&'static str> {
+    Some(match error {
+        PipelineError::Weights(error) => return on_weights(error),
+        PipelineError::Prediction(_) => "say it with --prediction epsilon or --prediction v",
+        PipelineError::Class { .. } | PipelineError::Missing { .. } => {
+            "Stable Diffusion 1 and 2, SD-Turbo and DeciDiffusion are read, as diffusers writes them"
+        }
+        _ => return None,
+    })
+}
+
 fn on_precomputation(error: &PrecomputeError) -> Option<&'static str> {
     Some(match error {
         PrecomputeError::Data(error) => return on_data(error),
@@ -208,7 +225,11 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }
-        TrainError::NodeLost { .. } => "start all nodes again with --resume",
+        TrainError::RanksLost { .. } => "start all ranks again with --resume",
+        TrainError::RanksDiffer { .. } => {
+            "start the same program with the same arguments everywhere, where all see one run directory and the same data"
+        }
+        TrainError::MoreRanksThanSamples { .. } => "start fewer ranks, or raise batch",
         TrainError::NoEncoder(EncoderKind::Vae) => {
             "name it in the recipe (encoders.vae) or with --vae"
         }

@@ -74,6 +74,27 @@ impl Devices {
         Ok(self.0.iter().map(device).collect())
     }
 
+    /// The one for a process with this number on its machine, if several may be there.
+    pub(crate) fn of_process<B: Backend>(kind: Device, local_rank: Option<usize>) -> Self {
+        let count = B::device_count(0).clamp(1, MAX_DEVICES);
+        let numbered = match kind {
+            #[cfg(feature = "cuda")]
+            Device::Cuda => true,
+            _ => false,
+        };
+        let index = local_rank.filter(|_| numbered).unwrap_or(0) % count;
+        Self(vec![index as u16])
+    }
+
+    /// The first of them, if they are NVIDIA's GPUs.
+    pub(crate) fn first_gpu(&self, kind: Device) -> Option<usize> {
+        match kind {
+            #[cfg(feature = "cuda")]
+            Device::Cuda => Some(self.0[0].into()),
+            _ => None,
+        }
+    }
+
     /// Each of them alone.
     pub(crate) fn singles(&self) -> impl Iterator<Item = Self> {
         self.0.iter().map(|&index| Self(vec![index]))
@@ -101,7 +122,7 @@ impl Devices {
         // SAFETY: opens the library if it is there, and calls nothing in it.
         if self.0.len() > 1 && !unsafe { cudarc::nccl::sys::is_culib_present() } {
             return Err(miette::miette!(
-                "several GPUs exchange their gradients by NCCL, whose library (libnccl.so.2) is not found; \
+                "several GPUs exchange their gradients by NCCL, whose library (libnccl.so, in Debian's libnccl-dev) is not found; \
                  install it or train with --devices {}",
                 self.0[0]
             ));

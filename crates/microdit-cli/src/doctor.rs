@@ -58,7 +58,7 @@ fn cuda() -> Option<String> {
     // SAFETY: opens the library if it is there, and calls nothing in it.
     let nccl = match unsafe { cudarc::nccl::sys::is_culib_present() } {
         true => "NCCL found",
-        false => "no NCCL (libnccl.so.2) found, which several GPUs need",
+        false => "no NCCL (libnccl.so, in Debian's libnccl-dev) found, which several GPUs need",
     };
     Some(format!("cuda ({driver}; {nccl})"))
 }

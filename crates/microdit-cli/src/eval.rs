@@ -46,7 +46,7 @@ const OUT: &str = "eval";
 
 /// Measure pictures: those a network draws, which are kept and not drawn again, or those of a directory.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights", "images"])))]
+#[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights", "pipeline", "images"])))]
 pub(crate) struct Eval {
     #[command(flatten)]
     source: Source,

@@ -67,17 +67,23 @@ fn example(path: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// The words a shell makes of an example.
-    fn words(example: &str) -> Vec<String> {
+    /// The words a shell makes of a line, up to what ends or redirects a command.
+    fn words(line: &str) -> Vec<String> {
         let mut words = vec![String::from("microdit")];
-        for (i, part) in example.split('\'').enumerate() {
-            if i % 2 == 1 {
-                words.push(part.to_owned());
-                continue;
+        let (mut word, mut quote) = (None::<String>, None);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(open), c) if c == open => quote = None,
+                (None, '\'' | '"') => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                (None, ';' | '|' | '#' | '&' | '>') => break,
+                (None, c) if c.is_whitespace() => words.extend(word.take()),
+                (_, c) => word.get_or_insert_default().push(c),
             }
-            let plain = part.split_whitespace().take_while(|word| *word != ">");
-            words.extend(plain.map(str::to_owned));
         }
+        words.extend(word);
         words
     }
 
@@ -107,11 +113,10 @@ mod tests {
         let lines = joined.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>());
         lines
             .filter_map(|line| {
-                let line = line.trim().replace('"', "'");
+                let line = line.trim();
                 let command = line.strip_prefix("microdit ");
-                let command = command.or_else(|| line.strip_prefix("cargo run -- "))?;
-                let end = command.find([';', '|', '#', '&']).unwrap_or(command.len());
-                Some(command[..end].to_owned())
+                let command = command.or_else(|| line.strip_prefix("cargo run -- "));
+                command.map(str::to_owned)
             })
             .collect()
     }

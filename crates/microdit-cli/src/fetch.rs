@@ -2,10 +2,12 @@
 
 use crate::advice::OrAdvise;
 use crate::say;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use microdit::printable;
-use microdit_encoders::hub::{HubError, PUBLISHED, Report, fetch, fetch_published, published};
+use microdit_encoders::hub::{
+    HubError, PUBLISHED, Published, Report, fetch, fetch_published, published,
+};
 
 /// Download published models into the Hugging Face cache, verified; what is there already is kept.
 ///
@@ -27,8 +29,9 @@ pub(crate) struct Fetch {
     list: bool,
 }
 
-fn names() -> Vec<&'static str> {
-    PUBLISHED.iter().map(|model| model.name).collect()
+fn names() -> Vec<PossibleValue> {
+    let name = |model: &Published| PossibleValue::new(model.name).aliases(model.aliases);
+    PUBLISHED.iter().map(name).collect()
 }
 
 impl Fetch {

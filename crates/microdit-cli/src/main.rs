@@ -20,6 +20,7 @@ mod number;
 mod output;
 mod plan;
 mod preparation;
+mod ranks;
 mod recipe;
 mod report;
 mod runs;

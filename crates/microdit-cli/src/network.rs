@@ -29,14 +29,14 @@ const EXAMPLE: &str = "\"Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2)\"";
 #[derive(clap::Args)]
 pub(crate) struct Told {
     /// Architecture of --weights; needed only if the file does not describe itself
-    #[arg(long, value_enum, conflicts_with = "run")]
+    #[arg(long, value_enum, conflicts_with_all = ["run", "pipeline"])]
     model: Option<Preset>,
     /// Diffusion that --weights were trained with, as in a recipe, such as "Edm(sigma_data: 0.9, p_mean: -0.6, p_std: 1.2)";
     /// needed only if the file does not describe itself
-    #[arg(long, value_name = "DIFFUSION", conflicts_with = "run", value_parser = diffusion)]
+    #[arg(long, value_name = "DIFFUSION", conflicts_with_all = ["run", "pipeline"], value_parser = diffusion)]
     diffusion: Option<DiffusionConfig>,
     /// Image side of --weights in pixels [default: the file's, or 512]
-    #[arg(long, conflicts_with = "run", value_parser = whole(1..=65_536))]
+    #[arg(long, conflicts_with_all = ["run", "pipeline"], value_parser = whole(1..=65_536))]
     size: Option<usize>,
 }
 

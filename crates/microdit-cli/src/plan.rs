@@ -19,7 +19,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub(crate) struct PlanCommand {
     /// Recipe file, or the name of a bundled one; with --compare any number of them
-    #[arg(value_name = "RECIPE", value_parser = recipe_path, required_unless_present = "compare")]
+    #[arg(value_name = "RECIPE", value_parser = recipe_path(), required_unless_present = "compare")]
     recipes: Vec<PathBuf>,
     /// Replace a value of the recipe; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE")]

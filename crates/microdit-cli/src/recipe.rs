@@ -1,6 +1,7 @@
 //! `microdit recipe`: look at recipes without running them, and take one for one's own.
 
 use crate::{advice::OrAdvise, output, say};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use microdit::atomic_file;
 use microdit_train::{Recipe, recipe::Bundled};
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -15,7 +16,7 @@ pub(crate) enum RecipeCommand {
     /// Check a recipe, and print it with everything it extends
     Check {
         /// Recipe file, or the name of a bundled one
-        #[arg(value_parser = recipe_path)]
+        #[arg(value_parser = recipe_path())]
         recipe: PathBuf,
         /// Replace a value of the recipe; may be given several times
         #[arg(long = "set", value_name = "PATH=VALUE")]
@@ -36,25 +37,29 @@ pub(crate) enum RecipeCommand {
         /// Name of the recipe, and of its file NAME.ron
         name: String,
         /// Recipe it begins with: a file, or the name of a bundled one
-        #[arg(long, default_value = "quickstart", value_parser = recipe_path)]
+        #[arg(long, default_value = "quickstart", value_parser = recipe_path())]
         from: PathBuf,
     },
 }
 
 /// Reads an argument that names a recipe: a file, or else a bundled one.
-pub(crate) fn recipe_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.exists() {
+pub(crate) fn recipe_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(file_or_bundled)
+}
+
+fn file_or_bundled(path: PathBuf) -> Result<PathBuf, String> {
+    // Whatever looks like a path is one, and the error says what is wrong with it.
+    let plain = path.extension().is_none() && path.components().count() <= 2;
+    let Some(name) = path.to_str().filter(|_| !path.exists()) else {
         return Ok(path);
-    }
-    if let Some(bundled) = Bundled::find(text) {
+    };
+    if let Some(bundled) = Bundled::find(name) {
         return Ok(bundled.path());
     }
-    // Whatever looks like a path is one, and the error says what is wrong with it.
-    if path.extension().is_some() || path.components().count() > 1 {
+    if !plain || path.is_absolute() || name.starts_with('.') {
         return Ok(path);
     }
-    Err(match Bundled::nearest(text) {
+    Err(match Bundled::nearest(name) {
         Some(near) => format!("there is no such file, and no bundled recipe; did you mean {near}?"),
         None => "there is no such file, and no bundled recipe; see `microdit recipe list`".into(),
     })

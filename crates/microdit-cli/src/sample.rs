@@ -33,7 +33,7 @@ const STRENGTH: f64 = 0.6;
 
 /// Draw prompts with the weights of a run, or with published ones.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights"])))]
+#[command(group(clap::ArgGroup::new("network").required(true).args(["run", "weights", "pipeline"])))]
 pub(crate) struct Sample {
     #[command(flatten)]
     source: Source,

@@ -3,19 +3,30 @@
 use crate::{
     advice::OrAdvise,
     network::{Described, Told},
+    say,
 };
-use microdit::{DitBackend, net::Network, range::within};
-use microdit_encoders::hub::locate;
+use clap::ValueEnum;
+use microdit::{
+    DitBackend, diffusion::Prediction, net::Network, range::within, weights::WeightSet,
+};
+use microdit_encoders::{
+    hub::{Draws, locate, published},
+    pipeline_files::{PipelineFiles, Taken},
+};
 use microdit_train::{
     encoders::Encoders,
+    export::WEIGHTS,
     recipe::{EncoderConfig, SamplingConfig},
     run::Choice,
     sampling::Pipeline,
 };
 use miette::miette;
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
-/// Flags that say which network draws. A command that has them groups `run` and `weights`, of which one is needed.
+/// Flags that say which network draws. A command that has them groups `run`, `weights` and `pipeline`, of which one is needed.
 #[derive(clap::Args)]
 pub(crate) struct Source {
     /// Run directory that `microdit train` wrote
@@ -24,9 +35,17 @@ pub(crate) struct Source {
     /// Weights of the network, .safetensors or .pt, or a name such as microdit-xl2
     #[arg(long)]
     weights: Option<PathBuf>,
+    /// Stable Diffusion, SD-Turbo or DeciDiffusion: a directory as diffusers writes it, a single file (.safetensors or .ckpt) in the
+    /// names of latent diffusion, or a name such as sd-2.1-base. Solver, noise levels and padding are those the files ask for
+    #[arg(long)]
+    pipeline: Option<PathBuf>,
+    /// What the network of --pipeline predicts: single files of version 2 do not say it
+    #[arg(long, value_enum, requires = "pipeline")]
+    prediction: Option<Predicted>,
     /// Which weights of --run: `none` for those as trained, or the number of an average, counted from 1 as the recipe lists them
-    /// under `ema` [default: the first average, or as trained if there is none]
-    #[arg(long, value_name = "NUMBER", conflicts_with = "weights", value_parser = choice)]
+    /// under `ema` [default: the first average, or as trained if there is none]. Of a --pipeline in a single file with two sets of
+    /// weights, their average [default: those under the network's own name]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "weights", value_parser = choice, num_args = 0..=1, default_missing_value = "1")]
     ema: Option<Choice>,
     /// Adapters to draw with, as peft, diffusers and kohya's trainers write them, and how strongly; may be given several times, each
     /// with a scale of its own from -100 to 100 [default scale: 1]
@@ -71,6 +90,24 @@ impl Adapters {
     }
 }
 
+/// What a network predicts, on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Predicted {
+    /// The noise
+    Epsilon,
+    /// The velocity
+    V,
+}
+
+impl Predicted {
+    pub(crate) fn prediction(self) -> Prediction {
+        match self {
+            Self::Epsilon => Prediction::Epsilon,
+            Self::V => Prediction::V,
+        }
+    }
+}
+
 /// A network that can draw.
 pub(crate) struct Opened<B: DitBackend> {
     pub(crate) pipeline: Pipeline<B, Network<B>>,
@@ -105,6 +142,9 @@ impl Source {
             vae: self.vae.clone(),
             text: self.text_encoder.clone(),
         };
+        if let Some(pipeline) = &self.pipeline {
+            return self.published(pipeline, &named, device);
+        }
         match (&self.run, &self.weights) {
             (Some(run), _) => {
                 let encoders = Encoders::open(&named, &device).or_advise()?;
@@ -117,7 +157,11 @@ impl Source {
                 })
             }
             (None, Some(weights)) => {
-                let weights = locate(weights).or_advise()?;
+                let mut weights = locate(weights).or_advise()?;
+                // A folder that `microdit export` wrote.
+                if weights.join(WEIGHTS).is_file() {
+                    weights = weights.join(WEIGHTS);
+                }
                 let described = Described::read(&weights, &self.told)?;
                 let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;
                 let surroundings = described.surroundings(&self.told, &encoders)?;
@@ -127,7 +171,41 @@ impl Source {
                     settings: SamplingConfig::default(),
                 })
             }
-            (None, None) => Err(miette!("no network to draw with; add --run or --weights")),
+            (None, None) => Err(miette!(
+                "no network to draw with; add --run, --weights or --pipeline"
+            )),
         }
+    }
+
+    fn published<B: DitBackend>(
+        &self,
+        name: &Path,
+        named: &EncoderConfig,
+        device: B::Device,
+    ) -> miette::Result<Opened<B>> {
+        let taken = Taken {
+            set: match self.ema {
+                None | Some(Choice::Best | Choice::Trained) => WeightSet::Own,
+                Some(Choice::Average(0)) => WeightSet::Average,
+                Some(Choice::Average(_)) => {
+                    return Err(miette!(
+                        "a pipeline has one average at most; leave out the number after --ema"
+                    ));
+                }
+            },
+            prediction: self.prediction.map(Predicted::prediction),
+        };
+        let files = PipelineFiles::open(&locate(name).or_advise()?, &taken).or_advise()?;
+        for note in &files.notes {
+            say!("{note}");
+        }
+        // A path of that name is not the published pipeline.
+        let known = published(&name.to_string_lossy()).filter(|_| !name.exists());
+        let draws = known.and_then(|known| known.draws);
+        let draws = draws.unwrap_or(Draws::STABLE_DIFFUSION);
+        let encoders = Encoders::open(named, &device).or_advise()?;
+        let opened = Pipeline::of_files(files, name, &draws, &encoders, device);
+        let (pipeline, settings) = opened.or_advise()?;
+        Ok(Opened { pipeline, settings })
     }
 }

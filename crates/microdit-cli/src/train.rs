@@ -4,6 +4,7 @@ use crate::{
     advice::OrAdvise,
     device::{Device, Devices, on_device, parse_devices},
     preparation::{Shown, cache},
+    ranks::{RanksArgs, connect},
     recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
@@ -16,8 +17,8 @@ use microdit::{DitBackend, printable};
 use microdit_eval::FeatureDistance;
 use microdit_train::{
     Recipe,
+    collective::{Patience, share_text, together},
     encoders::Encoders,
-    nodes::{Nodes, NodesConfig},
     plan::Gpu,
     recipe::Stage,
     room::require_room,
@@ -25,11 +26,12 @@ use microdit_train::{
     sampling::{Drawing, Naming, Order, Pipeline, warn_of_long_prompts},
     trainer::{Ending, Session, Training},
 };
-use miette::miette;
+use miette::WrapErr;
 use serde::Serialize;
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,7 +39,7 @@ use std::{
 #[derive(clap::Args)]
 pub(crate) struct Train {
     /// Recipe file, or the name of a bundled one (`microdit recipe list`)
-    #[arg(value_parser = recipe_path)]
+    #[arg(value_parser = recipe_path())]
     recipe: PathBuf,
     /// Run directory, which must not hold a run yet [default: runs/NAME-TIME]
     #[arg(long)]
@@ -58,61 +60,25 @@ pub(crate) struct Train {
     /// Kind of device to train on; an NVIDIA GPU where this build and machine have one, unless given
     #[arg(long, value_enum, default_value_t = Device::best())]
     device: Device,
-    /// Which devices of that kind, such as 0-7 or 0,2; each takes a share of every batch
-    #[arg(long, default_value = "0", value_parser = parse_devices)]
-    devices: Devices,
+    /// Which devices of that kind, such as 0-7 or 0,2, of which each takes a share of every batch [default: 0, or of several
+    /// processes on a machine one for each]
+    #[arg(long, value_parser = parse_devices)]
+    devices: Option<Devices>,
     /// Directory that features are kept in which evaluation.feature_distance compares with [default: microdit in the user's cache]
     #[arg(long)]
     cache: Option<PathBuf>,
     /// Do not keep report.html in the run directory
     #[arg(long)]
     no_report: bool,
-    #[command(flatten)]
-    nodes: NodesArgs,
+    #[command(flatten, next_help_heading = "Several processes")]
+    ranks: RanksArgs,
+    /// Seconds a rank may keep the others waiting, up to a week; rank 0 draws and evaluates meanwhile
+    #[arg(long, default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    rank_timeout: u64,
 }
 
-/// How the machines of a run find each other.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Several machines")]
-struct NodesArgs {
-    /// Number of machines; start the same command on each, with its own --rank
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    nodes: u32,
-    /// Number of this machine, from 0; machine 0 keeps the run directory, the others read checkpoints there
-    #[arg(long, default_value_t = 0, requires = "rendezvous", value_parser = clap::value_parser!(u32).range(..65_536))]
-    rank: u32,
-    /// Address machine 0 listens on and the others connect to, as host:port
-    #[arg(long, requires = "run")]
-    rendezvous: Option<String>,
-    /// Seconds a machine may keep the others waiting, up to a week
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
-    node_timeout: u64,
-}
-
-impl NodesArgs {
-    /// The nodes of the run, if there are several.
-    fn config(&self) -> miette::Result<Option<NodesConfig>> {
-        let Some(rendezvous) = &self.rendezvous else {
-            return match self.nodes {
-                1 => Ok(None),
-                _ => Err(miette!("--nodes needs --rendezvous HOST:PORT")),
-            };
-        };
-        if self.rank >= self.nodes {
-            return Err(miette!(
-                "--rank {} must be below --nodes {}",
-                self.rank,
-                self.nodes
-            ));
-        }
-        Ok(Some(NodesConfig {
-            count: self.nodes,
-            rank: self.rank,
-            rendezvous: rendezvous.clone(),
-            timeout: Duration::from_secs(self.node_timeout),
-        }))
-    }
-}
+/// What built this program.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " of ", env!("MICRODIT_COMMIT"));
 
 impl Train {
     pub(crate) fn run(self) -> miette::Result<()> {
@@ -120,42 +86,61 @@ impl Train {
     }
 
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
-        let devices = self.devices.of::<B>(self.device)?;
+        let launch = self.ranks.launch()?;
+        let own = || Devices::of_process::<B>(self.device, launch.local_rank);
+        let indices = self.devices.unwrap_or_else(own);
+        let devices = indices.of::<B>(self.device)?;
         let recipe = Recipe::load(&self.recipe, &self.overrides).or_advise()?;
         require_room(&recipe, self.device == Device::Cpu).or_advise()?;
         warn_of_long_prompts(&recipe);
-        let path = self.run.unwrap_or_else(|| default_run(&recipe));
-        let nodes = self.nodes.config()?;
-        let run = match &nodes {
-            Some(nodes) if nodes.rank > 0 => RunDir::follow(&path),
-            _ => RunDir::enter(&path, self.resume).or_advise()?,
+        let rank_timeout = Duration::from_secs(self.rank_timeout);
+        // A signal ends the process where nobody listens for one.
+        let patience = Patience {
+            stop: &AtomicBool::new(false),
+            timeout: rank_timeout,
+            grace: rank_timeout,
         };
-        let nodes = nodes.map(Nodes::join).transpose().or_advise()?;
-        let keeps = nodes.as_ref().is_none_or(Nodes::is_first);
-        let mut training = Training::open(
+        let ranks = connect(launch, indices.first_gpu(self.device), &patience)?;
+        let ranks = &*ranks;
+        let keeps = ranks.rank() == 0;
+        let path = match self.run {
+            Some(path) => path,
+            // Named by the time, of which all have their own.
+            None => share_text(ranks, &default_run(&recipe), 0, &patience)
+                .or_advise()?
+                .into(),
+        };
+        let entered = match keeps {
+            true => RunDir::enter(&path, self.resume),
+            false => Ok(RunDir::follow(&path)),
+        };
+        let run = together(ranks, &patience, entered).or_advise()?;
+        let opened = Training::open(
             &recipe,
             &run,
             &devices,
             self.allow_changes,
             &Stage::task::<Autodiff<B>>,
-        )
-        .or_advise()?;
+        );
+        let mut training = together(ranks, &patience, opened).or_advise()?;
         if keeps && !training.is_finished() {
             let distance = feature_distance::<B>(&recipe, self.cache.as_deref(), &devices[0])?;
             if let Some(distance) = distance {
                 training = training.with_probe(distance);
             }
         }
-        say!("training {} into {}", recipe.run.name, path.display());
+        if keeps {
+            say!("training {} into {}", recipe.run.name, path.display());
+        }
         let reports = keeps && !self.no_report;
         if reports {
             say!("report: {}", path.join(REPORT).display());
             training = training.with_probe(LiveReport::new(&run, &recipe));
         }
-        if let Some(step) = training.resumes_after() {
+        if let Some(step) = training.resumes_after().filter(|_| keeps) {
             say!("resuming after step {step}");
         }
-        for change in training.changes() {
+        for change in training.changes().iter().filter(|_| keeps) {
             say!("changed: {change}");
         }
         let process = Process {
@@ -165,7 +150,7 @@ impl Train {
             devices: devices.iter().map(|device| format!("{device:?}")).collect(),
             gpu: self.device.gpu(),
             processor: processor(),
-            nodes: nodes.as_ref().map_or(1, Nodes::count),
+            ranks: ranks.world_size(),
             started: seconds_since_1970(),
             recipe: &recipe.source,
         };
@@ -174,7 +159,9 @@ impl Train {
         let session = Session {
             stop: &stop,
             gpu: self.device.gpu(),
-            nodes: nodes.as_ref(),
+            ranks,
+            rank_timeout,
+            version: VERSION,
         };
         let steps = training.steps();
         let mut progress = Progress::new(steps);
@@ -183,8 +170,12 @@ impl Train {
             .run(&session, &process, |metrics| progress.show(metrics))
             .or_advise()?;
         progress.finish();
+        // What is left to do takes one process.
+        ranks
+            .leave(&patience)
+            .or_advise()
+            .wrap_err("other ranks are lost at the end")?;
         if !keeps {
-            say!("done after {} steps", outcome.steps);
             return Ok(());
         }
         match outcome.ending {
@@ -274,9 +265,8 @@ fn feature_distance<B: DitBackend>(
     FeatureDistance::of_recipe(recipe, &cache, device, |done| shown.preparing(done)).or_advise()
 }
 
-fn default_run(recipe: &Recipe) -> PathBuf {
-    let name = format!("{}-{}", recipe.run.name, seconds_since_1970());
-    PathBuf::from("runs").join(name)
+fn default_run(recipe: &Recipe) -> String {
+    format!("runs/{}-{}", recipe.run.name, seconds_since_1970())
 }
 
 /// The processor's name as Linux has it, and how many of its threads may be used.
@@ -304,8 +294,8 @@ struct Process<'a> {
     gpu: Option<Gpu>,
     /// Name of the processor, where the system tells it.
     processor: Option<String>,
-    /// Machines.
-    nodes: usize,
+    /// Processes.
+    ranks: usize,
     /// Seconds since 1970.
     started: u64,
     recipe: &'a str,

@@ -6,7 +6,7 @@ use burn::tensor::{
     module::interpolate,
     ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
 };
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, ops::GroupNormOptions, weights::WeightsError};
 
 /// A convolution.
 #[derive(Clone, Debug)]
@@ -91,21 +91,21 @@ impl<B: DitBackend> GroupNorm<B> {
 
     /// `[batch, channels, height, width]` to the same.
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [batch, channels, height, width] = x.dims();
-        let groups =
-            x.clone()
-                .reshape([batch, self.groups, channels / self.groups * height * width]);
-        let (variance, mean) = groups.var_mean_bias(2);
-        // The whole norm is one factor and one summand per channel.
-        let spread = |x: Tensor<B, 3>| {
-            x.repeat_dim(2, channels / self.groups)
-                .reshape([batch, channels])
+        self.apply(x, false)
+    }
+
+    /// The SiLU of it.
+    pub(crate) fn silu(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.apply(x, true)
+    }
+
+    fn apply(&self, x: Tensor<B, 4>, silu: bool) -> Tensor<B, 4> {
+        let options = GroupNormOptions {
+            groups: self.groups,
+            eps: Self::EPS,
+            silu,
         };
-        let factor = spread(variance.add_scalar(Self::EPS).sqrt().recip())
-            * self.weight.clone().unsqueeze::<2>();
-        let summand = self.bias.clone().unsqueeze::<2>() - spread(mean) * factor.clone();
-        let shape = [batch, channels, 1, 1];
-        x * factor.reshape(shape) + summand.reshape(shape)
+        B::group_norm(x, self.weight.clone(), self.bias.clone(), options)
     }
 }
 

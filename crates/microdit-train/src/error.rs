@@ -1,5 +1,6 @@
 //! What can go wrong between a recipe and a finished run.
 
+use crate::collective::Lost;
 use microdit_encoders::hub::HubError;
 use std::path::{Path, PathBuf};
 
@@ -210,18 +211,37 @@ pub enum TrainError {
         /// Finished steps.
         step: u64,
     },
-    /// The nodes of a run never met.
-    #[error("{0}")]
-    Nodes(String),
-    /// A node of the run no longer answers.
-    #[error("node {rank} is lost ({error}); this node stops after step {step}")]
-    NodeLost {
+    /// A batch cannot be split over the ranks.
+    #[error("a batch of {batch} has no sample for each of {ranks} ranks")]
+    MoreRanksThanSamples {
+        /// Samples of a batch.
+        batch: usize,
+        /// Ranks.
+        ranks: usize,
+    },
+    /// The ranks of a run would not train the same.
+    #[error("rank {rank} differs from rank 0:\n  {}", differences.join("\n  "))]
+    RanksDiffer {
+        /// The first that does.
+        rank: usize,
+        /// In what, with what each has.
+        differences: Vec<String>,
+    },
+    /// Another rank of the run failed, and said so.
+    #[error("rank {rank} failed, for a reason it gives itself{}", after(*step))]
+    RankFailed {
         /// Which.
         rank: usize,
+        /// Finished steps, where there are some.
+        step: Option<u64>,
+    },
+    /// Other ranks of the run no longer answer.
+    #[error("other ranks are lost ({lost}){}", after(*step))]
+    RanksLost {
         /// What came instead of an answer.
-        error: std::io::Error,
-        /// Finished steps.
-        step: u64,
+        lost: Lost,
+        /// Finished steps, where there are some.
+        step: Option<u64>,
     },
     /// Loss or gradient were not finite too often.
     #[error(
@@ -312,7 +332,19 @@ impl std::fmt::Display for EncoderKind {
     }
 }
 
+/// Where a rank stops, if it had begun.
+fn after(step: Option<u64>) -> String {
+    step.map_or_else(String::new, |step| {
+        format!("; this one stops after step {step}")
+    })
+}
+
 impl TrainError {
+    /// Ranks that are lost after as many finished steps.
+    pub(crate) fn lost(step: Option<u64>) -> impl Fn(Lost) -> Self {
+        move |lost| Self::RanksLost { lost, step }
+    }
+
     /// An operating system's error at `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |error| Self::Io {

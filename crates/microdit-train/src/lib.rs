@@ -3,6 +3,7 @@
 mod activation_checkpointing;
 mod batch;
 pub mod checkpoint;
+pub mod collective;
 mod description;
 pub mod encoders;
 mod error;
@@ -10,7 +11,6 @@ mod events;
 pub mod export;
 mod finished;
 mod log;
-pub mod nodes;
 pub mod optim;
 mod parallel;
 pub mod plan;

@@ -92,6 +92,8 @@ pub struct Evaluated {
 /// The logs of a run that is trained.
 pub(crate) struct Log {
     metrics: JsonLines,
+    /// Step of the last line that was there when it was opened.
+    last: Option<u64>,
     evaluation: JsonLines,
     /// Probes whose numbers at the step it was opened at are logged.
     evaluated: BTreeSet<String>,
@@ -101,12 +103,13 @@ pub(crate) struct Log {
 impl Log {
     /// Opens the logs in `folder`, without their lines beyond `step`: a run resumed from there writes them again.
     pub(crate) fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
-        forget_beyond(&folder.join(METRICS), step)?;
+        let last = forget_beyond(&folder.join(METRICS), step)?;
         forget_beyond(&folder.join(NON_FINITE), step)?;
         let evaluation = folder.join(EVALUATION);
         forget_beyond(&evaluation, step)?;
         Ok(Self {
             metrics: JsonLines::append_to(folder.join(METRICS))?,
+            last,
             evaluated: evaluated_at(&evaluation, step)?,
             evaluation: JsonLines::append_to(evaluation)?,
             events: EventFile::create(folder, step)?,
@@ -135,6 +138,11 @@ impl Log {
         self.events.scalars(line.step, &scalars)
     }
 
+    /// Step of the last line that was there when the log was opened.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.last
+    }
+
     /// Whether the log has what a probe found at the step it was opened at.
     pub(crate) fn has_evaluation(&self, probe: &str) -> bool {
         self.evaluated.contains(probe)
@@ -148,17 +156,20 @@ impl Log {
 }
 
 /// Removes the lines of later steps, and those that are damaged, as the last line of a killed run may be; one warning
-/// tells of them.
-fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
+/// tells of them. Returns the step of the last line that is left.
+fn forget_beyond(path: &Path, step: u64) -> Result<Option<u64>, TrainError> {
     if !path.is_file() {
-        return Ok(());
+        return Ok(None);
     }
     let text = fs::read(path).map_err(TrainError::io(path))?;
-    let (mut kept, mut damaged) = (Vec::new(), 0);
+    let (mut kept, mut last, mut damaged) = (Vec::new(), None, 0);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         match logged_step(line) {
             Some(logged) if logged > step => {}
-            Some(_) => kept.extend_from_slice(line),
+            Some(logged) => {
+                kept.extend_from_slice(line);
+                last = Some(logged);
+            }
             None => damaged += 1,
         }
     }
@@ -171,7 +182,7 @@ fn forget_beyond(path: &Path, step: u64) -> Result<(), TrainError> {
     if kept != text {
         atomic_file::write(path, |path| fs::write(path, kept)).map_err(TrainError::io(path))?;
     }
-    Ok(())
+    Ok(last)
 }
 
 /// The probes that have a line of `step` in a file of evaluations.
@@ -247,11 +258,11 @@ mod tests {
             b"{\"step\":4",
         ];
         fs::write(&path, lines.concat()).unwrap();
-        forget_beyond(&path, 5).unwrap();
+        assert_eq!(forget_beyond(&path, 5).unwrap(), Some(4));
         assert_eq!(fs::read(&path).unwrap(), [lines[0], lines[3]].concat());
         // No line is appended to one without its end.
         fs::write(&path, &lines[0][..lines[0].len() - 1]).unwrap();
-        forget_beyond(&path, 5).unwrap();
+        assert_eq!(forget_beyond(&path, 5).unwrap(), None);
         JsonLines::append_to(path.clone())
             .unwrap()
             .push(&serde_json::json!({"step": 1}))

@@ -28,7 +28,7 @@ use std::{
 pub(crate) struct Job<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) batch: &'a Batch,
-    /// Those of the batch that belong to this node.
+    /// Those of the batch that belong to this rank.
     pub(crate) samples: Range<usize>,
     pub(crate) draws: Draws,
     /// Whether activations are recomputed rather than kept.

@@ -58,10 +58,12 @@ pub(crate) struct StepLog<B: Backend> {
     seed: u64,
     /// Where their batches are written.
     file: PathBuf,
+    /// Whether it is this rank that writes them.
+    keeps: bool,
 }
 
 impl<B: Backend> StepLog<B> {
-    pub(crate) fn new(recipe: &Recipe, run: &RunDir) -> Self {
+    pub(crate) fn new(recipe: &Recipe, run: &RunDir, keeps: bool) -> Self {
         Self {
             pending: Vec::new(),
             settled: Vec::new(),
@@ -70,6 +72,7 @@ impl<B: Backend> StepLog<B> {
             limit: recipe.run.max_non_finite_steps,
             seed: recipe.run.seed,
             file: run.non_finite(),
+            keeps,
         }
     }
 
@@ -112,6 +115,8 @@ impl<B: Backend> StepLog<B> {
             } else {
                 self.in_a_row += 1;
                 self.last = step.step;
+            }
+            if settled.sound_loss().is_none() && self.keeps {
                 JsonLines::append_to(self.file.clone())?.push(&NonFinite {
                     step: step.step,
                     seed: self.seed,

@@ -6,13 +6,17 @@ use crate::{
     bar::Counter,
     device::{Device, on_device},
     number::{real, whole},
+    ranks::RanksArgs,
     say,
     signal::stop_on_signal,
 };
 use microdit::DitBackend;
 use microdit_data::{DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
-use microdit_train::precompute::{self, EncoderIdentity, PrecomputeConfig, Precomputed, index};
+use microdit_train::{
+    collective::Launch,
+    precompute::{self, EncoderIdentity, PrecomputeConfig, Precomputed, index},
+};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -53,12 +57,8 @@ pub(crate) struct Precompute {
     /// Seed of the draws from the VAE's posterior
     #[arg(long, default_value_t = 18)]
     seed: u64,
-    /// Rank of this process, from 0, among the --world-size that share the shards
-    #[arg(long, env = "SLURM_PROCID", default_value_t = 0, value_parser = whole(0..=999_999))]
-    rank: usize,
-    /// Number of processes
-    #[arg(long, env = "SLURM_NTASKS", default_value_t = 1, value_parser = whole(1..=1_000_000))]
-    world_size: usize,
+    #[command(flatten)]
+    ranks: RanksArgs,
     /// Accept that shards were added, replaced or removed since the directory was begun
     #[arg(long)]
     update: bool,
@@ -72,17 +72,11 @@ pub(crate) struct Precompute {
 
 impl Precompute {
     pub(crate) fn run(self) -> miette::Result<()> {
-        if self.rank >= self.world_size {
-            return Err(miette::miette!(
-                "--rank {} must be below --world-size {}",
-                self.rank,
-                self.world_size
-            ));
-        }
-        on_device!(self.device, Inner => self.run_on::<Inner>(Default::default()))
+        let launch = self.ranks.launch()?;
+        on_device!(self.device, Inner => self.run_on::<Inner>(launch, Default::default()))
     }
 
-    fn run_on<B: DitBackend>(self, device: B::Device) -> miette::Result<()> {
+    fn run_on<B: DitBackend>(self, launch: Launch, device: B::Device) -> miette::Result<()> {
         let shards = Shards::open(&self.shards, Members::Pictures).or_advise()?;
         let paths = [&self.vae, &self.text_encoder].map(|name| locate(name).or_advise());
         let [vae_path, text_path] = paths;
@@ -101,8 +95,8 @@ impl Precompute {
             sizes: self.sizes,
             batch: self.batch,
             seed: self.seed,
-            rank: self.rank,
-            world: self.world_size,
+            rank: launch.rank,
+            world: launch.world_size,
             update: self.update,
             max_damage: self.max_damage,
         };
@@ -141,11 +135,11 @@ impl Precompute {
         }
         match &done.index {
             Some(index) => report(&self.out, index),
-            None if self.world_size > 1 => say!(
+            None if launch.world_size > 1 => say!(
                 "{} of {} shards of rank {} are there; when all ranks are done: microdit data index {}",
                 done.shards,
                 done.of,
-                self.rank,
+                launch.rank,
                 self.out.display()
             ),
             None => {}

@@ -74,8 +74,8 @@ fn print(comparison: &Comparison, base: usize) {
             count(cost.hours),
             count(cost.usd),
             cost.published_usd.map_or("-".into(), count),
-            times_flop.map_or("-".into(), multiple),
-            multiple(comparison.times(i, base))
+            times_flop.map_or("-".into(), short),
+            short(comparison.times(i, base))
         );
     }
     say!("\nx: as a multiple of {}.", costs[base].name);
@@ -83,8 +83,7 @@ fn print(comparison: &Comparison, base: usize) {
     let columns: String = (1..=costs.len()).map(|i| format!("{i:>9}")).collect();
     say!("{:>3} {:26}{columns}", "", "");
     for (i, cost) in costs.iter().enumerate() {
-        let row =
-            (0..costs.len()).map(|other| format!("{:>9}", multiple(comparison.times(i, other))));
+        let row = (0..costs.len()).map(|other| format!("{:>9}", short(comparison.times(i, other))));
         say!("{:>3} {:26}{}", i + 1, cost.name, row.collect::<String>());
     }
     say!("\nSources of what was published:");
@@ -96,8 +95,8 @@ fn print(comparison: &Comparison, base: usize) {
 
 /// A number of hours or dollars, with separated thousands.
 fn count(value: f64) -> String {
-    if value < 10.0 {
-        return format!("{value:.3}");
+    if value < 100.0 {
+        return short(value);
     }
     let digits = format!("{value:.0}");
     let mut separated = String::new();
@@ -110,14 +109,15 @@ fn count(value: f64) -> String {
     separated
 }
 
-/// A ratio to three digits.
-fn multiple(ratio: f64) -> String {
-    match ratio {
-        _ if !(1e-3..1e5).contains(&ratio) => format!("{ratio:.1e}"),
-        _ if ratio < 1.0 => format!("{ratio:.4}"),
-        _ if ratio < 10.0 => format!("{ratio:.2}"),
-        _ if ratio < 100.0 => format!("{ratio:.1}"),
-        _ => format!("{ratio:.0}"),
+/// A number to three digits, or to two with a power of ten where that would be long.
+fn short(value: f64) -> String {
+    match value {
+        0.0 => "0".into(),
+        _ if !(1e-3..1e5).contains(&value) => format!("{value:.1e}"),
+        _ => {
+            let decimals = 2.0 - value.log10().floor();
+            format!("{value:.*}", decimals.max(0.0) as usize)
+        }
     }
 }
 
@@ -127,12 +127,21 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_say_their_size() {
-        let counts = [0.0214, 9.5, 499.0, 16_200.0, 1_234_567.4].map(count);
-        assert_eq!(counts, ["0.021", "9.500", "499", "16,200", "1,234,567"]);
-        let ratios = [1e-7, 0.0085, 1.0, 9.994, 94.73, 4321.2, 3e9].map(multiple);
-        assert_eq!(
-            ratios,
-            ["1.0e-7", "0.0085", "1.00", "9.99", "94.7", "4321", "3.0e9"]
-        );
+        let counts = [0.0, 1.64e-5, 0.0214, 9.5, 499.0, 16_200.0, 1_234_567.4].map(count);
+        let expected = [
+            "0",
+            "1.6e-5",
+            "0.0214",
+            "9.50",
+            "499",
+            "16,200",
+            "1,234,567",
+        ];
+        assert_eq!(counts, expected);
+        let ratios = [1e-7, 0.0085, 0.99996, 1.0, 9.994, 94.73, 4321.2, 3e9].map(short);
+        let expected = [
+            "1.0e-7", "0.00850", "1.000", "1.00", "9.99", "94.7", "4321", "3.0e9",
+        ];
+        assert_eq!(ratios, expected);
     }
 }

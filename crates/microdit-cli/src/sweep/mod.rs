@@ -27,7 +27,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub(crate) struct SweepCommand {
     /// Definition of the sweep: a file, or the name of a bundled one (`microdit recipe list`)
-    #[arg(value_parser = recipe_path)]
+    #[arg(value_parser = recipe_path())]
     definition: PathBuf,
     /// Folder of its runs and results, where it continues if it was begun there [default: runs/sweeps/NAME]
     #[arg(long)]

@@ -1,7 +1,6 @@
 //! What the tests of the binary share.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -82,10 +81,4 @@ pub(crate) fn fails(output: &Output, parts: &[&str]) {
         assert!(text.contains(part), "no `{part}` in: {text}");
     }
     assert!(!text.contains("panicked"), "{text}");
-}
-
-/// An address nobody listens on.
-pub(crate) fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }

@@ -174,7 +174,7 @@ fn an_image_is_redrawn_where_its_mask_says() {
     for (arguments, part) in [
         (&["--mask", "mask.png"][..], "--init"),
         (&["--strength", "0.5"], "--init"),
-        (&["--init", "init.png", "--strength", "1.01"], "from 0 to 1"),
+        (&["--init", "init.png", "--strength", "1.01"], "at most 1"),
         (&["--init", "none.png"], "none.png"),
         (
             &["--init", "run/run.json"],

@@ -112,7 +112,7 @@ fn other_settings_do_not_mix() {
         .precompute("new", &["--rank", "2", "--world-size", "2"])
         .output()
         .unwrap();
-    fails(&rank, &["--rank 2 must be below --world-size 2"]);
+    fails(&rank, &["rank 2 is not below the world size, 2"]);
     let (pictures, out, vae) = (
         workshop.path("pictures"),
         workshop.path("new"),

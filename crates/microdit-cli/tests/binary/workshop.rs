@@ -60,8 +60,6 @@ impl Workshop {
             ])
             .args(["--sizes", "32,64", "--batch", "3"])
             .args(more)
-            .env_remove("SLURM_PROCID")
-            .env_remove("SLURM_NTASKS")
             .current_dir(root());
         command
     }

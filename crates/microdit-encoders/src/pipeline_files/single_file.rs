@@ -140,8 +140,8 @@ impl SingleFile {
         let heads: Value = match linear {
             true => channels
                 .iter()
-                .map(|channels| channels / HEAD_CHANNELS)
-                .collect(),
+                .map(|&channels| self.heads(channels))
+                .collect::<Result<Value, _>>()?,
             false => HEADS.into(),
         };
         let side = match (linear, prediction) {
@@ -230,11 +230,21 @@ impl SingleFile {
             "layer_norm_eps": 1e-5,
             "max_position_embeddings": at.side(positions, 0)?,
             "model_type": "clip_text_model",
-            "num_attention_heads": width / HEAD_CHANNELS,
+            "num_attention_heads": self.heads(width)?,
             "num_hidden_layers": at.count(layers)?,
             "vocab_size": at.side(table, 0)?,
         });
         Ok((self.network(config, weights), padding))
+    }
+
+    /// Attention heads of so many channels together.
+    fn heads(&self, channels: usize) -> Result<usize, WeightsError> {
+        match channels.is_multiple_of(HEAD_CHANNELS) {
+            true => Ok(channels / HEAD_CHANNELS),
+            false => Err(self.fail(&format!(
+                "its attention has {channels} channels, no multiple of the {HEAD_CHANNELS} that a head of Stable Diffusion has; a directory of diffusers' would say how many heads there are"
+            ))),
+        }
     }
 
     /// What the network predicts: of version 1, the noise; of version 2, what was said.

@@ -5,7 +5,7 @@ use crate::{
     layers::{Conv2d, GroupNorm, Linear, attention, double},
     weights::At,
 };
-use burn::tensor::{Tensor, activation::silu};
+use burn::tensor::Tensor;
 use microdit::{DitBackend, weights::WeightsError};
 
 /// Two convolutions beside a residual path.
@@ -38,8 +38,8 @@ impl<B: DitBackend> Residual<B> {
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
-        let h = self.conv2.forward(silu(self.norm2.forward(h)));
+        let h = self.conv1.forward(self.norm1.silu(x.clone()));
+        let h = self.conv2.forward(self.norm2.silu(h));
         match &self.shortcut {
             Some(shortcut) => shortcut.forward(x) + h,
             None => x + h,
@@ -196,6 +196,6 @@ impl<B: DitBackend> Head<B> {
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.conv.forward(silu(self.norm.forward(x)))
+        self.conv.forward(self.norm.silu(x))
     }
 }

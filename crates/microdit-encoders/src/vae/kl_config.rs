@@ -1,6 +1,7 @@
 //! The sizes of the autoencoder with a Gaussian posterior.
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Sizes of an [`AutoencoderKl`](super::AutoencoderKl), under the names of diffusers' `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -47,6 +48,28 @@ impl Default for AutoencoderKlConfig {
             mid_block_add_attention: true,
         }
     }
+}
+
+/// Keys that change the network and have one supported value, or a list of it.
+const SUPPORTED: [(&str, &[&str]); 5] = [
+    ("act_fn", &["silu", "swish"]),
+    ("down_block_types", &["DownEncoderBlock2D"]),
+    ("up_block_types", &["UpDecoderBlock2D"]),
+    ("latents_mean", &[]),
+    ("latents_std", &[]),
+];
+
+/// The first key of a `config.json` that asks for what an [`AutoencoderKl`](super::AutoencoderKl) does not have, and its value.
+pub(super) fn unsupported(keys: &Map<String, Value>) -> Option<(&'static str, &Value)> {
+    SUPPORTED.iter().find_map(|(key, supported)| {
+        let known = |value: &Value| value.as_str().is_some_and(|text| supported.contains(&text));
+        let value = keys.get(*key).filter(|value| !value.is_null())?;
+        let all = match value.as_array() {
+            Some(list) => list.iter().all(known) && !supported.is_empty(),
+            None => known(value),
+        };
+        (!all).then_some((*key, value))
+    })
 }
 
 impl AutoencoderKlConfig {

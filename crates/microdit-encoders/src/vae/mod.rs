@@ -69,6 +69,12 @@ impl<B: DitBackend> Vae<B> {
                 Ok(Self::Tiny(Box::new(config.load(&weights.at(""), device)?)))
             }
             Some("AutoencoderKL") | None => {
+                let keys = files.keys()?;
+                if let Some((key, value)) = kl_config::unsupported(&keys) {
+                    return Err(
+                        files.unusable(&format!("{key} is {value}, which is not supported"))
+                    );
+                }
                 let config: AutoencoderKlConfig = files.parse()?;
                 let weights = Weights::of(files.weights);
                 Ok(Self::Kl(Box::new(config.load(&weights.at(""), device)?)))
@@ -217,6 +223,16 @@ mod tests {
             "{}",
             open()
         );
+        for (key, value) in [
+            ("act_fn", json!("mish")),
+            ("latents_mean", json!([0.5])),
+            ("down_block_types", json!(["AttnDownEncoderBlock2D"])),
+        ] {
+            let config = json!({key: value, "block_out_channels": [8], "norm_num_groups": 4});
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let expected = format!("{key} is {value}, which is not supported");
+            assert!(open().contains(&expected), "{}", open());
+        }
     }
 
     /// Every number of both configurations, replaced by each of several that no model has.

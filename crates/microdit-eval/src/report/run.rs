@@ -73,16 +73,16 @@ pub(super) struct Process {
     pub(super) devices: Vec<String>,
     pub(super) gpu: Option<Gpu>,
     pub(super) processor: Option<String>,
-    /// Machines; one in records that do not say.
-    pub(super) nodes: Option<u64>,
+    /// Processes; one in records that do not say.
+    pub(super) ranks: Option<u64>,
     pub(super) started: u64,
 }
 
 impl Process {
-    /// Devices of all machines.
+    /// Devices of all processes.
     pub(super) fn device_count(&self) -> u64 {
         let devices = self.devices.len() as u64;
-        devices.saturating_mul(self.nodes.unwrap_or(1)).max(1)
+        devices.saturating_mul(self.ranks.unwrap_or(1)).max(1)
     }
 
     /// What it ran on, in words.
@@ -275,7 +275,7 @@ mod tests {
         };
         run.recipe = Some(recipe);
         let processes =
-            r#"[{"devices": ["x"]}, {"devices": ["x", "y"], "nodes": 2, "gpu": {"name": "h100"}}]"#;
+            r#"[{"devices": ["x"]}, {"devices": ["x", "y"], "ranks": 2, "gpu": {"name": "h100"}}]"#;
         fs::write(path("run.json"), processes).unwrap();
         run.read().unwrap();
         assert_eq!((run.flop(), run.device_hours()), (Some(8e9), Some(8.0)));

@@ -278,6 +278,13 @@ impl Checkpoint {
         &self.folder
     }
 
+    /// What tells it from others: its step, and a checksum of what it holds.
+    pub(crate) fn identity(&self) -> String {
+        let files = serde_json::to_vec(&self.files).expect("sums are plain data");
+        let step = self.progress.step;
+        format!("after step {step}, {:08x}", crc32c::crc32c(&files))
+    }
+
     /// The data its position belongs to, if something was drawn from them.
     pub(crate) fn data(&self) -> Option<&DataIdentity> {
         self.data.as_ref()

@@ -134,14 +134,15 @@ impl Stage {
     /// Pixels must be those the network takes.
     fn validate_pixels(&self) -> Result<(), OutOfRange> {
         let size = self.data.image_size() as usize;
-        let fits = self.model.latent() == [3, size, size];
+        let [channels, height, width] = self.model.latent();
+        let any = self.data.codec().is_none();
+        require(any || channels == 3, "model.in_channels", || {
+            format!("pixels have 3 channels, not {channels}")
+        })?;
         require(
-            self.data.codec().is_none() || fits,
+            any || [height, width] == [size; 2],
             "model.input_size",
-            || {
-                "with the Pixels codec, the network's channels must be 3 and input_size equal data.image_size"
-                    .into()
-            },
+            || format!("with the Pixels codec it equals data.image_size, which is {size}"),
         )
     }
 

@@ -4,11 +4,13 @@ mod drawing;
 mod init;
 mod label;
 mod prompts;
+mod published;
 
 pub use drawing::{Drawing, Drawn, Naming, Order};
 pub use init::STRENGTHS;
 pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
+pub use published::unet_of_files;
 
 use crate::{
     encoders::Encoders,
@@ -189,19 +191,7 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
             &*surroundings.conditioner(encoders)?.1,
             &*surroundings.codec(encoders)?.1,
         )?;
-        let file = WeightsFile::open(weights)?;
-        // Before they are allocated: a file may claim a network of any size.
-        let (needed, there) = (model.parameters(), file.values());
-        if there < needed {
-            return Err(TrainError::TooFewWeights {
-                path: weights.to_owned(),
-                needed,
-                there,
-            });
-        }
-        let fresh = model.init(0, &device)?;
-        let denoiser = StateDict::take(file, weights)?.denoiser();
-        let denoiser = denoiser.load_into(fresh, &device)?;
+        let denoiser = load(model, WeightsFile::open(weights)?, &device)?;
         let weights = label::of_file(weights)?;
         Self::new(surroundings, denoiser, weights, encoders, device)
     }
@@ -427,6 +417,27 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             vae::pictures(image).pop().filter(|_| finite)
         })
     }
+}
+
+/// A network with the weights in a file.
+fn load<B: DitBackend>(
+    model: &NetworkConfig,
+    file: WeightsFile,
+    device: &B::Device,
+) -> Result<Network<B>, TrainError> {
+    let path = file.origin().to_owned();
+    // Before they are allocated: a file may claim a network of any size.
+    let (needed, there) = (model.parameters(), file.values());
+    if there < needed {
+        return Err(TrainError::TooFewWeights {
+            path,
+            needed,
+            there,
+        });
+    }
+    let fresh = model.init(0, device)?;
+    let weights = StateDict::take(file, &path)?.denoiser();
+    Ok(weights.load_into(fresh, device)?)
 }
 
 /// Checks that the encoders fit what the network was trained on.

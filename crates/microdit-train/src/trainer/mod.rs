@@ -4,14 +4,16 @@
 //! the process, leaves the run as it was. Then it is trained.
 
 mod observe;
+#[cfg(test)]
+mod rank_tests;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     checkpoint::{Checkpoint, Progress, State},
+    collective::{Alone, Collective, Facts, Patience, agree},
     error::TrainError,
-    nodes::Nodes,
     plan::Gpu,
     probe::{self, Probe},
     recipe::{Change, Recipe},
@@ -26,6 +28,7 @@ use serde::Serialize;
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 use steps::{Opened, Trainer};
 
@@ -60,14 +63,41 @@ pub struct Session<'a> {
     pub stop: &'a Arc<AtomicBool>,
     /// The kind of device it runs on, if its peak rate is known.
     pub gpu: Option<Gpu>,
-    /// The nodes it is split over; the first of them keeps the run directory.
-    pub nodes: Option<&'a Nodes>,
+    /// The ranks it is split over, [`Alone`] if there is one process; rank 0 keeps the run directory.
+    pub ranks: &'a dyn Collective,
+    /// How long a rank may keep the others waiting.
+    pub rank_timeout: Duration,
+    /// What the program was built from, which is to be the same on all ranks.
+    pub version: &'a str,
 }
 
-impl Session<'_> {
+/// How long other ranks may take once this one is asked to stop, unless it is known how long a step takes.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl<'a> Session<'a> {
+    /// A session of one process, which ends when `stop` is set.
+    pub fn alone(stop: &'a Arc<AtomicBool>) -> Self {
+        Self {
+            stop,
+            gpu: None,
+            ranks: &Alone,
+            rank_timeout: Duration::MAX,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
     /// Whether this process keeps the run directory.
     fn keeps(&self) -> bool {
-        self.nodes.is_none_or(Nodes::is_first)
+        self.ranks.rank() == 0
+    }
+
+    /// How long others are waited for.
+    fn patience(&self) -> Patience<'_> {
+        Patience {
+            stop: self.stop,
+            timeout: self.rank_timeout,
+            grace: GRACE,
+        }
     }
 }
 
@@ -98,13 +128,8 @@ pub fn train<B: TrainBackend, T: TrainTask<B>>(
     report: impl FnMut(&Metrics) + Send,
 ) -> Result<Outcome<T::InnerModule>, TrainError> {
     let run = RunDir::enter(path.as_ref(), true)?;
-    let session = Session {
-        stop: &Arc::default(),
-        gpu: None,
-        nodes: None,
-    };
     let training = Training::open(recipe, &run, devices, false, build)?;
-    training.run(&session, &"train", report)
+    training.run(&Session::alone(&Arc::default()), &"train", report)
 }
 
 /// What the run begins with.
@@ -236,6 +261,29 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         newest.map(|checkpoint| checkpoint.progress().step)
     }
 
+    /// What all ranks of a session have to agree on.
+    fn facts(&self, session: &Session<'_>) -> Facts {
+        let start = match (&self.start, &self.newest) {
+            (Start::Finished(_, steps), _) => format!("finished after step {steps}"),
+            (Start::Ready(_), Some(newest)) => newest.identity(),
+            (Start::Ready(_), None) => "none".to_owned(),
+        };
+        let own = [
+            ("version", session.version.to_owned()),
+            ("world size", session.ranks.world_size().to_string()),
+            ("checkpoint", start),
+        ];
+        let own = own.map(|(name, fact)| (name.to_owned(), fact));
+        let stages = self.recipe.stages.iter().zip(&self.data);
+        let data = stages.map(|(stage, data)| {
+            let identity = data.map_or_else(|| "not there".to_owned(), |data| data.to_string());
+            (format!("data of stage {}", stage.name), identity)
+        });
+        let mut facts = self.recipe.decisive(false);
+        facts.extend(own.into_iter().chain(data));
+        facts
+    }
+
     /// Steps the run will have when it is finished: those it has, and those its stages still ask for.
     pub fn steps(&self) -> u64 {
         let state = match &self.start {
@@ -257,8 +305,8 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
     /// Trains it. `process` is added to `run.json`, and `report` gets every line of the log.
     ///
     /// # Errors
-    /// Unreadable data, weights that are no longer finite, too many steps in a row without a finite gradient, lost nodes,
-    /// files that cannot be written.
+    /// Unreadable data, weights that are no longer finite, too many steps in a row without a finite gradient, files that
+    /// cannot be written, ranks that differ, fail or are lost.
     pub fn run(
         self,
         session: &Session<'_>,
@@ -275,6 +323,9 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         report: impl FnMut(&Metrics),
     ) -> Result<Outcome<T::InnerModule>, TrainError> {
         let (recipe, run) = (self.recipe, self.run);
+        if session.ranks.world_size() > 1 {
+            agree(session.ranks, &self.facts(session), &session.patience())?;
+        }
         let mut state = match self.start {
             Start::Ready(state) => *state,
             Start::Finished(task, steps) => {

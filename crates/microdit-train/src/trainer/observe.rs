@@ -121,9 +121,12 @@ where
             usd_left: budget.usd.zip(usd).map(|(budget, spent)| budget - spent),
         };
         self.since = Instant::now();
-        if let Some(log) = &mut self.log {
-            log.metrics(&metrics)?;
-            (self.report)(&metrics);
+        match &mut self.log {
+            Some(log) => {
+                log.metrics(&metrics)?;
+                (self.report)(&metrics);
+            }
+            None => self.unlogged = Some(metrics),
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 use super::Session;
 use crate::{
     checkpoint::{Checkpoint, Progress, State},
+    collective::{self, Patience, Traffic, Trained},
     error::TrainError,
     log::{Log, Metrics},
-    nodes::{Agreed, Nodes},
-    parallel::{Job, gradients},
+    parallel::{Job, gradients, share},
     plan,
     probe::Probe,
     recipe::{Recipe, Stage},
@@ -15,16 +15,15 @@ use crate::{
     step::Computed,
     step_log::{Pending, StepLog},
 };
-use burn::tensor::backend::AutodiffBackend;
 use microdit::{
     TrainBackend,
     task::{Draws, TrainTask},
 };
 use microdit_data::{Batch, Loader, Position};
-use std::{sync::atomic::Ordering, time::Instant};
-
-/// A batch, and what all nodes made of it.
-type Trained<B> = (Batch, Agreed<<B as AutodiffBackend>::InnerBackend>);
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 /// What was found when the run was opened.
 pub(super) struct Opened<'a, B: TrainBackend, T: TrainTask<B>> {
@@ -43,9 +42,16 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) devices: &'a [B::Device],
     pub(super) session: &'a Session<'a>,
     pub(super) report: R,
-    /// None on a node that does not keep the run directory.
+    /// None on a rank that does not keep the run directory.
     pub(super) log: Option<Log>,
+    /// The last line that such a rank would have logged.
+    pub(super) unlogged: Option<Metrics>,
+    /// The directory, once such a rank has taken it over.
+    taken: Option<RunDir>,
     started: Instant,
+    /// When the last sum over the ranks was known, and how long the step to it had taken.
+    summed: Option<(Instant, Duration)>,
+    traffic: Traffic,
     /// Seconds the run had taken before.
     before: f64,
     pub(super) steps: StepLog<B::InnerBackend>,
@@ -87,9 +93,13 @@ where
                 true => Some(Log::open(run.path(), progress.step)?),
                 false => None,
             },
+            unlogged: None,
+            taken: None,
             started: Instant::now(),
+            summed: None,
+            traffic: Traffic::default(),
             before: progress.seconds,
-            steps: StepLog::new(recipe, run),
+            steps: StepLog::new(recipe, run, session.keeps()),
             probes: match session.keeps() {
                 true => opened.probes,
                 false => Vec::new(),
@@ -117,30 +127,33 @@ where
         let mut loader = self.loader(&state.progress)?;
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
-            let stop = self.must_stop();
             let _awake = B::keep_awake();
-            if stop && self.session.nodes.is_none() {
-                break;
-            }
-            let (batch, agreed) = match self.gradients(&state, stage, &mut loader, stop) {
-                Ok(Some(computed)) => computed,
+            let own = match self.must_stop() {
+                true => Ok(None),
+                false => self.gradients(&state, stage, &mut loader),
+            };
+            let (batch, computed) = match self.sum(own, state.progress.step) {
+                Ok(Some(trained)) => trained,
                 Ok(None) => break,
                 Err(error) => {
-                    // Data or other nodes are lost between two steps: the state is sound.
+                    // Data or other ranks are lost between two steps: the state is sound.
                     if state.progress.step > 0
-                        && let Err(second) = self.settle(&state).and_then(|()| self.save(&state))
+                        && let Err(second) = self.rescue(stage, &state, &error)
                     {
                         tracing::warn!("the state cannot be saved: {second}");
+                    }
+                    if !matches!(error, TrainError::RanksLost { .. }) {
+                        // The end of one of them may end the others before they have saved it.
+                        let _ = self.session.ranks.barrier(&self.patience());
                     }
                     return Err(error);
                 }
             };
-            let stop = agreed.stop;
             let lr = stage.optimizer.lr
                 * stage
                     .schedule
                     .multiplier(state.progress.stage_step, stage.steps);
-            state = self.step(state, &batch, agreed, lr);
+            state = self.step(state, &batch, computed, lr);
             let Progress {
                 step, stage_step, ..
             } = state.progress;
@@ -156,9 +169,9 @@ where
                 self.settle(&state)?;
                 self.save(&state)?;
             }
-            if stop && self.session.nodes.is_some() {
-                break;
-            }
+        }
+        if let Some(traffic) = std::mem::take(&mut self.traffic).a_step() {
+            tracing::info!("stage {}: {traffic}", stage.name);
         }
         if let Some(skipped) = loader.skipped() {
             tracing::warn!("stage {}: {skipped}", stage.name);
@@ -168,6 +181,31 @@ where
             self.steps.check(stage.steps)?;
         }
         Ok(state)
+    }
+
+    /// Saves the state a run had when it failed. Where other ranks are lost, rank 0 may be among them: then its directory is free,
+    /// and the first to come saves in its place.
+    fn rescue(
+        &mut self,
+        stage: &Stage,
+        state: &State<B, T>,
+        error: &TrainError,
+    ) -> Result<(), TrainError> {
+        self.settle(state)?;
+        if self.log.is_none() && matches!(error, TrainError::RanksLost { .. }) {
+            let run = match RunDir::enter(self.run.path(), true) {
+                Err(TrainError::RunBusy(_)) => return Ok(()),
+                entered => entered?,
+            };
+            let mut log = Log::open(run.path(), state.progress.step)?;
+            let line = self.unlogged.take();
+            if let Some(line) = line.filter(|line| log.last() < Some(line.step)) {
+                log.metrics(&line)?;
+            }
+            (self.log, self.taken) = (Some(log), Some(run));
+            self.keep_snapshot(stage, state)?;
+        }
+        self.save(state)
     }
 
     /// Takes the numbers of the pending steps to the host. Too many in a row that were not finite end the run; if the network
@@ -182,7 +220,7 @@ where
     /// Keeps a snapshot of the averages whose length is chosen afterwards, where one is due. It comes before the checkpoint of the same
     /// step, so that no run resumes from behind one that was not written.
     fn keep_snapshot(&mut self, stage: &Stage, state: &State<B, T>) -> Result<(), TrainError> {
-        let Some(config) = stage.post_hoc_ema.filter(|_| self.session.keeps()) else {
+        let Some(config) = stage.post_hoc_ema.filter(|_| self.log.is_some()) else {
             return Ok(());
         };
         let Progress {
@@ -226,36 +264,27 @@ where
         Ok(identity)
     }
 
-    /// The next batch, its loss and gradients over all nodes, and whether this step is to be the last; none if the run is
-    /// asked to stop before they are known.
+    /// The next batch, and this rank's part in its loss and gradients; none if the run is asked to stop before they are
+    /// known.
     fn gradients(
         &self,
         state: &State<B, T>,
         stage: &Stage,
         loader: &mut Loader,
-        stop: bool,
-    ) -> Result<Option<Trained<B>>, TrainError> {
-        // Nodes stop at one step, which they agree on.
-        let asked = match self.session.nodes {
-            Some(_) => None,
-            None => Some(&**self.session.stop),
-        };
-        let batch = match asked {
-            Some(asked) => loader.next_batch_or_stop(asked)?,
-            None => Some(loader.next_batch()?),
-        };
-        let Some(batch) = batch else {
+    ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
+        let stop = &**self.session.stop;
+        let Some(batch) = loader.next_batch_or_stop(stop)? else {
             return Ok(None);
         };
         let step = state.progress.step;
         let size = batch.keys.len();
-        let samples = match self.session.nodes {
-            Some(nodes) => nodes.share(size),
-            None => 0..size,
-        };
+        let ranks = self.session.ranks;
+        let samples = share(0..size, ranks.rank(), ranks.world_size());
         if samples.is_empty() {
-            let message = format!("a batch of {size} has no sample for every node");
-            return Err(TrainError::Nodes(message));
+            return Err(TrainError::MoreRanksThanSamples {
+                batch: size,
+                ranks: ranks.world_size(),
+            });
         }
         let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         let job = Job {
@@ -268,16 +297,36 @@ where
             batch: &batch,
             samples,
             draws: Draws::of_step(self.recipe.run.seed, step),
-            stop: asked,
+            stop: Some(stop),
         };
-        let Some(computed) = gradients(&state.task, &job, self.devices) else {
-            return Ok(None);
-        };
-        let agreed = match self.session.nodes {
-            Some(nodes) => nodes.sum(computed, step, stop)?,
-            None => Agreed { computed, stop },
-        };
-        Ok(Some((batch, agreed)))
+        let computed = gradients(&state.task, &job, self.devices);
+        Ok(computed.map(|computed| (batch, computed)))
+    }
+
+    /// The same over all ranks; none if one of them is asked to stop.
+    fn sum(
+        &mut self,
+        own: Result<Option<Trained<B::InnerBackend>>, TrainError>,
+        step: u64,
+    ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
+        let mut traffic = std::mem::take(&mut self.traffic);
+        let (ranks, patience) = (self.session.ranks, self.patience());
+        let sum = collective::sum(ranks, &patience, step, own, &mut traffic)?;
+        self.traffic = traffic;
+        let now = Instant::now();
+        let before = self.summed.map_or(self.since, |(before, _)| before);
+        self.summed = Some((now, now - before));
+        Ok(sum)
+    }
+
+    /// How long other ranks are waited for. Once this one is asked to stop, those that are alive need a step, or two, to hear
+    /// of it.
+    fn patience(&self) -> Patience<'_> {
+        let own = self.session.patience();
+        let grace = self
+            .summed
+            .map_or(own.grace, |(_, step)| 2 * step + Duration::from_millis(500));
+        Patience { grace, ..own }
     }
 
     fn must_stop(&self) -> bool {
@@ -290,9 +339,9 @@ where
         budget.is_spent(self.seconds(), self.device_count())
     }
 
-    /// Devices of all nodes, assuming that each has as many as this one.
+    /// Devices of all ranks, assuming that each has as many as this one.
     pub(super) fn device_count(&self) -> usize {
-        self.devices.len() * self.session.nodes.map_or(1, Nodes::count)
+        self.devices.len() * self.session.ranks.world_size()
     }
 
     /// Time the run has taken so far.
@@ -327,7 +376,7 @@ where
         &mut self,
         state: State<B, T>,
         batch: &Batch,
-        agreed: Agreed<B::InnerBackend>,
+        computed: Computed<B::InnerBackend>,
         lr: f64,
     ) -> State<B, T> {
         let State {
@@ -339,12 +388,12 @@ where
         } = state;
         let draws = Draws::of_step(self.recipe.run.seed, progress.step);
         let times = task.times(0..batch.keys.len(), &draws);
-        let loss = agreed.computed.loss();
+        let loss = computed.loss();
         let Computed {
             losses,
             terms,
             grads,
-        } = agreed.computed;
+        } = computed;
         let (task, grad_norm) = optimizer.step::<B, _>(task, grads, &loss, lr);
         self.steps.push(Pending {
             step: progress.step + 1,

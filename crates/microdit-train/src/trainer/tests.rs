@@ -44,13 +44,8 @@ type Trained = Outcome<Denoise<Flex, Network<Flex>>>;
 
 fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
-    let session = Session {
-        stop: &Arc::new(AtomicBool::new(false)),
-        gpu: None,
-        nodes: None,
-    };
     let training = Training::open(recipe, run, &devices, true, &Stage::task::<Tracked>)?;
-    training.run(&session, &"a test", |_| ())
+    training.run(&Session::alone(&Arc::default()), &"a test", |_| ())
 }
 
 /// However the run finds out, at a checkpoint, after non-finite steps or at its end, what was saved before is sound and can be resumed.
@@ -123,14 +118,12 @@ fn a_probe_looks_when_it_is_due() {
     let devices = [Default::default()];
     let train = |recipe: &Recipe| {
         let run = RunDir::enter(&path, true).unwrap();
-        let session = Session {
-            stop: &Arc::new(AtomicBool::new(false)),
-            gpu: None,
-            nodes: None,
-        };
         let training = Training::open(recipe, &run, &devices, true, &Stage::task::<Tracked>);
         let training = training.unwrap().with_probe(Steps(looks.clone()));
-        training.run(&session, &"a test", |_| ()).unwrap()
+        let stop = Arc::default();
+        training
+            .run(&Session::alone(&stop), &"a test", |_| ())
+            .unwrap()
     };
     let file = path.join("evaluation.jsonl");
     let lines = || fs::read_to_string(&file).unwrap();
@@ -221,11 +214,8 @@ fn a_step_moves_what_its_task_updates_and_nothing_else() {
             let whole = stage.task::<Tracked>(seed, device)?;
             Ok(Backbone { whole })
         };
-        let session = Session {
-            stop: &Arc::new(AtomicBool::new(false)),
-            gpu: None,
-            nodes: None,
-        };
+        let stop = Arc::default();
+        let session = Session::alone(&stop);
         for steps in [3, 6] {
             recipe.stages[1].steps = steps;
             let run = RunDir::enter(&path, true).unwrap();

@@ -7,7 +7,7 @@ use burn::tensor::{
     activation::{gelu, sigmoid, silu, softmax},
     backend::Backend,
     module::conv2d,
-    ops::{ConvOptions, PadMode, PaddedConvOptions},
+    ops::{ConvOptions, PaddedConvOptions},
 };
 
 pub fn project<B: Backend>(
@@ -370,7 +370,29 @@ pub fn convolution<B: Backend>(
     bias: Option<Tensor<B, 1>>,
     options: &PaddedConvOptions<2>,
 ) -> Tensor<B, 4> {
-    conv2d(x, weight, bias, options.clone())
+    let Some(end) = options.padding_end else {
+        return conv2d(x, weight, bias, options.options.clone());
+    };
+    let (begin, unpadded) = unpadded(&options.options);
+    conv2d(padded(x, begin, end), weight, bias, unpadded)
+}
+
+/// Zeros around images: rows and columns before and behind. (burn's own padding is of the backend's default type.)
+fn padded<B: Backend>(x: Tensor<B, 4>, begin: [usize; 2], end: [usize; 2]) -> Tensor<B, 4> {
+    let around = |x: Tensor<B, 4>, dim: usize, before: usize, behind: usize| {
+        let zeros = x.clone().narrow(dim, 0, 1).zeros_like();
+        let zeros = |count: usize| (count > 0).then(|| zeros.clone().repeat_dim(dim, count));
+        let parts = [zeros(before), Some(x), zeros(behind)];
+        Tensor::cat(parts.into_iter().flatten().collect(), dim)
+    };
+    let x = around(x, 2, begin[0], end[0]);
+    around(x, 3, begin[1], end[1])
+}
+
+/// The padding before an image, and the same convolution without any.
+fn unpadded(options: &ConvOptions<2>) -> ([usize; 2], ConvOptions<2>) {
+    let unpadded = ConvOptions::new(options.stride, [0; 2], options.dilation, options.groups);
+    (options.padding, unpadded)
 }
 
 pub fn convolution_backward<B: Backend>(
@@ -383,7 +405,7 @@ pub fn convolution_backward<B: Backend>(
         options,
         padding_end,
     } = options;
-    let Some([bottom, right]) = *padding_end else {
+    let Some(end) = *padding_end else {
         let [x, weight, grad] = [x, weight, grad].map(|x| x.into_primitive().tensor());
         let x_grad = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
         let weight_grad = B::conv2d_weight_backward(x, weight, grad, options.clone());
@@ -391,9 +413,9 @@ pub fn convolution_backward<B: Backend>(
         return (Tensor::from_primitive(x), Tensor::from_primitive(weight));
     };
     // Unequal padding is a part of the input.
-    let ([_, _, height, width], [top, left]) = (x.dims(), options.padding);
-    let x = x.pad((left, right, top, bottom), PadMode::Constant(0.0));
-    let unpadded = ConvOptions::new(options.stride, [0; 2], options.dilation, options.groups);
+    let [_, _, height, width] = x.dims();
+    let (begin @ [top, left], unpadded) = unpadded(options);
+    let x = padded(x, begin, end);
     let (x_grad, weight_grad) = convolution_backward(x, weight, &unpadded.into(), grad);
     (
         x_grad.narrow(2, top, height).narrow(3, left, width),

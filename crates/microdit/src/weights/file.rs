@@ -225,6 +225,17 @@ impl WeightsFile {
         }
     }
 
+    /// The same file with other names, which `name` makes of those it has.
+    #[must_use]
+    pub fn renamed(self, name: impl Fn(&str) -> String) -> Self {
+        let names: Vec<_> = self
+            .names
+            .keys()
+            .map(|old| (name(old), (old.clone(), Form::Whole)))
+            .collect();
+        self.view(names)
+    }
+
     /// The same file without the tensors for which `keep` is false.
     #[must_use]
     pub fn only(mut self, mut keep: impl FnMut(&str) -> bool) -> Self {

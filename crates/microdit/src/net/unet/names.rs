@@ -44,6 +44,51 @@ impl UNetConfig {
         };
         renamed.unwrap_or_else(|| path.to_owned())
     }
+
+    /// The module path of the parameter that DeciDiffusion's files call `name`.
+    pub fn of_decidiffusion(&self, name: &str) -> String {
+        let segments: Vec<&str> = name.split('.').collect();
+        let found = match &segments[..] {
+            ["mid_block", "modules_list", place, rest @ ..] => self.mid.as_ref().and_then(|mid| {
+                let entry = entry([mid.resnets, mid.attentions.len()], place)?;
+                Some(format!("mid_block.{entry}.{}", rest.join(".")))
+            }),
+            [
+                blocks @ ("down_blocks" | "up_blocks"),
+                level,
+                "modules_list",
+                place,
+                rest @ ..,
+            ] => {
+                let levels = match *blocks {
+                    "down_blocks" => &self.down,
+                    _ => &self.up,
+                };
+                let config = level.parse().ok().and_then(|i: usize| levels.get(i));
+                config.and_then(|config| {
+                    let entry = entry([config.resnets, config.attentions.len()], place)?;
+                    Some(format!("{blocks}.{level}.{entry}.{}", rest.join(".")))
+                })
+            }
+            _ => None,
+        };
+        found.unwrap_or_else(|| name.to_owned())
+    }
+}
+
+/// What stands at a place among residual blocks and transformers in turn.
+fn entry([resnets, attentions]: [usize; 2], place: &str) -> Option<String> {
+    let place: usize = place.parse().ok()?;
+    let pairs = resnets.min(attentions);
+    let (is_resnet, index) = match place < 2 * pairs {
+        true => (place.is_multiple_of(2), place / 2),
+        false => (resnets > attentions, place - pairs),
+    };
+    let (list, count) = match is_resnet {
+        true => ("resnets", resnets),
+        false => ("attentions", attentions),
+    };
+    (index < count).then(|| format!("{list}.{index}"))
 }
 
 /// Place of an entry of `list` among residual blocks and transformers in turn.
@@ -74,6 +119,19 @@ mod tests {
                 let count = level.resnets + level.attentions.len();
                 let expected = (0..count).map(|j| format!("{block}.{i}.modules_list.{j}.x"));
                 assert_eq!(found, expected.collect());
+                for list in ["resnets", "attentions"] {
+                    let count = match list {
+                        "resnets" => level.resnets,
+                        _ => level.attentions.len(),
+                    };
+                    for j in 0..count {
+                        let path = format!("{block}.{i}.{list}.{j}.x");
+                        assert_eq!(
+                            config.of_decidiffusion(&config.decidiffusion_name(&path)),
+                            path
+                        );
+                    }
+                }
             }
         }
         // One residual block, then transformers alone.

@@ -9,6 +9,7 @@ use super::{
     packed::{Columns, Factors, Layout, PANEL, multiply_packed},
     patches::Patches,
     simd::simd,
+    winograd,
 };
 use burn::tensor::ops::PaddedConvOptions;
 use rayon::prelude::*;
@@ -220,6 +221,9 @@ fn convolve(
     bias: Option<&[f32]>,
     patches: &Patches,
 ) -> Vec<f32> {
+    if winograd::pays([inputs, outputs], patches) {
+        return winograd::convolve(batch, [inputs, outputs], x, weight, bias, patches);
+    }
     let mut out = unwritten(batch * outputs * patches.pixels());
     let layout = Layout {
         rows: outputs,
@@ -365,13 +369,17 @@ mod tests {
     type Case = ([usize; 3], [usize; 2], [usize; 2], usize, usize);
 
     /// One pixel, one panel and several, rows shared by threads or not, channels that fill no tile, one block and several.
-    const CASES: [Case; 6] = [
+    const CASES: [Case; 9] = [
         ([1, 1, 1], [1, 1], [1, 1], 1, 0),
         ([2, 3, 130], [9, 31], [3, 3], 1, 1),
         ([3, 130, 3], [8, 8], [3, 3], 1, 1),
         ([1, 40, 200], [7, 5], [3, 3], 2, 1),
         ([2, 70, 50], [33, 20], [1, 1], 1, 0),
         ([2, 30, 65], [20, 30], [2, 5], 3, 2),
+        // Large enough for Winograd's: odd sizes, several rows of patches in a panel, several panels in a row of patches.
+        ([1, 64, 70], [33, 35], [3, 3], 1, 1),
+        ([2, 65, 64], [40, 30], [3, 3], 1, 2),
+        ([1, 64, 65], [8, 300], [3, 3], 1, 0),
     ];
 
     fn numbers(count: usize, step: usize) -> Vec<f32> {

@@ -15,6 +15,7 @@ mod patches;
 mod pointwise;
 mod simd;
 mod small;
+mod winograd;
 
 use super::{
     Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,

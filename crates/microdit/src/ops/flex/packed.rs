@@ -156,7 +156,6 @@ impl WithSimd for Product<'_> {
             first_row,
             mut pieces,
         } = self.task;
-        let rows = pieces[0].rows.len();
         for block in 0..self.factors.blocks() {
             let inner = self.factors.inner(block);
             let packed = self.packed.resized(pieces.len() * inner * PANEL);
@@ -165,78 +164,100 @@ impl WithSimd for Product<'_> {
                 self.factors.pack(piece.columns, block, panel);
             }
             let (left, stride) = self.factors.left(block);
-            let step = Step {
-                left: &left[first_row * stride..],
+            let left = Left {
+                data: &left[first_row * stride..],
                 stride,
                 inner,
-                before: match block {
-                    0 => Before::Start(self.start.map(|start| &start[first_row..])),
-                    _ => Before::Sum,
-                },
             };
-            for row in (0..rows).step_by(TILE) {
-                let panels = packed.chunks_exact(inner * PANEL);
-                for (piece, panel) in pieces.iter_mut().zip(panels) {
-                    step.rows(simd, piece, panel, row);
-                }
-            }
+            let before = match block {
+                0 => Before::Start(self.start.map(|start| &start[first_row..])),
+                _ => Before::Sum,
+            };
+            let pieces = pieces.iter_mut().map(|piece| piece.rows.as_mut_slice());
+            add_product(simd, left, pieces, packed, before);
         }
     }
 }
 
-/// What a block's products are added to.
+/// Rows of the left factor, `stride` apart.
 #[derive(Clone, Copy, Debug)]
-enum Before<'a> {
+pub(super) struct Left<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) inner: usize,
+}
+
+/// What products are added to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Before<'a> {
     /// A number per row, or nothing.
     Start(Option<&'a [f32]>),
-    /// The sum of the blocks before.
+    /// What the output holds.
     Sum,
 }
 
-/// A block of the inner dimension.
+/// Adds the product of `left` and packed panels `[panels, inner, PANEL]` to `pieces`, the rows of the output in each panel's
+/// columns.
+#[inline(always)]
+pub(super) fn add_product<'a: 'b, 'b, S: Simd>(
+    simd: S,
+    left: Left<'_>,
+    pieces: impl Iterator<Item = &'b mut [&'a mut [f32]]>,
+    packed: &[f32],
+    before: Before<'_>,
+) {
+    let mut pieces: Vec<&mut [&mut [f32]]> = pieces.collect();
+    let rows = pieces.first().map_or(0, |rows| rows.len());
+    for row in (0..rows).step_by(TILE) {
+        let panels = packed.chunks_exact(left.inner * PANEL);
+        for (out, panel) in pieces.iter_mut().zip(panels) {
+            let step = Step {
+                left,
+                before,
+                panel,
+                row,
+            };
+            let last = rows.min(row + TILE);
+            step.rows(simd, &mut out[row..last]);
+        }
+    }
+}
+
+/// The product of some rows of the left factor, from `row` on, and a panel.
 #[derive(Clone, Copy, Debug)]
 struct Step<'a> {
-    left: &'a [f32],
-    stride: usize,
-    inner: usize,
+    left: Left<'a>,
     before: Before<'a>,
+    panel: &'a [f32],
+    row: usize,
 }
 
 impl Step<'_> {
-    /// Adds the block to a piece's rows from `row` on, up to [`TILE`] of them.
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, piece: &mut Piece<'_>, panel: &[f32], row: usize) {
+    fn rows<S: Simd>(&self, simd: S, out: &mut [&mut [f32]]) {
         let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        let mut column = 0;
-        while column < piece.columns.count {
-            let left = (piece.columns.count - column).div_ceil(S::F32_LANES);
-            let vectors = left.min(most);
+        let (columns, mut column) = (out[0].len(), 0);
+        while column < columns {
+            let vectors = (columns - column).div_ceil(S::F32_LANES).min(most);
             match vectors {
-                1 => self.columns::<S, 1>(simd, piece, panel, row, column),
-                2 => self.columns::<S, 2>(simd, piece, panel, row, column),
-                3 => self.columns::<S, 3>(simd, piece, panel, row, column),
-                _ => self.columns::<S, 4>(simd, piece, panel, row, column),
+                1 => self.columns::<S, 1>(simd, out, column),
+                2 => self.columns::<S, 2>(simd, out, column),
+                3 => self.columns::<S, 3>(simd, out, column),
+                _ => self.columns::<S, 4>(simd, out, column),
             }
             column += vectors * S::F32_LANES;
         }
     }
 
     #[inline(always)]
-    fn columns<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        piece: &mut Piece<'_>,
-        panel: &[f32],
-        row: usize,
-        column: usize,
-    ) {
-        match piece.rows.len() - row {
-            1 => self.tile::<S, 1, N>(simd, piece, panel, row, column),
-            2 => self.tile::<S, 2, N>(simd, piece, panel, row, column),
-            3 => self.tile::<S, 3, N>(simd, piece, panel, row, column),
-            4 => self.tile::<S, 4, N>(simd, piece, panel, row, column),
-            5 => self.tile::<S, 5, N>(simd, piece, panel, row, column),
-            _ => self.tile::<S, TILE, N>(simd, piece, panel, row, column),
+    fn columns<S: Simd, const N: usize>(&self, simd: S, out: &mut [&mut [f32]], column: usize) {
+        match out.len() {
+            1 => self.tile::<S, 1, N>(simd, out, column),
+            2 => self.tile::<S, 2, N>(simd, out, column),
+            3 => self.tile::<S, 3, N>(simd, out, column),
+            4 => self.tile::<S, 4, N>(simd, out, column),
+            5 => self.tile::<S, 5, N>(simd, out, column),
+            _ => self.tile::<S, TILE, N>(simd, out, column),
         }
     }
 
@@ -245,14 +266,17 @@ impl Step<'_> {
     fn tile<S: Simd, const R: usize, const N: usize>(
         &self,
         simd: S,
-        piece: &mut Piece<'_>,
-        panel: &[f32],
-        row: usize,
+        out: &mut [&mut [f32]],
         column: usize,
     ) {
-        let left: [&[f32]; R] = from_fn(|r| &self.left[(row + r) * self.stride..][..self.inner]);
+        let Left {
+            data,
+            stride,
+            inner,
+        } = self.left;
+        let left: [&[f32]; R] = from_fn(|r| &data[(self.row + r) * stride..][..inner]);
         let mut sums = [[simd.splat_f32s(0.0); N]; R];
-        for (k, right) in panel.chunks_exact(PANEL).take(self.inner).enumerate() {
+        for (k, right) in self.panel.chunks_exact(PANEL).take(inner).enumerate() {
             let (right, _) = S::as_simd_f32s(&right[column..][..N * S::F32_LANES]);
             let right: [S::f32s; N] = from_fn(|i| right[i]);
             for (sums, left) in sums.iter_mut().zip(left) {
@@ -262,12 +286,12 @@ impl Step<'_> {
                 }
             }
         }
-        for (r, sums) in sums.into_iter().enumerate() {
-            let out = &mut piece.rows[row + r][column..];
-            for (sum, out) in sums.into_iter().zip(out.chunks_mut(S::F32_LANES)) {
+        for (r, (sums, out)) in sums.into_iter().zip(out).enumerate() {
+            let vectors = out[column..].chunks_mut(S::F32_LANES);
+            for (sum, out) in sums.into_iter().zip(vectors) {
                 let before = match self.before {
                     Before::Start(None) => simd.splat_f32s(0.0),
-                    Before::Start(Some(start)) => simd.splat_f32s(start[row + r]),
+                    Before::Start(Some(start)) => simd.splat_f32s(start[self.row + r]),
                     Before::Sum => simd.partial_load_f32s(out),
                 };
                 simd.partial_store_f32s(out, simd.add_f32s(before, sum));

@@ -6,6 +6,8 @@
 //! transformers in version 1 and by open_clip in version 2) and the diffusion's tables.
 
 mod modules;
+#[cfg(test)]
+mod tests;
 mod text;
 mod unet;
 mod vae;

@@ -1,0 +1,176 @@
+//! What every engine does, on threads.
+
+use super::*;
+use crate::error::TrainError;
+use agreement::differences;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Patience that nothing should wear out.
+fn patient(stop: &AtomicBool) -> Patience<'_> {
+    Patience {
+        stop,
+        timeout: Duration::from_secs(60),
+        grace: Duration::from_secs(60),
+    }
+}
+
+/// What `work` returns on each of as many ranks.
+fn on_ranks<R: Send>(count: usize, work: impl Fn(&Threads, &Patience<'_>) -> R + Sync) -> Vec<R> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (work, stop) = (&work, &stop);
+        let start = |rank: Threads| scope.spawn(move || work(&rank, &patient(stop)));
+        let threads: Vec<_> = Threads::new(count).into_iter().map(start).collect();
+        let ends = threads.into_iter();
+        ends.map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn every_operation_does_what_it_says() {
+    for count in [1, 2, 5] {
+        let parts: Vec<usize> = (0..count).map(|rank| 2 * rank).collect();
+        let all: usize = parts.iter().sum();
+        on_ranks(count, |ranks, patience| {
+            let rank = ranks.rank();
+            for round in 0..50 {
+                // Of rank r, the i-th number is i + r.
+                let own = |length: usize| -> Vec<f32> {
+                    (0..length).map(|i| (i + rank + round) as f32).collect()
+                };
+                let sum = |i: usize| {
+                    (0..count)
+                        .map(|rank| (i + rank + round) as f32)
+                        .sum::<f32>()
+                };
+                let sums: Vec<f32> = (0..all).map(sum).collect();
+                assert_eq!(ranks.all_reduce(own(all), patience).unwrap(), sums);
+                let start: usize = parts[..rank].iter().sum();
+                let part = ranks.reduce_scatter(own(all), &parts, patience).unwrap();
+                assert_eq!(part, sums[start..start + parts[rank]]);
+                let gathered = ranks.all_gather(own(parts[rank]), &parts, patience);
+                let expected = (0..count).flat_map(|r| (0..parts[r]).map(move |i| i + r + round));
+                let expected: Vec<f32> = expected.map(|number| number as f32).collect();
+                assert_eq!(gathered.unwrap(), expected);
+                let root = round % count;
+                let shared = ranks.broadcast(own(3), root, patience).unwrap();
+                assert_eq!(shared, [0, 1, 2].map(|i| (i + root + round) as f32));
+                ranks.barrier(patience).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn sums_are_taken_in_the_order_of_the_ranks() {
+    // 2^24 + 1 is lost in an f32; in another order it is not.
+    let numbers = [16_777_216.0, 1.0, -16_777_216.0];
+    let sums = on_ranks(3, |ranks, patience| {
+        // The last to come is not always the last rank.
+        thread::sleep(Duration::from_millis(10 * (3 - ranks.rank() as u64)));
+        ranks.all_reduce(vec![numbers[ranks.rank()]], patience)
+    });
+    assert!(sums.iter().all(|sum| *sum == Ok(vec![0.0])), "{sums:?}");
+}
+
+#[test]
+fn ranks_that_are_out_of_step_are_told() {
+    let results = on_ranks(2, |ranks, patience| match ranks.rank() {
+        0 => ranks.barrier(patience).map(|()| Vec::new()),
+        _ => ranks.all_reduce(Vec::new(), patience),
+    });
+    for result in results {
+        let error = result.unwrap_err().to_string();
+        assert!(
+            error.contains("at Barrier, another at AllReduce"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn nobody_waits_for_ever() {
+    let stop = AtomicBool::new(false);
+    let mut ranks = Threads::new(2).into_iter();
+    let (first, second) = (ranks.next().unwrap(), ranks.next());
+    let patience = Patience {
+        timeout: Duration::from_millis(50),
+        ..patient(&stop)
+    };
+    let began = Instant::now();
+    assert_eq!(first.barrier(&patience), Err(Lost::Silent(0)));
+    assert!(began.elapsed() >= patience.timeout);
+    stop.store(true, Ordering::Relaxed);
+    let patience = Patience {
+        grace: Duration::from_millis(50),
+        ..patient(&stop)
+    };
+    assert_eq!(first.barrier(&patience), Err(Lost::Stopping));
+    drop(second);
+    let error = first.barrier(&patient(&stop)).unwrap_err().to_string();
+    assert!(error.contains("rank 1 is gone"), "{error}");
+}
+
+#[test]
+fn ranks_agree_or_learn_what_differs() {
+    let facts = |pairs: &[(&str, &str)]| -> Facts {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, fact)| ((*name).to_owned(), (*fact).to_owned()))
+            .collect()
+    };
+    let same = facts(&[("seed", "0"), ("version", "1")]);
+    let agreed = on_ranks(3, |ranks, patience| agree(ranks, &same, patience));
+    assert!(agreed.iter().all(Result::is_ok));
+    let other = facts(&[("seed", "1"), ("version", "1"), ("é\nmore", "x")]);
+    let differ = on_ranks(3, |ranks, patience| {
+        let facts = if ranks.rank() == 1 { &other } else { &same };
+        agree(ranks, facts, patience).unwrap_err().to_string()
+    });
+    for error in differ {
+        assert!(error.starts_with("rank 1 differs from rank 0"), "{error}");
+        assert!(error.contains("seed: 0 on rank 0, 1 on rank 1"), "{error}");
+        assert!(!error.contains("version"), "{error}");
+    }
+    let only = differences("a\0x\n", "b\0y\n", 2);
+    let expected = [
+        "a: x on rank 0, nothing on rank 2",
+        "b: nothing on rank 0, y on rank 2",
+    ];
+    assert_eq!(only, expected);
+}
+
+#[test]
+fn a_failure_of_one_is_known_to_all() {
+    let done = on_ranks(3, |ranks, patience| {
+        let done = match ranks.rank() {
+            1 => Err(TrainError::TooManyPictures),
+            rank => Ok(rank),
+        };
+        together(ranks, patience, done)
+    });
+    assert!(matches!(done[1], Err(TrainError::TooManyPictures)));
+    for rank in [0, 2] {
+        assert!(matches!(
+            done[rank],
+            Err(TrainError::RankFailed { rank: 1, .. })
+        ));
+    }
+    let done = on_ranks(2, |ranks, patience| together(ranks, patience, Ok(5)));
+    assert!(done.iter().all(|done| matches!(done, Ok(5))));
+}
+
+#[test]
+fn a_text_of_any_length_is_shared() {
+    for text in ["", "runs/a", &"é".repeat(70_000)] {
+        let shared = on_ranks(2, |ranks, patience| {
+            let own = if ranks.rank() == 1 { text } else { "other" };
+            share_text(ranks, own, 1, patience).unwrap()
+        });
+        assert!(shared.iter().all(|shared| shared == text));
+    }
+}
