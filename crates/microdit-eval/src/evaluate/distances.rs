@@ -379,6 +379,31 @@ mod tests {
     }
 
     #[test]
+    fn cmmd_sees_directions_alone() {
+        let pictures = normal(Family::Clip, 300, 2, 0.3);
+        let longer = pictures.values().iter().map(|value| 7.0 * value).collect();
+        let longer = Features::new(network(Family::Clip), DIM, longer).unwrap();
+        let reference = reference(Family::Clip);
+        let value = |pictures: &Features| {
+            let found = distances(&[Metric::Cmmd], pictures, &reference, 0).unwrap();
+            found[0].value
+        };
+        let (one, other) = (value(&pictures), value(&longer));
+        assert!((one / other - 1.0).abs() < 1e-5, "{one} {other}");
+        // The definition, over features of unit length.
+        let [a, b] = [pictures.rows(), reference.rows().unwrap()].map(unit);
+        let rows = |values: &'_ [f32]| Rows::new(values, DIM).map(|rows| rows.select(&[0]));
+        let lengths =
+            [rows(&a), rows(&b)].map(|row| row.unwrap().iter().map(|x| x * x).sum::<f32>());
+        assert!(
+            lengths.iter().all(|length| (length - 1.0).abs() < 1e-6),
+            "{lengths:?}"
+        );
+        let expected = kernel::cmmd(Rows::new(&a, DIM).unwrap(), Rows::new(&b, DIM).unwrap());
+        assert!((one - expected.unwrap().biased).abs() < 1e-12);
+    }
+
+    #[test]
     fn standard_errors_are_those_of_repeated_drawings() {
         // Twenty sets of pictures: the scatter of their values against the errors each of them gives.
         let reference = reference(Family::Classifier);

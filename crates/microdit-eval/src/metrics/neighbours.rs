@@ -190,6 +190,14 @@ mod tests {
         );
         // The balls of -2, 6 and 100 reach 8, 8 and 94.
         assert_eq!(found.recall, 1.0);
+        // The other way round, the surface is that of the pictures' balls.
+        let found = prdc(
+            Rows::new(&pictures, 1).unwrap(),
+            Rows::new(&reference, 1).unwrap(),
+            1,
+        )
+        .unwrap();
+        assert_eq!((found.recall, found.precision), (0.0, 1.0));
     }
 
     /// The definition, with a full matrix of distances and sorting.

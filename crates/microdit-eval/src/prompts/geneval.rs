@@ -236,6 +236,38 @@ mod tests {
     }
 
     #[test]
+    fn pictures_are_laid_out_under_their_prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let prompts = suite(folder.path());
+        let drawn: Vec<PathBuf> = (0..6)
+            .map(|i| {
+                let path = folder.path().join(format!("{i}.png"));
+                fs::write(&path, format!("picture {i}")).unwrap();
+                path
+            })
+            .collect();
+        let out = folder.path().join("out");
+        lay_out(&out, &prompts, &drawn).unwrap();
+        // Two of each, one prompt after the other.
+        let found = pictures(&out).unwrap();
+        let texts: Vec<Vec<String>> = found
+            .iter()
+            .map(|(_, pictures)| {
+                let read = |path: &PathBuf| fs::read_to_string(path).unwrap();
+                pictures.iter().map(read).collect()
+            })
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                ["picture 0", "picture 1"],
+                ["picture 2", "picture 3"],
+                ["picture 4", "picture 5"]
+            ]
+        );
+    }
+
+    #[test]
     fn lines_that_are_no_such_object_are_named() {
         for (line, part) in [
             ("a photo of a bench", "line 2: it is not JSON"),

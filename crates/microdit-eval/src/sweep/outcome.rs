@@ -212,7 +212,7 @@ mod tests {
 
     const LOG: (&str, &str) = (
         "evaluation.jsonl",
-        "{\"step\":4,\"probe\":\"held_out\",\"loss\":0.5}\n\
+        "{\"step\":4,\"probe\":\"held_out\",\"loss\":0.5,\"early\":0.5}\n\
          {\"step\":8,\"probe\":\"held_out\",\"loss\":0.25,\"ema_loss\":null}\n{\"step\":8,\"pro",
     );
 
@@ -238,6 +238,7 @@ mod tests {
         assert_eq!(value("held_out/loss"), (Some(0.25), None));
         assert_eq!(value("held_out/ema_loss"), (None, None));
         assert_eq!(value("fid"), (Some(12.5), Some(0.5)));
+        // What was measured before the end alone is no result.
         assert_eq!(found.metrics.len(), 3);
         assert_eq!((found.hours, found.dollars), (Some(2.5), Some(7.0)));
         assert_eq!(found.commit.as_deref(), Some("b"));
