@@ -62,7 +62,9 @@ fn by_mpi(launch: Launch, patience: &Patience<'_>) -> miette::Result<Box<dyn Col
         return Ok(Box::new(joined));
     }
     Err(miette::miette!(
-        help = "start it with mpirun -n {world_size} microdit train ..., or with srun --mpi=pmix",
+        help = format!(
+            "start it with mpirun -n {world_size} microdit train ..., or with srun --mpi=pmix"
+        ),
         "this is rank {rank} of {world_size}, but rank {} of {} to MPI",
         joined.rank(),
         joined.world_size()
@@ -75,8 +77,10 @@ fn by_mpi(launch: Launch, _patience: &Patience<'_>) -> miette::Result<Box<dyn Co
         rank, world_size, ..
     } = launch;
     Err(miette::miette!(
-        help = "build it with --features mpi, and start it with mpirun -n {world_size} microdit train ...; NVIDIA GPUs meet \
-                without MPI where NCCL_COMM_ID names an address of rank 0, as host:port",
+        help = format!(
+            "build it with --features mpi, and start it with mpirun -n {world_size} microdit train ...; NVIDIA GPUs meet \
+             without MPI where NCCL_COMM_ID names an address of rank 0, as host:port"
+        ),
         "this is rank {rank} of {world_size}, and this microdit was built without MPI, by which ranks work together"
     ))
 }
