@@ -48,6 +48,7 @@ class Torch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sides", nargs="+", choices=SIDES[1:], default=SIDES[1:], help="what to compare with")
     parser.add_argument("--program", default=OURS, help="where microdit-convolutions is")
     arguments = parser.parse_args()
     ours = subprocess.Popen([arguments.program, "--turns"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -57,17 +58,18 @@ def main():
         return json.loads(ours.stdout.readline())
 
     cases = json.loads(ours.stdout.readline())
-    columns = [f"{part}{' ms' if side == 'microdit' else ''}, {side}" for part in ("forward", "backward") for side in SIDES]
+    sides = [SIDES[0], *arguments.sides]
+    columns = [f"{part}{' ms' if side == 'microdit' else ''}, {side}" for part in ("forward", "backward") for side in sides]
     print("| batch, channels, side, kernel, stride |", " | ".join(columns), "|")
     print("|" + "---|" * (1 + len(columns)))
     for i, case in enumerate(cases):
-        torches = {side: Torch(case, side) for side in SIDES[2:]}
+        torches = {side: Torch(case, side) for side in sides if side not in SIDES[:2]}
         rounds = []
         for round in range(arguments.rounds + 1):
             # Each is first as often as the others.
-            first = round % len(SIDES)
+            first = round % len(sides)
             times = {}
-            for side in SIDES[first:] + SIDES[:first]:
+            for side in sides[first:] + sides[:first]:
                 # The other side's threads may still be spinning.
                 time.sleep(0.1)
                 times[side] = torches[side].times() if side in torches else ask(i, side)
@@ -77,7 +79,7 @@ def main():
         cells = [f"{c.batch}, {c.input} to {c.output}, {c.side}, {c.kernel}, {c.stride}"]
         for part in ("forward", "backward"):
             cells.append(f"{1e3 * statistics.median(times['microdit'][part] for times in rounds):.1f}")
-            for side in SIDES[1:]:
+            for side in sides[1:]:
                 cells.append(f"{statistics.median(times[side][part] / times['microdit'][part] for times in rounds):.2f}")
         print("|", " | ".join(cells), "|", flush=True)
     ours.stdin.close()

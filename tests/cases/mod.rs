@@ -10,6 +10,7 @@ mod flow_matching;
 mod images;
 mod lamb;
 mod ldm_ckpt;
+mod lora;
 mod maskdit;
 mod muon;
 mod network;
@@ -21,6 +22,7 @@ mod text;
 mod training;
 mod unet;
 mod vsd;
+mod vsd_steps;
 
 use crate::report::Report;
 use burn_autodiff::Autodiff;
@@ -61,6 +63,9 @@ pub const KINDS: &[(&str, Check)] = &[
     ("flow", flow_matching::flow),
     ("cfm", contrastive::cfm),
     ("vsd", vsd::vsd),
+    ("vsd_steps", vsd_steps::vsd_steps),
+    ("lora", lora::lora),
+    ("lora_file", lora::lora_file),
     ("ema", tables::ema),
     ("phema", phema::phema),
     ("lr_schedule", tables::lr_schedule),

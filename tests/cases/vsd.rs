@@ -70,7 +70,7 @@ impl<'a> Case<'a> {
         self.family.rows(timesteps)
     }
 
-    pub(super) fn guidance(&self) -> Guidance {
+    fn guidance(&self) -> Guidance {
         Guidance::scale(self.golden.number("guidance"))
     }
 

@@ -65,6 +65,9 @@ pub enum TrainError {
     /// A setting outside of its range.
     #[error(transparent)]
     Range(#[from] microdit::range::OutOfRange),
+    /// Adapters that the network cannot have.
+    #[error(transparent)]
+    Lora(#[from] microdit::nn::lora::LoraConfigError),
     /// A checkpoint could not be read, written, or does not fit the network.
     #[error(transparent)]
     Weights(#[from] microdit::weights::WeightsError),

@@ -103,7 +103,7 @@ impl RunDir {
         }
         let files = sums(self.path(), &names)?;
         for name in &names {
-            checkpoint.vouches_for(name, &self.path().join(name))?;
+            checkpoint.vouches_for(&state.task, name, &self.path().join(name))?;
         }
         let text = seal(&Finished { step, files });
         let marker = self.path().join(MARKER);

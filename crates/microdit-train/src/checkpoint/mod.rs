@@ -16,9 +16,9 @@ use crate::{
     source::DataIdentity,
 };
 use microdit::{
-    TrainBackend,
+    DitBackend, TrainBackend,
     ema::{Ema, EmaConfig},
-    task::TrainTask,
+    task::{Task, TrainTask},
     weights::{StateDict, WeightsError},
 };
 use microdit_data::Position;
@@ -290,10 +290,15 @@ impl Checkpoint {
         self.data.as_ref()
     }
 
-    /// Checks that the final weights of `name` at `path` are what it holds, bit for bit.
-    pub(crate) fn vouches_for(&self, name: &str, path: &Path) -> Result<(), TrainError> {
+    /// Checks that the final weights of `name` at `path` are what it holds of `task`, bit for bit.
+    pub(crate) fn vouches_for<B: DitBackend>(
+        &self,
+        task: &impl Task<B>,
+        name: &str,
+        path: &Path,
+    ) -> Result<(), TrainError> {
         let own = if name == ema_file(0) { name } else { MODEL };
-        match is_result_of(&self.folder.join(own), path)? {
+        match is_result_of(task, &self.folder.join(own), path)? {
             true => Ok(()),
             false => Err(WeightsError::Format {
                 path: path.to_owned(),

@@ -35,7 +35,7 @@ pub(crate) fn save_result<B: DitBackend>(
     task: &impl Task<B>,
     description: &Description,
 ) -> Result<(), TrainError> {
-    let weights = StateDict::from_module(task);
+    let weights = result(task);
     check_finite(&name_of(path), &weights, description.step)?;
     let weights = weights
         .into_reference()
@@ -43,10 +43,23 @@ pub(crate) fn save_result<B: DitBackend>(
     Ok(weights.write_safetensors(path, DType::F32, Some(description))?)
 }
 
-/// Whether `result` holds every tensor of `checkpoint` bit for bit, under the names of the reference.
-pub(super) fn is_result_of(checkpoint: &Path, result: &Path) -> Result<bool, TrainError> {
+/// What a run is for, of its task.
+fn result<B: DitBackend>(task: &impl Task<B>) -> StateDict {
+    let all = StateDict::from_module(task);
+    let of_result = |path: &str| task.is_result(&path.split('.').collect::<Vec<_>>());
+    all.only(of_result)
+}
+
+/// Whether `result` holds every tensor of `checkpoint` that belongs into it bit for bit, under the names of the reference.
+pub(super) fn is_result_of<B: DitBackend>(
+    task: &impl Task<B>,
+    checkpoint: &Path,
+    result: &Path,
+) -> Result<bool, TrainError> {
     let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
-    let paths: Vec<String> = saved.names().map(str::to_owned).collect();
+    let paths = saved.names().map(str::to_owned);
+    let of_result = |path: &String| task.is_result(&path.split('.').collect::<Vec<_>>());
+    let paths: Vec<String> = paths.filter(of_result).collect();
     for path in paths {
         if saved.read(&path)? != written.read(&reference_name(&path))? {
             return Ok(false);

@@ -94,9 +94,15 @@ impl<B: DitBackend> Gradients<B> {
     /// # Panics
     /// If there are none: a loss that depends on no parameter cannot be trained.
     pub fn norm(&self) -> Tensor<B, 1> {
-        let squares = self.0.values().cloned().map(B::sum_of_squares);
-        let sum = squares.reduce(|a, b| a + b);
-        sum.expect("the loss depends on a parameter").sqrt()
+        let norm = self.norm_of(|_| true);
+        norm.expect("the loss depends on a parameter")
+    }
+
+    /// The same over those whose path `is_of` accepts; none if there are none.
+    pub(super) fn norm_of(&self, is_of: impl Fn(&str) -> bool) -> Option<Tensor<B, 1>> {
+        let grads = self.0.iter().filter(|(path, _)| is_of(path));
+        let squares = grads.map(|(_, grad)| B::sum_of_squares(grad.clone()));
+        Some(squares.reduce(|a, b| a + b)?.sqrt())
     }
 
     /// The gradients themselves, by name.

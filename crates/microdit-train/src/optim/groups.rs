@@ -19,6 +19,8 @@ pub enum ParamKind {
     Biases,
     /// All other matrices: attention, dense feed-forward, modulation.
     Matrices,
+    /// Low-rank adapters, such as a student's critic.
+    Adapters,
 }
 
 impl From<Role> for ParamKind {
@@ -29,6 +31,7 @@ impl From<Role> for ParamKind {
             Role::Norm => Self::Norms,
             Role::Bias => Self::Biases,
             Role::Matrix => Self::Matrices,
+            Role::Adapter => Self::Adapters,
         }
     }
 }

@@ -76,7 +76,7 @@ impl<B: DitBackend> Optimizer<B> {
     }
 
     /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
-    /// before clipping, `[1]`, still on the device. A parameter without a gradient is left as it is; where the norm or
+    /// before clipping, `[1]`, still on the device. Adapters and all other weights are clipped each by their own norm. A parameter without a gradient is left as it is; where the norm or
     /// `loss` `[1]` is not finite, all of them are, without the host having to look.
     ///
     /// # Panics
@@ -93,20 +93,31 @@ impl<B: DitBackend> Optimizer<B> {
         M: AutodiffModule<AB> + Roles,
     {
         self.steps += 1;
+        let roles = params::roles(&module);
         let norm = grads.norm();
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
-        let clip = match self.config.clip_norm {
-            Some(clip) => (norm.clone() + 1e-6)
-                .recip()
-                .mul_scalar(clip)
-                .clamp_max(1.0),
+        let clip = |norm: Tensor<B, 1>| match self.config.clip_norm {
+            Some(clip) => (norm + 1e-6).recip().mul_scalar(clip).clamp_max(1.0),
             None => norm.ones_like(),
         };
         // Zero times infinity is NaN, which signals to leave the parameters alone.
-        let scale = clip + norm.clone() * 0.0 + loss.clone() * 0.0;
+        let signal = norm.clone() * 0.0 + loss.clone() * 0.0;
+        // Of a network and of adapters that are trained beside it, neither makes the other's steps shorter.
+        let is_adapter = |path: &str| roles.get(path) == Some(&Role::Adapter);
+        let [scale, adapter_scale] = match grads.norm_of(is_adapter) {
+            None => {
+                let scale = clip(norm.clone()) + signal;
+                [scale.clone(), scale]
+            }
+            Some(of_adapters) => {
+                let of_others = grads.norm_of(|path| !is_adapter(path));
+                let of_others = of_others.unwrap_or_else(|| norm.clone());
+                [of_others, of_adapters].map(|norm| clip(norm) + signal.clone())
+            }
+        };
         let mut update = Update::<AB> {
             config: &self.config,
-            roles: params::roles(&module),
+            roles,
             step: AdamStep {
                 beta1: self.config.beta1,
                 beta2: self.config.beta2,
@@ -116,6 +127,7 @@ impl<B: DitBackend> Optimizer<B> {
                 step: self.steps,
             },
             scale,
+            adapter_scale,
             grads,
             slots: &mut self.slots,
         };
@@ -128,6 +140,7 @@ struct Update<'a, AB: AutodiffBackend> {
     roles: BTreeMap<String, Role>,
     step: AdamStep,
     scale: Tensor<AB::InnerBackend, 1>,
+    adapter_scale: Tensor<AB::InnerBackend, 1>,
     grads: Gradients<AB::InnerBackend>,
     slots: &'a mut BTreeMap<String, Slots<AB::InnerBackend>>,
 }
@@ -147,6 +160,10 @@ where
         shape: &[usize],
     ) -> Tensor<B, 1> {
         let (lr, weight_decay) = self.config.multipliers(role.into());
+        let scale = match role {
+            Role::Adapter => self.adapter_scale.clone(),
+            _ => self.scale.clone(),
+        };
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
@@ -154,14 +171,13 @@ where
         };
         if self.config.method == Method::Sgd {
             // A decay of weights is here the same as a penalty on them.
-            let moved = param.clone() * (1.0 - step.lr * step.weight_decay)
-                - grad * self.scale.clone() * step.lr;
+            let moved =
+                param.clone() * (1.0 - step.lr * step.weight_decay) - grad * scale * step.lr;
             let [param] = self.unless_non_finite([param], [moved]);
             return param;
         }
         let mut old = self.slots.remove(&name).unwrap_or_default();
         let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
-        let scale = self.scale.clone();
         let (param, slots) = match (self.config.method, stack(role, shape)) {
             (
                 Method::Muon {

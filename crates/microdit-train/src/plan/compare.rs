@@ -215,11 +215,13 @@ mod tests {
             let found = costs.position(|cost| cost.recipe == recipe && cost.name.starts_with(name));
             found.unwrap_or_else(|| panic!("no {name}"))
         };
-        // The recipe of the paper's run costs what the paper says, in hours as in FLOPs.
+        // The recipe of the paper's run takes the paper's hours. Its experts are given their tokens without a product, which was 4 %
+        // of the paper's FLOPs.
         let pair = (place(true, "microdit-xl2"), place(false, "MicroDiT"));
         let times = compared.times(pair.0, pair.1);
         let times_flop = compared.times_flop(pair.0, pair.1).unwrap();
-        assert!((times - 1.0).abs() < 0.02 && (times_flop - 1.0).abs() < 0.02);
+        assert!((times - 1.0).abs() < 0.02, "{times}");
+        assert!((times_flop - 3.30 / 3.43).abs() < 0.01, "{times_flop}");
         assert!(compared.costs.is_sorted_by(|a, b| a.usd <= b.usd));
     }
 }

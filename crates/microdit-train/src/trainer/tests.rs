@@ -1,5 +1,7 @@
 //! A run through the library, beyond what a recipe's file allows.
 
+mod distill;
+
 use super::*;
 use crate::{
     checkpoint::tests::tiny,

@@ -22,6 +22,8 @@ pub enum Role {
     Router,
     /// Stack of the matrices of experts.
     Expert,
+    /// Factor of a low-rank adapter.
+    Adapter,
 }
 
 impl Role {

@@ -3,12 +3,14 @@
 
 mod batch;
 mod denoise;
+mod distill;
 mod losses;
 mod reconstruct;
 mod vsd;
 
 pub use batch::{Draws, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
+pub use distill::{Distill, DistillConfig, Distilled, Noising};
 pub use losses::{Losses, Term};
 pub use reconstruct::Reconstruction;
 pub use vsd::{
@@ -55,6 +57,13 @@ pub trait Task<B: DitBackend>: Module<B> + Roles {
     /// state, and their averages stay as they are.
     fn updates(&self, path: &[&str], step: u64) -> bool {
         let _ = (path, step);
+        true
+    }
+
+    /// Whether the parameter at `path` in the task belongs to what the run is for: its final weights are those of such
+    /// parameters, its checkpoints hold all of them.
+    fn is_result(&self, path: &[&str]) -> bool {
+        let _ = path;
         true
     }
 

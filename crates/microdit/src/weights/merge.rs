@@ -1,8 +1,10 @@
 //! Weighted sums of the weights of networks of the same sizes.
 
-use super::{Description, DescriptionError, StateDict, WeightsError, WeightsFile, names::BUFFERS};
+use super::{
+    Description, DescriptionError, StateDict, WeightsError, WeightsFile, listed, names::BUFFERS,
+};
 use burn::tensor::TensorData;
-use std::path::Path;
+use std::{fmt, path::Path};
 
 /// The sum of `share` times the weights of each file, tensor by tensor and in f64: with shares `lambda` and `1 - lambda` the
 /// interpolation between two networks. What the reference keeps beside its parameters is the first file's, and so is the
@@ -66,6 +68,36 @@ pub fn merge(
     Ok((merged, description))
 }
 
+/// How a file differs from the first of those that are to be merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlike {
+    /// The file.
+    pub origin: String,
+    /// The first file.
+    pub first: String,
+    /// Tensors of the first file this one does not have.
+    pub missing: Vec<String>,
+    /// Tensors of this file the first one does not have.
+    pub surplus: Vec<String>,
+    /// Name, shape in the first file, shape in this one.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl fmt::Display for Unlike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!(
+            "{} is of another network than {}: {} tensors missing, {} surplus, {} of another shape",
+            self.origin,
+            self.first,
+            self.missing.len(),
+            self.surplus.len(),
+            self.misshapen.len()
+        );
+        let text = listed(text, &self.missing, &self.surplus, &self.misshapen);
+        f.write_str(&text)
+    }
+}
+
 /// Checks that two files have tensors of the same names and shapes.
 fn is_like(
     first_path: &Path,
@@ -86,13 +118,13 @@ fn is_like(
     let (missing, surplus) = (without(first, other), without(other, first));
     match missing.is_empty() && surplus.is_empty() && misshapen.is_empty() {
         true => Ok(()),
-        false => Err(WeightsError::Unlike {
+        false => Err(WeightsError::Unlike(Box::new(Unlike {
             origin: path.display().to_string(),
             first: first_path.display().to_string(),
             missing,
             surplus,
             misshapen,
-        }),
+        }))),
     }
 }
 

@@ -32,7 +32,7 @@ pub use description::{CaptionSource, Description, DescriptionError, LatentSource
 pub use file::WeightsFile;
 pub use ldm::{LdmNames, LdmPart, TextNames, WeightSet, to_ldm};
 pub use lora::{LoraError, LoraFile, write_lora};
-pub use merge::merge;
+pub use merge::{Unlike, merge};
 pub use names::reference_name;
 pub use state::StateDict;
 pub use trainer::TrainerCheckpoint;
@@ -100,19 +100,8 @@ pub enum WeightsError {
         misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
     /// Files that are to be merged are of different networks.
-    #[error("{}", unlike(.origin, .first, .missing, .surplus, .misshapen))]
-    Unlike {
-        /// The file.
-        origin: String,
-        /// The file it is compared with.
-        first: String,
-        /// Tensors of the first file this one does not have.
-        missing: Vec<String>,
-        /// Tensors of this file the first one does not have.
-        surplus: Vec<String>,
-        /// Name, shape in the first file, shape in this one.
-        misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
-    },
+    #[error("{0}")]
+    Unlike(Box<Unlike>),
     /// A tensor holds a value no computation can use, or that the type it is to be written in does not hold.
     #[error("{origin}: {tensor}: value {index} is {value}{expected}")]
     Value {
@@ -159,22 +148,6 @@ fn describe(
 ) -> String {
     let text = format!(
         "{origin} does not fit the network: {} tensors missing, {} surplus, {} of another shape; is it the checkpoint of this model configuration?",
-        missing.len(),
-        surplus.len(),
-        misshapen.len()
-    );
-    listed(text, missing, surplus, misshapen)
-}
-
-fn unlike(
-    origin: &str,
-    first: &str,
-    missing: &[String],
-    surplus: &[String],
-    misshapen: &[(String, Vec<usize>, Vec<usize>)],
-) -> String {
-    let text = format!(
-        "{origin} is of another network than {first}: {} tensors missing, {} surplus, {} of another shape",
         missing.len(),
         surplus.len(),
         misshapen.len()

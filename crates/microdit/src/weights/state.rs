@@ -165,6 +165,13 @@ impl StateDict {
         self
     }
 
+    /// The tensors whose names `is_kept` accepts, and all buffers.
+    #[must_use]
+    pub fn only(mut self, is_kept: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| is_kept(name));
+        self
+    }
+
     /// Puts the tensors into a module, whose parameters keep their ids and their float type. They are named by the module's
     /// paths or by the reference.
     ///

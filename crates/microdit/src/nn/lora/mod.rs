@@ -212,8 +212,11 @@ impl<B: DitBackend> Lora<B> {
     }
 }
 
-/// Their roles are those of matrices.
-impl<B: Backend> Roles for Lora<B> {}
+impl<B: Backend> Roles for Lora<B> {
+    fn role(&self, _path: &[&str], _rank: usize) -> Role {
+        Role::Adapter
+    }
+}
 
 /// Adds adapters to the weights of their layers.
 struct Add<'a, B: Backend> {

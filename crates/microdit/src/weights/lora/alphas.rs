@@ -79,7 +79,10 @@ impl Alphas {
             Some(before) => before.is_empty() || before.ends_with('.'),
             None => false,
         };
-        let exception = self.exceptions.iter().find(|(end, _)| is_of(end));
+        // The whole path says more than its end.
+        let exceptions = self.exceptions.iter();
+        let exception = exceptions.clone().find(|(end, _)| *end == path);
+        let exception = exception.or_else(|| exceptions.clone().find(|(end, _)| is_of(end)));
         let alpha = exception.map(|(_, alpha)| *alpha).or(self.alpha);
         match alpha {
             Some(alpha) => Ok((alpha, self.rslora)),

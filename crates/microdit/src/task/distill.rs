@@ -1,0 +1,349 @@
+//! Distillation of a one-step student from a teacher that takes many steps.
+
+use super::{Draws, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss};
+use crate::{
+    diffusion::{Diffusion as _, DiffusionConfig, Family, Guidance, Row},
+    net::{
+        Conditioning, Denoiser, Inputs, Output,
+        dit::embed::{patchify, unpatchify},
+    },
+    nn::{
+        lora::{Lora, LoraConfig, LoraConfigError},
+        params::{Role, Roles},
+    },
+    ops::DitBackend,
+    range::{OutOfRange, require, within},
+    rng::{Purpose, Stream},
+};
+use burn::{
+    module::Module,
+    tensor::{Tensor, TensorData},
+};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// How a student is distilled. The defaults are the published ones of SwiftBrush.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillConfig {
+    /// The diffusion the teacher was trained with.
+    pub diffusion: DiffusionConfig,
+    /// Guidance of teacher and critic, 0 to 1000; 1 is none.
+    pub guidance: f64,
+    /// From which to which timestep of variance-preserving diffusion teacher and critic are compared, the second one excluded,
+    /// as shares of all of them, 0 to 1; other families draw noise levels as in training.
+    pub timesteps: [f64; 2],
+    /// How often the critic learns without captions, 0 to 1; a step drops all of them or none.
+    pub caption_drop: f64,
+    /// The critic: adapters of the teacher.
+    pub critic: LoraConfig,
+}
+
+impl Default for DistillConfig {
+    fn default() -> Self {
+        Self {
+            diffusion: DiffusionConfig::default(),
+            guidance: 4.5,
+            timesteps: [0.02, 0.981],
+            caption_drop: 0.1,
+            critic: LoraConfig {
+                rank: 64,
+                alpha: Some(108.0),
+                ..LoraConfig::default()
+            },
+        }
+    }
+}
+
+impl DistillConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let inside = |part: &'static str| move |error: OutOfRange| error.inside(part);
+        self.diffusion.validate().map_err(inside("diffusion"))?;
+        within("guidance", self.guidance, Guidance::SCALES)?;
+        let [from, to] = self.timesteps;
+        within("timesteps.0", from, 0.0..1.0)?;
+        within("timesteps.1", to, 0.0..=1.0)?;
+        require(from < to, "timesteps", || {
+            format!("their beginning {from} must be below their end {to}")
+        })?;
+        within("caption_drop", self.caption_drop, 0.0..=1.0)?;
+        self.critic.validate().map_err(inside("critic"))
+    }
+
+    /// The task of a student, which may have any weights, and of its teacher, which is not trained any more. The critic's adapters
+    /// are drawn from `seed`.
+    ///
+    /// # Errors
+    /// The first field outside of its range, and patterns of layers that the teacher does not have.
+    pub fn init<B: DitBackend, D: Denoiser<B>>(
+        &self,
+        student: D,
+        teacher: D,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Distill<B, D>, LoraConfigError> {
+        self.validate()?;
+        let family = self.diffusion.init()?;
+        Ok(Distill {
+            critic: self.critic.init(&teacher, seed, device)?,
+            denoiser: student,
+            teacher: teacher.no_grad(),
+            start: OneStep::of(&family),
+            family,
+            config: self.clone(),
+        })
+    }
+}
+
+/// A student that turns noise into an image in one call, and learns it without images by
+/// [variational score distillation](super::score_gradient) (SwiftBrush, arXiv 2312.05239).
+///
+/// One step trains student and critic: the critic's loss is taken on the student's images as they were before its update,
+/// so that the gradients of both are those of training them by turns. Their paths begin with `denoiser` and `critic`; the teacher is
+/// frozen.
+///
+/// ```
+/// use burn_flex::Flex;
+/// use microdit::{
+///     DitConfig,
+///     net::Denoiser,
+///     task::{DistillConfig, Draws, HostBatch, Task},
+/// };
+///
+/// let config = DitConfig::tiny_2().with_input_size(8).with_dim(32).with_depth(2).with_head_dim(16)
+///     .with_multiple_of(16).with_caption_channels(12).with_mixer(None).with_moe(None);
+/// let device = Default::default();
+/// let teacher = config.init::<Flex>(0, &device)?;
+/// let task = DistillConfig::default().init(teacher.clone(), teacher, 0, &device)?;
+/// let batch = HostBatch {
+///     latents: vec![0.5; 2 * 4 * 8 * 8],
+///     shape: [4, 8, 8],
+///     captions: vec![1.0; 2 * 5 * 12],
+///     caption: [5, 12],
+/// };
+/// let prepared = task.prepare(&batch.on::<Flex>(&device), 0..2, &Draws::of_step(0, 0));
+/// let output = task.denoiser().predict(task.inputs(&prepared));
+/// let losses = task.losses(&prepared, &output);
+/// assert_eq!(losses.0.iter().map(|term| term.name).collect::<Vec<_>>(), ["vsd", "critic"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct Distill<B: DitBackend, D: Module<B>> {
+    /// The student.
+    pub denoiser: D,
+    /// The teacher, frozen.
+    pub teacher: D,
+    /// Adapters with which the teacher learns what the student's images look like.
+    pub critic: Lora<B>,
+    #[module(skip)]
+    start: OneStep,
+    #[module(skip)]
+    family: Family,
+    #[module(skip)]
+    config: DistillConfig,
+}
+
+/// Images with noise of their own.
+#[derive(Clone, Debug)]
+pub struct Noising<B: DitBackend> {
+    /// Noise levels.
+    pub rows: Vec<Row>,
+    /// Standard normal noise `[batch, channels, height, width]`.
+    pub noise: Tensor<B, 4>,
+}
+
+/// What is drawn for samples of a step.
+#[derive(Clone, Debug)]
+pub struct Distilled<B: DitBackend> {
+    /// What the student makes images of: standard normal noise `[batch, channels, height, width]`.
+    pub noise: Tensor<B, 4>,
+    /// How the images are noised for teacher and critic to be compared.
+    pub compared: Noising<B>,
+    /// How they are noised for the critic to learn them.
+    pub learned: Noising<B>,
+    /// What the images show.
+    pub conditioning: Conditioning<B>,
+    /// What guidance points away from.
+    pub null: Conditioning<B>,
+    /// Whether the critic learns without captions in this step.
+    pub without_captions: bool,
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
+    /// The diffusion family.
+    pub fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// Where the student begins.
+    pub fn start(&self) -> OneStep {
+        self.start
+    }
+
+    /// The same with a student that begins elsewhere.
+    #[must_use]
+    pub fn with_start(self, start: OneStep) -> Self {
+        Self { start, ..self }
+    }
+
+    /// The student's images `[batch, channels, height, width]`, from its prediction.
+    pub fn images(&self, distilled: &Distilled<B>, output: &Output<B>) -> Tensor<B, 4> {
+        let noise = distilled.noise.clone();
+        let [_, _, height, width] = noise.dims();
+        self.start.image(&self.family, noise, |_, _| {
+            unpatchify(
+                output.patches.clone(),
+                self.denoiser.patch_size(),
+                [height, width],
+            )
+        })
+    }
+
+    /// The direction away from which `images` move, which must not be recorded.
+    pub fn gradient(&self, distilled: &Distilled<B>, images: Tensor<B, 4>) -> Tensor<B, 4> {
+        let Noising { rows, noise } = &distilled.compared;
+        let (x, time) = self.family.input(images, noise.clone(), rows);
+        let guidance = Guidance::scale(self.config.guidance);
+        let (towards, away) = (&distilled.conditioning, &distilled.null);
+        let predict = |network: &D| {
+            // Without an interval, guidance acts alike at every level.
+            guidance.predict(network, x.clone(), time.clone(), 1.0, towards, away)
+        };
+        let critic = self.critic.clone().no_grad();
+        let critic = critic.apply(self.teacher.clone(), 1.0);
+        score_gradient(predict(&self.teacher), predict(&critic), rows)
+    }
+
+    /// The critic's loss on `images`, `[batch]`; its pass is recorded as a whole.
+    fn learned(&self, distilled: &Distilled<B>, images: Tensor<B, 4>) -> Tensor<B, 1> {
+        let Noising { rows, noise } = &distilled.learned;
+        let (x, time) = self.family.input(images.clone(), noise.clone(), rows);
+        let conditioning = match distilled.without_captions {
+            true => &distilled.null,
+            false => &distilled.conditioning,
+        };
+        let critic = self.critic.apply(self.teacher.clone(), 1.0);
+        let patch = self.teacher.patch_size();
+        let predicted = critic.image(x, time, conditioning.clone());
+        let output = Output::all(patchify(predicted, patch));
+        let rows = critic_rows(rows);
+        self.family
+            .loss(&output, images, noise.clone(), &rows, patch)
+    }
+
+    /// A noise level at which teacher and critic are compared.
+    fn compared_time(&self, random: &mut Stream) -> f64 {
+        let Family::Vp(table) = &self.family else {
+            return self.family.draw_time(random);
+        };
+        let count = table.shares().len();
+        let place = |share: f64| (share * count as f64).round() as usize;
+        let [from, to] = self.config.timesteps.map(place);
+        (from + random.below((to - from).max(1))).min(count - 1) as f64
+    }
+}
+
+/// What is drawn for one sample, in this order, from a stream of its own.
+struct Drawn {
+    noise: Vec<f32>,
+    compared: (f64, Vec<f32>),
+    learned: (f64, Vec<f32>),
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Roles for Distill<B, D> {
+    fn role(&self, path: &[&str], rank: usize) -> Role {
+        match path {
+            ["denoiser", rest @ ..] => self.denoiser.role(rest, rank),
+            ["teacher", rest @ ..] => self.teacher.role(rest, rank),
+            ["critic", rest @ ..] => self.critic.role(rest, rank),
+            _ => Role::plain(path, rank),
+        }
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
+    type Denoiser = D;
+    type Prepared = Distilled<B>;
+
+    fn denoiser(&self) -> &D {
+        &self.denoiser
+    }
+
+    /// Of the batch, captions and the size of the images are used.
+    fn prepare(
+        &self,
+        batch: &impl Samples<B>,
+        samples: Range<usize>,
+        draws: &Draws,
+    ) -> Distilled<B> {
+        let places: Vec<usize> = samples.collect();
+        let latents = batch.latents(&places);
+        let (shape, device) = (latents.dims(), latents.device());
+        let size: usize = shape[1..].iter().product();
+        let draw = |&place: &usize| {
+            let random = &mut draws.stream(Purpose::Task, place);
+            let noise = random.normal(size);
+            let compared = (self.compared_time(random), random.normal(size));
+            Drawn {
+                noise,
+                compared,
+                learned: (self.family.draw_time(random), random.normal(size)),
+            }
+        };
+        let drawn: Vec<Drawn> = places.iter().map(draw).collect();
+        let tensor = |values: &dyn Fn(&Drawn) -> Vec<f32>| {
+            let values: Vec<f32> = drawn.iter().flat_map(values).collect();
+            Tensor::from_data(TensorData::new(values, shape), &device)
+        };
+        let noising = |of: fn(&Drawn) -> &(f64, Vec<f32>)| Noising {
+            rows: {
+                let times: Vec<f64> = drawn.iter().map(|drawn| of(drawn).0).collect();
+                self.family.rows(&times)
+            },
+            noise: tensor(&|drawn| of(drawn).1.clone()),
+        };
+        let conditioning = batch.conditioning(&places);
+        // One draw for the step, whoever computes which part of it.
+        let step = Stream::new(draws.seed, Purpose::CaptionDrop, draws.step, 0).uniform(1)[0];
+        Distilled {
+            noise: tensor(&|drawn| drawn.noise.clone()),
+            compared: noising(|drawn| &drawn.compared),
+            learned: noising(|drawn| &drawn.learned),
+            null: conditioning.null(),
+            conditioning,
+            without_captions: !draws.held_out && f64::from(step) < self.config.caption_drop,
+        }
+    }
+
+    fn inputs(&self, distilled: &Distilled<B>) -> Inputs<B> {
+        let row = self.family.row(self.start.point);
+        let x = distilled.noise.clone() * (self.start.start * row.c_in);
+        let time = Tensor::from_data([row.c_noise as f32], &x.device());
+        Inputs::new(x, time, distilled.conditioning.clone())
+    }
+
+    fn losses(&self, distilled: &Distilled<B>, output: &Output<B>) -> Losses<B> {
+        let images = self.images(distilled, output);
+        let fixed = images.clone().detach();
+        let gradient = self.gradient(distilled, fixed.clone());
+        let student = vsd_loss(images, gradient);
+        Losses::one("vsd", student).and("critic", 1.0, self.learned(distilled, fixed))
+    }
+
+    fn updates(&self, path: &[&str], _step: u64) -> bool {
+        path.first() != Some(&"teacher")
+    }
+
+    /// The student.
+    fn is_result(&self, path: &[&str]) -> bool {
+        path.first() == Some(&"denoiser")
+    }
+
+    fn times(&self, samples: Range<usize>, _draws: &Draws) -> Vec<f64> {
+        vec![self.start.point.time; samples.len()]
+    }
+}
