@@ -211,7 +211,7 @@ fn every_flag_of_numbers_is_refused_or_obeyed() {
         for flag in flags(&path) {
             let Some(base) = bases.get(path.join(" ").as_str()) else {
                 // Words of a list and names of recipes are not numbers.
-                let words = ["dtype", "to", "prediction", "recipe"];
+                let words = ["dtype", "to", "prediction", "recipe", "from"];
                 let is_word = words.contains(&flag.as_str());
                 assert!(is_word, "{path:?} --{flag} needs an entry in `bases`");
                 continue;
