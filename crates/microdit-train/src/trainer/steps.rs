@@ -280,7 +280,8 @@ where
         let size = batch.keys.len();
         let ranks = self.session.ranks;
         let samples = share(0..size, ranks.rank(), ranks.world_size());
-        if samples.is_empty() {
+        // The same on all ranks: a launcher that ends the job with the first of them cuts off what another has to say.
+        if size < ranks.world_size() {
             return Err(TrainError::MoreRanksThanSamples {
                 batch: size,
                 ranks: ranks.world_size(),
