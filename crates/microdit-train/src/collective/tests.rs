@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::TrainError;
 use agreement::differences;
+use burn_flex::Flex;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -162,6 +163,29 @@ fn a_failure_of_one_is_known_to_all() {
     }
     let done = on_ranks(2, |ranks, patience| together(ranks, patience, Ok(5)));
     assert!(done.iter().all(|done| matches!(done, Ok(5))));
+}
+
+#[test]
+fn a_step_that_fails_on_one_rank_ends_all_of_them() {
+    let ended = on_ranks(3, |ranks, patience| {
+        let own: Result<Option<Trained<Flex>>, _> = match ranks.rank() {
+            1 => Err(TrainError::TooManyPictures),
+            _ => Ok(None),
+        };
+        let sum = sum(ranks, patience, 4, own, &mut Traffic::default());
+        // What was trained cannot be shown.
+        sum.map(drop)
+    });
+    assert!(matches!(ended[1], Err(TrainError::TooManyPictures)));
+    for rank in [0, 2] {
+        assert!(matches!(
+            ended[rank],
+            Err(TrainError::RankFailed {
+                rank: 1,
+                step: Some(4)
+            })
+        ));
+    }
 }
 
 #[test]
