@@ -63,6 +63,15 @@ impl Golden {
             .unwrap_or_else(|| panic!("{}: no tensor {name}", self.name))
     }
 
+    /// How far values may be from the tensor `out.name`: 50 times its stored rounding floor, or 2e-5 of its largest value where there is none
+    /// (goldens/README, "Comparing").
+    pub fn limit(&self, name: &str) -> f64 {
+        match self.config["f32_vs_f64_max_abs"][name].as_f64() {
+            Some(floor) => 50.0 * floor,
+            None => 2e-5 * self.get(&format!("out.{name}")).max_abs(),
+        }
+    }
+
     /// Whether there is a tensor of that name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

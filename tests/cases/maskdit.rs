@@ -21,11 +21,6 @@ use microdit::{
 use microdit_train::step;
 use std::path::Path;
 
-/// A tensor without a stored rounding floor: this fraction of its largest value (goldens/README, "Comparing").
-const RELATIVE: f64 = 2e-5;
-/// A tensor with a stored floor: this many times the floor.
-const FLOORS: f64 = 50.0;
-
 /// A golden file, the task it trains, and where to report.
 struct Case<'a> {
     golden: Golden,
@@ -39,10 +34,8 @@ impl Case<'_> {
     fn check(&mut self, name: &str, found: &[f64]) {
         let key = format!("out.{name}");
         if self.golden.has(&key) {
-            let expected = self.golden.get(&key);
-            let floor = self.golden.config["f32_vs_f64_max_abs"][name].as_f64();
-            let limit = floor.map_or(RELATIVE * expected.max_abs(), |floor| FLOORS * floor);
-            self.report.close(name, found, expected, limit);
+            let limit = self.golden.limit(name);
+            self.report.close(name, found, self.golden.get(&key), limit);
         }
     }
 

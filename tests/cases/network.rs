@@ -17,28 +17,17 @@ use microdit::{
 };
 use std::path::Path;
 
-/// A tensor without a stored rounding floor: this fraction of its largest value (goldens/README, "Comparing").
-const RELATIVE: f64 = 2e-5;
-/// A tensor with a stored floor: this many times the floor.
-const FLOORS: f64 = 50.0;
-
 struct Stages<'a> {
     golden: &'a Golden,
     report: &'a mut Report,
 }
 
 impl Stages<'_> {
-    fn limit(&self, name: &str) -> f64 {
-        let floor = self.golden.config["f32_vs_f64_max_abs"][name].as_f64();
-        let array = self.golden.get(&format!("out.{name}"));
-        floor.map_or(RELATIVE * array.max_abs(), |floor| FLOORS * floor)
-    }
-
     /// Compares a stage if the file has it.
     fn check<const D: usize>(&mut self, name: &str, found: Tensor<Inner, D>) {
         let key = format!("out.{name}");
         if self.golden.has(&key) {
-            let limit = self.limit(name);
+            let limit = self.golden.limit(name);
             self.report
                 .close(name, &values(found), self.golden.get(&key), limit);
         }

@@ -57,7 +57,7 @@ pub(crate) struct Eval {
     /// them), or `shapes`, the generated dataset [default: what a run names as evaluation.shards, or shapes if it was trained on them]
     #[arg(long)]
     reference: Option<String>,
-    /// Use only this many pictures of the reference, from its beginning [default: all; 10000 of shapes]
+    /// Use only the first N pictures of the reference [default: all; 10000 of shapes]
     #[arg(long, value_parser = whole(1..=1 << 24))]
     reference_samples: Option<usize>,
     /// Numbers to measure, such as fid,kid or prompt-accuracy [default: all that can be had]

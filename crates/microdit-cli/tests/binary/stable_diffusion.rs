@@ -53,7 +53,7 @@ fn values(name: &str, shape: &[usize]) -> TensorData {
     )
 }
 
-/// A directory as diffusers writes it. Its single file is for pictures of 256 times the VAE's 2 pixels, hence `sample_size`.
+/// A directory as diffusers writes it. `sample_size` is 256: a single file stands for pictures of 512 pixels, and this VAE halves them.
 fn pipeline(folder: &Path, version: Version) {
     let two = version == Version::Two;
     let write = |name: &str, value: &Value| write_json(&folder.join(name), value);
@@ -609,7 +609,7 @@ fn what_is_wrong_with_a_pipeline_is_named() {
     });
     save(spoilt, &file);
     refused(&path, &["conv_in.bias: value 3 is NaN"]);
-    // What is not finite is not converted either, unless that is wanted.
+    // Weights that are not finite are not converted either, unless asked for.
     let out = folder.path().join("nan.safetensors").display().to_string();
     let from = path.display().to_string();
     let output = microdit(&["convert", &from, "--to", "ldm", "--out", &out]);

@@ -23,7 +23,7 @@ const GROUPS: usize = 32;
 /// What latents are multiplied by.
 const SCALING: f64 = 0.18215;
 
-/// Pixels of the side of pictures of version 2 that predicts the velocity, and of all others.
+/// Side in pixels of the pictures of version 2 with velocity prediction, and of all other versions.
 const SIDE_OF_V: usize = 768;
 const SIDE: usize = 512;
 

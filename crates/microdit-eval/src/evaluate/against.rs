@@ -17,7 +17,7 @@ use microdit_data::files::file_name;
 use microdit_train::{Recipe, recipe::DataConfig};
 use std::path::{Path, PathBuf};
 
-/// Pictures of the generated dataset that are compared with, unless there are to be more or fewer.
+/// How many pictures of the generated dataset serve as a reference, unless told otherwise.
 const GENERATED: u64 = 10_000;
 
 /// What pictures are compared with.

@@ -21,7 +21,7 @@ pub(super) struct Captioned<'a> {
 }
 
 impl<'a> Captioned<'a> {
-    /// The pictures of `set` that were seen, which `places` names.
+    /// The pictures of `set` at `places`, those that could be read.
     ///
     /// # Errors
     /// Pictures that cannot be read.

@@ -62,7 +62,7 @@ pub enum EvaluateError {
         /// The network.
         network: String,
     },
-    /// Pictures of which nobody says what they were drawn from.
+    /// Pictures without a caption.
     #[error(
         "{without} of {pictures} pictures have no caption, which the CLIP score compares them with"
     )]
