@@ -15,6 +15,7 @@ mod fetch;
 mod flags;
 mod manual;
 mod merge;
+mod merge_curve;
 mod network;
 mod number;
 mod output;

@@ -21,6 +21,7 @@ mod kept;
 mod latents;
 mod launch;
 mod merge;
+mod one_step;
 mod pictures;
 mod precompute;
 mod prepare;

@@ -29,7 +29,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots};
+use tensors::{check_finite, is_result_of, read_finite, read_slots, save_frozen, save_slots};
 
 /// Version of the layout.
 const FORMAT: u32 = 4;
@@ -123,6 +123,17 @@ struct Manifest {
     /// The data the position belongs to; none where nothing was drawn yet.
     data: Option<DataIdentity>,
     files: Files,
+    #[serde(default)]
+    beginning: Beginning,
+}
+
+/// What a stage began with, which stays while it is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    /// Checksums of the files of weights that its recipe names, by their keys.
+    pub(crate) origins: Files,
+    /// The file beside the checkpoints that holds what no step moves, if anything.
+    pub(crate) frozen: Files,
 }
 
 /// A checkpoint that was verified.
@@ -132,6 +143,7 @@ pub struct Checkpoint {
     progress: Progress,
     data: Option<DataIdentity>,
     files: Files,
+    beginning: Beginning,
 }
 
 impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
@@ -148,14 +160,26 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         config: &CheckpointConfig,
         data: Option<&DataIdentity>,
     ) -> Result<Checkpoint, TrainError> {
+        self.save_of(checkpoints, config, data, &Beginning::default())
+    }
+
+    /// The same of a stage that began with `beginning`; what is frozen is written unless that says where it is.
+    pub(crate) fn save_of(
+        &self,
+        checkpoints: &Path,
+        config: &CheckpointConfig,
+        data: Option<&DataIdentity>,
+        beginning: &Beginning,
+    ) -> Result<Checkpoint, TrainError> {
         let part = part(checkpoints, self.progress.step)?;
-        let written = self.write(&part, data).and_then(|files| {
+        let written = self.write(&part, data, beginning).and_then(|manifest| {
             let folder = place(checkpoints, &part, self.progress.step)?;
             Ok(Checkpoint {
                 folder,
-                progress: self.progress.clone(),
-                data: data.cloned(),
-                files,
+                progress: manifest.progress,
+                data: manifest.data,
+                files: manifest.files,
+                beginning: manifest.beginning,
             })
         });
         match written {
@@ -171,9 +195,23 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         }
     }
 
-    fn write(&self, part: &Path, data: Option<&DataIdentity>) -> Result<Files, TrainError> {
+    fn write(
+        &self,
+        part: &Path,
+        data: Option<&DataIdentity>,
+        beginning: &Beginning,
+    ) -> Result<Manifest, TrainError> {
         let step = self.progress.step;
-        save_task(&part.join(MODEL), &self.task.valid(), step)?;
+        let task = self.task.valid();
+        let mut beginning = beginning.clone();
+        if beginning.frozen.is_empty() {
+            let checkpoints = part.parent().unwrap_or(Path::new(""));
+            let name = format!("frozen-{}.safetensors", self.progress.stage);
+            if save_frozen(&checkpoints.join(&name), &task, step)? {
+                beginning.frozen = sums(checkpoints, &[name])?;
+            }
+        }
+        save_task(&part.join(MODEL), &task, step)?;
         let averages = self.emas.iter().enumerate();
         let averages = averages.map(|(i, ema)| (ema_file(i), ema));
         let post_hoc = self.post_hoc.iter().enumerate();
@@ -188,13 +226,14 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             progress: self.progress.clone(),
             data: data.cloned(),
             files: sums(part, &file_names(part)?)?,
+            beginning,
         };
         let path = part.join(STATE);
         let text = seal(&manifest);
         microdit::atomic_file::write(&path, |path| fs::write(path, text))
             .map_err(TrainError::io(&path))?;
         sync(part)?;
-        Ok(manifest.files)
+        Ok(manifest)
     }
 
     /// Checks that all weights are finite, which distinguishes a ruined network from bad batches.
@@ -251,11 +290,14 @@ impl Checkpoint {
             return Err(format!("{STATE}: it lists no {MODEL}"));
         }
         check_contents(folder, &manifest.files)?;
+        let checkpoints = folder.parent().unwrap_or(Path::new(""));
+        check_contents(checkpoints, &manifest.beginning.frozen)?;
         Ok(Self {
             folder: folder.to_owned(),
             progress: manifest.progress,
             data: manifest.data,
             files: manifest.files,
+            beginning: manifest.beginning,
         })
     }
 
@@ -288,6 +330,38 @@ impl Checkpoint {
     /// The data its position belongs to, if something was drawn from them.
     pub(crate) fn data(&self) -> Option<&DataIdentity> {
         self.data.as_ref()
+    }
+
+    /// The checkpoint that the file at `path` belongs to, if it is of one.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged.
+    pub(crate) fn beside(path: &Path) -> Result<Option<Self>, TrainError> {
+        let folder = path.parent().filter(|folder| step_of(folder).is_some());
+        let Some(folder) = folder.filter(|folder| folder.join(STATE).is_file()) else {
+            return Ok(None);
+        };
+        let verified = Self::verify(folder);
+        let damaged = |damage| TrainError::AllDamaged {
+            checkpoints: folder.to_owned(),
+            damaged: vec![damage],
+        };
+        verified.map(Some).map_err(damaged)
+    }
+
+    /// What its stage began with.
+    pub(crate) fn beginning(&self) -> &Beginning {
+        &self.beginning
+    }
+
+    /// All weights in one of its files, with those that no step moves.
+    pub(crate) fn read(&self, file: &Path) -> Result<StateDict, TrainError> {
+        let checkpoints = self.folder.parent().unwrap_or(Path::new(""));
+        let mut weights = read_finite(file)?;
+        for name in self.beginning.frozen.keys() {
+            weights = weights.and(read_finite(&checkpoints.join(name))?);
+        }
+        Ok(weights)
     }
 
     /// Checks that the final weights of `name` at `path` are what it holds of `task`, bit for bit.
@@ -338,12 +412,12 @@ impl Checkpoint {
         task: T,
         device: &B::Device,
     ) -> Result<State<B, T>, TrainError> {
-        let weights = read_finite(&self.folder.join(MODEL))?;
+        let weights = self.read(&self.folder.join(MODEL))?;
         let task = weights.load_into(task, device)?;
         let resumed = |name: String, config: EmaConfig| {
             let average = match self.files.contains_key(&name) {
                 true => {
-                    let file = read_finite(&self.folder.join(name))?;
+                    let file = self.read(&self.folder.join(name))?;
                     Some(file.load_into(task.valid(), device)?)
                 }
                 false => None,
@@ -358,7 +432,7 @@ impl Checkpoint {
         let post_hoc = post_hoc.collect::<Result<_, _>>()?;
         let slots = match self.files.contains_key(OPTIMIZER) {
             true => {
-                let kept = stage.optimizer.kept(&task);
+                let kept = stage.optimizers().kept(&task);
                 read_slots(&self.folder.join(OPTIMIZER), &kept, device)?
             }
             false => BTreeMap::new(),
@@ -367,7 +441,7 @@ impl Checkpoint {
         Ok(State {
             progress: self.progress.clone(),
             task,
-            optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
+            optimizer: Optimizer::resume(stage.optimizers(), steps, slots),
             emas,
             post_hoc,
         })

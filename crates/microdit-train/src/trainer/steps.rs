@@ -2,7 +2,8 @@
 
 use super::Session;
 use crate::{
-    checkpoint::{Checkpoint, Progress, State},
+    batch::dropped_caption,
+    checkpoint::{Beginning, Checkpoint, Progress, State},
     collective::{self, Patience, Traffic, Trained},
     error::TrainError,
     log::{Log, Metrics},
@@ -125,12 +126,14 @@ where
         let every = self.recipe.run.checkpoints.every;
         self.enter(stage)?;
         let mut loader = self.loader(&state.progress)?;
+        let device = &self.devices[0];
+        let dropped = dropped_caption::<B::InnerBackend>(self.recipe, stage, device)?;
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
             let _awake = B::keep_awake();
             let own = match self.must_stop() {
                 true => Ok(None),
-                false => self.gradients(&state, stage, &mut loader),
+                false => self.gradients(&state, stage, &mut loader, dropped.as_deref()),
             };
             let (batch, computed) = match self.sum(own, state.progress.step) {
                 Ok(Some(trained)) => trained,
@@ -249,10 +252,24 @@ where
         log.sync()?;
         let data = self.identity(&state.progress)?;
         let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-        let saved = state.save(&checkpoints, config, Some(&data))?;
+        let beginning = self.beginning(&state.progress)?;
+        let saved = state.save_of(&checkpoints, config, Some(&data), &beginning)?;
         tracing::info!("state saved in {}", saved.path().display());
         self.newest = Some(saved);
         Ok(())
+    }
+
+    /// What the stage began with, as its checkpoints before say it.
+    fn beginning(&self, progress: &Progress) -> Result<Beginning, TrainError> {
+        let before = self.newest.as_ref();
+        let before = before.filter(|before| before.progress().stage == progress.stage);
+        match before {
+            Some(before) => Ok(before.beginning().clone()),
+            None => Ok(Beginning {
+                origins: self.recipe.stages[progress.stage].origins()?,
+                ..Beginning::default()
+            }),
+        }
     }
 
     /// What identifies the data of the stage, read now if they were not there when the process began.
@@ -271,6 +288,7 @@ where
         state: &State<B, T>,
         stage: &Stage,
         loader: &mut Loader,
+        dropped: Option<&[f32]>,
     ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
         let stop = &**self.session.stop;
         let Some(batch) = loader.next_batch_or_stop(stop)? else {
@@ -296,6 +314,7 @@ where
             ),
             stage,
             batch: &batch,
+            dropped,
             samples,
             draws: Draws::of_step(self.recipe.run.seed, step),
             stop: Some(stop),

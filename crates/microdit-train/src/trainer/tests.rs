@@ -4,6 +4,7 @@ mod distill;
 
 use super::*;
 use crate::{
+    StageTask,
     checkpoint::tests::tiny,
     probe::{Numbers, View},
     recipe::{ActivationCheckpointing, Stage},
@@ -42,7 +43,7 @@ fn recipe(lr: f64, every: u64, max_non_finite_steps: u64) -> Recipe {
     recipe
 }
 
-type Trained = Outcome<Denoise<Flex, Network<Flex>>>;
+type Trained = Outcome<StageTask<Flex>>;
 
 fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
@@ -213,7 +214,8 @@ fn a_step_moves_what_its_task_updates_and_nothing_else() {
             }];
         }
         let build = |stage: &Stage, seed: u64, device: &_| {
-            let whole = stage.task::<Tracked>(seed, device)?;
+            let network = stage.model.init::<Tracked>(seed, device)?;
+            let whole = stage.denoise().init(network)?;
             Ok(Backbone { whole })
         };
         let stop = Arc::default();

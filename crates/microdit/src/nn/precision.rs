@@ -23,7 +23,9 @@ impl Precision {
     /// A tensor as products take it.
     pub(crate) fn enter<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
-            Self::F32 => x,
+            // Frozen weights may be kept in 16 bits.
+            Self::F32 if x.dtype() == DType::F32 => x,
+            Self::F32 => x.cast(DType::F32),
             Self::Bf16 => x.cast(DType::BF16),
         }
     }
@@ -93,6 +95,7 @@ mod tests {
             conditioning: Conditioning {
                 captions: Tensor::from_data(draw(2, [2, 5, 12]), &device),
             },
+            dropout: None,
             keep,
         };
         let output = task.denoiser().predict(task.inputs(&noised));

@@ -20,7 +20,7 @@ fn build(
     seed: u64,
     device: &<Tracked as BackendTypes>::Device,
 ) -> Result<Student, TrainError> {
-    let network = stage.task::<Tracked>(seed, device)?.denoiser;
+    let network = stage.model.init::<Tracked>(seed, device)?;
     let noisy = StateDict::from_module(&network.valid());
     let noisy = noisy.iter().map(|(name, data)| {
         let mut random = Stream::named(seed, Purpose::Noise, name);
@@ -40,7 +40,8 @@ fn build(
         },
         ..DistillConfig::default()
     };
-    Ok(config.init(teacher.clone(), teacher, seed, device)?)
+    let task = config.init(teacher.clone(), teacher, seed, device);
+    Ok(task.expect("the network has these layers"))
 }
 
 /// Eight steps, asked to stop after each number of steps in `stops` and resumed.
@@ -57,8 +58,13 @@ fn distilled(path: &Path, recipe: &Recipe, stops: &[u64], devices: usize) -> Sta
             assert_eq!(outcome.steps, stop_after);
         }
     }
-    let newest = Checkpoint::newest(&path.join("checkpoints")).unwrap();
-    StateDict::read(&newest.unwrap().path().join("model.safetensors")).unwrap()
+    let newest = Checkpoint::newest(&path.join("checkpoints"))
+        .unwrap()
+        .unwrap();
+    let trained = StateDict::read(&newest.trained()).unwrap();
+    // The teacher is saved once, beside them.
+    assert!(!trained.iter().any(|(name, _)| name.starts_with("teacher")));
+    newest.read(&newest.trained()).unwrap()
 }
 
 /// The networks of a checkpoint that differ from those the run began with.
