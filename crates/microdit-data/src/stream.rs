@@ -5,7 +5,7 @@ use crate::{
     parallel::unless_it_panics,
     sample::{Place, Position, Sample},
     shapes::Shapes,
-    shards::{Incomplete, Shard, Shards},
+    shards::{AHEAD, Incomplete, Shard, Shards},
 };
 use microdit::rng::{Purpose, Stream};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
@@ -149,6 +149,8 @@ struct ShardStream {
 struct Window {
     samples: Vec<Sample>,
     lacks: Vec<Lack>,
+    /// Why it ends before all its samples were read: they are out of reach, not damaged.
+    failed: Option<DataError>,
     /// Shards of the pass up to its end.
     end: usize,
 }
@@ -187,6 +189,9 @@ impl ShardStream {
                     Lack::Shard(lost) => self.lose(lost, lack)?,
                     part => lack(part),
                 }
+            }
+            if let Some(error) = window.failed {
+                return Err(error);
             }
             self.window = window.samples;
             self.end = window.end;
@@ -241,14 +246,23 @@ fn read_window(shards: &Shards, seed: u64, place: Place) -> Window {
     let mut window = Window {
         samples: Vec::new(),
         lacks: Vec::new(),
+        failed: None,
         end: shard,
     };
-    for &(place, next) in &order[shard..] {
+    let left = &order[shard..];
+    for (i, &(place, next)) in left.iter().enumerate() {
+        for (_, ahead) in left.iter().skip(i + 1).take(AHEAD) {
+            ahead.file().prefetch();
+        }
         let panicked = || Err(DataError::unreadable(next.path(), &"its reader panicked"));
         match unless_it_panics(|| shards.read(next)).unwrap_or_else(panicked) {
             Ok((samples, incomplete)) => {
                 window.samples.extend(samples);
                 window.lacks.extend(incomplete.into_iter().map(Lack::Part));
+            }
+            Err(error @ DataError::Remote(_)) => {
+                window.failed = Some(error);
+                break;
             }
             Err(error) => window.lacks.push(Lack::Shard(LostShard {
                 path: next.path().to_owned(),

@@ -7,7 +7,7 @@ use super::{
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
 use microdit::{
-    DitBackend, checksum,
+    DitBackend,
     rng::{Purpose, Stream},
 };
 use microdit_data::{
@@ -244,7 +244,7 @@ fn read(
     let read = read_ahead(
         stop,
         move |send| {
-            let (source, checksum) = (Glance::at(&reader), checksum::of_file(reader.path()));
+            let (source, checksum) = (Glance::at(&reader), reader.file().checksum());
             let take = |key: &str, sample| send((key.to_owned(), sample));
             let end = reader.for_each(&Members::Pictures, take);
             (source, checksum, end.err())
@@ -266,7 +266,7 @@ fn read(
             samples,
             cut: end.map(|error| error.reason()),
         });
-        (source, pictures.map_err(|error| error.to_string()))
+        (source, pictures.map_err(|error| error.reason()))
     }))
 }
 
