@@ -39,11 +39,23 @@ pub enum Members {
     /// The same under other names.
     Named(Arc<Columns>),
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
-    /// `latents_SIZE` and `caption_latents`.
+    /// `latents_SIZE` and `caption_latents`. Of several captions, in tars `KEY.caption-NAME.npy`, and columns `caption_latents_NAME`.
     Latents {
         /// Side of the images in pixels.
         size: u32,
+        /// Names of several captions, of which a sample has at least one; the only one if empty.
+        captions: Vec<String>,
     },
+}
+
+impl Members {
+    /// Latents of images of that side in pixels, with one caption each.
+    pub fn latents(size: u32) -> Self {
+        Self::Latents {
+            size,
+            captions: Vec::new(),
+        }
+    }
 }
 
 /// A list of shards.
@@ -221,7 +233,7 @@ mod tests {
             }
         }
         std::fs::write(folder.path().join(mds::INDEX), merged.to_string()).unwrap();
-        let members = Members::Latents { size: 256 };
+        let members = Members::latents(256);
         let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
         let mut keys = BTreeSet::new();
         for shard in shards.iter() {

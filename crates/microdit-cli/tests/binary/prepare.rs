@@ -6,7 +6,8 @@ use crate::{
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
-fn picture(level: u8) -> image::RgbImage {
+/// A picture of a color of its own.
+pub(crate) fn picture(level: u8) -> image::RgbImage {
     image::RgbImage::from_pixel(40, 40, image::Rgb([level, 255 - level, 9]))
 }
 

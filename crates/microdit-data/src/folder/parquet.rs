@@ -39,7 +39,7 @@ pub(super) fn rows(
     let wanted: Vec<&str> = columns
         .image
         .or(&IMAGES)
-        .chain(columns.caption.or(&CAPTIONS))
+        .chain(columns.captions_or(&CAPTIONS))
         .collect();
     let mut number = 0u64;
     for group in metadata.row_groups() {

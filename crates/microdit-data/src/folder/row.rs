@@ -35,6 +35,7 @@ pub(super) const NAMED: usize = 20;
 /// The content of a row.
 pub(super) struct Row {
     pub(super) image: Cell,
+    /// Of several captions by name, one cell for each.
     pub(super) captions: Vec<Cell>,
 }
 
@@ -108,13 +109,12 @@ pub(super) fn pick(columns: &Columns, cell: impl Fn(&str) -> Cell) -> Row {
         .or(&IMAGES)
         .find_map(there)
         .unwrap_or(Cell::Null);
-    let most = if columns.every_caption { usize::MAX } else { 1 };
-    let captions = columns
-        .caption
-        .or(&CAPTIONS)
-        .filter_map(there)
-        .take(most)
-        .collect();
+    let names = columns.captions_or(&CAPTIONS);
+    let captions = match (columns.captions.is_empty(), columns.every_caption) {
+        (false, _) => names.into_iter().map(&cell).collect(),
+        (true, true) => names.into_iter().filter_map(there).collect(),
+        (true, false) => names.into_iter().find_map(there).into_iter().collect(),
+    };
     Row { image, captions }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn pick(columns: &Columns, cell: impl Fn(&str) -> Cell) -> Row {
 pub(super) fn check(table: &Path, columns: &Columns, there: &[String]) -> Result<(), DataError> {
     for (what, names) in [
         ("pictures", columns.image.or(&IMAGES).collect::<Vec<_>>()),
-        ("captions", columns.caption.or(&CAPTIONS).collect()),
+        ("captions", columns.captions_or(&CAPTIONS)),
     ] {
         if !names
             .iter()
