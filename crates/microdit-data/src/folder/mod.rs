@@ -1,5 +1,6 @@
 //! Pictures in a directory, with captions beside them or in a table.
 
+mod column;
 mod file;
 mod page_header;
 mod pages;
@@ -18,8 +19,10 @@ use crate::{
     sample::{Image, Sample},
     text::decode_text,
 };
+pub(crate) use column::{BYTES, Column};
 use file::{open, read};
-use row::{Cell, Row};
+pub(crate) use row::Cell;
+use row::Row;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -161,6 +164,7 @@ impl Folder {
             Cell::Null => Err("no image".into()),
             Cell::Foreign(error) => Err(format!("an image path that is not Unicode text: {error}")),
             Cell::List(_) => Err("an image path that is not text: a list".into()),
+            Cell::Bytes(_) => Err("an image path that is not text: bytes".into()),
             Cell::Other(kind) => Err(format!("an image path that is not text: {kind}")),
         }
     }

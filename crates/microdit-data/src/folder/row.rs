@@ -41,12 +41,14 @@ pub(super) struct Row {
 
 /// The content of one column of a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Cell {
+pub(crate) enum Cell {
     Null,
     Text(String),
     /// A whole number, written out.
     Number(String),
     List(Vec<Cell>),
+    /// Bytes as they are.
+    Bytes(Vec<u8>),
     /// A text in another encoding, by what is wrong with it.
     Foreign(String),
     /// Something else, by what it is.
@@ -54,7 +56,7 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         match decode_text(bytes) {
             Ok(text) => Self::Text(text.into_owned()),
             Err(error) => Self::Foreign(error),
@@ -83,6 +85,7 @@ pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
         Cell::Foreign(error) => Err(format!("a caption that is not Unicode text: {error}")),
         Cell::Number(number) => Err(format!("a caption that is not text: the number {number}")),
         Cell::List(_) => Err("a caption that is not text: a list in a list".into()),
+        Cell::Bytes(_) => Err("a caption that is not text: bytes".into()),
         Cell::Other(kind) => Err(format!("a caption that is not text: {kind}")),
     };
     let mut captions = Vec::new();

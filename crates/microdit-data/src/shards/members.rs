@@ -4,7 +4,7 @@ use super::{Members, pil};
 use crate::{
     columns::{Columns, Names},
     image::{READ, UNREAD},
-    mds::MdsShard,
+    mds::{MdsSample, MdsShard},
     sample::{Caption, Image, Sample, Stored},
     text::decode_text,
 };
@@ -31,7 +31,47 @@ static IMAGES: LazyLock<Vec<&str>> = LazyLock::new(|| {
 /// A sample, or what is missing from it.
 type Found = Result<Sample, String>;
 
+/// A sample as named columns.
+pub(super) trait Columnar {
+    /// Whether its shard has such a column.
+    fn has(&self, column: &str) -> bool;
+
+    /// How the column is encoded: `jpeg`, `str`, `bytes`, `json`, ...; empty if that is not said.
+    fn encoding(&self, column: &str) -> &str;
+
+    /// Its content, if there is some.
+    fn get(&self, column: &str) -> Option<Vec<u8>>;
+}
+
+impl Columnar for (&MdsShard, &MdsSample) {
+    fn has(&self, column: &str) -> bool {
+        self.0.columns().any(|name| name == column)
+    }
+
+    fn encoding(&self, column: &str) -> &str {
+        self.0.encoding(column)
+    }
+
+    fn get(&self, column: &str) -> Option<Vec<u8>> {
+        self.1.get(column).map(<[u8]>::to_vec)
+    }
+}
+
 impl Members {
+    /// Whether a column of that name may be part of a sample.
+    pub(super) fn wants(&self, column: &str) -> bool {
+        let of = |columns: &Columns| {
+            let images = columns.image.or(&IMAGES);
+            let mut names = images.chain(columns.captions_or(&CAPTIONS));
+            names.any(|name| name == column)
+        };
+        match self {
+            Self::Pictures => of(&Columns::default()),
+            Self::Named(columns) => of(columns),
+            Self::Latents { .. } => column.starts_with("latents_") || column.starts_with("caption"),
+        }
+    }
+
     /// The samples of the members of a tar: one, unless each of several captions makes one.
     pub(super) fn of_tar(&self, key: &str, part: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<Found> {
         let columns = match self {
@@ -86,13 +126,9 @@ impl Members {
         pictures(key, image, captions, columns.every_caption)
     }
 
-    /// The samples of the columns of an MDS shard: one, unless each of several captions makes one.
-    pub(super) fn of_mds(
-        &self,
-        key: &str,
-        shard: &MdsShard,
-        part: impl Fn(&str) -> Option<Vec<u8>>,
-    ) -> Vec<Found> {
+    /// The samples of the columns of an MDS shard or of a row of Parquet: one, unless each of several captions makes one.
+    pub(super) fn of_columns(&self, key: &str, row: &impl Columnar) -> Vec<Found> {
+        let part = |name: &str| row.get(name);
         let columns = match self {
             Self::Pictures => &Columns::default(),
             Self::Named(columns) => columns,
@@ -112,15 +148,15 @@ impl Members {
                 return vec![latents(key, halves(latent), captions)];
             }
         };
-        let there = |name: &&str| shard.columns().any(|column| column == *name);
+        let there = |name: &&str| row.has(name);
         let image = columns.image.or(&IMAGES).find(there);
-        let image = image.and_then(|name| Some(picture(shard.encoding(name), part(name)?)));
+        let image = image.and_then(|name| Some(picture(row.encoding(name), part(name)?)));
         let image = image.unwrap_or_else(|| Err("no image".into()));
         let caption = |name: &str| -> Vec<Result<String, String>> {
             let Some(bytes) = part(name) else {
                 return Vec::new();
             };
-            match shard.encoding(name) {
+            match row.encoding(name) {
                 "str" | "bytes" | "" => vec![text(&bytes)],
                 "json" => of_json_value(serde_json::from_slice(&bytes).ok()),
                 other => vec![Err(format!(

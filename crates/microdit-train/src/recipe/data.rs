@@ -21,9 +21,9 @@ pub enum DataConfig {
         #[serde(default = "two")]
         threads: usize,
     },
-    /// Tars or MDS shards of images and texts.
+    /// Tars, MDS shards or Parquet files of images and texts.
     WebDataset {
-        /// A tar, a pattern, or a directory of tars or MDS shards. Needed for training, not for a plan.
+        /// A tar or a Parquet file, a pattern, or a directory of tars, Parquet files or MDS shards. Needed for training, not for a plan.
         #[serde(default)]
         shards: Option<String>,
         /// Several of them in place of `shards`, each as often as its weight says.
