@@ -1,7 +1,8 @@
-//! Lists of shards: WebDataset tars, whose members with one key make a sample, and MDS shards.
+//! Lists of shards: WebDataset tars, whose members with one key make a sample, MDS shards, and Parquet files with pictures inside.
 
 mod members;
 mod open;
+mod parquet;
 mod pattern;
 mod pil;
 
@@ -33,17 +34,29 @@ pub struct Incomplete {
 /// Which parts of a shard make a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards columns such as `image` or `jpg`
-    /// and `caption`.
+    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards and Parquet files columns such as
+    /// `image` or `jpg` and `caption`.
     Pictures,
     /// The same under other names.
     Named(Arc<Columns>),
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
-    /// `latents_SIZE` and `caption_latents`.
+    /// `latents_SIZE` and `caption_latents`. Of several captions, in tars `KEY.caption-NAME.npy`, and columns `caption_latents_NAME`.
     Latents {
         /// Side of the images in pixels.
         size: u32,
+        /// Names of several captions, of which a sample has at least one; the only one if empty.
+        captions: Vec<String>,
     },
+}
+
+impl Members {
+    /// Latents of images of that side in pixels, with one caption each.
+    pub fn latents(size: u32) -> Self {
+        Self::Latents {
+            size,
+            captions: Vec::new(),
+        }
+    }
 }
 
 /// A list of shards.
@@ -61,6 +74,8 @@ pub enum Shard {
     Tar(PathBuf),
     /// MosaicML Streaming.
     Mds(MdsShard),
+    /// Apache Parquet with the pictures inside.
+    Parquet(PathBuf),
 }
 
 impl Shards {
@@ -129,7 +144,7 @@ impl Shard {
     /// Its file.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Tar(path) => path,
+            Self::Tar(path) | Self::Parquet(path) => path,
             Self::Mds(shard) => shard.path(),
         }
     }
@@ -154,6 +169,7 @@ impl Shard {
                 Ok(names)
             }
             Self::Mds(shard) => Ok(shard.columns().map(str::to_owned).collect()),
+            Self::Parquet(path) => parquet::names(path),
         }
     }
 
@@ -184,13 +200,21 @@ impl Shard {
             Self::Mds(shard) => {
                 for (i, entry) in shard.read()?.iter().enumerate() {
                     let key = format!("{}:{i}", shard.file());
-                    let part = |column: &str| entry.get(column).map(<[u8]>::to_vec);
-                    let mut samples = members.of_mds(&key, shard, part).into_iter();
+                    let mut samples = members.of_columns(&key, &(shard, entry)).into_iter();
                     if !samples.all(|sample| take(&key, sample)) {
                         break;
                     }
                 }
                 Ok(())
+            }
+            Self::Parquet(path) => {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                let wanted = |column: &str| members.wants(column);
+                parquet::for_each(path, wanted, |number, row| {
+                    let key = format!("{name}:{number}");
+                    let mut samples = members.of_columns(&key, row).into_iter();
+                    samples.all(|sample| take(&key, sample))
+                })
             }
         }
     }
@@ -221,7 +245,7 @@ mod tests {
             }
         }
         std::fs::write(folder.path().join(mds::INDEX), merged.to_string()).unwrap();
-        let members = Members::Latents { size: 256 };
+        let members = Members::latents(256);
         let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
         let mut keys = BTreeSet::new();
         for shard in shards.iter() {

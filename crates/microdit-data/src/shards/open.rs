@@ -1,6 +1,6 @@
 //! Which files a list of shards consists of.
 
-use super::{Members, Shard, Shards, pattern};
+use super::{Members, Shard, Shards, parquet, pattern};
 use crate::{
     damage::Ledger,
     error::DataError,
@@ -12,8 +12,8 @@ use std::{
 };
 
 impl Shards {
-    /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
-    /// `index.json`. An existing path means itself, whatever characters it contains.
+    /// A tar or a Parquet file, a pattern with braces such as `train-{000..009}.tar`, a directory of tars or else of Parquet files, or one
+    /// of MDS shards with their `index.json`. An existing path means itself, whatever characters it contains.
     ///
     /// # Errors
     /// If that names no existing shard.
@@ -26,12 +26,20 @@ impl Shards {
         }
         let paths: Vec<PathBuf> = if path.is_dir() {
             let entries = path.read_dir().map_err(|_| missing())?;
-            let mut tars: Vec<PathBuf> = entries
+            let mut files: Vec<PathBuf> = entries
                 .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
                 .collect();
-            tars.sort();
-            tars
+            files.sort();
+            let of = |extension| {
+                files
+                    .iter()
+                    .filter(move |path| has_extension(path, extension))
+            };
+            let tars: Vec<PathBuf> = of("tar").cloned().collect();
+            match tars.is_empty() {
+                true => of(parquet::EXTENSION).cloned().collect(),
+                false => tars,
+            }
         } else if path.is_file() {
             vec![path.to_owned()]
         } else {
@@ -39,7 +47,7 @@ impl Shards {
                 pattern::expand(spec).map_err(|message| DataError::unreadable(path, &message))?;
             names.into_iter().map(PathBuf::from).collect()
         };
-        Self::new(paths.into_iter().map(Shard::Tar).collect(), members, spec)
+        Self::new(paths.into_iter().map(Shard::at).collect(), members, spec)
     }
 
     fn new(shards: Vec<Shard>, members: Members, spec: &str) -> Result<Self, DataError> {
@@ -56,4 +64,18 @@ impl Shards {
             ledger,
         })
     }
+}
+
+impl Shard {
+    /// The shard that this file is, by its ending.
+    fn at(path: PathBuf) -> Self {
+        match has_extension(&path, parquet::EXTENSION) {
+            true => Self::Parquet(path),
+            false => Self::Tar(path),
+        }
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
 }
