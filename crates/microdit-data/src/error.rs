@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 pub enum DataError {
     /// There is nothing at the path, or no shards.
     #[error(
-        "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, a pattern such as train-{{000..009}}.tar, or \
-         the URL of one of these"
+        "{0}: no such shard; expected a .tar or a .parquet, a directory of these or of MDS shards, a pattern such as \
+         train-{{000..009}}.tar, or the URL of one of these"
     )]
     NoShards(String),
     /// A shard could not be read.

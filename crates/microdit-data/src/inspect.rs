@@ -174,10 +174,24 @@ fn kinds(names: &BTreeSet<String>) -> Vec<Members> {
             .strip_prefix("latent-")
             .and_then(|rest| rest.strip_suffix(".npy"))
             .or_else(|| name.strip_prefix("latents_"));
-        let size = number?.parse().ok()?;
-        Some(Members::Latents { size })
+        number?.parse().ok()
     };
-    let latents: Vec<Members> = names.iter().filter_map(size).collect();
+    let caption = |name: &String| {
+        let inner = name
+            .strip_prefix("caption-")
+            .and_then(|rest| rest.strip_suffix(".npy"))
+            .or_else(|| name.strip_prefix("caption_latents_"));
+        inner.map(str::to_owned)
+    };
+    let captions: Vec<String> = names.iter().filter_map(caption).collect();
+    let latents: Vec<Members> = names
+        .iter()
+        .filter_map(size)
+        .map(|size| Members::Latents {
+            size,
+            captions: captions.clone(),
+        })
+        .collect();
     if latents.is_empty() {
         vec![Members::Pictures]
     } else {
@@ -262,13 +276,19 @@ impl Page {
                 let latent = latent
                     .read()
                     .map_err(|error| format!("a latent: {error}"))?;
-                let caption = caption
-                    .read()
+                let others = sample.others.into_iter().filter_map(|other| other.states);
+                let captions = std::iter::once(caption).chain(others);
+                let captions: Vec<npy::Array> = captions
+                    .map(|states| states.read())
+                    .collect::<Result<_, _>>()
                     .map_err(|error| format!("caption states: {error}"))?;
                 if !npy::all_finite(&latent.values) {
                     return Err("a non-finite latent".into());
                 }
-                if !npy::all_finite(&caption.values) {
+                if !captions
+                    .iter()
+                    .all(|states| npy::all_finite(&states.values))
+                {
                     return Err("non-finite caption states".into());
                 }
                 *self
@@ -276,11 +296,11 @@ impl Page {
                     .sizes
                     .entry(format!("{:?}", latent.shape))
                     .or_default() += 1;
-                if first {
+                for states in captions.iter().filter(|_| first) {
                     *self
                         .result
                         .captions
-                        .entry(format!("{:?}", caption.shape))
+                        .entry(format!("{:?}", states.shape))
                         .or_default() += 1;
                 }
                 for &value in &latent.values {

@@ -27,10 +27,11 @@ mod shard_file;
 mod shards;
 mod stream;
 mod text;
+mod variation;
 mod writer;
 
 pub use ahead::read_ahead;
-pub use columns::{Columns, Names};
+pub use columns::{Columns, Names, check_names};
 pub use damage::Damage;
 pub use error::DataError;
 pub use folder::Folder;
@@ -46,10 +47,11 @@ pub use prepare::{DatasetCard, Filters, Layout, Store};
 #[cfg(feature = "remote")]
 pub use remote::RemoteConfig;
 pub use remote::RemoteError;
-pub use sample::{Image, Place, Position, Sample, Stored};
+pub use sample::{Caption, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
 pub use shard_file::ShardFile;
 pub use shards::{Incomplete, Members, Shard, Shards};
 pub use stream::Source;
 pub use text::decode_text;
+pub use variation::Variation;
 pub use writer::ShardWriter;

@@ -1,7 +1,8 @@
-//! Lists of shards: WebDataset tars, whose members with one key make a sample, and MDS shards.
+//! Lists of shards: WebDataset tars, whose members with one key make a sample, MDS shards, and Parquet files with pictures inside.
 
 mod members;
 mod open;
+mod parquet;
 mod pattern;
 mod pil;
 
@@ -16,12 +17,15 @@ use crate::{
     shard_file::ShardFile,
 };
 pub(crate) use open::Listed;
-#[cfg(feature = "remote")]
-pub(crate) use pattern::expand;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
+};
+#[cfg(feature = "remote")]
+pub(crate) use {
+    open::{is_shard, shards_among},
+    pattern::expand,
 };
 
 /// Shards that are brought here before their turn, if they lie elsewhere.
@@ -41,17 +45,29 @@ pub struct Incomplete {
 /// Which parts of a shard make a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards columns such as `image` or `jpg`
-    /// and `caption`.
+    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards and Parquet files columns such as
+    /// `image` or `jpg` and `caption`.
     Pictures,
     /// The same under other names.
     Named(Arc<Columns>),
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
-    /// `latents_SIZE` and `caption_latents`.
+    /// `latents_SIZE` and `caption_latents`. Of several captions, in tars `KEY.caption-NAME.npy`, and columns `caption_latents_NAME`.
     Latents {
         /// Side of the images in pixels.
         size: u32,
+        /// Names of several captions, of which a sample has at least one; the only one if empty.
+        captions: Vec<String>,
     },
+}
+
+impl Members {
+    /// Latents of images of that side in pixels, with one caption each.
+    pub fn latents(size: u32) -> Self {
+        Self::Latents {
+            size,
+            captions: Vec::new(),
+        }
+    }
 }
 
 /// A list of shards.
@@ -71,6 +87,8 @@ pub enum Shard {
     Tar(ShardFile),
     /// MosaicML Streaming.
     Mds(MdsShard),
+    /// Apache Parquet with the pictures inside.
+    Parquet(ShardFile),
 }
 
 impl Shards {
@@ -161,14 +179,14 @@ impl Shard {
     /// Where its bytes lie.
     pub fn file(&self) -> &ShardFile {
         match self {
-            Self::Tar(file) => file,
+            Self::Tar(file) | Self::Parquet(file) => file,
             Self::Mds(shard) => shard.source(),
         }
     }
 
     fn file_mut(&mut self) -> &mut ShardFile {
         match self {
-            Self::Tar(file) => file,
+            Self::Tar(file) | Self::Parquet(file) => file,
             Self::Mds(shard) => shard.source_mut(),
         }
     }
@@ -198,6 +216,7 @@ impl Shard {
                 Ok(names)
             }
             Self::Mds(shard) => Ok(shard.columns().map(str::to_owned).collect()),
+            Self::Parquet(file) => parquet::names(file),
         }
     }
 
@@ -227,13 +246,25 @@ impl Shard {
             Self::Mds(shard) => {
                 for (i, entry) in shard.read()?.iter().enumerate() {
                     let key = format!("{}:{i}", shard.file());
-                    let part = |column: &str| entry.get(column).map(<[u8]>::to_vec);
-                    let mut samples = members.of_mds(&key, shard, part).into_iter();
+                    let mut samples = members.of_columns(&key, &(shard, entry)).into_iter();
                     if !samples.all(|sample| take(&key, sample)) {
                         break;
                     }
                 }
                 Ok(())
+            }
+            Self::Parquet(file) => {
+                let name = file
+                    .place()
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy();
+                let wanted = |column: &str| members.wants(column);
+                parquet::for_each(file, wanted, |number, row| {
+                    let key = format!("{name}:{number}");
+                    let mut samples = members.of_columns(&key, row).into_iter();
+                    samples.all(|sample| take(&key, sample))
+                })
             }
         }
     }
@@ -264,7 +295,7 @@ mod tests {
             }
         }
         std::fs::write(folder.path().join(mds::INDEX), merged.to_string()).unwrap();
-        let members = Members::Latents { size: 256 };
+        let members = Members::latents(256);
         let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
         let mut keys = BTreeSet::new();
         for shard in shards.iter() {

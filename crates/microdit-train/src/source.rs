@@ -5,7 +5,8 @@ use crate::{
     recipe::{DataConfig, Recipe, Stage},
 };
 use microdit_data::{
-    DataError, Loader, LoaderConfig, Members, Position, Shapes, Shard, ShardFile, Shards, Source,
+    Columns, DataError, Loader, LoaderConfig, Members, Position, Shapes, Shard, ShardFile, Shards,
+    Source, Variation,
 };
 use microdit_encoders::hub::locate;
 use rayon::prelude::*;
@@ -62,7 +63,7 @@ impl Inputs {
             .find_map(|config| config.shards.as_ref())
             && let Some(stage) = recipe.stages.first()
         {
-            open(stage, &[(shards.as_str(), 1.0)])?;
+            open(stage, &[(shards.as_str(), 1.0)], Vec::new())?;
         }
         let mut found = Vec::<Result<DataIdentity, TrainError>>::new();
         for stage in &recipe.stages {
@@ -114,7 +115,7 @@ impl DataIdentity {
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
-        let Source::Mix(lists) = open(stage, &stage.data.lists())? else {
+        let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new())? else {
             let crc32c = crc32c::crc32c(text.as_bytes());
             return Ok(Self {
                 shards: 0,
@@ -156,13 +157,15 @@ fn probe(file: &ShardFile) -> Result<(u64, u32), DataError> {
     Ok((size, pieces.iter().fold(0, append)))
 }
 
-/// The source of `stage` over `lists` of shards by their weights, unless its data are generated.
-fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
+/// The source of `stage` over `lists` of shards by their weights, unless its data are generated, with the named captions where there
+/// are several.
+fn open(stage: &Stage, lists: &[(&str, f64)], captions: Vec<String>) -> Result<Source, DataError> {
     let size = stage.data.image_size();
     let members = match stage.data {
         DataConfig::Shapes { .. } => return Ok(Source::Shapes(Shapes { size })),
-        DataConfig::WebDataset { .. } => Members::Pictures,
-        DataConfig::Latents { .. } => Members::Latents { size },
+        DataConfig::WebDataset { .. } if captions.is_empty() => Members::Pictures,
+        DataConfig::WebDataset { .. } => Members::Named(Columns::of_captions(&captions).into()),
+        DataConfig::Latents { .. } => Members::Latents { size, captions },
     };
     let open =
         |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members.clone())?, weight));
@@ -173,23 +176,50 @@ fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
         .map(Source::Mix)
 }
 
-/// A loader of `batch` samples for `stage` from `lists` of shards by their weights, unless its data are generated, beginning at
-/// `start`.
-pub(crate) fn loader(
+/// The loader of the training samples of `stage`, beginning at `start`.
+pub(crate) fn loader(stage: &Stage, seed: u64, start: &Position) -> Result<Loader, TrainError> {
+    let data = &stage.data;
+    let source = open(stage, &data.lists(), data.caption_names())?;
+    let weights = data.caption_mix().iter().map(|caption| caption.weight);
+    let variation = Variation {
+        captions: weights.collect(),
+    };
+    Ok(Loader::new(
+        source,
+        config(stage, seed, stage.batch, variation),
+        start,
+    ))
+}
+
+/// A loader of `count` samples for `stage` from `shards`, unless its data are generated, beginning at `start`: as they are, with the
+/// caption of that name, or the first, where they have several.
+pub(crate) fn held_out(
     stage: &Stage,
-    lists: &[(&str, f64)],
+    shards: Option<&str>,
+    caption: Option<&str>,
     seed: u64,
-    batch: usize,
+    count: usize,
     start: &Position,
 ) -> Result<Loader, TrainError> {
-    let source = open(stage, lists)?;
-    let config = LoaderConfig {
+    let lists: Vec<(&str, f64)> = shards.map(|shards| (shards, 1.0)).into_iter().collect();
+    let mut captions = stage.data.caption_names();
+    if let Some(caption) = caption {
+        captions.retain(|name| name != caption);
+        captions.insert(0, caption.to_owned());
+    }
+    let source = open(stage, &lists, captions)?;
+    let config = config(stage, seed, count, Variation::default());
+    Ok(Loader::new(source, config, start))
+}
+
+fn config(stage: &Stage, seed: u64, batch: usize, variation: Variation) -> LoaderConfig {
+    LoaderConfig {
         seed,
         batch,
         shape: stage.model.latent(),
         caption: [stage.data.tokens(), stage.model.caption_channels()],
         threads: stage.data.threads(),
         max_damage: stage.data.max_damage(),
-    };
-    Ok(Loader::new(source, config, start))
+        variation,
+    }
 }

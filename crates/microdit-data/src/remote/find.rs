@@ -9,7 +9,7 @@ use crate::{
     index::{self, DatasetIndex},
     mds::{self, MdsShard},
     shard_file::ShardFile,
-    shards::{Listed, Shard, expand},
+    shards::{Listed, Shard, expand, is_shard, shards_among},
 };
 use glob::{MatchOptions, Pattern};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -21,8 +21,8 @@ const MATCH: MatchOptions = MatchOptions {
     require_literal_leading_dot: false,
 };
 
-/// The shards of a URL: a tar, a pattern with braces or, where a site has lists, with `*`, `?`, `[...]` and `**`; or a directory
-/// of MDS shards with their `index.json` or of tars.
+/// The shards of a URL: a tar or a Parquet file, a pattern with braces or, where a site has lists, with `*`, `?`, `[...]` and `**`; or a directory
+/// of MDS shards with their `index.json`, of tars, or of Parquet files.
 pub(crate) fn find(spec: &str) -> Result<Listed, DataError> {
     find_as(spec, &RemoteConfig::from_env()?)
 }
@@ -45,7 +45,7 @@ pub(super) fn find_as(spec: &str, config: &RemoteConfig) -> Result<Listed, DataE
         known: BTreeMap::new(),
     };
     if let [url] = &urls[..]
-        && !is_tar(&url.path)
+        && !is_shard(&url.path)
         && !is_glob(&url.path)
     {
         return folder(&sites.site(url)?, &url.path);
@@ -84,7 +84,7 @@ pub(super) fn find_as(spec: &str, config: &RemoteConfig) -> Result<Listed, DataE
         let sum = indices[&place].get(name).map(String::as_str);
         if let Some(described) = described {
             let object = Object::new(&site, &path, described)?.with_sha256(sum);
-            shards.push(Shard::Tar(ShardFile::remote(object)));
+            shards.push(Shard::at(ShardFile::remote(object)));
         }
     }
     Ok(Listed {
@@ -147,17 +147,14 @@ fn folder(site: &Arc<Site>, path: &str) -> Result<Listed, DataError> {
     let index_path = join(path, DatasetIndex::FILE);
     let index = site.index(&index_path)?;
     let sums = index.as_deref().map(index::checksums).unwrap_or_default();
-    let tars = match site.list(path, false)? {
-        Some(listed) => listed
-            .into_iter()
-            .filter(|(path, _)| is_tar(path))
-            .collect(),
+    let files = match site.list(path, false)? {
+        Some(listed) => shards_among(listed, |(path, _)| Path::new(path)),
         // What a web server has is in the index alone.
         None if sums.is_empty() => {
             return Err(RemoteError::Address {
                 url: site.url_of(path),
                 message: format!(
-                    "a web server does not list its files, and there is no {} or {}; expected a URL that ends in .tar, such as \
+                    "a web server does not list its files, and there is no {} or {}; expected a URL that ends in .tar or .parquet, such as \
                      {}/{{000000..000009}}.tar",
                     mds::INDEX,
                     DatasetIndex::FILE,
@@ -173,17 +170,17 @@ fn folder(site: &Arc<Site>, path: &str) -> Result<Listed, DataError> {
             paths.into_iter().zip(described).collect::<Vec<_>>()
         }
     };
-    if tars.is_empty() {
+    if files.is_empty() {
         return Err(DataError::NoShards(site.url_of(path)));
     }
     let shard = |(path, described): (String, Described)| {
         let name = path.rsplit('/').next().unwrap_or(&path);
         let sum = sums.get(name).map(String::as_str);
         let object = Object::new(site, &path, described)?.with_sha256(sum);
-        Ok(Shard::Tar(ShardFile::remote(object)))
+        Ok(Shard::at(ShardFile::remote(object)))
     };
     Ok(Listed {
-        shards: tars
+        shards: files
             .into_iter()
             .map(shard)
             .collect::<Result<_, RemoteError>>()?,
@@ -240,7 +237,7 @@ fn matches(site: &Site, pattern: &str) -> Result<Vec<(String, Described)>, Remot
 fn common_folder(urls: &[Url]) -> String {
     let mut folders = urls
         .iter()
-        .map(|url| match is_tar(&url.path) || is_glob(&url.path) {
+        .map(|url| match is_shard(&url.path) || is_glob(&url.path) {
             true => literal_folder(&url.path),
             false => &url.path,
         });
@@ -270,12 +267,6 @@ fn is_star(c: char) -> bool {
 
 fn is_glob(path: &str) -> bool {
     path.contains(is_star)
-}
-
-fn is_tar(path: &str) -> bool {
-    [".tar", ".tar.gz", ".tgz"]
-        .iter()
-        .any(|end| path.ends_with(end))
 }
 
 /// Whether a name stays in its directory.

@@ -1,6 +1,6 @@
 //! Which files a list of shards consists of.
 
-use super::{Members, Shard, Shards, pattern};
+use super::{Members, Shard, Shards, parquet, pattern};
 use crate::{
     damage::Ledger,
     error::DataError,
@@ -22,10 +22,10 @@ pub(crate) struct Listed {
 }
 
 impl Shards {
-    /// A tar, a pattern with braces such as `train-{000..009}.tar`, a directory of tars, or one of MDS shards with their
-    /// `index.json`; or the URL of one of these (`https://`, `http://`, `s3://`, `gs://`, `az://`, `hf://datasets/`), in which a
-    /// tar is what ends in `.tar`, `.tar.gz` or `.tgz`, and files of a bucket or of the hub may also be named with `*`, `?` and
-    /// `[...]`. An existing path means itself, whatever characters it contains.
+    /// A tar or a Parquet file, a pattern with braces such as `train-{000..009}.tar`, a directory of tars or else of Parquet files, or one
+    /// of MDS shards with their `index.json`; or the URL of one of these (`https://`, `http://`, `s3://`, `gs://`, `az://`,
+    /// `hf://datasets/`), in which a shard is what ends in `.tar`, `.tar.gz`, `.tgz` or `.parquet`, and files of a bucket or of the hub
+    /// may also be named with `*`, `?` and `[...]`. An existing path means itself, whatever characters it contains.
     ///
     /// # Errors
     /// If that names no existing shard, or the place of a URL is out of reach.
@@ -55,28 +55,27 @@ impl Shards {
 /// The shards of a path on this machine.
 fn local(spec: &str) -> Result<Listed, DataError> {
     let path = Path::new(spec);
-    let missing = || DataError::NoShards(spec.to_owned());
-    let tars = |paths: Vec<PathBuf>| {
+    let of = |paths: Vec<PathBuf>| {
         let files = paths.into_iter().map(ShardFile::local);
-        files.map(Shard::Tar).collect::<Vec<_>>()
+        files.map(Shard::at).collect::<Vec<_>>()
     };
     let mut shards = if path.join(mds::INDEX).is_file() {
         let shards = MdsShard::list(path)?;
         shards.into_iter().map(Shard::Mds).collect()
     } else if path.is_dir() {
-        let entries = path.read_dir().map_err(|_| missing())?;
-        let mut paths: Vec<PathBuf> = entries
+        let entries = path.read_dir();
+        let entries = entries.map_err(|_| DataError::NoShards(spec.to_owned()))?;
+        let mut files: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
             .collect();
-        paths.sort();
-        tars(paths)
+        files.sort();
+        of(shards_among(files, PathBuf::as_path))
     } else if path.is_file() {
-        tars(vec![path.to_owned()])
+        of(vec![path.to_owned()])
     } else {
         let names =
             pattern::expand(spec).map_err(|message| DataError::unreadable(path, &message))?;
-        tars(names.into_iter().map(PathBuf::from).collect())
+        of(names.into_iter().map(PathBuf::from).collect())
     };
     let mut indices = BTreeMap::new();
     for shard in &mut shards {
@@ -96,4 +95,35 @@ fn local(spec: &str) -> Result<Listed, DataError> {
         shards,
         index: index.transpose()?,
     })
+}
+
+impl Shard {
+    /// The shard that this file is, by its ending.
+    pub(crate) fn at(file: ShardFile) -> Self {
+        match has_extension(file.place(), parquet::EXTENSION) {
+            true => Self::Parquet(file),
+            false => Self::Tar(file),
+        }
+    }
+}
+
+/// Whether a name ends as those of shards do.
+#[cfg(feature = "remote")]
+pub(crate) fn is_shard(name: &str) -> bool {
+    let ends = [".tar", ".tar.gz", ".tgz"];
+    ends.iter().any(|end| name.ends_with(end)) || has_extension(Path::new(name), parquet::EXTENSION)
+}
+
+/// Of the files of a directory, in their order, those that are its shards: the tars, or else the Parquet files.
+pub(crate) fn shards_among<T>(files: Vec<T>, path: impl Fn(&T) -> &Path) -> Vec<T> {
+    let extension = match files.iter().any(|file| has_extension(path(file), "tar")) {
+        true => "tar",
+        false => parquet::EXTENSION,
+    };
+    let is_shard = |file: &T| has_extension(path(file), extension);
+    files.into_iter().filter(is_shard).collect()
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
 }

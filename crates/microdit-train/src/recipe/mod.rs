@@ -20,7 +20,7 @@ mod tree;
 mod validate;
 
 pub use bundled::{Bundled, beside};
-pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted, WeightedCaption};
 pub use difference::{Change, Effect};
 pub use document::Document;
 pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
