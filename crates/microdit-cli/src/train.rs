@@ -49,8 +49,8 @@ pub(crate) struct Train {
     resume: bool,
     /// Resume although the recipe or its data would train something other than what the run was started with.
     /// Without it, a resumed run accepts changes that do not affect its weights (name, sampling, encoders, log_every,
-    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, data.threads,
-    /// data.max_damage), the same data at another path, more or fewer steps of stages that are not
+    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, distributed.shard_optimizer,
+    /// distributed.bucket_mib, data.threads, data.max_damage), the same data at another path, more or fewer steps of stages that are not
     /// finished where their schedules say `total`, and further stages
     #[arg(long, requires = "resume")]
     allow_changes: bool,
@@ -182,6 +182,9 @@ impl Train {
                 true => Err(Stopped(message).into()),
                 false => Ok(()),
             };
+        }
+        if let Some(traffic) = &outcome.traffic {
+            say!("{traffic}");
         }
         match outcome.ending {
             Ending::AlreadyFinished => {
