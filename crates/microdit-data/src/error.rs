@@ -1,14 +1,19 @@
 //! What can be wrong with data.
 
+use crate::remote::RemoteError;
 use std::path::{Path, PathBuf};
 
 /// Data that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
+    /// There are no prompts.
+    #[error("there are no prompts")]
+    NoPrompts,
     /// There is nothing at the path, or no shards.
     #[error(
-        "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, or a pattern such as train-{{000..009}}.tar"
+        "{0}: no such shard; expected a .tar or a .parquet, a directory of these or of MDS shards, a pattern such as \
+         train-{{000..009}}.tar, or the URL of one of these"
     )]
     NoShards(String),
     /// A shard could not be read.
@@ -19,6 +24,9 @@ pub enum DataError {
         /// The reader's error.
         message: String,
     },
+    /// Data that lie elsewhere cannot be had.
+    #[error(transparent)]
+    Remote(RemoteError),
     /// A shard without one usable sample.
     #[error("{}: no usable sample; expected members {expected}", shard.display())]
     EmptyShard {

@@ -28,17 +28,24 @@ const ALONE: [&str; 3] = [
     "diffusion_pytorch_model.safetensors.index.json",
 ];
 
+/// Keys that name files of weights.
+const WEIGHTS: &str = "weights";
+const TEACHERS: &str = "distill.teacher";
+
 impl Stage {
     /// The files of weights it begins with, by their keys.
     pub(crate) fn named_weights(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let teacher = self.distill.as_ref().and_then(|own| own.teacher.as_deref());
         let named = [
-            ("weights", self.weights.as_deref()),
-            ("distill.teacher", teacher),
+            (WEIGHTS, self.weights.as_deref()),
+            (TEACHERS, self.teacher()),
         ];
         named
             .into_iter()
             .filter_map(|(key, path)| Some((key, path?)))
+    }
+
+    fn teacher(&self) -> Option<&Path> {
+        self.distill.as_ref()?.teacher.as_deref()
     }
 
     /// The network's weights in the file called `name`, which is the value of `key`.
@@ -99,25 +106,19 @@ impl Stage {
     /// `task` with the weights it begins with: those of its files; where they name none, those of the network that was `handed` on.
     pub(crate) fn begun<B: DitBackend, M: Module<B>>(
         &self,
-        task: M,
+        mut task: M,
         handed: Option<StateDict>,
         device: &B::Device,
     ) -> Result<M, TrainError> {
-        let mut read = [None, None];
-        for (i, (key, name)) in self.named_weights().enumerate() {
-            read[i] = Some((key, self.read(key, name)?));
-        }
-        let [mut own, mut teacher] = [None, None];
-        for (key, weights) in read.into_iter().flatten() {
-            match key {
-                "weights" => own = Some((key, weights)),
-                _ => teacher = Some((key, weights)),
-            }
-        }
+        let read = |key, name: Option<&Path>| {
+            let read = name.map(|name| Ok::<_, TrainError>((key, self.read(key, name)?)));
+            read.transpose()
+        };
+        let own = read(WEIGHTS, self.weights.as_deref())?;
+        let teacher = read(TEACHERS, self.teacher())?;
         let handed = handed.map(|weights| ("hand_over", weights.into_reference()));
         let student = own.or(handed).or_else(|| teacher.clone());
         let teacher = teacher.or_else(|| student.clone());
-        let mut task = task;
         if let Some((key, weights)) = student {
             let loaded = weights.load_part_into(task, device, in_network);
             task = loaded.map_err(|error| self.about(key, error.into()))?;
@@ -153,7 +154,10 @@ impl Stage {
                 continue;
             };
             // What is gone is no longer needed: checkpoints hold all of it.
-            let Ok(found) = self.sum(name) else { continue };
+            if locate(name).is_err() {
+                continue;
+            }
+            let found = self.sum(name).map_err(|error| self.about(key, error))?;
             if found != *expected {
                 return Err(TrainError::OtherWeights {
                     stage: self.name.clone(),

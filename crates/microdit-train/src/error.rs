@@ -310,6 +310,17 @@ pub enum TrainError {
         /// Channels of the network.
         expected: usize,
     },
+    /// A text encoder reads captions into vectors of other numbers or sizes.
+    #[error(
+        "the text encoder reads {} tokens of {} channels; the recipe says {} of {}: name another one in encoders.text, or change data.tokens",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    Misread {
+        /// Tokens and channels it has.
+        found: [usize; 2],
+        /// Tokens and channels of the stage.
+        expected: [usize; 2],
+    },
     /// A file of prompts holds none that can be read.
     #[error("{}: {message}", path.display())]
     Prompts {

@@ -25,6 +25,7 @@ pub mod run;
 pub mod sampling;
 pub mod schedule;
 mod sealed;
+mod sharding;
 mod source;
 pub mod stage_start;
 mod stage_task;

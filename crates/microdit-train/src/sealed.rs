@@ -26,6 +26,11 @@ impl Sum {
         Self::of_all([path])
     }
 
+    /// Bytes and checksum.
+    pub(crate) fn parts(self) -> (u64, u32) {
+        (self.bytes, self.crc32c)
+    }
+
     /// Reads several files, as if they were one.
     pub(crate) fn of_all<'a>(
         paths: impl IntoIterator<Item = &'a Path>,

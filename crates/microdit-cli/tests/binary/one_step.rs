@@ -441,3 +441,36 @@ fn a_network_is_trained_and_distilled_in_one_run() {
     }
     assert_eq!(frozen.len(), before.len());
 }
+
+/// Of a file of prompts, no shards are needed; a pass has another order than the one before, and resumes in its middle.
+#[test]
+fn a_file_of_prompts_is_all_a_student_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = teacher(folder.path());
+    let prompts = folder.path().join("prompts.txt");
+    let lines = ["a large red circle", "a small blue square", "a green cross"];
+    fs::write(&prompts, lines.join("\n")).unwrap();
+    let mut sets = shrunken(&teacher, 6);
+    sets.push(format!("stages.0.distill.prompts={prompts:?}"));
+    sets.push("data=WebDataset(image_size: 32, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 15))".into());
+    let [whole, killed] = ["whole", "killed"].map(|run| folder.path().join(run));
+    finish(SHAPES, &whole, &sets, &[]);
+    kill_at(SHAPES, &killed, &sets, 4);
+    finish(SHAPES, &killed, &sets, &["--resume"]);
+    assert_eq!(tensors(&whole), tensors(&killed));
+    // Other prompts are another training.
+    let run = folder.path().join("begun");
+    kill_at(SHAPES, &run, &sets, 4);
+    fs::write(&prompts, "a circle").unwrap();
+    let output = command(SHAPES, &run, &sets, &["--resume"])
+        .output()
+        .unwrap();
+    fails(&output, &["the data of stage distil are not those"]);
+    let mut without = sets.clone();
+    without.retain(|set| !set.contains("distill.prompts"));
+    let output = command(SHAPES, &folder.path().join("none"), &without, &[]).output();
+    fails(
+        &output.unwrap(),
+        &["data.shards: this dataset needs its shards"],
+    );
+}

@@ -39,6 +39,7 @@ fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
     let (image, caption) = match &sample.image {
         Image::Decoded(image) => (square(image, config.shape), text()),
         Image::Encoded(file) => (square(&image::decode(file)?, config.shape), text()),
+        Image::Absent => (vec![0.0; config.shape.iter().product()], text()),
         Image::Precomputed { latent, caption } => {
             let latent = array("latent", latent, &config.shape)?;
             let caption = array("caption", caption, &config.caption)?;

@@ -1,5 +1,6 @@
 //! The state of a run on disk: a directory that appears complete or not at all, and is verified before it is used.
 
+mod shared;
 mod shelf;
 mod tensors;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use microdit::{
 };
 use microdit_data::Position;
 use serde::{Deserialize, Serialize};
+use shared::index_of;
 use shelf::{file_names, prune};
 use std::{
     collections::BTreeMap,
@@ -174,13 +176,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         let part = part(checkpoints, self.progress.step)?;
         let written = self.write(&part, data, beginning).and_then(|manifest| {
             let folder = place(checkpoints, &part, self.progress.step)?;
-            Ok(Checkpoint {
-                folder,
-                progress: manifest.progress,
-                data: manifest.data,
-                files: manifest.files,
-                beginning: manifest.beginning,
-            })
+            Ok(Checkpoint::of(folder, manifest))
         });
         match written {
             Ok(checkpoint) => {
@@ -203,14 +199,8 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
     ) -> Result<Manifest, TrainError> {
         let step = self.progress.step;
         let task = self.task.valid();
-        let mut beginning = beginning.clone();
-        if beginning.frozen.is_empty() {
-            let checkpoints = part.parent().unwrap_or(Path::new(""));
-            let name = format!("frozen-{}.safetensors", self.progress.stage);
-            if save_frozen(&checkpoints.join(&name), &task, step)? {
-                beginning.frozen = sums(checkpoints, &[name])?;
-            }
-        }
+        let checkpoints = part.parent().unwrap_or(Path::new(""));
+        let beginning = self.with_frozen(checkpoints, beginning)?;
         save_task(&part.join(MODEL), &task, step)?;
         let averages = self.emas.iter().enumerate();
         let averages = averages.map(|(i, ema)| (ema_file(i), ema));
@@ -221,11 +211,40 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             }
         }
         save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
+        let files = sums(part, &file_names(part)?)?;
+        self.seal(part, data, files, beginning)
+    }
+
+    /// `beginning`, with the file of what no step moves, which is written unless it is there.
+    fn with_frozen(
+        &self,
+        checkpoints: &Path,
+        beginning: &Beginning,
+    ) -> Result<Beginning, TrainError> {
+        let mut beginning = beginning.clone();
+        if beginning.frozen.is_empty() {
+            let Progress { stage, step, .. } = self.progress;
+            let name = format!("frozen-{stage}.safetensors");
+            if save_frozen(&checkpoints.join(&name), &self.task.valid(), step)? {
+                beginning.frozen = sums(checkpoints, &[name])?;
+            }
+        }
+        Ok(beginning)
+    }
+
+    /// Writes the manifest of `files`, and flushes the names in `part`.
+    fn seal(
+        &self,
+        part: &Path,
+        data: Option<&DataIdentity>,
+        files: Files,
+        beginning: Beginning,
+    ) -> Result<Manifest, TrainError> {
         let manifest = Manifest {
             format: FORMAT,
             progress: self.progress.clone(),
             data: data.cloned(),
-            files: sums(part, &file_names(part)?)?,
+            files,
             beginning,
         };
         let path = part.join(STATE);
@@ -250,6 +269,16 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
 }
 
 impl Checkpoint {
+    fn of(folder: PathBuf, manifest: Manifest) -> Self {
+        Self {
+            folder,
+            progress: manifest.progress,
+            data: manifest.data,
+            files: manifest.files,
+            beginning: manifest.beginning,
+        }
+    }
+
     /// The newest intact checkpoint; a damaged one is named in a warning and skipped.
     ///
     /// # Errors
@@ -286,19 +315,14 @@ impl Checkpoint {
     fn verify(folder: &Path) -> Result<Self, String> {
         let manifest = Manifest::read(folder)?;
         manifest.progress.check()?;
-        if !manifest.files.contains_key(MODEL) {
-            return Err(format!("{STATE}: it lists no {MODEL}"));
-        }
         check_contents(folder, &manifest.files)?;
         let checkpoints = folder.parent().unwrap_or(Path::new(""));
         check_contents(checkpoints, &manifest.beginning.frozen)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            progress: manifest.progress,
-            data: manifest.data,
-            files: manifest.files,
-            beginning: manifest.beginning,
-        })
+        let checkpoint = Self::of(folder.to_owned(), manifest);
+        match checkpoint.file(MODEL) {
+            Some(_) => Ok(checkpoint),
+            None => Err(format!("{STATE}: it lists no {MODEL}")),
+        }
     }
 
     /// Removes what `config` does not keep of this checkpoint and those before it.
@@ -371,8 +395,11 @@ impl Checkpoint {
         name: &str,
         path: &Path,
     ) -> Result<(), TrainError> {
-        let own = if name == ema_file(0) { name } else { MODEL };
-        match is_result_of(task, &self.folder.join(own), path)? {
+        let own = match self.average(0) {
+            Some(average) if name == ema_file(0) => average,
+            _ => self.trained(),
+        };
+        match is_result_of(task, &own, path)? {
             true => Ok(()),
             false => Err(WeightsError::Format {
                 path: path.to_owned(),
@@ -392,14 +419,19 @@ impl Checkpoint {
 
     /// The network as trained.
     pub fn trained(&self) -> PathBuf {
-        self.folder.join(MODEL)
+        self.file(MODEL).unwrap_or_else(|| self.folder.join(MODEL))
+    }
+
+    /// The file of this name, or the index of those it is split into, if it is there.
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        let names = [name.to_owned(), index_of(name)];
+        let found = names.into_iter().find(|name| self.files.contains_key(name));
+        found.map(|name| self.folder.join(name))
     }
 
     /// The average with this index, if there is one.
     pub fn average(&self, index: usize) -> Option<PathBuf> {
-        let file = ema_file(index);
-        let found = self.files.contains_key(&file);
-        found.then(|| self.folder.join(file))
+        self.file(&ema_file(index))
     }
 
     /// Reads the state of a run that was in `stage`, whose untrained task is `task`.
@@ -412,15 +444,12 @@ impl Checkpoint {
         task: T,
         device: &B::Device,
     ) -> Result<State<B, T>, TrainError> {
-        let weights = self.read(&self.folder.join(MODEL))?;
+        let weights = self.read(&self.trained())?;
         let task = weights.load_into(task, device)?;
         let resumed = |name: String, config: EmaConfig| {
-            let average = match self.files.contains_key(&name) {
-                true => {
-                    let file = self.read(&self.folder.join(name))?;
-                    Some(file.load_into(task.valid(), device)?)
-                }
-                false => None,
+            let average = match self.file(&name) {
+                Some(path) => Some(self.read(&path)?.load_into(task.valid(), device)?),
+                None => None,
             };
             Ok::<_, TrainError>(Ema::resume(config, average))
         };
@@ -430,13 +459,13 @@ impl Checkpoint {
         let post_hoc = stage.post_hoc_averages().into_iter().enumerate();
         let post_hoc = post_hoc.map(|(i, config)| resumed(post_hoc_file(i), config));
         let post_hoc = post_hoc.collect::<Result<_, _>>()?;
-        let slots = match self.files.contains_key(OPTIMIZER) {
-            true => {
-                let kept = stage.optimizers().kept(&task);
-                read_slots(&self.folder.join(OPTIMIZER), &kept, device)?
-            }
-            false => BTreeMap::new(),
-        };
+        let kept = stage.optimizers().kept(&task);
+        let mut slots = BTreeMap::new();
+        // One, or one of every rank.
+        let stem = OPTIMIZER.trim_end_matches(".safetensors");
+        for name in self.files.keys().filter(|name| name.starts_with(stem)) {
+            slots.extend(read_slots(&self.folder.join(name), &kept, device)?);
+        }
         let steps = self.progress.optimizer_steps;
         Ok(State {
             progress: self.progress.clone(),

@@ -24,8 +24,13 @@ pub(crate) fn save_task<B: DitBackend>(
     step: u64,
 ) -> Result<(), TrainError> {
     let weights = StateDict::from_module(task).only(|path| !is_frozen(task, path));
-    check_finite(&name_of(path), &weights, step)?;
-    Ok(weights.write_safetensors(path, DType::F32, None)?)
+    save_tensors(path, &weights, step)
+}
+
+/// Writes tensors after `step`.
+pub(super) fn save_tensors(path: &Path, tensors: &StateDict, step: u64) -> Result<(), TrainError> {
+    check_finite(&name_of(path), tensors, step)?;
+    Ok(tensors.write_safetensors(path, DType::F32, None)?)
 }
 
 /// Writes what no step moves; whether there is anything.
@@ -38,12 +43,12 @@ pub(super) fn save_frozen<B: DitBackend>(
     if weights.is_empty() {
         return Ok(false);
     }
-    check_finite(&name_of(path), &weights, step)?;
-    weights.write_safetensors(path, DType::F32, None)?;
+    save_tensors(path, &weights, step)?;
     Ok(true)
 }
 
-fn is_frozen<B: DitBackend>(task: &impl Task<B>, path: &str) -> bool {
+/// Whether no step moves the parameter at `path`.
+pub(super) fn is_frozen<B: DitBackend>(task: &impl Task<B>, path: &str) -> bool {
     task.is_frozen(&path.split('.').collect::<Vec<_>>())
 }
 
@@ -111,8 +116,7 @@ pub(super) fn save_slots<B: DitBackend>(
     if tensors.is_empty() {
         return Ok(());
     }
-    check_finite(&name_of(path), &tensors, step)?;
-    Ok(tensors.write_safetensors(path, DType::F32, None)?)
+    save_tensors(path, &tensors, step)
 }
 
 /// Reads a file of tensors whose values are all finite.

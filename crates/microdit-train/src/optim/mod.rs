@@ -23,7 +23,7 @@ pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 use burn::{
     module::{AutodiffModule, Param},
     tensor::{
-        Tensor,
+        Bool, Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
@@ -66,6 +66,11 @@ impl<B: DitBackend> Optimizer<B> {
         &self.configs.rest
     }
 
+    /// All settings.
+    pub(crate) fn configs(&self) -> &Optimizers {
+        &self.configs
+    }
+
     /// Steps taken, which the bias correction depends on.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -82,8 +87,9 @@ impl<B: DitBackend> Optimizer<B> {
     }
 
     /// One update with `lr` (the schedule's multiplier already in, which parts with settings of their own take too); returns the module
-    /// and the global gradient norm before clipping, `[1]`, still on the device. Such parts are clipped each by their own norm, and so
-    /// are adapters and all other weights. A parameter without a gradient is left as it is; where the norm or
+    /// and the global gradient norm before clipping, `[1]`, still on the loss's device. Every parameter is updated where its gradient is,
+    /// and its moments are kept there. Such parts are clipped each by their own norm, and so are adapters and all other weights. A
+    /// parameter without a gradient is left as it is; where the norm or
     /// `loss` `[1]` is not finite, all of them are, without the host having to look.
     ///
     /// # Panics
@@ -101,7 +107,8 @@ impl<B: DitBackend> Optimizer<B> {
     {
         self.steps += 1;
         let roles = params::roles(&module);
-        let norm = grads.norm();
+        let home = loss.device();
+        let norm = grads.norm().to_device(&home);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
         let clip = |norm: Tensor<B, 1>, config: &OptimizerConfig| match config.clip_norm {
             Some(clip) => (norm + 1e-6).recip().mul_scalar(clip).clamp_max(1.0),
@@ -121,7 +128,7 @@ impl<B: DitBackend> Optimizer<B> {
             let scale = of_groups.entry(group).or_insert_with(|| {
                 let norm = grads.norm_of(|path| clipped_with(path) == group);
                 let norm = norm.expect("one of them is in the group");
-                clip(norm, self.configs.of(path)) + signal.clone()
+                clip(norm.to_device(&home), self.configs.of(path)) + signal.clone()
             });
             (path.clone(), scale.clone())
         });
@@ -188,6 +195,8 @@ where
             Some(_) => config.lr * self.multiplier,
             None => self.lr,
         };
+        let scale = scale.to_device(&grad.device());
+        let non_finite = scale.clone().is_nan();
         let step = AdamStep {
             beta1: config.beta1,
             beta2: config.beta2,
@@ -198,9 +207,9 @@ where
         };
         if config.method == Method::Sgd {
             // A decay of weights is here the same as a penalty on them.
-            let moved = param.clone() * (1.0 - step.lr * step.weight_decay)
-                - grad * scale.clone() * step.lr;
-            let [param] = unless_non_finite(&scale, [param], [moved]);
+            let moved =
+                param.clone() * (1.0 - step.lr * step.weight_decay) - grad * scale * step.lr;
+            let [param] = unless_non_finite([param], [moved], &non_finite);
             return param;
         }
         let mut old = self.slots.remove(&name).unwrap_or_default();
@@ -224,8 +233,8 @@ where
                 };
                 let old = [param, take(MOMENTUM)];
                 let [param, momentum] = old.clone();
-                let new = muon(param, momentum, grad, scale.clone(), shape, &settings);
-                let [param, momentum] = unless_non_finite(&scale, old, new);
+                let new = muon(param, momentum, grad, scale, shape, &settings);
+                let [param, momentum] = unless_non_finite(old, new, &non_finite);
                 (param, Slots::from([(MOMENTUM, momentum)]))
             }
             (method, _) => {
@@ -241,8 +250,8 @@ where
                             options,
                             base_lr: config.lr,
                         };
-                        let new = lamb(old.clone(), grad, scale.clone(), &step);
-                        unless_non_finite(&scale, parts(old), parts(new))
+                        let new = lamb(old.clone(), grad, scale, &step);
+                        unless_non_finite(parts(old), parts(new), &non_finite)
                     }
                     // Skips a non-finite step by itself.
                     _ => parts(B::adam(old, grad, scale, &step)),
@@ -255,13 +264,12 @@ where
     }
 }
 
-/// The new tensors, or the old ones where the gradients, and so their scale, are not finite.
+/// The new tensors, or the old ones where the gradients are not finite, `[1]`.
 fn unless_non_finite<B: Backend, const N: usize>(
-    scale: &Tensor<B, 1>,
     old: [Tensor<B, 1>; N],
     new: [Tensor<B, 1>; N],
+    non_finite: &Tensor<B, 1, Bool>,
 ) -> [Tensor<B, 1>; N] {
-    let non_finite = scale.clone().is_nan();
     std::array::from_fn(|i| {
         let non_finite = non_finite.clone().expand(new[i].dims());
         new[i].clone().mask_where(non_finite, old[i].clone())
@@ -304,8 +312,10 @@ where
         param.map(|tensor| {
             let shape = tensor.shape();
             let flat = tensor.inner().reshape([shape.num_elements()]);
-            let updated = self.apply(name, role, flat, grad, shape.as_slice());
-            Tensor::from_inner(updated.reshape(shape)).require_grad()
+            let home = flat.device();
+            let there = flat.to_device(&grad.device());
+            let updated = self.apply(name, role, there, grad, shape.as_slice());
+            Tensor::from_inner(updated.to_device(&home).reshape(shape)).require_grad()
         })
     }
 }

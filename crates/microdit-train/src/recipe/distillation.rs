@@ -19,6 +19,9 @@ pub struct Distillation {
     /// Weights of the teacher, as `weights` of a stage. The network that the stage begins with, if absent; and where the stage has no
     /// weights to begin with, the student begins as its teacher.
     pub teacher: Option<PathBuf>,
+    /// File of prompts, one per line, that the student learns from in place of the captions of `data`, which then needs no shards. They
+    /// become vectors as `data` says, or, where its captions are pre-computed, by the text encoder of `encoders`.
+    pub prompts: Option<PathBuf>,
     /// What the teacher's weights are kept in.
     pub teacher_storage: Storage,
     /// Guidance of teacher and critic, 0 to 1000; 1 is none.
@@ -43,6 +46,7 @@ impl Default for Distillation {
         } = DistillConfig::default();
         Self {
             teacher: None,
+            prompts: None,
             teacher_storage: Storage::default(),
             guidance,
             timesteps,

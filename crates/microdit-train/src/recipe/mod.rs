@@ -7,6 +7,7 @@ mod bundled;
 mod data;
 mod difference;
 mod distillation;
+mod distributed;
 mod document;
 mod evaluation;
 mod file;
@@ -21,9 +22,10 @@ mod tree;
 mod validate;
 
 pub use bundled::{Bundled, beside};
-pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted, WeightedCaption};
 pub use difference::{Change, Effect};
 pub use distillation::Distillation;
+pub use distributed::DistributedConfig;
 pub use document::Document;
 pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
 pub use load::dialect;
@@ -47,7 +49,7 @@ use microdit::{
     task::{DenoiseConfig, Reconstruction},
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A training run.
 #[derive(Clone, Debug)]
@@ -114,6 +116,9 @@ pub struct Stage {
     /// work for a fraction of the memory.
     #[serde(default)]
     pub activation_checkpointing: ActivationCheckpointing,
+    /// How the work is split over several processes and devices.
+    #[serde(default)]
+    pub distributed: DistributedConfig,
     /// Optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
@@ -182,6 +187,11 @@ impl Stage {
         }
     }
 
+    /// The file of prompts it is trained on in place of its data, if it is.
+    pub(crate) fn prompts(&self) -> Option<&Path> {
+        self.distill.as_ref()?.prompts.as_deref()
+    }
+
     /// The averages whose snapshots are kept.
     pub(crate) fn post_hoc_averages(&self) -> Vec<EmaConfig> {
         match self.post_hoc_ema {
@@ -207,7 +217,8 @@ impl Recipe {
     /// # Errors
     /// The first stage that does not, or the evaluation.
     pub fn require_shards(&self) -> Result<(), TrainError> {
-        if let Some(stage) = self.stages.iter().find(|stage| stage.data.lacks_shards()) {
+        let lacks = |stage: &&Stage| stage.data.lacks_shards() && stage.prompts().is_none();
+        if let Some(stage) = self.stages.iter().find(lacks) {
             return Err(TrainError::NoShards {
                 stage: stage.name.clone(),
             });

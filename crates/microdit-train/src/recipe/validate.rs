@@ -1,7 +1,10 @@
 //! Rules between the values of a recipe; those for a single value are in its type.
 
 use super::{Recipe, Stage, file::validate_name};
-use microdit::range::{OutOfRange, require, within};
+use microdit::{
+    Masking,
+    range::{OutOfRange, require, within},
+};
 
 /// Most images of a run. The held-out samples of a generated dataset lie beyond them.
 pub const MAX_IMAGES: u64 = 1 << 40;
@@ -59,11 +62,17 @@ impl Recipe {
             },
         )?;
         for (i, stage) in self.stages.iter().enumerate() {
-            let read = stage.dropped_caption.is_none() || pixels(stage);
-            let key = format!("stages.{i}.dropped_caption");
-            require(read || run.encoders.text.is_some(), &key, || {
-                "nothing reads it; name a text encoder in encoders.text, or leave it out".into()
-            })?;
+            let prompts = stage.distill.as_ref().and_then(|own| own.prompts.as_ref());
+            let texts = [
+                ("dropped_caption", stage.dropped_caption.is_some()),
+                ("distill.prompts", prompts.is_some()),
+            ];
+            for (key, named) in texts {
+                let read = pixels(stage) || run.encoders.text.is_some();
+                require(read || !named, &format!("stages.{i}.{key}"), || {
+                    "nothing reads it; name a text encoder in encoders.text, or leave it out".into()
+                })?;
+            }
         }
         let distance = run.evaluation.as_ref();
         let Some(distance) = distance.and_then(|config| config.feature_distance.as_ref()) else {
@@ -106,6 +115,7 @@ impl Stage {
                 "{extra} more than out_channels: a network for inpainting is drawn with, not trained"
             )
         })?;
+        self.distributed.validate().map_err(inside("distributed"))?;
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {
@@ -119,6 +129,15 @@ impl Stage {
         self.validate_pixels()?;
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
+        let deferred = matches!(
+            self.masking,
+            Masking::Deferred { .. } | Masking::DeferredBlocks { .. }
+        );
+        require(!deferred || self.model.defers_masking(), "masking", || {
+            "deferred masking drops patches behind the patch-mixer, and model.mixer is None: give the network one, or say \
+             Naive(...), or NaiveBlocks(...), which is what it would be"
+                .into()
+        })?;
         let kept = self.masking.kept(tokens);
         let capacity = self.model.validate_tokens(kept, tokens);
         capacity

@@ -6,6 +6,9 @@
 mod observe;
 #[cfg(test)]
 mod rank_tests;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -13,7 +16,7 @@ mod tests;
 use crate::{
     begin::{in_network, require_weights},
     checkpoint::{Checkpoint, Progress, State},
-    collective::{Alone, Collective, Facts, Patience, agree},
+    collective::{Alone, Collective, Facts, Patience, Traffic, agree},
     error::TrainError,
     plan::Gpu,
     probe::{self, Probe},
@@ -42,6 +45,8 @@ pub struct Outcome<T> {
     pub steps: u64,
     /// How it ended.
     pub ending: Ending,
+    /// What this rank exchanged with others, if there are some.
+    pub traffic: Option<Traffic>,
 }
 
 /// How a run ended.
@@ -286,6 +291,11 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             (format!("data of stage {}", stage.name), identity)
         });
         let mut facts = self.recipe.decisive(false);
+        // Not for the weights, but for what the ranks say to each other.
+        facts.extend(self.recipe.stages.iter().map(|stage| {
+            let key = format!("stages.{}.distributed", stage.name);
+            (key, format!("{:?}", stage.distributed))
+        }));
         facts.extend(own.into_iter().chain(data));
         facts
     }
@@ -339,6 +349,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                     task: *task,
                     steps,
                     ending: Ending::AlreadyFinished,
+                    traffic: None,
                 });
             }
         };
@@ -374,6 +385,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             state = trainer.stage(state)?;
             let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
             trainer.save(&state)?;
+            state = trainer.unite(state)?;
             // What was not measured of the last step is measured when the run is resumed there.
             let ends = is_complete(recipe, &state.progress);
             if unfinished || (ends && trainer.looked_in_vain) {
@@ -381,7 +393,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                     true => Ending::Spent,
                     false => Ending::Stopped,
                 };
-                return Ok(outcome(state, ending));
+                return Ok(outcome(state, ending, trainer.traffic()));
             }
             match recipe.stages.get(state.progress.stage + 1) {
                 Some(stage) => {
@@ -394,7 +406,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         if let Some(checkpoint) = trainer.newest().filter(|_| session.keeps()) {
             run.finish(recipe, &state, checkpoint)?;
         }
-        Ok(outcome(state, Ending::Finished))
+        Ok(outcome(state, Ending::Finished, trainer.traffic()))
     }
 }
 
@@ -406,11 +418,13 @@ fn is_complete(recipe: &Recipe, progress: &Progress) -> bool {
 fn outcome<B: TrainBackend, T: TrainTask<B>>(
     state: State<B, T>,
     ending: Ending,
+    traffic: Option<Traffic>,
 ) -> Outcome<T::InnerModule> {
     let average = state.emas.into_iter().next().and_then(Ema::into_average);
     Outcome {
         task: average.unwrap_or_else(|| state.task.valid()),
         steps: state.progress.step,
         ending,
+        traffic,
     }
 }

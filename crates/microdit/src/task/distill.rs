@@ -208,7 +208,7 @@ pub struct Distilled<B: DitBackend> {
     pub null: Conditioning<B>,
     /// Whether the critic learns without captions in this step.
     pub without_captions: bool,
-    /// What the student's adapters drop; nothing where a loss is measured.
+    /// What adapters that learn drop; nothing where a loss is measured.
     pub dropout: Option<Dropout>,
 }
 
@@ -279,7 +279,10 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
             true => &distilled.null,
             false => &distilled.conditioning,
         };
-        let critic = self.critic.apply(self.teacher.clone(), 1.0);
+        let critic = match distilled.dropout {
+            Some(dropout) => dropout.applied(&self.critic, self.teacher.clone()),
+            None => self.critic.apply(self.teacher.clone(), 1.0),
+        };
         let patch = self.teacher.patch_size();
         let predicted = critic.image(x, time, conditioning.clone());
         let output = Output::all(patchify(predicted, patch));
