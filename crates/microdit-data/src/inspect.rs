@@ -11,12 +11,8 @@ use crate::{
     shards::{Members, Shard, Shards},
 };
 use ::image::RgbImage;
-use microdit::checksum;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The contents of a dataset, and what is wrong with them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -145,15 +141,12 @@ pub fn inspect(
     let shards = Shards::open(spec, Members::Pictures)?;
     let names = first_names(&shards);
     let kinds = kinds(&names);
-    let index = match Path::new(spec).is_dir() {
-        true => DatasetIndex::read(Path::new(spec))?,
-        false => None,
-    };
+    let index = shards.index()?;
     let mut page = Page::default();
     page.result.contents = names.into_iter().collect();
     page.result.lacks = index.iter().flat_map(|index| index.lacks.clone()).collect();
     let per_shard = glimpses.div_ceil(shards.iter().count());
-    for (i, shard) in shards.iter().enumerate() {
+    for (i, shard) in shards.in_turn().enumerate() {
         page.result.shards += 1;
         page.wanted = (page.glimpses.len() + per_shard).min(glimpses);
         page.shard(shard, &kinds, index.as_ref());
@@ -226,8 +219,8 @@ struct Page {
 
 impl Page {
     fn shard(&mut self, shard: &Shard, kinds: &[Members], index: Option<&DatasetIndex>) {
-        let (path, name) = (shard.path(), shard.name());
-        match checksum::of_file(path) {
+        let name = shard.name();
+        match shard.file().checksum() {
             Ok((bytes, sha256)) => {
                 self.result.bytes += bytes;
                 let entry =
@@ -237,7 +230,10 @@ impl Page {
                     self.result.broken_shards.push(broken);
                 }
             }
-            Err(error) => self.result.broken_shards.push(format!("{name}: {error}")),
+            Err(error) => {
+                let broken = format!("{name}: {}", error.reason());
+                self.result.broken_shards.push(broken);
+            }
         }
         // A sample is counted once, by its place, since keys may repeat; it is damaged if it is at any size.
         let mut damage: Vec<Option<(String, String)>> = Vec::new();
@@ -342,12 +338,9 @@ impl Page {
 
     /// Names the shards of the index that are not there.
     fn absent(&mut self, shards: &Shards, index: &DatasetIndex) {
-        let there: BTreeSet<_> = shards
-            .iter()
-            .filter_map(|shard| shard.path().file_name())
-            .collect();
+        let there: BTreeSet<String> = shards.iter().map(Shard::name).collect();
         for entry in &index.shards {
-            if !there.contains(std::ffi::OsStr::new(&entry.file)) {
+            if !there.contains(&entry.file) {
                 self.result
                     .broken_shards
                     .push(format!("{}: it is missing", entry.file));

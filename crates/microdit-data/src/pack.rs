@@ -133,7 +133,7 @@ impl Collected {
     fn into_sink(self, sink: &mut Sink<'_>, stop: &AtomicBool) -> Result<(), DataError> {
         match self {
             Self::Shards(shards, members) => {
-                for shard in shards.iter() {
+                for shard in shards.in_turn() {
                     let (reader, name) = (shard.clone(), shard.name());
                     let members = members.clone();
                     let read = move |send: &mut dyn FnMut(_) -> bool| {

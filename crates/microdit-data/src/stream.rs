@@ -5,7 +5,7 @@ use crate::{
     parallel::unless_it_panics,
     sample::{Place, Position, Sample},
     shapes::Shapes,
-    shards::{Incomplete, Shard, Shards},
+    shards::{AHEAD, Incomplete, Shard, Shards},
     variation::Variation,
 };
 use microdit::rng::{Purpose, Stream};
@@ -154,6 +154,8 @@ type Draws = (u64, Variation);
 struct Window {
     samples: Vec<Sample>,
     lacks: Vec<Lack>,
+    /// Why it ends before all its samples were read: they are out of reach, not damaged.
+    failed: Option<DataError>,
     /// Shards of the pass up to its end.
     end: usize,
 }
@@ -192,6 +194,9 @@ impl ShardStream {
                     Lack::Shard(lost) => self.lose(lost, lack)?,
                     part => lack(part),
                 }
+            }
+            if let Some(error) = window.failed {
+                return Err(error);
             }
             self.window = window.samples;
             self.end = window.end;
@@ -247,9 +252,14 @@ fn read_window(shards: &Shards, draws: &Draws, place: Place) -> Window {
     let mut window = Window {
         samples: Vec::new(),
         lacks: Vec::new(),
+        failed: None,
         end: shard,
     };
-    for &(place, next) in &order[shard..] {
+    let left = &order[shard..];
+    for (i, &(place, next)) in left.iter().enumerate() {
+        for (_, ahead) in left.iter().skip(i + 1).take(AHEAD) {
+            ahead.file().prefetch();
+        }
         let panicked = || Err(DataError::unreadable(next.path(), &"its reader panicked"));
         match unless_it_panics(|| shards.read(next)).unwrap_or_else(panicked) {
             Ok((samples, incomplete)) => {
@@ -259,6 +269,10 @@ fn read_window(shards: &Shards, draws: &Draws, place: Place) -> Window {
                 });
                 window.samples.extend(varied);
                 window.lacks.extend(incomplete.into_iter().map(Lack::Part));
+            }
+            Err(error @ DataError::Remote(_)) => {
+                window.failed = Some(error);
+                break;
             }
             Err(error) => window.lacks.push(Lack::Shard(LostShard {
                 path: next.path().to_owned(),

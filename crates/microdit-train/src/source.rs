@@ -5,26 +5,17 @@ use crate::{
     recipe::{DataConfig, Recipe, Stage},
 };
 use microdit_data::{
-    Columns, DataError, DatasetIndex, Loader, LoaderConfig, Members, Position, Shapes, Shard,
-    Shards, Source, Variation,
+    Columns, DataError, Loader, LoaderConfig, Members, Position, Shapes, Shard, ShardFile, Shards,
+    Source, Variation,
 };
 use microdit_encoders::hub::locate;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-};
+use std::fmt::{self, Write as _};
 
 /// Number of the last of the pieces of a shard that are read to identify it, and bytes of each.
 const PIECES: u64 = 7;
 const PIECE: u64 = 4096;
-
-/// The file that lists the checksums of shards that were written here.
-const INDEX: &str = "shards.json";
 
 /// What identifies a stage's data, wherever they lie: names, sizes and probes of the shards in their order, and where an index
 /// has them their checksums, with the weights they are mixed by.
@@ -135,21 +126,13 @@ impl DataIdentity {
         for (shards, weight) in lists {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{weight}");
-            let mut indices = BTreeMap::new();
-            for shard in shards.iter() {
-                let folder = shard.path().parent().unwrap_or(Path::new(""));
-                indices
-                    .entry(folder)
-                    .or_insert_with(|| checksums(folder.join(INDEX)));
-            }
-            let shards: Vec<&Path> = shards.iter().map(Shard::path).collect();
+            let files: Vec<&ShardFile> = shards.iter().map(Shard::file).collect();
             // Disks far away answer many at a time.
-            let probes: Vec<_> = shards.par_iter().map(|path| probe(path)).collect();
-            for (path, probe) in shards.into_iter().zip(probes) {
-                let (size, probe) = probe.map_err(TrainError::io(path))?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let sums = &indices[path.parent().unwrap_or(Path::new(""))];
-                let sum = sums.get(&*name).map_or("", String::as_str);
+            let probes: Vec<_> = files.par_iter().map(|file| probe(file)).collect();
+            for (file, probe) in files.into_iter().zip(probes) {
+                let (size, probe) = probe?;
+                let name = file.name();
+                let sum = file.indexed_sha256().unwrap_or_default();
                 let _ = writeln!(text, "{name}\t{size}\t{probe:08x}\t{sum}");
                 count += 1;
                 bytes += size;
@@ -165,30 +148,13 @@ impl DataIdentity {
 
 /// Size of a shard, and the checksum of pieces of it: tars of other contents often have the same size, and reading all of
 /// them would take hours.
-fn probe(path: &Path) -> io::Result<(u64, u32)> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut crc32c = 0;
-    for i in 0..=PIECES {
-        file.seek(SeekFrom::Start(size.saturating_sub(PIECE) / PIECES * i))?;
-        let mut piece = Vec::new();
-        Read::by_ref(&mut file)
-            .take(PIECE)
-            .read_to_end(&mut piece)?;
-        crc32c = crc32c::crc32c_append(crc32c, &piece);
-    }
-    Ok((size, crc32c))
-}
-
-/// The checksums an index lists, by the names of the shards; none where there is no index.
-fn checksums(index: PathBuf) -> BTreeMap<String, String> {
-    let text = fs::read(index).unwrap_or_default();
-    let index = serde_json::from_slice::<DatasetIndex>(&text);
-    let shards = index.map_or_else(|_| Vec::new(), |index| index.shards);
-    shards
-        .into_iter()
-        .map(|shard| (shard.file, shard.sha256))
-        .collect()
+fn probe(file: &ShardFile) -> Result<(u64, u32), DataError> {
+    let size = file.bytes()?;
+    let begin = |i| size.saturating_sub(PIECE) / PIECES * i;
+    let ranges: Vec<_> = (0..=PIECES).map(|i| begin(i)..begin(i) + PIECE).collect();
+    let pieces = file.pieces(&ranges)?;
+    let append = |crc32c, piece: &Vec<u8>| crc32c::crc32c_append(crc32c, piece);
+    Ok((size, pieces.iter().fold(0, append)))
 }
 
 /// The source of `stage` over `lists` of shards by their weights, unless its data are generated, with the named captions where there

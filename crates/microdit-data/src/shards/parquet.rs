@@ -5,6 +5,7 @@ use super::members::Columnar;
 use crate::{
     error::DataError,
     folder::{BYTES, Cell, Column},
+    shard_file::ShardFile,
 };
 use parquet::{
     errors::ParquetError,
@@ -48,8 +49,8 @@ impl Columnar for Row {
 ///
 /// # Errors
 /// A file that is not Parquet.
-pub(super) fn names(path: &Path) -> Result<BTreeSet<String>, DataError> {
-    let reader = reader(path)?;
+pub(super) fn names(file: &ShardFile) -> Result<BTreeSet<String>, DataError> {
+    let reader = reader(file.open()?, file.place())?;
     let fields = reader.metadata().file_metadata().schema_descr();
     let fields = fields.root_schema().get_fields();
     Ok(fields.iter().map(|field| field.name().to_owned()).collect())
@@ -60,13 +61,14 @@ pub(super) fn names(path: &Path) -> Result<BTreeSet<String>, DataError> {
 /// # Errors
 /// A file that is not Parquet or is damaged, once the rows before the damage have been handed on.
 pub(super) fn for_each(
-    path: &Path,
+    file: &ShardFile,
     wanted: impl Fn(&str) -> bool,
     mut take: impl FnMut(u64, &Row) -> bool,
 ) -> Result<(), DataError> {
+    let path = file.place();
     let bad = |error: ParquetError| DataError::unreadable(path, &error);
-    let reader = reader(path)?;
-    let pages = Arc::new(File::open(path).map_err(DataError::io(path))?);
+    let reader = reader(file.open()?, path)?;
+    let pages = Arc::new(file.open()?);
     let metadata = reader.metadata();
     let leaves = metadata.file_metadata().schema_descr().columns();
     let mut number = 0;
@@ -105,8 +107,7 @@ pub(super) fn for_each(
     Ok(())
 }
 
-fn reader(path: &Path) -> Result<SerializedFileReader<File>, DataError> {
-    let file = File::open(path).map_err(DataError::io(path))?;
+fn reader(file: File, path: &Path) -> Result<SerializedFileReader<File>, DataError> {
     SerializedFileReader::new(file).map_err(|error| DataError::unreadable(path, &error))
 }
 

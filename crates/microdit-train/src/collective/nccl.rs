@@ -2,11 +2,12 @@
 //!
 //! `NCCL_COMM_ID`, as `host:port`, says on all ranks where rank 0 waits for the others.
 
-use super::{Connection, Launch, Lost, Operation, Patience, owner::Engine};
+use super::{Connection, Launch, Lost, Operation, Patience, in_order, owner::Engine};
 use cudarc::{
     driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut},
-    nccl::{Comm, Id, ReduceOp, sys},
+    nccl::{Comm, Id, ReduceOp, group_end, group_start, sys},
 };
+use half::bf16;
 use std::{
     fmt,
     ops::Range,
@@ -52,6 +53,37 @@ impl Nccl {
     }
 }
 
+impl Nccl {
+    /// Every rank sends the others their parts, and adds what it is sent: a sum in bf16 would be rounded once for each rank.
+    fn reduce_scatter_bf16(&self, numbers: Vec<f32>, parts: &[usize]) -> Result<Vec<f32>, Lost> {
+        let own = parts[self.comm.rank()];
+        let rounded: Vec<bf16> = numbers.into_iter().map(bf16::from_f32).collect();
+        if rounded.is_empty() {
+            return Ok(Vec::new());
+        }
+        let there = self.stream.clone_htod(&rounded).map_err(told)?;
+        // Not even nothing can be allocated.
+        let length = (own * parts.len()).max(1);
+        let mut received = self.stream.alloc_zeros::<bf16>(length).map_err(told)?;
+        group_start().map_err(told)?;
+        for peer in 0..parts.len() {
+            if parts[peer] > 0 {
+                let part = there.slice(place(parts, peer));
+                self.comm.send(&part, peer as i32).map_err(told)?;
+            }
+            if own > 0 {
+                let mut part = received.slice_mut(own * peer..own * (peer + 1));
+                self.comm.recv(&mut part, peer as i32).map_err(told)?;
+            }
+        }
+        group_end().map_err(told)?;
+        let received = self.stream.clone_dtoh(&received).map_err(told)?;
+        self.stream.synchronize().map_err(told)?;
+        let of_ranks: Vec<&[bf16]> = received[..own * parts.len()].chunks(own.max(1)).collect();
+        Ok(in_order(&of_ranks, bf16::to_f32))
+    }
+}
+
 /// What the ranks of a run have in common: made by NCCL of [`MEETING`] alone.
 fn identity() -> Result<Id, Lost> {
     if std::env::var_os(MEETING).is_none() {
@@ -71,6 +103,9 @@ impl Engine for Nccl {
         numbers: Vec<f32>,
         _given_up: &AtomicBool,
     ) -> Result<Vec<f32>, Lost> {
+        if let Operation::ReduceScatterBf16(parts) = operation {
+            return self.reduce_scatter_bf16(numbers, parts);
+        }
         let (rank, count) = (self.comm.rank(), numbers.len());
         let (there, own) = match operation {
             Operation::AllReduce | Operation::Broadcast(_) => (numbers, 0..count),
@@ -82,14 +117,14 @@ impl Engine for Nccl {
                 (all, all_of_it)
             }
             // There is none; a sum waits as well.
-            Operation::Barrier => (vec![0.0], 0..0),
+            _ => (vec![0.0], 0..0),
         };
         if there.is_empty() {
             return Ok(there);
         }
         let mut there = self.stream.clone_htod(&there).map_err(told)?;
         match operation {
-            Operation::AllReduce | Operation::Barrier => {
+            Operation::AllReduce | Operation::Barrier | Operation::ReduceScatterBf16(_) => {
                 let sum = self.comm.all_reduce_in_place(&mut there, &ReduceOp::Sum);
                 sum.map_err(told)?;
             }

@@ -7,7 +7,7 @@ use super::{
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
 use microdit::{
-    DitBackend, checksum,
+    DitBackend,
     rng::{Purpose, Stream},
 };
 use microdit_data::{
@@ -347,7 +347,7 @@ fn read(
     let read = read_ahead(
         stop,
         move |send| {
-            let (source, checksum) = (Glance::at(&reader), checksum::of_file(reader.path()));
+            let (source, checksum) = (Glance::at(&reader), reader.file().checksum());
             let take = |key: &str, sample| send((key.to_owned(), sample));
             let end = reader.for_each(&members, take);
             (source, checksum, end.err())
@@ -369,7 +369,7 @@ fn read(
             samples,
             cut: end.map(|error| error.reason()),
         });
-        (source, pictures.map_err(|error| error.to_string()))
+        (source, pictures.map_err(|error| error.reason()))
     }))
 }
 

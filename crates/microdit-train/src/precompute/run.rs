@@ -11,7 +11,7 @@ use super::{
     settings::Settings,
 };
 use microdit::{DitBackend, worker_pool};
-use microdit_data::{DataError, LeftOut, Shard, Shards, check_names, read_ahead};
+use microdit_data::{DataError, LeftOut, Shard, ShardFile, Shards, check_names, read_ahead};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -60,7 +60,10 @@ impl<B: DitBackend> Precompute<'_, B> {
             state.stopped = true;
             return Ok(state);
         };
-        for (number, shard) in left {
+        for (i, &(number, shard)) in left.iter().enumerate() {
+            if let Some((_, next)) = left.get(i + 1) {
+                next.file().prefetch();
+            }
             let outcome = match stop.load(Ordering::Relaxed) {
                 true => Outcome::Stopped,
                 false => self.shard(number, shard, out, stop, &mut state, &mut progress)?,
@@ -142,13 +145,13 @@ impl<B: DitBackend> Precompute<'_, B> {
         progress: &mut impl FnMut(&Precomputed),
     ) -> Result<Option<Vec<(usize, &'a Shard)>>, PrecomputeError> {
         let (folder, mut left, mut other) = (out.to_owned(), Vec::new(), None);
-        let paths = own
+        let files = own
             .iter()
-            .map(|(number, shard)| (*number, shard.path().to_owned()));
-        let paths: Vec<_> = paths.collect();
+            .map(|(number, shard)| (*number, shard.file().clone()));
+        let files: Vec<_> = files.collect();
         let find = move |send: &mut dyn FnMut(Found) -> bool| {
-            let find = |(number, path): &(usize, std::path::PathBuf)| find(&folder, *number, path);
-            paths.iter().all(|place| send(find(place)))
+            let find = |(number, file): &(usize, ShardFile)| find(&folder, *number, file);
+            files.iter().all(|file| send(find(file)))
         };
         let found = read_ahead(stop, find, |found| {
             let (number, shard) = own[state.checked];
