@@ -76,6 +76,8 @@ fn latents(pictures: &Path, folder: &Path) {
     );
     let config = PrecomputeConfig {
         sizes: vec![256],
+        random_crop: false,
+        flips: false,
         captions: Vec::new(),
         batch: 16,
         seed: 0,
