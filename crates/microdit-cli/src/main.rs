@@ -11,6 +11,7 @@ mod eval;
 mod examples;
 mod export;
 mod fetch;
+mod figure;
 #[cfg(test)]
 mod flags;
 mod manual;

@@ -2,14 +2,14 @@
 
 use crate::{
     advice::OrAdvise,
-    device::{Device, Devices, on_device, parse_devices},
+    device::{Device, Devices, kind, on_device, parse_devices},
     preparation::{Shown, cache},
     ranks::{RanksArgs, connect},
     recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
     say,
-    signal::stop_on_signal,
+    signal::{Stopped, stop_on_signal},
 };
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,7 +58,7 @@ pub(crate) struct Train {
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
     /// Kind of device to train on; an NVIDIA GPU where this build and machine have one, unless given
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
     /// Which devices of that kind, such as 0-7 or 0,2, of which each takes a share of every batch [default: 0, or of several
     /// processes on a machine one for each]
@@ -180,8 +180,13 @@ impl Train {
             .leave(&patience)
             .or_advise()
             .wrap_err("other ranks are lost at the end")?;
+        let stopped = outcome.ending == Ending::Stopped;
         if !keeps {
-            return Ok(());
+            let message = format!("rank {} stopped with the others", ranks.rank());
+            return match stopped {
+                true => Err(Stopped(message).into()),
+                false => Ok(()),
+            };
         }
         if let Some(traffic) = &outcome.traffic {
             say!("{traffic}");
@@ -204,12 +209,16 @@ impl Train {
                     Ending::Spent => "the budget is spent: ",
                     _ => "",
                 };
-                say!(
+                let message = format!(
                     "{reason}stopped after {} of {} steps; resume with the same command, --run {} and --resume",
                     outcome.steps,
                     steps,
                     path.display()
                 );
+                if stopped {
+                    return Err(Stopped(message).into());
+                }
+                say!("{message}");
                 return Ok(());
             }
             Ending::Finished => say!(
@@ -239,10 +248,13 @@ impl Train {
                     draw(&Drawing::new(&pipeline, order).or_advise()?, &stop)
                 });
         match drawn {
-            Ok(drawn) if drawn.stopped => say!(
-                "its pictures were not drawn; microdit sample --run {} draws them",
-                path.display()
-            ),
+            Ok(drawn) if drawn.stopped => {
+                let message = format!(
+                    "stopped: its pictures were not drawn; microdit sample --run {} draws them",
+                    path.display()
+                );
+                return Err(Stopped(message).into());
+            }
             Ok(drawn) => say!(
                 "{} pictures, one row per prompt: {}",
                 drawn.drawn,

@@ -1,8 +1,14 @@
 //! `microdit data prepare`: collected pictures into shards.
 
 use super::describe;
-use crate::{advice::OrAdvise, bar::Counter, number::real, say, signal::stop_on_signal};
-use microdit_data::{DatasetCard, PrepareConfig, Prepared, prepare};
+use crate::{
+    advice::OrAdvise,
+    bar::Counter,
+    number::real,
+    say,
+    signal::{Stopped, stop_on_signal},
+};
+use microdit_data::{DataError, DatasetCard, PrepareConfig, Prepared, prepare};
 use miette::WrapErr;
 use std::path::PathBuf;
 
@@ -56,7 +62,10 @@ impl Prepare {
             index,
             left_out,
             stopped,
-        } = prepared.or_advise()?;
+        } = match prepared {
+            Err(error @ DataError::Interrupted) => return Err(Stopped(error.to_string()).into()),
+            prepared => prepared.or_advise()?,
+        };
         let out = self.out.display();
         say!(
             "{out}: {} samples in {} shards, {} MiB",
@@ -66,9 +75,10 @@ impl Prepare {
         );
         describe(&left_out);
         if stopped {
-            return Err(miette::miette!(
+            let message = format!(
                 "stopped: {out} holds the beginning of the dataset only; use it as it is, or remove it and run the same command again"
-            ));
+            );
+            return Err(Stopped(message).into());
         }
         if !index.lacks.is_empty() {
             return Err(miette::miette!(

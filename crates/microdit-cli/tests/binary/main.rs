@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod by_name;
+mod captions;
 mod changed;
 mod common;
 mod convert;

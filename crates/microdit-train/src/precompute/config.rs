@@ -7,7 +7,10 @@ use super::identity::EncoderIdentity;
 pub struct PrecomputeConfig {
     /// Sides of the square images, in pixels; a sample gets a latent for each.
     pub sizes: Vec<u32>,
-    /// Images encoded at once.
+    /// Names of several captions, as [`Columns::captions`](microdit_data::Columns), that are encoded of a sample; the first that is found
+    /// if empty.
+    pub captions: Vec<String>,
+    /// Images, and captions, encoded at once.
     pub batch: usize,
     /// Seed of the draws from the VAE's posterior.
     pub seed: u64,

@@ -7,11 +7,11 @@ use super::{
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
 use microdit::{
-    DitBackend, checksum,
+    DitBackend,
     rng::{Purpose, Stream},
 };
 use microdit_data::{
-    DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
+    Columns, DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
     image::{decode, pixels, square},
     key::{Unique, of_key},
     npy_of_halves, parallel, read_ahead, reasons,
@@ -36,11 +36,12 @@ pub(super) enum Outcome {
     Stopped,
 }
 
-/// A sample on its way: its place among those of its shard, and its images at every size.
+/// A sample on its way: its place among those of its shard, its captions by their places among those that were asked for, and its
+/// images at every size.
 struct Prepared {
     place: u64,
     key: String,
-    caption: String,
+    captions: Vec<(usize, String)>,
     images: Vec<Vec<f32>>,
 }
 
@@ -77,7 +78,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         progress: &mut impl FnMut(&Precomputed),
     ) -> Result<Outcome, DataError> {
         let mut left_out = LeftOut::default();
-        let Some((source, pictures)) = read(shard, stop, &mut left_out)? else {
+        let Some((source, pictures)) = read(shard, &self.members(), stop, &mut left_out)? else {
             return Ok(Outcome::Stopped);
         };
         let pictures = match pictures {
@@ -166,44 +167,74 @@ impl<B: DitBackend> Precompute<'_, B> {
         if samples.is_empty() {
             return Ok(0);
         }
-        let captions: Vec<&str> = samples
-            .iter()
-            .map(|sample| sample.caption.as_str())
-            .collect();
-        let captions = Rows::of(self.text.encode(&captions, self.device));
+        let texts = samples.iter().flat_map(|sample| &sample.captions);
+        let texts: Vec<&str> = texts.map(|(_, text)| text.as_str()).collect();
+        let states = self.states(&texts);
         let latents: Vec<Rows> = (0..self.config.sizes.len())
             .map(|size| Rows::of(self.latents(number, size, samples)))
             .collect();
-        let mut captions_cut = 0;
+        let (mut captions_cut, mut end) = (0, 0);
         for (j, sample) in samples.iter().enumerate() {
-            let mut arrays = latents
-                .iter()
-                .map(|rows| ("a non-finite latent", rows))
-                .chain([("non-finite caption states", &captions)]);
+            let own = end..end + sample.captions.len();
+            end = own.end;
             // What is not finite as it is stored would cost a whole batch its gradient, again and again.
-            if let Some((lack, _)) = arrays.find(|(_, rows)| !rows.fits_halves(j)) {
+            let lack = if !latents.iter().all(|rows| rows.fits_halves(j)) {
+                Some("a non-finite latent")
+            } else if !own.clone().all(|row| states.fits_halves(row)) {
+                Some("non-finite caption states")
+            } else {
+                None
+            };
+            if let Some(lack) = lack {
                 left_out.note(origin, &sample.key, lack);
                 continue;
             }
-            let caption = captions.npy(j);
-            let arrays: Vec<(String, Vec<u8>)> = latents
+            let mut members = Vec::new();
+            for ((named, text), row) in sample.captions.iter().zip(own) {
+                let [text_name, states_name] = self.names(*named);
+                members.push((text_name, text.as_bytes().to_vec()));
+                members.push((states_name, states.npy(row)));
+                captions_cut += u64::from(self.text.cut(text).is_some());
+            }
+            let latents = latents.iter().zip(&self.config.sizes);
+            members.extend(latents.map(|(rows, size)| (format!("latent-{size}.npy"), rows.npy(j))));
+            let members: Vec<(&str, &[u8])> = members
                 .iter()
-                .zip(&self.config.sizes)
-                .map(|(rows, size)| (format!("latent-{size}.npy"), rows.npy(j)))
+                .map(|(name, content)| (name.as_str(), content.as_slice()))
                 .collect();
-            let mut members = vec![
-                ("txt", sample.caption.as_bytes()),
-                ("caption.npy", caption.as_slice()),
-            ];
-            members.extend(
-                arrays
-                    .iter()
-                    .map(|(name, array)| (name.as_str(), array.as_slice())),
-            );
             writer.add(&sample.key, &members)?;
-            captions_cut += u64::from(self.text.cut(&sample.caption).is_some());
         }
         Ok(captions_cut)
+    }
+
+    /// Which parts of a shard are read.
+    fn members(&self) -> Members {
+        match &self.config.captions[..] {
+            [] => Members::Pictures,
+            names => Members::Named(Columns::of_captions(names).into()),
+        }
+    }
+
+    /// The names of the members that hold a caption and its states.
+    fn names(&self, named: usize) -> [String; 2] {
+        match self.config.captions.get(named) {
+            None => ["txt".into(), "caption.npy".into()],
+            Some(name) => ["txt", "npy"].map(|ending| format!("caption-{name}.{ending}")),
+        }
+    }
+
+    /// The states of captions, so many at once as images are.
+    fn states(&self, texts: &[&str]) -> Rows {
+        let mut all = Rows {
+            values: Vec::new(),
+            shape: Vec::new(),
+        };
+        for part in texts.chunks(self.config.batch) {
+            let rows = Rows::of(self.text.encode(part, self.device));
+            all.values.extend(rows.values);
+            all.shape = rows.shape;
+        }
+        all
     }
 
     /// Latents of the images at the size of that number.
@@ -236,17 +267,18 @@ type Looked = (Glance, Result<Pictures, String>);
 /// Reads a shard; nothing if told to stop.
 fn read(
     shard: &Shard,
+    members: &Members,
     stop: &AtomicBool,
     left_out: &mut LeftOut,
 ) -> Result<Option<Looked>, DataError> {
     let (mut samples, mut keys) = (Vec::new(), Unique::default());
-    let (name, reader) = (shard.name(), shard.clone());
+    let (name, reader, members) = (shard.name(), shard.clone(), members.clone());
     let read = read_ahead(
         stop,
         move |send| {
-            let (source, checksum) = (Glance::at(&reader), checksum::of_file(reader.path()));
+            let (source, checksum) = (Glance::at(&reader), reader.file().checksum());
             let take = |key: &str, sample| send((key.to_owned(), sample));
-            let end = reader.for_each(&Members::Pictures, take);
+            let end = reader.for_each(&members, take);
             (source, checksum, end.err())
         },
         |(key, sample): (String, Result<Sample, String>)| {
@@ -266,7 +298,7 @@ fn read(
             samples,
             cut: end.map(|error| error.reason()),
         });
-        (source, pictures.map_err(|error| error.to_string()))
+        (source, pictures.map_err(|error| error.reason()))
     }))
 }
 
@@ -280,7 +312,10 @@ fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, Strin
     Ok(Prepared {
         place,
         key: sample.key.clone(),
-        caption: sample.caption.clone(),
+        captions: sample
+            .captions()
+            .map(|(named, text)| (named, text.to_owned()))
+            .collect(),
         images: sizes.iter().map(at_size).collect(),
     })
 }

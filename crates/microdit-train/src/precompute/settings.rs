@@ -19,6 +19,9 @@ use std::{io::ErrorKind, path::Path};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
     sizes: Vec<u32>,
+    /// Names of several captions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    captions: Vec<String>,
     seed: u64,
     vae: EncoderIdentity,
     text_encoder: EncoderIdentity,
@@ -59,6 +62,7 @@ impl Settings {
         };
         Self {
             sizes: config.sizes.clone(),
+            captions: config.captions.clone(),
             seed: config.seed,
             vae: vae_identity,
             text_encoder: text_identity,
@@ -150,6 +154,11 @@ impl Settings {
                 "sizes",
                 format!("{:?}", self.sizes),
                 format!("{:?}", now.sizes),
+            ),
+            differs(
+                "captions",
+                format!("{:?}", self.captions),
+                format!("{:?}", now.captions),
             ),
             differs("seed", self.seed.to_string(), now.seed.to_string()),
         ]
@@ -265,6 +274,7 @@ mod tests {
         };
         Settings {
             sizes: vec![32],
+            captions: Vec::new(),
             seed: 1,
             vae: encoder("vae"),
             text_encoder: encoder("text"),

@@ -21,7 +21,7 @@ mod tree;
 mod validate;
 
 pub use bundled::{Bundled, beside};
-pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted, WeightedCaption};
 pub use difference::{Change, Effect};
 pub use distributed::DistributedConfig;
 pub use document::Document;

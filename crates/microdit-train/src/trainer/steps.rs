@@ -406,7 +406,7 @@ where
     fn loader(&self, progress: &Progress) -> Result<Loader, TrainError> {
         let stage = &self.recipe.stages[progress.stage];
         let (start, seed) = (self.start(stage, progress), self.recipe.run.seed);
-        source::loader(stage, &stage.data.lists(), seed, stage.batch, &start)
+        source::loader(stage, seed, &start)
     }
 
     /// A position means nothing in other data.
