@@ -39,6 +39,8 @@ pub enum Purpose {
     Subset = 13,
     /// Which inputs an adapter's dropout takes; `sample` is the part of the batch and the adapter's place.
     AdapterDropout = 14,
+    /// Which samples of a dataset a part of it has, by their names.
+    Fraction = 15,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).
