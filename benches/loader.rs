@@ -43,6 +43,7 @@ fn pictures(folder: &Path, size: u32, count: u64) {
         shard_bytes: 1 << 20,
         limit: None,
         max_damage: 0.0,
+        fraction: None,
     };
     let stop = AtomicBool::new(false);
     prepare(&card, &config, folder, &stop, |_| ()).expect("shards are written");
