@@ -204,7 +204,7 @@ fn print(plan: &Plan) {
         let memory = &stage.memory;
         let warning = if memory.total > machine.gpu.gib {
             format!(
-                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On",
+                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On or distributed.shard_optimizer: true",
                 machine.gpu.gib
             )
         } else if memory.activation_checkpointing {
@@ -222,6 +222,16 @@ fn print(plan: &Plan) {
             memory.activations,
             memory.averages,
             memory.total
+        );
+    }
+    if plan
+        .stages
+        .iter()
+        .any(|stage| stage.memory.shared_optimizer)
+    {
+        say!(
+            "\noptimizer and EMA are shares of {} GPUs (distributed.shard_optimizer)",
+            machine.count
         );
     }
     let fed = plan
