@@ -117,7 +117,7 @@ def batches_of_webdataset(folder, kind, size):
     import webdataset
 
     urls = sorted(str(path) for path in (folder / "tar").iterdir())
-    data = webdataset.WebDataset(urls, shardshuffle=len(urls), repeat=True, empty_check=False).shuffle(2000)
+    data = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False).shuffle(2000)
     if kind == "pictures":
         data = data.map(lambda sample: (picture(sample["jpg"], size), sample["txt"].decode()))
     else:
@@ -127,11 +127,12 @@ def batches_of_webdataset(folder, kind, size):
 
         data = data.map(lambda sample: (array(sample[f"latent-{size}.npy"]), array(sample["caption.npy"])))
     batch = []
-    for sample in data:
-        batch.append(sample)
-        if len(batch) == BATCH:
-            yield collate(batch)
-            batch = []
+    while True:
+        for sample in data:
+            batch.append(sample)
+            if len(batch) == BATCH:
+                yield collate(batch)
+                batch = []
 
 
 def batches_of_streaming(folder, kind, size):
