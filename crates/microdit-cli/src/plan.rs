@@ -224,7 +224,11 @@ fn print(plan: &Plan) {
             memory.total
         );
     }
-    if plan.stages.iter().any(|stage| stage.memory.shared_optimizer) {
+    if plan
+        .stages
+        .iter()
+        .any(|stage| stage.memory.shared_optimizer)
+    {
         say!(
             "\noptimizer and EMA are shares of {} GPUs (distributed.shard_optimizer)",
             machine.count
