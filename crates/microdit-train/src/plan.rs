@@ -94,6 +94,8 @@ pub struct StagePlan {
     pub parameters: usize,
     /// Images trained on.
     pub images: u64,
+    /// Images of a step.
+    pub batch: usize,
     /// FLOPs of an image, forward and backward.
     pub flop_per_image: f64,
     /// FLOPs of the stage.
@@ -200,6 +202,7 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
         name: stage.name.clone(),
         parameters,
         images,
+        batch: stage.batch,
         flop_per_image,
         flop,
         memory: memory_of(stage, machine.count, Some(machine.gpu.gib)),
