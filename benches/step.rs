@@ -19,10 +19,10 @@ use microdit::{
     task::{DenoiseConfig, Draws, Noised, Task as _},
     worker_pool,
 };
-use microdit_benches::normal;
+use microdit_benches::{cpu_seconds, normal, peak_mib, turns};
 use microdit_train::optim::{Gradients, Optimizer, OptimizerConfig};
 use serde_json::{Value, json};
-use std::{io::stdin, iter, process::Command, time::Instant};
+use std::{process::Command, time::Instant};
 
 type DeviceOf<B> = <B as burn::tensor::backend::BackendTypes>::Device;
 
@@ -101,19 +101,9 @@ impl Arguments {
             .with_pos_interp_scale(stretch)
     }
 
-    /// The steps, as they are due: the first, which allocates and is not reported, has index 0.
-    fn turns(&self) -> impl Iterator<Item = usize> {
-        let steps = match self.turns {
-            true => usize::MAX,
-            false => self.steps,
-        };
-        let due = move |_: &usize| {
-            !self.turns
-                || stdin()
-                    .read_line(&mut String::new())
-                    .is_ok_and(|read| read > 0)
-        };
-        iter::once(0).chain((1..=steps).take_while(due))
+    /// The steps, as they are due.
+    fn turns(&self) -> impl Iterator<Item = usize> + use<> {
+        turns((!self.turns).then_some(self.steps))
     }
 }
 
@@ -225,36 +215,15 @@ fn draw<B: DitBackend>(
     }
 }
 
-/// Time the process has had on all processors, which does not count what other machines on the same hardware took.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may hold spaces: fields 14 and 15, in hundredths of a second.
-    let fields = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace();
-    let ticks = fields
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse().unwrap_or(0.0));
-    ticks.sum::<f64>() / 100.0
-}
-
 /// Most memory the process has held, where the system tells: the GPU's, which burn's pools do not give back, or the
 /// processor's.
-fn peak_mib(device: Device) -> Option<f64> {
+fn peak_mib_on(device: Device) -> Option<f64> {
     if device != Device::Cpu {
         let query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
         let output = Command::new("nvidia-smi").args(query).output().ok()?;
         return String::from_utf8(output.stdout).ok()?.trim().parse().ok();
     }
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib / 1024.0)
+    peak_mib()
 }
 
 fn bench<B: DitBackend>(arguments: &Arguments) {
@@ -268,7 +237,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
             "parameters": config.parameters(), "batch": arguments.batch,
             "bf16": arguments.bf16, "threads": rayon::current_num_threads(),
             "images_per_second": arguments.batch as f64 / timed["seconds"].as_f64().unwrap_or(f64::NAN),
-            "peak_mib": peak_mib(arguments.device),
+            "peak_mib": peak_mib_on(arguments.device),
         });
         if let (Some(line), Value::Object(timed)) = (line.as_object_mut(), timed) {
             line.extend(timed);

@@ -90,6 +90,20 @@ fn on_hub(error: &HubError) -> Option<String> {
         HubError::Download { refused: false, .. } | HubError::Damaged { .. } => {
             "run the command again".into()
         }
+        HubError::NoToken => {
+            "make one that may write at https://huggingface.co/settings/tokens, and give it as HF_TOKEN".into()
+        }
+        HubError::Upload {
+            repository,
+            status: Some(401 | 403),
+            ..
+        } => {
+            let owner = repository.split('/').next().unwrap_or_default();
+            format!("the token must be one that may write to {owner}; give it as HF_TOKEN")
+        }
+        HubError::Upload { status: None, .. } => {
+            "run the command again; large files that have arrived are not sent twice".into()
+        }
         _ => return None,
     })
 }
@@ -205,6 +219,7 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
             "continue it with --resume, choose another directory with --run, or remove it"
         }
         TrainError::RunBusy(_) => "wait for it, or choose another directory with --run",
+        TrainError::NoExport { .. } => "write one with: microdit export --run RUN --out FOLDER",
         TrainError::NoRun { .. } => "give the directory that `microdit train` wrote",
         TrainError::NoSnapshots { .. } => {
             "a run keeps them where a stage of its recipe has post_hoc_ema: (every: STEPS)"

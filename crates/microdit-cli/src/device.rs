@@ -1,8 +1,12 @@
 //! Where the work runs.
 
 use burn::tensor::backend::{Backend, Device as _, DeviceId};
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use microdit_train::plan::Gpu;
+use std::fmt;
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -15,6 +19,44 @@ pub(crate) enum Device {
     /// A GPU by Vulkan, Metal or DirectX.
     #[cfg(feature = "wgpu")]
     Wgpu,
+}
+
+/// Every kind there is, whether or not this program was built for it: its name, what it is, and what its builds are called.
+const KINDS: [(&str, &str, &str); 3] = [
+    ("cpu", "The processor", "the processor"),
+    (
+        "cuda",
+        "An NVIDIA GPU, in builds with --features cuda",
+        "CUDA",
+    ),
+    (
+        "wgpu",
+        "A GPU by Vulkan, Metal or DirectX, in builds with --features wgpu",
+        "wgpu",
+    ),
+];
+
+/// Reads the name of a kind; one that this program was not built for is answered with how to build it.
+pub(crate) fn kind() -> impl TypedValueParser<Value = Device> {
+    let values = KINDS.map(|(name, about, _)| PossibleValue::new(name).help(about));
+    PossibleValuesParser::new(values).try_map(|name| parse_kind(&name))
+}
+
+fn parse_kind(name: &str) -> Result<Device, String> {
+    Device::from_str(name, false).map_err(|_| {
+        let known = KINDS.iter().find(|(kind, ..)| *kind == name);
+        let called = known.map_or(name, |(_, _, called)| called);
+        format!(
+            "this build lacks {called}; make one that has it with: cargo build --release --features {name}"
+        )
+    })
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", PossibleValue::get_name))
+    }
 }
 
 impl Device {
@@ -38,11 +80,7 @@ impl Device {
 
     /// The arguments that choose a device of this kind.
     pub(crate) fn arguments(self) -> Vec<String> {
-        let name = self
-            .to_possible_value()
-            .map(|value| value.get_name().to_owned());
-        let arguments = name.map(|name| vec!["--device".to_owned(), name]);
-        arguments.unwrap_or_default()
+        vec!["--device".to_owned(), self.to_string()]
     }
 }
 
@@ -226,6 +264,23 @@ mod tests {
                 .contains("names GPU 3, but this machine shows 2")
         );
         assert!(Devices(vec![1]).require_gpus(2).is_ok());
+    }
+
+    #[test]
+    fn a_kind_this_build_lacks_is_answered_with_how_to_build_it() {
+        for (name, _, called) in KINDS {
+            match parse_kind(name) {
+                Ok(device) => assert_eq!(device.to_string(), name),
+                Err(said) => {
+                    assert!(said.contains(&format!("lacks {called}")), "{said}");
+                    assert!(said.ends_with(&format!("--features {name}")), "{said}");
+                }
+            }
+        }
+        // Every kind of this build is among them.
+        let known = |device: &Device| KINDS.iter().any(|(name, ..)| *name == device.to_string());
+        assert!(Device::value_variants().iter().all(known));
+        assert_eq!(parse_kind("cpu"), Ok(Device::Cpu));
     }
 
     #[test]

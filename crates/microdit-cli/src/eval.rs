@@ -2,7 +2,7 @@
 
 use crate::{
     advice::OrAdvise,
-    device::{Device, Devices, on_device, parse_devices},
+    device::{Device, Devices, kind, on_device, parse_devices},
     number::{real, whole},
     preparation::{Shown, cache},
     sample::draw,
@@ -114,7 +114,7 @@ pub(crate) struct Eval {
     #[arg(long)]
     cache: Option<PathBuf>,
     /// Kind of device to compute on; an NVIDIA GPU where this build and machine have one, unless given
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
     /// Number of the device of that kind
     #[arg(long, default_value = "0", value_parser = parse_devices)]

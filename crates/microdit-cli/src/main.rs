@@ -11,6 +11,7 @@ mod eval;
 mod examples;
 mod export;
 mod fetch;
+mod figure;
 #[cfg(test)]
 mod flags;
 mod manual;
@@ -20,6 +21,7 @@ mod number;
 mod output;
 mod plan;
 mod preparation;
+mod push;
 mod ranks;
 mod recipe;
 mod report;
@@ -58,6 +60,7 @@ enum Command {
     Merge(merge::Merge),
     Ema(ema::EmaCommand),
     Export(export::Export),
+    Push(push::Push),
     Report(report::ReportCommand),
     Study(study::StudyCommand),
     Runs(runs::RunsCommand),
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::Merge(merge) => merge.run(),
         Command::Ema(ema) => ema.run(),
         Command::Export(export) => export.run(),
+        Command::Push(push) => push.run(),
         Command::Report(report) => report.run(),
         Command::Study(study) => study.run(),
         Command::Runs(runs) => runs.run(),

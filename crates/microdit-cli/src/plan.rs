@@ -4,6 +4,7 @@ mod compare;
 
 use crate::{
     advice::OrAdvise,
+    figure::{count, time},
     number::{real, whole},
     recipe::recipe_path,
     say,
@@ -145,14 +146,14 @@ fn print(plan: &Plan) {
         machine.usd_per_gpu_hour
     );
     say!(
-        "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
+        "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>10}{:>9}",
         "stage",
         "params",
         "images",
         "GFLOP",
         "FLOP",
         "images/s",
-        "hours",
+        "time",
         "$"
     );
     say!(
@@ -166,27 +167,27 @@ fn print(plan: &Plan) {
     );
     for stage in &plan.stages {
         say!(
-            "{:24}{:>8.1}{:>9.2}{:>9.2}{:>10.2e}{:>12.1}{:>8.1}{:>9.0}",
+            "{:24}{:>8.1}{:>9.2}{:>9.2}{:>10.2e}{:>12.1}{:>10}{:>9}",
             stage.name,
             stage.parameters as f64 / 1e6,
             stage.images as f64 / 1e6,
             stage.flop_per_image / 1e9,
             stage.flop,
             stage.images_per_second_per_gpu,
-            stage.hours,
-            stage.usd
+            time(stage.hours),
+            count(stage.usd)
         );
     }
     say!(
-        "{:24}{:>8}{:>9}{:>9}{:>10.2e}{:>12}{:>8.1}{:>9.0}",
+        "{:24}{:>8}{:>9}{:>9}{:>10.2e}{:>12}{:>10}{:>9}",
         "total",
         "",
         "",
         "",
         plan.flop,
         "",
-        plan.hours,
-        plan.usd
+        time(plan.hours),
+        count(plan.usd)
     );
     say!(
         "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
@@ -203,7 +204,7 @@ fn print(plan: &Plan) {
         let memory = &stage.memory;
         let warning = if memory.total > machine.gpu.gib {
             format!(
-                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On",
+                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On or distributed.shard_optimizer: true",
                 machine.gpu.gib
             )
         } else if memory.activation_checkpointing {
@@ -221,6 +222,12 @@ fn print(plan: &Plan) {
             memory.activations,
             memory.averages,
             memory.total
+        );
+    }
+    if plan.stages.iter().any(|stage| stage.memory.shared_optimizer) {
+        say!(
+            "\noptimizer and EMA are shares of {} GPUs (distributed.shard_optimizer)",
+            machine.count
         );
     }
 }

@@ -50,13 +50,15 @@ pub(crate) fn recipe_path() -> impl TypedValueParser<Value = PathBuf> {
 fn file_or_bundled(path: PathBuf) -> Result<PathBuf, String> {
     // Whatever looks like a path is one, and the error says what is wrong with it.
     let plain = path.extension().is_none() && path.components().count() <= 2;
-    let Some(name) = path.to_str().filter(|_| !path.exists()) else {
+    let is_folder = path.is_dir();
+    let Some(name) = path.to_str().filter(|_| is_folder || !path.exists()) else {
         return Ok(path);
     };
+    // No directory is a recipe, so that one of that name hides nothing.
     if let Some(bundled) = Bundled::find(name) {
         return Ok(bundled.path());
     }
-    if !plain || path.is_absolute() || name.starts_with('.') {
+    if is_folder || !plain || path.is_absolute() || name.starts_with('.') {
         return Ok(path);
     }
     Err(match Bundled::nearest(name) {

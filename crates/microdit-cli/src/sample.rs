@@ -3,7 +3,7 @@
 use crate::{
     advice::OrAdvise,
     bar::Bar,
-    device::{Device, on_device},
+    device::{Device, kind, on_device},
     number::{real, whole},
     output, say,
     signal::{Stopped, stop_soon_on_signal},
@@ -95,7 +95,7 @@ pub(crate) struct Sample {
     #[arg(long, requires = "singles")]
     overwrite: bool,
     /// Kind of device to draw on; an NVIDIA GPU where this build and machine have one, unless given
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
 }
 

@@ -22,6 +22,9 @@ const ONE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A command that was ended by a signal before its work was done; it says how to continue.
+///
+/// Its exit status is what a shell makes of a process that Ctrl-C killed, so that a script need not know which commands end in
+/// their own way.
 #[derive(Debug)]
 pub(crate) struct Stopped(pub(crate) String);
 

@@ -2,14 +2,14 @@
 
 use crate::{
     advice::OrAdvise,
-    device::{Device, Devices, on_device, parse_devices},
+    device::{Device, Devices, kind, on_device, parse_devices},
     preparation::{Shown, cache},
     ranks::{RanksArgs, connect},
     recipe::recipe_path,
     report::{LastReport, LiveReport, REPORT},
     sample::draw,
     say,
-    signal::stop_on_signal,
+    signal::{Stopped, stop_on_signal},
 };
 use burn_autodiff::Autodiff;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,8 +49,8 @@ pub(crate) struct Train {
     resume: bool,
     /// Resume although the recipe or its data would train something other than what the run was started with.
     /// Without it, a resumed run accepts changes that do not affect its weights (name, sampling, encoders, log_every,
-    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, data.threads,
-    /// data.max_damage), the same data at another path, more or fewer steps of stages that are not
+    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, distributed.shard_optimizer,
+    /// distributed.bucket_mib, data.threads, data.max_damage), the same data at another path, more or fewer steps of stages that are not
     /// finished where their schedules say `total`, and further stages
     #[arg(long, requires = "resume")]
     allow_changes: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Train {
     #[arg(long = "set", value_name = "PATH=VALUE")]
     overrides: Vec<String>,
     /// Kind of device to train on; an NVIDIA GPU where this build and machine have one, unless given
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
     /// Which devices of that kind, such as 0-7 or 0,2, of which each takes a share of every batch [default: 0, or of several
     /// processes on a machine one for each]
@@ -100,7 +100,12 @@ impl Train {
             timeout: rank_timeout,
             grace: rank_timeout,
         };
-        let ranks = connect(launch, indices.first_gpu(self.device), &patience)?;
+        let ranks = connect(
+            launch,
+            indices.first_gpu(self.device),
+            self.run.as_deref(),
+            &patience,
+        )?;
         let ranks = &*ranks;
         let keeps = ranks.rank() == 0;
         let path = match self.run {
@@ -175,8 +180,16 @@ impl Train {
             .leave(&patience)
             .or_advise()
             .wrap_err("other ranks are lost at the end")?;
+        let stopped = outcome.ending == Ending::Stopped;
         if !keeps {
-            return Ok(());
+            let message = format!("rank {} stopped with the others", ranks.rank());
+            return match stopped {
+                true => Err(Stopped(message).into()),
+                false => Ok(()),
+            };
+        }
+        if let Some(traffic) = &outcome.traffic {
+            say!("{traffic}");
         }
         match outcome.ending {
             Ending::AlreadyFinished => {
@@ -196,12 +209,16 @@ impl Train {
                     Ending::Spent => "the budget is spent: ",
                     _ => "",
                 };
-                say!(
+                let message = format!(
                     "{reason}stopped after {} of {} steps; resume with the same command, --run {} and --resume",
                     outcome.steps,
                     steps,
                     path.display()
                 );
+                if stopped {
+                    return Err(Stopped(message).into());
+                }
+                say!("{message}");
                 return Ok(());
             }
             Ending::Finished => say!(
@@ -231,10 +248,13 @@ impl Train {
                     draw(&Drawing::new(&pipeline, order).or_advise()?, &stop)
                 });
         match drawn {
-            Ok(drawn) if drawn.stopped => say!(
-                "its pictures were not drawn; microdit sample --run {} draws them",
-                path.display()
-            ),
+            Ok(drawn) if drawn.stopped => {
+                let message = format!(
+                    "stopped: its pictures were not drawn; microdit sample --run {} draws them",
+                    path.display()
+                );
+                return Err(Stopped(message).into());
+            }
             Ok(drawn) => say!(
                 "{} pictures, one row per prompt: {}",
                 drawn.drawn,

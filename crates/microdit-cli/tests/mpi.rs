@@ -328,7 +328,7 @@ fn a_signal_stops_all_ranks_after_the_same_step() {
     wait_for(&mut child, 8);
     send(process_of(&child, 1), "-TERM");
     let output = soon(child);
-    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
     finish(ranks(2, &[], &run, &more).unwrap());
     tiny::assert_same(&run, &whole, "after two signals");
 }

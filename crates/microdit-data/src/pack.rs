@@ -15,6 +15,7 @@ use crate::{
     shards::{Members, Shards},
     writer::ShardWriter,
 };
+use microdit::rng::{Purpose, Stream};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -34,6 +35,27 @@ pub struct PrepareConfig<'a> {
     pub limit: Option<u64>,
     /// Share of the samples that may be damaged, in 0..=1; those the card filters out do not count.
     pub max_damage: f64,
+    /// The part of the samples that is taken; all of them if absent.
+    pub fraction: Option<Fraction>,
+}
+
+/// A part of the samples of a source, for a first try. Each is taken or passed over by a draw of its own, so that a larger share
+/// of the same seed has all that a smaller one has, whatever else the source holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction {
+    /// The share, in 0..=1.
+    pub share: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Fraction {
+    /// Whether the sample `key` of `origin` belongs to it.
+    fn has(&self, origin: &str, key: &str) -> bool {
+        let name = format!("{origin}/{key}");
+        let drawn = Stream::named(self.seed, Purpose::Fraction, &name).uniform(1);
+        f64::from(drawn[0]) < self.share
+    }
 }
 
 /// What was prepared.
@@ -43,6 +65,8 @@ pub struct Prepared {
     pub index: DatasetIndex,
     /// Samples that were left out, because they are damaged or not wanted.
     pub left_out: LeftOut,
+    /// Samples that the fraction passed over.
+    pub passed: u64,
     /// Whether it was stopped before the last sample.
     pub stopped: bool,
 }
@@ -91,6 +115,7 @@ pub fn prepare(
         keys: Unique::default(),
         progress: &mut progress,
         seen: 0,
+        passed: 0,
         writer: None,
         rejected: BTreeMap::new(),
         left_out: LeftOut::default(),
@@ -133,7 +158,7 @@ impl Collected {
     fn into_sink(self, sink: &mut Sink<'_>, stop: &AtomicBool) -> Result<(), DataError> {
         match self {
             Self::Shards(shards, members) => {
-                for shard in shards.iter() {
+                for shard in shards.in_turn() {
                     let (reader, name) = (shard.clone(), shard.name());
                     let members = members.clone();
                     let read = move |send: &mut dyn FnMut(_) -> bool| {
@@ -182,8 +207,9 @@ struct Sink<'a> {
     config: &'a PrepareConfig<'a>,
     keys: Unique,
     progress: &'a mut dyn FnMut(u64),
-    /// Samples met.
+    /// Samples met, without those passed over.
     seen: u64,
+    passed: u64,
     writer: Option<ShardWriter>,
     /// Of the current shard.
     rejected: BTreeMap<String, u64>,
@@ -205,6 +231,11 @@ impl Sink<'_> {
         if self.config.limit.is_some_and(|limit| self.seen >= limit) {
             return Ok(false);
         }
+        let fraction = self.config.fraction;
+        if fraction.is_some_and(|fraction| !fraction.has(origin, &key)) {
+            self.passed += 1;
+            return Ok(true);
+        }
         self.seen += 1;
         (self.progress)(self.seen);
         let admitted = sample.map_err(Refused::from).and_then(|sample| {
@@ -213,7 +244,7 @@ impl Sink<'_> {
             let panicked = || "an image that cannot be decoded: its decoder panicked".to_owned();
             admitted.ok_or_else(panicked)?
         });
-        let (caption, (extension, file)) = match admitted {
+        let (captions, (extension, file)) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.leave_out(origin, &key, &refused);
@@ -240,7 +271,10 @@ impl Sink<'_> {
             Layout::Folder(_) => of_path(strip_extension(&key, extension)),
             Layout::Shards | Layout::Shapes { .. } => of_key(&key),
         };
-        let members = [(extension, file.as_slice()), ("txt", caption.as_bytes())];
+        let captions = captions.iter();
+        let captions = captions.map(|(name, text)| (name.as_str(), text.as_bytes()));
+        let picture = (extension, file.as_slice());
+        let members: Vec<_> = std::iter::once(picture).chain(captions).collect();
         writer.add(&self.keys.give(key), &members)?;
         Ok(true)
     }
@@ -270,6 +304,9 @@ impl Sink<'_> {
             if self.left_out.total() > 0 {
                 why.push(reasons(&self.left_out.counts));
             }
+            if self.passed > 0 {
+                why.push(format!("{} were passed over by the fraction", self.passed));
+            }
             why.extend(self.lacks);
             return Err(DataError::NothingWritten {
                 seen: self.seen,
@@ -298,6 +335,7 @@ impl Sink<'_> {
         Ok(Prepared {
             index,
             left_out: self.left_out,
+            passed: self.passed,
             stopped,
         })
     }

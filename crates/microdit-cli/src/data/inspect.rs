@@ -3,7 +3,7 @@
 use crate::{
     advice::{MAX_DAMAGE, OrAdvise},
     bar::Counter,
-    device::{Device, on_device},
+    device::{Device, kind, on_device},
     number::{real, whole},
     output, say,
 };
@@ -41,7 +41,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     json: bool,
     /// Device to decode on
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
 }
 

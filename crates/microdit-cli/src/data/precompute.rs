@@ -4,11 +4,12 @@ use super::describe;
 use crate::{
     advice::OrAdvise,
     bar::Counter,
-    device::{Device, on_device},
+    device::{Device, kind, on_device},
     number::{real, whole},
     ranks::RanksArgs,
     say,
-    signal::stop_on_signal,
+    signal::{Stopped, stop_on_signal},
+    terminal::complain,
 };
 use microdit::DitBackend;
 use microdit_data::{DatasetIndex, Members, Shards};
@@ -51,7 +52,17 @@ pub(crate) struct Precompute {
     /// Sides of the square images in pixels; a latent is made for each
     #[arg(long, value_delimiter = ',', default_value = "256,512", value_parser = clap::value_parser!(u32).range(1..=8192))]
     sizes: Vec<u32>,
-    /// Images encoded at once
+    /// Take any part of a picture, drawn by the seed, not only the middle
+    #[arg(long)]
+    random_crop: bool,
+    /// Encode pictures with left and right swapped too, for `data.flip`
+    #[arg(long)]
+    flips: bool,
+    /// Names of several captions to encode of each sample, for `data.caption_mix`: KEY.NAME.txt, an entry NAME of KEY.json or a column
+    /// NAME; only the first that is found if absent
+    #[arg(long, value_delimiter = ',')]
+    captions: Vec<String>,
+    /// Images, and captions, encoded at once
     #[arg(long, default_value_t = 16, value_parser = whole(1..=4096))]
     batch: usize,
     /// Seed of the draws from the VAE's posterior
@@ -66,7 +77,7 @@ pub(crate) struct Precompute {
     #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
     /// Device to encode on
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
 }
 
@@ -93,6 +104,9 @@ impl Precompute {
                 identity(&self.text_encoder, &text_path, "text_encoder")?,
             ],
             sizes: self.sizes,
+            random_crop: self.random_crop,
+            flips: self.flips,
+            captions: self.captions,
             batch: self.batch,
             seed: self.seed,
             rank: launch.rank,
@@ -129,9 +143,10 @@ impl Precompute {
         }
         if done.stopped {
             let Precomputed { shards, of, .. } = done;
-            return Err(miette::miette!(
+            let message = format!(
                 "stopped after {shards} of {of} shards; run the same command again to resume"
-            ));
+            );
+            return Err(Stopped(message).into());
         }
         match &done.index {
             Some(index) => report(&self.out, index),
@@ -181,8 +196,8 @@ fn leave_soon_after(stop: &Arc<AtomicBool>) {
             thread::sleep(Duration::from_millis(100));
         }
         thread::sleep(PATIENCE);
-        say!("stopped within a shard; run the same command again to resume");
-        std::process::exit(1);
+        complain("stopped within a shard; run the same command again to resume");
+        std::process::exit(Stopped::STATUS.into());
     });
 }
 
@@ -200,7 +215,8 @@ impl Index {
         let index = index(&self.folder, &stop, |checked| bar.show(checked as u64, ""));
         drop(bar);
         let index = index.or_advise()?;
-        let index = index.ok_or_else(|| miette::miette!("stopped; no index was written"))?;
+        let stopped = || Stopped("stopped; no index was written".into());
+        let index = index.ok_or_else(stopped)?;
         report(&self.folder, &index);
         for (reason, count) in &index.rejected {
             say!("left out {count}: {reason}");

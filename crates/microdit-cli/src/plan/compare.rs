@@ -1,6 +1,10 @@
 //! `microdit plan --compare`: recipes and published systems in one table.
 
-use crate::{advice::OrAdvise, say};
+use crate::{
+    advice::OrAdvise,
+    figure::{count, short},
+    say,
+};
 use microdit_train::{
     Recipe,
     plan::{Comparison, Cost, Machine},
@@ -90,58 +94,5 @@ fn print(comparison: &Comparison, base: usize) {
     let published = costs.iter().filter(|cost| !cost.recipe);
     for Cost { name, sources, .. } in published {
         say!("  {name}: {}", sources.join("; "));
-    }
-}
-
-/// A number of hours or dollars, with separated thousands.
-fn count(value: f64) -> String {
-    if value < 100.0 {
-        return short(value);
-    }
-    let digits = format!("{value:.0}");
-    let mut separated = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            separated.push(',');
-        }
-        separated.push(digit);
-    }
-    separated
-}
-
-/// A number to three digits, or to two with a power of ten where that would be long.
-fn short(value: f64) -> String {
-    match value {
-        0.0 => "0".into(),
-        _ if !(1e-3..1e5).contains(&value) => format!("{value:.1e}"),
-        _ => {
-            let decimals = 2.0 - value.log10().floor();
-            format!("{value:.*}", decimals.max(0.0) as usize)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_short_and_say_their_size() {
-        let counts = [0.0, 1.64e-5, 0.0214, 9.5, 499.0, 16_200.0, 1_234_567.4].map(count);
-        let expected = [
-            "0",
-            "1.6e-5",
-            "0.0214",
-            "9.50",
-            "499",
-            "16,200",
-            "1,234,567",
-        ];
-        assert_eq!(counts, expected);
-        let ratios = [1e-7, 0.0085, 0.99996, 1.0, 9.994, 94.73, 4321.2, 3e9].map(short);
-        let expected = [
-            "1.0e-7", "0.00850", "1.000", "1.00", "9.99", "94.7", "4321", "3.0e9",
-        ];
-        assert_eq!(ratios, expected);
     }
 }

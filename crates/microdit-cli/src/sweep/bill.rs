@@ -1,6 +1,10 @@
 //! What the points of a sweep will cost.
 
-use crate::{advice::OrAdvise, say};
+use crate::{
+    advice::OrAdvise,
+    figure::{count, time},
+    say,
+};
 use microdit_eval::{
     Table,
     sweep::{Calibration, Sweep, SweepError},
@@ -19,7 +23,7 @@ pub(super) fn print(
         Err(SweepError::Calibration { .. }) => None,
         Err(error) => return Err(error).or_advise(),
     };
-    let header = ["point", "id", "steps", "FLOPs", "hours", "dollars"];
+    let header = ["point", "id", "steps", "FLOPs", "time", "dollars"];
     let mut table = Table::new(header.map(str::to_owned).into());
     let mut total = (0.0, 0.0);
     for (index, setting) in sweep.settings().iter().enumerate() {
@@ -36,8 +40,8 @@ pub(super) fn print(
                 point.id.clone(),
                 point.recipe.steps().to_string(),
                 format!("{:.3e}", plan.flop),
-                format!("{:.3}", plan.hours),
-                format!("{:.2}", plan.usd),
+                time(plan.hours),
+                count(plan.usd),
             ]);
         }
         if points.is_none() {
@@ -54,10 +58,10 @@ pub(super) fn print(
         return Ok(());
     }
     say!(
-        "\n{runs} runs at equal {}: {:.3} hours, ${:.2} on {} x {}",
+        "\n{runs} runs at equal {}: {}, ${} on {} x {}",
         sweep.definition().budget.unit(),
-        total.0,
-        total.1,
+        time(total.0),
+        count(total.1),
         machine.count,
         machine.gpu.name
     );

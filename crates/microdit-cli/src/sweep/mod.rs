@@ -5,7 +5,7 @@ mod progress;
 
 use crate::{
     advice::OrAdvise,
-    device::{Device, Devices, on_device, parse_devices},
+    device::{Device, Devices, kind, on_device, parse_devices},
     number::whole,
     plan::MachineArgs,
     recipe::recipe_path,
@@ -39,7 +39,7 @@ pub(crate) struct SweepCommand {
     #[arg(long, default_value_t = 1, value_parser = whole(1..=1024), conflicts_with = "devices")]
     jobs: usize,
     /// Kind of device to train on; an NVIDIA GPU where this build and machine have one, unless given
-    #[arg(long, value_enum, default_value_t = Device::best())]
+    #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
     /// Devices of that kind, such as 0-7 or 0,2, each of which trains a point at a time
     #[arg(long, value_parser = parse_devices)]

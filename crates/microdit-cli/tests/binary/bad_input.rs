@@ -55,6 +55,15 @@ fn bad_recipes_name_file_line_and_key() {
         &train(Path::new(&run), &["--set", "stages.0.step=1"]),
         &["--set stages.0.step=1", "`step`", "did you mean `steps`?"],
     );
+    #[cfg(not(feature = "cuda"))]
+    fails(
+        &train(Path::new(&run), &["--device", "cuda"]),
+        &[
+            "this build lacks CUDA",
+            "cargo build --release --features cuda",
+        ],
+    );
+    assert!(!Path::new(&run).exists());
 }
 
 #[test]

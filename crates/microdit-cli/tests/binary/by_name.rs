@@ -55,7 +55,18 @@ fn a_bundled_recipe_is_listed_checked_and_trained_anywhere() {
         &[&dry[..], &["--set", "evaluation.shards=x"]].concat(),
     );
     assert!(bill.contains("dense, seed 2"), "{bill}");
-    // A file of that name comes first.
+    // A directory of that name is no recipe and hides none; a file comes first.
+    fs::create_dir(folder.path().join("quickstart")).unwrap();
+    assert_eq!(
+        printed(folder.path(), &["recipe", "check", "quickstart"]),
+        named
+    );
+    fs::remove_dir(folder.path().join("quickstart")).unwrap();
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    fails(
+        &within(folder.path(), &["recipe", "check", "mine"]),
+        &["mine", "is not a regular file"],
+    );
     fs::write(folder.path().join("quickstart"), "(name: 3)").unwrap();
     fails(
         &within(folder.path(), &["recipe", "check", "quickstart"]),

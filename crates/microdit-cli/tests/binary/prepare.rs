@@ -6,7 +6,8 @@ use crate::{
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
-fn picture(level: u8) -> image::RgbImage {
+/// A picture of a color of its own.
+pub(crate) fn picture(level: u8) -> image::RgbImage {
     image::RgbImage::from_pixel(40, 40, image::Rgb([level, 255 - level, 9]))
 }
 
@@ -343,4 +344,120 @@ fn what_is_no_dataset_is_not_a_success() {
         &microdit(&["data", "inspect", &workshop.path("broken")]),
         &["no sound sample", "shards are broken"],
     );
+}
+
+/// As datasets on the Hugging Face hub keep their pictures.
+#[test]
+fn pictures_inside_parquet_are_inspected_prepared_and_trained_on() {
+    let workshop = Workshop::new();
+    let hub = workshop.path("hub");
+    fs::create_dir(&hub).unwrap();
+    for (i, name) in ["bytes", "struct"].into_iter().enumerate() {
+        let from = root().join(format!("tests/faults/tables/pictures-{name}.parquet"));
+        fs::copy(from, format!("{hub}/train-{i:05}-of-00002.parquet")).unwrap();
+    }
+    let said = text(&microdit(&["data", "inspect", &hub, "--max-damage", "0.5"]));
+    for part in [
+        "members caption, jpg",
+        "samples 29",
+        "damaged 3",
+        "2 with no image",
+        "train-00001-of-00002:5",
+    ] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    let [card, _] = cards(workshop.folder.path());
+    let out = workshop.path("packed");
+    let said = succeeds(&["data", "prepare", &card, "--source", &hub, "--out", &out]);
+    assert!(said.contains("29 samples in 1 shards"), "{said}");
+    let packed = captions(&format!("{out}/000000.tar"));
+    assert_eq!(
+        packed["train-00000-of-00002:0"],
+        "a green square on a orange background"
+    );
+    // Trained on where it lies.
+    let run = workshop.path("run");
+    let pattern = format!("{hub}/train-{{00000..00001}}-of-00002.parquet");
+    let shards = format!("data.shards={pattern:?}");
+    let output = crate::common::train(
+        Path::new(&run),
+        &[
+            "--set",
+            crate::common::WEB_DATASET,
+            "--set",
+            &shards,
+            "--set",
+            "evaluation=None",
+            "--set",
+            "data.max_damage=0.2",
+        ],
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    // A table without pictures names what it has.
+    let table = root().join("tests/faults/tables/none.parquet");
+    let output = microdit(&["data", "inspect", &table.to_string_lossy()]);
+    fails(&output, &["there is no sound sample"]);
+}
+
+/// A part of a dataset is drawn sample by sample: it has about its share, a larger one has all of it, and what else there is does not
+/// matter.
+#[test]
+fn a_fraction_is_a_part_of_a_larger_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let card = |count: u32| {
+        let card = format!(
+            r#"(name: "s", source: "", license: "", size: "", get: "", layout: Shapes(size: 8, count: {count}), store: Png)"#
+        );
+        fs::write(path("card.ron"), card).unwrap();
+    };
+    let taken = |out: &str, more: &[&str]| {
+        let start = ["data", "prepare", &path("card.ron"), "--out", &path(out)];
+        let said = succeeds(&[&start[..], more].concat());
+        (captions(&path(&format!("{out}/000000.tar"))), said)
+    };
+    card(2000);
+    let (all, said) = taken("all", &[]);
+    assert_eq!(all.len(), 2000);
+    assert!(!said.contains("passed over"), "{said}");
+    let (tenth, said) = taken("tenth", &["--fraction", "0.1"]);
+    // 200 of 2000, give or take four standard deviations of 13.4.
+    assert!((147..=253).contains(&tenth.len()), "{}", tenth.len());
+    let passed = format!("passed over {}, by --fraction", 2000 - tenth.len());
+    assert!(said.contains(&passed), "no `{passed}` in {said}");
+    assert!(
+        tenth
+            .iter()
+            .all(|(key, caption)| all.get(key) == Some(caption))
+    );
+    let (hundredth, _) = taken("hundredth", &["--fraction", "0.01"]);
+    assert!((2..=38).contains(&hundredth.len()), "{}", hundredth.len());
+    assert!(hundredth.keys().all(|key| tenth.contains_key(key)));
+    let (other, _) = taken("other", &["--fraction", "0.1", "--seed", "1"]);
+    assert_ne!(other, tenth);
+    assert_eq!(taken("whole", &["--fraction", "1"]).0, all);
+    // A limit counts what is taken.
+    let (few, _) = taken("few", &["--fraction", "0.1", "--limit", "50"]);
+    assert_eq!(few.len(), 50);
+    assert!(few.keys().all(|key| tenth.contains_key(key)));
+    card(1000);
+    let (half, _) = taken("half", &["--fraction", "0.1"]);
+    assert!(half.keys().all(|key| tenth.contains_key(key)));
+    let output = microdit(&[
+        "data",
+        "prepare",
+        &path("card.ron"),
+        "--out",
+        &path("none"),
+        "--fraction",
+        "0",
+    ]);
+    fails(
+        &output,
+        &[
+            "no sample was written",
+            "1000 were passed over by the fraction",
+        ],
+    );
+    assert!(!Path::new(&path("none")).exists());
 }

@@ -1,10 +1,11 @@
 //! Signals are heard wherever a run waits, and the state of the last step is saved.
 
 use crate::{
-    common::root,
+    common::{root, text},
     eval::dinov2,
     strace::strace,
-    tiny::{WEB_DATASET, arguments, assert_same, checkpoints, command, finish, send},
+    tiny::{WEB_DATASET, arguments, assert_same, checkpoints, command, finish, recipe, send},
+    workshop::Workshop,
 };
 use std::{
     fs,
@@ -17,6 +18,9 @@ use std::{
 
 /// How soon a signal is heard.
 const SOON: Duration = Duration::from_secs(2);
+
+/// The exit status of a command that a signal stopped before its work was done: a shell's own for Ctrl-C.
+const STOPPED: i32 = 130;
 
 /// Lets the run continue until it reports `step`.
 fn wait_for(child: &mut Child, step: u64) {
@@ -84,7 +88,7 @@ fn ends_soon(mut child: Child, run: &Path, step: u64, signals: &[&str]) {
     }
     let status = gone_soon(&mut child);
     let said = said(&mut child);
-    assert!(status.success(), "{status}: {said}");
+    assert_eq!(status.code(), Some(STOPPED), "{status}: {said}");
     assert!(said.contains("saving the state"), "{said}");
     let newest = checkpoints(run).pop().unwrap();
     assert_eq!(newest, format!("step-{step:010}"));
@@ -117,7 +121,7 @@ fn a_signal_is_heard_while_pictures_are_drawn_and_losses_measured() {
         .unwrap();
     sleep(Duration::from_millis(800));
     send(&child, "-INT");
-    assert!(gone_soon(&mut child).success());
+    assert_eq!(gone_soon(&mut child).code(), Some(STOPPED));
     assert!(!run.join("samples.png").exists());
 }
 
@@ -220,7 +224,7 @@ fn a_second_signal_ends_a_run_that_cannot_save() {
         "it saves, however long that takes"
     );
     send(&child, "-INT");
-    assert_eq!(gone_soon(&mut child).code(), Some(130));
+    assert_eq!(gone_soon(&mut child).code(), Some(STOPPED));
     finish(&run, &["--resume"]);
     assert_same(&run, &whole, "after it was ended at once");
 }
@@ -250,4 +254,82 @@ fn a_signal_is_heard_while_pictures_are_drawn_to_be_compared() {
     // What was not compared then is compared now, and nothing else is different.
     finish(&stopped, &[&common[..], &[&few, "--resume"]].concat());
     assert_same(&stopped, &whole, "resumed");
+}
+
+/// Whatever it was doing, a command that was asked to stop says so, and ends with the same status.
+#[test]
+fn every_command_that_is_stopped_says_so_by_its_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let run = folder.path().join("run");
+    finish(&run, &[]);
+    let card = r#"(name: "s", source: "", license: "", size: "", get: "", layout: Shapes(size: 64, count: 100000000), store: Png)"#;
+    fs::write(path("card.ron"), card).unwrap();
+    let sweep = format!(
+        "(base: {:?}, points: [(name: \"a\")], seeds: [0], metrics: [(name: \"held_out/loss\", better: lower)])",
+        recipe(&run)
+    );
+    fs::write(path("sweep.ron"), sweep).unwrap();
+    let workshop = Workshop::new();
+    let long = ["--set", "stages.masked.steps=1000000"];
+    let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let run = run.display();
+    // Each of them has work for many minutes.
+    let commands = |attempt: usize| {
+        [
+            words(format!(
+                "train {} --run {} {}",
+                path("run.ron"),
+                path(&format!("train{attempt}")),
+                long.join(" ")
+            )),
+            words(format!(
+                "sample --run {run} --prompt circle --count 5000 --steps 100 --singles {}",
+                path("singles")
+            )),
+            words(format!(
+                "eval --run {run} --samples 50000 --steps 100 --cache {}",
+                path("cache")
+            )),
+            words(format!(
+                "sweep {} --out {} {}",
+                path("sweep.ron"),
+                path("sweep"),
+                long.join(" ")
+            )),
+            words(format!(
+                "data prepare {} --out {}",
+                path("card.ron"),
+                path(&format!("prepared{attempt}"))
+            )),
+            words(format!(
+                "data precompute {} --out {} --vae {} --text-encoder {} --sizes 512 --batch 3",
+                workshop.path("pictures"),
+                path("latents"),
+                workshop.path("vae"),
+                workshop.path("clip")
+            )),
+        ]
+    };
+    for i in 0..commands(0).len() {
+        // Until it listens, a signal ends it at once, which leaves nothing to say.
+        let ended = (0..6).find_map(|attempt| {
+            let arguments = commands(attempt).into_iter().nth(i).unwrap();
+            let child = Command::new(env!("CARGO_BIN_EXE_microdit"))
+                .args(&arguments)
+                .current_dir(root())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            sleep(Duration::from_millis(500) * 2u32.pow(attempt as u32));
+            send(&child, "-INT");
+            let output = child.wait_with_output().unwrap();
+            let code = output.status.code()?;
+            Some((code, text(&output), arguments))
+        });
+        let (code, said, arguments) = ended.expect("it listens after half a minute");
+        assert_eq!(code, STOPPED, "{arguments:?}: {said}");
+        assert!(said.contains("stopped"), "{arguments:?}: {said}");
+    }
 }

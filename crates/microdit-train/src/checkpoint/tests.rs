@@ -27,6 +27,7 @@ pub(crate) fn tiny(settings: &[&str]) -> Recipe {
         "model.depth=1",
         "model.head_dim=8",
         "model.mixer=None",
+        "stages.masked.masking=Naive(ratio: 0.75)",
         "model.moe=None",
         "model.multiple_of=8",
         "model.caption_channels=8",

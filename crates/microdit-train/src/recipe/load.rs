@@ -227,17 +227,21 @@ pub(super) fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, TrainError> {
     let (text, origins) = node.write();
     dialect().from_str(&text).map_err(|error| {
         let line = error.span.end.line.clamp(1, origins.len());
-        // A line of one value names its key, which the parser's message does not.
+        // A line of one value names its key, where neither the parser's message nor the `--set` does.
         let value = text.lines().nth(line - 1).unwrap_or_default().trim();
         let mut message = explain(&error.code);
         let renamed = REWRITTEN.iter().find(|(old, _)| value.starts_with(old));
         if let Some((_, new)) = renamed {
             message = format!("{message}; it is written {new} now");
         }
-        if value.contains(": ") {
-            message = format!("{}: {message}", shortened(value.trim_end_matches(',')));
+        let origin = origins[line - 1].clone();
+        if let Some((key, _)) = value.split_once(": ") {
+            let named = message.contains(&format!("`{key}`")) || origin.is_of(key);
+            if !named {
+                message = format!("{}: {message}", shortened(value.trim_end_matches(',')));
+            }
         }
-        (origins[line - 1].clone(), message).into()
+        (origin, message).into()
     })
 }
 
@@ -324,6 +328,73 @@ mod tests {
         let latents = "data=Latents(shards: \"x\", image_size: 256, tokens: 77)";
         let said = quickstart(latents).unwrap().stages;
         assert!(said.iter().all(|stage| stage.data.codec().is_none()));
+    }
+
+    #[test]
+    fn fields_given_to_set_change_those_there_are() {
+        // As in a file that extends another one.
+        let latents = [
+            "data=Latents(image_size: 256, tokens: 77)",
+            "data=(mix: [(shards: \"a\", weight: 1.0), (shards: \"b\", weight: 3.0)])",
+            "model.mixer=(depth: 3)",
+        ];
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        let recipe = Recipe::load(&path, &latents.map(str::to_owned)).unwrap();
+        let stage = &recipe.stages[0];
+        assert_eq!(stage.data.lists(), [("a", 1.0), ("b", 3.0)]);
+        assert_eq!((stage.data.image_size(), stage.data.tokens()), (256, 77));
+        let before = quickstart("model.mixer.depth=3").unwrap();
+        assert_eq!(stage.model, before.stages[0].model);
+    }
+
+    #[test]
+    fn a_message_names_its_key_once() {
+        for (set, key) in [
+            ("batc=1", "batc"),
+            ("batch=x", "batch"),
+            ("data.image_sice=1", "image_sice"),
+            ("stages.masked.hand_over.wights=Ema", "wights"),
+        ] {
+            let said = quickstart(set).unwrap_err().to_string();
+            let message = said.replace(&format!("--set {set}"), "SET");
+            let named = message.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            let count = named.filter(|word| *word == key).count();
+            assert!(count <= 1, "{said}");
+            assert!(message.starts_with("SET: "), "{said}");
+        }
+        // Of several keys in one value, the one at fault.
+        let said = quickstart("data=Latents(image_size: small, tokens: 77)").unwrap_err();
+        assert!(said.to_string().contains(": image_size: small: "), "{said}");
+    }
+
+    #[test]
+    fn deferred_masking_needs_a_mixer() {
+        let sets = |masking: &str| {
+            [
+                "model.mixer=None",
+                &format!("stages.masked.masking={masking}"),
+            ]
+            .map(str::to_owned)
+        };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        for masking in [
+            "Deferred(ratio: 0.5)",
+            "DeferredBlocks(ratio: 0.5, side: 2)",
+        ] {
+            let said = Recipe::load(&path, &sets(masking)).unwrap_err().to_string();
+            assert!(said.contains("masking: deferred masking"), "{said}");
+            assert!(
+                said.contains("model.mixer is None") && said.contains("Naive"),
+                "{said}"
+            );
+        }
+        for masking in [
+            "None",
+            "Naive(ratio: 0.5)",
+            "NaiveBlocks(ratio: 0.5, side: 2)",
+        ] {
+            Recipe::load(&path, &sets(masking)).unwrap();
+        }
     }
 
     #[test]

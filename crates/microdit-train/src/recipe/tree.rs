@@ -41,6 +41,13 @@ impl Origin {
             line: None,
         }
     }
+
+    /// Whether it is an override of nothing but the key `key`, which it names.
+    pub(super) fn is_of(&self, key: &str) -> bool {
+        let path = self.source.split_once('=').map(|(path, _)| path);
+        let last = path.and_then(|path| path.rsplit(['.', ' ']).next());
+        self.line.is_none() && last == Some(key)
+    }
 }
 
 impl std::fmt::Display for Origin {
@@ -166,7 +173,8 @@ impl Node {
         }
     }
 
-    /// Replaces the value at a dotted path; lists take an index, or the `name` of their entry.
+    /// Replaces the value at a dotted path; lists take an index, or the `name` of their entry. Fields without a name before them
+    /// are [merged](Self::merge) into what there is, as those of a file that extends another are; `()` puts back the defaults.
     pub(super) fn set(&mut self, path: &str, value: Node) -> Result<(), Failure> {
         let keys: Vec<&str> = path.split('.').collect();
         let fail = |message: String| Err((value.origin.clone(), message));
@@ -187,7 +195,12 @@ impl Node {
         for key in keys {
             place = place.child(key, &value.origin)?;
         }
-        *place = value;
+        *place = match &value.value {
+            Value::Struct(name, fields) if name.is_empty() && !fields.is_empty() => {
+                place.clone().merge(value)
+            }
+            _ => value,
+        };
         Ok(())
     }
 

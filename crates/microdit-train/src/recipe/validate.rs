@@ -1,7 +1,10 @@
 //! Rules between the values of a recipe; those for a single value are in its type.
 
 use super::{Recipe, Stage, file::validate_name};
-use microdit::range::{OutOfRange, require, within};
+use microdit::{
+    Masking,
+    range::{OutOfRange, require, within},
+};
 
 /// Most images of a run. The held-out samples of a generated dataset lie beyond them.
 pub const MAX_IMAGES: u64 = 1 << 40;
@@ -95,6 +98,7 @@ impl Stage {
                 "{extra} more than out_channels: a network for inpainting is drawn with, not trained"
             )
         })?;
+        self.distributed.validate().map_err(inside("distributed"))?;
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {
@@ -108,6 +112,15 @@ impl Stage {
         self.validate_pixels()?;
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
+        let deferred = matches!(
+            self.masking,
+            Masking::Deferred { .. } | Masking::DeferredBlocks { .. }
+        );
+        require(!deferred || self.model.defers_masking(), "masking", || {
+            "deferred masking drops patches behind the patch-mixer, and model.mixer is None: give the network one, or say \
+             Naive(...), or NaiveBlocks(...), which is what it would be"
+                .into()
+        })?;
         let kept = self.masking.kept(tokens);
         let capacity = self.model.validate_tokens(kept, tokens);
         capacity

@@ -1,6 +1,7 @@
 //! A run through the library, beyond what a recipe's file allows.
 
 mod distill;
+mod unet;
 
 use super::*;
 use crate::{
@@ -8,7 +9,10 @@ use crate::{
     probe::{Numbers, View},
     recipe::{ActivationCheckpointing, Stage},
 };
-use burn::module::{AutodiffModule, Module};
+use burn::{
+    module::{AutodiffModule, Module},
+    tensor::TensorData,
+};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
@@ -48,6 +52,42 @@ fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
     let training = Training::open(recipe, run, &devices, true, &Stage::task::<Tracked>)?;
     training.run(&Session::alone(&Arc::default()), &"a test", |_| ())
+}
+
+/// Trains `recipe` to its end in `path`, asked to stop after each number of steps in `stops` and resumed; the networks of its newest
+/// checkpoint.
+fn with_stops<B: TrainBackend, T: TrainTask<B>>(
+    path: &Path,
+    recipe: &Recipe,
+    stops: &[u64],
+    devices: usize,
+    build: &Build<B, T>,
+) -> StateDict {
+    let devices = vec![Default::default(); devices];
+    for stop_after in stops.iter().copied().chain([u64::MAX]) {
+        let run = RunDir::enter(path, true).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let session = Session::alone(&stop);
+        let training = Training::open(recipe, &run, &devices, true, build).unwrap();
+        let ask = |metrics: &Metrics| stop.store(metrics.step >= stop_after, Ordering::Relaxed);
+        let outcome = training.run(&session, &"a test", ask).unwrap();
+        assert_eq!(outcome.steps, stop_after.min(recipe.steps()));
+    }
+    let newest = Checkpoint::newest(&path.join("checkpoints")).unwrap();
+    StateDict::read(&newest.unwrap().path().join("model.safetensors")).unwrap()
+}
+
+/// How far two networks' weights are apart on average.
+fn distance(one: &StateDict, other: &StateDict) -> f64 {
+    let error = |(name, data): (&String, &TensorData)| -> (f64, usize) {
+        let other = other.get(name).unwrap();
+        let pairs = data.iter::<f64>().zip(other.iter::<f64>());
+        (pairs.map(|(a, b)| (a - b).abs()).sum(), data.num_elements())
+    };
+    assert_eq!(one.len(), other.len());
+    let errors = one.iter().map(error);
+    let (sum, count) = errors.fold((0.0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    sum / count as f64
 }
 
 /// However the run finds out, at a checkpoint, after non-finite steps or at its end, what was saved before is sound and can be resumed.

@@ -108,6 +108,12 @@ pub trait DenoiserConfig {
         false
     }
 
+    /// Whether a part of it sees the tokens that [deferred masking](crate::Masking::Deferred) drops: else that is
+    /// [naive](crate::Masking::Naive) masking by another name.
+    fn defers_masking(&self) -> bool {
+        true
+    }
+
     /// Number of parameters, or `usize::MAX` where that is too small to count them.
     fn parameters(&self) -> usize;
 

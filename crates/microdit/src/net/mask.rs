@@ -19,7 +19,8 @@ pub enum Masking {
         /// Fraction of the tokens dropped, at least 0 and below 1.
         ratio: f64,
     },
-    /// Tokens are dropped after the patch-mixer has seen all of them (MicroDiT section 3).
+    /// Tokens are dropped after the patch-mixer has seen all of them (MicroDiT section 3). In a network without one, this does
+    /// what [`Naive`](Self::Naive) does, and recipes refuse it.
     Deferred {
         /// Fraction of the tokens dropped, at least 0 and below 1.
         ratio: f64,

@@ -88,8 +88,14 @@ fn a_picture_is_the_same_in_every_batch() {
             "model.head_dim=16",
             "model.mixer=None",
             "model.moe=None",
+            "stages.masked.masking=None",
         ],
-        &["model.dim=640", "model.patch_size=8", "model.mixer=None"],
+        &[
+            "model.dim=640",
+            "model.patch_size=8",
+            "model.mixer=None",
+            "stages.masked.masking=None",
+        ],
     ] {
         let pipeline = pipeline(1.0, changes);
         for guidance in [1.0, 5.0] {

@@ -1,11 +1,8 @@
 //! A student, its frozen teacher and its critic, through the trainer.
 
 use super::*;
-use crate::{
-    log::Metrics,
-    optim::{ParamGroup, ParamKind},
-};
-use burn::tensor::{TensorData, backend::BackendTypes};
+use crate::optim::{ParamGroup, ParamKind};
+use burn::tensor::backend::BackendTypes;
 use microdit::{
     nn::lora::LoraConfig,
     rng::{Purpose, Stream},
@@ -45,20 +42,7 @@ fn build(
 
 /// Eight steps, asked to stop after each number of steps in `stops` and resumed.
 fn distilled(path: &Path, recipe: &Recipe, stops: &[u64], devices: usize) -> StateDict {
-    let devices = vec![Default::default(); devices];
-    for stop_after in stops.iter().copied().chain([u64::MAX]) {
-        let run = RunDir::enter(path, true).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let session = Session::alone(&stop);
-        let training = Training::open(recipe, &run, &devices, true, &build).unwrap();
-        let ask = |metrics: &Metrics| stop.store(metrics.step >= stop_after, Ordering::Relaxed);
-        let outcome = training.run(&session, &"a test", ask).unwrap();
-        if stop_after < 8 {
-            assert_eq!(outcome.steps, stop_after);
-        }
-    }
-    let newest = Checkpoint::newest(&path.join("checkpoints")).unwrap();
-    StateDict::read(&newest.unwrap().path().join("model.safetensors")).unwrap()
+    with_stops::<Tracked, _>(path, recipe, stops, devices, &build)
 }
 
 /// The networks of a checkpoint that differ from those the run began with.
@@ -115,14 +99,7 @@ fn student_and_critic_learn_while_the_teacher_stays_over_resumes_and_replicas() 
         stage.activation_checkpointing = ActivationCheckpointing::On;
     }
     let replicas = distilled(&folder.path().join("two"), &recipe, &[], 2);
-    let error = |one: &TensorData, other: &TensorData| -> (f64, usize) {
-        let pairs = one.iter::<f64>().zip(other.iter::<f64>());
-        (pairs.map(|(a, b)| (a - b).abs()).sum(), one.num_elements())
-    };
-    let errors = at_once
-        .iter()
-        .map(|(name, data)| error(data, replicas.get(name).unwrap()));
-    let (sum, count) = errors.fold((0.0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     // Eight steps of 1e-4 and 1e-3; rounding moves few weights by a step where a gradient is almost 0.
-    assert!(sum / count as f64 * 1e4 < 0.1, "{}", sum / count as f64);
+    let error = distance(&at_once, &replicas);
+    assert!(error * 1e4 < 0.1, "{error}");
 }

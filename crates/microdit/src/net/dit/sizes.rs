@@ -35,6 +35,10 @@ impl DenoiserConfig for DitConfig {
         self.decoder.is_some()
     }
 
+    fn defers_masking(&self) -> bool {
+        self.mixer.is_some()
+    }
+
     fn parameters(&self) -> usize {
         flops::parameters(self)
     }
