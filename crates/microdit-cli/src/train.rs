@@ -100,7 +100,12 @@ impl Train {
             timeout: rank_timeout,
             grace: rank_timeout,
         };
-        let ranks = connect(launch, indices.first_gpu(self.device), &patience)?;
+        let ranks = connect(
+            launch,
+            indices.first_gpu(self.device),
+            self.run.as_deref(),
+            &patience,
+        )?;
         let ranks = &*ranks;
         let keeps = ranks.rank() == 0;
         let path = match self.run {

@@ -7,6 +7,7 @@
 mod agreement;
 mod exchange;
 mod launch;
+mod meeting;
 mod meter;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -22,6 +23,7 @@ mod threads;
 
 pub use agreement::{gather_texts, share_text, together};
 pub use launch::{Launch, LaunchError};
+pub use meeting::{Meeting, UniqueId};
 pub use meter::Traffic;
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 pub use owner::Connection;

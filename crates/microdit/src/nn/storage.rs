@@ -65,6 +65,14 @@ impl Storage {
     }
 }
 
+/// Weights as products take them, however they are kept.
+pub(super) fn whole<B: Backend, const D: usize>(weight: Tensor<B, D>) -> Tensor<B, D> {
+    match weight.dtype() {
+        DType::F16 | DType::BF16 => weight.cast(DType::F32),
+        _ => weight,
+    }
+}
+
 struct Keep {
     dtype: DType,
     weights: BTreeSet<String>,

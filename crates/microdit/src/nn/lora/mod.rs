@@ -15,8 +15,8 @@ mod config;
 pub use config::{LoraConfig, LoraConfigError, LoraInit, LoraSizes};
 
 use super::{
-    Precision,
     params::{self, MapParams, Role, Roles, VisitParams},
+    storage::whole,
 };
 use crate::{
     ops::DitBackend,
@@ -243,7 +243,7 @@ impl<B: Backend> MapParams<B> for Add<'_, B> {
         let weight = param.val();
         let delta = adapter.delta().reshape(weight.dims()) * self.strength;
         // A weight kept in 16 bits would swallow what is learned.
-        let weight = Precision::F32.enter(weight);
+        let weight = whole(weight);
         // Not `Param::map` and not `from_tensor`: what is recorded must stay so.
         Param::initialized(param.id, weight + delta)
     }
