@@ -43,6 +43,7 @@ fn pictures(folder: &Path, size: u32, count: u64) {
         shard_bytes: 1 << 20,
         limit: None,
         max_damage: 0.0,
+        fraction: None,
     };
     let stop = AtomicBool::new(false);
     prepare(&card, &config, folder, &stop, |_| ()).expect("shards are written");
@@ -76,6 +77,8 @@ fn latents(pictures: &Path, folder: &Path) {
     );
     let config = PrecomputeConfig {
         sizes: vec![256],
+        random_crop: false,
+        flips: false,
         captions: Vec::new(),
         batch: 16,
         seed: 0,

@@ -2,6 +2,8 @@
 
 use crate::say;
 use indicatif::{ProgressBar, ProgressStyle};
+use microdit::printable;
+use microdit_encoders::hub::Report;
 use std::{
     io::IsTerminal,
     time::{Duration, Instant},
@@ -76,6 +78,30 @@ impl Counter {
             self.last = Instant::now();
             say!("{}: {done}, {:.1}/s{more}", self.what, self.bar.per_sec());
         }
+    }
+}
+
+/// A bar for each file that is sent or received.
+pub(crate) struct Bytes(ProgressBar);
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self(ProgressBar::hidden())
+    }
+}
+
+impl Report for Bytes {
+    fn begin(&mut self, file: &str, bytes: u64) {
+        let template = "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        let style = ProgressStyle::with_template(template);
+        let bar = ProgressBar::new(bytes);
+        self.0 = bar
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message(printable::line(file).into_owned());
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.0.inc(bytes);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::Cli;
 use clap::{Command, CommandFactory};
 
 /// What is typed for each command, after `microdit`.
-const EXAMPLES: [&str; 24] = [
+const EXAMPLES: [&str; 25] = [
     "train quickstart --run runs/quickstart",
     "sample --run runs/quickstart --prompt 'a large red circle on a white background' --count 8 --out circle.png",
     "eval --run runs/quickstart --guidance 1.5,2,3",
@@ -15,6 +15,7 @@ const EXAMPLES: [&str; 24] = [
     "merge one.safetensors other.safetensors --lambda 0.5 --out merged.safetensors",
     "ema --run runs/quickstart --sigma-rel 0.15 --out average.safetensors",
     "export --run runs/quickstart --out published --license apache-2.0",
+    "push published OWNER/NAME",
     "report runs/quickstart --out quickstart.html",
     "study drawn/a drawn/b --prompts PROMPTS.txt --per-prompt 3 --out study.html",
     "runs",

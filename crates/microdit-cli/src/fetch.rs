@@ -1,13 +1,8 @@
 //! `microdit fetch`: published models onto this machine.
 
-use crate::advice::OrAdvise;
-use crate::say;
+use crate::{advice::OrAdvise, bar::Bytes, say};
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use indicatif::{ProgressBar, ProgressStyle};
-use microdit::printable;
-use microdit_encoders::hub::{
-    HubError, PUBLISHED, Published, Report, fetch, fetch_published, published,
-};
+use microdit_encoders::hub::{HubError, PUBLISHED, Published, fetch, fetch_published, published};
 
 /// Download published models into the Hugging Face cache, verified; what is there already is kept.
 ///
@@ -42,7 +37,7 @@ impl Fetch {
                 say!("{:<14} {} ({repository})", model.name, model.about);
             }
         }
-        let mut report = Bar(ProgressBar::hidden());
+        let mut report = Bytes::default();
         for model in self.models.iter().filter_map(|name| published(name)) {
             let refused = |error: &HubError| say!("{error}; trying a copy of it");
             let place = fetch_published(model, &mut report, refused).or_advise()?;
@@ -55,23 +50,5 @@ impl Fetch {
             }
         }
         Ok(())
-    }
-}
-
-/// A bar per file.
-struct Bar(ProgressBar);
-
-impl Report for Bar {
-    fn begin(&mut self, file: &str, bytes: u64) {
-        let template = "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
-        let style = ProgressStyle::with_template(template);
-        let bar = ProgressBar::new(bytes);
-        self.0 = bar
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(printable::line(file).into_owned());
-    }
-
-    fn advance(&mut self, bytes: u64) {
-        self.0.inc(bytes);
     }
 }

@@ -21,6 +21,7 @@ mod number;
 mod output;
 mod plan;
 mod preparation;
+mod push;
 mod ranks;
 mod recipe;
 mod report;
@@ -59,6 +60,7 @@ enum Command {
     Merge(merge::Merge),
     Ema(ema::EmaCommand),
     Export(export::Export),
+    Push(push::Push),
     Report(report::ReportCommand),
     Study(study::StudyCommand),
     Runs(runs::RunsCommand),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Merge(merge) => merge.run(),
         Command::Ema(ema) => ema.run(),
         Command::Export(export) => export.run(),
+        Command::Push(push) => push.run(),
         Command::Report(report) => report.run(),
         Command::Study(study) => study.run(),
         Command::Runs(runs) => runs.run(),

@@ -234,4 +234,26 @@ fn print(plan: &Plan) {
             machine.count
         );
     }
+    let fed = plan
+        .stages
+        .iter()
+        .filter_map(|stage| Some((stage, stage.feed?)));
+    for (i, (stage, feed)) in fed.enumerate() {
+        if i == 0 {
+            say!(
+                "\n{:24}{:>12}{:>8}{:>8}",
+                "data",
+                "samples/s",
+                "MB/s",
+                "cores"
+            );
+        }
+        say!(
+            "{:24}{:>12.0}{:>8.0}{:>8.1}",
+            stage.name,
+            feed.samples_per_second,
+            feed.megabytes_per_second,
+            feed.cores
+        );
+    }
 }

@@ -184,12 +184,18 @@ fn kinds(names: &BTreeSet<String>) -> Vec<Members> {
         inner.map(str::to_owned)
     };
     let captions: Vec<String> = names.iter().filter_map(caption).collect();
+    let flipped = names.iter().any(|name| {
+        name.strip_suffix(".npy")
+            .unwrap_or(name)
+            .ends_with("flipped")
+    });
     let latents: Vec<Members> = names
         .iter()
         .filter_map(size)
         .map(|size| Members::Latents {
             size,
             captions: captions.clone(),
+            flipped,
         })
         .collect();
     if latents.is_empty() {
@@ -276,6 +282,15 @@ impl Page {
                 let latent = latent
                     .read()
                     .map_err(|error| format!("a latent: {error}"))?;
+                if let Some(flipped) = sample.flipped {
+                    let flipped = flipped.read();
+                    let flipped = flipped.map_err(|error| format!("a flipped latent: {error}"))?;
+                    if flipped.shape != latent.shape || !npy::all_finite(&flipped.values) {
+                        return Err(
+                            "a flipped latent that is not finite, or of another shape".into()
+                        );
+                    }
+                }
                 let others = sample.others.into_iter().filter_map(|other| other.states);
                 let captions = std::iter::once(caption).chain(others);
                 let captions: Vec<npy::Array> = captions

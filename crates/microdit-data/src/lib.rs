@@ -42,7 +42,7 @@ pub use lines::{Line, LineError, Lines};
 pub use loader::{Batch, Captions, Loader, LoaderConfig, Skipped};
 pub use mds::{MdsSample, MdsShard};
 pub use npy::{Array, npy_of_halves};
-pub use pack::{PrepareConfig, Prepared, prepare};
+pub use pack::{Fraction, PrepareConfig, Prepared, prepare};
 pub use prepare::{DatasetCard, Filters, Layout, Store};
 #[cfg(feature = "remote")]
 pub use remote::RemoteConfig;

@@ -15,6 +15,7 @@ use crate::{
     shards::{Members, Shards},
     writer::ShardWriter,
 };
+use microdit::rng::{Purpose, Stream};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -34,6 +35,27 @@ pub struct PrepareConfig<'a> {
     pub limit: Option<u64>,
     /// Share of the samples that may be damaged, in 0..=1; those the card filters out do not count.
     pub max_damage: f64,
+    /// The part of the samples that is taken; all of them if absent.
+    pub fraction: Option<Fraction>,
+}
+
+/// A part of the samples of a source, for a first try. Each is taken or passed over by a draw of its own, so that a larger share
+/// of the same seed has all that a smaller one has, whatever else the source holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction {
+    /// The share, in 0..=1.
+    pub share: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Fraction {
+    /// Whether the sample `key` of `origin` belongs to it.
+    fn has(&self, origin: &str, key: &str) -> bool {
+        let name = format!("{origin}/{key}");
+        let drawn = Stream::named(self.seed, Purpose::Fraction, &name).uniform(1);
+        f64::from(drawn[0]) < self.share
+    }
 }
 
 /// What was prepared.
@@ -43,6 +65,8 @@ pub struct Prepared {
     pub index: DatasetIndex,
     /// Samples that were left out, because they are damaged or not wanted.
     pub left_out: LeftOut,
+    /// Samples that the fraction passed over.
+    pub passed: u64,
     /// Whether it was stopped before the last sample.
     pub stopped: bool,
 }
@@ -91,6 +115,7 @@ pub fn prepare(
         keys: Unique::default(),
         progress: &mut progress,
         seen: 0,
+        passed: 0,
         writer: None,
         rejected: BTreeMap::new(),
         left_out: LeftOut::default(),
@@ -182,8 +207,9 @@ struct Sink<'a> {
     config: &'a PrepareConfig<'a>,
     keys: Unique,
     progress: &'a mut dyn FnMut(u64),
-    /// Samples met.
+    /// Samples met, without those passed over.
     seen: u64,
+    passed: u64,
     writer: Option<ShardWriter>,
     /// Of the current shard.
     rejected: BTreeMap<String, u64>,
@@ -204,6 +230,11 @@ impl Sink<'_> {
     ) -> Result<bool, DataError> {
         if self.config.limit.is_some_and(|limit| self.seen >= limit) {
             return Ok(false);
+        }
+        let fraction = self.config.fraction;
+        if fraction.is_some_and(|fraction| !fraction.has(origin, &key)) {
+            self.passed += 1;
+            return Ok(true);
         }
         self.seen += 1;
         (self.progress)(self.seen);
@@ -273,6 +304,9 @@ impl Sink<'_> {
             if self.left_out.total() > 0 {
                 why.push(reasons(&self.left_out.counts));
             }
+            if self.passed > 0 {
+                why.push(format!("{} were passed over by the fraction", self.passed));
+            }
             why.extend(self.lacks);
             return Err(DataError::NothingWritten {
                 seen: self.seen,
@@ -301,6 +335,7 @@ impl Sink<'_> {
         Ok(Prepared {
             index,
             left_out: self.left_out,
+            passed: self.passed,
             stopped,
         })
     }

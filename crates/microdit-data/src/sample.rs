@@ -1,6 +1,6 @@
 //! A captioned image, and where it stands in the data.
 
-use crate::damage::Damage;
+use crate::{damage::Damage, image::View};
 use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -43,6 +43,10 @@ pub struct Sample {
     pub named: usize,
     /// The others of those that it has, in their order.
     pub others: Vec<Caption>,
+    /// Which part of its image is taken, where that is not precomputed.
+    pub view: View,
+    /// The precomputed latent of its image with left and right swapped, if it was asked for.
+    pub flipped: Option<Stored>,
     /// What is known about the damage to the shard it comes from, if it comes from one.
     pub damage: Option<Arc<Damage>>,
 }
@@ -67,6 +71,8 @@ impl Sample {
             image,
             named: 0,
             others: Vec::new(),
+            view: View::default(),
+            flipped: None,
             damage: None,
         }
     }

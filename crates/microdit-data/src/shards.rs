@@ -57,6 +57,9 @@ pub enum Members {
         size: u32,
         /// Names of several captions, of which a sample has at least one; the only one if empty.
         captions: Vec<String>,
+        /// Whether the latent of the image with left and right swapped is read too: `KEY.latent-SIZE-flipped.npy`, or the column
+        /// `latents_SIZE_flipped`.
+        flipped: bool,
     },
 }
 
@@ -66,6 +69,7 @@ impl Members {
         Self::Latents {
             size,
             captions: Vec::new(),
+            flipped: false,
         }
     }
 }

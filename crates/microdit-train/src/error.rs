@@ -43,6 +43,17 @@ pub enum TrainError {
     /// Something lies where a new folder was to be.
     #[error("{} is there already", .0.display())]
     Taken(PathBuf),
+    /// A folder that is to be published holds something other than files.
+    #[error("{} is not a regular file with a name in Unicode; an exported folder has nothing else", .0.display())]
+    NotExported(PathBuf),
+    /// A folder that is to be published lacks what makes it one.
+    #[error("{} is no exported folder ({missing} is missing)", folder.display())]
+    NoExport {
+        /// The folder given.
+        folder: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
+    },
     /// The directory holds no finished run.
     #[error("{} holds no run ({missing} is missing)", directory.display())]
     NoRun {

@@ -17,6 +17,9 @@ use std::{
 /// Name of the weights in an exported folder.
 pub const WEIGHTS: &str = "model.safetensors";
 
+/// Name of the model card.
+const CARD: &str = "README.md";
+
 /// What an exported folder says that no run knows.
 #[derive(Clone, Debug)]
 pub struct Card {
@@ -55,8 +58,35 @@ pub fn export(run: &Path, out: &Path, card: &Card) -> Result<Vec<PathBuf>, Train
         put("samples.png", &|path| fs::copy(&pictures, path).map(drop))?;
     }
     let text = text(&run, &recipe, card, drawn)?;
-    put("README.md", &|path| fs::write(path, &text))?;
+    put(CARD, &|path| fs::write(path, &text))?;
     Ok(written)
+}
+
+/// The files of an exported folder, by name.
+///
+/// # Errors
+/// A folder without weights or model card, and what is not a file.
+pub fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, TrainError> {
+    let entries = fs::read_dir(folder).map_err(TrainError::io(folder))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(TrainError::io(folder))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(TrainError::io(&path))?;
+        match entry.file_name().into_string() {
+            Ok(name) if kind.is_file() => files.push((name, path)),
+            _ => return Err(TrainError::NotExported(path)),
+        }
+    }
+    files.sort();
+    let lacks = |wanted: &&str| !files.iter().any(|(name, _)| name == wanted);
+    match [WEIGHTS, CARD].iter().find(|wanted| lacks(wanted)) {
+        Some(missing) => Err(TrainError::NoExport {
+            folder: folder.to_owned(),
+            missing,
+        }),
+        None => Ok(files),
+    }
 }
 
 /// What the weights say about themselves, as JSON.

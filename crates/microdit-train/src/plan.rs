@@ -2,9 +2,11 @@
 
 mod compare;
 mod constant_width;
+mod feed;
 
 pub use compare::{Comparison, Cost, Figure, Published};
 pub use constant_width::ConstantWidth;
+pub use feed::Feed;
 
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{MaskStage, Precision, net::Tokens};
@@ -102,6 +104,8 @@ pub struct StagePlan {
     pub memory: Memory,
     /// Images a device takes in a second.
     pub images_per_second_per_gpu: f64,
+    /// What the whole machine asks of the data; nothing of generated ones.
+    pub feed: Option<Feed>,
     /// Time on the whole machine.
     pub hours: f64,
     /// Price of the whole machine for that time.
@@ -203,6 +207,7 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
         flop,
         memory: memory_of(stage, machine.count, Some(machine.gpu.gib)),
         images_per_second_per_gpu: rate / flop_per_image,
+        feed: Feed::of(stage, rate / flop_per_image * machine.count as f64),
         hours,
         usd: hours * machine.count as f64 * machine.usd_per_gpu_hour,
     }

@@ -63,7 +63,7 @@ impl Inputs {
             .find_map(|config| config.shards.as_ref())
             && let Some(stage) = recipe.stages.first()
         {
-            open(stage, &[(shards.as_str(), 1.0)], Vec::new())?;
+            open(stage, &[(shards.as_str(), 1.0)], Vec::new(), false)?;
         }
         let mut found = Vec::<Result<DataIdentity, TrainError>>::new();
         for stage in &recipe.stages {
@@ -115,7 +115,7 @@ impl DataIdentity {
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
-        let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new())? else {
+        let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new(), false)? else {
             let crc32c = crc32c::crc32c(text.as_bytes());
             return Ok(Self {
                 shards: 0,
@@ -158,14 +158,23 @@ fn probe(file: &ShardFile) -> Result<(u64, u32), DataError> {
 }
 
 /// The source of `stage` over `lists` of shards by their weights, unless its data are generated, with the named captions where there
-/// are several.
-fn open(stage: &Stage, lists: &[(&str, f64)], captions: Vec<String>) -> Result<Source, DataError> {
+/// are several, and latents both ways if `flipped`.
+fn open(
+    stage: &Stage,
+    lists: &[(&str, f64)],
+    captions: Vec<String>,
+    flipped: bool,
+) -> Result<Source, DataError> {
     let size = stage.data.image_size();
     let members = match stage.data {
         DataConfig::Shapes { .. } => return Ok(Source::Shapes(Shapes { size })),
         DataConfig::WebDataset { .. } if captions.is_empty() => Members::Pictures,
         DataConfig::WebDataset { .. } => Members::Named(Columns::of_captions(&captions).into()),
-        DataConfig::Latents { .. } => Members::Latents { size, captions },
+        DataConfig::Latents { .. } => Members::Latents {
+            size,
+            captions,
+            flipped,
+        },
     };
     let open =
         |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members.clone())?, weight));
@@ -179,11 +188,8 @@ fn open(stage: &Stage, lists: &[(&str, f64)], captions: Vec<String>) -> Result<S
 /// The loader of the training samples of `stage`, beginning at `start`.
 pub(crate) fn loader(stage: &Stage, seed: u64, start: &Position) -> Result<Loader, TrainError> {
     let data = &stage.data;
-    let source = open(stage, &data.lists(), data.caption_names())?;
-    let weights = data.caption_mix().iter().map(|caption| caption.weight);
-    let variation = Variation {
-        captions: weights.collect(),
-    };
+    let variation = data.variation();
+    let source = open(stage, &data.lists(), data.caption_names(), variation.flip)?;
     Ok(Loader::new(
         source,
         config(stage, seed, stage.batch, variation),
@@ -207,7 +213,7 @@ pub(crate) fn held_out(
         captions.retain(|name| name != caption);
         captions.insert(0, caption.to_owned());
     }
-    let source = open(stage, &lists, captions)?;
+    let source = open(stage, &lists, captions, false)?;
     let config = config(stage, seed, count, Variation::default());
     Ok(Loader::new(source, config, start))
 }

@@ -42,6 +42,8 @@ pub enum Purpose {
     /// What is drawn of a training sample in a pass over the data, such as one of its captions; `step` is the pass, `sample` shard and
     /// place.
     Variation = 15,
+    /// Which samples of a dataset a part of it has, by their names.
+    Fraction = 16,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

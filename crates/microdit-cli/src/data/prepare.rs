@@ -8,7 +8,7 @@ use crate::{
     say,
     signal::{Stopped, stop_on_signal},
 };
-use microdit_data::{DataError, DatasetCard, PrepareConfig, Prepared, prepare};
+use microdit_data::{DataError, DatasetCard, Fraction, PrepareConfig, Prepared, prepare};
 use miette::WrapErr;
 use std::path::PathBuf;
 
@@ -32,6 +32,12 @@ pub(crate) struct Prepare {
     /// Samples after which to stop
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// Share of the samples to take, 0 to 1, for a first try: each by a draw of its own, so that 0.1 has all that 0.01 has
+    #[arg(long, value_parser = real(0.0..=1.0))]
+    fraction: Option<f64>,
+    /// Seed of the draws of --fraction
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Share of the samples that may be damaged, 0 to 1, before the command stops; what the card filters out does not count
     #[arg(long, default_value_t = 0.5, value_parser = real(0.0..=1.0))]
     max_damage: f64,
@@ -53,6 +59,10 @@ impl Prepare {
             shard_bytes: self.shard_mib << 20,
             limit: self.limit,
             max_damage: self.max_damage,
+            fraction: self.fraction.map(|share| Fraction {
+                share,
+                seed: self.seed,
+            }),
         };
         let stop = stop_on_signal("finishing the current shard")?;
         let mut bar = Counter::new("prepared samples");
@@ -61,6 +71,7 @@ impl Prepare {
         let Prepared {
             index,
             left_out,
+            passed,
             stopped,
         } = match prepared {
             Err(error @ DataError::Interrupted) => return Err(Stopped(error.to_string()).into()),
@@ -73,6 +84,9 @@ impl Prepare {
             index.shards.len(),
             index.bytes >> 20
         );
+        if passed > 0 {
+            say!("passed over {passed}, by --fraction");
+        }
         describe(&left_out);
         if stopped {
             let message = format!(

@@ -183,11 +183,11 @@ fn the_token_goes_to_the_hub_alone() {
         }
         // First to another path of its own.
         let answer = if head.contains("/resolve/") {
-            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /cache/w.bin\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /cache/w.bin\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                 .to_owned()
         } else {
             format!(
-                "HTTP/1.1 302 Found\r\nX-Linked-ETag: \"{checksum}\"\r\nX-Repo-Commit: 0123abcd\r\nLocation: {storage}/blob\r\nContent-Length: 0\r\n\r\n"
+                "HTTP/1.1 302 Found\r\nX-Linked-ETag: \"{checksum}\"\r\nX-Repo-Commit: 0123abcd\r\nLocation: {storage}/blob\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             )
         };
         (answer, false)

@@ -112,6 +112,10 @@ pub(crate) fn found(checksum: &str, commit: &str, size: usize, body: &str) -> St
 }
 
 pub(crate) fn sha256(content: &str) -> String {
+    sha256_of(content.as_bytes())
+}
+
+pub(crate) fn sha256_of(content: &[u8]) -> String {
     let digest = Sha256::digest(content);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

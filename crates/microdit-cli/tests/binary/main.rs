@@ -40,4 +40,5 @@ mod sweep;
 mod tiny;
 mod train_and_draw;
 mod values;
+mod varied;
 mod workshop;

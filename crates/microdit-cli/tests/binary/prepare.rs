@@ -398,3 +398,66 @@ fn pictures_inside_parquet_are_inspected_prepared_and_trained_on() {
     let output = microdit(&["data", "inspect", &table.to_string_lossy()]);
     fails(&output, &["there is no sound sample"]);
 }
+
+/// A part of a dataset is drawn sample by sample: it has about its share, a larger one has all of it, and what else there is does not
+/// matter.
+#[test]
+fn a_fraction_is_a_part_of_a_larger_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let card = |count: u32| {
+        let card = format!(
+            r#"(name: "s", source: "", license: "", size: "", get: "", layout: Shapes(size: 8, count: {count}), store: Png)"#
+        );
+        fs::write(path("card.ron"), card).unwrap();
+    };
+    let taken = |out: &str, more: &[&str]| {
+        let start = ["data", "prepare", &path("card.ron"), "--out", &path(out)];
+        let said = succeeds(&[&start[..], more].concat());
+        (captions(&path(&format!("{out}/000000.tar"))), said)
+    };
+    card(2000);
+    let (all, said) = taken("all", &[]);
+    assert_eq!(all.len(), 2000);
+    assert!(!said.contains("passed over"), "{said}");
+    let (tenth, said) = taken("tenth", &["--fraction", "0.1"]);
+    // 200 of 2000, give or take four standard deviations of 13.4.
+    assert!((147..=253).contains(&tenth.len()), "{}", tenth.len());
+    let passed = format!("passed over {}, by --fraction", 2000 - tenth.len());
+    assert!(said.contains(&passed), "no `{passed}` in {said}");
+    assert!(
+        tenth
+            .iter()
+            .all(|(key, caption)| all.get(key) == Some(caption))
+    );
+    let (hundredth, _) = taken("hundredth", &["--fraction", "0.01"]);
+    assert!((2..=38).contains(&hundredth.len()), "{}", hundredth.len());
+    assert!(hundredth.keys().all(|key| tenth.contains_key(key)));
+    let (other, _) = taken("other", &["--fraction", "0.1", "--seed", "1"]);
+    assert_ne!(other, tenth);
+    assert_eq!(taken("whole", &["--fraction", "1"]).0, all);
+    // A limit counts what is taken.
+    let (few, _) = taken("few", &["--fraction", "0.1", "--limit", "50"]);
+    assert_eq!(few.len(), 50);
+    assert!(few.keys().all(|key| tenth.contains_key(key)));
+    card(1000);
+    let (half, _) = taken("half", &["--fraction", "0.1"]);
+    assert!(half.keys().all(|key| tenth.contains_key(key)));
+    let output = microdit(&[
+        "data",
+        "prepare",
+        &path("card.ron"),
+        "--out",
+        &path("none"),
+        "--fraction",
+        "0",
+    ]);
+    fails(
+        &output,
+        &[
+            "no sample was written",
+            "1000 were passed over by the fraction",
+        ],
+    );
+    assert!(!Path::new(&path("none")).exists());
+}

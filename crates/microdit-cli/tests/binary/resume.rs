@@ -291,7 +291,7 @@ fn a_directory_has_one_master_and_a_signal_saves_the_state() {
     fails(&second, &["another microdit is at work"]);
     let terminated = Command::new("kill").arg(first.id().to_string()).status();
     assert!(terminated.unwrap().success());
-    assert!(first.wait().unwrap().success());
+    assert_eq!(first.wait().unwrap().code(), Some(130));
     let mut said = String::new();
     first
         .stderr

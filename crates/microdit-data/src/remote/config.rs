@@ -13,12 +13,24 @@ pub struct RemoteConfig {
     pub room: u64,
     /// How long a server may be silent: `MICRODIT_TIMEOUT` in seconds, 1 to 3600, 20 unless it is set.
     pub patience: Duration,
-    /// How often a server is asked again without having sent a new byte: `MICRODIT_RETRIES`, 0 to 100, 10 unless it is set; the
-    /// first time after half a second, then after twice as long each time, up to half a minute.
+    /// How often a server is asked again without having sent a new byte: `MICRODIT_RETRIES`, 0 to 100, 10 unless it is set.
     pub retries: u32,
+    /// Pause before it is asked for the second time, half a second; each is twice as long as the one before, up to half a minute.
+    pub pause: Duration,
 }
 
+/// Times a server that has not yet responded is asked again at most: a wrong address should be noticed soon.
+const FIRST_RETRIES: u32 = 4;
+
 impl RemoteConfig {
+    /// The same, for a server that has not yet responded.
+    pub(super) fn at_first(&self) -> Self {
+        Self {
+            retries: self.retries.min(FIRST_RETRIES),
+            ..self.clone()
+        }
+    }
+
     /// What the environment says.
     ///
     /// # Errors
@@ -35,6 +47,7 @@ impl RemoteConfig {
             room: (gib * f64::from(1 << 30)) as u64,
             patience: Duration::from_secs_f64(seconds),
             retries: number("MICRODIT_RETRIES", 10, 0, 100)?,
+            pause: Duration::from_millis(500),
         })
     }
 }

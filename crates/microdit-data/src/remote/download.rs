@@ -1,6 +1,6 @@
 //! Objects of a store, range by range; a connection that breaks costs only what had not arrived.
 
-use super::error::RemoteError;
+use super::{config::RemoteConfig, error::RemoteError};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, path::Path,
@@ -25,12 +25,8 @@ const CHUNK: u64 = 8 << 20;
 /// Requests at a time for one object.
 const AT_ONCE: usize = 8;
 
-/// Pause before a server is asked for the second time; it doubles up to the longest one.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a pause before the next try becomes at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Times a server that has not yet responded is asked at most: a wrong address should be noticed soon.
-pub(super) const FIRST_TRIES: u32 = 4;
 
 /// What waits for servers.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -144,16 +140,14 @@ pub(super) struct Asked<'a> {
     pub(super) store: &'a Arc<dyn ObjectStore>,
     pub(super) path: &'a Path,
     pub(super) url: &'a str,
-    pub(super) patience: Duration,
-    pub(super) retries: u32,
+    pub(super) config: &'a RemoteConfig,
 }
 
 impl Asked<'_> {
     /// What the store says about it.
     pub(super) async fn describe(&self) -> Result<Described, RemoteError> {
-        let retries = self.retries.min(FIRST_TRIES);
         let head = async || self.answer(self.store.head(self.path)).await;
-        let meta = again(self.url, retries, head).await?;
+        let meta = again(self.url, &self.config.at_first(), head).await?;
         Ok(Described::of(&meta))
     }
 
@@ -176,7 +170,7 @@ impl Asked<'_> {
             .await?;
             Ok(content)
         };
-        match again(self.url, self.retries.min(FIRST_TRIES), get).await {
+        match again(self.url, &self.config.at_first(), get).await {
             Ok(content) => Ok(Some(content)),
             Err(RemoteError::Missing { .. } | RemoteError::Denied { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -212,9 +206,9 @@ impl Asked<'_> {
                     self.response(described, None, &mut |at, bytes| take(at, bytes))
                         .await
                 };
-                again(self.url, self.retries, whole).await
+                again(self.url, self.config, whole).await
             }
-            Err(fault) => Err(fault.after(self.url, self.retries + 1)),
+            Err(fault) => Err(fault.after(self.url, self.config.retries + 1)),
             Ok(_) => Ok(()),
         }
     }
@@ -241,10 +235,10 @@ impl Asked<'_> {
                 Err(fault) => fault,
             };
             breaks = if at > before { 0 } else { breaks };
-            if breaks >= self.retries {
+            if breaks >= self.config.retries {
                 return Err(fault);
             }
-            pause(self.url, breaks, &fault).await;
+            pause(self.url, self.config.pause, breaks, &fault).await;
             breaks += 1;
         }
         Ok(())
@@ -285,8 +279,8 @@ impl Asked<'_> {
         loop {
             let so_far =
                 |why: &str| Fault::Broken(format!("{why}, after {arrived} of {bytes} bytes"));
-            let Ok(piece) = time::timeout(self.patience, stream.next()).await else {
-                let seconds = self.patience.as_secs_f64();
+            let Ok(piece) = time::timeout(self.config.patience, stream.next()).await else {
+                let seconds = self.config.patience.as_secs_f64();
                 return Err(so_far(&format!("the server was silent for {seconds} s")));
             };
             let piece = match piece {
@@ -313,10 +307,10 @@ impl Asked<'_> {
         &self,
         asked: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, Fault> {
-        match time::timeout(self.patience, asked).await {
+        match time::timeout(self.config.patience, asked).await {
             Ok(answer) => answer.map_err(|error| fault(error, self.url)),
             Err(_) => {
-                let seconds = self.patience.as_secs_f64();
+                let seconds = self.config.patience.as_secs_f64();
                 let message = format!("the server was silent for {seconds} s");
                 Err(Fault::Broken(message))
             }
@@ -327,15 +321,15 @@ impl Asked<'_> {
 /// Asks until there is an answer, or no point in asking.
 pub(super) async fn again<T>(
     url: &str,
-    retries: u32,
+    config: &RemoteConfig,
     mut ask: impl AsyncFnMut() -> Result<T, Fault>,
 ) -> Result<T, RemoteError> {
     let mut breaks = 0;
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(fault @ (Fault::Broken(_) | Fault::Differs { .. })) if breaks < retries => {
-                pause(url, breaks, &fault).await;
+            Err(fault @ (Fault::Broken(_) | Fault::Differs { .. })) if breaks < config.retries => {
+                pause(url, config.pause, breaks, &fault).await;
                 breaks += 1;
             }
             Err(fault) => return Err(fault.after(url, breaks + 1)),
@@ -344,10 +338,8 @@ pub(super) async fn again<T>(
 }
 
 /// Waits before the next try, a little longer or shorter than others do.
-async fn pause(url: &str, breaks: u32, fault: &Fault) {
-    let pause = FIRST_PAUSE
-        .saturating_mul(1 << breaks.min(16))
-        .min(LONGEST_PAUSE);
+async fn pause(url: &str, first: Duration, breaks: u32, fault: &Fault) {
+    let pause = first.saturating_mul(1 << breaks.min(16)).min(LONGEST_PAUSE);
     let mut hasher = DefaultHasher::new();
     (url, std::process::id(), breaks).hash(&mut hasher);
     let pause = pause.mul_f64(0.75 + (hasher.finish() % 64) as f64 / 128.0);

@@ -2,7 +2,7 @@
 
 use super::{
     config::RemoteConfig,
-    download::{Described, FIRST_TRIES, Fault, again, cause},
+    download::{Described, Fault, again, cause},
     error::RemoteError,
     site::web,
     url::Url,
@@ -89,7 +89,7 @@ pub(super) async fn dataset(
     let hub = Hub {
         client,
         url: &shown,
-        retries: config.retries.min(FIRST_TRIES),
+        config: config.at_first(),
     };
     let revision = format!(
         "{endpoint}/api/{}/revision/{}",
@@ -158,7 +158,7 @@ struct Hub<'a> {
     client: Client,
     /// The dataset, for messages.
     url: &'a str,
-    retries: u32,
+    config: RemoteConfig,
 }
 
 impl Hub<'_> {
@@ -167,7 +167,7 @@ impl Hub<'_> {
         &self,
         address: &str,
     ) -> Result<(T, Option<String>), RemoteError> {
-        again(self.url, self.retries, async || {
+        again(self.url, &self.config, async || {
             let broken = |error: reqwest::Error| Fault::Broken(cause(&error));
             let mut response = self.client.get(address).send().await.map_err(broken)?;
             self.check(&response)?;

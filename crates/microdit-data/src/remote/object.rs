@@ -127,7 +127,7 @@ impl Object {
         match wait_for(all) {
             Ok(pieces) => Ok(pieces),
             Err(Fault::NoRanges) => cached(self.open()?),
-            Err(fault) => Err(fault.after(&url, asked.retries + 1)),
+            Err(fault) => Err(fault.after(&url, asked.config.retries + 1)),
         }
     }
 

@@ -98,8 +98,7 @@ impl Site {
             store: &self.store,
             path,
             url,
-            patience: self.config.patience,
-            retries: self.config.retries,
+            config: &self.config,
         }
     }
 
@@ -182,8 +181,7 @@ impl Site {
             }
             Ok(found)
         };
-        let tries = self.config.retries.min(super::download::FIRST_TRIES);
-        again(&url, tries, list).await
+        again(&url, &self.config.at_first(), list).await
     }
 }
 

@@ -77,9 +77,15 @@ impl Members {
         let columns = match self {
             Self::Pictures => &Columns::default(),
             Self::Named(columns) => columns,
-            Self::Latents { size, captions } => {
-                let latent = format!("latent-{size}.npy");
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
                 let npy = |name: &str| part(name).map(Stored::Npy);
+                let latent = |name: String| (npy(&name), name);
+                let own = latent(format!("latent-{size}.npy"));
+                let flipped = flipped.then(|| latent(format!("latent-{size}-flipped.npy")));
                 let states = |name: &str| (npy(&format!("{name}.npy")), format!("{name}.npy"));
                 let captions = match &captions[..] {
                     [] => vec![(states("caption"), part("txt"))],
@@ -89,7 +95,7 @@ impl Members {
                         .map(|name| (states(&name), part(&format!("{name}.txt"))))
                         .collect(),
                 };
-                return vec![latents(key, (npy(&latent), latent), captions)];
+                return vec![latents(key, own, flipped, captions)];
             }
         };
         let image = columns.image.or(&IMAGES).find_map(&part);
@@ -132,8 +138,11 @@ impl Members {
         let columns = match self {
             Self::Pictures => &Columns::default(),
             Self::Named(columns) => columns,
-            Self::Latents { size, captions } => {
-                let latent = format!("latents_{size}");
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
                 let halves = |name: String| (part(&name).map(Stored::Halves), name);
                 let captions = match &captions[..] {
                     [] => vec![(halves("caption_latents".into()), part("caption"))],
@@ -145,7 +154,9 @@ impl Members {
                         })
                         .collect(),
                 };
-                return vec![latents(key, halves(latent), captions)];
+                let own = halves(format!("latents_{size}"));
+                let flipped = flipped.then(|| halves(format!("latents_{size}_flipped")));
+                return vec![latents(key, own, flipped, captions)];
             }
         };
         let there = |name: &&str| row.has(name);
@@ -195,7 +206,11 @@ impl Members {
                     .map(|names| names.collect::<Vec<_>>().join(" or "));
                 format!("{image}, and {caption}")
             }
-            Self::Latents { size, captions } => {
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
                 let (states, columns) = match &captions[..] {
                     [] => (String::new(), String::new()),
                     [only] => (format!("-{only}"), format!("_{only}")),
@@ -204,8 +219,12 @@ impl Members {
                         (format!("-{{{names}}}"), format!("_{{{names}}}"))
                     }
                 };
+                let both = match flipped {
+                    true => format!(" (and latent-{size}-flipped or latents_{size}_flipped)"),
+                    false => String::new(),
+                };
                 format!(
-                    "KEY.latent-{size}.npy and KEY.caption{states}.npy, or columns latents_{size} and caption_latents{columns}"
+                    "KEY.latent-{size}.npy and KEY.caption{states}.npy, or columns latents_{size} and caption_latents{columns}{both}"
                 )
             }
         }
@@ -289,8 +308,18 @@ fn pictures(
 type Part = (Option<Stored>, String);
 
 /// Latent and caption states, and the texts they were made of, if those were kept.
-fn latents(key: &str, (latent, name): Part, captions: Vec<(Part, Option<Vec<u8>>)>) -> Found {
+fn latents(
+    key: &str,
+    (latent, name): Part,
+    flipped: Option<Part>,
+    captions: Vec<(Part, Option<Vec<u8>>)>,
+) -> Found {
     let latent = latent.ok_or_else(|| format!("no {name}"))?;
+    let flipped = match flipped {
+        Some((None, name)) => return Err(format!("no {name}")),
+        Some((flipped, _)) => flipped,
+        None => None,
+    };
     let names: Vec<&str> = captions
         .iter()
         .map(|((_, name), _)| name.as_str())
@@ -307,7 +336,7 @@ fn latents(key: &str, (latent, name): Part, captions: Vec<(Part, Option<Vec<u8>>
     let mut found = found.into_iter();
     let (named, text, caption) = found.next().ok_or(missing)?;
     let mut sample = Sample::new(key, &text, Image::Precomputed { latent, caption });
-    sample.named = named;
+    (sample.named, sample.flipped) = (named, flipped);
     let other = |(named, text, states)| Caption {
         named,
         text,

@@ -30,11 +30,15 @@ impl Shards {
     /// # Errors
     /// If that names no existing shard, or the place of a URL is out of reach.
     pub fn open(spec: &str, members: Members) -> Result<Self, DataError> {
-        let path = Path::new(spec);
-        let mut listed = match remote::is_url(spec) && !path.exists() {
+        let listed = match remote::is_url(spec) && !Path::new(spec).exists() {
             true => remote::find(spec)?,
             false => local(spec)?,
         };
+        Self::of(listed, members, spec)
+    }
+
+    /// Those that were found under this name.
+    pub(crate) fn of(listed: Listed, members: Members, spec: &str) -> Result<Self, DataError> {
         if let Some(absent) = listed.shards.iter().find(|shard| !shard.file().exists()) {
             return Err(DataError::NoShards(absent.path().display().to_string()));
         }
@@ -44,10 +48,10 @@ impl Shards {
         let lengths = listed.shards.iter().map(|shard| shard.file().bytes());
         let ledger = Arc::new(Ledger::new(lengths.map(Result::unwrap_or_default)));
         Ok(Self {
-            shards: std::mem::take(&mut listed.shards),
+            shards: listed.shards,
             members,
             ledger,
-            index: listed.index.map(|text| (path.to_owned(), text.into())),
+            index: listed.index.map(|text| (spec.into(), text.into())),
         })
     }
 }

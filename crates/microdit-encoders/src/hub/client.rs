@@ -7,7 +7,7 @@ use super::cache::{BRANCH, is_hexadecimal};
 use microdit::hub_env;
 use std::time::Duration;
 use ureq::{
-    Agent, Body,
+    Agent, Body, SendBody,
     http::{Response, Uri, header, header::HeaderMap, uri::Authority},
 };
 
@@ -19,6 +19,28 @@ const MAX_SIZE: u64 = 1 << 40;
 
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the hub may think about what it was sent: it checks large files before it answers.
+const THOUGHT: Duration = Duration::from_secs(600);
+
+/// Bytes of an answer that are read.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// How a request writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Write {
+    Post,
+    Put,
+}
+
+/// An answer to a request that writes.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The storage's mark of what it has received.
+    pub(super) etag: Option<String>,
+    pub(super) text: String,
+}
 
 /// A request that failed.
 #[derive(Debug)]
@@ -115,6 +137,60 @@ impl Client {
             )));
         }
         Ok((response.into_body(), from_start))
+    }
+
+    /// The hub's own address of `path`.
+    pub(super) fn address(&self, path: &str) -> String {
+        format!("{}/{path}", self.endpoint)
+    }
+
+    /// Whether there is a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Sends `body` to `address`, which is the hub's own or one that it named; the token goes to the hub alone. Redirects are not
+    /// followed: mirrors that only read answer by one.
+    pub(super) fn send(
+        &self,
+        write: Write,
+        address: &str,
+        headers: &[(&str, &str)],
+        body: SendBody<'_>,
+    ) -> Result<Answer, Failure> {
+        let (uri, hub) = (parse(address)?, parse(&self.endpoint)?);
+        if hub.scheme_str() == Some("https") && uri.scheme_str() != Some("https") {
+            return Err(Failure::Final(format!(
+                "it is to be sent to {uri}, which anybody on the way can read"
+            )));
+        }
+        let request = match write {
+            Write::Post => self.agent.post(&uri),
+            Write::Put => self.agent.put(&uri),
+        };
+        let mut request = request
+            .config()
+            .timeout_recv_response(Some(THOUGHT))
+            .build();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let at_hub = origin(&uri) == origin(&hub);
+        if let Some(token) = self.token.as_ref().filter(|_| at_hub) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let mut response = request.send(body).map_err(failed)?;
+        let status = response.status().as_u16();
+        if status == 429 || status >= 500 {
+            return Err(Failure::Broken(format!("http status: {status}")));
+        }
+        let etag = text(response.headers(), "etag");
+        let body = response.body_mut().with_config().limit(MAX_ANSWER);
+        Ok(Answer {
+            status,
+            etag,
+            text: body.read_to_string().map_err(failed)?,
+        })
     }
 
     /// Requests a file, following redirects; also returns what the hub itself says about it.

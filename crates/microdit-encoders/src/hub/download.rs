@@ -80,7 +80,7 @@ pub(super) fn download(
 }
 
 /// Retries until there is a response, or no point in retrying.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let mut breaks = 0;
     loop {
         match ask() {

@@ -73,7 +73,28 @@ pub enum HubError {
         /// That of the file.
         found: String,
     },
-    /// The cache could not be read or written.
+    /// Nobody may write to the hub without a token.
+    #[error("there is no token: HF_TOKEN is not set, and no login has left one")]
+    NoToken,
+    /// Offline, and something is to be sent.
+    #[error("HF_HUB_OFFLINE forbids uploading to {repository}")]
+    NoUpload {
+        /// The repository.
+        repository: String,
+    },
+    /// The hub did not take something.
+    #[error("{repository}: {step}: {error}")]
+    Upload {
+        /// The repository.
+        repository: String,
+        /// What was being done.
+        step: String,
+        /// What went wrong.
+        error: String,
+        /// The status of HTTP it was refused with.
+        status: Option<u16>,
+    },
+    /// The cache, or what was to be uploaded, could not be read or written.
     #[error("{}: {error}", path.display())]
     Io {
         /// The file.

@@ -1,18 +1,21 @@
-//! Published models from the Hugging Face hub, into the cache all its programs share.
+//! Published models from the Hugging Face hub, into the cache all its programs share; and models of one's own onto the hub.
 //!
-//! `HF_HOME` names the cache's directory, `HF_ENDPOINT` a mirror, `HF_TOKEN` the reader of private models,
+//! `HF_HOME` names the cache's directory, `HF_ENDPOINT` a mirror, `HF_TOKEN` the reader of private models and the writer of one's own,
 //! `HF_HUB_DOWNLOAD_TIMEOUT` the seconds a server may be silent, and with `HF_HUB_OFFLINE=1` nothing is downloaded.
 
 mod cache;
 mod client;
 mod download;
 mod error;
+mod lfs;
 mod published;
+mod upload;
 
 pub use download::Report;
 pub use error::HubError;
 pub use microdit::hub_env::is_offline;
 pub use published::{Draws, PUBLISHED, Published, published};
+pub use upload::{Uploaded, upload};
 
 use cache::{Cache, is_plain};
 use client::Client;
@@ -92,12 +95,8 @@ pub fn fetch(
     files: &[&str],
     report: &mut impl Report,
 ) -> Result<Vec<PathBuf>, HubError> {
-    let plain = |part: &str| is_plain(part) && !part.contains('/');
-    if repository.split('/').count() > 2 || !repository.split('/').all(plain) {
-        return Err(HubError::NoName {
-            name: repository.to_owned(),
-            expected: "model of the hub; those are named OWNER/NAME",
-        });
+    if repository.split('/').count() > 2 || !repository.split('/').all(is_part) {
+        return Err(no_repository(repository));
     }
     let cache = Cache::from_env()?;
     let cached = cache.model(repository);
@@ -123,4 +122,16 @@ pub fn fetch(
         paths.push(download(&client, &cached, repository, file, report)?);
     }
     Ok(paths)
+}
+
+/// Whether it may be one of the two parts of a repository's name.
+fn is_part(part: &str) -> bool {
+    is_plain(part) && !part.contains('/')
+}
+
+fn no_repository(name: &str) -> HubError {
+    HubError::NoName {
+        name: name.to_owned(),
+        expected: "model of the hub; those are named OWNER/NAME",
+    }
 }

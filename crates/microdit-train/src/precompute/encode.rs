@@ -12,7 +12,7 @@ use microdit::{
 };
 use microdit_data::{
     Columns, DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
-    image::{decode, pixels, square},
+    image::{View, decode, pixels, viewed},
     key::{Unique, of_key},
     npy_of_halves, parallel, read_ahead, reasons,
 };
@@ -37,12 +37,29 @@ pub(super) enum Outcome {
 }
 
 /// A sample on its way: its place among those of its shard, its captions by their places among those that were asked for, and its
-/// images at every size.
+/// images in every form.
 struct Prepared {
     place: u64,
     key: String,
     captions: Vec<(usize, String)>,
     images: Vec<Vec<f32>>,
+}
+
+/// A form in which every picture is encoded.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Pixels of a side.
+    side: u32,
+    /// Whether left and right are swapped.
+    flipped: bool,
+}
+
+impl Form {
+    /// The member that holds its latent.
+    fn member(self) -> String {
+        let Self { side, flipped } = self;
+        format!("latent-{side}{}.npy", if flipped { "-flipped" } else { "" })
+    }
 }
 
 /// The pictures of a shard.
@@ -90,15 +107,16 @@ impl<B: DitBackend> Precompute<'_, B> {
         };
         let mut writer = ShardWriter::create(&tar_path(out, number))?;
         let mut captions_cut = 0;
-        let (sizes, size) = (&self.config.sizes, self.config.batch);
+        let size = self.config.batch;
         let batches = pictures.samples.chunks(size).enumerate();
         let finished = thread::scope(|scope| -> Result<bool, DataError> {
             let (sender, receiver) = mpsc::sync_channel(1);
             let threads = thread::available_parallelism().map_or(1, usize::from);
             scope.spawn(move || {
                 for (batch, samples) in batches {
-                    let prepare =
-                        |i, sample: &Sample| prepare((batch * size + i) as u64, sample, sizes);
+                    let prepare = |i, sample: &Sample| {
+                        self.prepare(number, (batch * size + i) as u64, sample)
+                    };
                     let prepared = parallel::map(samples, threads, prepare);
                     if sender.send((samples, prepared)).is_err() {
                         return;
@@ -170,8 +188,9 @@ impl<B: DitBackend> Precompute<'_, B> {
         let texts = samples.iter().flat_map(|sample| &sample.captions);
         let texts: Vec<&str> = texts.map(|(_, text)| text.as_str()).collect();
         let states = self.states(&texts);
-        let latents: Vec<Rows> = (0..self.config.sizes.len())
-            .map(|size| Rows::of(self.latents(number, size, samples)))
+        let forms = self.forms();
+        let latents: Vec<Rows> = (0..forms.len())
+            .map(|form| Rows::of(self.latents(number, form, samples)))
             .collect();
         let (mut captions_cut, mut end) = (0, 0);
         for (j, sample) in samples.iter().enumerate() {
@@ -196,8 +215,8 @@ impl<B: DitBackend> Precompute<'_, B> {
                 members.push((states_name, states.npy(row)));
                 captions_cut += u64::from(self.text.cut(text).is_some());
             }
-            let latents = latents.iter().zip(&self.config.sizes);
-            members.extend(latents.map(|(rows, size)| (format!("latent-{size}.npy"), rows.npy(j))));
+            let latents = latents.iter().zip(&forms);
+            members.extend(latents.map(|(rows, form)| (form.member(), rows.npy(j))));
             let members: Vec<(&str, &[u8])> = members
                 .iter()
                 .map(|(name, content)| (name.as_str(), content.as_slice()))
@@ -237,24 +256,76 @@ impl<B: DitBackend> Precompute<'_, B> {
         all
     }
 
-    /// Latents of the images at the size of that number.
-    fn latents(&self, i: usize, size: usize, samples: &[Prepared]) -> Tensor<B, 4> {
-        let side = self.config.sizes[size] as usize;
-        let latent = side / self.vae.shrinks_by();
+    /// Sizes, each one or both ways.
+    fn forms(&self) -> Vec<Form> {
+        let both = [false, true];
+        let ways = if self.config.flips {
+            &both[..]
+        } else {
+            &both[..1]
+        };
+        let sizes = self.config.sizes.iter();
+        let forms = sizes.flat_map(|&side| ways.iter().map(move |&flipped| Form { side, flipped }));
+        forms.collect()
+    }
+
+    /// The pictures of the sample at `place` of shard `number` in every form, or what is wrong with it.
+    fn prepare(&self, number: usize, place: u64, sample: &Sample) -> Result<Prepared, String> {
+        let Image::Encoded(file) = &sample.image else {
+            return Err("no image".into());
+        };
+        let image = decode(file)?;
+        let in_form = |Form { side, flipped }: Form| {
+            let crop = self.config.random_crop.then(|| {
+                self.draw(Purpose::Variation, number, place, side)
+                    .uniform(2)
+            });
+            let view = View {
+                crop: crop.map(|points| [points[0], points[1]]),
+                flip: flipped,
+            };
+            pixels(&viewed(&image, side, side, view))
+        };
+        Ok(Prepared {
+            place,
+            key: sample.key.clone(),
+            captions: sample
+                .captions()
+                .map(|(named, text)| (named, text.to_owned()))
+                .collect(),
+            images: self.forms().into_iter().map(in_form).collect(),
+        })
+    }
+
+    /// What is drawn for the sample at `place` of shard `number` at a size.
+    fn draw(&self, purpose: Purpose, number: usize, place: u64, side: u32) -> Stream {
+        // A shard has fewer than 2^32 samples.
+        let place = ((number as u64) << 32) | place;
+        Stream::new(self.config.seed, purpose, side.into(), place)
+    }
+
+    /// Latents of the images in the form of that number.
+    fn latents(&self, i: usize, form: usize, samples: &[Prepared]) -> Tensor<B, 4> {
+        let Form { side, flipped } = self.forms()[form];
+        let size = side as usize;
+        let latent = size / self.vae.shrinks_by();
         let shape = [samples.len(), self.vae.latent_channels(), latent, latent];
         let values: usize = shape[1..].iter().product();
         let draw = |sample: &Prepared| {
-            // A shard has fewer than 2^32 samples.
-            let place = ((i as u64) << 32) | sample.place;
-            Stream::new(self.config.seed, Purpose::Posterior, side as u64, place).normal(values)
+            let mut noise = self.draw(Purpose::Posterior, i, sample.place, side);
+            // The first half is the draw of a picture as it is, whether it is encoded both ways or not.
+            match flipped {
+                false => noise.normal(values),
+                true => noise.normal(2 * values).split_off(values),
+            }
         };
         let noise: Vec<f32> = samples.iter().flat_map(draw).collect();
         let images: Vec<f32> = samples
             .iter()
-            .flat_map(|sample| &sample.images[size])
+            .flat_map(|sample| &sample.images[form])
             .copied()
             .collect();
-        let images = TensorData::new(images, [samples.len(), 3, side, side]);
+        let images = TensorData::new(images, [samples.len(), 3, size, size]);
         let on_device = |data| Tensor::from_data(data, self.device);
         self.vae
             .encode(on_device(images), on_device(TensorData::new(noise, shape)))
@@ -300,24 +371,6 @@ fn read(
         });
         (source, pictures.map_err(|error| error.reason()))
     }))
-}
-
-/// The pictures of a sample at every size, or what is wrong with it.
-fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, String> {
-    let Image::Encoded(file) = &sample.image else {
-        return Err("no image".into());
-    };
-    let image = decode(file)?;
-    let at_size = |&size: &u32| pixels(&square(&image, size));
-    Ok(Prepared {
-        place,
-        key: sample.key.clone(),
-        captions: sample
-            .captions()
-            .map(|(named, text)| (named, text.to_owned()))
-            .collect(),
-        images: sizes.iter().map(at_size).collect(),
-    })
 }
 
 /// A tensor on the host, row by row of its first dimension.

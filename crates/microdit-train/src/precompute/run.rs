@@ -21,7 +21,7 @@ impl<B: DitBackend> Precompute<'_, B> {
     /// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
     /// left off: what is there stays, once its checksum and that of its pictures are verified. Tars hold
     /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and `KEY.txt`, or of several captions `KEY.caption-NAME.npy` and
-    /// `KEY.caption-NAME.txt` each; the latents are posterior samples times the
+    /// `KEY.caption-NAME.txt` each, and with flips `KEY.latent-SIZE-flipped.npy`; the latents are posterior samples times the
     /// scaling factor, the captions all token states, padding included. Draws depend on seed, place in the list of shards the
     /// directory was begun with, and place in the shard alone. Samples that are damaged, or whose latents are not finite, are
     /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the current batch;

@@ -1,7 +1,7 @@
 //! What a stage is trained on, and how that becomes numbers.
 
 use microdit::range::{OutOfRange, above, require, within};
-use microdit_data::check_names;
+use microdit_data::{Variation, check_names};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -39,6 +39,13 @@ pub enum DataConfig {
         /// lacks are left out of its draws. Evaluation takes the first, or `evaluation.caption`.
         #[serde(default)]
         caption_mix: Vec<WeightedCaption>,
+        /// Whether any part of a picture may be taken, not only the middle, drawn by seed, pass and sample.
+        #[serde(default)]
+        random_crop: bool,
+        /// Whether left and right are swapped in half of the passes, drawn likewise: what captions say of sides becomes wrong, and
+        /// writing unreadable.
+        #[serde(default)]
+        flip: bool,
         /// Threads that read and decode, 1 to 1024; the data are the same for any number.
         #[serde(default = "two")]
         threads: usize,
@@ -62,6 +69,9 @@ pub enum DataConfig {
         /// As in `WebDataset`, of the captions that `data precompute --captions` encoded.
         #[serde(default)]
         caption_mix: Vec<WeightedCaption>,
+        /// As in `WebDataset`, of latents that `data precompute --flips` encoded both ways.
+        #[serde(default)]
+        flip: bool,
         /// As in `WebDataset`.
         #[serde(default = "two")]
         threads: usize,
@@ -208,7 +218,24 @@ impl DataConfig {
         }
     }
 
-    /// Their names.
+    /// What is varied of a sample from pass to pass.
+    pub(crate) fn variation(&self) -> Variation {
+        let weights = self.caption_mix().iter().map(|caption| caption.weight);
+        let (random_crop, flip) = match *self {
+            Self::Shapes { .. } => (false, false),
+            Self::WebDataset {
+                random_crop, flip, ..
+            } => (random_crop, flip),
+            Self::Latents { flip, .. } => (false, flip),
+        };
+        Variation {
+            captions: weights.collect(),
+            random_crop,
+            flip,
+        }
+    }
+
+    /// Names of several captions of a sample.
     pub(crate) fn caption_names(&self) -> Vec<String> {
         let names = self.caption_mix().iter();
         names.map(|caption| caption.name.clone()).collect()

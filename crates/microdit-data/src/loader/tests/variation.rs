@@ -74,6 +74,7 @@ fn captions_are_drawn_the_same_for_any_threads_batches_and_interruptions() {
         batch,
         variation: Variation {
             captions: weights.to_vec(),
+            ..Variation::default()
         },
         ..config(threads)
     };
@@ -163,13 +164,18 @@ fn states_of_the_caption_that_is_drawn_come_with_its_latent() {
     writer.finish(BTreeMap::new()).unwrap();
     let spec = folder.path().to_string_lossy();
     let captions = ["short", "long"].map(str::to_owned).to_vec();
-    let members = Members::Latents { size: 16, captions };
+    let members = Members::Latents {
+        size: 16,
+        captions,
+        flipped: false,
+    };
     let shards = Shards::open(&spec, members).unwrap();
     let config = LoaderConfig {
         shape: [4, 2, 2],
         batch: COUNT,
         variation: Variation {
             captions: vec![1.0, 1.0],
+            ..Variation::default()
         },
         ..config(2)
     };
@@ -191,4 +197,79 @@ fn states_of_the_caption_that_is_drawn_come_with_its_latent() {
     let error = Loader::new(Source::Shards(none), config, &Position::default()).next_batch();
     let error = error.unwrap_err().to_string();
     assert!(error.contains("KEY.caption.npy"), "{error}");
+}
+
+/// A loader's images by key over a few passes, and the keys in their order.
+fn images(config: &LoaderConfig, folder: &Path) -> Vec<(String, Vec<f32>)> {
+    let shards = Shards::open(
+        &folder.to_string_lossy(),
+        Members::Named(
+            Columns {
+                caption: ["long.txt"].into(),
+                ..Columns::default()
+            }
+            .into(),
+        ),
+    )
+    .unwrap();
+    let mut loader = Loader::new(Source::Shards(shards), config.clone(), &Position::default());
+    let mut all = Vec::new();
+    for _ in 0..2 * 2 * COUNT / config.batch {
+        let batch = loader.next_batch().unwrap();
+        let size: usize = batch.shape.iter().product();
+        let images = batch.images.chunks(size).map(<[f32]>::to_vec);
+        all.extend(batch.keys.into_iter().zip(images));
+    }
+    all
+}
+
+#[test]
+fn crops_and_flips_come_from_the_picture_and_differ_from_pass_to_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    captioned(folder.path());
+    let with = |threads, batch, random_crop, flip| LoaderConfig {
+        batch,
+        variation: Variation {
+            random_crop,
+            flip,
+            ..Variation::default()
+        },
+        ..config(threads)
+    };
+    let plain = images(&with(2, 6, false, false), folder.path());
+    let flipped = images(&with(1, 6, false, true), folder.path());
+    assert_eq!(flipped, images(&with(3, 12, false, true), folder.path()));
+    let mirrored = |image: &[f32]| -> Vec<f32> {
+        image
+            .chunks(16)
+            .flat_map(|row| row.iter().rev().copied())
+            .collect()
+    };
+    let mut count = 0;
+    for ((key, plain), (other, flipped)) in plain.iter().zip(&flipped) {
+        assert_eq!(key, other);
+        assert!(flipped == plain || *flipped == mirrored(plain), "{key}");
+        count += u32::from(flipped != plain);
+    }
+    // Of 240 fair draws, five standard deviations.
+    assert!((82..=158).contains(&count), "{count}");
+    let cropped = images(&with(1, 6, true, false), folder.path());
+    assert_eq!(cropped, images(&with(3, 12, true, false), folder.path()));
+    // Of 24 x 16 pixels, 16 x 16 lie at nine places, told apart by the green of their left column.
+    let left = |image: &[f32]| ((image[256] + 1.0) * 12.75).round() as u32;
+    let mut met = std::collections::BTreeMap::<u32, u32>::new();
+    for (_, image) in &cropped {
+        *met.entry(left(image)).or_default() += 1;
+    }
+    assert!(met.keys().copied().eq(0..=8), "{met:?}");
+    assert!(plain.iter().all(|(_, image)| left(image) == 4));
+    // The two passes over one picture.
+    let same = cropped.iter().filter(|(key, image)| {
+        cropped
+            .iter()
+            .filter(|(other, there)| other == key && there == image)
+            .count()
+            == 2
+    });
+    assert!(same.count() < 80);
 }
