@@ -120,7 +120,10 @@ fn the_commands_of_the_notebooks_run() {
                 continue;
             }
             let Some(script) = source.strip_prefix("%%bash\n") else {
-                assert!(!source.contains("!microdit"), "commands stand in cells of bash");
+                assert!(
+                    !source.contains("!microdit"),
+                    "commands stand in cells of bash"
+                );
                 continue;
             };
             for line in script.replace("\\\n", " ").lines() {
