@@ -5,7 +5,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use microdit::rng::{Purpose, Stream};
 use microdit_data::{
     DatasetCard, Layout, Loader, LoaderConfig, Members, Position, PrepareConfig, Shards, Source,
-    Store,
+    Store, Variation,
     image::{decode, square},
     prepare,
 };
@@ -77,6 +77,9 @@ fn latents(pictures: &Path, folder: &Path) {
     );
     let config = PrecomputeConfig {
         sizes: vec![256],
+        random_crop: false,
+        flips: false,
+        captions: Vec::new(),
         batch: 16,
         seed: 0,
         encoders: ["vae", "text"].map(|name| EncoderIdentity {
@@ -111,6 +114,7 @@ fn batches(c: &mut Criterion, name: &str, source: &Source, shape: [usize; 3], ca
             caption,
             threads,
             max_damage: 0.0,
+            variation: Variation::default(),
         };
         let mut loader = Loader::new(source.clone(), config, &Position::default());
         group.bench_function(format!("{name}, {threads} threads"), |b| {
@@ -137,7 +141,7 @@ fn loader(c: &mut Criterion) {
         [3, 256, 256],
         [77, 1024],
     );
-    let source = open(&made, Members::Latents { size: 256 });
+    let source = open(&made, Members::latents(256));
     batches(c, "latents of 256 px", &source, [4, 32, 32], [77, 1024]);
 }
 

@@ -1,7 +1,9 @@
 //! mds_plain, mds_zstd: directories of MDS shards, through the reader and through the loader.
 
 use crate::{golden::Golden, report::Report};
-use microdit_data::{Captions, Loader, LoaderConfig, MdsShard, Members, Position, Shards, Source};
+use microdit_data::{
+    Captions, Loader, LoaderConfig, MdsShard, Members, Position, Shards, Source, Variation,
+};
 use std::path::Path;
 
 pub(super) fn mds(path: &Path, report: &mut Report) {
@@ -35,7 +37,7 @@ pub(super) fn mds(path: &Path, report: &mut Report) {
     let [_, channels, height, width] = latents.shape[..] else {
         panic!("latents of shape {:?}", latents.shape)
     };
-    let shards = Shards::open(&folder.to_string_lossy(), Members::Latents { size });
+    let shards = Shards::open(&folder.to_string_lossy(), Members::latents(size));
     let config = LoaderConfig {
         seed: 0,
         batch: samples.len(),
@@ -43,6 +45,7 @@ pub(super) fn mds(path: &Path, report: &mut Report) {
         caption: [states.shape[1], states.shape[2]],
         threads: 2,
         max_damage: 0.0,
+        variation: Variation::default(),
     };
     let source = Source::Shards(shards.unwrap_or_else(|error| panic!("{error}")));
     let batch = Loader::new(source, config, &Position::default()).next_batch();

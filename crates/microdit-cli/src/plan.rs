@@ -204,7 +204,7 @@ fn print(plan: &Plan) {
         let memory = &stage.memory;
         let warning = if memory.total > machine.gpu.gib {
             format!(
-                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On",
+                "  more than the {} GiB there are: lower micro_batch, or set activation_checkpointing: On or distributed.shard_optimizer: true",
                 machine.gpu.gib
             )
         } else if memory.activation_checkpointing {
@@ -222,6 +222,38 @@ fn print(plan: &Plan) {
             memory.activations,
             memory.averages,
             memory.total
+        );
+    }
+    if plan
+        .stages
+        .iter()
+        .any(|stage| stage.memory.shared_optimizer)
+    {
+        say!(
+            "\noptimizer and EMA are shares of {} GPUs (distributed.shard_optimizer)",
+            machine.count
+        );
+    }
+    let fed = plan
+        .stages
+        .iter()
+        .filter_map(|stage| Some((stage, stage.feed?)));
+    for (i, (stage, feed)) in fed.enumerate() {
+        if i == 0 {
+            say!(
+                "\n{:24}{:>12}{:>8}{:>8}",
+                "data",
+                "samples/s",
+                "MB/s",
+                "cores"
+            );
+        }
+        say!(
+            "{:24}{:>12.0}{:>8.0}{:>8.1}",
+            stage.name,
+            feed.samples_per_second,
+            feed.megabytes_per_second,
+            feed.cores
         );
     }
 }

@@ -49,8 +49,8 @@ pub(crate) struct Train {
     resume: bool,
     /// Resume although the recipe or its data would train something other than what the run was started with.
     /// Without it, a resumed run accepts changes that do not affect its weights (name, sampling, encoders, log_every,
-    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, data.threads,
-    /// data.max_damage), the same data at another path, more or fewer steps of stages that are not
+    /// checkpoints, max_non_finite_steps, evaluation, budget, micro_batch, activation_checkpointing, distributed.shard_optimizer,
+    /// distributed.bucket_mib, data.threads, data.max_damage), the same data at another path, more or fewer steps of stages that are not
     /// finished where their schedules say `total`, and further stages
     #[arg(long, requires = "resume")]
     allow_changes: bool,
@@ -100,7 +100,12 @@ impl Train {
             timeout: rank_timeout,
             grace: rank_timeout,
         };
-        let ranks = connect(launch, indices.first_gpu(self.device), &patience)?;
+        let ranks = connect(
+            launch,
+            indices.first_gpu(self.device),
+            self.run.as_deref(),
+            &patience,
+        )?;
         let ranks = &*ranks;
         let keeps = ranks.rank() == 0;
         let path = match self.run {
@@ -182,6 +187,9 @@ impl Train {
                 true => Err(Stopped(message).into()),
                 false => Ok(()),
             };
+        }
+        if let Some(traffic) = &outcome.traffic {
+            say!("{traffic}");
         }
         match outcome.ending {
             Ending::AlreadyFinished => {

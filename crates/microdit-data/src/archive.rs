@@ -1,12 +1,11 @@
 //! Tars of samples, read one member after the other; whatever is wrong with one, the samples before it are still used.
 
-use crate::{error::DataError, key::readable};
+use crate::{error::DataError, key::readable, shard_file::ShardFile};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fs::File,
     io::{self, BufReader, Read},
-    path::Path,
 };
 use webdataset::{
     Error, Sample,
@@ -22,17 +21,16 @@ const MAX_RATIO: u64 = 100;
 /// Bytes after a tar's end mark that are searched for another tar; the usual padding is 10 kB.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// Hands the samples of the tar at `path`, plain or compressed by gzip, to `take` until it returns false: each by its key,
-/// or why it cannot be used.
+/// Hands the samples of a tar, plain or compressed by gzip, to `take` until it returns false: each by its key, or why it cannot
+/// be used.
 ///
 /// # Errors
 /// A file that is not a tar or ends too early, once all samples before have been handed on.
 pub(crate) fn for_each(
-    path: &Path,
+    file: &ShardFile,
     take: impl FnMut(&str, Result<&Sample, String>) -> bool,
 ) -> Result<(), DataError> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    read(file, take).map_err(|error| DataError::unreadable(path, &error))
+    read(file.open()?, take).map_err(|error| DataError::unreadable(file.place(), &error))
 }
 
 fn read(

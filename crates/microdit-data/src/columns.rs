@@ -13,6 +13,62 @@ pub struct Columns {
     pub caption: Names,
     /// Whether every caption makes a sample, not only the first.
     pub every_caption: bool,
+    /// In place of `caption`: several captions that a sample keeps side by side, such as a long one and a short one, from which training
+    /// draws. A sample needs one of them.
+    pub captions: Vec<String>,
+}
+
+impl Columns {
+    /// Several captions by these names.
+    pub fn of_captions(names: &[String]) -> Self {
+        Self {
+            captions: names.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// The names of captions: those of several, or else of one, or the common ones.
+    pub(crate) fn captions_or<'a>(&'a self, common: &'a [&'a str]) -> Vec<&'a str> {
+        match &self.captions[..] {
+            [] => self.caption.or(common).collect(),
+            names => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Checks the names of several captions.
+    ///
+    /// # Errors
+    /// The key, what was expected, what was found.
+    pub fn validate(&self) -> Result<(), String> {
+        check_names(&self.captions).map_err(|error| format!("captions: {error}"))?;
+        let one = self.caption != Names::default() || self.every_caption;
+        if one && !self.captions.is_empty() {
+            return Err("captions: several captions are named besides `caption` or `every_caption`; name all of them here, and nothing there".into());
+        }
+        Ok(())
+    }
+}
+
+/// Longest name of one of several captions, in bytes: it is part of the names of files.
+const MAX_NAME: usize = 60;
+
+/// Checks names of several captions: each 1 to 60 letters, digits, `-`, `_` and `.`, and none twice.
+///
+/// # Errors
+/// What was expected, what was found.
+pub fn check_names(names: &[String]) -> Result<(), String> {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    for (i, name) in names.iter().enumerate() {
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fits) {
+            return Err(format!(
+                "{name:?} is no name of a caption; expected 1 to {MAX_NAME} letters, digits, -, _ and ."
+            ));
+        }
+        if names[..i].contains(name) {
+            return Err(format!("{name} is listed twice"));
+        }
+    }
+    Ok(())
 }
 
 /// A name or several: `"caption"` or `["caption", "text"]`.
@@ -79,5 +135,21 @@ mod tests {
             assert_eq!(serde_json::from_str::<Columns>(&json).unwrap(), columns);
         }
         assert!(ron::from_str::<Columns>("(picture: \"a\")").is_err());
+    }
+
+    #[test]
+    fn names_of_several_captions_are_checked() {
+        let check = |text: &str| ron::from_str::<Columns>(text).unwrap().validate();
+        assert_eq!(check(r#"(captions: ["long", "short.txt"])"#), Ok(()));
+        for (text, part) in [
+            (r#"(captions: ["a", "a"])"#, "a is listed twice"),
+            (r#"(captions: ["a/b"])"#, "no name of a caption"),
+            (r#"(captions: [""])"#, "no name of a caption"),
+            (r#"(captions: ["a"], caption: "b")"#, "besides `caption`"),
+            (r#"(captions: ["a"], every_caption: true)"#, "every_caption"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 }

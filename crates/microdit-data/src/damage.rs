@@ -37,10 +37,10 @@ struct Reading {
 }
 
 impl Ledger {
-    /// Of shards in these files.
-    pub(crate) fn new<'a>(shards: impl IntoIterator<Item = &'a Path>) -> Self {
+    /// Of shards of these lengths.
+    pub(crate) fn new(lengths: impl IntoIterator<Item = u64>) -> Self {
         Self {
-            bytes: shards.into_iter().map(length).sum(),
+            bytes: lengths.into_iter().sum(),
             known: Mutex::default(),
         }
     }
@@ -58,7 +58,7 @@ impl Ledger {
     }
 
     /// Keeps what a reading found, if it found more than those before.
-    fn keep(&self, shard: &Path, samples: usize, counts: &Counts) {
+    fn keep(&self, shard: &Path, bytes: u64, samples: usize, counts: &Counts) {
         let damaged: usize = counts.values().sum();
         let mut known = self.lock();
         let before = known.shards.get(shard);
@@ -77,7 +77,7 @@ impl Ledger {
                 known.samples -= before.samples;
                 known.damaged -= before.damaged;
             }
-            None => known.bytes += length(shard),
+            None => known.bytes += bytes,
         }
     }
 
@@ -113,30 +113,29 @@ impl Ledger {
     }
 }
 
-fn length(path: &Path) -> u64 {
-    path.metadata().map_or(0, |facts| facts.len())
-}
-
 /// What one reading of a shard finds damaged.
 #[derive(Debug)]
 pub struct Damage {
     ledger: Arc<Ledger>,
     shard: PathBuf,
+    bytes: u64,
     samples: usize,
     counts: Mutex<Counts>,
 }
 
 impl Damage {
-    /// Of a shard of so many samples, some of which are known to be damaged, and why.
+    /// Of a shard at this place, of so many bytes and samples, some of which are known to be damaged, and why.
     pub(crate) fn new<'a>(
         ledger: &Arc<Ledger>,
         shard: &Path,
+        bytes: u64,
         samples: usize,
         lacks: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let damage = Self {
             ledger: Arc::clone(ledger),
             shard: shard.to_owned(),
+            bytes,
             samples,
             counts: Mutex::default(),
         };
@@ -161,7 +160,8 @@ impl Damage {
     /// # Errors
     /// If it is more.
     pub(crate) fn within(&self, share: f64) -> Result<(), DataError> {
-        self.ledger.keep(&self.shard, self.samples, &self.lock());
+        self.ledger
+            .keep(&self.shard, self.bytes, self.samples, &self.lock());
         self.ledger.within(share)
     }
 
@@ -175,28 +175,22 @@ mod tests {
     use super::*;
 
     /// A ledger of shards with so many bytes.
-    fn ledger(folder: &Path, lengths: &[usize]) -> (Arc<Ledger>, Vec<PathBuf>) {
-        let mut paths = Vec::new();
-        for (i, &length) in lengths.iter().enumerate() {
-            paths.push(folder.join(format!("{i}.tar")));
-            std::fs::write(&paths[i], vec![0; length]).unwrap();
-        }
-        let ledger = Ledger::new(paths.iter().map(PathBuf::as_path));
-        (Arc::new(ledger), paths)
+    fn ledger<const N: usize>(lengths: [u64; N]) -> (Arc<Ledger>, [PathBuf; N]) {
+        let paths = std::array::from_fn(|i| PathBuf::from(format!("{i}.tar")));
+        (Arc::new(Ledger::new(lengths)), paths)
     }
 
     #[test]
     fn damage_is_judged_against_the_whole_list() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ledger, paths) = ledger(folder.path(), &[100, 300]);
+        let (ledger, paths) = ledger([100, 300]);
         assert_eq!(ledger.samples(), 0.0);
         // Nine of ten samples of the first shard, which holds a quarter of the bytes: 9 of about 40.
-        let first = Damage::new(&ledger, &paths[0], 10, ["no image"; 9]);
+        let first = Damage::new(&ledger, &paths[0], 100, 10, ["no image"; 9]);
         assert!(first.within(9.0 / 40.0).is_ok());
         let error = first.within(8.9 / 40.0).unwrap_err().to_string();
         assert!(error.contains("9 of about 40 samples"), "{error}");
         // The second shard turns out to hold 50.
-        let second = Damage::new(&ledger, &paths[1], 50, []);
+        let second = Damage::new(&ledger, &paths[1], 300, 50, []);
         assert!(second.within(9.0 / 60.0).is_ok());
         let error = second.within(8.9 / 60.0).unwrap_err().to_string();
         assert!(
@@ -207,17 +201,16 @@ mod tests {
 
     #[test]
     fn readings_of_one_shard_are_not_added_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ledger, paths) = ledger(folder.path(), &[100]);
+        let (ledger, paths) = ledger([100]);
         for damaged in [1, 3, 2, 3] {
-            let reading = Damage::new(&ledger, &paths[0], 10, vec!["no caption"; damaged]);
+            let reading = Damage::new(&ledger, &paths[0], 100, 10, vec!["no caption"; damaged]);
             assert!(reading.within(0.3).is_ok());
             reading.count("its decoder panicked");
             if damaged < 3 {
                 assert!(reading.within(0.3).is_ok());
             }
         }
-        let reading = Damage::new(&ledger, &paths[0], 10, ["no caption"; 3]);
+        let reading = Damage::new(&ledger, &paths[0], 100, 10, ["no caption"; 3]);
         reading.count("a bad image: cut off");
         let error = reading.within(0.3).unwrap_err().to_string();
         assert!(

@@ -1,5 +1,6 @@
 //! What can be wrong with data.
 
+use crate::remote::RemoteError;
 use std::path::{Path, PathBuf};
 
 /// Data that cannot be used.
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 pub enum DataError {
     /// There is nothing at the path, or no shards.
     #[error(
-        "{0}: no such shard; expected a .tar, a directory of .tar files or of MDS shards, or a pattern such as train-{{000..009}}.tar"
+        "{0}: no such shard; expected a .tar or a .parquet, a directory of these or of MDS shards, a pattern such as \
+         train-{{000..009}}.tar, or the URL of one of these"
     )]
     NoShards(String),
     /// A shard could not be read.
@@ -19,6 +21,9 @@ pub enum DataError {
         /// The reader's error.
         message: String,
     },
+    /// Data that lie elsewhere cannot be had.
+    #[error(transparent)]
+    Remote(RemoteError),
     /// A shard without one usable sample.
     #[error("{}: no usable sample; expected members {expected}", shard.display())]
     EmptyShard {

@@ -1,9 +1,6 @@
 //! The index of the shards of a dataset that was written here.
 
-use crate::{
-    error::DataError,
-    files::{read_json, write_json},
-};
+use crate::{error::DataError, files::write_json};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -40,6 +37,16 @@ pub struct DatasetIndex {
     pub shards: Vec<ShardReport>,
 }
 
+/// The checksums that the text of an index lists, by the names of the shards; none if it is no index.
+pub(crate) fn checksums(text: &[u8]) -> BTreeMap<String, String> {
+    let index = serde_json::from_slice::<DatasetIndex>(text);
+    let shards = index.map_or_else(|_| Vec::new(), |index| index.shards);
+    shards
+        .into_iter()
+        .map(|shard| (shard.file, shard.sha256))
+        .collect()
+}
+
 impl DatasetIndex {
     /// The file it is read from and written to, in the directory of the shards; MDS has an `index.json` of its own.
     pub const FILE: &str = "shards.json";
@@ -58,18 +65,6 @@ impl DatasetIndex {
             lacks: Vec::new(),
             shards,
         }
-    }
-
-    /// The index of `folder`, if it has one.
-    ///
-    /// # Errors
-    /// One that cannot be read.
-    pub fn read(folder: &Path) -> Result<Option<Self>, DataError> {
-        let path = folder.join(Self::FILE);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        read_json(&path).map(Some)
     }
 
     /// Writes it to `folder`.

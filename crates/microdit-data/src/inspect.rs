@@ -11,12 +11,8 @@ use crate::{
     shards::{Members, Shard, Shards},
 };
 use ::image::RgbImage;
-use microdit::checksum;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The contents of a dataset, and what is wrong with them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -145,15 +141,12 @@ pub fn inspect(
     let shards = Shards::open(spec, Members::Pictures)?;
     let names = first_names(&shards);
     let kinds = kinds(&names);
-    let index = match Path::new(spec).is_dir() {
-        true => DatasetIndex::read(Path::new(spec))?,
-        false => None,
-    };
+    let index = shards.index()?;
     let mut page = Page::default();
     page.result.contents = names.into_iter().collect();
     page.result.lacks = index.iter().flat_map(|index| index.lacks.clone()).collect();
     let per_shard = glimpses.div_ceil(shards.iter().count());
-    for (i, shard) in shards.iter().enumerate() {
+    for (i, shard) in shards.in_turn().enumerate() {
         page.result.shards += 1;
         page.wanted = (page.glimpses.len() + per_shard).min(glimpses);
         page.shard(shard, &kinds, index.as_ref());
@@ -181,10 +174,30 @@ fn kinds(names: &BTreeSet<String>) -> Vec<Members> {
             .strip_prefix("latent-")
             .and_then(|rest| rest.strip_suffix(".npy"))
             .or_else(|| name.strip_prefix("latents_"));
-        let size = number?.parse().ok()?;
-        Some(Members::Latents { size })
+        number?.parse().ok()
     };
-    let latents: Vec<Members> = names.iter().filter_map(size).collect();
+    let caption = |name: &String| {
+        let inner = name
+            .strip_prefix("caption-")
+            .and_then(|rest| rest.strip_suffix(".npy"))
+            .or_else(|| name.strip_prefix("caption_latents_"));
+        inner.map(str::to_owned)
+    };
+    let captions: Vec<String> = names.iter().filter_map(caption).collect();
+    let flipped = names.iter().any(|name| {
+        name.strip_suffix(".npy")
+            .unwrap_or(name)
+            .ends_with("flipped")
+    });
+    let latents: Vec<Members> = names
+        .iter()
+        .filter_map(size)
+        .map(|size| Members::Latents {
+            size,
+            captions: captions.clone(),
+            flipped,
+        })
+        .collect();
     if latents.is_empty() {
         vec![Members::Pictures]
     } else {
@@ -206,8 +219,8 @@ struct Page {
 
 impl Page {
     fn shard(&mut self, shard: &Shard, kinds: &[Members], index: Option<&DatasetIndex>) {
-        let (path, name) = (shard.path(), shard.name());
-        match checksum::of_file(path) {
+        let name = shard.name();
+        match shard.file().checksum() {
             Ok((bytes, sha256)) => {
                 self.result.bytes += bytes;
                 let entry =
@@ -217,7 +230,10 @@ impl Page {
                     self.result.broken_shards.push(broken);
                 }
             }
-            Err(error) => self.result.broken_shards.push(format!("{name}: {error}")),
+            Err(error) => {
+                let broken = format!("{name}: {}", error.reason());
+                self.result.broken_shards.push(broken);
+            }
         }
         // A sample is counted once, by its place, since keys may repeat; it is damaged if it is at any size.
         let mut damage: Vec<Option<(String, String)>> = Vec::new();
@@ -266,13 +282,28 @@ impl Page {
                 let latent = latent
                     .read()
                     .map_err(|error| format!("a latent: {error}"))?;
-                let caption = caption
-                    .read()
+                if let Some(flipped) = sample.flipped {
+                    let flipped = flipped.read();
+                    let flipped = flipped.map_err(|error| format!("a flipped latent: {error}"))?;
+                    if flipped.shape != latent.shape || !npy::all_finite(&flipped.values) {
+                        return Err(
+                            "a flipped latent that is not finite, or of another shape".into()
+                        );
+                    }
+                }
+                let others = sample.others.into_iter().filter_map(|other| other.states);
+                let captions = std::iter::once(caption).chain(others);
+                let captions: Vec<npy::Array> = captions
+                    .map(|states| states.read())
+                    .collect::<Result<_, _>>()
                     .map_err(|error| format!("caption states: {error}"))?;
                 if !npy::all_finite(&latent.values) {
                     return Err("a non-finite latent".into());
                 }
-                if !npy::all_finite(&caption.values) {
+                if !captions
+                    .iter()
+                    .all(|states| npy::all_finite(&states.values))
+                {
                     return Err("non-finite caption states".into());
                 }
                 *self
@@ -280,11 +311,11 @@ impl Page {
                     .sizes
                     .entry(format!("{:?}", latent.shape))
                     .or_default() += 1;
-                if first {
+                for states in captions.iter().filter(|_| first) {
                     *self
                         .result
                         .captions
-                        .entry(format!("{:?}", caption.shape))
+                        .entry(format!("{:?}", states.shape))
                         .or_default() += 1;
                 }
                 for &value in &latent.values {
@@ -307,12 +338,9 @@ impl Page {
 
     /// Names the shards of the index that are not there.
     fn absent(&mut self, shards: &Shards, index: &DatasetIndex) {
-        let there: BTreeSet<_> = shards
-            .iter()
-            .filter_map(|shard| shard.path().file_name())
-            .collect();
+        let there: BTreeSet<String> = shards.iter().map(Shard::name).collect();
         for entry in &index.shards {
-            if !there.contains(std::ffi::OsStr::new(&entry.file)) {
+            if !there.contains(&entry.file) {
                 self.result
                     .broken_shards
                     .push(format!("{}: it is missing", entry.file));

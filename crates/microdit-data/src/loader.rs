@@ -67,7 +67,7 @@ impl Loader {
     /// Starts loading at `start`. The threads end when the loader is dropped.
     pub fn new(source: Source, config: LoaderConfig, start: &Position) -> Self {
         let (sender, batches) = mpsc::sync_channel(AHEAD);
-        let mut samples = Samples::new(source, config.seed, start);
+        let mut samples = Samples::new(source, config.seed, &config.variation, start);
         let skipped = Arc::default();
         let mut tally = Tally::new(Arc::clone(&skipped));
         thread::spawn(move || {

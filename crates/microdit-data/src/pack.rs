@@ -158,7 +158,7 @@ impl Collected {
     fn into_sink(self, sink: &mut Sink<'_>, stop: &AtomicBool) -> Result<(), DataError> {
         match self {
             Self::Shards(shards, members) => {
-                for shard in shards.iter() {
+                for shard in shards.in_turn() {
                     let (reader, name) = (shard.clone(), shard.name());
                     let members = members.clone();
                     let read = move |send: &mut dyn FnMut(_) -> bool| {
@@ -244,7 +244,7 @@ impl Sink<'_> {
             let panicked = || "an image that cannot be decoded: its decoder panicked".to_owned();
             admitted.ok_or_else(panicked)?
         });
-        let (caption, (extension, file)) = match admitted {
+        let (captions, (extension, file)) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.leave_out(origin, &key, &refused);
@@ -271,7 +271,10 @@ impl Sink<'_> {
             Layout::Folder(_) => of_path(strip_extension(&key, extension)),
             Layout::Shards | Layout::Shapes { .. } => of_key(&key),
         };
-        let members = [(extension, file.as_slice()), ("txt", caption.as_bytes())];
+        let captions = captions.iter();
+        let captions = captions.map(|(name, text)| (name.as_str(), text.as_bytes()));
+        let picture = (extension, file.as_slice());
+        let members: Vec<_> = std::iter::once(picture).chain(captions).collect();
         writer.add(&self.keys.give(key), &members)?;
         Ok(true)
     }

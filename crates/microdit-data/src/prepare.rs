@@ -102,6 +102,12 @@ impl Default for Store {
 /// A file's extension and content.
 pub(crate) type ImageFile = (&'static str, Vec<u8>);
 
+/// The same of a caption.
+pub(crate) type TextFile = (String, String);
+
+/// The extension of a caption.
+const TEXT: &str = "txt";
+
 impl DatasetCard {
     /// Which members make a sample, in sources that are shards.
     pub(crate) fn members(&self) -> Members {
@@ -114,6 +120,14 @@ impl DatasetCard {
     /// The key, what was expected, what was found.
     pub fn validate(&self) -> Result<(), String> {
         self.limits.check()?;
+        self.columns
+            .validate()
+            .map_err(|error| format!("columns.{error}"))?;
+        if let Layout::Folder(columns) = &self.layout {
+            columns
+                .validate()
+                .map_err(|error| format!("layout.{error}"))?;
+        }
         let Filters {
             max_aspect,
             caption_length,
@@ -143,14 +157,10 @@ impl DatasetCard {
         }
     }
 
-    /// The caption and image to store, or why the sample is left out.
-    pub(crate) fn admit(&self, sample: Sample) -> Result<(String, ImageFile), Refused> {
-        let caption = match self.clean {
-            true => clean_caption(&sample.caption),
-            false => sample.caption,
-        };
-        let filtered = self.filters.admit_caption(&caption);
-        filtered.map_err(Refused::by_a_filter)?;
+    /// The captions, each as a member of a tar, and the image to store, or why the sample is left out.
+    pub(crate) fn admit(&self, sample: Sample) -> Result<(Vec<TextFile>, ImageFile), Refused> {
+        let captions = self.admit_captions(&sample);
+        let captions = captions.map_err(Refused::by_a_filter)?;
         let (image, file) = match sample.image {
             Image::Encoded(file) => {
                 let Picture { image, transparent } = read(&file, self.background, &self.limits)?;
@@ -173,8 +183,45 @@ impl DatasetCard {
             Some(kept) => kept,
             None => self.store.encode(&shrunk(image, side))?,
         };
-        Ok((caption, image))
+        Ok((captions, image))
     }
+
+    /// The captions that the filters let through; of several the first also under the name that is looked for where none is
+    /// asked for.
+    fn admit_captions(&self, sample: &Sample) -> Result<Vec<TextFile>, String> {
+        let (mut admitted, mut refused) = (Vec::<TextFile>::new(), None);
+        for (named, caption) in sample.captions() {
+            let caption = match self.clean {
+                true => clean_caption(caption),
+                false => caption.to_owned(),
+            };
+            if let Err(reason) = self.filters.admit_caption(&caption) {
+                refused = refused.or(Some(reason));
+                continue;
+            }
+            let name = match self.names().get(named) {
+                Some(name) if name.ends_with(TEXT) => name.clone(),
+                Some(name) => format!("{name}.{TEXT}"),
+                None => TEXT.to_owned(),
+            };
+            admitted.push((name, caption));
+        }
+        let first = admitted.first().map(|(_, caption)| caption.clone());
+        let first = first.ok_or_else(|| refused.unwrap_or_else(|| "no caption".into()))?;
+        if admitted.iter().all(|(name, _)| name != TEXT) {
+            admitted.push((TEXT.to_owned(), first));
+        }
+        Ok(admitted)
+    }
+
+    /// Names of several captions, if there are such.
+    fn names(&self) -> &[String] {
+        match &self.layout {
+            Layout::Folder(columns) => &columns.captions,
+            Layout::Shards | Layout::Shapes { .. } => &self.columns.captions,
+        }
+    }
+
     /// The shorter side to which a picture of that size is shrunk, if it is: to that of the card, and to what readers of shards accept
     /// with their default limits.
     fn side(&self, width: u32, height: u32) -> Option<u32> {

@@ -1,7 +1,8 @@
-//! Lists of shards: WebDataset tars, whose members with one key make a sample, and MDS shards.
+//! Lists of shards: WebDataset tars, whose members with one key make a sample, MDS shards, and Parquet files with pictures inside.
 
 mod members;
 mod open;
+mod parquet;
 mod pattern;
 mod pil;
 
@@ -10,14 +11,25 @@ use crate::{
     columns::Columns,
     damage::{Damage, Ledger},
     error::DataError,
+    index::DatasetIndex,
     mds::MdsShard,
     sample::Sample,
+    shard_file::ShardFile,
 };
+pub(crate) use open::Listed;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
+#[cfg(feature = "remote")]
+pub(crate) use {
+    open::{is_shard, shards_among},
+    pattern::expand,
+};
+
+/// Shards that are brought here before their turn, if they lie elsewhere.
+pub(crate) const AHEAD: usize = 4;
 
 /// A sample that lacks something, or the rest of a shard that could not be read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +45,33 @@ pub struct Incomplete {
 /// Which parts of a shard make a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards columns such as `image` or `jpg`
-    /// and `caption`.
+    /// In tars `KEY.jpg` (or .png, .webp, ...) and `KEY.txt`, as img2dataset writes them; in MDS shards and Parquet files columns such as
+    /// `image` or `jpg` and `caption`.
     Pictures,
     /// The same under other names.
     Named(Arc<Columns>),
     /// Pre-computed for images of SIZE pixels: in tars `KEY.latent-SIZE.npy` and `KEY.caption.npy`; in MDS shards the columns
-    /// `latents_SIZE` and `caption_latents`.
+    /// `latents_SIZE` and `caption_latents`. Of several captions, in tars `KEY.caption-NAME.npy`, and columns `caption_latents_NAME`.
     Latents {
         /// Side of the images in pixels.
         size: u32,
+        /// Names of several captions, of which a sample has at least one; the only one if empty.
+        captions: Vec<String>,
+        /// Whether the latent of the image with left and right swapped is read too: `KEY.latent-SIZE-flipped.npy`, or the column
+        /// `latents_SIZE_flipped`.
+        flipped: bool,
     },
+}
+
+impl Members {
+    /// Latents of images of that side in pixels, with one caption each.
+    pub fn latents(size: u32) -> Self {
+        Self::Latents {
+            size,
+            captions: Vec::new(),
+            flipped: false,
+        }
+    }
 }
 
 /// A list of shards.
@@ -52,21 +80,46 @@ pub struct Shards {
     shards: Vec<Shard>,
     members: Members,
     ledger: Arc<Ledger>,
+    /// The directory they were listed in and the text of its index, if it was one and has one.
+    index: Option<(PathBuf, Arc<[u8]>)>,
 }
 
 /// A file of samples.
 #[derive(Clone, Debug)]
 pub enum Shard {
     /// WebDataset.
-    Tar(PathBuf),
+    Tar(ShardFile),
     /// MosaicML Streaming.
     Mds(MdsShard),
+    /// Apache Parquet with the pictures inside.
+    Parquet(ShardFile),
 }
 
 impl Shards {
     /// The shards in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter()
+    }
+
+    /// The shards in their order, for one who reads them in turn: the next are brought here meanwhile, if they lie elsewhere.
+    pub fn in_turn(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().enumerate().map(|(i, shard)| {
+            let ahead = self.shards.iter().skip(i + 1).take(AHEAD);
+            ahead.for_each(|shard| shard.file().prefetch());
+            shard
+        })
+    }
+
+    /// The index of the directory they lie in, if they were opened as all shards of it and it has one.
+    ///
+    /// # Errors
+    /// One that does not parse.
+    pub fn index(&self) -> Result<Option<DatasetIndex>, DataError> {
+        let parse = |(folder, text): &(PathBuf, Arc<[u8]>)| {
+            let index = serde_json::from_slice(text);
+            index.map_err(|error| DataError::unreadable(&folder.join(DatasetIndex::FILE), &error))
+        };
+        self.index.as_ref().map(parse).transpose()
     }
 
     /// Which parts of a shard make a sample.
@@ -117,7 +170,8 @@ impl Shards {
         }
         let total = samples.len() + incomplete.len();
         let lacks = incomplete.iter().map(|sample| sample.lack.as_str());
-        let damage = Arc::new(Damage::new(&self.ledger, shard.path(), total, lacks));
+        let bytes = shard.file().bytes().unwrap_or(0);
+        let damage = Arc::new(Damage::new(&self.ledger, shard.path(), bytes, total, lacks));
         for sample in &mut samples {
             sample.damage = Some(damage.clone());
         }
@@ -126,12 +180,24 @@ impl Shards {
 }
 
 impl Shard {
-    /// Its file.
-    pub fn path(&self) -> &Path {
+    /// Where its bytes lie.
+    pub fn file(&self) -> &ShardFile {
         match self {
-            Self::Tar(path) => path,
-            Self::Mds(shard) => shard.path(),
+            Self::Tar(file) | Self::Parquet(file) => file,
+            Self::Mds(shard) => shard.source(),
         }
+    }
+
+    fn file_mut(&mut self) -> &mut ShardFile {
+        match self {
+            Self::Tar(file) | Self::Parquet(file) => file,
+            Self::Mds(shard) => shard.source_mut(),
+        }
+    }
+
+    /// Its path or URL.
+    pub fn path(&self) -> &Path {
+        self.file().place()
     }
 
     /// Names of the members or columns of its first sample.
@@ -140,9 +206,9 @@ impl Shard {
     /// An unreadable shard.
     pub fn names(&self) -> Result<BTreeSet<String>, DataError> {
         match self {
-            Self::Tar(path) => {
+            Self::Tar(file) => {
                 let mut names = BTreeSet::new();
-                archive::for_each(path, |_, sample| {
+                archive::for_each(file, |_, sample| {
                     let fields = sample.iter().flat_map(|sample| sample.keys());
                     names.extend(
                         fields
@@ -154,13 +220,13 @@ impl Shard {
                 Ok(names)
             }
             Self::Mds(shard) => Ok(shard.columns().map(str::to_owned).collect()),
+            Self::Parquet(file) => parquet::names(file),
         }
     }
 
     /// The name of its file.
     pub fn name(&self) -> String {
-        let name = self.path().file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        self.file().name()
     }
 
     /// Hands every sample to `take` by its key, or what it lacks, until it returns false.
@@ -173,7 +239,7 @@ impl Shard {
         mut take: impl FnMut(&str, Result<Sample, String>) -> bool,
     ) -> Result<(), DataError> {
         match self {
-            Self::Tar(path) => archive::for_each(path, |key, sample| match sample {
+            Self::Tar(file) => archive::for_each(file, |key, sample| match sample {
                 Ok(sample) => {
                     let part = |name: &str| Some(sample.get_first(&[name])?.as_bytes()?.to_vec());
                     let mut samples = members.of_tar(key, part).into_iter();
@@ -184,13 +250,25 @@ impl Shard {
             Self::Mds(shard) => {
                 for (i, entry) in shard.read()?.iter().enumerate() {
                     let key = format!("{}:{i}", shard.file());
-                    let part = |column: &str| entry.get(column).map(<[u8]>::to_vec);
-                    let mut samples = members.of_mds(&key, shard, part).into_iter();
+                    let mut samples = members.of_columns(&key, &(shard, entry)).into_iter();
                     if !samples.all(|sample| take(&key, sample)) {
                         break;
                     }
                 }
                 Ok(())
+            }
+            Self::Parquet(file) => {
+                let name = file
+                    .place()
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy();
+                let wanted = |column: &str| members.wants(column);
+                parquet::for_each(file, wanted, |number, row| {
+                    let key = format!("{name}:{number}");
+                    let mut samples = members.of_columns(&key, row).into_iter();
+                    samples.all(|sample| take(&key, sample))
+                })
             }
         }
     }
@@ -221,7 +299,7 @@ mod tests {
             }
         }
         std::fs::write(folder.path().join(mds::INDEX), merged.to_string()).unwrap();
-        let members = Members::Latents { size: 256 };
+        let members = Members::latents(256);
         let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
         let mut keys = BTreeSet::new();
         for shard in shards.iter() {

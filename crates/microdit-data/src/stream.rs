@@ -5,7 +5,8 @@ use crate::{
     parallel::unless_it_panics,
     sample::{Place, Position, Sample},
     shapes::Shapes,
-    shards::{Incomplete, Shard, Shards},
+    shards::{AHEAD, Incomplete, Shard, Shards},
+    variation::Variation,
 };
 use microdit::rng::{Purpose, Stream};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
@@ -56,8 +57,8 @@ enum Kind {
 }
 
 impl Samples {
-    /// The samples of `source` from `start` on, which must come from the same source and seed.
-    pub(crate) fn new(source: Source, seed: u64, start: &Position) -> Self {
+    /// The samples of `source` from `start` on, which must come from the same source and seed, varied as `variation` says.
+    pub(crate) fn new(source: Source, seed: u64, variation: &Variation, start: &Position) -> Self {
         let lists = match source {
             Source::Shapes(shapes) => {
                 return Self {
@@ -74,7 +75,8 @@ impl Samples {
         let streams = lists.into_iter().enumerate().map(|(i, (shards, weight))| {
             share += weight / total;
             let place = start.sources.get(i).copied().unwrap_or_default();
-            (ShardStream::new(shards, seed, place), share)
+            let draws = Arc::new((seed, variation.clone()));
+            (ShardStream::new(shards, draws, place), share)
         });
         Self {
             seed,
@@ -132,7 +134,7 @@ impl Samples {
 /// least `WINDOW` samples, and each window has its own order of samples. So a position is restored by reading one window.
 struct ShardStream {
     shards: Arc<Shards>,
-    seed: u64,
+    draws: Arc<Draws>,
     /// Of the next sample.
     place: Place,
     /// What is left of the window, the next sample last.
@@ -145,19 +147,24 @@ struct ShardStream {
     lost: BTreeSet<usize>,
 }
 
+/// The seed, and what is drawn besides the order.
+type Draws = (u64, Variation);
+
 /// Samples that are shuffled together.
 struct Window {
     samples: Vec<Sample>,
     lacks: Vec<Lack>,
+    /// Why it ends before all its samples were read: they are out of reach, not damaged.
+    failed: Option<DataError>,
     /// Shards of the pass up to its end.
     end: usize,
 }
 
 impl ShardStream {
-    fn new(shards: Shards, seed: u64, place: Place) -> Self {
+    fn new(shards: Shards, draws: Arc<Draws>, place: Place) -> Self {
         Self {
             shards: Arc::new(shards),
-            seed,
+            draws,
             place,
             window: Vec::new(),
             end: place.shard,
@@ -180,13 +187,16 @@ impl ShardStream {
             let window = match self.ahead.take() {
                 // A panic of the reading thread is reported as if it happened here.
                 Some(ahead) => ahead.join().map_err(|_| DataError::Stopped)?,
-                None => read_window(&self.shards, self.seed, self.place),
+                None => read_window(&self.shards, &self.draws, self.place),
             };
             for met in window.lacks {
                 match met {
                     Lack::Shard(lost) => self.lose(lost, lack)?,
                     part => lack(part),
                 }
+            }
+            if let Some(error) = window.failed {
+                return Err(error);
             }
             self.window = window.samples;
             self.end = window.end;
@@ -197,8 +207,8 @@ impl ShardStream {
                 shard: self.end,
                 sample: 0,
             });
-            let (shards, seed) = (self.shards.clone(), self.seed);
-            self.ahead = Some(thread::spawn(move || read_window(&shards, seed, next)));
+            let (shards, draws) = (self.shards.clone(), self.draws.clone());
+            self.ahead = Some(thread::spawn(move || read_window(&shards, &draws, next)));
         }
     }
 
@@ -234,21 +244,35 @@ impl ShardStream {
 }
 
 /// The window that begins with the shard of `place`, the next sample last.
-fn read_window(shards: &Shards, seed: u64, place: Place) -> Window {
+fn read_window(shards: &Shards, draws: &Draws, place: Place) -> Window {
+    let (seed, variation) = (draws.0, &draws.1);
     let Place { epoch, shard, .. } = place;
     let mut order: Vec<(usize, &Shard)> = shards.iter().enumerate().collect();
     Stream::new(seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
     let mut window = Window {
         samples: Vec::new(),
         lacks: Vec::new(),
+        failed: None,
         end: shard,
     };
-    for &(place, next) in &order[shard..] {
+    let left = &order[shard..];
+    for (i, &(place, next)) in left.iter().enumerate() {
+        for (_, ahead) in left.iter().skip(i + 1).take(AHEAD) {
+            ahead.file().prefetch();
+        }
         let panicked = || Err(DataError::unreadable(next.path(), &"its reader panicked"));
         match unless_it_panics(|| shards.read(next)).unwrap_or_else(panicked) {
             Ok((samples, incomplete)) => {
-                window.samples.extend(samples);
+                let varied = samples.into_iter().zip(0..).map(|(mut sample, within)| {
+                    variation.apply(&mut sample, seed, epoch, [place as u64, within]);
+                    sample
+                });
+                window.samples.extend(varied);
                 window.lacks.extend(incomplete.into_iter().map(Lack::Part));
+            }
+            Err(error @ DataError::Remote(_)) => {
+                window.failed = Some(error);
+                break;
             }
             Err(error) => window.lacks.push(Lack::Shard(LostShard {
                 path: next.path().to_owned(),

@@ -1,6 +1,8 @@
 //! Writes shards: tars that appear complete or not at all.
 
-use crate::{archive, error::DataError, files::file_name, index::ShardReport};
+use crate::{
+    archive, error::DataError, files::file_name, index::ShardReport, shard_file::ShardFile,
+};
 use microdit::checksum;
 use sha2::{Digest, Sha256};
 use std::{
@@ -109,7 +111,7 @@ impl ShardWriter {
             )));
         }
         let (mut samples, mut listing) = (0, Listing::default());
-        archive::for_each(&self.part, |key, sample| {
+        archive::for_each(&ShardFile::local(self.part.clone()), |key, sample| {
             let lengths = sample.iter().flat_map(|sample| {
                 let length = |name| Some((name, sample.get(name)?.as_bytes()?.len()));
                 sample.keys().filter_map(length)

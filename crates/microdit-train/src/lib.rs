@@ -24,6 +24,7 @@ pub mod run;
 pub mod sampling;
 pub mod schedule;
 mod sealed;
+mod sharding;
 mod source;
 pub mod stage_start;
 pub mod step;

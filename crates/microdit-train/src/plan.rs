@@ -2,9 +2,11 @@
 
 mod compare;
 mod constant_width;
+mod feed;
 
 pub use compare::{Comparison, Cost, Figure, Published};
 pub use constant_width::ConstantWidth;
+pub use feed::Feed;
 
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{MaskStage, Precision, net::Tokens};
@@ -92,6 +94,8 @@ pub struct StagePlan {
     pub parameters: usize,
     /// Images trained on.
     pub images: u64,
+    /// Images of a step.
+    pub batch: usize,
     /// FLOPs of an image, forward and backward.
     pub flop_per_image: f64,
     /// FLOPs of the stage.
@@ -100,6 +104,8 @@ pub struct StagePlan {
     pub memory: Memory,
     /// Images a device takes in a second.
     pub images_per_second_per_gpu: f64,
+    /// What the whole machine asks of the data; nothing of generated ones.
+    pub feed: Option<Feed>,
     /// Time on the whole machine.
     pub hours: f64,
     /// Price of the whole machine for that time.
@@ -115,10 +121,12 @@ pub struct Memory {
     pub weights: f64,
     /// Their gradients.
     pub gradients: f64,
-    /// Two moments of each weight.
+    /// Two moments of each weight, or of this device's share of them.
     pub optimizer: f64,
-    /// Averages of the weights.
+    /// Averages of the weights, likewise.
     pub averages: f64,
+    /// Whether the devices share moments and averages.
+    pub shared_optimizer: bool,
     /// What the forward pass leaves for the backward pass.
     pub activations: f64,
     /// Whether activations are recomputed rather than kept.
@@ -194,10 +202,12 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
         name: stage.name.clone(),
         parameters,
         images,
+        batch: stage.batch,
         flop_per_image,
         flop,
         memory: memory_of(stage, machine.count, Some(machine.gpu.gib)),
         images_per_second_per_gpu: rate / flop_per_image,
+        feed: Feed::of(stage, rate / flop_per_image * machine.count as f64),
         hours,
         usd: hours * machine.count as f64 * machine.usd_per_gpu_hour,
     }
@@ -228,18 +238,24 @@ fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> M
         Precision::F32 => once,
         Precision::Bf16 => 1.5 * once,
     };
-    let averages = once * (stage.ema.len() + stage.post_hoc_averages().len()) as f64;
+    // Shares are of whole tensors, and even but for the last of them.
+    let own = match stage.distributed.shard_optimizer {
+        true => once / devices as f64,
+        false => once,
+    };
+    let averages = own * (stage.ema.len() + stage.post_hoc_averages().len()) as f64;
     let of_image = stage
         .model
         .activations(&tokens(stage), activation_checkpointing);
     let activations = of_image as f64 * micro_batch as f64 / GIB;
-    let (gradients, optimizer) = (once, 2.0 * once);
+    let (gradients, optimizer) = (once, 2.0 * own);
     Memory {
         micro_batch,
         weights,
         gradients,
         optimizer,
         averages,
+        shared_optimizer: stage.distributed.shard_optimizer && devices > 1,
         activations,
         activation_checkpointing,
         total: weights + gradients + optimizer + averages + activations,
@@ -272,6 +288,31 @@ mod tests {
         let narrow = of(&auto, Some(1000.0));
         assert!((0.5..0.75).contains(&(narrow.activations / wide.activations)));
         assert_eq!(narrow.weights, 1.5 * wide.weights);
+    }
+
+    /// The phases of the paper's run, at its micro-batches, on eight GPUs with 80 GB: moments and averages take an eighth.
+    #[test]
+    fn a_shared_optimizer_leaves_room() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/microdit-xl2.ron");
+        let recipe = |shared: &str| {
+            let set = format!("distributed.shard_optimizer={shared}");
+            Recipe::load(&path, &[set]).unwrap()
+        };
+        let (whole, shared) = (recipe("false"), recipe("true"));
+        assert_eq!(shared.stages.len(), 4);
+        for (whole, shared) in whole.stages.iter().zip(&shared.stages) {
+            let [of_whole, of_shared] =
+                [whole, shared].map(|stage| memory_of(stage, 8, Some(80.0)));
+            assert!(of_shared.total <= 80.0, "{}: {of_shared:?}", shared.name);
+            for (of_whole, of_shared) in [
+                (of_whole.optimizer, of_shared.optimizer),
+                (of_whole.averages, of_shared.averages),
+            ] {
+                assert_eq!(of_shared, of_whole / 8.0, "{}", shared.name);
+            }
+            assert_eq!(of_shared.weights, of_whole.weights);
+            assert!(!of_whole.shared_optimizer && of_shared.shared_optimizer);
+        }
     }
 
     #[test]

@@ -5,25 +5,17 @@ use crate::{
     recipe::{DataConfig, Recipe, Stage},
 };
 use microdit_data::{
-    DataError, DatasetIndex, Loader, LoaderConfig, Members, Position, Shapes, Shard, Shards, Source,
+    Columns, DataError, Loader, LoaderConfig, Members, Position, Shapes, Shard, ShardFile, Shards,
+    Source, Variation,
 };
 use microdit_encoders::hub::locate;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-};
+use std::fmt::{self, Write as _};
 
 /// Number of the last of the pieces of a shard that are read to identify it, and bytes of each.
 const PIECES: u64 = 7;
 const PIECE: u64 = 4096;
-
-/// The file that lists the checksums of shards that were written here.
-const INDEX: &str = "shards.json";
 
 /// What identifies a stage's data, wherever they lie: names, sizes and probes of the shards in their order, and where an index
 /// has them their checksums, with the weights they are mixed by.
@@ -71,7 +63,7 @@ impl Inputs {
             .find_map(|config| config.shards.as_ref())
             && let Some(stage) = recipe.stages.first()
         {
-            open(stage, &[(shards.as_str(), 1.0)])?;
+            open(stage, &[(shards.as_str(), 1.0)], Vec::new(), false)?;
         }
         let mut found = Vec::<Result<DataIdentity, TrainError>>::new();
         for stage in &recipe.stages {
@@ -123,7 +115,7 @@ impl DataIdentity {
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
-        let Source::Mix(lists) = open(stage, &stage.data.lists())? else {
+        let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new(), false)? else {
             let crc32c = crc32c::crc32c(text.as_bytes());
             return Ok(Self {
                 shards: 0,
@@ -134,21 +126,13 @@ impl DataIdentity {
         for (shards, weight) in lists {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{weight}");
-            let mut indices = BTreeMap::new();
-            for shard in shards.iter() {
-                let folder = shard.path().parent().unwrap_or(Path::new(""));
-                indices
-                    .entry(folder)
-                    .or_insert_with(|| checksums(folder.join(INDEX)));
-            }
-            let shards: Vec<&Path> = shards.iter().map(Shard::path).collect();
+            let files: Vec<&ShardFile> = shards.iter().map(Shard::file).collect();
             // Disks far away answer many at a time.
-            let probes: Vec<_> = shards.par_iter().map(|path| probe(path)).collect();
-            for (path, probe) in shards.into_iter().zip(probes) {
-                let (size, probe) = probe.map_err(TrainError::io(path))?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let sums = &indices[path.parent().unwrap_or(Path::new(""))];
-                let sum = sums.get(&*name).map_or("", String::as_str);
+            let probes: Vec<_> = files.par_iter().map(|file| probe(file)).collect();
+            for (file, probe) in files.into_iter().zip(probes) {
+                let (size, probe) = probe?;
+                let name = file.name();
+                let sum = file.indexed_sha256().unwrap_or_default();
                 let _ = writeln!(text, "{name}\t{size}\t{probe:08x}\t{sum}");
                 count += 1;
                 bytes += size;
@@ -164,39 +148,33 @@ impl DataIdentity {
 
 /// Size of a shard, and the checksum of pieces of it: tars of other contents often have the same size, and reading all of
 /// them would take hours.
-fn probe(path: &Path) -> io::Result<(u64, u32)> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut crc32c = 0;
-    for i in 0..=PIECES {
-        file.seek(SeekFrom::Start(size.saturating_sub(PIECE) / PIECES * i))?;
-        let mut piece = Vec::new();
-        Read::by_ref(&mut file)
-            .take(PIECE)
-            .read_to_end(&mut piece)?;
-        crc32c = crc32c::crc32c_append(crc32c, &piece);
-    }
-    Ok((size, crc32c))
+fn probe(file: &ShardFile) -> Result<(u64, u32), DataError> {
+    let size = file.bytes()?;
+    let begin = |i| size.saturating_sub(PIECE) / PIECES * i;
+    let ranges: Vec<_> = (0..=PIECES).map(|i| begin(i)..begin(i) + PIECE).collect();
+    let pieces = file.pieces(&ranges)?;
+    let append = |crc32c, piece: &Vec<u8>| crc32c::crc32c_append(crc32c, piece);
+    Ok((size, pieces.iter().fold(0, append)))
 }
 
-/// The checksums an index lists, by the names of the shards; none where there is no index.
-fn checksums(index: PathBuf) -> BTreeMap<String, String> {
-    let text = fs::read(index).unwrap_or_default();
-    let index = serde_json::from_slice::<DatasetIndex>(&text);
-    let shards = index.map_or_else(|_| Vec::new(), |index| index.shards);
-    shards
-        .into_iter()
-        .map(|shard| (shard.file, shard.sha256))
-        .collect()
-}
-
-/// The source of `stage` over `lists` of shards by their weights, unless its data are generated.
-fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
+/// The source of `stage` over `lists` of shards by their weights, unless its data are generated, with the named captions where there
+/// are several, and latents both ways if `flipped`.
+fn open(
+    stage: &Stage,
+    lists: &[(&str, f64)],
+    captions: Vec<String>,
+    flipped: bool,
+) -> Result<Source, DataError> {
     let size = stage.data.image_size();
     let members = match stage.data {
         DataConfig::Shapes { .. } => return Ok(Source::Shapes(Shapes { size })),
-        DataConfig::WebDataset { .. } => Members::Pictures,
-        DataConfig::Latents { .. } => Members::Latents { size },
+        DataConfig::WebDataset { .. } if captions.is_empty() => Members::Pictures,
+        DataConfig::WebDataset { .. } => Members::Named(Columns::of_captions(&captions).into()),
+        DataConfig::Latents { .. } => Members::Latents {
+            size,
+            captions,
+            flipped,
+        },
     };
     let open =
         |&(shards, weight): &(&str, f64)| Ok((Shards::open(shards, members.clone())?, weight));
@@ -207,23 +185,47 @@ fn open(stage: &Stage, lists: &[(&str, f64)]) -> Result<Source, DataError> {
         .map(Source::Mix)
 }
 
-/// A loader of `batch` samples for `stage` from `lists` of shards by their weights, unless its data are generated, beginning at
-/// `start`.
-pub(crate) fn loader(
+/// The loader of the training samples of `stage`, beginning at `start`.
+pub(crate) fn loader(stage: &Stage, seed: u64, start: &Position) -> Result<Loader, TrainError> {
+    let data = &stage.data;
+    let variation = data.variation();
+    let source = open(stage, &data.lists(), data.caption_names(), variation.flip)?;
+    Ok(Loader::new(
+        source,
+        config(stage, seed, stage.batch, variation),
+        start,
+    ))
+}
+
+/// A loader of `count` samples for `stage` from `shards`, unless its data are generated, beginning at `start`: as they are, with the
+/// caption of that name, or the first, where they have several.
+pub(crate) fn held_out(
     stage: &Stage,
-    lists: &[(&str, f64)],
+    shards: Option<&str>,
+    caption: Option<&str>,
     seed: u64,
-    batch: usize,
+    count: usize,
     start: &Position,
 ) -> Result<Loader, TrainError> {
-    let source = open(stage, lists)?;
-    let config = LoaderConfig {
+    let lists: Vec<(&str, f64)> = shards.map(|shards| (shards, 1.0)).into_iter().collect();
+    let mut captions = stage.data.caption_names();
+    if let Some(caption) = caption {
+        captions.retain(|name| name != caption);
+        captions.insert(0, caption.to_owned());
+    }
+    let source = open(stage, &lists, captions, false)?;
+    let config = config(stage, seed, count, Variation::default());
+    Ok(Loader::new(source, config, start))
+}
+
+fn config(stage: &Stage, seed: u64, batch: usize, variation: Variation) -> LoaderConfig {
+    LoaderConfig {
         seed,
         batch,
         shape: stage.model.latent(),
         caption: [stage.data.tokens(), stage.model.caption_channels()],
         threads: stage.data.threads(),
         max_damage: stage.data.max_damage(),
-    };
-    Ok(Loader::new(source, config, start))
+        variation,
+    }
 }

@@ -124,6 +124,26 @@ impl<M> Ema<M> {
         self.average
     }
 
+    /// The same with another average in place of its own, if it has started.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(M) -> M) -> Self {
+        Self {
+            average: self.average.map(change),
+            ..self
+        }
+    }
+
+    /// The same where the change may fail.
+    ///
+    /// # Errors
+    /// What `change` returns.
+    pub fn try_map<E>(self, change: impl FnOnce(M) -> Result<M, E>) -> Result<Self, E> {
+        Ok(Self {
+            average: self.average.map(change).transpose()?,
+            ..self
+        })
+    }
+
     /// Takes in the weights after `step` finished steps, if an update is due: those of the parameters for which `moved`
     /// is true.
     pub fn update<B: Backend>(&mut self, live: &M, step: u64, moved: impl Fn(&[&str]) -> bool)
@@ -146,7 +166,7 @@ impl<M> Ema<M> {
     }
 }
 
-/// `smoothing average + (1 - smoothing) live`, parameter by parameter; `average` where `moved` is false for the path.
+/// `smoothing average + (1 - smoothing) live`, parameter by parameter, each on the average's device; `average` where `moved` is false for the path.
 ///
 /// # Panics
 /// If the two modules do not have the same parameters.
@@ -178,7 +198,11 @@ pub fn blend<B: Backend, M: Module<B>>(
             }
             let live = self.live.remove(&path.join("."));
             let live = Tensor::from_primitive(live.expect("modules of one shape"));
-            param.map(|average| average * self.smoothing + live * (1.0 - self.smoothing))
+            param.map(|average: Tensor<B, D>| {
+                let live: Tensor<B, D> = live;
+                let live = live.to_device(&average.device());
+                average * self.smoothing + live * (1.0 - self.smoothing)
+            })
         }
     }
     let Collect(live) = params::visit(live, Collect(HashMap::new()));

@@ -33,6 +33,7 @@ pub mod atomic_file;
 pub mod checksum;
 pub mod diffusion;
 pub mod ema;
+pub mod hub_env;
 pub mod net;
 pub mod nn;
 pub mod ops;

@@ -39,8 +39,11 @@ pub enum Purpose {
     Subset = 13,
     /// Which inputs an adapter's dropout takes; `sample` is the part of the batch and the adapter's place.
     AdapterDropout = 14,
+    /// What is drawn of a training sample in a pass over the data, such as one of its captions; `step` is the pass, `sample` shard and
+    /// place.
+    Variation = 15,
     /// Which samples of a dataset a part of it has, by their names.
-    Fraction = 15,
+    Fraction = 16,
 }
 
 /// A random stream keyed by (seed, purpose, step, sample).

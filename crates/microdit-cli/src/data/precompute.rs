@@ -52,7 +52,17 @@ pub(crate) struct Precompute {
     /// Sides of the square images in pixels; a latent is made for each
     #[arg(long, value_delimiter = ',', default_value = "256,512", value_parser = clap::value_parser!(u32).range(1..=8192))]
     sizes: Vec<u32>,
-    /// Images encoded at once
+    /// Take any part of a picture, drawn by the seed, not only the middle
+    #[arg(long)]
+    random_crop: bool,
+    /// Encode pictures with left and right swapped too, for `data.flip`
+    #[arg(long)]
+    flips: bool,
+    /// Names of several captions to encode of each sample, for `data.caption_mix`: KEY.NAME.txt, an entry NAME of KEY.json or a column
+    /// NAME; only the first that is found if absent
+    #[arg(long, value_delimiter = ',')]
+    captions: Vec<String>,
+    /// Images, and captions, encoded at once
     #[arg(long, default_value_t = 16, value_parser = whole(1..=4096))]
     batch: usize,
     /// Seed of the draws from the VAE's posterior
@@ -94,6 +104,9 @@ impl Precompute {
                 identity(&self.text_encoder, &text_path, "text_encoder")?,
             ],
             sizes: self.sizes,
+            random_crop: self.random_crop,
+            flips: self.flips,
+            captions: self.captions,
             batch: self.batch,
             seed: self.seed,
             rank: launch.rank,

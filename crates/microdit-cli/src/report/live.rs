@@ -56,6 +56,10 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for LiveReport {
         rested && step.is_multiple_of(self.log_every)
     }
 
+    fn looks(&self) -> bool {
+        false
+    }
+
     /// A page is of no step: none is missed.
     fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
         true

@@ -79,9 +79,12 @@ fn flags(path: &[String]) -> Vec<String> {
         let (name, value) = flag.split_once(' ')?;
         value.starts_with('<').then(|| name.to_owned())
     });
+    // Where it is taken for a path, nothing is left behind.
+    let folder = tempfile::tempdir().unwrap();
+    let word = folder.path().join("no such thing").display().to_string();
     valued
         .filter(|name| {
-            let flag = format!("--{name}=no such thing");
+            let flag = format!("--{name}={word}");
             let mut words: Vec<&str> = path.iter().map(String::as_str).collect();
             words.push(&flag);
             text(&microdit(&words)).contains("error: invalid value")

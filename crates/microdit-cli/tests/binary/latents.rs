@@ -106,7 +106,7 @@ fn latents_are_inspected_trained_on_and_drawn() {
 }
 
 /// A small network for latents of the golden VAE and states of the golden text tower.
-const RECIPE: &str = r#"(
+pub(crate) const RECIPE: &str = r#"(
     name: "latents",
     seed: 1,
     model: (

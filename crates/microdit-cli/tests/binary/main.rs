@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod by_name;
+mod captions;
 mod changed;
 mod common;
 mod convert;
@@ -41,4 +42,5 @@ mod sweep;
 mod tiny;
 mod train_and_draw;
 mod values;
+mod varied;
 mod workshop;

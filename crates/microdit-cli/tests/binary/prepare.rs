@@ -6,7 +6,8 @@ use crate::{
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
-fn picture(level: u8) -> image::RgbImage {
+/// A picture of a color of its own.
+pub(crate) fn picture(level: u8) -> image::RgbImage {
     image::RgbImage::from_pixel(40, 40, image::Rgb([level, 255 - level, 9]))
 }
 
@@ -343,6 +344,59 @@ fn what_is_no_dataset_is_not_a_success() {
         &microdit(&["data", "inspect", &workshop.path("broken")]),
         &["no sound sample", "shards are broken"],
     );
+}
+
+/// As datasets on the Hugging Face hub keep their pictures.
+#[test]
+fn pictures_inside_parquet_are_inspected_prepared_and_trained_on() {
+    let workshop = Workshop::new();
+    let hub = workshop.path("hub");
+    fs::create_dir(&hub).unwrap();
+    for (i, name) in ["bytes", "struct"].into_iter().enumerate() {
+        let from = root().join(format!("tests/faults/tables/pictures-{name}.parquet"));
+        fs::copy(from, format!("{hub}/train-{i:05}-of-00002.parquet")).unwrap();
+    }
+    let said = text(&microdit(&["data", "inspect", &hub, "--max-damage", "0.5"]));
+    for part in [
+        "members caption, jpg",
+        "samples 29",
+        "damaged 3",
+        "2 with no image",
+        "train-00001-of-00002:5",
+    ] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    let [card, _] = cards(workshop.folder.path());
+    let out = workshop.path("packed");
+    let said = succeeds(&["data", "prepare", &card, "--source", &hub, "--out", &out]);
+    assert!(said.contains("29 samples in 1 shards"), "{said}");
+    let packed = captions(&format!("{out}/000000.tar"));
+    assert_eq!(
+        packed["train-00000-of-00002:0"],
+        "a green square on a orange background"
+    );
+    // Trained on where it lies.
+    let run = workshop.path("run");
+    let pattern = format!("{hub}/train-{{00000..00001}}-of-00002.parquet");
+    let shards = format!("data.shards={pattern:?}");
+    let output = crate::common::train(
+        Path::new(&run),
+        &[
+            "--set",
+            crate::common::WEB_DATASET,
+            "--set",
+            &shards,
+            "--set",
+            "evaluation=None",
+            "--set",
+            "data.max_damage=0.2",
+        ],
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    // A table without pictures names what it has.
+    let table = root().join("tests/faults/tables/none.parquet");
+    let output = microdit(&["data", "inspect", &table.to_string_lossy()]);
+    fails(&output, &["there is no sound sample"]);
 }
 
 /// A part of a dataset is drawn sample by sample: it has about its share, a larger one has all of it, and what else there is does not

@@ -148,6 +148,21 @@ fn every_command_runs() {
             assert!(gate.contains("--features mpi --test mpi"));
             continue;
         }
+        // Run by the tests of data by URL, where this build has it; elsewhere they say what it takes.
+        if let Some(arguments) = line.strip_prefix("cargo run --features remote -- ") {
+            let gate = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+            assert!(gate.contains("--features remote --lib --test remote"));
+            if cfg!(not(feature = "remote")) {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
+                let output = command.args(words(arguments)).current_dir(folder.path());
+                let way_out = "cargo build --release --features remote";
+                fails(
+                    &output.output().unwrap(),
+                    &["the feature `remote`", way_out],
+                );
+            }
+            continue;
+        }
         if let Some(example) = line.strip_prefix("cargo run --example ") {
             let (name, arguments) = example.split_once(" -- ").expect("a name and arguments");
             let settings = small().filter(|word| *word != "--set");

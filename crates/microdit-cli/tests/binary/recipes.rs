@@ -27,6 +27,7 @@ pub(crate) fn latents(path: &Path, size: f32) {
             ("latent-512.npy", &[4, 16, 16]),
             ("latent-768.npy", &[4, 24, 24]),
             ("caption.npy", &[3, 6]),
+            ("caption-a.npy", &[3, 6]),
         ] {
             let data = array(shape);
             let mut header = tar::Header::new_gnu();

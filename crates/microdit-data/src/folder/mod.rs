@@ -1,5 +1,6 @@
 //! Pictures in a directory, with captions beside them or in a table.
 
+mod column;
 mod file;
 mod page_header;
 mod pages;
@@ -18,8 +19,10 @@ use crate::{
     sample::{Image, Sample},
     text::decode_text,
 };
+pub(crate) use column::{BYTES, Column};
 use file::{open, read};
-use row::{Cell, Row};
+pub(crate) use row::Cell;
+use row::Row;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -97,9 +100,12 @@ impl Folder {
             None => {
                 for path in paths::pictures(&self.root)? {
                     let key = self.key(&path);
-                    let sample = self
-                        .beside(&path)
-                        .and_then(|caption| sample(&key, &path, &caption));
+                    let sample = match &self.columns.captions[..] {
+                        [] => self
+                            .beside(&path)
+                            .and_then(|caption| sample(&key, &path, vec![(0, Ok(caption))])),
+                        names => sample(&key, &path, beside_by_name(&path, names)),
+                    };
                     if !take(&key, sample)? {
                         break;
                     }
@@ -122,8 +128,22 @@ impl Folder {
             Err(lack) => return take(place, Err(lack)),
         };
         let key = self.key(&path);
-        for caption in row::captions(captions) {
-            let more = match caption.and_then(|caption| sample(&key, &path, &caption)) {
+        let several = !self.columns.captions.is_empty();
+        let samples = match several {
+            true => {
+                let there = captions.into_iter().enumerate();
+                let there = there.filter(|(_, cell)| *cell != Cell::Null);
+                let first = |cell| row::captions(vec![cell]).swap_remove(0);
+                let named = there.map(|(i, cell)| (i, first(cell).and_then(not_empty)));
+                vec![named.collect()]
+            }
+            false => row::captions(captions)
+                .into_iter()
+                .map(|caption| vec![(0, caption)])
+                .collect::<Vec<_>>(),
+        };
+        for captions in samples {
+            let more = match sample(&key, &path, captions) {
                 Ok(sample) => take(&key, Ok(sample)),
                 // Several rows may name one picture, so say which it was.
                 Err(lack) => take(&format!("{key} ({place})"), Err(lack)),
@@ -144,6 +164,7 @@ impl Folder {
             Cell::Null => Err("no image".into()),
             Cell::Foreign(error) => Err(format!("an image path that is not Unicode text: {error}")),
             Cell::List(_) => Err("an image path that is not text: a list".into()),
+            Cell::Bytes(_) => Err("an image path that is not text: bytes".into()),
             Cell::Other(kind) => Err(format!("an image path that is not text: {kind}")),
         }
     }
@@ -153,12 +174,7 @@ impl Folder {
         let endings = self.columns.caption.or(&[]).chain(["txt", "TXT"]);
         for ending in endings {
             match read(&path.with_extension(ending), MAX_TEXT) {
-                Ok(bytes) => {
-                    let text = decode_text(&bytes);
-                    let text = text
-                        .map_err(|error| format!("a caption that is not Unicode text: {error}"))?;
-                    return Ok(text.into_owned());
-                }
+                Ok(bytes) => return caption_text(&bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(format!("a caption that cannot be read: {error}")),
             }
@@ -176,7 +192,40 @@ impl Folder {
     }
 }
 
-fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
+/// Several captions by their names, each in a text file beside a picture: `KEY.NAME` or `KEY.NAME.txt`.
+fn beside_by_name(path: &Path, names: &[String]) -> Vec<Named> {
+    let one = |(i, name): (usize, &String)| {
+        let files = [name.clone(), format!("{name}.txt")];
+        files.iter().find_map(|ending| {
+            let found = match read(&path.with_extension(ending), MAX_TEXT) {
+                Ok(bytes) => caption_text(&bytes).and_then(not_empty),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+                Err(error) => Err(format!("a caption that cannot be read: {error}")),
+            };
+            Some((i, found))
+        })
+    };
+    names.iter().enumerate().filter_map(one).collect()
+}
+
+fn caption_text(bytes: &[u8]) -> Result<String, String> {
+    let text = decode_text(bytes);
+    let text = text.map_err(|error| format!("a caption that is not Unicode text: {error}"))?;
+    Ok(text.into_owned())
+}
+
+fn not_empty(caption: String) -> Result<String, String> {
+    match caption.trim() {
+        "" => Err("an empty caption".into()),
+        _ => Ok(caption),
+    }
+}
+
+/// A caption by its place among those that were asked for, or what is wrong with it.
+type Named = (usize, Result<String, String>);
+
+fn sample(key: &str, path: &Path, captions: Vec<Named>) -> Result<Sample, String> {
+    let mut sample = Sample::of_captions(key, Image::Encoded(Vec::new()), captions)?;
     let file = read(path, MAX_PICTURE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => format!("no image: {} is not there", path.display()),
         _ => format!(
@@ -184,10 +233,6 @@ fn sample(key: &str, path: &Path, caption: &str) -> Result<Sample, String> {
             path.display()
         ),
     })?;
-    Ok(Sample {
-        key: key.to_owned(),
-        caption: caption.trim().to_owned(),
-        image: Image::Encoded(file),
-        damage: None,
-    })
+    sample.image = Image::Encoded(file);
+    Ok(sample)
 }

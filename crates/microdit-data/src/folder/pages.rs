@@ -17,8 +17,8 @@ use std::{
     sync::Arc,
 };
 
-/// Bytes of a page at most, before and after decompression: writers aim at one megabyte.
-const MAX_PAGE: u64 = 256 << 20;
+/// Bytes of a page at most, before and after decompression: writers aim at one megabyte, but look only after a hundred pictures.
+const MAX_PAGE: u64 = 512 << 20;
 
 /// Values of a page at most.
 const MAX_VALUES: u64 = 1 << 24;

@@ -35,17 +35,20 @@ pub(super) const NAMED: usize = 20;
 /// The content of a row.
 pub(super) struct Row {
     pub(super) image: Cell,
+    /// Of several captions by name, one cell for each.
     pub(super) captions: Vec<Cell>,
 }
 
 /// The content of one column of a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Cell {
+pub(crate) enum Cell {
     Null,
     Text(String),
     /// A whole number, written out.
     Number(String),
     List(Vec<Cell>),
+    /// Bytes as they are.
+    Bytes(Vec<u8>),
     /// A text in another encoding, by what is wrong with it.
     Foreign(String),
     /// Something else, by what it is.
@@ -53,7 +56,7 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         match decode_text(bytes) {
             Ok(text) => Self::Text(text.into_owned()),
             Err(error) => Self::Foreign(error),
@@ -82,6 +85,7 @@ pub(super) fn captions(cells: Vec<Cell>) -> Vec<Result<String, String>> {
         Cell::Foreign(error) => Err(format!("a caption that is not Unicode text: {error}")),
         Cell::Number(number) => Err(format!("a caption that is not text: the number {number}")),
         Cell::List(_) => Err("a caption that is not text: a list in a list".into()),
+        Cell::Bytes(_) => Err("a caption that is not text: bytes".into()),
         Cell::Other(kind) => Err(format!("a caption that is not text: {kind}")),
     };
     let mut captions = Vec::new();
@@ -108,13 +112,12 @@ pub(super) fn pick(columns: &Columns, cell: impl Fn(&str) -> Cell) -> Row {
         .or(&IMAGES)
         .find_map(there)
         .unwrap_or(Cell::Null);
-    let most = if columns.every_caption { usize::MAX } else { 1 };
-    let captions = columns
-        .caption
-        .or(&CAPTIONS)
-        .filter_map(there)
-        .take(most)
-        .collect();
+    let names = columns.captions_or(&CAPTIONS);
+    let captions = match (columns.captions.is_empty(), columns.every_caption) {
+        (false, _) => names.into_iter().map(&cell).collect(),
+        (true, true) => names.into_iter().filter_map(there).collect(),
+        (true, false) => names.into_iter().find_map(there).into_iter().collect(),
+    };
     Row { image, captions }
 }
 
@@ -122,7 +125,7 @@ pub(super) fn pick(columns: &Columns, cell: impl Fn(&str) -> Cell) -> Row {
 pub(super) fn check(table: &Path, columns: &Columns, there: &[String]) -> Result<(), DataError> {
     for (what, names) in [
         ("pictures", columns.image.or(&IMAGES).collect::<Vec<_>>()),
-        ("captions", columns.caption.or(&CAPTIONS).collect()),
+        ("captions", columns.captions_or(&CAPTIONS)),
     ] {
         if !names
             .iter()

@@ -212,6 +212,7 @@ fn columns_have_names() {
         image: Names::from(["pic"]),
         caption,
         every_caption,
+        ..Columns::default()
     };
     let found = case
         .samples(columns(["short", "long"].into(), false))

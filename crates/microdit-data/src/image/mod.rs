@@ -9,7 +9,7 @@ mod resize;
 pub use decode::{Picture, decode, read};
 pub(crate) use format::{READ, UNREAD, looks_like_a_picture};
 pub use limits::Limits;
-pub use resize::{cover, pixels, resize, square};
+pub use resize::{View, cover, pixels, resize, square, viewed};
 
 #[cfg(test)]
 mod tests;

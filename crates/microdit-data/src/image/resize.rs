@@ -16,6 +16,42 @@ pub fn square(image: &RgbImage, size: u32) -> RgbImage {
     cover(image, size, size)
 }
 
+/// Which part of a resized picture is kept, and how it is seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct View {
+    /// Where the part lies between left and right and between top and bottom, each in `[0, 1)`; in the middle if absent.
+    pub crop: Option<[f32; 2]>,
+    /// Whether left and right are swapped.
+    pub flip: bool,
+}
+
+/// A part of a picture, `width` x `height` pixels, after it was resized as by [`cover`].
+///
+/// # Panics
+/// If one of the images is empty.
+pub fn viewed(image: &RgbImage, width: u32, height: u32, view: View) -> RgbImage {
+    let resized = covering(image, width, height);
+    let mut part = match view.crop {
+        None => center_crop(&resized, (width, height)),
+        Some([across, down]) => {
+            // Every offset is as likely as every other.
+            let offset = |whole: u32, part: u32, share: f32| {
+                let offsets = whole - part + 1;
+                ((f64::from(share) * f64::from(offsets)) as u32).min(offsets - 1)
+            };
+            let (x, y) = (
+                offset(resized.width(), width, across),
+                offset(resized.height(), height, down),
+            );
+            imageops::crop_imm(&resized, x, y, width, height).to_image()
+        }
+    };
+    if view.flip {
+        imageops::flip_horizontal_in_place(&mut part);
+    }
+    part
+}
+
 /// How many times longer than the part that is kept a picture is at most when it is resized.
 const MAX_ASPECT: u64 = 64;
 
@@ -28,6 +64,11 @@ const MAX_ASPECT: u64 = 64;
 /// # Panics
 /// If one of the images is empty.
 pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    viewed(image, width, height, View::default())
+}
+
+/// The smallest size of a picture that covers `width` x `height` pixels.
+fn covering(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
     // `side * numerator / denominator`, cut, not rounded.
     let scaled = |side: u32, numerator: u32, denominator: u32| {
@@ -42,7 +83,7 @@ pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
         from_height.min(longest(from_width, height, width)),
     );
     if middle != image.dimensions() {
-        return cover(&center_crop(image, middle), width, height);
+        return covering(&center_crop(image, middle), width, height);
     }
     let wide =
         u64::from(from_width) * u64::from(height) > u64::from(from_height) * u64::from(width);
@@ -50,7 +91,7 @@ pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
         true => (scaled(from_width, height, from_height) as u32, height),
         false => (width, scaled(from_height, width, from_width) as u32),
     };
-    center_crop(&resize(image, resized.0, resized.1), (width, height))
+    resize(image, resized.0, resized.1)
 }
 
 /// Resizes to `width` x `height` pixels, bicubically with antialiasing, like Pillow: the kernel's a is -0.5.

@@ -1,7 +1,9 @@
 //! How the loader works.
 
+use crate::variation::Variation;
+
 /// How a [`Loader`](super::Loader) works.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoaderConfig {
     /// Seed of the order of the data.
     pub seed: u64,
@@ -16,4 +18,6 @@ pub struct LoaderConfig {
     pub threads: usize,
     /// Share of the samples of a list of shards that may be damaged, in 0..=1.
     pub max_damage: f64,
+    /// What is varied of the samples.
+    pub variation: Variation,
 }

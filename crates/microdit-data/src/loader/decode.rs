@@ -37,8 +37,8 @@ pub(super) fn decode_all(
 fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
     let text = || Caption::Text(sample.caption.clone());
     let (image, caption) = match &sample.image {
-        Image::Decoded(image) => (square(image, config.shape), text()),
-        Image::Encoded(file) => (square(&image::decode(file)?, config.shape), text()),
+        Image::Decoded(image) => (part(image, sample, config.shape), text()),
+        Image::Encoded(file) => (part(&image::decode(file)?, sample, config.shape), text()),
         Image::Precomputed { latent, caption } => {
             let latent = array("latent", latent, &config.shape)?;
             let caption = array("caption", caption, &config.caption)?;
@@ -71,8 +71,12 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
     Ok(array.values)
 }
 
-/// The middle of the image at the size in pixels that the latents stand for.
-fn square(image: &RgbImage, [_, height, width]: [usize; 3]) -> Vec<f32> {
-    let size = height.min(width) as u32;
-    pixels(&image::square(image, size))
+/// The part of the image that the sample shows, in as many pixels as the network takes.
+fn part(image: &RgbImage, sample: &Sample, [_, height, width]: [usize; 3]) -> Vec<f32> {
+    pixels(&image::viewed(
+        image,
+        width as u32,
+        height as u32,
+        sample.view,
+    ))
 }

@@ -1,7 +1,10 @@
+mod variation;
+
 use super::*;
 use crate::{
     npy,
     shards::{Members, Shards},
+    variation::Variation,
 };
 use std::{collections::HashSet, path::Path};
 
@@ -24,6 +27,7 @@ fn config(threads: usize) -> LoaderConfig {
         caption: [3, 2],
         threads,
         max_damage: 0.5,
+        variation: Variation::default(),
     }
 }
 
@@ -178,7 +182,7 @@ fn latents_of_the_size_asked_for_are_read() {
     member("lacking.latent-32.npy", &latent(4, 9.0));
     member("lacking.caption.npy", &caption);
     tar.finish().unwrap();
-    let shards = Shards::open(&path.to_string_lossy(), Members::Latents { size: 16 }).unwrap();
+    let shards = Shards::open(&path.to_string_lossy(), Members::latents(16)).unwrap();
     let config = LoaderConfig {
         shape: [4, 2, 2],
         ..config(2)
@@ -215,7 +219,7 @@ fn latents_of(path: &Path, values: &[f32]) -> Source {
         }
     }
     tar.finish().unwrap();
-    let shards = Shards::open(&path.to_string_lossy(), Members::Latents { size: 16 });
+    let shards = Shards::open(&path.to_string_lossy(), Members::latents(16));
     Source::Shards(shards.unwrap())
 }
 
@@ -371,7 +375,7 @@ fn a_shard_of_undecodable_samples_costs_that_shard() {
     let count = 2 * MAX_UNDECODABLE + 100;
     latents_of(&folder.path().join("0.tar"), &vec![f32::NAN; count]);
     latents_of(&folder.path().join("1.tar"), &vec![1.0; count]);
-    let members = Members::Latents { size: 16 };
+    let members = Members::latents(16);
     let shards = Shards::open(&folder.path().to_string_lossy(), members).unwrap();
     let load = |max_damage| {
         let config = LoaderConfig {

@@ -16,7 +16,7 @@ pub(super) struct Index {
 
 /// A shard in the index.
 #[derive(Debug, Deserialize)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) format: String,
     pub(super) column_names: Vec<String>,
     /// How each column is encoded: `jpeg`, `str`, ...
@@ -37,8 +37,14 @@ pub(super) struct FileEntry {
 }
 
 impl Entry {
-    /// The file to read, if this is a shard we can read.
-    pub(super) fn check(&self) -> Result<&Path, String> {
+    /// The file to read.
+    pub(crate) fn file(&self) -> &str {
+        let zipped = self.zip_data.as_ref();
+        &zipped.unwrap_or(&self.raw_data).basename
+    }
+
+    /// Whether this is a shard we can read, in a file under its index.
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.format != "mds" {
             return Err(format!("a shard has format {}; expected mds", self.format));
         }
@@ -73,7 +79,7 @@ impl Entry {
         let path = Path::new(&file.basename);
         let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
         if path.components().all(inside) && !file.basename.is_empty() {
-            Ok(path)
+            Ok(())
         } else {
             Err(format!(
                 "{}: a shard must lie under its index",

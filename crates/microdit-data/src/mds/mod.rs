@@ -7,12 +7,13 @@
 
 mod index;
 
-use crate::error::DataError;
-use index::{Entry, Index};
+use crate::{error::DataError, shard_file::ShardFile};
+pub(crate) use index::Entry;
+use index::Index;
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -23,7 +24,7 @@ pub(crate) const INDEX: &str = "index.json";
 #[derive(Clone, Debug)]
 pub struct MdsShard {
     /// The file there is: compressed, if it was.
-    path: PathBuf,
+    source: ShardFile,
     entry: Arc<Entry>,
 }
 
@@ -51,28 +52,46 @@ impl MdsShard {
     /// # Errors
     /// What is wrong with the index.
     pub fn parse(index: &str, folder: &Path) -> Result<Vec<Self>, String> {
+        let entries = Self::entries(index)?.into_iter();
+        let shard = |entry: Arc<Entry>| {
+            let source = ShardFile::local(folder.join(entry.file()));
+            Self { source, entry }
+        };
+        Ok(entries.map(shard).collect())
+    }
+
+    /// The entries of an index with this text, all of which can be read.
+    pub(crate) fn entries(index: &str) -> Result<Vec<Arc<Entry>>, String> {
         let index: Index = serde_json::from_str(index).map_err(|error| error.to_string())?;
         if index.version != 2 {
             return Err(format!("version {}; expected 2", index.version));
         }
-        let shard = |entry: Entry| {
-            let file = entry.check()?;
-            let path = folder.join(file);
-            let entry = Arc::new(entry);
-            Ok(Self { path, entry })
+        let checked = |entry: Entry| {
+            entry.check()?;
+            Ok(Arc::new(entry))
         };
-        index.shards.into_iter().map(shard).collect()
+        index.shards.into_iter().map(checked).collect()
+    }
+
+    /// The shard that an entry of an index describes.
+    #[cfg(feature = "remote")]
+    pub(crate) fn new(source: ShardFile, entry: Arc<Entry>) -> Self {
+        Self { source, entry }
     }
 
     /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn source(&self) -> &ShardFile {
+        &self.source
+    }
+
+    /// The same file, as an index beside it knows it.
+    pub(crate) fn source_mut(&mut self) -> &mut ShardFile {
+        &mut self.source
     }
 
     /// Its file as the index names it: with its directory, where indexes were merged.
     pub(crate) fn file(&self) -> &str {
-        let zipped = self.entry.zip_data.as_ref();
-        &zipped.unwrap_or(&self.entry.raw_data).basename
+        self.entry.file()
     }
 
     /// Samples the index says it has.
@@ -100,11 +119,13 @@ impl MdsShard {
     /// # Errors
     /// A file that is missing, truncated, or not as the index describes it.
     pub fn read(&self) -> Result<Vec<MdsSample>, DataError> {
+        let unreadable =
+            |error: &dyn std::fmt::Display| DataError::unreadable(self.source.place(), error);
         let bytes = self
-            .bytes()
-            .map_err(|error| DataError::unreadable(&self.path, &error))?;
+            .bytes(self.source.open()?)
+            .map_err(|error| unreadable(&error))?;
         let samples = self.samples_of(&bytes);
-        samples.map_err(|message| DataError::unreadable(&self.path, &message))
+        samples.map_err(|message| unreadable(&message))
     }
 
     /// The samples of the shard, given its bytes, decompressed.
@@ -116,8 +137,7 @@ impl MdsShard {
     }
 
     /// The shard as it was before compression, at most as long as the index says.
-    fn bytes(&self) -> io::Result<Vec<u8>> {
-        let file = File::open(&self.path)?;
+    fn bytes(&self, file: File) -> io::Result<Vec<u8>> {
         let length = self.entry.raw_data.bytes;
         // Offsets in a shard have 32 bits; and nothing worth training on compresses a thousandfold.
         let most = file
@@ -228,6 +248,7 @@ impl Entry {
 mod tests {
     use super::*;
     use microdit::rng::{Purpose, Stream};
+    use std::path::PathBuf;
 
     fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -257,7 +278,7 @@ mod tests {
     #[test]
     fn damage_is_an_error_or_harmless() {
         let shard = &MdsShard::list(&golden("mds_plain")).unwrap()[0];
-        let whole = shard.bytes().unwrap();
+        let whole = shard.bytes(shard.source.open().unwrap()).unwrap();
         let mut random = Stream::new(1, Purpose::Shuffle, 0, 0);
         let mut errors = 0;
         for _ in 0..2000 {
@@ -384,7 +405,10 @@ mod tests {
                 let file = file.unwrap();
                 std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
             }
-            let shard = MdsShard::list(folder.path()).unwrap()[1].path().to_owned();
+            let shard = MdsShard::list(folder.path()).unwrap()[1]
+                .source
+                .place()
+                .to_owned();
             let bytes = std::fs::read(&shard).unwrap();
             std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
             let error = read(folder.path()).unwrap_err().to_string();

@@ -32,12 +32,8 @@ impl Shapes {
     /// Sample `index` of the stream of `seed`.
     pub fn sample(&self, seed: u64, index: u64) -> Sample {
         let scene = Self::scene(seed, index);
-        Sample {
-            key: format!("shapes-{seed}-{index}"),
-            caption: scene.caption(),
-            image: Image::Decoded(scene.paint(self.size)),
-            damage: None,
-        }
+        let image = Image::Decoded(scene.paint(self.size));
+        Sample::new(&format!("shapes-{seed}-{index}"), &scene.caption(), image)
     }
 
     /// What that sample shows.

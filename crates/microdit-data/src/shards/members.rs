@@ -4,8 +4,8 @@ use super::{Members, pil};
 use crate::{
     columns::{Columns, Names},
     image::{READ, UNREAD},
-    mds::MdsShard,
-    sample::{Image, Sample, Stored},
+    mds::{MdsSample, MdsShard},
+    sample::{Caption, Image, Sample, Stored},
     text::decode_text,
 };
 use std::sync::LazyLock;
@@ -31,19 +31,90 @@ static IMAGES: LazyLock<Vec<&str>> = LazyLock::new(|| {
 /// A sample, or what is missing from it.
 type Found = Result<Sample, String>;
 
+/// A sample as named columns.
+pub(super) trait Columnar {
+    /// Whether its shard has such a column.
+    fn has(&self, column: &str) -> bool;
+
+    /// How the column is encoded: `jpeg`, `str`, `bytes`, `json`, ...; empty if that is not said.
+    fn encoding(&self, column: &str) -> &str;
+
+    /// Its content, if there is some.
+    fn get(&self, column: &str) -> Option<Vec<u8>>;
+}
+
+impl Columnar for (&MdsShard, &MdsSample) {
+    fn has(&self, column: &str) -> bool {
+        self.0.columns().any(|name| name == column)
+    }
+
+    fn encoding(&self, column: &str) -> &str {
+        self.0.encoding(column)
+    }
+
+    fn get(&self, column: &str) -> Option<Vec<u8>> {
+        self.1.get(column).map(<[u8]>::to_vec)
+    }
+}
+
 impl Members {
-    /// The samples of the members of a tar: one, unless it has several captions.
+    /// Whether a column of that name may be part of a sample.
+    pub(super) fn wants(&self, column: &str) -> bool {
+        let of = |columns: &Columns| {
+            let images = columns.image.or(&IMAGES);
+            let mut names = images.chain(columns.captions_or(&CAPTIONS));
+            names.any(|name| name == column)
+        };
+        match self {
+            Self::Pictures => of(&Columns::default()),
+            Self::Named(columns) => of(columns),
+            Self::Latents { .. } => column.starts_with("latents_") || column.starts_with("caption"),
+        }
+    }
+
+    /// The samples of the members of a tar: one, unless each of several captions makes one.
     pub(super) fn of_tar(&self, key: &str, part: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<Found> {
         let columns = match self {
             Self::Pictures => &Columns::default(),
             Self::Named(columns) => columns,
-            Self::Latents { size } => {
-                let name = format!("latent-{size}.npy");
-                let arrays = [part(&name), part("caption.npy")].map(|array| array.map(Stored::Npy));
-                return vec![latents(key, arrays, [&name, "caption.npy"], part("txt"))];
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
+                let npy = |name: &str| part(name).map(Stored::Npy);
+                let latent = |name: String| (npy(&name), name);
+                let own = latent(format!("latent-{size}.npy"));
+                let flipped = flipped.then(|| latent(format!("latent-{size}-flipped.npy")));
+                let states = |name: &str| (npy(&format!("{name}.npy")), format!("{name}.npy"));
+                let captions = match &captions[..] {
+                    [] => vec![(states("caption"), part("txt"))],
+                    names => names
+                        .iter()
+                        .map(|name| format!("caption-{name}"))
+                        .map(|name| (states(&name), part(&format!("{name}.txt"))))
+                        .collect(),
+                };
+                return vec![latents(key, own, flipped, captions)];
             }
         };
         let image = columns.image.or(&IMAGES).find_map(&part);
+        let image = image.ok_or("no image".into());
+        let json = || Some(object(&part("json")?));
+        if !columns.captions.is_empty() {
+            let json = json().flatten().unwrap_or_default();
+            let named = columns.captions.iter().enumerate().flat_map(|(i, name)| {
+                let member = part(name).or_else(|| part(&format!("{name}.txt")));
+                let found = match member {
+                    Some(bytes) => vec![text(&bytes)],
+                    None => of_json_value(json.get(name).cloned()),
+                };
+                found.into_iter().take(1).map(move |caption| (i, caption))
+            });
+            return vec![image.and_then(|image| {
+                Sample::of_captions(key, Image::Encoded(image), named.collect())
+            })];
+        }
         let mut captions: Vec<Result<String, String>> = columns
             .caption
             .or(&CAPTIONS)
@@ -52,60 +123,71 @@ impl Members {
             .collect();
         // Where captions have an unusual name.
         if captions.is_empty() && columns.caption != Names::default() {
-            captions = part("json")
-                .map(|json| of_json(&json, columns))
-                .unwrap_or_default();
+            let mut json = json().flatten().unwrap_or_default();
+            let names = columns.caption.or(&CAPTIONS);
+            captions = names
+                .flat_map(|name| of_json_value(json.remove(name)))
+                .collect();
         }
-        pictures(
-            key,
-            image.ok_or("no image".into()),
-            captions,
-            columns.every_caption,
-        )
+        pictures(key, image, captions, columns.every_caption)
     }
 
-    /// The samples of the columns of an MDS shard: one, unless it has several captions.
-    pub(super) fn of_mds(
-        &self,
-        key: &str,
-        shard: &MdsShard,
-        part: impl Fn(&str) -> Option<Vec<u8>>,
-    ) -> Vec<Found> {
+    /// The samples of the columns of an MDS shard or of a row of Parquet: one, unless each of several captions makes one.
+    pub(super) fn of_columns(&self, key: &str, row: &impl Columnar) -> Vec<Found> {
+        let part = |name: &str| row.get(name);
         let columns = match self {
             Self::Pictures => &Columns::default(),
             Self::Named(columns) => columns,
-            Self::Latents { size } => {
-                let name = format!("latents_{size}");
-                let arrays =
-                    [part(&name), part("caption_latents")].map(|array| array.map(Stored::Halves));
-                return vec![latents(
-                    key,
-                    arrays,
-                    [&name, "caption_latents"],
-                    part("caption"),
-                )];
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
+                let halves = |name: String| (part(&name).map(Stored::Halves), name);
+                let captions = match &captions[..] {
+                    [] => vec![(halves("caption_latents".into()), part("caption"))],
+                    names => names
+                        .iter()
+                        .map(|name| {
+                            let text = part(&format!("caption_{name}"));
+                            (halves(format!("caption_latents_{name}")), text)
+                        })
+                        .collect(),
+                };
+                let own = halves(format!("latents_{size}"));
+                let flipped = flipped.then(|| halves(format!("latents_{size}_flipped")));
+                return vec![latents(key, own, flipped, captions)];
             }
         };
-        let there = |name: &&str| shard.columns().any(|column| column == *name);
+        let there = |name: &&str| row.has(name);
         let image = columns.image.or(&IMAGES).find(there);
-        let image = image.and_then(|name| Some(picture(shard.encoding(name), part(name)?)));
-        let mut captions = Vec::new();
-        for name in columns.caption.or(&CAPTIONS).filter(there) {
-            let Some(bytes) = part(name) else { continue };
-            match shard.encoding(name) {
-                "str" | "bytes" | "" => captions.push(text(&bytes)),
-                "json" => captions.extend(of_json_value(serde_json::from_slice(&bytes).ok())),
-                other => captions.push(Err(format!(
+        let image = image.and_then(|name| Some(picture(row.encoding(name), part(name)?)));
+        let image = image.unwrap_or_else(|| Err("no image".into()));
+        let caption = |name: &str| -> Vec<Result<String, String>> {
+            let Some(bytes) = part(name) else {
+                return Vec::new();
+            };
+            match row.encoding(name) {
+                "str" | "bytes" | "" => vec![text(&bytes)],
+                "json" => of_json_value(serde_json::from_slice(&bytes).ok()),
+                other => vec![Err(format!(
                     "a caption column encoded as {other}, which is not read; expected str, bytes or json"
-                ))),
+                ))],
             }
+        };
+        if !columns.captions.is_empty() {
+            let named = columns.captions.iter().enumerate();
+            let named = named.flat_map(|(i, name)| {
+                let first = caption(name).into_iter().take(1);
+                first.map(move |caption| (i, caption))
+            });
+            return vec![image.and_then(|image| {
+                Sample::of_captions(key, Image::Encoded(image), named.collect())
+            })];
         }
-        pictures(
-            key,
-            image.unwrap_or_else(|| Err("no image".into())),
-            captions,
-            columns.every_caption,
-        )
+        let names = columns.caption.or(&CAPTIONS).filter(there);
+        let captions = names.flat_map(caption).collect();
+        pictures(key, image, captions, columns.every_caption)
     }
 
     pub(super) fn describe(&self) -> String {
@@ -114,14 +196,37 @@ impl Members {
                 "KEY.jpg (or .png, .webp, ...) and KEY.txt, or columns such as image and caption"
                     .into()
             }
+            Self::Named(columns) if !columns.captions.is_empty() => {
+                let image: Vec<&str> = columns.image.or(&["jpg"]).collect();
+                let captions = columns.captions.join(" or ");
+                format!("{}, and {captions} (.txt)", image.join(" or "))
+            }
             Self::Named(columns) => {
                 let [image, caption] = [columns.image.or(&["jpg"]), columns.caption.or(&["txt"])]
                     .map(|names| names.collect::<Vec<_>>().join(" or "));
                 format!("{image}, and {caption}")
             }
-            Self::Latents { size } => format!(
-                "KEY.latent-{size}.npy and KEY.caption.npy, or columns latents_{size} and caption_latents"
-            ),
+            Self::Latents {
+                size,
+                captions,
+                flipped,
+            } => {
+                let (states, columns) = match &captions[..] {
+                    [] => (String::new(), String::new()),
+                    [only] => (format!("-{only}"), format!("_{only}")),
+                    names => {
+                        let names = names.join(",");
+                        (format!("-{{{names}}}"), format!("_{{{names}}}"))
+                    }
+                };
+                let both = match flipped {
+                    true => format!(" (and latent-{size}-flipped or latents_{size}_flipped)"),
+                    false => String::new(),
+                };
+                format!(
+                    "KEY.latent-{size}.npy and KEY.caption{states}.npy, or columns latents_{size} and caption_latents{columns}{both}"
+                )
+            }
         }
     }
 }
@@ -145,18 +250,13 @@ fn text(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Captions in what img2dataset writes beside a picture.
-fn of_json(json: &[u8], columns: &Columns) -> Vec<Result<String, String>> {
-    let value = decode_text(json)
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok());
-    let Some(serde_json::Value::Object(mut object)) = value else {
-        return Vec::new();
-    };
-    let names = columns.caption.or(&CAPTIONS);
-    names
-        .flat_map(|name| of_json_value(object.remove(name)))
-        .collect()
+/// What img2dataset writes beside a picture.
+fn object(json: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let value = decode_text(json).ok();
+    match value.and_then(|text| serde_json::from_str(&text).ok()) {
+        Some(serde_json::Value::Object(object)) => Some(object),
+        _ => None,
+    }
 }
 
 fn of_json_value(value: Option<serde_json::Value>) -> Vec<Result<String, String>> {
@@ -192,12 +292,7 @@ fn pictures(
         captions.len().min(1)
     };
     let sample = |caption: Result<String, String>, image: Vec<u8>| -> Found {
-        Ok(Sample {
-            key: key.to_owned(),
-            caption: caption?,
-            image: Image::Encoded(image),
-            damage: None,
-        })
+        Ok(Sample::new(key, &caption?, Image::Encoded(image)))
     };
     let mut captions: Vec<_> = captions.into_iter().take(count).collect();
     let last = captions.pop().unwrap_or_else(|| Err("no caption".into()));
@@ -209,26 +304,44 @@ fn pictures(
     found
 }
 
-/// Latent and caption states, and the text they were made of, if it was kept.
+/// An array, if it is there, and its name.
+type Part = (Option<Stored>, String);
+
+/// Latent and caption states, and the texts they were made of, if those were kept.
 fn latents(
     key: &str,
-    arrays: [Option<Stored>; 2],
-    names: [&str; 2],
-    text: Option<Vec<u8>>,
+    (latent, name): Part,
+    flipped: Option<Part>,
+    captions: Vec<(Part, Option<Vec<u8>>)>,
 ) -> Found {
-    let [latent, caption] = arrays;
-    let missing = |i: usize| move || format!("no {}", names[i]);
-    let image = Image::Precomputed {
-        latent: latent.ok_or_else(missing(0))?,
-        caption: caption.ok_or_else(missing(1))?,
+    let latent = latent.ok_or_else(|| format!("no {name}"))?;
+    let flipped = match flipped {
+        Some((None, name)) => return Err(format!("no {name}")),
+        Some((flipped, _)) => flipped,
+        None => None,
     };
-    let text = text.unwrap_or_default();
-    let text = decode_text(&text)
-        .map_err(|error| format!("a caption that is not Unicode text: {error}"))?;
-    Ok(Sample {
-        key: key.to_owned(),
-        caption: text.trim().to_owned(),
-        image,
-        damage: None,
-    })
+    let names: Vec<&str> = captions
+        .iter()
+        .map(|((_, name), _)| name.as_str())
+        .collect();
+    let missing = format!("no {}", names.join(" or "));
+    let mut found = Vec::with_capacity(captions.len());
+    for (named, ((states, _), text)) in captions.into_iter().enumerate() {
+        let Some(states) = states else { continue };
+        let text = text.unwrap_or_default();
+        let text = decode_text(&text)
+            .map_err(|error| format!("a caption that is not Unicode text: {error}"))?;
+        found.push((named, text.trim().to_owned(), states));
+    }
+    let mut found = found.into_iter();
+    let (named, text, caption) = found.next().ok_or(missing)?;
+    let mut sample = Sample::new(key, &text, Image::Precomputed { latent, caption });
+    (sample.named, sample.flipped) = (named, flipped);
+    let other = |(named, text, states)| Caption {
+        named,
+        text,
+        states: Some(states),
+    };
+    sample.others = found.map(other).collect();
+    Ok(sample)
 }

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 16;
 ///
 /// # Errors
 /// Unbalanced braces, and too many names.
-pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
+pub(crate) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let mut parser = Parser { rest: pattern };
     let parts = parser.parts(0)?;
     if !parser.rest.is_empty() {

@@ -1,6 +1,7 @@
 //! The cache that all programs of the hub share: contents under their checksums, and for each commit links to them by name.
 
 use super::error::HubError;
+use microdit::hub_env;
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -31,20 +32,9 @@ pub(super) struct Model {
 impl Cache {
     /// The one `HF_HOME` names, or else that in the user's home directory.
     pub(super) fn from_env() -> Result<Self, HubError> {
-        let named = std::env::var_os("HF_HOME").filter(|home| !home.is_empty());
-        let home = named.map(PathBuf::from).or_else(|| {
-            let own = std::env::home_dir()?;
-            Some(own.join(".cache/huggingface"))
-        });
-        let home = home.ok_or(HubError::NoHome)?;
+        let home = hub_env::home().ok_or(HubError::NoHome)?;
         let home = std::path::absolute(&home).map_err(HubError::io(&home))?;
         Ok(Self { home })
-    }
-
-    /// The token that was stored at a login.
-    pub(super) fn token(&self) -> Option<String> {
-        let token = fs::read_to_string(self.home.join("token")).ok()?;
-        Some(token.trim().to_owned())
     }
 
     /// Where models lie.

@@ -3,7 +3,8 @@
 //! Built on an HTTP client and not on the crate `hf-hub`: its version 0.5 hands the token to the host a download is redirected
 //! to, takes any text of the server as a file name and waits forever; 1.0 brings an asynchronous runtime and a second client.
 
-use super::cache::{BRANCH, Cache, is_hexadecimal};
+use super::cache::{BRANCH, is_hexadecimal};
+use microdit::hub_env;
 use std::time::Duration;
 use ureq::{
     Agent, Body, SendBody,
@@ -69,11 +70,9 @@ pub(super) struct Client {
 impl Client {
     /// The hub that `HF_ENDPOINT` names, read with `HF_TOKEN` or the token in the cache. `HF_HUB_DOWNLOAD_TIMEOUT` is how many
     /// seconds it may be silent.
-    pub(super) fn from_env(cache: &Cache) -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = variable("HF_ENDPOINT");
-        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into());
-        let patience = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.parse().ok());
+    pub(super) fn from_env() -> Self {
+        let patience = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok();
+        let patience = patience.and_then(|text| text.parse().ok());
         let patience = patience.map_or(PATIENCE, |seconds: u16| {
             Duration::from_secs(seconds.max(1).into())
         });
@@ -90,10 +89,8 @@ impl Client {
             .timeout_per_read(Some(patience));
         Self {
             agent: config.build().into(),
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: variable("HF_TOKEN")
-                .or_else(|| cache.token())
-                .filter(|token| !token.is_empty()),
+            endpoint: hub_env::endpoint(),
+            token: hub_env::token(),
         }
     }
 

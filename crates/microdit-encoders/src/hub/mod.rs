@@ -13,6 +13,7 @@ mod upload;
 
 pub use download::Report;
 pub use error::HubError;
+pub use microdit::hub_env::is_offline;
 pub use published::{Draws, PUBLISHED, Published, published};
 pub use upload::{Uploaded, upload};
 
@@ -84,11 +85,6 @@ pub fn folder() -> Result<PathBuf, HubError> {
     Ok(Cache::from_env()?.folder())
 }
 
-/// Whether `HF_HUB_OFFLINE` forbids downloads.
-pub fn is_offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"))
-}
-
 /// Downloads `files` of a repository unless they are in the cache, verifies each against the hub's checksum, and returns
 /// where they lie. An interrupted download is resumed, at once or by the next call.
 ///
@@ -104,7 +100,7 @@ pub fn fetch(
     }
     let cache = Cache::from_env()?;
     let cached = cache.model(repository);
-    let client = Client::from_env(&cache);
+    let client = Client::from_env();
     let mut paths = Vec::with_capacity(files.len());
     for file in files {
         if !is_plain(file) {

@@ -2,7 +2,7 @@
 
 use super::ClassifierError;
 use image::RgbImage;
-use microdit::checksum::{self, hexadecimal};
+use microdit::checksum::hexadecimal;
 use microdit_data::{
     Columns, Image, Members, Names, Sample, Shard, Shards,
     image::{decode, square},
@@ -90,7 +90,7 @@ impl Dataset {
             }
         };
         let opened = Shards::open(shards, members)?;
-        for shard in opened.iter() {
+        for shard in opened.in_turn() {
             let (samples, incomplete) = opened.read(shard)?;
             for lack in incomplete {
                 let key = lack.key.as_deref().unwrap_or("the rest");
@@ -236,10 +236,8 @@ fn captions(shards: &Shards, shard: &Shard) -> BTreeMap<String, String> {
 /// SHA-256 over the checksums of the files of these shards, in their order.
 pub(super) fn content(shards: &str) -> Result<String, ClassifierError> {
     let mut digest = Sha256::new();
-    for shard in Shards::open(shards, Members::Pictures)?.iter() {
-        let (_, sum) = checksum::of_file(shard.path()).map_err(|error| {
-            ClassifierError::shards(shards, format!("{}: {error}", shard.name()))
-        })?;
+    for shard in Shards::open(shards, Members::Pictures)?.in_turn() {
+        let (_, sum) = shard.file().checksum()?;
         digest.update(sum);
     }
     Ok(hexadecimal(&digest.finalize()))

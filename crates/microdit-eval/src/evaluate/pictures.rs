@@ -4,7 +4,8 @@ use super::error::EvaluateError;
 use image::RgbImage;
 use microdit::checksum::{self, hexadecimal};
 use microdit_data::{
-    DataError, Folder, Image, LeftOut, Members, Sample, Shapes, Shard, Shards, image as decoding,
+    DataError, Folder, Image, LeftOut, Members, Sample, Shapes, Shard, ShardFile, Shards,
+    image as decoding,
 };
 use microdit_encoders::read_labels;
 use microdit_train::recipe::MAX_IMAGES;
@@ -81,7 +82,9 @@ impl PictureSet {
         let used = files
             .len()
             .min(usize::try_from(limit).unwrap_or(usize::MAX));
-        let sha256 = of_contents(files[..used].iter().map(PathBuf::as_path))?;
+        let sha256 = of_contents(&files[..used], |path| {
+            checksum::of_file(path).map_err(DataError::io(path))
+        })?;
         Ok(Self {
             source: Source::Files(files),
             limit,
@@ -103,8 +106,9 @@ impl PictureSet {
             }
             shards => shards?,
         };
-        let sha256 = of_contents(shards.iter().map(Shard::path))?;
-        let count = count(&shards);
+        let files: Vec<&ShardFile> = shards.iter().map(Shard::file).collect();
+        let sha256 = of_contents(&files, |file| file.checksum())?;
+        let count = count(&shards)?;
         Ok(Self {
             source: Source::Shards(shards, count),
             limit,
@@ -195,7 +199,7 @@ impl PictureSet {
                 }
             }
             Source::Shards(shards, _) => {
-                for shard in shards.iter() {
+                for shard in shards.in_turn() {
                     let mut more = true;
                     let read = shard.for_each(shards.members(), |key, sample| {
                         match sample {
@@ -206,6 +210,9 @@ impl PictureSet {
                         }
                         more
                     });
+                    if let Err(error @ DataError::Remote(_)) = read {
+                        return Err(error.into());
+                    }
                     if let Err(error) = read {
                         left_out.note(&shard.name(), "its rest", &error.reason());
                     }
@@ -246,30 +253,32 @@ impl Picture {
 }
 
 /// Samples of shards that have a picture; what cannot be read has none.
-fn count(shards: &Shards) -> u64 {
+fn count(shards: &Shards) -> Result<u64, DataError> {
     let shards_in_order: Vec<&Shard> = shards.iter().collect();
     let of = |shard: &&Shard| {
         let mut count = 0;
-        // What is wrong with it is said by whoever reads its pictures.
-        let _ = shard.for_each(shards.members(), |_, sample| {
+        let read = shard.for_each(shards.members(), |_, sample| {
             count += u64::from(sample.is_ok());
             true
         });
-        count
+        match read {
+            Err(error @ DataError::Remote(_)) => Err(error),
+            // What is wrong with it is said by whoever reads its pictures.
+            _ => Ok(count),
+        }
     };
     shards_in_order.par_iter().map(of).sum()
 }
 
-/// SHA-256 over those of the files.
-fn of_contents<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<String, EvaluateError> {
-    let paths: Vec<&Path> = paths.collect();
-    let sums: Vec<String> = paths
+/// SHA-256 over those of the files, which `of` finds with their lengths.
+fn of_contents<F: Sync>(
+    files: &[F],
+    of: impl Fn(&F) -> Result<(u64, String), DataError> + Sync,
+) -> Result<String, EvaluateError> {
+    let sums: Vec<String> = files
         .par_iter()
-        .map(|path| {
-            let (_, sha256) = checksum::of_file(path).map_err(DataError::io(path))?;
-            Ok::<_, DataError>(sha256)
-        })
-        .collect::<Result<_, _>>()?;
+        .map(|file| Ok(of(file)?.1))
+        .collect::<Result<_, DataError>>()?;
     let mut digest = Sha256::new();
     for sum in sums {
         digest.update(sum);

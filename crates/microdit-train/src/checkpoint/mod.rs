@@ -1,5 +1,6 @@
 //! The state of a run on disk: a directory that appears complete or not at all, and is verified before it is used.
 
+mod shared;
 mod shelf;
 mod tensors;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use microdit::{
 };
 use microdit_data::Position;
 use serde::{Deserialize, Serialize};
+use shared::index_of;
 use shelf::{file_names, prune};
 use std::{
     collections::BTreeMap,
@@ -183,18 +185,29 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             }
         }
         save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
+        let files = sums(part, &file_names(part)?)?;
+        self.seal(part, data, files.clone())?;
+        Ok(files)
+    }
+
+    /// Writes the manifest of `files`, and flushes the names in `part`.
+    fn seal(
+        &self,
+        part: &Path,
+        data: Option<&DataIdentity>,
+        files: Files,
+    ) -> Result<(), TrainError> {
         let manifest = Manifest {
             format: FORMAT,
             progress: self.progress.clone(),
             data: data.cloned(),
-            files: sums(part, &file_names(part)?)?,
+            files,
         };
         let path = part.join(STATE);
         let text = seal(&manifest);
         microdit::atomic_file::write(&path, |path| fs::write(path, text))
             .map_err(TrainError::io(&path))?;
-        sync(part)?;
-        Ok(manifest.files)
+        sync(part)
     }
 
     /// Checks that all weights are finite, which distinguishes a ruined network from bad batches.
@@ -247,16 +260,17 @@ impl Checkpoint {
     fn verify(folder: &Path) -> Result<Self, String> {
         let manifest = Manifest::read(folder)?;
         manifest.progress.check()?;
-        if !manifest.files.contains_key(MODEL) {
-            return Err(format!("{STATE}: it lists no {MODEL}"));
-        }
         check_contents(folder, &manifest.files)?;
-        Ok(Self {
+        let checkpoint = Self {
             folder: folder.to_owned(),
             progress: manifest.progress,
             data: manifest.data,
             files: manifest.files,
-        })
+        };
+        match checkpoint.file(MODEL) {
+            Some(_) => Ok(checkpoint),
+            None => Err(format!("{STATE}: it lists no {MODEL}")),
+        }
     }
 
     /// Removes what `config` does not keep of this checkpoint and those before it.
@@ -297,8 +311,11 @@ impl Checkpoint {
         name: &str,
         path: &Path,
     ) -> Result<(), TrainError> {
-        let own = if name == ema_file(0) { name } else { MODEL };
-        match is_result_of(task, &self.folder.join(own), path)? {
+        let own = match self.average(0) {
+            Some(average) if name == ema_file(0) => average,
+            _ => self.trained(),
+        };
+        match is_result_of(task, &own, path)? {
             true => Ok(()),
             false => Err(WeightsError::Format {
                 path: path.to_owned(),
@@ -318,14 +335,19 @@ impl Checkpoint {
 
     /// The network as trained.
     pub fn trained(&self) -> PathBuf {
-        self.folder.join(MODEL)
+        self.file(MODEL).unwrap_or_else(|| self.folder.join(MODEL))
+    }
+
+    /// The file of this name, or the index of those it is split into, if it is there.
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        let names = [name.to_owned(), index_of(name)];
+        let found = names.into_iter().find(|name| self.files.contains_key(name));
+        found.map(|name| self.folder.join(name))
     }
 
     /// The average with this index, if there is one.
     pub fn average(&self, index: usize) -> Option<PathBuf> {
-        let file = ema_file(index);
-        let found = self.files.contains_key(&file);
-        found.then(|| self.folder.join(file))
+        self.file(&ema_file(index))
     }
 
     /// Reads the state of a run that was in `stage`, whose untrained task is `task`.
@@ -338,15 +360,12 @@ impl Checkpoint {
         task: T,
         device: &B::Device,
     ) -> Result<State<B, T>, TrainError> {
-        let weights = read_finite(&self.folder.join(MODEL))?;
+        let weights = read_finite(&self.trained())?;
         let task = weights.load_into(task, device)?;
         let resumed = |name: String, config: EmaConfig| {
-            let average = match self.files.contains_key(&name) {
-                true => {
-                    let file = read_finite(&self.folder.join(name))?;
-                    Some(file.load_into(task.valid(), device)?)
-                }
-                false => None,
+            let average = match self.file(&name) {
+                Some(path) => Some(read_finite(&path)?.load_into(task.valid(), device)?),
+                None => None,
             };
             Ok::<_, TrainError>(Ema::resume(config, average))
         };
@@ -356,13 +375,13 @@ impl Checkpoint {
         let post_hoc = stage.post_hoc_averages().into_iter().enumerate();
         let post_hoc = post_hoc.map(|(i, config)| resumed(post_hoc_file(i), config));
         let post_hoc = post_hoc.collect::<Result<_, _>>()?;
-        let slots = match self.files.contains_key(OPTIMIZER) {
-            true => {
-                let kept = stage.optimizer.kept(&task);
-                read_slots(&self.folder.join(OPTIMIZER), &kept, device)?
-            }
-            false => BTreeMap::new(),
-        };
+        let kept = stage.optimizer.kept(&task);
+        let mut slots = BTreeMap::new();
+        // One, or one of every rank.
+        let stem = OPTIMIZER.trim_end_matches(".safetensors");
+        for name in self.files.keys().filter(|name| name.starts_with(stem)) {
+            slots.extend(read_slots(&self.folder.join(name), &kept, device)?);
+        }
         let steps = self.progress.optimizer_steps;
         Ok(State {
             progress: self.progress.clone(),

@@ -22,9 +22,14 @@ fn name_of(step: u64) -> String {
     format!("{STEP}{step:010}")
 }
 
+/// Where the checkpoint of `step` is written.
+pub(super) fn part_of(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(format!("{PART}{}", name_of(step)))
+}
+
 /// An empty directory to write the checkpoint of `step` in.
 pub(crate) fn part(checkpoints: &Path, step: u64) -> Result<PathBuf, TrainError> {
-    let part = checkpoints.join(format!("{PART}{}", name_of(step)));
+    let part = part_of(checkpoints, step);
     if part.exists() {
         fs::remove_dir_all(&part).map_err(TrainError::io(&part))?;
     }

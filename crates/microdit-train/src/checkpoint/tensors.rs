@@ -23,9 +23,13 @@ pub(crate) fn save_task<B: DitBackend>(
     task: &impl Task<B>,
     step: u64,
 ) -> Result<(), TrainError> {
-    let weights = StateDict::from_module(task);
-    check_finite(&name_of(path), &weights, step)?;
-    Ok(weights.write_safetensors(path, DType::F32, None)?)
+    save_tensors(path, &StateDict::from_module(task), step)
+}
+
+/// Writes tensors after `step`.
+pub(super) fn save_tensors(path: &Path, tensors: &StateDict, step: u64) -> Result<(), TrainError> {
+    check_finite(&name_of(path), tensors, step)?;
+    Ok(tensors.write_safetensors(path, DType::F32, None)?)
 }
 
 /// Writes the result of a run as other programs read it: described, and with what the reference's strict loading expects
@@ -85,8 +89,7 @@ pub(super) fn save_slots<B: DitBackend>(
     if tensors.is_empty() {
         return Ok(());
     }
-    check_finite(&name_of(path), &tensors, step)?;
-    Ok(tensors.write_safetensors(path, DType::F32, None)?)
+    save_tensors(path, &tensors, step)
 }
 
 /// Reads a file of tensors whose values are all finite.

@@ -53,6 +53,32 @@ pub fn share_text(
     Ok(String::from_utf8(bytes).unwrap_or_default())
 }
 
+/// The texts of all ranks, in their order, on all of them.
+///
+/// # Errors
+/// Ranks that are lost.
+pub fn gather_texts(
+    ranks: &dyn Collective,
+    text: &str,
+    patience: &Patience<'_>,
+) -> Result<Vec<String>, TrainError> {
+    let lost = TrainError::lost(None);
+    let bytes = numbers(text.as_bytes());
+    // An f32 holds whole numbers up to 2^24.
+    let halves = [bytes.len() >> 24, bytes.len() & 0xff_ffff].map(|part| part as f32);
+    let lengths = ranks.all_gather(halves.into(), &vec![2; ranks.world_size()], patience);
+    let lengths = lengths.map_err(&lost)?;
+    let length = |halves: &[f32]| ((halves[0] as usize) << 24) + halves[1] as usize;
+    let parts: Vec<usize> = lengths.chunks(2).map(length).collect();
+    let all = ranks.all_gather(bytes, &parts, patience).map_err(&lost)?;
+    let mut bytes = all.into_iter().map(|number| number as u8);
+    let text = |&length: &usize| {
+        let own: Vec<u8> = bytes.by_ref().take(length).collect();
+        String::from_utf8(own).unwrap_or_default()
+    };
+    Ok(parts.iter().map(text).collect())
+}
+
 /// Checks that all ranks hold the same `facts`.
 ///
 /// # Errors

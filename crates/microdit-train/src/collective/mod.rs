@@ -5,7 +5,10 @@
 //! them for ever.
 
 mod agreement;
+mod exchange;
 mod launch;
+mod meeting;
+mod meter;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 #[cfg(feature = "nccl")]
@@ -18,16 +21,21 @@ mod step;
 mod tests;
 mod threads;
 
-pub use agreement::{share_text, together};
+pub use agreement::{gather_texts, share_text, together};
 pub use launch::{Launch, LaunchError};
+pub use meeting::{Meeting, UniqueId};
+pub use meter::Traffic;
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 pub use owner::Connection;
 pub use patience::{Patience, Wait};
 pub use threads::Threads;
 
 pub(crate) use agreement::{Facts, agree};
-pub(crate) use step::{Traffic, Trained, sum};
+pub(crate) use exchange::{Exchange, Pieces};
+pub(crate) use meter::Meter;
+pub(crate) use step::{Summed, Summing, Trained, sum};
 
+use half::bf16;
 use std::fmt;
 
 /// What all ranks do together.
@@ -37,12 +45,31 @@ pub enum Operation {
     AllReduce,
     /// The sum is cut into parts of these lengths, by rank, and every rank gets its own.
     ReduceScatter(Vec<usize>),
+    /// The same of numbers that are rounded to bf16 on their way; the sum is not.
+    ReduceScatterBf16(Vec<usize>),
     /// Every rank gives a part, of these lengths by rank, and gets all of them in order.
     AllGather(Vec<usize>),
     /// Every rank gets the numbers of this one.
     Broadcast(usize),
     /// Nobody goes on before all have come here.
     Barrier,
+}
+
+impl Operation {
+    /// Bytes that rank `rank` of `world_size` has to send to others, who are sent `numbers` by it: the least that any engine can do with, but
+    /// for a broadcast, which it may pass along in any way.
+    pub(crate) fn sent(&self, rank: usize, world_size: usize, numbers: usize) -> u64 {
+        let others = world_size - 1;
+        let (count, size) = match self {
+            Self::AllReduce => (2 * numbers * others / world_size, size_of::<f32>()),
+            Self::ReduceScatter(parts) => (numbers - parts[rank], size_of::<f32>()),
+            Self::ReduceScatterBf16(parts) => (numbers - parts[rank], size_of::<bf16>()),
+            Self::AllGather(_) => (numbers * others, size_of::<f32>()),
+            Self::Broadcast(root) if *root == rank => (numbers * others, size_of::<f32>()),
+            Self::Broadcast(_) | Self::Barrier => (0, 0),
+        };
+        (count * size) as u64
+    }
 }
 
 /// The engine that connects the ranks of a run. Numbers are f32 on the host.
@@ -131,6 +158,22 @@ pub trait Collective: fmt::Debug + Send + Sync {
         let nothing = self.collect(&Operation::Barrier, Vec::new(), patience);
         nothing.map(drop)
     }
+}
+
+/// The sum of several ranks' numbers, number by number, in the order of the ranks.
+fn in_order<T: Copy>(parts: &[&[T]], number: impl Fn(T) -> f32) -> Vec<f32> {
+    let count = parts.first().map_or(0, |first| first.len());
+    let mut sum = vec![0.0; count];
+    for (rank, part) in parts.iter().enumerate() {
+        for (sum, &own) in sum.iter_mut().zip(*part) {
+            *sum = match rank {
+                // Zero plus minus zero is another zero.
+                0 => number(own),
+                _ => *sum + number(own),
+            };
+        }
+    }
+    sum
 }
 
 /// The ranks are no longer in step.

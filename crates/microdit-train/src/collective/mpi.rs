@@ -4,10 +4,11 @@
 //! for their end, so that one that is given up leaves the thread. Return codes are checked here: the crate `mpi` ignores them.
 
 use super::{
-    Connection, Lost, Operation, Patience,
+    Connection, Lost, Operation, Patience, in_order,
     owner::{Engine, gone},
 };
 use ::mpi::{Threading, environment::Universe, ffi};
+use half::bf16;
 use std::{
     ffi::{c_char, c_int},
     mem,
@@ -75,25 +76,75 @@ impl Mpi {
         let own = numbers.len();
         let (send, receive, parts) = match operation {
             Operation::AllReduce => (numbers, vec![0.0; own], &[][..]),
-            Operation::ReduceScatter(parts) => (numbers, vec![0.0; parts[self.rank]], &parts[..]),
             Operation::AllGather(parts) => {
                 let all = parts.iter().sum();
                 (numbers, vec![0.0; all], &parts[..])
             }
-            Operation::Broadcast(_) | Operation::Barrier => (Vec::new(), numbers, &[][..]),
+            _ => (Vec::new(), numbers, &[][..]),
         };
-        let mut place = 0;
-        let mut places = Vec::new();
-        for part in parts {
-            places.push(place as c_int);
-            place += part;
-        }
+        let [counts, places] = counts(parts);
         Buffers {
             send,
             receive,
-            counts: parts.iter().map(|part| *part as c_int).collect(),
+            counts,
             places,
         }
+    }
+
+    /// What every rank has for this one of `send`, which is cut into `parts` by rank, one after the other.
+    fn exchange<T: Copy + Default>(
+        &self,
+        send: Vec<T>,
+        parts: &[usize],
+        kind: ffi::MPI_Datatype,
+        given_up: &AtomicBool,
+    ) -> Result<Vec<T>, Lost> {
+        let own = parts[self.rank];
+        let mut receive = vec![T::default(); own * self.world_size];
+        if send.len().max(receive.len()) > c_int::MAX as usize {
+            return Err(Lost::Engine("more numbers than MPI counts".into()));
+        }
+        let [out, from] = counts(parts);
+        let [inward, to] = counts(&vec![own; self.world_size]);
+        // SAFETY: the thread owns MPI, which is running; the buffers have the lengths that are said, and where the end of the
+        // operation is not awaited, they are never freed.
+        let done = unsafe {
+            await_end(given_up, |request| {
+                ffi::MPI_Ialltoallv(
+                    send.as_ptr().cast(),
+                    out.as_ptr(),
+                    from.as_ptr(),
+                    kind,
+                    receive.as_mut_ptr().cast(),
+                    inward.as_ptr(),
+                    to.as_ptr(),
+                    kind,
+                    ffi::RSMPI_COMM_WORLD,
+                    request,
+                )
+            })
+        };
+        match done {
+            Ok(()) => Ok(receive),
+            Err(error) => {
+                // MPI may still read and write there.
+                mem::forget((send, receive, out, from, inward, to));
+                Err(error)
+            }
+        }
+    }
+
+    /// This rank's part of the sum, in the order of the ranks: MPI's own sums have no order.
+    fn reduce_scatter<T: Copy + Default>(
+        &self,
+        send: Vec<T>,
+        parts: &[usize],
+        (kind, number): (ffi::MPI_Datatype, impl Fn(T) -> f32),
+        given_up: &AtomicBool,
+    ) -> Result<Vec<f32>, Lost> {
+        let received = self.exchange(send, parts, kind, given_up)?;
+        let of_ranks: Vec<&[T]> = received.chunks(parts[self.rank].max(1)).collect();
+        Ok(in_order(&of_ranks, number))
     }
 
     fn run(
@@ -131,17 +182,6 @@ impl Mpi {
                         })
                     })
                 }
-                Operation::ReduceScatter(_) => await_end(given_up, |request| {
-                    ffi::MPI_Ireduce_scatter(
-                        send.as_ptr().cast(),
-                        receive.as_mut_ptr().cast(),
-                        counts.as_ptr(),
-                        ffi::RSMPI_FLOAT,
-                        ffi::RSMPI_SUM,
-                        ffi::RSMPI_COMM_WORLD,
-                        request,
-                    )
-                }),
                 Operation::AllGather(_) => await_end(given_up, |request| {
                     ffi::MPI_Iallgatherv(
                         send.as_ptr().cast(),
@@ -170,7 +210,7 @@ impl Mpi {
                         })
                     })
                 }
-                Operation::Barrier => await_end(given_up, |request| {
+                _ => await_end(given_up, |request| {
                     ffi::MPI_Ibarrier(ffi::RSMPI_COMM_WORLD, request)
                 }),
             }
@@ -189,6 +229,22 @@ impl Engine for Mpi {
         numbers: Vec<f32>,
         given_up: &AtomicBool,
     ) -> Result<Vec<f32>, Lost> {
+        // SAFETY: constants of the library.
+        let (wide, narrow) = unsafe { (ffi::RSMPI_FLOAT, ffi::RSMPI_UINT16_T) };
+        match operation {
+            Operation::ReduceScatter(parts) => {
+                let kind = (wide, |number| number);
+                return self.reduce_scatter(numbers, parts, kind, given_up);
+            }
+            // MPI has no such type, and only carries them.
+            Operation::ReduceScatterBf16(parts) => {
+                let numbers = numbers.into_iter();
+                let bits = numbers.map(|number| bf16::from_f32(number).to_bits());
+                let kind = (narrow, |bits| bf16::from_bits(bits).to_f32());
+                return self.reduce_scatter(bits.collect(), parts, kind, given_up);
+            }
+            _ => {}
+        }
         let mut buffers = self.buffers(operation, numbers);
         match self.run(operation, &mut buffers, given_up) {
             Ok(()) => Ok(buffers.receive),
@@ -199,6 +255,17 @@ impl Engine for Mpi {
             }
         }
     }
+}
+
+/// Lengths of parts, and where each begins, as MPI takes them.
+fn counts(parts: &[usize]) -> [Vec<c_int>; 2] {
+    let mut place = 0;
+    let mut places = Vec::new();
+    for part in parts {
+        places.push(place as c_int);
+        place += part;
+    }
+    [parts.iter().map(|part| *part as c_int).collect(), places]
 }
 
 /// Starts an operation and waits for its end, unless it is given up.

@@ -4,6 +4,8 @@ use super::*;
 use crate::error::TrainError;
 use agreement::differences;
 use burn_flex::Flex;
+use half::bf16;
+use microdit::Precision;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -53,6 +55,15 @@ fn every_operation_does_what_it_says() {
                 let start: usize = parts[..rank].iter().sum();
                 let part = ranks.reduce_scatter(own(all), &parts, patience).unwrap();
                 assert_eq!(part, sums[start..start + parts[rank]]);
+                let narrow = Operation::ReduceScatterBf16(parts.clone());
+                let thirds = own(all).into_iter().map(|number| number / 3.0).collect();
+                let part = ranks.collect(&narrow, thirds, patience).unwrap();
+                let rounded = |i: usize| -> f32 {
+                    let of_rank = |rank| bf16::from_f32((i + rank + round) as f32 / 3.0).to_f32();
+                    (0..count).map(of_rank).sum()
+                };
+                let expected: Vec<f32> = (start..start + parts[rank]).map(rounded).collect();
+                assert_eq!(part, expected);
                 let gathered = ranks.all_gather(own(parts[rank]), &parts, patience);
                 let expected = (0..count).flat_map(|r| (0..parts[r]).map(move |i| i + r + round));
                 let expected: Vec<f32> = expected.map(|number| number as f32).collect();
@@ -172,7 +183,18 @@ fn a_step_that_fails_on_one_rank_ends_all_of_them() {
             1 => Err(TrainError::TooManyPictures),
             _ => Ok(None),
         };
-        let sum = sum(ranks, patience, 4, own, &mut Traffic::default());
+        let summing = Summing {
+            exchange: Exchange {
+                ranks,
+                patience,
+                bucket: 1,
+            },
+            shares: &Default::default(),
+            precision: Precision::F32,
+            keeps_own: false,
+            looks: false,
+        };
+        let sum = sum(&summing, 4, own, &mut Traffic::default());
         // What was trained cannot be shown.
         sum.map(drop)
     });
@@ -185,6 +207,41 @@ fn a_step_that_fails_on_one_rank_ends_all_of_them() {
                 step: Some(4)
             })
         ));
+    }
+}
+
+#[test]
+fn texts_of_all_ranks_are_gathered() {
+    let texts = ["", "one", &"é".repeat(70_000)];
+    let gathered = on_ranks(3, |ranks, patience| {
+        gather_texts(ranks, texts[ranks.rank()], patience).unwrap()
+    });
+    assert!(gathered.iter().all(|gathered| gathered == &texts));
+}
+
+#[test]
+fn bytes_are_counted_as_they_have_to_be_sent() {
+    let sent = on_ranks(4, |ranks, patience| {
+        let (meter, rank) = (Meter::new(ranks), ranks.rank());
+        let mut counts = Vec::new();
+        let mut count = |done: Result<Vec<f32>, Lost>| {
+            done.unwrap();
+            counts.push(meter.sent() - counts.iter().sum::<u64>());
+        };
+        let parts = [1, 2, 3, 4];
+        let narrow = Operation::ReduceScatterBf16(parts.into());
+        count(meter.all_reduce(vec![0.0; 8], patience));
+        count(meter.reduce_scatter(vec![0.0; 10], &parts, patience));
+        count(meter.collect(&narrow, vec![0.0; 10], patience));
+        count(meter.all_gather(vec![0.0; parts[rank]], &parts, patience));
+        count(meter.broadcast(vec![0.0; 5], 2, patience));
+        counts
+    });
+    for (rank, counts) in sent.into_iter().enumerate() {
+        let (own, others) = (rank as u64 + 1, 9 - rank as u64);
+        let broadcast = if rank == 2 { 60 } else { 0 };
+        let expected = [48, 4 * others, 2 * others, 12 * own, broadcast];
+        assert_eq!(counts, expected, "rank {rank}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ranks that are threads of one process, which sum in the order of the ranks: what other engines are compared with.
 
-use super::{Collective, Lost, Operation, Patience, Wait};
+use super::{Collective, Lost, Operation, Patience, Wait, in_order};
+use half::bf16;
 use std::{
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -119,14 +120,11 @@ impl Table {
 fn of(operation: &Operation, numbers: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let count = numbers.len();
     match operation {
-        Operation::AllReduce => vec![sum(numbers); count],
-        Operation::ReduceScatter(parts) => {
-            let mut rest = sum(numbers);
-            let part = |&length: &usize| {
-                let after = rest.split_off(length);
-                mem::replace(&mut rest, after)
-            };
-            parts.iter().map(part).collect()
+        Operation::AllReduce => vec![sum(&numbers, |number| number); count],
+        Operation::ReduceScatter(parts) => cut(sum(&numbers, |number| number), parts),
+        Operation::ReduceScatterBf16(parts) => {
+            let rounded = |number| bf16::from_f32(number).to_f32();
+            cut(sum(&numbers, rounded), parts)
         }
         Operation::AllGather(_) => vec![numbers.concat(); count],
         Operation::Broadcast(root) => vec![numbers[*root].clone(); count],
@@ -134,10 +132,16 @@ fn of(operation: &Operation, numbers: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     }
 }
 
-fn sum(numbers: Vec<Vec<f32>>) -> Vec<f32> {
-    let add = |mut sum: Vec<f32>, part: Vec<f32>| {
-        sum.iter_mut().zip(part).for_each(|(sum, own)| *sum += own);
-        sum
+fn sum(numbers: &[Vec<f32>], number: impl Fn(f32) -> f32) -> Vec<f32> {
+    let parts: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
+    in_order(&parts, number)
+}
+
+/// Parts of these lengths.
+fn cut(mut rest: Vec<f32>, parts: &[usize]) -> Vec<Vec<f32>> {
+    let part = |&length: &usize| {
+        let after = rest.split_off(length);
+        mem::replace(&mut rest, after)
     };
-    numbers.into_iter().reduce(add).unwrap_or_default()
+    parts.iter().map(part).collect()
 }

@@ -16,7 +16,11 @@ use std::collections::BTreeMap;
 
 /// Gradients by the parameters' paths in the module, flattened.
 #[derive(Clone, Debug)]
-pub struct Gradients<B: Backend>(BTreeMap<String, Tensor<B, 1>>);
+pub struct Gradients<B: Backend> {
+    tensors: BTreeMap<String, Tensor<B, 1>>,
+    /// The squared norms of all, `[1]`, where some are elsewhere.
+    squares: BTreeMap<String, Tensor<B, 1>>,
+}
 
 impl<B: DitBackend> Gradients<B> {
     /// The gradients of `module`'s parameters; a parameter the loss does not depend on has none.
@@ -41,39 +45,72 @@ impl<B: DitBackend> Gradients<B> {
             grads,
             found: BTreeMap::new(),
         };
-        Self(params::visit(module, collect).found)
+        Self::from_tensors(params::visit(module, collect).found)
     }
 
     /// Keeps the gradients by parameters whose path `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(&[&str]) -> bool) {
-        self.0
+        self.tensors
             .retain(|path, _| keep(&path.split('.').collect::<Vec<_>>()));
     }
 
     /// No gradients.
     pub(crate) fn none() -> Self {
-        Self(BTreeMap::new())
+        Self::from_tensors([])
     }
 
     /// Gradients from elsewhere, flattened.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor<B, 1>)>) -> Self {
-        Self(tensors.into_iter().collect())
+        Self {
+            tensors: tensors.into_iter().collect(),
+            squares: BTreeMap::new(),
+        }
+    }
+
+    /// The same as the part that is here of more gradients, whose squared norms are these, each `[1]`.
+    #[must_use]
+    pub(crate) fn with_squares(
+        mut self,
+        squares: impl IntoIterator<Item = (String, Tensor<B, 1>)>,
+    ) -> Self {
+        self.squares = squares.into_iter().collect();
+        self
+    }
+
+    /// The same gradients where `place` moves them.
+    #[must_use]
+    pub(crate) fn placed(mut self, place: impl Fn(&str, Tensor<B, 1>) -> Tensor<B, 1>) -> Self {
+        let tensors = self.tensors.into_iter();
+        let moved = tensors.map(|(name, grad)| {
+            let grad = place(&name, grad);
+            (name, grad)
+        });
+        self.tensors = moved.collect();
+        self
+    }
+
+    /// The names of all, in order; also of those that are elsewhere.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self.squares.is_empty() {
+            true => self.tensors.keys().cloned().collect(),
+            false => self.squares.keys().cloned().collect(),
+        }
     }
 
     /// Names and gradients, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Tensor<B, 1>)> {
-        self.0.iter()
+        self.tensors.iter()
     }
 
     /// The sum, parameter by parameter.
     #[must_use]
     pub fn plus(mut self, other: Self) -> Self {
-        for (name, grad) in other.0 {
-            let sum = match self.0.remove(&name) {
+        for (name, grad) in other.tensors {
+            let sum = match self.tensors.remove(&name) {
                 Some(own) => own + grad,
                 None => grad,
             };
-            self.0.insert(name, sum);
+            self.tensors.insert(name, sum);
         }
         self
     }
@@ -82,14 +119,14 @@ impl<B: DitBackend> Gradients<B> {
     #[must_use]
     pub fn sum_over_devices(parts: Vec<Self>) -> Self {
         let mut by_name = BTreeMap::<String, Vec<Tensor<B, 1>>>::new();
-        for (name, grad) in parts.into_iter().flat_map(|part| part.0) {
+        for (name, grad) in parts.into_iter().flat_map(|part| part.tensors) {
             by_name.entry(name).or_default().push(grad);
         }
         let sum = |(name, parts)| Some((name, B::sum_over_devices(parts)?));
-        Self(by_name.into_iter().filter_map(sum).collect())
+        Self::from_tensors(by_name.into_iter().filter_map(sum))
     }
 
-    /// L2 norm over all of them, `[1]`, on the device.
+    /// L2 norm over all of them, `[1]`, on the first one's device; also over those that are elsewhere, if some are.
     ///
     /// # Panics
     /// If there are none: a loss that depends on no parameter cannot be trained.
@@ -100,18 +137,29 @@ impl<B: DitBackend> Gradients<B> {
 
     /// The same over those whose path `is_of` accepts; none if there are none.
     pub(super) fn norm_of(&self, is_of: impl Fn(&str) -> bool) -> Option<Tensor<B, 1>> {
-        let grads = self.0.iter().filter(|(path, _)| is_of(path));
-        let squares = grads.map(|(_, grad)| B::sum_of_squares(grad.clone()));
-        Some(squares.reduce(|a, b| a + b)?.sqrt())
+        let known = match self.squares.is_empty() {
+            true => &self.tensors,
+            false => &self.squares,
+        };
+        let chosen = known.iter().filter(|(path, _)| is_of(path));
+        let squares = chosen.map(|(_, tensor)| match self.squares.is_empty() {
+            true => B::sum_of_squares(tensor.clone()),
+            false => tensor.clone(),
+        });
+        let sum = squares.reduce(|sum, square| {
+            let device = sum.device();
+            sum + square.to_device(&device)
+        });
+        Some(sum?.sqrt())
     }
 
-    /// The gradients themselves, by name.
-    pub(crate) fn into_tensors(self) -> impl Iterator<Item = Tensor<B, 1>> {
-        self.0.into_values()
+    /// Names and gradients, by name.
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = (String, Tensor<B, 1>)> {
+        self.tensors.into_iter()
     }
 
     /// Takes a gradient out.
     pub(super) fn take(&mut self, name: &str) -> Option<Tensor<B, 1>> {
-        self.0.remove(name)
+        self.tensors.remove(name)
     }
 }

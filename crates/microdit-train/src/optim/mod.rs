@@ -21,7 +21,7 @@ pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 use burn::{
     module::{AutodiffModule, Param},
     tensor::{
-        Tensor,
+        Bool, Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
@@ -76,7 +76,7 @@ impl<B: DitBackend> Optimizer<B> {
     }
 
     /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
-    /// before clipping, `[1]`, still on the device. Adapters and all other weights are clipped each by their own norm. A parameter without a gradient is left as it is; where the norm or
+    /// before clipping, `[1]`, still on the loss's device. Every parameter is updated where its gradient is, and its moments are kept there. Adapters and all other weights are clipped each by their own norm. A parameter without a gradient is left as it is; where the norm or
     /// `loss` `[1]` is not finite, all of them are, without the host having to look.
     ///
     /// # Panics
@@ -94,7 +94,8 @@ impl<B: DitBackend> Optimizer<B> {
     {
         self.steps += 1;
         let roles = params::roles(&module);
-        let norm = grads.norm();
+        let home = loss.device();
+        let norm = grads.norm().to_device(&home);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
         let clip = |norm: Tensor<B, 1>| match self.config.clip_norm {
             Some(clip) => (norm + 1e-6).recip().mul_scalar(clip).clamp_max(1.0),
@@ -112,7 +113,7 @@ impl<B: DitBackend> Optimizer<B> {
             Some(of_adapters) => {
                 let of_others = grads.norm_of(|path| !is_adapter(path));
                 let of_others = of_others.unwrap_or_else(|| norm.clone());
-                [of_others, of_adapters].map(|norm| clip(norm) + signal.clone())
+                [of_others, of_adapters].map(|norm| clip(norm.to_device(&home)) + signal.clone())
             }
         };
         let mut update = Update::<AB> {
@@ -164,6 +165,8 @@ where
             Role::Adapter => self.adapter_scale.clone(),
             _ => self.scale.clone(),
         };
+        let scale = scale.to_device(&grad.device());
+        let non_finite = scale.clone().is_nan();
         let step = AdamStep {
             lr: self.step.lr * lr,
             weight_decay: self.step.weight_decay * weight_decay,
@@ -173,7 +176,7 @@ where
             // A decay of weights is here the same as a penalty on them.
             let moved =
                 param.clone() * (1.0 - step.lr * step.weight_decay) - grad * scale * step.lr;
-            let [param] = self.unless_non_finite([param], [moved]);
+            let [param] = unless_non_finite([param], [moved], &non_finite);
             return param;
         }
         let mut old = self.slots.remove(&name).unwrap_or_default();
@@ -198,7 +201,7 @@ where
                 let old = [param, take(MOMENTUM)];
                 let [param, momentum] = old.clone();
                 let new = muon(param, momentum, grad, scale, shape, &settings);
-                let [param, momentum] = self.unless_non_finite(old, new);
+                let [param, momentum] = unless_non_finite(old, new, &non_finite);
                 (param, Slots::from([(MOMENTUM, momentum)]))
             }
             (method, _) => {
@@ -215,7 +218,7 @@ where
                             base_lr: self.config.lr,
                         };
                         let new = lamb(old.clone(), grad, scale, &step);
-                        self.unless_non_finite(parts(old), parts(new))
+                        unless_non_finite(parts(old), parts(new), &non_finite)
                     }
                     // Skips a non-finite step by itself.
                     _ => parts(B::adam(old, grad, scale, &step)),
@@ -226,19 +229,18 @@ where
         self.slots.insert(name, slots);
         param
     }
+}
 
-    /// The new tensors, or the old ones where the gradients are not finite.
-    fn unless_non_finite<const N: usize>(
-        &self,
-        old: [Tensor<B, 1>; N],
-        new: [Tensor<B, 1>; N],
-    ) -> [Tensor<B, 1>; N] {
-        let non_finite = self.scale.clone().is_nan();
-        std::array::from_fn(|i| {
-            let non_finite = non_finite.clone().expand(new[i].dims());
-            new[i].clone().mask_where(non_finite, old[i].clone())
-        })
-    }
+/// The new tensors, or the old ones where the gradients are not finite, `[1]`.
+fn unless_non_finite<B: Backend, const N: usize>(
+    old: [Tensor<B, 1>; N],
+    new: [Tensor<B, 1>; N],
+    non_finite: &Tensor<B, 1, Bool>,
+) -> [Tensor<B, 1>; N] {
+    std::array::from_fn(|i| {
+        let non_finite = non_finite.clone().expand(new[i].dims());
+        new[i].clone().mask_where(non_finite, old[i].clone())
+    })
 }
 
 fn parts<B: Backend>(state: AdamState<B>) -> [Tensor<B, 1>; 3] {
@@ -277,8 +279,10 @@ where
         param.map(|tensor| {
             let shape = tensor.shape();
             let flat = tensor.inner().reshape([shape.num_elements()]);
-            let updated = self.apply(name, role, flat, grad, shape.as_slice());
-            Tensor::from_inner(updated.reshape(shape)).require_grad()
+            let home = flat.device();
+            let there = flat.to_device(&grad.device());
+            let updated = self.apply(name, role, there, grad, shape.as_slice());
+            Tensor::from_inner(updated.to_device(&home).reshape(shape)).require_grad()
         })
     }
 }

@@ -7,7 +7,14 @@ use super::identity::EncoderIdentity;
 pub struct PrecomputeConfig {
     /// Sides of the square images, in pixels; a sample gets a latent for each.
     pub sizes: Vec<u32>,
-    /// Images encoded at once.
+    /// Whether any part of a picture may be taken, not only the middle: one, drawn by the seed, for each size.
+    pub random_crop: bool,
+    /// Whether pictures are encoded with left and right swapped too.
+    pub flips: bool,
+    /// Names of several captions, as [`Columns::captions`](microdit_data::Columns), that are encoded of a sample; the first that is found
+    /// if empty.
+    pub captions: Vec<String>,
+    /// Images, and captions, encoded at once.
     pub batch: usize,
     /// Seed of the draws from the VAE's posterior.
     pub seed: u64,

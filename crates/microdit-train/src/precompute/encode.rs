@@ -7,12 +7,12 @@ use super::{
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
 use microdit::{
-    DitBackend, checksum,
+    DitBackend,
     rng::{Purpose, Stream},
 };
 use microdit_data::{
-    DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
-    image::{decode, pixels, square},
+    Columns, DataError, Image, LeftOut, Members, Sample, Shard, ShardWriter,
+    image::{View, decode, pixels, viewed},
     key::{Unique, of_key},
     npy_of_halves, parallel, read_ahead, reasons,
 };
@@ -36,12 +36,30 @@ pub(super) enum Outcome {
     Stopped,
 }
 
-/// A sample on its way: its place among those of its shard, and its images at every size.
+/// A sample on its way: its place among those of its shard, its captions by their places among those that were asked for, and its
+/// images in every form.
 struct Prepared {
     place: u64,
     key: String,
-    caption: String,
+    captions: Vec<(usize, String)>,
     images: Vec<Vec<f32>>,
+}
+
+/// A form in which every picture is encoded.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Pixels of a side.
+    side: u32,
+    /// Whether left and right are swapped.
+    flipped: bool,
+}
+
+impl Form {
+    /// The member that holds its latent.
+    fn member(self) -> String {
+        let Self { side, flipped } = self;
+        format!("latent-{side}{}.npy", if flipped { "-flipped" } else { "" })
+    }
 }
 
 /// The pictures of a shard.
@@ -77,7 +95,7 @@ impl<B: DitBackend> Precompute<'_, B> {
         progress: &mut impl FnMut(&Precomputed),
     ) -> Result<Outcome, DataError> {
         let mut left_out = LeftOut::default();
-        let Some((source, pictures)) = read(shard, stop, &mut left_out)? else {
+        let Some((source, pictures)) = read(shard, &self.members(), stop, &mut left_out)? else {
             return Ok(Outcome::Stopped);
         };
         let pictures = match pictures {
@@ -89,15 +107,16 @@ impl<B: DitBackend> Precompute<'_, B> {
         };
         let mut writer = ShardWriter::create(&tar_path(out, number))?;
         let mut captions_cut = 0;
-        let (sizes, size) = (&self.config.sizes, self.config.batch);
+        let size = self.config.batch;
         let batches = pictures.samples.chunks(size).enumerate();
         let finished = thread::scope(|scope| -> Result<bool, DataError> {
             let (sender, receiver) = mpsc::sync_channel(1);
             let threads = thread::available_parallelism().map_or(1, usize::from);
             scope.spawn(move || {
                 for (batch, samples) in batches {
-                    let prepare =
-                        |i, sample: &Sample| prepare((batch * size + i) as u64, sample, sizes);
+                    let prepare = |i, sample: &Sample| {
+                        self.prepare(number, (batch * size + i) as u64, sample)
+                    };
                     let prepared = parallel::map(samples, threads, prepare);
                     if sender.send((samples, prepared)).is_err() {
                         return;
@@ -166,64 +185,147 @@ impl<B: DitBackend> Precompute<'_, B> {
         if samples.is_empty() {
             return Ok(0);
         }
-        let captions: Vec<&str> = samples
-            .iter()
-            .map(|sample| sample.caption.as_str())
+        let texts = samples.iter().flat_map(|sample| &sample.captions);
+        let texts: Vec<&str> = texts.map(|(_, text)| text.as_str()).collect();
+        let states = self.states(&texts);
+        let forms = self.forms();
+        let latents: Vec<Rows> = (0..forms.len())
+            .map(|form| Rows::of(self.latents(number, form, samples)))
             .collect();
-        let captions = Rows::of(self.text.encode(&captions, self.device));
-        let latents: Vec<Rows> = (0..self.config.sizes.len())
-            .map(|size| Rows::of(self.latents(number, size, samples)))
-            .collect();
-        let mut captions_cut = 0;
+        let (mut captions_cut, mut end) = (0, 0);
         for (j, sample) in samples.iter().enumerate() {
-            let mut arrays = latents
-                .iter()
-                .map(|rows| ("a non-finite latent", rows))
-                .chain([("non-finite caption states", &captions)]);
+            let own = end..end + sample.captions.len();
+            end = own.end;
             // What is not finite as it is stored would cost a whole batch its gradient, again and again.
-            if let Some((lack, _)) = arrays.find(|(_, rows)| !rows.fits_halves(j)) {
+            let lack = if !latents.iter().all(|rows| rows.fits_halves(j)) {
+                Some("a non-finite latent")
+            } else if !own.clone().all(|row| states.fits_halves(row)) {
+                Some("non-finite caption states")
+            } else {
+                None
+            };
+            if let Some(lack) = lack {
                 left_out.note(origin, &sample.key, lack);
                 continue;
             }
-            let caption = captions.npy(j);
-            let arrays: Vec<(String, Vec<u8>)> = latents
+            let mut members = Vec::new();
+            for ((named, text), row) in sample.captions.iter().zip(own) {
+                let [text_name, states_name] = self.names(*named);
+                members.push((text_name, text.as_bytes().to_vec()));
+                members.push((states_name, states.npy(row)));
+                captions_cut += u64::from(self.text.cut(text).is_some());
+            }
+            let latents = latents.iter().zip(&forms);
+            members.extend(latents.map(|(rows, form)| (form.member(), rows.npy(j))));
+            let members: Vec<(&str, &[u8])> = members
                 .iter()
-                .zip(&self.config.sizes)
-                .map(|(rows, size)| (format!("latent-{size}.npy"), rows.npy(j)))
+                .map(|(name, content)| (name.as_str(), content.as_slice()))
                 .collect();
-            let mut members = vec![
-                ("txt", sample.caption.as_bytes()),
-                ("caption.npy", caption.as_slice()),
-            ];
-            members.extend(
-                arrays
-                    .iter()
-                    .map(|(name, array)| (name.as_str(), array.as_slice())),
-            );
             writer.add(&sample.key, &members)?;
-            captions_cut += u64::from(self.text.cut(&sample.caption).is_some());
         }
         Ok(captions_cut)
     }
 
-    /// Latents of the images at the size of that number.
-    fn latents(&self, i: usize, size: usize, samples: &[Prepared]) -> Tensor<B, 4> {
-        let side = self.config.sizes[size] as usize;
-        let latent = side / self.vae.shrinks_by();
+    /// Which parts of a shard are read.
+    fn members(&self) -> Members {
+        match &self.config.captions[..] {
+            [] => Members::Pictures,
+            names => Members::Named(Columns::of_captions(names).into()),
+        }
+    }
+
+    /// The names of the members that hold a caption and its states.
+    fn names(&self, named: usize) -> [String; 2] {
+        match self.config.captions.get(named) {
+            None => ["txt".into(), "caption.npy".into()],
+            Some(name) => ["txt", "npy"].map(|ending| format!("caption-{name}.{ending}")),
+        }
+    }
+
+    /// The states of captions, so many at once as images are.
+    fn states(&self, texts: &[&str]) -> Rows {
+        let mut all = Rows {
+            values: Vec::new(),
+            shape: Vec::new(),
+        };
+        for part in texts.chunks(self.config.batch) {
+            let rows = Rows::of(self.text.encode(part, self.device));
+            all.values.extend(rows.values);
+            all.shape = rows.shape;
+        }
+        all
+    }
+
+    /// Sizes, each one or both ways.
+    fn forms(&self) -> Vec<Form> {
+        let both = [false, true];
+        let ways = if self.config.flips {
+            &both[..]
+        } else {
+            &both[..1]
+        };
+        let sizes = self.config.sizes.iter();
+        let forms = sizes.flat_map(|&side| ways.iter().map(move |&flipped| Form { side, flipped }));
+        forms.collect()
+    }
+
+    /// The pictures of the sample at `place` of shard `number` in every form, or what is wrong with it.
+    fn prepare(&self, number: usize, place: u64, sample: &Sample) -> Result<Prepared, String> {
+        let Image::Encoded(file) = &sample.image else {
+            return Err("no image".into());
+        };
+        let image = decode(file)?;
+        let in_form = |Form { side, flipped }: Form| {
+            let crop = self.config.random_crop.then(|| {
+                self.draw(Purpose::Variation, number, place, side)
+                    .uniform(2)
+            });
+            let view = View {
+                crop: crop.map(|points| [points[0], points[1]]),
+                flip: flipped,
+            };
+            pixels(&viewed(&image, side, side, view))
+        };
+        Ok(Prepared {
+            place,
+            key: sample.key.clone(),
+            captions: sample
+                .captions()
+                .map(|(named, text)| (named, text.to_owned()))
+                .collect(),
+            images: self.forms().into_iter().map(in_form).collect(),
+        })
+    }
+
+    /// What is drawn for the sample at `place` of shard `number` at a size.
+    fn draw(&self, purpose: Purpose, number: usize, place: u64, side: u32) -> Stream {
+        // A shard has fewer than 2^32 samples.
+        let place = ((number as u64) << 32) | place;
+        Stream::new(self.config.seed, purpose, side.into(), place)
+    }
+
+    /// Latents of the images in the form of that number.
+    fn latents(&self, i: usize, form: usize, samples: &[Prepared]) -> Tensor<B, 4> {
+        let Form { side, flipped } = self.forms()[form];
+        let size = side as usize;
+        let latent = size / self.vae.shrinks_by();
         let shape = [samples.len(), self.vae.latent_channels(), latent, latent];
         let values: usize = shape[1..].iter().product();
         let draw = |sample: &Prepared| {
-            // A shard has fewer than 2^32 samples.
-            let place = ((i as u64) << 32) | sample.place;
-            Stream::new(self.config.seed, Purpose::Posterior, side as u64, place).normal(values)
+            let mut noise = self.draw(Purpose::Posterior, i, sample.place, side);
+            // The first half is the draw of a picture as it is, whether it is encoded both ways or not.
+            match flipped {
+                false => noise.normal(values),
+                true => noise.normal(2 * values).split_off(values),
+            }
         };
         let noise: Vec<f32> = samples.iter().flat_map(draw).collect();
         let images: Vec<f32> = samples
             .iter()
-            .flat_map(|sample| &sample.images[size])
+            .flat_map(|sample| &sample.images[form])
             .copied()
             .collect();
-        let images = TensorData::new(images, [samples.len(), 3, side, side]);
+        let images = TensorData::new(images, [samples.len(), 3, size, size]);
         let on_device = |data| Tensor::from_data(data, self.device);
         self.vae
             .encode(on_device(images), on_device(TensorData::new(noise, shape)))
@@ -236,17 +338,18 @@ type Looked = (Glance, Result<Pictures, String>);
 /// Reads a shard; nothing if told to stop.
 fn read(
     shard: &Shard,
+    members: &Members,
     stop: &AtomicBool,
     left_out: &mut LeftOut,
 ) -> Result<Option<Looked>, DataError> {
     let (mut samples, mut keys) = (Vec::new(), Unique::default());
-    let (name, reader) = (shard.name(), shard.clone());
+    let (name, reader, members) = (shard.name(), shard.clone(), members.clone());
     let read = read_ahead(
         stop,
         move |send| {
-            let (source, checksum) = (Glance::at(&reader), checksum::of_file(reader.path()));
+            let (source, checksum) = (Glance::at(&reader), reader.file().checksum());
             let take = |key: &str, sample| send((key.to_owned(), sample));
-            let end = reader.for_each(&Members::Pictures, take);
+            let end = reader.for_each(&members, take);
             (source, checksum, end.err())
         },
         |(key, sample): (String, Result<Sample, String>)| {
@@ -266,23 +369,8 @@ fn read(
             samples,
             cut: end.map(|error| error.reason()),
         });
-        (source, pictures.map_err(|error| error.to_string()))
+        (source, pictures.map_err(|error| error.reason()))
     }))
-}
-
-/// The pictures of a sample at every size, or what is wrong with it.
-fn prepare(place: u64, sample: &Sample, sizes: &[u32]) -> Result<Prepared, String> {
-    let Image::Encoded(file) = &sample.image else {
-        return Err("no image".into());
-    };
-    let image = decode(file)?;
-    let at_size = |&size: &u32| pixels(&square(&image, size));
-    Ok(Prepared {
-        place,
-        key: sample.key.clone(),
-        caption: sample.caption.clone(),
-        images: sizes.iter().map(at_size).collect(),
-    })
 }
 
 /// A tensor on the host, row by row of its first dimension.

@@ -38,6 +38,9 @@ pub enum PrecomputeError {
         /// Each with what is wrong.
         shards: Vec<String>,
     },
+    /// Names of captions that cannot be used.
+    #[error("captions: {0}")]
+    Captions(String),
     /// A size that is listed twice.
     #[error("size {0} is listed twice")]
     RepeatedSize(u32),

@@ -4,11 +4,7 @@ use microdit::checksum::{self, hexadecimal};
 use microdit_data::{DataError, Shard, files::file_name};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Bytes of each part of a shard that are read to recognize it.
 const PART: u64 = 64 << 10;
@@ -54,13 +50,12 @@ impl std::fmt::Display for Glance {
     }
 }
 
-fn fingerprint(shard: &Shard) -> io::Result<(u64, String)> {
-    let mut file = File::open(shard.path())?;
-    let bytes = file.metadata()?.len();
+fn fingerprint(shard: &Shard) -> Result<(u64, String), DataError> {
+    let bytes = shard.file().bytes()?;
     let mut digest = Sha256::new();
-    for start in [0, bytes / 2] {
-        file.seek(SeekFrom::Start(start))?;
-        io::copy(&mut (&mut file).take(PART), &mut digest)?;
+    let parts = [0, bytes / 2].map(|start| start..start + PART);
+    for part in shard.file().pieces(&parts)? {
+        digest.update(part);
     }
     digest.update(bytes.to_le_bytes());
     // The same bytes under another index are other samples.

@@ -6,7 +6,7 @@ use super::{
 };
 use microdit::checksum;
 use microdit_data::{
-    DataError, ShardReport,
+    DataError, ShardFile, ShardReport,
     files::{file_name, read_json, write_json},
 };
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ impl Record {
 }
 
 /// Looks for what was made of the pictures at `source`.
-pub(super) fn find(out: &Path, number: usize, source: &Path) -> Found {
+pub(super) fn find(out: &Path, number: usize, source: &ShardFile) -> Found {
     let path = report_path(out, number);
     if !path.is_file() {
         return Found::Nothing;
@@ -117,15 +117,15 @@ pub(super) fn find(out: &Path, number: usize, source: &Path) -> Found {
     if record.lost() {
         return Found::Nothing;
     }
-    match checksum::of_file(source) {
-        Err(error) => return Found::Unreadable(format!("{}: {error}", file_name(source))),
+    match source.checksum() {
+        Err(error) => return Found::Unreadable(format!("{}: {}", source.name(), error.reason())),
         Ok((bytes, sha256)) if sha256 != record.source_sha256 => {
             return Found::OtherPictures(format!(
                 "expected {} of {} bytes, SHA-256 {:.12}; found {} of {bytes} bytes, SHA-256 {sha256:.12}",
                 record.source.file,
                 record.source.bytes,
                 record.source_sha256,
-                file_name(source),
+                source.name(),
             ));
         }
         Ok(_) => {}

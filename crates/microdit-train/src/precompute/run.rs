@@ -11,7 +11,7 @@ use super::{
     settings::Settings,
 };
 use microdit::{DitBackend, worker_pool};
-use microdit_data::{DataError, LeftOut, Shard, Shards, read_ahead};
+use microdit_data::{DataError, LeftOut, Shard, ShardFile, Shards, check_names, read_ahead};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -20,7 +20,8 @@ use std::{
 impl<B: DitBackend> Precompute<'_, B> {
     /// Encodes the pictures of `shards` into `out`, a shard of latents for every shard of pictures, from where an earlier call
     /// left off: what is there stays, once its checksum and that of its pictures are verified. Tars hold
-    /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and `KEY.txt`; the latents are posterior samples times the
+    /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and `KEY.txt`, or of several captions `KEY.caption-NAME.npy` and
+    /// `KEY.caption-NAME.txt` each, and with flips `KEY.latent-SIZE-flipped.npy`; the latents are posterior samples times the
     /// scaling factor, the captions all token states, padding included. Draws depend on seed, place in the list of shards the
     /// directory was begun with, and place in the shard alone. Samples that are damaged, or whose latents are not finite, are
     /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the current batch;
@@ -47,6 +48,7 @@ impl<B: DitBackend> Precompute<'_, B> {
     ) -> Result<Precomputed, PrecomputeError> {
         let config = self.config;
         self.check_sizes()?;
+        check_names(&config.captions).map_err(PrecomputeError::Captions)?;
         std::fs::create_dir_all(out).map_err(DataError::io(out))?;
         let mut state = Precomputed::default();
         let Some(own) = self.own(shards, out, stop)? else {
@@ -58,7 +60,10 @@ impl<B: DitBackend> Precompute<'_, B> {
             state.stopped = true;
             return Ok(state);
         };
-        for (number, shard) in left {
+        for (i, &(number, shard)) in left.iter().enumerate() {
+            if let Some((_, next)) = left.get(i + 1) {
+                next.file().prefetch();
+            }
             let outcome = match stop.load(Ordering::Relaxed) {
                 true => Outcome::Stopped,
                 false => self.shard(number, shard, out, stop, &mut state, &mut progress)?,
@@ -140,13 +145,13 @@ impl<B: DitBackend> Precompute<'_, B> {
         progress: &mut impl FnMut(&Precomputed),
     ) -> Result<Option<Vec<(usize, &'a Shard)>>, PrecomputeError> {
         let (folder, mut left, mut other) = (out.to_owned(), Vec::new(), None);
-        let paths = own
+        let files = own
             .iter()
-            .map(|(number, shard)| (*number, shard.path().to_owned()));
-        let paths: Vec<_> = paths.collect();
+            .map(|(number, shard)| (*number, shard.file().clone()));
+        let files: Vec<_> = files.collect();
         let find = move |send: &mut dyn FnMut(Found) -> bool| {
-            let find = |(number, path): &(usize, std::path::PathBuf)| find(&folder, *number, path);
-            paths.iter().all(|place| send(find(place)))
+            let find = |(number, file): &(usize, ShardFile)| find(&folder, *number, file);
+            files.iter().all(|file| send(find(file)))
         };
         let found = read_ahead(stop, find, |found| {
             let (number, shard) = own[state.checked];

@@ -19,6 +19,14 @@ use std::{io::ErrorKind, path::Path};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
     sizes: Vec<u32>,
+    /// Whether any part of a picture was taken, and whether left and right are swapped in a second latent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    random_crop: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    flips: bool,
+    /// Names of several captions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    captions: Vec<String>,
     seed: u64,
     vae: EncoderIdentity,
     text_encoder: EncoderIdentity,
@@ -59,6 +67,9 @@ impl Settings {
         };
         Self {
             sizes: config.sizes.clone(),
+            random_crop: config.random_crop,
+            flips: config.flips,
+            captions: config.captions.clone(),
             seed: config.seed,
             vae: vae_identity,
             text_encoder: text_identity,
@@ -151,6 +162,17 @@ impl Settings {
                 format!("{:?}", self.sizes),
                 format!("{:?}", now.sizes),
             ),
+            differs(
+                "captions",
+                format!("{:?}", self.captions),
+                format!("{:?}", now.captions),
+            ),
+            differs(
+                "random crop",
+                self.random_crop.to_string(),
+                now.random_crop.to_string(),
+            ),
+            differs("flips", self.flips.to_string(), now.flips.to_string()),
             differs("seed", self.seed.to_string(), now.seed.to_string()),
         ]
         .into_iter()
@@ -265,6 +287,9 @@ mod tests {
         };
         Settings {
             sizes: vec![32],
+            random_crop: false,
+            flips: false,
+            captions: Vec::new(),
             seed: 1,
             vae: encoder("vae"),
             text_encoder: encoder("text"),

@@ -84,10 +84,10 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
                 ..Position::default()
             },
         };
-        let lists: Vec<(&str, f64)> = shards.iter().map(|shards| (shards.as_str(), 1.0)).collect();
         let seed = recipe.run.seed;
         let count = self.config.samples.max(LEVELS.len());
-        let mut loader = source::loader(stage, &lists, seed, count, &start)?;
+        let (shards, caption) = (shards.as_deref(), self.config.caption.as_deref());
+        let mut loader = source::held_out(stage, shards, caption, seed, count, &start)?;
         let batch = loader.next_batch_or_stop(stop)?;
         self.entered = batch.map(|batch| (stage.name.clone(), batch));
         Ok(())

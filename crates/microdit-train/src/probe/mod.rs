@@ -24,6 +24,12 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Whether it is due after `step` finished steps, which are at least 1, in the stage entered last.
     fn is_due(&self, step: u64) -> bool;
 
+    /// Whether it looks at the networks at all. Where devices share the averages, those are made whole for it, if it says that it is due
+    /// before the step is taken.
+    fn looks(&self) -> bool {
+        true
+    }
+
     /// Whether `run` already has its result of `step`. Probes that give numbers need not know: the log does.
     fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
         false
@@ -62,7 +68,7 @@ pub struct View<'a, B: TrainBackend, T: TrainTask<B>> {
     pub step: u64,
     /// The networks as trained.
     pub task: &'a T::InnerModule,
-    /// The first average of them, where there is one.
+    /// The first average of them, where there is one, and it is whole.
     pub average: Option<&'a T::InnerModule>,
     /// Where they are.
     pub device: &'a B::Device,

@@ -1,6 +1,7 @@
 //! What a stage is trained on, and how that becomes numbers.
 
 use microdit::range::{OutOfRange, above, require, within};
+use microdit_data::{Variation, check_names};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -20,9 +21,9 @@ pub enum DataConfig {
         #[serde(default = "two")]
         threads: usize,
     },
-    /// Tars or MDS shards of images and texts.
+    /// Tars, MDS shards or Parquet files of images and texts.
     WebDataset {
-        /// A tar, a pattern, or a directory of tars or MDS shards. Needed for training, not for a plan.
+        /// A tar or a Parquet file, a pattern, or a directory of tars, Parquet files or MDS shards. Needed for training, not for a plan.
         #[serde(default)]
         shards: Option<String>,
         /// Several of them in place of `shards`, each as often as its weight says.
@@ -34,6 +35,17 @@ pub enum DataConfig {
         codec: CodecConfig,
         /// How captions become vectors.
         captions: CaptionConfig,
+        /// Several captions of a sample in place of the first that is found, each drawn as often as its weight says. Those that a sample
+        /// lacks are left out of its draws. Evaluation takes the first, or `evaluation.caption`.
+        #[serde(default)]
+        caption_mix: Vec<WeightedCaption>,
+        /// Whether any part of a picture may be taken, not only the middle, drawn by seed, pass and sample.
+        #[serde(default)]
+        random_crop: bool,
+        /// Whether left and right are swapped in half of the passes, drawn likewise: what captions say of sides becomes wrong, and
+        /// writing unreadable.
+        #[serde(default)]
+        flip: bool,
         /// Threads that read and decode, 1 to 1024; the data are the same for any number.
         #[serde(default = "two")]
         threads: usize,
@@ -54,6 +66,12 @@ pub enum DataConfig {
         image_size: u32,
         /// Tokens of a caption, 1 to 2^16.
         tokens: usize,
+        /// As in `WebDataset`, of the captions that `data precompute --captions` encoded.
+        #[serde(default)]
+        caption_mix: Vec<WeightedCaption>,
+        /// As in `WebDataset`, of latents that `data precompute --flips` encoded both ways.
+        #[serde(default)]
+        flip: bool,
         /// As in `WebDataset`.
         #[serde(default = "two")]
         threads: usize,
@@ -70,6 +88,17 @@ pub struct Weighted {
     /// As `shards` of [`DataConfig`].
     pub shards: String,
     /// How often a sample comes from them, compared with the others; above 0 and at most 10^9.
+    pub weight: f64,
+}
+
+/// One of several captions of a sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedCaption {
+    /// Its name: `KEY.NAME.txt`, `KEY.NAME` or an entry of `KEY.json` in tars, a column of MDS shards; 1 to 60 letters, digits, `-`, `_`
+    /// and `.`.
+    pub name: String,
+    /// How often it is drawn, compared with the others; above 0 and at most 10^9.
     pub weight: f64,
 }
 
@@ -94,6 +123,12 @@ impl DataConfig {
         for (i, part) in mix.iter().enumerate() {
             within(&format!("mix.{i}.weight"), part.weight, above(0.0, 1e9))?;
         }
+        for (i, caption) in self.caption_mix().iter().enumerate() {
+            let key = format!("caption_mix.{i}.weight");
+            within(&key, caption.weight, above(0.0, 1e9))?;
+        }
+        check_names(&self.caption_names())
+            .map_err(|error| OutOfRange::new("caption_mix", error))?;
         require(shards.is_none() || mix.is_empty(), "mix", || {
             "names shards besides data.shards; name all of them here".into()
         })
@@ -173,6 +208,37 @@ impl DataConfig {
             .into_iter()
             .chain(mix)
             .collect()
+    }
+
+    /// Several captions of a sample; none if only the first counts.
+    pub(crate) fn caption_mix(&self) -> &[WeightedCaption] {
+        match self {
+            Self::Shapes { .. } => &[],
+            Self::WebDataset { caption_mix, .. } | Self::Latents { caption_mix, .. } => caption_mix,
+        }
+    }
+
+    /// What is varied of a sample from pass to pass.
+    pub(crate) fn variation(&self) -> Variation {
+        let weights = self.caption_mix().iter().map(|caption| caption.weight);
+        let (random_crop, flip) = match *self {
+            Self::Shapes { .. } => (false, false),
+            Self::WebDataset {
+                random_crop, flip, ..
+            } => (random_crop, flip),
+            Self::Latents { flip, .. } => (false, flip),
+        };
+        Variation {
+            captions: weights.collect(),
+            random_crop,
+            flip,
+        }
+    }
+
+    /// Names of several captions of a sample.
+    pub(crate) fn caption_names(&self) -> Vec<String> {
+        let names = self.caption_mix().iter();
+        names.map(|caption| caption.name.clone()).collect()
     }
 
     fn shards_and_mix(&self) -> (Option<&str>, &[Weighted]) {

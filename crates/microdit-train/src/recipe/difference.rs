@@ -11,9 +11,11 @@ use std::{collections::BTreeMap, fmt};
 const REACHING: [&str; 1] = ["seed"];
 
 /// Keys of a stage that do not affect the weights beyond rounding.
-pub(super) const FREE_IN_STAGE: [&str; 6] = [
+pub(super) const FREE_IN_STAGE: [&str; 8] = [
     "micro_batch",
     "activation_checkpointing",
+    "distributed.shard_optimizer",
+    "distributed.bucket_mib",
     "evaluate_every",
     "draw_every",
     "data.threads",
@@ -349,6 +351,8 @@ mod tests {
         let own = hash(&[]);
         assert_eq!(own.len(), 64);
         for same in [
+            "distributed.shard_optimizer=true",
+            "distributed.bucket_mib=3",
             "data.threads=7",
             "micro_batch=3",
             "log_every=3",
@@ -360,6 +364,7 @@ mod tests {
         for other in [
             "seed=5",
             "batch=3",
+            "distributed.gradients=Bf16",
             "stages.masked.steps=5",
             "diffusion.sigma_data=0.6",
         ] {

@@ -1,6 +1,7 @@
 //! What is measured while a run is trained.
 
 use microdit::range::{OutOfRange, within};
+use microdit_data::check_names;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -15,6 +16,10 @@ pub struct EvaluationConfig {
     /// Held-out shards; generated datasets need none.
     #[serde(default)]
     pub shards: Option<String>,
+    /// Name of the caption that is taken where samples have several, as in `data.caption_mix`; the first of those that a sample has if
+    /// absent.
+    #[serde(default)]
+    pub caption: Option<String>,
     /// How drawn pictures are compared with held-out ones; not at all if absent.
     #[serde(default)]
     pub feature_distance: Option<FeatureDistanceConfig>,
@@ -60,6 +65,8 @@ impl EvaluationConfig {
     pub(super) fn validate(&self) -> Result<(), OutOfRange> {
         within("every", self.every, 1..)?;
         within("samples", self.samples, 1..=1 << 24)?;
+        let caption: Vec<String> = self.caption.iter().cloned().collect();
+        check_names(&caption).map_err(|error| OutOfRange::new("caption", error))?;
         match &self.feature_distance {
             Some(config) => config
                 .validate()

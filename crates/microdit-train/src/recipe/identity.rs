@@ -8,7 +8,7 @@ use super::{
 use std::collections::BTreeMap;
 
 /// Keys of the run that affect its weights or what is measured of them.
-const DECISIVE: [&str; 2] = ["seed", "evaluation.samples"];
+const DECISIVE: [&str; 3] = ["seed", "evaluation.samples", "evaluation.caption"];
 
 impl Recipe {
     /// The values that decide the weights of a run and its held-out losses, by their keys as `--set` takes them. Those that are

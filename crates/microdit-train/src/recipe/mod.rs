@@ -6,6 +6,7 @@
 mod bundled;
 mod data;
 mod difference;
+mod distributed;
 mod document;
 mod evaluation;
 mod file;
@@ -20,8 +21,9 @@ mod tree;
 mod validate;
 
 pub use bundled::{Bundled, beside};
-pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted};
+pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted, WeightedCaption};
 pub use difference::{Change, Effect};
+pub use distributed::DistributedConfig;
 pub use document::Document;
 pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
 pub use load::dialect;
@@ -88,6 +90,9 @@ pub struct Stage {
     /// work for a fraction of the memory.
     #[serde(default)]
     pub activation_checkpointing: ActivationCheckpointing,
+    /// How the work is split over several processes and devices.
+    #[serde(default)]
+    pub distributed: DistributedConfig,
     /// Optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,

@@ -98,6 +98,7 @@ impl Stage {
                 "{extra} more than out_channels: a network for inpainting is drawn with, not trained"
             )
         })?;
+        self.distributed.validate().map_err(inside("distributed"))?;
         self.optimizer.validate().map_err(inside("optimizer"))?;
         self.schedule.validate().map_err(inside("schedule"))?;
         for (i, ema) in self.ema.iter().enumerate() {

@@ -6,13 +6,16 @@
 mod observe;
 #[cfg(test)]
 mod rank_tests;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     checkpoint::{Checkpoint, Progress, State},
-    collective::{Alone, Collective, Facts, Patience, agree},
+    collective::{Alone, Collective, Facts, Patience, Traffic, agree},
     error::TrainError,
     plan::Gpu,
     probe::{self, Probe},
@@ -41,6 +44,8 @@ pub struct Outcome<T> {
     pub steps: u64,
     /// How it ended.
     pub ending: Ending,
+    /// What this rank exchanged with others, if there are some.
+    pub traffic: Option<Traffic>,
 }
 
 /// How a run ended.
@@ -280,6 +285,11 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             (format!("data of stage {}", stage.name), identity)
         });
         let mut facts = self.recipe.decisive(false);
+        // Not for the weights, but for what the ranks say to each other.
+        facts.extend(self.recipe.stages.iter().map(|stage| {
+            let key = format!("stages.{}.distributed", stage.name);
+            (key, format!("{:?}", stage.distributed))
+        }));
         facts.extend(own.into_iter().chain(data));
         facts
     }
@@ -333,6 +343,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                     task: *task,
                     steps,
                     ending: Ending::AlreadyFinished,
+                    traffic: None,
                 });
             }
         };
@@ -368,6 +379,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             state = trainer.stage(state)?;
             let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
             trainer.save(&state)?;
+            state = trainer.unite(state)?;
             // What was not measured of the last step is measured when the run is resumed there.
             let ends = is_complete(recipe, &state.progress);
             if unfinished || (ends && trainer.looked_in_vain) {
@@ -375,7 +387,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                     true => Ending::Spent,
                     false => Ending::Stopped,
                 };
-                return Ok(outcome(state, ending));
+                return Ok(outcome(state, ending, trainer.traffic()));
             }
             match recipe.stages.get(state.progress.stage + 1) {
                 Some(stage) => {
@@ -388,7 +400,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         if let Some(checkpoint) = trainer.newest().filter(|_| session.keeps()) {
             run.finish(recipe, &state, checkpoint)?;
         }
-        Ok(outcome(state, Ending::Finished))
+        Ok(outcome(state, Ending::Finished, trainer.traffic()))
     }
 }
 
@@ -400,11 +412,13 @@ fn is_complete(recipe: &Recipe, progress: &Progress) -> bool {
 fn outcome<B: TrainBackend, T: TrainTask<B>>(
     state: State<B, T>,
     ending: Ending,
+    traffic: Option<Traffic>,
 ) -> Outcome<T::InnerModule> {
     let average = state.emas.into_iter().next().and_then(Ema::into_average);
     Outcome {
         task: average.unwrap_or_else(|| state.task.valid()),
         steps: state.progress.step,
         ending,
+        traffic,
     }
 }

@@ -27,9 +27,23 @@ where
         Ok(())
     }
 
-    /// Runs the probes that are due.
-    pub(super) fn look(&mut self, stage: &Stage, state: &State<B, T>) -> Result<(), TrainError> {
-        self.run_probes(stage, state, |_, _| true)
+    /// Runs the probes that are due. If one of them `looks` at the averages, those are made whole by all ranks.
+    pub(super) fn look(
+        &mut self,
+        stage: &Stage,
+        state: &State<B, T>,
+        looks: bool,
+    ) -> Result<(), TrainError> {
+        let first = state.emas.iter().take(1);
+        let whole = match looks {
+            true => self.united(stage, state, first)?,
+            false => Vec::new(),
+        };
+        let average = match self.sharding {
+            Some(_) => whole.first(),
+            None => state.emas.first(),
+        };
+        self.run_probes(stage, state, average.and_then(Ema::average), |_, _| true)
     }
 
     /// Runs those that were due at the step the run was resumed at and have left nothing: it was stopped before they
@@ -39,7 +53,8 @@ where
         let (run, step) = (self.run, state.progress.step);
         if step > 0 {
             self.enter(stage)?;
-            self.run_probes(stage, state, |probe, log| {
+            let average = state.emas.first().and_then(Ema::average);
+            self.run_probes(stage, state, average, |probe, log| {
                 !log.has_evaluation(probe.name()) && !probe.is_done(run, step)
             })?;
         }
@@ -51,6 +66,7 @@ where
         &mut self,
         stage: &Stage,
         state: &State<B, T>,
+        average: Option<&T::InnerModule>,
         wanted: impl Fn(&dyn Probe<B, T>, &Log) -> bool,
     ) -> Result<(), TrainError> {
         let Some(log) = &mut self.log else {
@@ -70,7 +86,7 @@ where
                 run: self.run,
                 step,
                 task: task.get_or_insert_with(|| state.task.valid()),
-                average: state.emas.first().and_then(Ema::average),
+                average,
                 device: &self.devices[0],
                 stop: self.session.stop,
             };

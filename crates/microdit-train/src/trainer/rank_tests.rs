@@ -20,10 +20,10 @@ type Tracked = Autodiff<Flex>;
 
 /// Operations before the first step, and in a step.
 const BEFORE: usize = 1;
-const A_STEP: usize = 2;
+const A_STEP: usize = 4;
 
 /// Eight steps over two stages.
-fn recipe(more: &[&str]) -> Recipe {
+pub(super) fn recipe(more: &[&str]) -> Recipe {
     let own = [
         "batch=5",
         "log_every=1",
@@ -35,7 +35,7 @@ fn recipe(more: &[&str]) -> Recipe {
 
 /// What becomes of a rank before it takes part in an operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     /// It is asked to stop.
     Asked,
@@ -83,7 +83,7 @@ impl Collective for Faulty {
 }
 
 /// How the ranks of a run end, one of which has a fault.
-struct Job<'a> {
+pub(super) struct Job<'a> {
     path: &'a Path,
     count: usize,
     faulty: usize,
@@ -93,7 +93,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(path: &'a Path, count: usize) -> Self {
+    pub(super) fn new(path: &'a Path, count: usize) -> Self {
         Self {
             path,
             count,
@@ -104,7 +104,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn with(self, faulty: usize, fault: Fault, after: usize) -> Self {
+    pub(super) fn with(self, faulty: usize, fault: Fault, after: usize) -> Self {
         Self {
             faulty,
             fault,
@@ -114,7 +114,10 @@ impl<'a> Job<'a> {
     }
 
     /// Trains what `recipe` says for each rank.
-    fn run(&self, recipe: impl Fn(usize) -> Recipe + Sync) -> Vec<Result<Ended, TrainError>> {
+    pub(super) fn run(
+        &self,
+        recipe: impl Fn(usize) -> Recipe + Sync,
+    ) -> Vec<Result<Ended, TrainError>> {
         thread::scope(|scope| {
             let recipe = &recipe;
             let start = |rank: Threads| {
@@ -173,11 +176,11 @@ impl<'a> Job<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Ended {
-    ending: Ending,
-    steps: u64,
+pub(super) struct Ended {
+    pub(super) ending: Ending,
+    pub(super) steps: u64,
     /// Bits of the weights.
-    weights: Vec<u32>,
+    pub(super) weights: Vec<u32>,
 }
 
 /// The files of tensors of the newest checkpoint.
@@ -191,7 +194,7 @@ fn state(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-fn newest(path: &Path) -> Checkpoint {
+pub(super) fn newest(path: &Path) -> Checkpoint {
     let newest = Checkpoint::newest(&path.join("checkpoints"));
     newest.unwrap().expect("a checkpoint")
 }

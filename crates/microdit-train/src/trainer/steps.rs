@@ -3,7 +3,7 @@
 use super::Session;
 use crate::{
     checkpoint::{Checkpoint, Progress, State},
-    collective::{self, Patience, Traffic, Trained},
+    collective::{self, Collective as _, Meter, Patience, Summed, Summing, Traffic, Trained},
     error::TrainError,
     log::{Log, Metrics},
     parallel::{Job, gradients, share},
@@ -11,6 +11,7 @@ use crate::{
     probe::Probe,
     recipe::{Recipe, Stage},
     run::RunDir,
+    sharding::{Sharding, Shares},
     source::{self, DataIdentity},
     step::Computed,
     step_log::{Pending, StepLog},
@@ -51,7 +52,17 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     started: Instant,
     /// When the last sum over the ranks was known, and how long the step to it had taken.
     summed: Option<(Instant, Duration)>,
+    /// The ranks, with what is sent to them counted.
+    pub(super) meter: Meter<'a>,
     traffic: Traffic,
+    /// The same over all stages.
+    whole_traffic: Traffic,
+    /// Which rank adds up which gradient.
+    pub(super) shares: Shares,
+    /// Whose part of the state is here, while a stage's is shared.
+    pub(super) sharding: Option<Sharding<B::InnerBackend>>,
+    /// The step of the newest checkpoint.
+    saved: Option<u64>,
     /// Seconds the run had taken before.
     before: f64,
     pub(super) steps: StepLog<B::InnerBackend>,
@@ -97,7 +108,12 @@ where
             taken: None,
             started: Instant::now(),
             summed: None,
+            meter: Meter::new(session.ranks),
             traffic: Traffic::default(),
+            whole_traffic: Traffic::default(),
+            shares: Shares::default(),
+            sharding: None,
+            saved: opened.newest.as_ref().map(|newest| newest.progress().step),
             before: progress.seconds,
             steps: StepLog::new(recipe, run, session.keeps()),
             probes: match session.keeps() {
@@ -116,6 +132,11 @@ where
         self.newest.as_ref()
     }
 
+    /// What was exchanged with other ranks, if there are some.
+    pub(super) fn traffic(&self) -> Option<Traffic> {
+        (self.whole_traffic.steps > 0).then_some(self.whole_traffic)
+    }
+
     /// Runs what is left of a stage, or of it until the run is asked to stop.
     pub(super) fn stage(&mut self, mut state: State<B, T>) -> Result<State<B, T>, TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
@@ -125,19 +146,25 @@ where
         let every = self.recipe.run.checkpoints.every;
         self.enter(stage)?;
         let mut loader = self.loader(&state.progress)?;
+        state = self.share(stage, state);
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
             let _awake = B::keep_awake();
+            let sent = self.meter.sent();
             let own = match self.must_stop() {
                 true => Ok(None),
                 false => self.gradients(&state, stage, &mut loader),
             };
-            let (batch, computed) = match self.sum(own, state.progress.step) {
-                Ok(Some(trained)) => trained,
+            let ((batch, computed), looks) = match self.sum(stage, own, state.progress.step) {
+                Ok(Some(summed)) => summed,
                 Ok(None) => break,
                 Err(error) => {
                     // Data or other ranks are lost between two steps: the state is sound.
-                    if state.progress.step > 0
+                    if self.sharding.is_some() && matches!(error, TrainError::RanksLost { .. }) {
+                        tracing::warn!(
+                            "shares of the optimizer's state are lost with other ranks: the run resumes from its newest checkpoint"
+                        );
+                    } else if state.progress.step > 0
                         && let Err(second) = self.rescue(stage, &state, &error)
                     {
                         tracing::warn!("the state cannot be saved: {second}");
@@ -153,7 +180,8 @@ where
                 * stage
                     .schedule
                     .multiplier(state.progress.stage_step, stage.steps);
-            state = self.step(state, &batch, computed, lr);
+            state = self.step(stage, state, &batch, computed, lr)?;
+            self.traffic.sent += self.meter.sent() - sent;
             let Progress {
                 step, stage_step, ..
             } = state.progress;
@@ -162,7 +190,7 @@ where
                 self.settle(&state)?;
                 self.write_line(stage, &state.progress, lr)?;
             }
-            self.look(stage, &state)?;
+            self.look(stage, &state, looks)?;
             self.keep_snapshot(stage, &state)?;
             // The end of the stage is saved by the caller.
             if step.is_multiple_of(every) && !last {
@@ -170,8 +198,10 @@ where
                 self.save(&state)?;
             }
         }
-        if let Some(traffic) = std::mem::take(&mut self.traffic).a_step() {
+        let traffic = std::mem::take(&mut self.traffic);
+        if traffic.steps > 0 {
             tracing::info!("stage {}: {traffic}", stage.name);
+            self.whole_traffic = self.whole_traffic.plus(traffic);
         }
         if let Some(skipped) = loader.skipped() {
             tracing::warn!("stage {}: {skipped}", stage.name);
@@ -220,7 +250,8 @@ where
     /// Keeps a snapshot of the averages whose length is chosen afterwards, where one is due. It comes before the checkpoint of the same
     /// step, so that no run resumes from behind one that was not written.
     fn keep_snapshot(&mut self, stage: &Stage, state: &State<B, T>) -> Result<(), TrainError> {
-        let Some(config) = stage.post_hoc_ema.filter(|_| self.log.is_some()) else {
+        let takes_part = self.log.is_some() || self.sharding.is_some();
+        let Some(config) = stage.post_hoc_ema.filter(|_| takes_part) else {
             return Ok(());
         };
         let Progress {
@@ -233,30 +264,44 @@ where
             return Ok(());
         }
         self.settle(state)?;
-        self.run
-            .save_snapshot(number, [stage_step, step], &state.post_hoc)
+        let steps = [stage_step, step];
+        if self.sharding.is_none() {
+            return self.run.save_snapshot(number, steps, &state.post_hoc);
+        }
+        let whole = self.united(stage, state, state.post_hoc.iter())?;
+        match self.log {
+            Some(_) => self.run.save_snapshot(number, steps, &whole),
+            None => Ok(()),
+        }
     }
 
     /// Saves the state, unless the newest checkpoint is of this step already.
     pub(super) fn save(&mut self, state: &State<B, T>) -> Result<(), TrainError> {
-        let saved = self.newest.as_ref().map(|newest| newest.progress().step);
-        let Some(log) = &self.log else {
-            return Ok(());
-        };
-        if saved == Some(state.progress.step) {
+        if self.saved == Some(state.progress.step) {
             return Ok(());
         }
-        log.sync()?;
-        let data = self.identity(&state.progress)?;
-        let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-        let saved = state.save(&checkpoints, config, Some(&data))?;
-        tracing::info!("state saved in {}", saved.path().display());
-        self.newest = Some(saved);
+        if let Some(log) = &self.log {
+            log.sync()?;
+        }
+        let saved = if self.sharding.is_some() && self.meter.world_size() > 1 {
+            self.save_together(state)?
+        } else if self.log.is_some() {
+            let data = self.identity(&state.progress)?;
+            let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
+            Some(state.save(&checkpoints, config, Some(&data))?)
+        } else {
+            return Ok(());
+        };
+        self.saved = Some(state.progress.step);
+        if let Some(saved) = saved {
+            tracing::info!("state saved in {}", saved.path().display());
+            self.newest = Some(saved);
+        }
         Ok(())
     }
 
     /// What identifies the data of the stage, read now if they were not there when the process began.
-    fn identity(&mut self, progress: &Progress) -> Result<DataIdentity, TrainError> {
+    pub(super) fn identity(&mut self, progress: &Progress) -> Result<DataIdentity, TrainError> {
         let stage = &self.recipe.stages[progress.stage];
         let known = self.data[progress.stage];
         let identity = known.map_or_else(|| DataIdentity::of(stage), Ok)?;
@@ -304,15 +349,23 @@ where
         Ok(computed.map(|computed| (batch, computed)))
     }
 
-    /// The same over all ranks; none if one of them is asked to stop.
+    /// The same over all ranks, and whether a probe will look at the averages; none if one of them is asked to stop.
     fn sum(
         &mut self,
+        stage: &Stage,
         own: Result<Option<Trained<B::InnerBackend>>, TrainError>,
         step: u64,
-    ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
+    ) -> Result<Option<Summed<B::InnerBackend>>, TrainError> {
         let mut traffic = std::mem::take(&mut self.traffic);
-        let (ranks, patience) = (self.session.ranks, self.patience());
-        let sum = collective::sum(ranks, &patience, step, own, &mut traffic)?;
+        let patience = self.patience();
+        let summing = Summing {
+            exchange: self.exchange(stage, &patience),
+            shares: &self.shares,
+            precision: stage.distributed.gradients,
+            keeps_own: self.sharding.is_some(),
+            looks: self.will_look(step + 1),
+        };
+        let sum = collective::sum(&summing, step, own, &mut traffic)?;
         self.traffic = traffic;
         let now = Instant::now();
         let before = self.summed.map_or(self.since, |(before, _)| before);
@@ -322,7 +375,7 @@ where
 
     /// How long other ranks are waited for. Once this one is asked to stop, those that are alive need a step, or two, to hear
     /// of it.
-    fn patience(&self) -> Patience<'_> {
+    pub(super) fn patience(&self) -> Patience<'_> {
         let own = self.session.patience();
         let grace = self
             .summed
@@ -353,7 +406,7 @@ where
     fn loader(&self, progress: &Progress) -> Result<Loader, TrainError> {
         let stage = &self.recipe.stages[progress.stage];
         let (start, seed) = (self.start(stage, progress), self.recipe.run.seed);
-        source::loader(stage, &stage.data.lists(), seed, stage.batch, &start)
+        source::loader(stage, seed, &start)
     }
 
     /// A position means nothing in other data.
@@ -372,14 +425,15 @@ where
         }
     }
 
-    /// One step of the optimizer.
+    /// One step of the optimizer, of which every rank takes its part.
     fn step(
         &mut self,
+        stage: &Stage,
         state: State<B, T>,
         batch: &Batch,
         computed: Computed<B::InnerBackend>,
         lr: f64,
-    ) -> State<B, T> {
+    ) -> Result<State<B, T>, TrainError> {
         let State {
             mut progress,
             task,
@@ -395,7 +449,15 @@ where
             terms,
             grads,
         } = computed;
+        let names = grads.names();
+        let grads = match &self.sharding {
+            Some(sharding) => grads.placed(|path, grad| sharding.place(path, grad)),
+            None => grads,
+        };
         let (task, grad_norm) = optimizer.step::<B, _>(task, grads, &loss, lr);
+        let began = Instant::now();
+        let task = self.united_weights(stage, task, &names, progress.step)?;
+        self.traffic.took += began.elapsed();
         self.steps.push(Pending {
             step: progress.step + 1,
             keys: batch.keys.clone(),
@@ -415,17 +477,25 @@ where
         };
         if !(emas.is_empty() && post_hoc.is_empty()) {
             let live = task.valid();
-            let moved = |path: &[&str]| task.updates(path, draws.step);
-            emas.iter_mut()
-                .chain(&mut post_hoc)
-                .for_each(|ema| ema.update(&live, progress.stage_step, moved));
+            let sharding = self.sharding.as_ref();
+            let is_here =
+                |path: &[&str]| sharding.is_none_or(|sharding| sharding.owns(&path.join(".")));
+            let moved = |path: &[&str]| task.updates(path, draws.step) && is_here(path);
+            for ema in emas.iter_mut().chain(&mut post_hoc) {
+                let begun = ema.average().is_some();
+                ema.update(&live, progress.stage_step, moved);
+                // It begins as a copy of all weights.
+                if let (false, Some(sharding)) = (begun, sharding) {
+                    *ema = ema.clone().map(|average| sharding.kept(average));
+                }
+            }
         }
-        State {
+        Ok(State {
             progress,
             task,
             optimizer,
             emas,
             post_hoc,
-        }
+        })
     }
 }

@@ -92,7 +92,10 @@ const MASKINGS: [&str; 2] = [
 const LATENTS: &str = r#"(
     extends: "shapes.ron",
     model: (input_size: 8, in_channels: 4, caption_channels: 6),
-    data: Latents(image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)]),
+    data: Latents(
+        image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
+        caption_mix: [(name: "a", weight: 1.0), (name: "none", weight: 3.0)],
+    ),
     sampling: (every: None),
     evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;
@@ -103,6 +106,7 @@ const PICTURES: &str = r#"(
     data: WebDataset(
         image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6),
         mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
+        caption_mix: [(name: "txt", weight: 1.0), (name: "none", weight: 3.0)],
     ),
     evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;

@@ -1,0 +1,160 @@
+//! A checkpoint that all ranks write, each its share: whole, like any other, once its manifest is there and the checksums in it hold.
+//!
+//! Tensors lie in a file for each rank, `model-00001-of-00002.safetensors`, and an index beside them, as other programs split large networks.
+
+use super::{
+    Checkpoint, MODEL, OPTIMIZER, State, ema_file, part, place, post_hoc_file,
+    shelf::part_of,
+    tensors::{save_slots, save_tensors},
+};
+use crate::{
+    collective::{Exchange, gather_texts, together},
+    error::TrainError,
+    recipe::CheckpointConfig,
+    sealed::{Files, sums},
+    sharding::Sharding,
+    source::DataIdentity,
+};
+use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict};
+use serde_json::json;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// What is added to the name of a file that is in several.
+const INDEX: &str = ".index.json";
+
+/// The name of the part of rank `rank` in the file `name`.
+fn part_name(name: &str, rank: usize, world_size: usize) -> String {
+    let stem = name.trim_end_matches(".safetensors");
+    format!("{stem}-{:05}-of-{world_size:05}.safetensors", rank + 1)
+}
+
+/// The name of the index of the file `name`.
+pub(super) fn index_of(name: &str) -> String {
+    format!("{name}{INDEX}")
+}
+
+impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
+    /// Writes the state, of which every rank keeps its share, as [`save`](Self::save) does; rank 0 gets the checkpoint.
+    ///
+    /// # Errors
+    /// As there, on all ranks if one of them fails, and ranks that are lost.
+    pub(crate) fn save_together(
+        &self,
+        checkpoints: &Path,
+        config: &CheckpointConfig,
+        data: Option<&DataIdentity>,
+        sharding: &Sharding<B::InnerBackend>,
+        exchange: &Exchange<'_>,
+    ) -> Result<Option<Checkpoint>, TrainError> {
+        let Exchange {
+            ranks, patience, ..
+        } = *exchange;
+        let (step, keeps) = (self.progress.step, ranks.rank() == 0);
+        let begun = match keeps {
+            true => part(checkpoints, step),
+            false => Ok(part_of(checkpoints, step)),
+        };
+        let part = together(ranks, patience, begun)?;
+        let saved = || {
+            let own = self.write_share(&part, sharding, [ranks.rank(), ranks.world_size()]);
+            let own = together(ranks, patience, own)?;
+            let own = serde_json::to_string(&own).expect("sums are plain data");
+            let all = gather_texts(ranks, &own, patience)?;
+            let placed = match keeps {
+                true => self
+                    .complete(&part, checkpoints, data, sharding, &all)
+                    .map(Some),
+                false => Ok(None),
+            };
+            together(ranks, patience, placed)
+        };
+        let saved = saved().inspect_err(|error| {
+            // The first error is the one to report; lost ranks may still be writing.
+            if keeps && !matches!(error, TrainError::RanksLost { .. }) {
+                let _ = fs::remove_dir_all(&part);
+            }
+        })?;
+        if let Some(checkpoint) = &saved {
+            checkpoint.prune(checkpoints, config)?;
+        }
+        Ok(saved)
+    }
+
+    /// The files of weights and averages, by what they would be called in one piece.
+    fn averages(&self) -> impl Iterator<Item = (String, &T::InnerModule)> {
+        let emas = self.emas.iter().enumerate();
+        let emas = emas.map(|(i, ema)| (ema_file(i), ema));
+        let post_hoc = self.post_hoc.iter().enumerate();
+        let all = emas.chain(post_hoc.map(|(i, ema)| (post_hoc_file(i), ema)));
+        all.filter_map(|(name, ema)| Some((name, Ema::average(ema)?)))
+    }
+
+    /// Writes what this rank has.
+    fn write_share(
+        &self,
+        part: &Path,
+        sharding: &Sharding<B::InnerBackend>,
+        [rank, world_size]: [usize; 2],
+    ) -> Result<Files, TrainError> {
+        let step = self.progress.step;
+        let mut names = Vec::new();
+        let mut write = |name: &str, tensors: StateDict| {
+            let name = part_name(name, rank, world_size);
+            if !tensors.is_empty() {
+                save_tensors(&part.join(&name), &tensors, step)?;
+                names.push(name);
+            }
+            Ok::<_, TrainError>(())
+        };
+        write(MODEL, sharding.own_tensors(&self.task.valid()))?;
+        for (name, average) in self.averages() {
+            write(&name, sharding.own_tensors(average))?;
+        }
+        let name = part_name(OPTIMIZER, rank, world_size);
+        let path = part.join(&name);
+        save_slots(&path, self.optimizer.slots(), step)?;
+        if path.exists() {
+            names.push(name);
+        }
+        sums(part, &names)
+    }
+
+    /// Adds to what all ranks have written, whose `sums` these are, the indices and the manifest, and gives the directory its name.
+    fn complete(
+        &self,
+        part: &Path,
+        checkpoints: &Path,
+        data: Option<&DataIdentity>,
+        sharding: &Sharding<B::InnerBackend>,
+        all: &[String],
+    ) -> Result<Checkpoint, TrainError> {
+        let mut files = Files::new();
+        for text in all {
+            let own: Files = serde_json::from_str(text).expect("sums were written by a rank");
+            files.extend(own);
+        }
+        let names = self.averages().map(|(name, _)| name);
+        let names: Vec<String> = [MODEL.to_owned()].into_iter().chain(names).collect();
+        let mut indices = Vec::new();
+        for name in names {
+            let lies = |(path, rank): (&String, &usize)| {
+                (path.clone(), part_name(&name, *rank, all.len()))
+            };
+            let map: BTreeMap<_, _> = sharding.ranks().iter().map(lies).collect();
+            let index = index_of(&name);
+            let (path, text) = (part.join(&index), json!({ "weight_map": map }).to_string());
+            microdit::atomic_file::write(&path, |path| fs::write(path, &text))
+                .map_err(TrainError::io(&path))?;
+            indices.push(index);
+        }
+        files.extend(sums(part, &indices)?);
+        self.seal(part, data, files.clone())?;
+        let folder = place(checkpoints, part, self.progress.step)?;
+        Ok(Checkpoint {
+            folder,
+            progress: self.progress.clone(),
+            data: data.cloned(),
+            files,
+        })
+    }
+}
