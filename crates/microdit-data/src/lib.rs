@@ -46,8 +46,6 @@ pub use npy::{Array, npy_of_halves};
 pub use pack::{Fraction, PrepareConfig, Prepared, prepare};
 pub use prepare::{DatasetCard, Filters, Layout, Store};
 pub use prompts::Prompts;
-#[cfg(feature = "remote")]
-pub use remote::RemoteConfig;
 pub use remote::RemoteError;
 pub use sample::{Caption, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
