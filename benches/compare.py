@@ -5,13 +5,15 @@
     venv/bin/python benches/compare.py
 
 Two processes wait for each other: one step here, one step there, and so on, so that a machine which slows down does so
-for both. The ratio is that of the images per second of two neighbouring steps; above 1, microdit is faster. On a virtual
-machine the host may take the processors away: rounds in which it took more than `--steal` of the time are left out, and
-counted. The last ratio is that of the processor time, which is not charged for what the host took.
+for both. The ratio is that of the images per second of two neighbouring steps; above 1, microdit is faster. Behind the rows
+of a case stands the ratio against the fastest of PyTorch's ways. On a virtual machine the host may take the processors away:
+rounds in which it took more than `--steal` of the time are left out, and counted. The last ratio is that of the processor
+time, which is not charged for what the host took.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -21,15 +23,23 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 OURS = [ROOT / "target/debug/microdit-step"]
 TORCH = [sys.executable, ROOT / "benches/torch/bench.py"]
-# Name, what both are told, what PyTorch alone is told.
+# What both are told.
 CASES = {
-    "masked": (["--mask", "0.75"], []),
-    "unmasked": (["--mask", "0"], []),
-    "masked-fused": (["--mask", "0.75"], ["--fused"]),
-    "unmasked-fused": (["--mask", "0"], ["--fused"]),
-    "small-masked": (["--network", "small", "--mask", "0.75"], []),
-    "small-unmasked": (["--network", "small", "--mask", "0"], []),
-    "sample": (["--batch", "4", "--sample"], []),
+    "masked": ["--mask", "0.75"],
+    "unmasked": ["--mask", "0"],
+    "small-masked": ["--network", "small", "--mask", "0.75"],
+    "small-unmasked": ["--network", "small", "--mask", "0"],
+    "sample": ["--batch", "4", "--sample"],
+}
+# Ways to run either.
+OURS_WAYS = {"f32": [], "bf16": ["--bf16"]}
+TORCH_WAYS = {
+    "f32": [],
+    "f32-fused": ["--fused"],
+    "f32-compiled": ["--fused", "--compile"],
+    "bf16": ["--bf16"],
+    "bf16-fused": ["--bf16", "--fused"],
+    "bf16-compiled": ["--bf16", "--fused", "--compile"],
 }
 
 
@@ -45,9 +55,11 @@ def stolen():
 class Side:
     """A process that takes a step when it is asked to."""
 
-    def __init__(self, command):
+    def __init__(self, command, preload=None):
         command = [str(word) for word in [*command, "--turns"]]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "LD_PRELOAD": preload} if preload else None
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, **pipes, env=environment, text=True)
         self.step()  # Behind the first, which allocates.
 
     def step(self):
@@ -66,7 +78,7 @@ class Side:
 
 def rounds(arguments, name, ours, torch):
     """Pairs of neighbouring steps, with the share of the time the host took."""
-    sides = Side(ours), Side(torch)
+    sides = Side(ours), Side(torch, arguments.preload)
     pairs = []
     for i in range(arguments.rounds):
         before = stolen()
@@ -95,6 +107,31 @@ def split(lines):
     return " + ".join(f"{statistics.median(line[part] for line in lines):.2f}" for part in parts)
 
 
+def median(lines):
+    return statistics.median(line["images_per_second"] for line in lines)
+
+
+def compare(arguments, case, ours_way, torch_way):
+    """Prints the row of two ways, and returns its quiet rounds."""
+    both = CASES[case] + ([arguments.sampler_steps] if "--sample" in CASES[case] else [])
+    name = f"{case}: {ours_way} against {torch_way}"
+    ours, torch = [*OURS, *both, *OURS_WAYS[ours_way]], [*TORCH, *both, *TORCH_WAYS[torch_way]]
+    pairs = rounds(arguments, name, ours, torch)
+    quiet = [pair for pair in pairs if pair[2] <= arguments.steal]
+    if not quiet:
+        print(f"| {name} | 0 of {len(pairs)}: the host took {min(pair[2] for pair in pairs):.0%} or more |")
+        return []
+    ours, torch = [pair[0] for pair in quiet], [pair[1] for pair in quiet]
+    ratio = lambda key: spread([b[key] / a[key] for a, b in zip(ours, torch)])
+    peak = lambda lines: max(line["peak_mib"] for line in lines)
+    print(
+        f"| {name} | {len(quiet)} of {len(pairs)} | {median(ours):.3g} | {median(torch):.3g} | {ratio('seconds')}"
+        f" | {split(ours)} | {split(torch)} | {peak(ours):.0f} | {peak(torch):.0f} | {ratio('cpu_seconds')} |",
+        flush=True,
+    )
+    return quiet
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
@@ -102,26 +139,22 @@ def main():
     parser.add_argument("--steal", type=float, default=0.05)
     parser.add_argument("--log", type=argparse.FileType("a"), help="keeps the line of every step")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--ours", nargs="+", choices=OURS_WAYS, default=list(OURS_WAYS), help="ways of microdit")
+    parser.add_argument("--theirs", nargs="+", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways of PyTorch")
+    parser.add_argument("--preload", help="a library, such as an allocator, that PyTorch is started with")
     arguments = parser.parse_args()
     print("| case | rounds | images/s, microdit | PyTorch | ratio: median (middle half) | forward + backward + optimizer, s | PyTorch | peak MiB | PyTorch | ratio of processor time |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.cases:
-        both, torch_only = CASES[name]
-        both = both + [arguments.sampler_steps] if "--sample" in both else both
-        pairs = rounds(arguments, name, [*OURS, *both], [*TORCH, *both, *torch_only])
-        quiet = [pair for pair in pairs if pair[2] <= arguments.steal]
-        if not quiet:
-            print(f"| {name} | 0 of {len(pairs)}: the host took {min(pair[2] for pair in pairs):.0%} or more |")
-            continue
-        ours, torch = [pair[0] for pair in quiet], [pair[1] for pair in quiet]
-        ratio = lambda key: spread([b[key] / a[key] for a, b in zip(ours, torch)])
-        median = lambda lines: statistics.median(line["images_per_second"] for line in lines)
-        peak = lambda lines: max(line["peak_mib"] for line in lines)
-        print(
-            f"| {name} | {len(quiet)} of {len(pairs)} | {median(ours):.3g} | {median(torch):.3g} | {ratio('seconds')}"
-            f" | {split(ours)} | {split(torch)} | {peak(ours):.0f} | {peak(torch):.0f} | {ratio('cpu_seconds')} |",
-            flush=True,
-        )
+    for case in arguments.cases:
+        for ours_way in arguments.ours:
+            # Drawing has no optimizer to be fused.
+            ways = [way for way in arguments.theirs if case != "sample" or not way.endswith("-fused")]
+            by_way = {way: compare(arguments, case, ours_way, way) for way in ways}
+            speeds = {way: median([pair[1] for pair in quiet]) for way, quiet in by_way.items() if quiet}
+            if speeds:
+                fastest = max(speeds, key=speeds.get)
+                ratios = [torch["seconds"] / ours["seconds"] for ours, torch, _ in by_way[fastest]]
+                print(f"| **{case}: {ours_way} against the fastest, {fastest}** | | | | **{spread(ratios)}** |", flush=True)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ class Experts(nn.Module):
         output = torch.einsum("bekf,efd->bekd", hidden, self.w2) * weights.unsqueeze(-1)
         if self.one_hot:
             return torch.einsum("bekn,bekd->bnd", place, output)
-        return torch.zeros_like(x).scatter_add(1, flat, output.flatten(1, 2))
+        # Under autocast the products are bf16 where the tokens are f32.
+        return torch.zeros_like(x, dtype=output.dtype).scatter_add(1, flat, output.flatten(1, 2))
 
 
 class Block(nn.Module):

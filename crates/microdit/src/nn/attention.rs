@@ -44,11 +44,11 @@ impl<B: DitBackend> SelfAttention<B> {
         }
     }
 
-    /// `[batch, tokens, dim]` to the same.
+    /// `[batch, tokens, dim]` to the same, in the type it computes in.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let qkv = self.qkv.compute(x);
         self.proj
-            .forward(B::self_attention(qkv, self.heads, self.eps))
+            .compute(B::self_attention(qkv, self.heads, self.eps))
     }
 }
 

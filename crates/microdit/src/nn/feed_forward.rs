@@ -43,10 +43,11 @@ impl<B: DitBackend> SwiGlu<B> {
         }
     }
 
-    /// `[batch, tokens, dim]` to the same.
+    /// `[batch, tokens, dim]` to the same, in the type it computes in.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = self.w1.enter(x);
         let gate = self.w1.compute(x.clone());
-        self.w3.forward(B::swiglu(gate, self.w2.compute(x)))
+        self.w3.compute(B::swiglu(gate, self.w2.compute(x)))
     }
 }
 
@@ -80,10 +81,10 @@ impl<B: DitBackend> Gelu<B> {
         }
     }
 
-    /// `[batch, tokens, dim]` to the same.
+    /// `[batch, tokens, dim]` to the same, in the type it computes in.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         self.fc2
-            .forward(over_rows(self.fc1.compute(x), B::tanh_gelu))
+            .compute(over_rows(self.fc1.compute(x), B::tanh_gelu))
     }
 }
 
@@ -128,7 +129,7 @@ impl<B: DitBackend> FeedForward<B> {
         matches!(self, Self::Experts(experts) if experts.is_decoupled())
     }
 
-    /// `[batch, tokens, dim]` to the same; `unmodulated` is for a decoupled router.
+    /// `[batch, tokens, dim]` to the same, in the type it computes in; `unmodulated` is for a decoupled router.
     ///
     /// # Panics
     /// If the router is decoupled and there is no `unmodulated`.

@@ -1,7 +1,7 @@
 //! A linear layer whose weight has PyTorch's layout, so that a checkpoint holds the memory as it is.
 
 use crate::{
-    nn::{Precision, params::Roles},
+    nn::{Precision, params::Roles, storage::whole},
     ops::{DitBackend, over_rows},
 };
 use burn::{
@@ -38,10 +38,13 @@ impl<B: DitBackend> Linear<B> {
 
     /// The same, left in the type it was computed in: for operations that continue in it.
     pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let precision = Precision::of(self.bf16);
-        let bias = self.bias.as_ref().map(|bias| precision.enter(bias.val()));
-        let weight = precision.enter(self.weight.val());
-        over_rows(precision.enter(x), |x| B::project(x, weight, bias))
+        let (weight, bias) = (whole(self.weight.val()), self.bias.as_ref().map(Param::val));
+        over_rows(self.enter(x), |x| B::project(x, weight, bias))
+    }
+
+    /// A tensor in the type it computes in, for several layers that take the same.
+    pub(crate) fn enter<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        Precision::of(self.bf16).enter(x)
     }
 
     /// The same layer, which computes in f32 whatever the others do.

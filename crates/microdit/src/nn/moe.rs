@@ -118,24 +118,25 @@ impl<B: DitBackend> ExpertChoice<B> {
         self.time_gate.is_some()
     }
 
-    /// `[batch, tokens, dim]` to the same: the sum over the experts that took a token, zero where none did.
+    /// `[batch, tokens, dim]` to the same, in the type the experts compute in: the sum over the experts that took a token, zero
+    /// where none did.
     ///
     /// # Panics
     /// As [`route`](Self::route).
     pub fn forward(&self, x: Tensor<B, 3>, unmodulated: Option<Unmodulated<B>>) -> Tensor<B, 3> {
         let routing = self.route(x.clone(), unmodulated);
-        if routing.tokens.dims()[2] == 0 {
-            return x.zeros_like();
-        }
         let precision = Precision::of(self.bf16);
+        if routing.tokens.dims()[2] == 0 {
+            return precision.enter(x.zeros_like());
+        }
         let (output, _) = B::experts(ExpertInputs {
             x: precision.enter(x),
             chosen: routing.tokens,
-            weights: precision.enter(routing.weights),
-            w1: precision.enter(self.w1.val()),
-            w2: precision.enter(self.w2.val()),
+            weights: routing.weights,
+            w1: self.w1.val(),
+            w2: self.w2.val(),
         });
-        precision.leave(output)
+        output
     }
 }
 

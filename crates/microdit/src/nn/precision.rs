@@ -1,6 +1,7 @@
 //! Mixed precision: f32 weights, residuals and islands around bf16 products, as PyTorch's autocast has it.
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use crate::ops::DitBackend;
+use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// What matrix products, attention and experts compute in. Weights, residual stream, norms, softmax, modulation, router
@@ -20,22 +21,23 @@ impl Precision {
         if bf16 { Self::Bf16 } else { Self::F32 }
     }
 
-    /// A tensor as products take it.
-    pub(crate) fn enter<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    /// A tensor as products take it. Their weights stay f32: whoever computes a product rounds them for it.
+    pub(crate) fn enter<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
             Self::F32 => x,
-            Self::Bf16 => x.cast(DType::BF16),
+            Self::Bf16 => B::cast(x, DType::BF16),
         }
     }
 
     /// A tensor as the residual stream takes it.
-    pub(crate) fn leave<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub(crate) fn leave<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
             Self::F32 => x,
-            Self::Bf16 => x.cast(DType::F32),
+            Self::Bf16 => B::cast(x, DType::F32),
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +95,7 @@ mod tests {
             conditioning: Conditioning {
                 captions: Tensor::from_data(draw(2, [2, 5, 12]), &device),
             },
+            dropout: None,
             keep,
         };
         let output = task.denoiser().predict(task.inputs(&noised));

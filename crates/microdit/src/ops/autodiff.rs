@@ -4,7 +4,7 @@
 use super::{Collectives, DitBackend, ExpertInputs, GroupNormOptions, OptimizerOps};
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{
-    Int, Tensor, TensorPrimitive,
+    DType, Int, Tensor, TensorPrimitive,
     backend::Backend,
     ops::{FloatTensor, PaddedConvOptions},
 };
@@ -97,6 +97,18 @@ impl<B: DitBackend, C: CheckpointStrategy> Collectives for Autodiff<B, C> {}
 impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
     fn keep_awake() -> Option<KeepAwake> {
         B::keep_awake()
+    }
+
+    fn cast<const D: usize>(x: Tensor<Self, D>, dtype: DType) -> Tensor<Self, D> {
+        let before = x.dtype();
+        if before == dtype {
+            return x;
+        }
+        wrap(record::<B, C, _, 1>([raw(x)], |[x]| {
+            let y = B::cast::<D>(wrap(x), dtype);
+            let pullback = move |grad| [raw(B::cast::<D>(wrap(grad), before))];
+            (raw(y), pullback)
+        }))
     }
 
     fn project(

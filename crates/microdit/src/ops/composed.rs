@@ -15,9 +15,10 @@ pub fn project<B: Backend>(
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, 2> {
-    let y = x.matmul(weight.transpose());
+    let dtype = x.dtype();
+    let y = x.matmul(weight.cast(dtype).transpose());
     match bias {
-        Some(bias) => y + bias.unsqueeze(),
+        Some(bias) => y + bias.cast(dtype).unsqueeze(),
         None => y,
     }
 }
@@ -27,7 +28,21 @@ pub fn project_backward<B: Backend>(
     weight: Tensor<B, 2>,
     grad: Tensor<B, 2>,
 ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    (grad.clone().matmul(weight), grad.transpose().matmul(x))
+    let dtype = weight.dtype();
+    let x_grad = grad.clone().matmul(weight.cast(x.dtype()));
+    (x_grad, grad.transpose().matmul(x).cast(dtype))
+}
+
+pub fn sum_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 1> {
+    wide(x).sum_dim(0).squeeze_dim(0)
+}
+
+/// In f32 if it is in bf16.
+fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    match x.dtype() {
+        DType::BF16 => x.cast(DType::F32),
+        _ => x,
+    }
 }
 
 /// `(x - mean) / sqrt(variance + eps)` over the last dimension.
@@ -97,13 +112,24 @@ pub fn modulated_norm_backward<B: Backend>(
     }
 }
 
+pub fn gated_residual<B: Backend>(
+    x: Tensor<B, 3>,
+    update: Tensor<B, 3>,
+    gate: Tensor<B, 2>,
+) -> Tensor<B, 3> {
+    let dtype = x.dtype();
+    x + update.cast(dtype) * gate.unsqueeze_dim(1)
+}
+
 pub fn gated_residual_backward<B: Backend>(
     update: Tensor<B, 3>,
     gate: Tensor<B, 2>,
     grad: Tensor<B, 3>,
 ) -> (Tensor<B, 3>, Tensor<B, 2>) {
+    let dtype = update.dtype();
+    let update = update.cast(grad.dtype());
     (
-        grad.clone() * gate.unsqueeze_dim(1),
+        (grad.clone() * gate.unsqueeze_dim(1)).cast(dtype),
         (grad * update).sum_dim(1).squeeze_dim(1),
     )
 }
@@ -244,10 +270,7 @@ fn in_f32<B: Backend, const D: usize>(
     compute: impl FnOnce(Tensor<B, D>) -> Tensor<B, D>,
 ) -> Tensor<B, D> {
     let dtype = x.dtype();
-    if dtype != DType::BF16 {
-        return compute(x);
-    }
-    compute(x.cast(DType::F32)).cast(dtype)
+    compute(wide(x)).cast(dtype)
 }
 
 /// `1 / sqrt(head_dim)`.
@@ -266,13 +289,6 @@ fn attend_backward<B: Backend>(
 ) -> [Tensor<B, 3>; 3] {
     let dtype = q.dtype();
     // Norms in f32, products in the type of the inputs.
-    let wide = |x: Tensor<B, 3>| {
-        if dtype == DType::BF16 {
-            x.cast(DType::F32)
-        } else {
-            x
-        }
-    };
     let ((q, q_inverse), (k, k_inverse)) = (normed(wide(q), eps), normed(wide(k), eps));
     let [q_narrow, k_narrow] = [&q, &k].map(|x| x.clone().cast(dtype));
     let [q_grad, k_grad, v_grad] = plain_attention_backward(q_narrow, k_narrow, v, heads, grad);
@@ -370,6 +386,8 @@ pub fn convolution<B: Backend>(
     bias: Option<Tensor<B, 1>>,
     options: &PaddedConvOptions<2>,
 ) -> Tensor<B, 4> {
+    let dtype = x.dtype();
+    let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
     let Some(end) = options.padding_end else {
         return conv2d(x, weight, bias, options.options.clone());
     };
@@ -405,12 +423,15 @@ pub fn convolution_backward<B: Backend>(
         options,
         padding_end,
     } = options;
+    let dtype = weight.dtype();
+    let weight = weight.cast(x.dtype());
     let Some(end) = *padding_end else {
         let [x, weight, grad] = [x, weight, grad].map(|x| x.into_primitive().tensor());
         let x_grad = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
         let weight_grad = B::conv2d_weight_backward(x, weight, grad, options.clone());
         let [x, weight] = [x_grad, weight_grad].map(TensorPrimitive::Float);
-        return (Tensor::from_primitive(x), Tensor::from_primitive(weight));
+        let weight = Tensor::<B, 4>::from_primitive(weight).cast(dtype);
+        return (Tensor::from_primitive(x), weight);
     };
     // Unequal padding is a part of the input.
     let [_, _, height, width] = x.dims();
@@ -419,13 +440,15 @@ pub fn convolution_backward<B: Backend>(
     let (x_grad, weight_grad) = convolution_backward(x, weight, &unpadded.into(), grad);
     (
         x_grad.narrow(2, top, height).narrow(3, left, width),
-        weight_grad,
+        weight_grad.cast(dtype),
     )
 }
 
 pub fn sum_pixels<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
     let [batch, channels, height, width] = x.dims();
-    let sums = x.reshape([batch, channels, height * width]).sum_dim(2);
+    let sums = wide(x)
+        .reshape([batch, channels, height * width])
+        .sum_dim(2);
     sums.sum_dim(0).reshape([channels])
 }
 
@@ -488,6 +511,7 @@ pub fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 
         w1,
         w2,
     } = inputs;
+    let [weights, w1, w2] = [weights, w1, w2].map(|weights| weights.cast(x.dtype()));
     let [batch, _, dim] = x.dims();
     let [_, experts, taken] = chosen.dims();
     let places = places(chosen, dim);
@@ -514,6 +538,8 @@ pub fn experts_backward<B: Backend>(
         w1,
         w2,
     } = inputs;
+    let dtypes = [&weights, &w1, &w2].map(Tensor::dtype);
+    let [weights, w1, w2] = [weights, w1, w2].map(|weights| weights.cast(x.dtype()));
     let [batch, _, dim] = x.dims();
     let [_, experts, taken] = chosen.dims();
     let places = places(chosen, dim);
@@ -530,8 +556,10 @@ pub fn experts_backward<B: Backend>(
     ExpertGrads {
         x: x.zeros_like()
             .scatter(1, places, x_grad, IndexingUpdateOp::Add),
-        weights: by_sample(weight_grad, batch).reshape([batch, experts, taken]),
-        w1: w1_grad,
-        w2: w2_grad,
+        weights: by_sample(weight_grad, batch)
+            .reshape([batch, experts, taken])
+            .cast(dtypes[0]),
+        w1: w1_grad.cast(dtypes[1]),
+        w2: w2_grad.cast(dtypes[2]),
     }
 }

@@ -17,6 +17,8 @@ mod finite_differences;
 mod flex;
 #[cfg(feature = "fusion")]
 mod fusion;
+#[cfg(test)]
+mod narrow_tests;
 pub mod optimizer;
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,7 @@ pub use optimizer::{AdamState, AdamStep, OptimizerOps};
 
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{
-    Int, Tensor,
+    DType, Int, Tensor,
     activation::gelu_approximate,
     backend::{AutodiffBackend, Backend},
     ops::PaddedConvOptions,
@@ -45,7 +47,13 @@ pub trait DitBackend: OptimizerOps + Collectives {
         None
     }
 
-    /// `x W^T + b`: `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` to `[rows, output]`.
+    /// The same numbers as `dtype` has them, f32 or bf16.
+    fn cast<const D: usize>(x: Tensor<Self, D>, dtype: DType) -> Tensor<Self, D> {
+        x.cast(dtype)
+    }
+
+    /// `x W^T + b`: `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` to `[rows, output]` in the type of `x`.
+    /// Weight and bias may be f32 where `x` is bf16: then they are rounded like it for the product, and their gradients are f32.
     fn project(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
@@ -63,9 +71,9 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::project_backward(x, weight, grad)
     }
 
-    /// Sum of all rows: `[rows, dim]` to `[dim]`.
+    /// Sum of all rows: `[rows, dim]` to `[dim]`, in f32 if they are bf16.
     fn sum_rows(x: Tensor<Self, 2>) -> Tensor<Self, 1> {
-        x.sum_dim(0).squeeze_dim(0)
+        composed::sum_rows(x)
     }
 
     /// Layer norm `(x - mean) / sqrt(variance + eps) * weight` of every row: `x` `[rows, dim]`, `weight` `[dim]`.
@@ -105,13 +113,13 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::modulated_norm_backward(x, weight, scale, eps, grad)
     }
 
-    /// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`.
+    /// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`. The update may be bf16 where the others are f32.
     fn gated_residual(
         x: Tensor<Self, 3>,
         update: Tensor<Self, 3>,
         gate: Tensor<Self, 2>,
     ) -> Tensor<Self, 3> {
-        x + update * gate.unsqueeze_dim(1)
+        composed::gated_residual(x, update, gate)
     }
 
     /// Gradients of `update` and `gate` of [`gated_residual`](Self::gated_residual); `x`'s is `grad` itself.
@@ -241,7 +249,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
     }
 
     /// Convolution of `x` `[batch, input, height, width]` with `weight` `[output, input / groups, rows, columns]`, plus `bias`
-    /// `[output]`: to `[batch, output, ..]`. (A backend's own `conv2d` is burn's, of primitives.)
+    /// `[output]`: to `[batch, output, ..]`, in the types that [`project`](Self::project) has. (A backend's own `conv2d` is
+    /// burn's, of primitives.)
     fn convolution(
         x: Tensor<Self, 4>,
         weight: Tensor<Self, 4>,
@@ -262,7 +271,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::convolution_backward(x, weight, options, grad)
     }
 
-    /// Sum of every channel over all pixels of all images: `[batch, channels, height, width]` to `[channels]`.
+    /// Sum of every channel over all pixels of all images: `[batch, channels, height, width]` to `[channels]`, in f32 if they
+    /// are bf16.
     fn sum_pixels(x: Tensor<Self, 4>) -> Tensor<Self, 1> {
         composed::sum_pixels(x)
     }
@@ -292,7 +302,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
 /// What [`DitBackend::experts`] computes with.
 #[derive(Clone, Debug)]
 pub struct ExpertInputs<B: Backend> {
-    /// Tokens `[batch, tokens, dim]`.
+    /// Tokens `[batch, tokens, dim]`. The weights may be f32 where these are bf16: then they are rounded like them for the
+    /// products, and their gradients are f32.
     pub x: Tensor<B, 3>,
     /// The tokens each expert takes `[batch, experts, taken]`; an expert takes a token at most once.
     pub chosen: Tensor<B, 3, Int>,

@@ -15,7 +15,10 @@ use crate::{
     },
     ops::{DitBackend, split_last},
 };
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor},
+};
 
 /// Modulated self-attention (gated), cross-attention, modulated feed-forward (gated).
 ///
@@ -174,7 +177,8 @@ impl<B: DitBackend> CaptionBlock<B> {
 
     /// `[batch, caption tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let wide = |x| B::cast(x, DType::F32);
+        let x = x.clone() + wide(self.attn.forward(self.norm1.forward(x)));
+        x.clone() + wide(self.mlp.forward(self.norm2.forward(x)))
     }
 }

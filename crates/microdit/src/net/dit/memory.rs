@@ -86,8 +86,8 @@ pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
     saturated(flows + kept.max().unwrap_or(0))
 }
 
-/// Of one block: ten times the tokens (inputs of three norms and two gates in f32; inputs of four projections and the
-/// queries of the cross-attention as products take them), packed queries, keys and values and what they attend to, the
+/// Of one block: ten times the tokens (inputs of three norms in f32; inputs of four projections, the queries of the
+/// cross-attention and both gates' updates as products take and give them), packed queries, keys and values and what they attend to, the
 /// captions' keys and values, six vectors of modulation, and the hidden layer. Where products use another type than the
 /// residual stream has, the router keeps the tokens and the cross-attention the captions once more; a decoupled router keeps
 /// tokens of its own.
@@ -112,7 +112,7 @@ fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
         true => narrow * words * dim,
         false => 0,
     };
-    tokens * 5 * (WIDE + narrow) * dim
+    tokens * (3 * WIDE + 7 * narrow) * dim
         + narrow * (tokens * 4 * block.attention_dim as u128 + hidden * block.hidden_dim as u128)
         + (2 * narrow * words + 6 * WIDE) * dim
         + routed

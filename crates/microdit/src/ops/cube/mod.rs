@@ -110,9 +110,10 @@ where
         update: Tensor<Self, 3>,
         gate: Tensor<Self, 2>,
     ) -> Tensor<Self, 3> {
-        if !all_f32!(x, update, gate) {
-            return x + update * gate.unsqueeze_dim(1);
+        if !all_f32!(x, gate) {
+            return composed::gated_residual(x, update, gate);
         }
+        let update = update.cast(DType::F32);
         tensor(pointwise::gated_residual(flat(x), flat(update), flat(gate)))
     }
 
@@ -121,12 +122,15 @@ where
         gate: Tensor<Self, 2>,
         grad: Tensor<Self, 3>,
     ) -> (Tensor<Self, 3>, Tensor<Self, 2>) {
-        if !all_f32!(update, gate, grad) {
+        if !all_f32!(gate, grad) {
             return composed::gated_residual_backward(update, gate, grad);
         }
+        let dtype = update.dtype();
+        let update = update.cast(DType::F32);
         let (update, gate) =
             pointwise::gated_residual_backward(flat(update), flat(gate), flat(grad));
-        (tensor(update), tensor(gate))
+        let update: Tensor<Self, 3> = tensor(update);
+        (update.cast(dtype), tensor(gate))
     }
 
     fn tanh_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {

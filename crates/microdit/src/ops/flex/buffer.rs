@@ -1,5 +1,6 @@
 //! Memory for results.
 
+use super::number::Number;
 use std::{
     env,
     ops::{Deref, DerefMut},
@@ -10,16 +11,16 @@ use std::{
 ///
 /// Zeroing memory that is overwritten right after cost 9 % of a training step's time. With `MICRODIT_POISON` in the
 /// environment it is filled with NaN, so that an element that is read or handed on without being written fails a test.
-pub(super) fn unwritten(len: usize) -> Vec<f32> {
+pub(super) fn unwritten<N: Number>(len: usize) -> Vec<N> {
     static POISON: LazyLock<bool> = LazyLock::new(|| env::var_os("MICRODIT_POISON").is_some());
     buffer(len, *POISON)
 }
 
 // A type that tracks what is written (`MaybeUninit`) would have to pass through every loop and matrix product.
 #[allow(clippy::uninit_vec)]
-fn buffer(len: usize, poison: bool) -> Vec<f32> {
+fn buffer<N: Number>(len: usize, poison: bool) -> Vec<N> {
     if poison {
-        return vec![f32::NAN; len];
+        return vec![N::NAN; len];
     }
     let mut buffer = Vec::with_capacity(len);
     // SAFETY: the capacity is `len`; every bit pattern is a number; the callers, all in this folder, hand the buffer to
@@ -31,42 +32,45 @@ fn buffer(len: usize, poison: bool) -> Vec<f32> {
 /// A buffer that begins on a cache line and is used again and again. Vectors of 512 bits that straddle two lines, as
 /// all do in memory that merely suits an f32, made products of small matrices take 1.25 times as long.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    storage: Vec<f32>,
+pub(super) struct Lines<N = f32> {
+    storage: Vec<N>,
     len: usize,
 }
 
-/// Numbers in a cache line.
+/// Numbers of 32 bits in a cache line.
 const LINE: usize = 16;
 
-impl Lines {
+impl<N: Copy + Default> Lines<N> {
     /// Room for `len` numbers, whatever they are.
-    pub(super) fn resized(&mut self, len: usize) -> &mut [f32] {
+    pub(super) fn resized(&mut self, len: usize) -> &mut [N] {
         self.len = len;
         if self.storage.len() < len + LINE {
-            self.storage.resize(len + LINE, 0.0);
+            self.storage.resize(len + LINE, N::default());
         }
-        self
+        let start = self.start();
+        &mut self.storage[start..][..len]
     }
+}
 
+impl<N> Lines<N> {
     fn start(&self) -> usize {
         // Allowed to fail, in which case the numbers begin where the storage does.
-        let start = self.storage.as_ptr().align_offset(LINE * size_of::<f32>());
+        let start = self.storage.as_ptr().align_offset(LINE * size_of::<N>());
         if start < LINE { start } else { 0 }
     }
 }
 
-impl Deref for Lines {
-    type Target = [f32];
+impl<N> Deref for Lines<N> {
+    type Target = [N];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[N] {
         let start = self.start();
         &self.storage[start..][..self.len]
     }
 }
 
-impl DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<N> DerefMut for Lines<N> {
+    fn deref_mut(&mut self) -> &mut [N] {
         let start = self.start();
         &mut self.storage[start..][..self.len]
     }
@@ -78,10 +82,10 @@ mod tests {
 
     #[test]
     fn poison_is_no_number() {
-        assert!(buffer(1000, true).iter().all(|value| value.is_nan()));
+        assert!(buffer::<f32>(1000, true).iter().all(|value| value.is_nan()));
         // The gate's tests run with it.
         if env::var_os("MICRODIT_POISON").is_some() {
-            assert!(unwritten(1000).iter().all(|value| value.is_nan()));
+            assert!(unwritten::<f32>(1000).iter().all(|value| value.is_nan()));
         }
     }
 }

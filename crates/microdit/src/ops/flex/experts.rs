@@ -3,7 +3,8 @@
 use super::{
     buffer::unwritten,
     flat,
-    matrix::{Matrix, Threads, multiply},
+    matrix::{Matrix, Threads},
+    products::Products,
     simd::{dot, normal_distribution, simd},
     slices,
 };
@@ -32,17 +33,17 @@ pub(super) struct Experts<'a> {
 
 /// Gradients, shaped like the inputs.
 #[derive(Debug)]
-pub(super) struct Grads {
-    pub(super) x: Vec<f32>,
+pub(super) struct Grads<N> {
+    pub(super) x: Vec<N>,
     pub(super) weights: Vec<f32>,
     pub(super) w1: Vec<f32>,
     pub(super) w2: Vec<f32>,
 }
 
 /// Runs `with` on the experts' sizes and slices, and on the tokens.
-pub(super) fn with<R>(
+pub(super) fn with<N: Products, R>(
     inputs: ExpertInputs<Flex>,
-    with: impl FnOnce(Experts<'_>, &[f32]) -> R,
+    with: impl FnOnce(Experts<'_>, &[N]) -> R,
 ) -> R {
     let [batch, tokens, dim] = inputs.x.dims();
     let [experts, _, hidden] = inputs.w1.dims();
@@ -53,13 +54,9 @@ pub(super) fn with<R>(
         .iter::<i64>()
         .map(|token| token as usize)
         .collect();
-    let tensors = [
-        flat(inputs.x),
-        flat(inputs.weights),
-        flat(inputs.w1),
-        flat(inputs.w2),
-    ];
-    let [x, weights, w1, w2] = slices(&tensors);
+    let x = flat(inputs.x);
+    let tensors = [flat(inputs.weights), flat(inputs.w1), flat(inputs.w2)];
+    let [weights, w1, w2] = slices(&tensors);
     let layer = Experts {
         batch,
         tokens,
@@ -72,7 +69,7 @@ pub(super) fn with<R>(
         w1,
         w2,
     };
-    with(layer, x)
+    with(layer, x.storage())
 }
 
 impl<'a> Experts<'a> {
@@ -98,7 +95,7 @@ impl<'a> Experts<'a> {
     }
 
     /// The tokens `[batch x taken, dim]` an expert chose.
-    fn gather(&self, x: &[f32], expert: usize) -> Vec<f32> {
+    fn gather<N: Products>(&self, x: &[N], expert: usize) -> Vec<N> {
         let mut out = Vec::with_capacity(self.rows() * self.dim);
         for row in 0..self.rows() {
             let token = row / self.taken * self.tokens + self.chosen[self.slot(expert, row)];
@@ -108,11 +105,13 @@ impl<'a> Experts<'a> {
     }
 
     /// Adds the experts' rows `[experts, batch x taken, dim]`, times their weights if given, into the tokens' places.
-    fn scatter(&self, rows: &[f32], weights: Option<&[f32]>) -> Vec<f32> {
-        let mut out = vec![0.0; self.batch * self.tokens * self.dim];
+    fn scatter<N: Products>(&self, rows: &[N], weights: Option<&[f32]>) -> Vec<N> {
+        let mut out = unwritten(self.batch * self.tokens * self.dim);
         out.par_chunks_mut(self.tokens * self.dim)
             .enumerate()
-            .for_each(|(sample, out)| {
+            .for_each_init(Vec::new, |sums, (sample, out)| {
+                sums.clear();
+                sums.resize(out.len(), 0.0);
                 simd(
                     #[inline(always)]
                     || {
@@ -122,12 +121,15 @@ impl<'a> Experts<'a> {
                                 let slot = self.slot(expert, row);
                                 let from =
                                     &rows[(expert * self.rows() + row) * self.dim..][..self.dim];
-                                let to = &mut out[self.chosen[slot] * self.dim..][..self.dim];
+                                let to = &mut sums[self.chosen[slot] * self.dim..][..self.dim];
                                 let weight = weights.map_or(1.0, |weights| weights[slot]);
                                 for (to, from) in to.iter_mut().zip(from) {
-                                    *to += weight * from;
+                                    *to += weight * from.wide();
                                 }
                             }
+                        }
+                        for (out, sum) in out.iter_mut().zip(&*sums) {
+                            *out = N::of(*sum);
                         }
                     },
                 );
@@ -146,11 +148,11 @@ impl<'a> Experts<'a> {
     }
 
     /// The output `[batch, tokens, dim]` and the hidden layer before its GELU `[experts, batch x taken, hidden]`.
-    pub(super) fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn forward<N: Products>(&self, x: &[N]) -> (Vec<N>, Vec<N>) {
         let (rows, dim, width) = (self.rows(), self.dim, self.hidden);
         let threads = self.threads();
-        let mut hidden = unwritten(self.experts * rows * width);
-        let mut output = unwritten(self.experts * rows * dim);
+        let mut hidden = unwritten::<N>(self.experts * rows * width);
+        let mut output = unwritten::<N>(self.experts * rows * dim);
         (
             hidden.par_chunks_mut(rows * width),
             output.par_chunks_mut(rows * dim),
@@ -160,30 +162,31 @@ impl<'a> Experts<'a> {
             .for_each(|(expert, (hidden, output))| {
                 let input = self.gather(x, expert);
                 let input = Matrix::new(&input, rows, dim);
-                multiply(hidden, width, input, self.w1(expert), 1.0, false, threads);
-                let mut activated = unwritten(hidden.len());
+                N::times(hidden, input, self.w1(expert), None, threads);
+                let mut activated = unwritten::<N>(hidden.len());
                 simd(
                     #[inline(always)]
                     || {
                         for (out, h) in activated.iter_mut().zip(&*hidden) {
-                            *out = h * normal_distribution(*h).0;
+                            let h = h.wide();
+                            *out = N::of(h * normal_distribution(h).0);
                         }
                     },
                 );
                 let activated = Matrix::new(&activated, rows, width);
-                multiply(output, dim, activated, self.w2(expert), 1.0, false, threads);
+                N::times(output, activated, self.w2(expert), None, threads);
             });
         (self.scatter(&output, Some(self.weights)), hidden)
     }
 
     /// Gradients from the output's, with the hidden layer of the forward pass.
-    pub(super) fn backward(&self, x: &[f32], hidden: &[f32], grad: &[f32]) -> Grads {
+    pub(super) fn backward<N: Products>(&self, x: &[N], hidden: &[N], grad: &[N]) -> Grads<N> {
         let (rows, dim, width) = (self.rows(), self.dim, self.hidden);
         let threads = self.threads();
         let mut w1_grad = unwritten(self.w1.len());
         let mut w2_grad = unwritten(self.w2.len());
-        let mut input_grad = unwritten(self.experts * rows * dim);
-        let mut row_grad = unwritten(self.experts * rows);
+        let mut input_grad = unwritten::<N>(self.experts * rows * dim);
+        let mut row_grad = unwritten::<f32>(self.experts * rows);
         let outputs = (
             w1_grad.par_chunks_mut(dim * width),
             w2_grad.par_chunks_mut(dim * width),
@@ -198,18 +201,10 @@ impl<'a> Experts<'a> {
                 |(expert, ((w1_grad, w2_grad, input_grad, row_grad), hidden))| {
                     let mut grad = self.gather(grad, expert);
                     // Gradient of the activated layer, then of the hidden one.
-                    let mut back = unwritten(hidden.len());
+                    let mut back = unwritten::<N>(hidden.len());
                     let output_grad = Matrix::new(&grad, rows, dim);
-                    multiply(
-                        &mut back,
-                        width,
-                        output_grad,
-                        self.w2(expert).t(),
-                        1.0,
-                        false,
-                        threads,
-                    );
-                    let mut activated = unwritten(hidden.len());
+                    N::times(&mut back, output_grad, self.w2(expert).t(), None, threads);
+                    let mut activated = unwritten::<N>(hidden.len());
                     // The GELU's derivative, times the token's weight, along a row.
                     let mut slopes = vec![0.0; width];
                     simd(
@@ -222,44 +217,29 @@ impl<'a> Experts<'a> {
                                     (&mut back[part.clone()], &mut activated[part.clone()]);
                                 let outputs = activated.iter_mut().zip(&mut slopes);
                                 for ((out, slope), h) in outputs.zip(&hidden[part]) {
-                                    let (cumulative, bell) = normal_distribution(*h);
-                                    *out = h * cumulative;
+                                    let h = h.wide();
+                                    let (cumulative, bell) = normal_distribution(h);
+                                    *out = N::of(h * cumulative);
                                     *slope = weight * (cumulative + h * bell);
                                 }
                                 row_grad[row] = dot(back, activated);
                                 for (back, slope) in back.iter_mut().zip(&slopes) {
-                                    *back *= slope;
+                                    *back = N::of(back.wide() * slope);
                                 }
                                 for g in &mut grad[row * dim..][..dim] {
-                                    *g *= weight;
+                                    *g = N::of(g.wide() * weight);
                                 }
                             }
                         },
                     );
                     let activated = Matrix::new(&activated, rows, width);
                     let output_grad = Matrix::new(&grad, rows, dim);
-                    multiply(
-                        w2_grad,
-                        dim,
-                        activated.t(),
-                        output_grad,
-                        1.0,
-                        false,
-                        threads,
-                    );
+                    N::gradient(w2_grad, activated, output_grad, threads);
                     let hidden_grad = Matrix::new(&back, rows, width);
                     let input = self.gather(x, expert);
                     let input = Matrix::new(&input, rows, dim);
-                    multiply(w1_grad, width, input.t(), hidden_grad, 1.0, false, threads);
-                    multiply(
-                        input_grad,
-                        dim,
-                        hidden_grad,
-                        self.w1(expert).t(),
-                        1.0,
-                        false,
-                        threads,
-                    );
+                    N::gradient(w1_grad, input, hidden_grad, threads);
+                    N::times(input_grad, hidden_grad, self.w1(expert).t(), None, threads);
                 },
             );
         let mut weights = unwritten(row_grad.len());

@@ -4,22 +4,22 @@ use rayon::prelude::*;
 
 /// A view of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+pub(super) struct Matrix<'a, N = f32> {
+    pub(super) data: &'a [N],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, N> Matrix<'a, N> {
     /// Rows one after the other.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(super) fn new(data: &'a [N], rows: usize, columns: usize) -> Self {
         Self::strided(data, rows, columns, columns)
     }
 
     /// Rows of `columns` elements that begin `stride` apart.
-    pub(super) fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+    pub(super) fn strided(data: &'a [N], rows: usize, columns: usize, stride: usize) -> Self {
         Self {
             data,
             rows,

@@ -1,18 +1,23 @@
-//! Fused operations for burn's CPU backend, in f32; other types of numbers take the composed ones.
+//! Fused operations for burn's CPU backend. Residual stream, norms and weights are f32; what products take and give is f32 or
+//! bf16, which differ in memory and in how products are computed: everything else is computed in f32. Other types of numbers
+//! take the composed operations.
 //!
 //! Work is split by rows, samples or experts, so that results do not depend on the number of threads.
 
 mod adam;
 mod attention;
+mod bf16;
 mod buffer;
 mod convolution;
 mod experts;
 mod group_norm;
 mod matrix;
 mod norm;
+mod number;
 mod packed;
 mod patches;
 mod pointwise;
+mod products;
 mod simd;
 mod small;
 mod winograd;
@@ -22,8 +27,7 @@ use super::{
     ModulatedNormGrads, composed,
 };
 use crate::worker_pool::KeepAwake;
-use attention::{Heads, Rows, Sample};
-use buffer::unwritten;
+use attention::Heads;
 use burn::tensor::{
     DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate,
     ops::PaddedConvOptions,
@@ -31,9 +35,8 @@ use burn::tensor::{
 use burn_flex::{Flex, FlexTensor};
 use convolution::Convolution;
 use group_norm::Runs;
-use matrix::{Matrix, Threads, multiply};
 use norm::Groups;
-use rayon::prelude::*;
+use number::Number;
 
 /// Rows that share one partial sum in the gradient of a norm's weight.
 const NORM_ROWS: usize = 64;
@@ -44,7 +47,7 @@ fn flat<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
 }
 
 /// A tensor of new values.
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+fn tensor<N: Number, const D: usize>(values: Vec<N>, shape: [usize; D]) -> Tensor<Flex, D> {
     let data = burn::tensor::TensorData::new(values, Shape::from(shape));
     Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(data)))
 }
@@ -53,9 +56,31 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
     x.dtype() == DType::F32
 }
 
+/// Whether it is of a type that products take.
+fn is_narrow<const D: usize>(x: &Tensor<Flex, D>) -> bool {
+    x.dtype() == DType::BF16
+}
+
 /// The elements of contiguous tensors.
-fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> [&[f32]; N] {
-    tensors.each_ref().map(FlexTensor::storage::<f32>)
+fn slices<N: Number, const K: usize>(tensors: &[FlexTensor; K]) -> [&[N]; K] {
+    tensors.each_ref().map(FlexTensor::storage)
+}
+
+/// `$run` with `$N` the type of all of these tensors, if that is f32 or bf16, else `$otherwise`.
+macro_rules! by_number {
+    ([$first:expr $(, $x:expr)*], $N:ident => $run:expr, $otherwise:expr) => {
+        match ($first.dtype(), true $(&& $x.dtype() == $first.dtype())*) {
+            (DType::F32, true) => {
+                type $N = f32;
+                $run
+            }
+            (DType::BF16, true) => {
+                type $N = burn::tensor::bf16;
+                $run
+            }
+            _ => $otherwise,
+        }
+    };
 }
 
 /// How a group norm divides images `[batch, channels, height, width]`.
@@ -80,9 +105,34 @@ fn sizes_in_f32(
         .flatten()
 }
 
+/// The same in f32.
+fn wide<const D: usize>(x: Tensor<Flex, D>) -> Tensor<Flex, D> {
+    Flex::cast(x, DType::F32)
+}
+
+/// Whether there are kernels for experts with these weights.
+fn are_f32(inputs: &ExpertInputs<Flex>) -> bool {
+    is_f32(&inputs.weights) && is_f32(&inputs.w1) && is_f32(&inputs.w2)
+}
+
 impl DitBackend for Flex {
     fn keep_awake() -> Option<KeepAwake> {
         Some(KeepAwake::new())
+    }
+
+    fn cast<const D: usize>(x: Tensor<Flex, D>, dtype: DType) -> Tensor<Flex, D> {
+        let shape = x.dims();
+        match (x.dtype(), dtype) {
+            (DType::F32, DType::BF16) => {
+                let narrow = pointwise::convert::<f32, burn::tensor::bf16>(flat(x).storage());
+                tensor(narrow, shape)
+            }
+            (DType::BF16, DType::F32) => {
+                let wide = pointwise::convert::<burn::tensor::bf16, f32>(flat(x).storage());
+                tensor(wide, shape)
+            }
+            _ => x.cast(dtype),
+        }
     }
 
     fn project(
@@ -90,28 +140,21 @@ impl DitBackend for Flex {
         weight: Tensor<Flex, 2>,
         bias: Option<Tensor<Flex, 1>>,
     ) -> Tensor<Flex, 2> {
-        if !is_f32(&x) || !is_f32(&weight) {
+        if !is_f32(&weight) {
             return composed::project(x, weight, bias);
         }
-        let ([rows, input], [output, _]) = (x.dims(), weight.dims());
-        let tensors = [flat(x), flat(weight)];
-        let [x, weight] = slices(&tensors);
-        let accumulate = bias.is_some();
-        let mut y = match bias {
-            Some(bias) => pointwise::repeat_row(flat(bias).storage(), rows),
-            None => unwritten(rows * output),
-        };
-        let weight = Matrix::new(weight, output, input).t();
-        multiply(
-            &mut y,
-            output,
-            Matrix::new(x, rows, input),
-            weight,
-            1.0,
-            accumulate,
-            Threads::All,
-        );
-        tensor(y, [rows, output])
+        by_number!(
+            [x],
+            N => {
+                let ([rows, input], [output, _]) = (x.dims(), weight.dims());
+                let (x, weight, bias) = (flat(x), flat(weight), bias.map(flat));
+                let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+                let sizes = [rows, input, output];
+                let y = products::project::<N>(x.storage(), weight.storage(), bias, sizes);
+                tensor(y, [rows, output])
+            },
+            composed::project(x, weight, bias)
+        )
     }
 
     fn project_backward(
@@ -119,39 +162,38 @@ impl DitBackend for Flex {
         weight: Tensor<Flex, 2>,
         grad: Tensor<Flex, 2>,
     ) -> (Tensor<Flex, 2>, Tensor<Flex, 2>) {
-        if !is_f32(&x) || !is_f32(&weight) {
+        if !is_f32(&weight) {
             return composed::project_backward(x, weight, grad);
         }
-        let ([rows, input], [output, _]) = (x.dims(), weight.dims());
-        let tensors = [flat(x), flat(weight), flat(grad)];
-        let [x, weight, grad] = slices(&tensors);
-        let mut x_grad = unwritten(rows * input);
-        let mut weight_grad = unwritten(output * input);
-        let grad = Matrix::new(grad, rows, output);
-        let weight = Matrix::new(weight, output, input);
-        multiply(&mut x_grad, input, grad, weight, 1.0, false, Threads::All);
-        let x = Matrix::new(x, rows, input);
-        multiply(
-            &mut weight_grad,
-            input,
-            grad.t(),
-            x,
-            1.0,
-            false,
-            Threads::All,
-        );
-        (
-            tensor(x_grad, [rows, input]),
-            tensor(weight_grad, [output, input]),
+        by_number!(
+            [x, grad],
+            N => {
+                let ([rows, input], [output, _]) = (x.dims(), weight.dims());
+                let (x, weight, grad) = (flat(x), flat(weight), flat(grad));
+                let (x_grad, weight_grad) = products::project_backward::<N>(
+                    x.storage(),
+                    weight.storage(),
+                    grad.storage(),
+                    [rows, input, output],
+                );
+                (
+                    tensor(x_grad, [rows, input]),
+                    tensor(weight_grad, [output, input]),
+                )
+            },
+            composed::project_backward(x, weight, grad)
         )
     }
 
     fn sum_rows(x: Tensor<Flex, 2>) -> Tensor<Flex, 1> {
-        if !is_f32(&x) {
-            return x.sum_dim(0).squeeze_dim(0);
-        }
-        let [_, dim] = x.dims();
-        tensor(pointwise::sum_rows(flat(x).storage(), dim), [dim])
+        by_number!(
+            [x],
+            N => {
+                let [_, dim] = x.dims();
+                tensor(pointwise::sum_rows::<N>(flat(x).storage(), dim), [dim])
+            },
+            composed::sum_rows(x)
+        )
     }
 
     fn norm(x: Tensor<Flex, 2>, weight: Tensor<Flex, 1>, eps: f64) -> Tensor<Flex, 2> {
@@ -242,15 +284,22 @@ impl DitBackend for Flex {
         update: Tensor<Flex, 3>,
         gate: Tensor<Flex, 2>,
     ) -> Tensor<Flex, 3> {
-        if !is_f32(&x) || !is_f32(&update) {
-            return x + update * gate.unsqueeze_dim(1);
+        if !is_f32(&x) || !is_f32(&gate) {
+            return composed::gated_residual(x, update, gate);
         }
-        let shape @ [_, tokens, dim] = x.dims();
-        let tensors = [flat(x), flat(update), flat(gate)];
-        let [x, update, gate] = slices(&tensors);
-        tensor(
-            pointwise::gated_residual(x, update, gate, tokens, dim),
-            shape,
+        by_number!(
+            [update],
+            N => {
+                let shape @ [_, tokens, dim] = x.dims();
+                let tensors = [flat(x), flat(gate)];
+                let ([x, gate], update) = (slices(&tensors), flat(update));
+                let update = update.storage::<N>();
+                tensor(
+                    pointwise::gated_residual(x, update, gate, tokens, dim),
+                    shape,
+                )
+            },
+            composed::gated_residual(x, update, gate)
         )
     }
 
@@ -259,42 +308,59 @@ impl DitBackend for Flex {
         gate: Tensor<Flex, 2>,
         grad: Tensor<Flex, 3>,
     ) -> (Tensor<Flex, 3>, Tensor<Flex, 2>) {
-        if !is_f32(&update) || !is_f32(&gate) {
+        if !is_f32(&grad) || !is_f32(&gate) {
             return composed::gated_residual_backward(update, gate, grad);
         }
-        let shape @ [batch, tokens, dim] = update.dims();
-        let tensors = [flat(update), flat(gate), flat(grad)];
-        let [update, gate, grad] = slices(&tensors);
-        let (update, gate) = pointwise::gated_residual_backward(update, gate, grad, tokens, dim);
-        (tensor(update, shape), tensor(gate, [batch, dim]))
+        by_number!(
+            [update],
+            N => {
+                let shape @ [batch, tokens, dim] = update.dims();
+                let tensors = [flat(gate), flat(grad)];
+                let ([gate, grad], update) = (slices(&tensors), flat(update));
+                let update = update.storage::<N>();
+                let (update, gate) =
+                    pointwise::gated_residual_backward(update, gate, grad, tokens, dim);
+                (tensor(update, shape), tensor(gate, [batch, dim]))
+            },
+            composed::gated_residual_backward(update, gate, grad)
+        )
     }
 
     fn tanh_gelu(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
-        if !is_f32(&x) {
-            return gelu_approximate(x);
-        }
-        let shape = x.dims();
-        tensor(pointwise::gelu(flat(x).storage()), shape)
+        by_number!(
+            [x],
+            N => {
+                let shape = x.dims();
+                tensor(pointwise::gelu::<N>(flat(x).storage()), shape)
+            },
+            gelu_approximate(x)
+        )
     }
 
     fn tanh_gelu_backward(x: Tensor<Flex, 2>, grad: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
-        if !is_f32(&x) {
-            return composed::gelu_backward(x, grad);
-        }
-        let shape = x.dims();
-        let tensors = [flat(x), flat(grad)];
-        let [x, grad] = slices(&tensors);
-        tensor(pointwise::gelu_backward(x, grad), shape)
+        by_number!(
+            [x, grad],
+            N => {
+                let shape = x.dims();
+                let tensors = [flat(x), flat(grad)];
+                let [x, grad] = slices::<N, _>(&tensors);
+                tensor(pointwise::gelu_backward(x, grad), shape)
+            },
+            composed::gelu_backward(x, grad)
+        )
     }
 
     fn swiglu(gate: Tensor<Flex, 3>, x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
-        if !is_f32(&gate) || !is_f32(&x) {
-            return composed::swiglu(gate, x);
-        }
-        let shape = x.dims();
-        let tensors = [flat(gate), flat(x)];
-        let [gate, x] = slices(&tensors);
-        tensor(pointwise::swiglu(gate, x), shape)
+        by_number!(
+            [gate, x],
+            N => {
+                let shape = x.dims();
+                let tensors = [flat(gate), flat(x)];
+                let [gate, x] = slices::<N, _>(&tensors);
+                tensor(pointwise::swiglu(gate, x), shape)
+            },
+            composed::swiglu(gate, x)
+        )
     }
 
     fn swiglu_backward(
@@ -302,32 +368,25 @@ impl DitBackend for Flex {
         x: Tensor<Flex, 3>,
         grad: Tensor<Flex, 3>,
     ) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
-        if !is_f32(&gate) || !is_f32(&x) {
-            return composed::swiglu_backward(gate, x, grad);
-        }
-        let shape = x.dims();
-        let tensors = [flat(gate), flat(x), flat(grad)];
-        let [gate, x, grad] = slices(&tensors);
-        let (gate, x) = pointwise::swiglu_backward(gate, x, grad);
-        (tensor(gate, shape), tensor(x, shape))
+        by_number!(
+            [gate, x, grad],
+            N => {
+                let shape = x.dims();
+                let tensors = [flat(gate), flat(x), flat(grad)];
+                let [gate, x, grad] = slices::<N, _>(&tensors);
+                let (gate, x) = pointwise::swiglu_backward(gate, x, grad);
+                (tensor(gate, shape), tensor(x, shape))
+            },
+            composed::swiglu_backward(gate, x, grad)
+        )
     }
 
     fn self_attention(qkv: Tensor<Flex, 3>, heads: usize, eps: f64) -> Tensor<Flex, 3> {
-        if !is_f32(&qkv) {
-            return composed::self_attention(qkv, heads, eps);
-        }
-        let [batch, tokens, packed] = qkv.dims();
-        let width = packed / 3;
-        let heads = Heads::normed(heads, eps);
-        let qkv = flat(qkv);
-        let mut out = unwritten(batch * tokens * width);
-        out.par_chunks_mut(tokens * width)
-            .zip(qkv.storage::<f32>().par_chunks(tokens * packed))
-            .for_each_init(Sample::default, |sample, (out, qkv)| {
-                let qkv = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
-                sample.forward(out, qkv, heads);
-            });
-        tensor(out, [batch, tokens, width])
+        by_number!(
+            [qkv],
+            N => attention::packed::<N>(qkv, Heads::normed(heads, eps)),
+            composed::self_attention(qkv, heads, eps)
+        )
     }
 
     fn self_attention_backward(
@@ -336,29 +395,11 @@ impl DitBackend for Flex {
         eps: f64,
         grad: Tensor<Flex, 3>,
     ) -> Tensor<Flex, 3> {
-        if !is_f32(&qkv) {
-            return composed::self_attention_backward(qkv, heads, eps, grad);
-        }
-        let shape @ [_, tokens, packed] = qkv.dims();
-        let width = packed / 3;
-        let heads = Heads::normed(heads, eps);
-        let tensors = [flat(qkv), flat(grad)];
-        let [qkv, grad] = slices(&tensors);
-        let mut out = unwritten(qkv.len());
-        let inputs = (
-            qkv.par_chunks(tokens * packed),
-            grad.par_chunks(tokens * width),
-        );
-        out.par_chunks_mut(tokens * packed)
-            .zip(inputs.into_par_iter())
-            .for_each_init(Sample::default, |sample, (out, (qkv, grad))| {
-                let qkv = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
-                sample.backward(grad, qkv, heads);
-                for (i, part) in [&sample.q, &sample.k, &sample.v].into_iter().enumerate() {
-                    part.write_grad(out, width, heads, 3, i);
-                }
-            });
-        tensor(out, shape)
+        by_number!(
+            [qkv, grad],
+            N => attention::packed_backward::<N>(qkv, Heads::normed(heads, eps), grad),
+            composed::self_attention_backward(qkv, heads, eps, grad)
+        )
     }
 
     fn cross_attention(
@@ -367,26 +408,11 @@ impl DitBackend for Flex {
         heads: usize,
         eps: f64,
     ) -> Tensor<Flex, 3> {
-        if !is_f32(&q) || !is_f32(&kv) {
-            return composed::cross_attention(q, kv, heads, eps);
-        }
-        let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::normed(heads, eps);
-        let tensors = [flat(q), flat(kv)];
-        let [q, kv] = slices(&tensors);
-        let mut out = unwritten(q.len());
-        let inputs = (
-            q.par_chunks(tokens * width),
-            kv.par_chunks(words * 2 * width),
-        );
-        out.par_chunks_mut(tokens * width)
-            .zip(inputs.into_par_iter())
-            .for_each_init(Sample::default, |sample, (out, (q, kv))| {
-                let q = Rows::packed(q, width, 1, 0);
-                let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
-                sample.forward(out, [q, k, v], heads);
-            });
-        tensor(out, shape)
+        by_number!(
+            [q, kv],
+            N => attention::half_packed::<N>(q, kv, Heads::normed(heads, eps)),
+            composed::cross_attention(q, kv, heads, eps)
+        )
     }
 
     fn cross_attention_backward(
@@ -396,38 +422,11 @@ impl DitBackend for Flex {
         eps: f64,
         grad: Tensor<Flex, 3>,
     ) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
-        if !is_f32(&q) || !is_f32(&kv) {
-            return composed::cross_attention_backward(q, kv, heads, eps, grad);
-        }
-        let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
-        let heads = Heads::normed(heads, eps);
-        let tensors = [flat(q), flat(kv), flat(grad)];
-        let [q, kv, grad] = slices(&tensors);
-        let (mut q_grad, mut kv_grad) = (unwritten(q.len()), unwritten(kv.len()));
-        let outputs = (
-            q_grad.par_chunks_mut(tokens * width),
-            kv_grad.par_chunks_mut(words * 2 * width),
-        );
-        let inputs = (
-            q.par_chunks(tokens * width),
-            kv.par_chunks(words * 2 * width),
-            grad.par_chunks(tokens * width),
-        );
-        outputs
-            .into_par_iter()
-            .zip(inputs.into_par_iter())
-            .for_each_init(
-                Sample::default,
-                |sample, ((q_grad, kv_grad), (q, kv, grad))| {
-                    let q = Rows::packed(q, width, 1, 0);
-                    let [k, v] = [0, 1].map(|i| Rows::packed(kv, width, 2, i));
-                    sample.backward(grad, [q, k, v], heads);
-                    sample.q.write_grad(q_grad, width, heads, 1, 0);
-                    sample.k.write_grad(kv_grad, width, heads, 2, 0);
-                    sample.v.write_grad(kv_grad, width, heads, 2, 1);
-                },
-            );
-        (tensor(q_grad, q_shape), tensor(kv_grad, kv_shape))
+        by_number!(
+            [q, kv, grad],
+            N => attention::half_packed_backward::<N>(q, kv, Heads::normed(heads, eps), grad),
+            composed::cross_attention_backward(q, kv, heads, eps, grad)
+        )
     }
 
     fn plain_attention(
@@ -436,25 +435,11 @@ impl DitBackend for Flex {
         v: Tensor<Flex, 3>,
         heads: usize,
     ) -> Tensor<Flex, 3> {
-        if ![&q, &k, &v].into_iter().all(is_f32) {
-            return composed::plain_attention(q, k, v, heads);
-        }
-        let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), k.dims());
-        let tensors = [flat(q), flat(k), flat(v)];
-        let [q, k, v] = slices(&tensors);
-        let mut out = unwritten(q.len());
-        let inputs = (
-            q.par_chunks(tokens * width),
-            k.par_chunks(words * width),
-            v.par_chunks(words * width),
-        );
-        out.par_chunks_mut(tokens * width)
-            .zip(inputs.into_par_iter())
-            .for_each_init(Sample::default, |sample, (out, (q, k, v))| {
-                let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
-                sample.forward(out, qkv, Heads::plain(heads));
-            });
-        tensor(out, shape)
+        by_number!(
+            [q, k, v],
+            N => attention::apart::<N>(q, k, v, Heads::plain(heads)),
+            composed::plain_attention(q, k, v, heads)
+        )
     }
 
     fn plain_attention_backward(
@@ -464,60 +449,36 @@ impl DitBackend for Flex {
         heads: usize,
         grad: Tensor<Flex, 3>,
     ) -> [Tensor<Flex, 3>; 3] {
-        if ![&q, &k, &v].into_iter().all(is_f32) {
-            return composed::plain_attention_backward(q, k, v, heads, grad);
-        }
-        let heads = Heads::plain(heads);
-        let (q_shape @ [_, tokens, width], shape @ [_, words, _]) = (q.dims(), k.dims());
-        let tensors = [flat(q), flat(k), flat(v), flat(grad)];
-        let [q, k, v, grad] = slices(&tensors);
-        let mut grads = [q, k, v].map(|x| unwritten(x.len()));
-        let [q_grad, k_grad, v_grad] = &mut grads;
-        let outputs = (
-            q_grad.par_chunks_mut(tokens * width),
-            k_grad.par_chunks_mut(words * width),
-            v_grad.par_chunks_mut(words * width),
-        );
-        let inputs = (
-            q.par_chunks(tokens * width),
-            k.par_chunks(words * width),
-            v.par_chunks(words * width),
-            grad.par_chunks(tokens * width),
-        );
-        outputs
-            .into_par_iter()
-            .zip(inputs.into_par_iter())
-            .for_each_init(
-                Sample::default,
-                |sample, ((dq, dk, dv), (q, k, v, grad))| {
-                    let qkv = [q, k, v].map(|x| Rows::packed(x, width, 1, 0));
-                    sample.backward(grad, qkv, heads);
-                    sample.q.write_grad(dq, width, heads, 1, 0);
-                    sample.k.write_grad(dk, width, heads, 1, 0);
-                    sample.v.write_grad(dv, width, heads, 1, 0);
-                },
-            );
-        let [q, k, v] = grads;
-        [tensor(q, q_shape), tensor(k, shape), tensor(v, shape)]
+        by_number!(
+            [q, k, v, grad],
+            N => attention::apart_backward::<N>(q, k, v, Heads::plain(heads), grad),
+            composed::plain_attention_backward(q, k, v, heads, grad)
+        )
     }
 
     fn geglu(x: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
-        if !is_f32(&x) {
-            return composed::geglu(x);
-        }
-        let [batch, tokens, packed] = x.dims();
-        let out = pointwise::geglu(flat(x).storage(), packed / 2);
-        tensor(out, [batch, tokens, packed / 2])
+        by_number!(
+            [x],
+            N => {
+                let [batch, tokens, packed] = x.dims();
+                let out = pointwise::geglu::<N>(flat(x).storage(), packed / 2);
+                tensor(out, [batch, tokens, packed / 2])
+            },
+            composed::geglu(x)
+        )
     }
 
     fn geglu_backward(x: Tensor<Flex, 3>, grad: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
-        if !is_f32(&x) {
-            return composed::geglu_backward(x, grad);
-        }
-        let shape @ [_, _, packed] = x.dims();
-        let tensors = [flat(x), flat(grad)];
-        let [x, grad] = slices(&tensors);
-        tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+        by_number!(
+            [x, grad],
+            N => {
+                let shape @ [_, _, packed] = x.dims();
+                let tensors = [flat(x), flat(grad)];
+                let [x, grad] = slices::<N, _>(&tensors);
+                tensor(pointwise::geglu_backward(x, grad, packed / 2), shape)
+            },
+            composed::geglu_backward(x, grad)
+        )
     }
 
     fn group_norm(
@@ -564,6 +525,10 @@ impl DitBackend for Flex {
         bias: Option<Tensor<Flex, 1>>,
         options: &PaddedConvOptions<2>,
     ) -> Tensor<Flex, 4> {
+        if is_narrow(&x) {
+            let wide = Self::convolution(wide(x), wide(weight), bias.map(wide), options);
+            return Self::cast(wide, DType::BF16);
+        }
         let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
             return composed::convolution(x, weight, bias, options);
         };
@@ -579,6 +544,12 @@ impl DitBackend for Flex {
         options: &PaddedConvOptions<2>,
         grad: Tensor<Flex, 4>,
     ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
+        if is_narrow(&x) {
+            let dtype = weight.dtype();
+            let (x, weight) =
+                Self::convolution_backward(wide(x), wide(weight), options, wide(grad));
+            return (Self::cast(x, DType::BF16), Self::cast(weight, dtype));
+        }
         let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
             return composed::convolution_backward(x, weight, options, grad);
         };
@@ -592,6 +563,9 @@ impl DitBackend for Flex {
     }
 
     fn sum_pixels(x: Tensor<Flex, 4>) -> Tensor<Flex, 1> {
+        if is_narrow(&x) {
+            return Self::sum_pixels(wide(x));
+        }
         let [_, channels, height, width] = x.dims();
         if !is_f32(&x) || height * width == 0 {
             return composed::sum_pixels(x);
@@ -608,15 +582,21 @@ impl DitBackend for Flex {
     }
 
     fn experts(inputs: ExpertInputs<Flex>) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
-        if !is_f32(&inputs.x) || !is_f32(&inputs.w1) {
+        if !are_f32(&inputs) {
             return composed::experts(inputs);
         }
-        let shape = inputs.x.dims();
-        experts::with(inputs, |layer, x| {
-            let (out, hidden) = layer.forward(x);
-            let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
-            (tensor(out, shape), tensor(hidden, hidden_shape))
-        })
+        by_number!(
+            [inputs.x],
+            N => {
+                let shape = inputs.x.dims();
+                experts::with::<N, _>(inputs, |layer, x| {
+                    let (out, hidden) = layer.forward(x);
+                    let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
+                    (tensor(out, shape), tensor(hidden, hidden_shape))
+                })
+            },
+            composed::experts(inputs)
+        )
     }
 
     fn experts_backward(
@@ -624,22 +604,28 @@ impl DitBackend for Flex {
         hidden: Tensor<Flex, 3>,
         grad: Tensor<Flex, 3>,
     ) -> ExpertGrads<Flex> {
-        if !is_f32(&inputs.x) || !is_f32(&inputs.w1) {
+        if !are_f32(&inputs) {
             return composed::experts_backward(inputs, hidden, grad);
         }
-        let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
-        let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
-        let tensors = [flat(hidden), flat(grad)];
-        experts::with(inputs, |layer, tokens| {
-            let [hidden, grad] = slices(&tensors);
-            let grads = layer.backward(tokens, hidden, grad);
-            ExpertGrads {
-                x: tensor(grads.x, x),
-                weights: tensor(grads.weights, weights),
-                w1: tensor(grads.w1, w1),
-                w2: tensor(grads.w2, w2),
-            }
-        })
+        by_number!(
+            [inputs.x, hidden, grad],
+            N => {
+                let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
+                let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
+                let tensors = [flat(hidden), flat(grad)];
+                experts::with::<N, _>(inputs, |layer, tokens| {
+                    let [hidden, grad] = slices(&tensors);
+                    let grads = layer.backward(tokens, hidden, grad);
+                    ExpertGrads {
+                        x: tensor(grads.x, x),
+                        weights: tensor(grads.weights, weights),
+                        w1: tensor(grads.w1, w1),
+                        w2: tensor(grads.w2, w2),
+                    }
+                })
+            },
+            composed::experts_backward(inputs, hidden, grad)
+        )
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     buffer::unwritten,
+    number::Number,
     simd::{dot, simd, sum},
 };
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ pub(super) struct Groups {
 
 /// Mean and `1 / sqrt(variance + eps)` of a row.
 #[inline(always)]
-pub(super) fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
+pub(super) fn statistics<N: Number>(row: &[N], eps: f32) -> (f32, f32) {
     let count = row.len() as f32;
     let mean = sum(row, |x| x) / count;
     let variance = sum(row, |x| (x - mean) * (x - mean)) / count;

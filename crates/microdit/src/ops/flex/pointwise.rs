@@ -2,6 +2,7 @@
 
 use super::{
     buffer::unwritten,
+    number::Number,
     simd::{normal_distribution, sigmoid, simd, sum},
 };
 use rayon::prelude::*;
@@ -11,8 +12,8 @@ use rayon::prelude::*;
 pub(super) const TASK: usize = 1 << 14;
 
 /// `f` of every pair of elements; `f` must be inlined.
-fn pairwise(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = unwritten(a.len());
+fn pairwise<A: Number, B: Number>(a: &[A], b: &[A], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<B> {
+    let mut out = unwritten::<B>(a.len());
     let inputs = (a.par_chunks(TASK), b.par_chunks(TASK)).into_par_iter();
     out.par_chunks_mut(TASK)
         .zip(inputs)
@@ -20,13 +21,23 @@ fn pairwise(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32
             simd(
                 #[inline(always)]
                 || {
-                    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                        *out = f(a, b);
+                    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                        *out = B::of(f(a.wide(), b.wide()));
                     }
                 },
             );
         });
     out
+}
+
+/// The same numbers in another type, rounded.
+pub(super) fn convert<A: Number, B: Number>(x: &[A]) -> Vec<B> {
+    pairwise(
+        x,
+        x,
+        #[inline(always)]
+        |x, _| x,
+    )
 }
 
 /// Twice the argument of GELU's tanh, and its derivative: `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
@@ -38,7 +49,7 @@ fn gelu_argument(x: f32) -> (f32, f32) {
 }
 
 /// GELU in its tanh approximation.
-pub(super) fn gelu(x: &[f32]) -> Vec<f32> {
+pub(super) fn gelu<N: Number>(x: &[N]) -> Vec<N> {
     pairwise(
         x,
         x,
@@ -48,7 +59,7 @@ pub(super) fn gelu(x: &[f32]) -> Vec<f32> {
 }
 
 /// Gradient of `x`.
-pub(super) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(super) fn gelu_backward<N: Number>(x: &[N], grad: &[N]) -> Vec<N> {
     pairwise(
         x,
         grad,
@@ -62,7 +73,7 @@ pub(super) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
 }
 
 /// `silu(gate) * x`.
-pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
+pub(super) fn swiglu<N: Number>(gate: &[N], x: &[N]) -> Vec<N> {
     pairwise(
         gate,
         x,
@@ -72,8 +83,8 @@ pub(super) fn swiglu(gate: &[f32], x: &[f32]) -> Vec<f32> {
 }
 
 /// Gradients of gate and `x`.
-pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut gate_grad, mut x_grad) = (unwritten(x.len()), unwritten(x.len()));
+pub(super) fn swiglu_backward<N: Number>(gate: &[N], x: &[N], grad: &[N]) -> (Vec<N>, Vec<N>) {
+    let (mut gate_grad, mut x_grad) = (unwritten::<N>(x.len()), unwritten::<N>(x.len()));
     let outputs = (gate_grad.par_chunks_mut(TASK), x_grad.par_chunks_mut(TASK)).into_par_iter();
     let inputs = (
         gate.par_chunks(TASK),
@@ -91,9 +102,10 @@ pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32
                     for ((gate_grad, x_grad), ((g, x), grad)) in
                         gate_grad.iter_mut().zip(x_grad).zip(inputs)
                     {
-                        let s = sigmoid(*g);
-                        *x_grad = grad * g * s;
-                        *gate_grad = grad * x * s * (1.0 + g * (1.0 - s));
+                        let (g, x, grad) = (g.wide(), x.wide(), grad.wide());
+                        let s = sigmoid(g);
+                        *x_grad = N::of(grad * g * s);
+                        *gate_grad = N::of(grad * x * s * (1.0 + g * (1.0 - s)));
                     }
                 },
             );
@@ -102,8 +114,8 @@ pub(super) fn swiglu_backward(gate: &[f32], x: &[f32], grad: &[f32]) -> (Vec<f32
 }
 
 /// `value * gelu(gate)` of rows of `width` values and as many gates.
-pub(super) fn geglu(x: &[f32], width: usize) -> Vec<f32> {
-    let mut out = unwritten(x.len() / 2);
+pub(super) fn geglu<N: Number>(x: &[N], width: usize) -> Vec<N> {
+    let mut out = unwritten::<N>(x.len() / 2);
     let rows = (TASK / width).max(1) * width;
     out.par_chunks_mut(rows)
         .zip(x.par_chunks(2 * rows))
@@ -114,8 +126,9 @@ pub(super) fn geglu(x: &[f32], width: usize) -> Vec<f32> {
                     let rows = x.chunks_exact(2 * width);
                     for (out, row) in out.chunks_exact_mut(width).zip(rows) {
                         let (value, gate) = row.split_at(width);
-                        for ((out, value), &gate) in out.iter_mut().zip(value).zip(gate) {
-                            *out = value * gate * normal_distribution(gate).0;
+                        for ((out, value), gate) in out.iter_mut().zip(value).zip(gate) {
+                            let gate = gate.wide();
+                            *out = N::of(value.wide() * gate * normal_distribution(gate).0);
                         }
                     }
                 },
@@ -125,8 +138,8 @@ pub(super) fn geglu(x: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Gradient of `x`.
-pub(super) fn geglu_backward(x: &[f32], grad: &[f32], width: usize) -> Vec<f32> {
-    let mut out = unwritten(x.len());
+pub(super) fn geglu_backward<N: Number>(x: &[N], grad: &[N], width: usize) -> Vec<N> {
+    let mut out = unwritten::<N>(x.len());
     let rows = (TASK / width).max(1) * width;
     let inputs = (x.par_chunks(2 * rows), grad.par_chunks(rows)).into_par_iter();
     out.par_chunks_mut(2 * rows)
@@ -140,12 +153,13 @@ pub(super) fn geglu_backward(x: &[f32], grad: &[f32], width: usize) -> Vec<f32> 
                         let (value_grad, gate_grad) = out.split_at_mut(width);
                         let (value, gate) = row.split_at(width);
                         let inputs = value.iter().zip(gate).zip(grad);
-                        for ((value_grad, gate_grad), ((value, &gate), grad)) in
+                        for ((value_grad, gate_grad), ((value, gate), grad)) in
                             value_grad.iter_mut().zip(gate_grad).zip(inputs)
                         {
+                            let (value, gate, grad) = (value.wide(), gate.wide(), grad.wide());
                             let (cumulative, density) = normal_distribution(gate);
-                            *value_grad = grad * gate * cumulative;
-                            *gate_grad = grad * value * (cumulative + gate * density);
+                            *value_grad = N::of(grad * gate * cumulative);
+                            *gate_grad = N::of(grad * value * (cumulative + gate * density));
                         }
                     }
                 },
@@ -155,9 +169,9 @@ pub(super) fn geglu_backward(x: &[f32], grad: &[f32], width: usize) -> Vec<f32> 
 }
 
 /// `x + gate * update` with one gate `[dim]` per sample of `tokens` rows.
-pub(super) fn gated_residual(
+pub(super) fn gated_residual<N: Number>(
     x: &[f32],
-    update: &[f32],
+    update: &[N],
     gate: &[f32],
     tokens: usize,
     dim: usize,
@@ -181,7 +195,7 @@ pub(super) fn gated_residual(
                         for ((out, x), (update, gate)) in
                             out.iter_mut().zip(x).zip(update.iter().zip(gate))
                         {
-                            *out = x + update * gate;
+                            *out = x + update.wide() * gate;
                         }
                     }
                 },
@@ -191,14 +205,14 @@ pub(super) fn gated_residual(
 }
 
 /// Gradients of update and gate.
-pub(super) fn gated_residual_backward(
-    update: &[f32],
+pub(super) fn gated_residual_backward<N: Number>(
+    update: &[N],
     gate: &[f32],
     grad: &[f32],
     tokens: usize,
     dim: usize,
-) -> (Vec<f32>, Vec<f32>) {
-    let (mut update_grad, mut gate_grad) = (unwritten(update.len()), vec![0.0; gate.len()]);
+) -> (Vec<N>, Vec<f32>) {
+    let (mut update_grad, mut gate_grad) = (unwritten::<N>(update.len()), vec![0.0; gate.len()]);
     let sample = tokens * dim;
     let outputs = (
         update_grad.par_chunks_mut(sample),
@@ -220,10 +234,10 @@ pub(super) fn gated_residual_backward(
                     let inputs = update.chunks_exact(dim).zip(grad.chunks_exact(dim));
                     for (out, (update, grad)) in update_grad.chunks_exact_mut(dim).zip(inputs) {
                         for ((out, grad), gate) in out.iter_mut().zip(grad).zip(gate) {
-                            *out = grad * gate;
+                            *out = N::of(grad * gate);
                         }
                         for ((sum, grad), update) in gate_grad.iter_mut().zip(grad).zip(update) {
-                            *sum += grad * update;
+                            *sum += grad * update.wide();
                         }
                     }
                 },
@@ -233,7 +247,7 @@ pub(super) fn gated_residual_backward(
 }
 
 /// Sum of all rows `[dim]`.
-pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
+pub(super) fn sum_rows<N: Number>(x: &[N], dim: usize) -> Vec<f32> {
     let rows = (TASK / dim).max(1);
     let partial: Vec<Vec<f32>> = x
         .par_chunks(rows * dim)
@@ -244,7 +258,7 @@ pub(super) fn sum_rows(x: &[f32], dim: usize) -> Vec<f32> {
                 || {
                     for row in x.chunks_exact(dim) {
                         for (sum, x) in sum.iter_mut().zip(row) {
-                            *sum += x;
+                            *sum += x.wide();
                         }
                     }
                 },
@@ -275,14 +289,15 @@ pub(super) fn sum_pixels(x: &[f32], channels: usize, pixels: usize) -> Vec<f32> 
     (0..channels).into_par_iter().map(channel).collect()
 }
 
-/// `rows` copies of `row`.
-pub(super) fn repeat_row(row: &[f32], rows: usize) -> Vec<f32> {
-    let mut out = unwritten(rows * row.len());
+/// Fills the rows of `out` with `row`.
+pub(super) fn repeat_row(row: &[f32], out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
     let task = (TASK / row.len()).max(1) * row.len();
     out.par_chunks_mut(task).for_each(|out| {
         for out in out.chunks_exact_mut(row.len()) {
             out.copy_from_slice(row);
         }
     });
-    out
 }

@@ -4,6 +4,8 @@
 //! branches), and [`simd`] picks the version of them for this processor at run time. Multiply-adds are fused: x86
 //! processors without FMA (before 2013) compute them in software, correctly and slowly.
 
+use super::number::Number;
+
 /// Partial sums kept side by side; enough to fill the pipelines of 512-bit units.
 const LANES: usize = 32;
 
@@ -17,29 +19,33 @@ pub(super) fn simd<R>(body: impl FnOnce() -> R) -> R {
 
 /// Sum of `f` over an array.
 #[inline(always)]
-pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum<N: Number>(x: &[N], f: impl Fn(f32) -> f32) -> f32 {
     fold(x, x, |sum, x, _| sum + f(x))
 }
 
 /// Sum of the products of two arrays of one length.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot<A: Number, B: Number>(a: &[A], b: &[B]) -> f32 {
     fold(a, b, |sum, a, b| a.mul_add(b, sum))
 }
 
 /// Sum of what `f` makes of a partial sum and an element of each of two arrays of one length.
 #[inline(always)]
-pub(super) fn fold(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+pub(super) fn fold<A: Number, B: Number>(
+    a: &[A],
+    b: &[B],
+    f: impl Fn(f32, f32, f32) -> f32,
+) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut lanes = [0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] = f(lanes[i], a[i], b[i]);
+            lanes[i] = f(lanes[i], a[i].wide(), b[i].wide());
         }
     }
     for (i, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[i] = f(lanes[i], a, b);
+        lanes[i] = f(lanes[i], a.wide(), b.wide());
     }
     let mut width = LANES / 2;
     while width > 0 {

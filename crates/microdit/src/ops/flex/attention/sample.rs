@@ -1,12 +1,14 @@
 //! Attention, head by head: a head's rows are laid one after the other, and its scores are computed for a block of
 //! queries at a time, which stays in the cache, and recomputed in the backward pass.
 
-use super::{
+use super::super::{
     buffer::Lines,
     norm::{statistics, through_norm},
+    number::Number,
     simd::{dot, exp_negative, max, simd, sum},
-    small::{Left, multiply_small},
+    small::{Element, Left, multiply_small},
 };
+use super::factors::Factors;
 use rayon::prelude::*;
 
 /// Queries whose scores are computed at once: a multiple of the products' 6 and 12 rows, few enough for the cache.
@@ -14,17 +16,17 @@ const QUERIES: usize = 48;
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
-    data: &'a [f32],
+pub(super) struct Rows<'a, N> {
+    data: &'a [N],
     count: usize,
     width: usize,
     stride: usize,
     offset: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a, N> Rows<'a, N> {
     /// The `index`-th of the blocks of `width` elements that make up each row of `data`.
-    pub(super) fn packed(data: &'a [f32], width: usize, blocks: usize, index: usize) -> Self {
+    pub(super) fn packed(data: &'a [N], width: usize, blocks: usize, index: usize) -> Self {
         Self {
             data,
             count: data.len() / (width * blocks),
@@ -35,26 +37,26 @@ impl<'a> Rows<'a> {
     }
 
     #[inline(always)]
-    fn row(&self, i: usize) -> &'a [f32] {
+    fn row(&self, i: usize) -> &'a [N] {
         &self.data[i * self.stride + self.offset..][..self.width]
     }
 }
 
 /// How the width splits into heads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heads {
+pub(in super::super) struct Heads {
     count: usize,
     /// What is added to the variances of queries and keys; none where they are not normalized.
     eps: Option<f32>,
 }
 
 impl Heads {
-    pub(super) fn normed(count: usize, eps: f64) -> Self {
+    pub(in super::super) fn normed(count: usize, eps: f64) -> Self {
         let eps = Some(eps as f32);
         Self { count, eps }
     }
 
-    pub(super) fn plain(count: usize) -> Self {
+    pub(in super::super) fn plain(count: usize) -> Self {
         Self { count, eps: None }
     }
 }
@@ -62,11 +64,11 @@ impl Heads {
 /// Lays out rows as `[heads, rows, head_dim]`; `shift_and_factor` says what is taken from a row and what it is multiplied
 /// by.
 #[inline(always)]
-fn split(
-    rows: Rows<'_>,
+fn split<N: Number>(
+    rows: Rows<'_, N>,
     heads: usize,
     out: &mut Lines,
-    mut shift_and_factor: impl FnMut(&[f32]) -> (f32, f32),
+    mut shift_and_factor: impl FnMut(&[N]) -> (f32, f32),
 ) {
     let head_dim = rows.width / heads;
     let out = out.resized(rows.count * rows.width);
@@ -79,7 +81,7 @@ fn split(
                 for (head, row) in row.chunks_exact(head_dim).enumerate() {
                     let out = &mut out[(head * rows.count + i) * head_dim..][..head_dim];
                     for (out, x) in out.iter_mut().zip(row) {
-                        *out = (x - shift) * factor;
+                        *out = (x.wide() - shift) * factor;
                     }
                 }
             }
@@ -89,13 +91,13 @@ fn split(
 
 /// Row `i` of `values` `[heads, rows, head_dim]`.
 #[inline(always)]
-fn gather(values: &[f32], i: usize, heads: usize, out: &mut [f32]) {
+fn gather<N: Number>(values: &[f32], i: usize, heads: usize, out: &mut [N]) {
     let (rows, head_dim) = (values.len() / out.len(), out.len() / heads);
     for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
         let row = &values[(head * rows + i) * head_dim..][..head_dim];
         // Calling `memcpy` for so few would take longer than the copy.
         for (out, x) in out.iter_mut().zip(row) {
-            *out = *x;
+            *out = N::of(*x);
         }
     }
 }
@@ -110,12 +112,12 @@ pub(super) struct Part {
 }
 
 impl Part {
-    fn fill(&mut self, rows: Rows<'_>, heads: usize) {
+    fn fill<N: Number>(&mut self, rows: Rows<'_, N>, heads: usize) {
         self.inverse.clear();
         split(rows, heads, &mut self.values, |_| (0.0, 1.0));
     }
 
-    fn fill_normed(&mut self, rows: Rows<'_>, heads: Heads) {
+    fn fill_normed<N: Number>(&mut self, rows: Rows<'_, N>, heads: Heads) {
         let Some(eps) = heads.eps else {
             return self.fill(rows, heads.count);
         };
@@ -135,24 +137,26 @@ impl Part {
 
     /// Writes the gradients of the rows into the `index`-th of the `blocks` of `width` elements that make up each row of
     /// `out`.
-    pub(super) fn write_grad(
+    pub(super) fn write_grad<N: Number>(
         &self,
-        out: &mut [f32],
+        out: &mut [N],
         width: usize,
         heads: Heads,
         blocks: usize,
         index: usize,
     ) {
-        let mut normed = vec![0.0; width];
+        let [mut grad, mut normed] = [0, 1].map(|_| vec![0f32; width]);
         simd(
             #[inline(always)]
             || {
                 for (i, out) in out.chunks_exact_mut(width * blocks).enumerate() {
-                    let out = &mut out[index * width..][..width];
-                    gather(&self.grad, i, heads.count, out);
+                    gather(&self.grad, i, heads.count, &mut grad);
                     if let Some(&inverse) = self.inverse.get(i) {
                         gather(&self.values, i, heads.count, &mut normed);
-                        through_norm(out, &normed, inverse);
+                        through_norm(&mut grad, &normed, inverse);
+                    }
+                    for (out, grad) in out[index * width..][..width].iter_mut().zip(&grad) {
+                        *out = N::of(*grad);
                     }
                 }
             },
@@ -171,14 +175,19 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    fn fill(&mut self, [q, k, v]: [Rows<'_>; 3], heads: Heads) {
+    fn fill<N: Number>(&mut self, [q, k, v]: [Rows<'_, N>; 3], heads: Heads) {
         self.q.fill_normed(q, heads);
         self.k.fill_normed(k, heads);
         self.v.fill(v, heads.count);
     }
 
     /// Writes the output `[tokens, width]`.
-    pub(super) fn forward(&mut self, out: &mut [f32], qkv: [Rows<'_>; 3], heads: Heads) {
+    pub(super) fn forward<N: Factors>(
+        &mut self,
+        out: &mut [N],
+        qkv: [Rows<'_, N>; 3],
+        heads: Heads,
+    ) {
         self.fill(qkv, heads);
         let [Rows { width, count, .. }, k, _] = qkv;
         let head_dim = width / heads.count;
@@ -191,7 +200,7 @@ impl Sample {
         outputs
             .par_chunks_mut(count * head_dim)
             .zip(inputs.into_par_iter())
-            .for_each_init(Head::default, |head, (out, (q, k, v))| {
+            .for_each_init(Head::<N>::default, |head, (out, (q, k, v))| {
                 head.forward(out, q, k, v, head_dim);
             });
         simd(
@@ -205,7 +214,7 @@ impl Sample {
     }
 
     /// Leaves the gradients in `q`, `k` and `v`, given that of the output `[tokens, width]`.
-    pub(super) fn backward(&mut self, grad: &[f32], qkv: [Rows<'_>; 3], heads: Heads) {
+    pub(super) fn backward<N: Factors>(&mut self, grad: &[N], qkv: [Rows<'_, N>; 3], heads: Heads) {
         self.fill(qkv, heads);
         let [Rows { width, count, .. }, k, _] = qkv;
         let head_dim = width / heads.count;
@@ -226,44 +235,70 @@ impl Sample {
         outputs
             .into_par_iter()
             .zip(inputs.into_par_iter())
-            .for_each_init(Head::default, |head, ((dq, dk, dv), (grad, q, k, v))| {
-                head.backward([dq, dk, dv], grad, q, k, v, head_dim);
-            });
+            .for_each_init(
+                Head::<N>::default,
+                |head, ((dq, dk, dv), (grad, q, k, v))| {
+                    head.backward([dq, dk, dv], grad, q, k, v, head_dim);
+                },
+            );
     }
 }
 
 /// Buffers of one head's attention, used again for the next.
-#[derive(Debug, Default)]
-struct Head {
+#[derive(Debug)]
+struct Head<N: Factors> {
     /// `[head_dim, words]`.
-    keys: Lines,
+    keys: Lines<N::Element>,
     /// `[head_dim, words]`.
-    values: Lines,
+    values: Lines<N::Element>,
     /// `[queries, words]`.
     scores: Lines,
     /// What each row of `scores` must be multiplied by to sum to 1.
     factors: Vec<f32>,
     score_grad: Lines,
+    /// Factors as products take them.
+    taken: [Lines<N::Element>; 5],
 }
 
-impl Head {
-    /// The exponentials of the scores of some queries, and the factors that make softmaxes of them.
-    fn score(&mut self, q: &[f32], head_dim: usize) {
-        let words = self.keys.len() / head_dim;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let scores = self.scores.resized(q.len() / head_dim * words);
-        multiply_small(scores, Left::Rows(q), &self.keys, words, scale, false);
-        exponentials(scores, words, &mut self.factors);
+impl<N: Factors> Default for Head<N> {
+    fn default() -> Self {
+        Self {
+            keys: Lines::default(),
+            values: Lines::default(),
+            scores: Lines::default(),
+            factors: Vec::new(),
+            score_grad: Lines::default(),
+            taken: Default::default(),
+        }
     }
+}
 
+impl<N: Factors> Head<N> {
     fn forward(&mut self, out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], head_dim: usize) {
-        transpose(k, head_dim, &mut self.keys);
+        let Self {
+            keys,
+            scores,
+            factors,
+            taken: [queries, values, weights, ..],
+            ..
+        } = self;
+        transpose(N::rows(k, head_dim, queries), N::elements(head_dim), keys);
+        let words = k.len() / head_dim;
+        let v = N::columns(v, head_dim, values);
         let block = QUERIES * head_dim;
         for (out, q) in out.chunks_mut(block).zip(q.chunks(block)) {
-            self.score(q, head_dim);
-            multiply_small(out, Left::Rows(&self.scores), v, head_dim, 1.0, false);
+            let scores = scores.resized(q.len() / head_dim * words);
+            score(
+                scores,
+                N::rows(q, head_dim, queries),
+                keys,
+                [head_dim, words],
+                factors,
+            );
+            let weights = Left::Rows(N::rows(scores, words, weights));
+            multiply_small(out, weights, v, head_dim, 1.0, false);
             // The output is narrower than the scores: it is cheaper to scale.
-            scale_rows(out, head_dim, &self.factors);
+            scale_rows(out, head_dim, factors);
         }
     }
 
@@ -276,30 +311,63 @@ impl Head {
         v: &[f32],
         head_dim: usize,
     ) {
-        transpose(k, head_dim, &mut self.keys);
-        transpose(v, head_dim, &mut self.values);
+        let Self {
+            keys,
+            values,
+            scores,
+            factors,
+            score_grad,
+            taken: [along, across, left, weights, right],
+        } = self;
+        let elements = N::elements(head_dim);
+        transpose(N::rows(k, head_dim, along), elements, keys);
+        transpose(N::rows(v, head_dim, along), elements, values);
         let words = k.len() / head_dim;
+        let k = N::columns(k, head_dim, right);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let block = QUERIES * head_dim;
         let blocks = q.chunks(block).zip(grad.chunks(block));
         for (i, (q_grad, (q, grad))) in q_grad.chunks_mut(block).zip(blocks).enumerate() {
-            self.score(q, head_dim);
-            scale_rows(&mut self.scores, words, &self.factors);
-            let scores = Left::Columns(&self.scores);
-            multiply_small(v_grad, scores, grad, head_dim, 1.0, i > 0);
-            let score_grad = self.score_grad.resized(self.scores.len());
-            let grad = Left::Rows(grad);
-            multiply_small(score_grad, grad, &self.values, words, 1.0, false);
-            through_softmax(score_grad, &self.scores, words);
-            let (rows, columns) = (Left::Rows(score_grad), Left::Columns(score_grad));
+            let scores = scores.resized(q.len() / head_dim * words);
+            score(
+                scores,
+                N::rows(q, head_dim, left),
+                keys,
+                [head_dim, words],
+                factors,
+            );
+            scale_rows(scores, words, factors);
+            let columns = Left::Columns(N::columns(scores, words, weights));
+            let grad_columns = N::columns(grad, head_dim, across);
+            multiply_small(v_grad, columns, grad_columns, head_dim, 1.0, i > 0);
+            let score_grad = score_grad.resized(scores.len());
+            let rows = Left::Rows(N::rows(grad, head_dim, left));
+            multiply_small(score_grad, rows, values, words, 1.0, false);
+            through_softmax(score_grad, scores, words);
+            let rows = Left::Rows(N::rows(score_grad, words, left));
             multiply_small(q_grad, rows, k, head_dim, scale, false);
+            let columns = Left::Columns(N::columns(score_grad, words, weights));
+            let q = N::columns(q, head_dim, across);
             multiply_small(k_grad, columns, q, head_dim, scale, i > 0);
         }
     }
 }
 
+/// The exponentials of the scores of some queries, and the factors that make softmaxes of them.
+fn score<E: Element>(
+    scores: &mut [f32],
+    q: &[E],
+    keys: &[E],
+    [head_dim, words]: [usize; 2],
+    factors: &mut Vec<f32>,
+) {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    multiply_small(scores, Left::Rows(q), keys, words, scale, false);
+    exponentials(scores, words, factors);
+}
+
 /// `[rows, columns]` to `[columns, rows]`.
-fn transpose(rows: &[f32], columns: usize, out: &mut Lines) {
+fn transpose<E: Element>(rows: &[E], columns: usize, out: &mut Lines<E>) {
     let count = rows.len() / columns;
     let out = out.resized(rows.len());
     for (i, row) in rows.chunks_exact(columns).enumerate() {

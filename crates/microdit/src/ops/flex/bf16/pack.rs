@@ -1,0 +1,179 @@
+//! Factors in the order the products read them: pairs of neighbors in the inner dimension, rounded to bf16.
+
+use super::{
+    super::{matrix::Matrix, number::Number, simd::simd},
+    PANEL, by_columns,
+};
+use burn::tensor::bf16;
+use rayon::prelude::*;
+
+/// Two bf16 as 32 bits, the first in the lower ones.
+#[inline(always)]
+pub(in super::super) fn pair<N: Number>(first: N, second: N) -> u32 {
+    let bits = |x: N| u32::from(bf16::of(x.wide()).to_bits());
+    bits(first) | bits(second) << 16
+}
+
+/// A row of pairs from two rows, or from one and zeros.
+#[inline(always)]
+pub(in super::super) fn pair_rows<N: Number>(first: &[N], second: Option<&[N]>, out: &mut [u32]) {
+    match second {
+        Some(second) => {
+            for ((out, &first), &second) in out.iter_mut().zip(first).zip(second) {
+                *out = pair(first, second);
+            }
+        }
+        None => {
+            for (out, &first) in out.iter_mut().zip(first) {
+                *out = pair(first, N::of(0.0));
+            }
+        }
+    }
+}
+
+/// Rows `2 i` and `2 i + 1` of what lies in memory, from `first` on, `count` columns of them.
+#[inline(always)]
+fn two_rows<N>(
+    data: &[N],
+    [rows, columns]: [usize; 2],
+    i: usize,
+    first: usize,
+    count: usize,
+) -> (&[N], Option<&[N]>) {
+    let row = |row: usize| &data[row * columns + first..][..count];
+    (row(2 * i), (2 * i + 1 < rows).then(|| row(2 * i + 1)))
+}
+
+/// Columns `first..first + count` of the right factor: `[panels, pairs, PANEL]`, with zeros behind the last.
+pub(super) fn right<N: Number>(
+    matrix: Matrix<'_, N>,
+    first: usize,
+    count: usize,
+    out: &mut [u32],
+    parallel: bool,
+) {
+    let pairs = matrix.rows.div_ceil(2);
+    out.par_chunks_exact_mut(pairs * PANEL)
+        .enumerate()
+        .with_min_len(if parallel { 1 } else { usize::MAX })
+        .for_each(|(panel, out)| {
+            let begin = panel * PANEL;
+            let count = PANEL.min(count - begin);
+            simd(
+                #[inline(always)]
+                || match by_columns(matrix) {
+                    false => rows_side_by_side(matrix, first + begin, count, out),
+                    true => rows_below_each_other(matrix, first + begin, count, out),
+                },
+            );
+        });
+}
+
+/// A panel of a matrix whose rows lie in memory.
+#[inline(always)]
+fn rows_side_by_side<N: Number>(
+    matrix: Matrix<'_, N>,
+    first: usize,
+    count: usize,
+    out: &mut [u32],
+) {
+    let shape = [matrix.rows, matrix.columns];
+    for (i, out) in out.chunks_exact_mut(PANEL).enumerate() {
+        let (one, other) = two_rows(matrix.data, shape, i, first, count);
+        pair_rows(one, other, out);
+        out[count..].fill(0);
+    }
+}
+
+/// Rows and columns of a block that is transposed in registers.
+const BLOCK: usize = 16;
+
+/// A panel of a matrix whose columns lie in memory.
+#[inline(always)]
+fn rows_below_each_other<N: Number>(
+    matrix: Matrix<'_, N>,
+    first: usize,
+    count: usize,
+    out: &mut [u32],
+) {
+    let inner = matrix.rows;
+    for (i, out) in out.chunks_mut(BLOCK * PANEL).enumerate() {
+        let begin = 2 * BLOCK * i;
+        for column in (0..PANEL).step_by(BLOCK) {
+            let mut block = [[0; BLOCK]; BLOCK];
+            let rows = block.iter_mut().zip(column..count);
+            for (row, column) in rows {
+                let values = &matrix.data[(first + column) * inner..][..inner][begin..];
+                pair_neighbors(values, row);
+            }
+            for (out, row) in out.chunks_exact_mut(PANEL).zip(transposed(block)) {
+                out[column..][..BLOCK].copy_from_slice(&row);
+            }
+        }
+    }
+}
+
+/// Pairs of neighbors, as many as there are, the last perhaps with zero.
+#[inline(always)]
+fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
+    if let Some(values) = values.first_chunk::<{ 2 * BLOCK }>() {
+        for (out, values) in out.iter_mut().zip(values.as_chunks::<2>().0) {
+            *out = pair(values[0], values[1]);
+        }
+        return;
+    }
+    for (out, values) in out.iter_mut().zip(values.chunks(2)) {
+        *out = pair(values[0], values.get(1).copied().unwrap_or(N::of(0.0)));
+    }
+}
+
+/// A perfect shuffle of the rows' elements, four times over, is the transpose.
+#[inline(always)]
+fn transposed(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
+    for _ in 0..BLOCK.ilog2() {
+        let mut shuffled = [[0; BLOCK]; BLOCK];
+        for i in 0..BLOCK / 2 {
+            let (a, b) = (block[i], block[i + BLOCK / 2]);
+            for j in 0..BLOCK / 2 {
+                shuffled[2 * i][2 * j] = a[j];
+                shuffled[2 * i][2 * j + 1] = b[j];
+                shuffled[2 * i + 1][2 * j] = a[j + BLOCK / 2];
+                shuffled[2 * i + 1][2 * j + 1] = b[j + BLOCK / 2];
+            }
+        }
+        block = shuffled;
+    }
+    block
+}
+
+/// Rows `first..first + count` of the left factor: `[pairs, stride]`, of which `count` are written.
+pub(super) fn left<N: Number>(
+    matrix: Matrix<'_, N>,
+    first: usize,
+    count: usize,
+    stride: usize,
+    out: &mut [u32],
+) {
+    let inner = matrix.columns;
+    simd(
+        #[inline(always)]
+        || match by_columns(matrix) {
+            true => {
+                let shape = [inner, matrix.rows];
+                for (i, out) in out.chunks_exact_mut(stride).enumerate() {
+                    let (one, other) = two_rows(matrix.data, shape, i, first, count);
+                    pair_rows(one, other, out);
+                }
+            }
+            false => {
+                let rows = matrix.data[first * inner..].chunks_exact(inner);
+                for (row, values) in rows.take(count).enumerate() {
+                    for (out, values) in out.chunks_exact_mut(stride).zip(values.chunks(2)) {
+                        let second = values.get(1).copied().unwrap_or(N::of(0.0));
+                        out[row] = pair(values[0], second);
+                    }
+                }
+            }
+        },
+    );
+}
