@@ -173,7 +173,8 @@ fn on_remote(error: &RemoteError) -> Option<&'static str> {
         }
         RemoteError::Unreachable { .. } => {
             "run the same command again, a training with --resume; MICRODIT_TIMEOUT and MICRODIT_RETRIES set how long and how often \
-             it is tried. A bucket that is public, or at another provider, needs AWS_SKIP_SIGNATURE=true, or AWS_ENDPOINT"
+             it is tried. A bucket needs credentials (AWS_ACCESS_KEY_ID, ...), or AWS_SKIP_SIGNATURE=true if it is public, and \
+             AWS_ENDPOINT if it is not Amazon's"
         }
         RemoteError::Differs { .. } => {
             "if it stays so, the object is not what its index or server says: upload both again"
