@@ -59,6 +59,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(TrainError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
     }
+    if let Some(TrainError::StageWeights { error, .. }) = error.downcast_ref() {
+        return advice(&**error);
+    }
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
     }
@@ -265,6 +268,10 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::OtherData { .. } => {
             "put them back, or start these from their beginning with --allow-changes"
         }
+        TrainError::OtherWeights { .. } => {
+            "put it back, or continue with what the run holds of it and --allow-changes"
+        }
+        TrainError::Pipeline(error) => return on_pipeline(error),
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }
