@@ -1,7 +1,7 @@
 //! The way out of an error: libraries say what is wrong, and know no command line.
 
 use microdit::weights::{NoChoice, WeightsError};
-use microdit_data::DataError;
+use microdit_data::{DataError, RemoteError};
 use microdit_encoders::{features::FeatureError, hub::HubError, pipeline_files::PipelineError};
 use microdit_eval::{
     evaluate::EvaluateError, features::Family, report::ReportError, sweep::SweepError,
@@ -58,6 +58,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(TrainError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
+    }
+    if let Some(TrainError::StageWeights { error, .. }) = error.downcast_ref() {
+        return advice(&**error);
     }
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
@@ -153,6 +156,34 @@ fn on_data(error: &DataError) -> Option<&'static str> {
         }
         DataError::ShardsLost { .. } => "`microdit data inspect` says what is wrong with them",
         DataError::TooMuchDamage { .. } => MAX_DAMAGE,
+        DataError::Remote(error) => return on_remote(error),
+        _ => return None,
+    })
+}
+
+fn on_remote(error: &RemoteError) -> Option<&'static str> {
+    Some(match error {
+        RemoteError::NotBuilt { .. } => "build it with: cargo build --release --features remote",
+        RemoteError::Missing { .. } => {
+            "look at its name; quote a pattern with braces, so that no shell takes it apart"
+        }
+        RemoteError::Denied { .. } => {
+            "credentials are taken from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true, for \
+             a public bucket), GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN"
+        }
+        RemoteError::Unreachable { .. } => {
+            "run the same command again, a training with --resume; MICRODIT_TIMEOUT and MICRODIT_RETRIES set how long and how often \
+             it is tried. A bucket that is public, or at another provider, needs AWS_SKIP_SIGNATURE=true, or AWS_ENDPOINT"
+        }
+        RemoteError::Differs { .. } => {
+            "if it stays so, the object is not what its index or server says: upload both again"
+        }
+        RemoteError::NoRoom { .. } => "raise MICRODIT_CACHE_GIB, or write smaller shards",
+        RemoteError::Cache { .. } => {
+            "make room there, lower MICRODIT_CACHE_GIB, or name another directory with MICRODIT_CACHE"
+        }
+        RemoteError::Offline { .. } => "unset HF_HUB_OFFLINE, or give shards on this machine",
+        RemoteError::NoHome => "name one with MICRODIT_CACHE",
         _ => return None,
     })
 }
@@ -237,6 +268,10 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::OtherData { .. } => {
             "put them back, or start these from their beginning with --allow-changes"
         }
+        TrainError::OtherWeights { .. } => {
+            "put it back, or continue with what the run holds of it and --allow-changes"
+        }
+        TrainError::Pipeline(error) => return on_pipeline(error),
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }

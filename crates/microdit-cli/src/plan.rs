@@ -189,6 +189,13 @@ fn print(plan: &Plan) {
         time(plan.hours),
         count(plan.usd)
     );
+    for stage in plan.stages.iter().filter(|stage| stage.networks.len() > 1) {
+        let held = stage.networks.iter().map(|held| {
+            let [all, trained] = [held.parameters, held.trained].map(|count| count as f64 / 1e6);
+            format!("{} {all:.1} M ({trained:.1} M trained)", held.name)
+        });
+        say!("{:24}{}", stage.name, held.collect::<Vec<_>>().join(", "));
+    }
     say!(
         "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
         "GiB per GPU",
@@ -224,10 +231,36 @@ fn print(plan: &Plan) {
             memory.total
         );
     }
-    if plan.stages.iter().any(|stage| stage.memory.shared_optimizer) {
+    if plan
+        .stages
+        .iter()
+        .any(|stage| stage.memory.shared_optimizer)
+    {
         say!(
             "\noptimizer and EMA are shares of {} GPUs (distributed.shard_optimizer)",
             machine.count
+        );
+    }
+    let fed = plan
+        .stages
+        .iter()
+        .filter_map(|stage| Some((stage, stage.feed?)));
+    for (i, (stage, feed)) in fed.enumerate() {
+        if i == 0 {
+            say!(
+                "\n{:24}{:>12}{:>8}{:>8}",
+                "data",
+                "samples/s",
+                "MB/s",
+                "cores"
+            );
+        }
+        say!(
+            "{:24}{:>12.0}{:>8.0}{:>8.1}",
+            stage.name,
+            feed.samples_per_second,
+            feed.megabytes_per_second,
+            feed.cores
         );
     }
 }

@@ -4,11 +4,14 @@
 #[path = "binary/common.rs"]
 mod common;
 #[allow(dead_code, unreachable_pub)]
+#[path = "binary/strace.rs"]
+mod strace;
+#[allow(dead_code, unreachable_pub)]
 #[path = "binary/tiny.rs"]
 mod tiny;
 
 use common::{fails, root, small, text};
-use microdit_train::collective::{Collective, Patience, Threads, mpi};
+use microdit_train::collective::{Collective, Operation, Patience, Threads, mpi};
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -181,7 +184,12 @@ fn as_a_rank() {
     let all: usize = parts.iter().sum();
     type Work<'a> = dyn Fn(&dyn Collective) -> Vec<f32> + Sync + 'a;
     let patience = &patience;
-    let works: [&Work<'_>; 5] = [
+    // Whose sums depend on their order.
+    let thirds = |rank: usize| -> Vec<f32> {
+        let numbers = brought(rank, all).into_iter();
+        numbers.map(|number| number / 3.0).collect()
+    };
+    let works: [&Work<'_>; 7] = [
         &|ranks| {
             ranks
                 .all_reduce(brought(ranks.rank(), 1), patience)
@@ -195,6 +203,15 @@ fn as_a_rank() {
         &|ranks| {
             let numbers = brought(ranks.rank(), all);
             ranks.reduce_scatter(numbers, &parts, patience).unwrap()
+        },
+        &|ranks| {
+            let numbers = thirds(ranks.rank());
+            ranks.reduce_scatter(numbers, &parts, patience).unwrap()
+        },
+        &|ranks| {
+            let (numbers, narrow) = (thirds(ranks.rank()), parts.clone());
+            let narrow = Operation::ReduceScatterBf16(narrow);
+            ranks.collect(&narrow, numbers, patience).unwrap()
         },
         &|ranks| {
             let rank = ranks.rank();
@@ -213,7 +230,7 @@ fn as_a_rank() {
             let ends = threads.into_iter();
             ends.map(|thread| thread.join().unwrap()).collect()
         });
-        // Whole numbers, whose sums have no rounding.
+        // Whole numbers, whose sums have no rounding, or sums in the order of the ranks.
         assert!(work(&mpi) == expected[own], "operation {i} on rank {own}");
     }
     mpi.leave(patience).unwrap();
@@ -246,13 +263,16 @@ fn ranks_train_what_one_process_trains() {
     // Rank 0 speaks for all.
     assert_eq!(said.matches("training tiny into").count(), 1, "{said}");
     assert_eq!(said.matches("step 14/14").count(), 1, "{said}");
+    assert_eq!(said.matches("this rank sent").count(), 1, "{said}");
     alone(&at("one"), &[]);
     assert_close(&at("two"), &at("one"));
-    // Two numbers have one sum, whoever adds them.
     alone(&at("replicas"), &["--devices", "0-1"]);
     tiny::assert_same(&at("two"), &at("replicas"), "ranks and replicas");
     finish(ranks(4, &[], &at("four"), &[]).unwrap());
     assert_close(&at("four"), &at("one"));
+    // Added in one order.
+    alone(&at("four-replicas"), &["--devices", "0-3"]);
+    tiny::assert_same(&at("four"), &at("four-replicas"), "four of them");
     finish(ranks(4, &[], &at("again"), &[]).unwrap());
     tiny::assert_same(&at("again"), &at("four"), "the same number of ranks");
     // More ranks than samples.
@@ -304,6 +324,161 @@ fn a_rank_that_dies_or_hangs_is_no_loss() {
     let said = finish(ranks(2, &[], &run, &more).unwrap());
     assert!(said.contains("resuming after step"), "{said}");
     assert_close(&run, &one);
+}
+
+/// Each keeps its share of the optimizer's state.
+const SHARED: [&str; 2] = ["--set", "distributed.shard_optimizer=true"];
+
+/// Averages are shared and saved as well.
+const AVERAGES: [&str; 2] = [
+    "--set",
+    "ema=[(decay: Smoothing(0.9)), (decay: Smoothing(0.5), start: 3)]",
+];
+
+/// Two runs have the same results, whatever files their checkpoints are made of.
+#[track_caller]
+fn assert_same_results(a: &Path, b: &Path, context: &str) {
+    let results = |run: &Path| {
+        let mut results = tiny::results(run);
+        results.retain(|name, _| !name.starts_with("step-"));
+        results
+    };
+    let (a, b) = (results(a), results(b));
+    assert!(a.contains_key("weights.safetensors") && a.contains_key("ema.safetensors"));
+    assert!(
+        a.keys().eq(b.keys()),
+        "{context}: {:?} {:?}",
+        a.keys(),
+        b.keys()
+    );
+    let other = a.keys().find(|name| a[*name] != b[*name]);
+    assert_eq!(other, None, "{context}");
+}
+
+#[test]
+fn ranks_that_share_the_optimizer_train_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (count, name) in [(2, "two"), (3, "three")] {
+        let (whole, shared) = (at(name), at(&format!("{name}-shared")));
+        let Some(command) = ranks(count, &[], &whole, &AVERAGES) else {
+            return;
+        };
+        finish(command);
+        let more = [&SHARED[..], &AVERAGES].concat();
+        finish(ranks(count, &[], &shared, &more).unwrap());
+        assert_same_results(&shared, &whole, name);
+    }
+    let narrow = ["--set", "distributed.gradients=Bf16"];
+    let more = [&narrow[..], &SHARED, &AVERAGES].concat();
+    finish(ranks(2, &[], &at("narrow"), &more).unwrap());
+    let more = [&narrow[..], &AVERAGES].concat();
+    finish(ranks(2, &[], &at("narrow-whole"), &more).unwrap());
+    assert_same_results(&at("narrow"), &at("narrow-whole"), "in bf16");
+    assert_ne!(weights(&at("narrow")), weights(&at("two")));
+}
+
+#[test]
+fn a_rank_that_dies_with_its_share_is_resumed_from_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, run) = (folder.path().join("one"), folder.path().join("run"));
+    let more = [&SLOW[..], &SHARED, &AVERAGES, &["--resume"]].concat();
+    let Some(mut command) = ranks(2, &PATIENT, &run, &more) else {
+        return;
+    };
+    alone(&one, &[&SLOW[..], &AVERAGES].concat());
+    let mut child = command.spawn().unwrap();
+    wait_for(&mut child, 6);
+    send(process_of(&child, 1), "-KILL");
+    let output = soon(child);
+    fails(
+        &output,
+        &["other ranks are lost", "resumes from its newest checkpoint"],
+    );
+    assert_eq!(saved(&run), 5);
+    // Another number of ranks, of which none dies, but one is asked to stop.
+    let mut child = ranks(3, &PATIENT, &run, &more).unwrap().spawn().unwrap();
+    wait_for(&mut child, 9);
+    send(process_of(&child, 2), "-TERM");
+    let output = soon(child);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(saved(&run) >= 9, "{}", saved(&run));
+    let said = finish(ranks(2, &[], &run, &more).unwrap());
+    assert!(said.contains("resuming after step"), "{said}");
+    assert_close(&run, &one);
+    // What is left of it needs no ranks to draw with.
+    let drawn = run.join("drawn.png");
+    let output = Command::new(env!("CARGO_BIN_EXE_microdit"))
+        .args([
+            "sample",
+            "--prompt",
+            "a red circle",
+            "--steps",
+            "2",
+            "--run",
+        ])
+        .args([&run, Path::new("--out"), &drawn])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// Killed by strace as they enter a call that writes, one rank or the other, before, between and after the checkpoints.
+#[test]
+fn ranks_killed_as_they_write_go_on_as_if_they_had_not_been() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole/run");
+    let more = [&SHARED[..], &AVERAGES, &["--resume"]].concat();
+    let (Some(command), Some(_)) = (ranks(2, &[], &whole, &more), strace::strace()) else {
+        return;
+    };
+    finish(command);
+    let points = [
+        (0, "rename", 4),
+        (0, "rename", 7),
+        (0, "rename", 10),
+        (0, "fsync", 9),
+        (0, "fsync", 14),
+        (1, "rename", 2),
+        (1, "rename", 5),
+        (1, "fsync", 3),
+    ];
+    let mut killed = 0;
+    for (rank, call, count) in points {
+        let context = format!("rank {rank} at {call} number {count}");
+        let run = folder.path().join(format!("{rank}-{call}-{count}/run"));
+        let inject = format!("inject={call}:signal=KILL:when={count}");
+        let trace = format!("trace={call}");
+        let traced = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+        ];
+        let arguments = arguments(&run, &[&["--set", "model.moe=None"], &more[..]].concat());
+        let mut command = mpirun(&PATIENT).expect("it ran before");
+        for number in 0..2 {
+            if number > 0 {
+                command.arg(":");
+            }
+            command.args(["-n", "1"]);
+            if number == rank {
+                command.args(traced);
+            }
+            command.arg(env!("CARGO_BIN_EXE_microdit")).args(&arguments);
+        }
+        let output = command.output().unwrap();
+        killed += usize::from(!output.status.success());
+        finish(ranks(2, &[], &run, &more).unwrap());
+        assert_same_results(&run, &whole, &context);
+        tiny::assert_same(&run, &whole, &context);
+    }
+    assert!(killed >= points.len() / 2, "{killed} were killed");
 }
 
 #[test]

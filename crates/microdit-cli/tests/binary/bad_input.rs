@@ -80,6 +80,15 @@ fn bad_data_is_an_error_and_a_bad_sample_a_warning() {
         &web("no/such.tar", "missing"),
         &["no/such.tar", "no such shard"],
     );
+    #[cfg(not(feature = "remote"))]
+    fails(
+        &web("s3://bucket/{000..009}.tar", "url"),
+        &[
+            "s3://bucket/{000..009}.tar: this program was built without",
+            "the feature `remote`",
+            "cargo build --release --features remote",
+        ],
+    );
     let empty = folder.path().join("empty.tar");
     std::fs::write(&empty, [0; 1024]).unwrap();
     fails(

@@ -1,7 +1,7 @@
 //! Uploads to the hub: small files within a commit, large ones beforehand by [git's protocol for them](super::lfs).
 
 use super::{
-    cache::{BRANCH, Cache},
+    cache::BRANCH,
     client::{Answer, Client, Failure, Write},
     download::{Report, patiently},
     error::HubError,
@@ -109,7 +109,7 @@ pub fn upload(
             repository: repository.to_owned(),
         });
     }
-    let client = Client::from_env(&Cache::from_env()?);
+    let client = Client::from_env();
     if !client.has_token() {
         return Err(HubError::NoToken);
     }
