@@ -20,13 +20,15 @@ use crate::{
     error::TrainError,
     plan::Gpu,
     probe::{self, Probe},
-    recipe::{Change, Recipe},
+    recipe::{Change, Recipe, Stage},
     resume::{accept, check_own_recipe, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
     stage_start::{Build, fresh, hand_over},
 };
-use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
+use microdit::{
+    Precision, TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool,
+};
 use microdit_data::Position;
 use serde::Serialize;
 use std::{
@@ -380,6 +382,10 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         )?;
         if resumed {
             trainer.catch_up(&state)?;
+        }
+        let narrow = |stage: &Stage| stage.model.precision() == Precision::Bf16;
+        if let Some(advice) = B::bf16_advice().filter(|_| recipe.stages.iter().any(narrow)) {
+            tracing::warn!("{advice}");
         }
         loop {
             state = trainer.stage(state)?;
