@@ -8,7 +8,7 @@ use std::{
     fmt,
     io::Write,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -59,7 +59,13 @@ pub(crate) fn stop_soon_on_signal(done: &'static str) -> miette::Result<Arc<Atom
     })
 }
 
+/// What asks the work to stop, once a command listens: one that measures several networks in turn listens once for all.
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
 fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> {
+    if let Some(stop) = STOP.get() {
+        return Ok(stop.clone());
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let mut first = None;
@@ -88,5 +94,5 @@ fn on_signal(done: &'static str, then: fn()) -> miette::Result<Arc<AtomicBool>> 
             then();
         });
     }
-    Ok(stop)
+    Ok(STOP.get_or_init(|| stop).clone())
 }

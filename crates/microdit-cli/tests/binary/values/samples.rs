@@ -93,7 +93,7 @@ const STUDENT: [&str; 6] = [
         lora: (layers: [\"proj\"], rank: 2, alpha: 3.0, dropout: 0.1), lora_alone: false,
         distill: (
             guidance: 2.0, timesteps: (from: 0.1, to: 0.9), critic: (layers: [\"qkv\"], rank: 2, alpha: 3.0, dropout: 0.1),
-            critic_optimizer: (method: Muon(momentum: 0.9), groups: [(kinds: [Adapters], lr: 0.5)]),
+            critic_optimizer: (method: Muon(momentum: 0.9), weight_decay: 0.01, groups: [(kinds: [Adapters], lr: 0.5)]),
         ),
         ema: [(decay: Smoothing(0.9))], post_hoc_ema: None,
     )",
