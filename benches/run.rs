@@ -11,6 +11,7 @@ use microdit::{
         trajectory::Trajectory,
     },
     net::{Conditioning, Denoiser as _, Network},
+    task::Task as _,
     worker_pool,
 };
 use microdit_benches::normal;
@@ -77,7 +78,7 @@ fn checkpoint(c: &mut Criterion) {
     let device = Default::default();
     let task = stage.task::<Tracked>(0, &device).expect("a network");
     let captions = Tensor::ones([1, 77, 1024], &device);
-    let output = task.denoiser.image(
+    let output = task.denoiser().image(
         Tensor::ones([1, 4, 32, 32], &device),
         Tensor::ones([1], &device),
         Conditioning { captions },

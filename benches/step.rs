@@ -145,6 +145,7 @@ fn train<B: TrainBackend>(
             noise,
             rows: task.family().rows(&times),
             conditioning: Conditioning { captions },
+            dropout: None,
             keep: TokenMask::draw(masking, grid, 0, step as u64, samples, device),
         };
 

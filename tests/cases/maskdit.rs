@@ -68,6 +68,7 @@ impl Case<'_> {
             conditioning: Conditioning {
                 captions: golden.get("in.y").captions(&device),
             },
+            dropout: None,
             keep,
         }
     }

@@ -112,6 +112,7 @@ impl Setup {
             conditioning: Conditioning {
                 captions: batch.y.captions(&device),
             },
+            dropout: None,
             keep: self.mask(&batch.mask_noise, masking),
         }
     }

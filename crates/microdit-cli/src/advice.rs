@@ -59,6 +59,9 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(TrainError::Hub(error)) = error.downcast_ref() {
         return on_hub(error);
     }
+    if let Some(TrainError::StageWeights { error, .. }) = error.downcast_ref() {
+        return advice(&**error);
+    }
     if let Some(ReportError::Nothing(_)) = error.downcast_ref() {
         return Some("give directories that `microdit train` or `microdit sweep` wrote".into());
     }
@@ -170,7 +173,8 @@ fn on_remote(error: &RemoteError) -> Option<&'static str> {
         }
         RemoteError::Unreachable { .. } => {
             "run the same command again, a training with --resume; MICRODIT_TIMEOUT and MICRODIT_RETRIES set how long and how often \
-             it is tried. A bucket that is public, or at another provider, needs AWS_SKIP_SIGNATURE=true, or AWS_ENDPOINT"
+             it is tried. A bucket needs credentials (AWS_ACCESS_KEY_ID, ...), or AWS_SKIP_SIGNATURE=true if it is public, and \
+             AWS_ENDPOINT if it is not Amazon's"
         }
         RemoteError::Differs { .. } => {
             "if it stays so, the object is not what its index or server says: upload both again"
@@ -265,6 +269,10 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::OtherData { .. } => {
             "put them back, or start these from their beginning with --allow-changes"
         }
+        TrainError::OtherWeights { .. } => {
+            "put it back, or continue with what the run holds of it and --allow-changes"
+        }
+        TrainError::Pipeline(error) => return on_pipeline(error),
         TrainError::NotFinite { .. } | TrainError::NonFiniteSteps { .. } => {
             "lower it, then resume with --allow-changes"
         }

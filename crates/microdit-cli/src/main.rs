@@ -16,6 +16,7 @@ mod figure;
 mod flags;
 mod manual;
 mod merge;
+mod merge_curve;
 mod network;
 mod number;
 mod output;

@@ -1,9 +1,19 @@
 //! `microdit merge`: weights between those of several networks.
 
-use crate::{advice::OrAdvise, bar::Bar, convert::Dtype, number::real, output, say};
+use crate::{
+    advice::OrAdvise,
+    bar::Bar,
+    convert::Dtype,
+    merge_curve::{Shares, default_out, measure},
+    number::real,
+    output, say,
+};
 use microdit::{range::require, weights};
 use miette::miette;
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 /// Shares a file may have: below 0 and above 1, networks are moved beyond each other.
 const SHARES: RangeInclusive<f64> = -10.0..=10.0;
@@ -23,19 +33,42 @@ pub(crate) struct Merge {
     /// Share of each file, separated by commas; together they are 1
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true, value_parser = real(SHARES))]
     shares: Vec<f64>,
-    /// File of weights to write (.safetensors)
-    #[arg(long)]
-    out: PathBuf,
+    /// Instead, measure the networks of several shares of the first of two files, such as 0,0.1,...,1, and print the curve; what follows --
+    /// is told to `microdit eval`, such as --prompts FILE --samples 200
+    #[arg(long, value_name = "SHARES", allow_negative_numbers = true, conflicts_with_all = ["lambda", "shares"], value_parser = Shares::parse)]
+    sweep: Option<Shares>,
+    /// File of weights to write (.safetensors); with --sweep a directory for numbers and pictures [default of that: merge]
+    #[arg(long, required_unless_present = "sweep")]
+    out: Option<PathBuf>,
     /// Type of the numbers in that file
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
+    /// What `microdit eval` is told by a --sweep
+    #[arg(last = true, requires = "sweep")]
+    eval: Vec<String>,
 }
 
 impl Merge {
     pub(crate) fn run(self) -> miette::Result<()> {
-        output::file(&self.out)?;
-        let shares = self.shares()?;
-        let files = self.files.iter().zip(&shares);
+        if let Some(sweep) = &self.sweep {
+            if self.files.len() != 2 {
+                let count = self.files.len();
+                return Err(miette!("--sweep is for two files, not for {count}"));
+            }
+            let out = self.out.clone().unwrap_or_else(default_out);
+            output::folder(&out)?;
+            return measure(sweep, &self.eval, &out, |share, path| {
+                self.write(&[share, 1.0 - share], path)
+            });
+        }
+        let out = self.out.clone().unwrap_or_default();
+        output::file(&out)?;
+        self.write(&self.shares()?, &out)
+    }
+
+    /// Writes the network of these shares.
+    fn write(&self, shares: &[f64], out: &Path) -> miette::Result<()> {
+        let files = self.files.iter().zip(shares);
         let files: Vec<_> = files
             .map(|(path, share)| (path.as_path(), *share))
             .collect();
@@ -49,14 +82,13 @@ impl Merge {
             false => merged,
         };
         merged.check_finite().or_advise()?;
-        let written =
-            merged.write_safetensors(&self.out, self.dtype.of_tensors(), description.as_ref());
+        let written = merged.write_safetensors(out, self.dtype.of_tensors(), description.as_ref());
         written.or_advise()?;
         for (path, share) in files {
             say!("{share} x {}", path.display());
         }
         let tensors = merged.len() + merged.buffers();
-        say!("{tensors} tensors: {}", self.out.display());
+        say!("{tensors} tensors: {}", out.display());
         Ok(())
     }
 

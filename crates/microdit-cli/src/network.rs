@@ -172,6 +172,7 @@ impl<'a> Described<'a> {
             diffusion: self.diffusion,
             latents,
             captions,
+            one_step: self.description.as_ref().and_then(|own| own.one_step),
         })
     }
 

@@ -189,6 +189,13 @@ fn print(plan: &Plan) {
         time(plan.hours),
         count(plan.usd)
     );
+    for stage in plan.stages.iter().filter(|stage| stage.networks.len() > 1) {
+        let held = stage.networks.iter().map(|held| {
+            let [all, trained] = [held.parameters, held.trained].map(|count| count as f64 / 1e6);
+            format!("{} {all:.1} M ({trained:.1} M trained)", held.name)
+        });
+        say!("{:24}{}", stage.name, held.collect::<Vec<_>>().join(", "));
+    }
     say!(
         "\n{:24}{:>8}{:>9}{:>9}{:>10}{:>12}{:>8}{:>9}",
         "GiB per GPU",

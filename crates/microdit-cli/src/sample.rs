@@ -23,6 +23,7 @@ use miette::miette;
 use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
+    time::{Duration, Instant},
 };
 
 /// Where all pictures go on one sheet, unless told otherwise.
@@ -157,8 +158,10 @@ impl Sample {
             Some(_) => "stopping; what is drawn is kept",
             None => "stopping; nothing is kept without --singles",
         })?;
-        let drawn = draw(&Drawing::new(&pipeline, order).or_advise()?, &stop)?;
-        describe(&order, &drawn)
+        let drawing = Drawing::new(&pipeline, order).or_advise()?;
+        let started = Instant::now();
+        let drawn = draw(&drawing, &stop)?;
+        describe(&order, &drawn, started.elapsed())
     }
 
     /// The pipeline with what the command line says about pictures besides how they are drawn.
@@ -203,7 +206,7 @@ pub(crate) fn draw<B: DitBackend, D: Denoiser<B>>(
 }
 
 /// Says what was drawn and where it is.
-fn describe(order: &Order<'_>, drawn: &Drawn) -> miette::Result<()> {
+fn describe(order: &Order<'_>, drawn: &Drawn, took: Duration) -> miette::Result<()> {
     let Drawn {
         drawn,
         kept,
@@ -232,6 +235,9 @@ fn describe(order: &Order<'_>, drawn: &Drawn) -> miette::Result<()> {
                 _ => " (without a label of how they were drawn, which only .png holds)",
             }
         );
+    }
+    if *drawn > 0 {
+        say!("{:.3} s a picture", took.as_secs_f64() / *drawn as f64);
     }
     if let Some(singles) = order.singles {
         say!(

@@ -152,8 +152,8 @@ impl Source {
                     Pipeline::<B, _>::load(run, self.ema.unwrap_or_default(), encoders, device)
                         .or_advise()?;
                 Ok(Opened {
+                    settings: pipeline.usual(recipe.run.sampling),
                     pipeline,
-                    settings: recipe.run.sampling,
                 })
             }
             (None, Some(weights)) => {
@@ -166,9 +166,10 @@ impl Source {
                 let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;
                 let surroundings = described.surroundings(&self.told, &encoders)?;
                 let pipeline = Pipeline::of_weights(&weights, surroundings, &encoders, device);
+                let pipeline = pipeline.or_advise()?;
                 Ok(Opened {
-                    pipeline: pipeline.or_advise()?,
-                    settings: SamplingConfig::default(),
+                    settings: pipeline.usual(SamplingConfig::default()),
+                    pipeline,
                 })
             }
             (None, None) => Err(miette!(

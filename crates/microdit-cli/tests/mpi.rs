@@ -417,7 +417,7 @@ fn a_rank_that_dies_with_its_share_is_resumed_from_the_checkpoint() {
             "2",
             "--run",
         ])
-        .args([&run, Path::new("--out"), &drawn])
+        .args([run.as_path(), Path::new("--out"), drawn.as_path()])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output));

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
+    /// There are no prompts.
+    #[error("there are no prompts")]
+    NoPrompts,
     /// There is nothing at the path, or no shards.
     #[error(
         "{0}: no such shard; expected a .tar or a .parquet, a directory of these or of MDS shards, a pattern such as \

@@ -278,6 +278,7 @@ impl Page {
                 Glimpse::Picture(image)
             }
             Image::Decoded(image) => Glimpse::Picture(image),
+            Image::Absent => return Err("no image".into()),
             Image::Precomputed { latent, caption } => {
                 let latent = latent
                     .read()

@@ -20,6 +20,7 @@ pub mod npy_header;
 mod pack;
 pub mod parallel;
 mod prepare;
+mod prompts;
 mod remote;
 mod sample;
 pub mod shapes;
@@ -44,8 +45,7 @@ pub use mds::{MdsSample, MdsShard};
 pub use npy::{Array, npy_of_halves};
 pub use pack::{Fraction, PrepareConfig, Prepared, prepare};
 pub use prepare::{DatasetCard, Filters, Layout, Store};
-#[cfg(feature = "remote")]
-pub use remote::RemoteConfig;
+pub use prompts::Prompts;
 pub use remote::RemoteError;
 pub use sample::{Caption, Image, Place, Position, Sample, Stored};
 pub use shapes::Shapes;

@@ -148,7 +148,8 @@ fn next_batch(
 }
 
 fn collate(decoded: Vec<Decoded>, shape: [usize; 3], next: Position) -> Batch {
-    let (mut keys, mut images) = (Vec::new(), Vec::new());
+    let values = decoded.len() * shape.iter().product::<usize>();
+    let (mut keys, mut images) = (Vec::new(), Vec::with_capacity(values));
     // A source has captions of one kind only.
     let (mut texts, mut vectors) = (Vec::new(), Vec::new());
     for sample in decoded {

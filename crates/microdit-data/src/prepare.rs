@@ -168,7 +168,7 @@ impl DatasetCard {
                 (image, Some(file).filter(|_| !transparent))
             }
             Image::Decoded(image) => (image, None),
-            Image::Precomputed { .. } => return Err("no image".to_owned().into()),
+            Image::Precomputed { .. } | Image::Absent => return Err("no image".to_owned().into()),
         };
         let (width, height) = image.dimensions();
         self.limits.admit_aspect(width, height)?;

@@ -19,6 +19,8 @@ pub enum Image {
         /// `[tokens, channels]`.
         caption: Stored,
     },
+    /// None: the caption stands alone.
+    Absent,
 }
 
 /// An array as it is stored.

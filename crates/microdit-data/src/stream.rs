@@ -3,6 +3,7 @@
 use crate::{
     error::DataError,
     parallel::unless_it_panics,
+    prompts::{PromptStream, Prompts},
     sample::{Place, Position, Sample},
     shapes::Shapes,
     shards::{AHEAD, Incomplete, Shard, Shards},
@@ -19,6 +20,8 @@ const WINDOW: usize = 2000;
 pub enum Source {
     /// Generated on the fly.
     Shapes(Shapes),
+    /// Captions alone.
+    Prompts(Prompts),
     /// Read from shards.
     Shards(Shards),
     /// Drawn from several lists of shards, in proportion to their weights.
@@ -52,6 +55,7 @@ pub(crate) struct Samples {
 
 enum Kind {
     Shapes(Shapes),
+    Prompts(PromptStream),
     /// Shards, and the share of the samples that comes from them or from those before.
     Shards(Vec<(ShardStream, f64)>),
 }
@@ -65,6 +69,13 @@ impl Samples {
                     seed,
                     drawn: start.drawn,
                     kind: Kind::Shapes(shapes),
+                };
+            }
+            Source::Prompts(prompts) => {
+                return Self {
+                    seed,
+                    drawn: start.drawn,
+                    kind: Kind::Prompts(PromptStream::new(prompts, seed, start.drawn)),
                 };
             }
             Source::Shards(shards) => vec![(shards, 1.0)],
@@ -94,6 +105,7 @@ impl Samples {
         self.drawn += 1;
         match &mut self.kind {
             Kind::Shapes(shapes) => Ok(shapes.sample(self.seed, index)),
+            Kind::Prompts(prompts) => Ok(prompts.sample(self.seed, index)),
             Kind::Shards(streams) => {
                 let chosen = match streams.len() {
                     1 => 0,
@@ -112,7 +124,7 @@ impl Samples {
     /// Samples of one pass over all sources, by the bytes of the shards read so far.
     pub(crate) fn pass(&self) -> f64 {
         match &self.kind {
-            Kind::Shapes(_) => 0.0,
+            Kind::Shapes(_) | Kind::Prompts(_) => 0.0,
             Kind::Shards(streams) => streams.iter().map(|(list, _)| list.shards.samples()).sum(),
         }
     }
@@ -120,7 +132,7 @@ impl Samples {
     /// Where the next sample comes from.
     pub(crate) fn position(&self) -> Position {
         let sources = match &self.kind {
-            Kind::Shapes(_) => Vec::new(),
+            Kind::Shapes(_) | Kind::Prompts(_) => Vec::new(),
             Kind::Shards(streams) => streams.iter().map(|(stream, _)| stream.place).collect(),
         };
         Position {

@@ -125,7 +125,7 @@ impl<B: TrainBackend> FeatureDistance<B> {
     ) -> Result<Option<Vec<f32>>, TrainError> {
         let pipeline = Pipeline::new(
             Surroundings::of_stage(view.stage),
-            view.drawn_with().denoiser().clone(),
+            view.drawn_with().network(),
             format!("{}, step {}", view.recipe.run.name, view.step),
             &self.encoders,
             view.device.clone(),

@@ -88,7 +88,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings: Vec<_> = std::env::args().skip(2).chain(flow).collect();
     let recipe = Recipe::load(Path::new("recipes/quickstart.ron"), &settings)?;
     let build = |stage: &Stage, seed: u64, device: &_| {
-        let (denoise, lambda) = (stage.task::<Autodiff<Flex>>(seed, device)?, 0.05);
+        let network = stage.model.init::<Autodiff<Flex>>(seed, device)?;
+        let (denoise, lambda) = (stage.denoise().init(network)?, 0.05);
         Ok(Contrastive { denoise, lambda })
     };
     let log = |line: &_| println!("{line:?}");

@@ -209,6 +209,7 @@ mod tests {
             conditioning: Conditioning {
                 captions: draw(2, [2, 3, 6]),
             },
+            dropout: None,
             keep: None,
         };
         let [kept, again] = [false, true].map(|way| of_prepared(&task, &noised, 2, way).grads);

@@ -1,6 +1,10 @@
 //! Between data and task: a batch of the loader as latents and conditioning, as the recipe says.
 
-use crate::recipe::{CodecConfig, Stage};
+use crate::{
+    encoders::Encoders,
+    error::TrainError,
+    recipe::{CodecConfig, EncoderConfig, Recipe, Stage},
+};
 use burn::tensor::{Tensor, TensorData};
 use microdit::{
     DitBackend,
@@ -8,13 +12,16 @@ use microdit::{
     task::{Samples, picked},
 };
 use microdit_data::{Batch, Captions};
-use microdit_encoders::{HashedWords, PixelCodec};
+use microdit_encoders::{HashedWords, PixelCodec, text::TextEncoder};
+use std::{ops::Range, sync::Arc};
 
 /// A batch of a stage on a device.
 pub(crate) struct StageBatch<'a, B: DitBackend> {
     stage: &'a Stage,
     batch: &'a Batch,
     device: &'a B::Device,
+    /// What stands in place of a dropped caption, where that is not zeros.
+    dropped: Option<&'a [f32]>,
 }
 
 impl<'a, B: DitBackend> StageBatch<'a, B> {
@@ -23,7 +30,13 @@ impl<'a, B: DitBackend> StageBatch<'a, B> {
             stage,
             batch,
             device,
+            dropped: None,
         }
+    }
+
+    /// The same with a vector of all tokens in place of dropped captions.
+    pub(crate) fn with_dropped(self, dropped: Option<&'a [f32]>) -> Self {
+        Self { dropped, ..self }
     }
 }
 
@@ -61,6 +74,108 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
             }
         };
         Conditioning { captions }
+    }
+
+    fn dropped(&self, samples: &[usize]) -> Option<Conditioning<B>> {
+        let (words, channels) = (
+            self.stage.data.tokens(),
+            self.stage.model.caption_channels(),
+        );
+        let data = TensorData::new(self.dropped?.to_vec(), [1, words, channels]);
+        let captions = Tensor::<B, 3>::from_data(data, self.device);
+        Some(Conditioning {
+            captions: captions.expand([samples.len(), words, channels]),
+        })
+    }
+}
+
+/// What reads texts while a stage is trained, where its data say nothing of them: prompts without vectors, and the text that stands in
+/// place of a dropped caption.
+pub(crate) struct Reader<B: DitBackend> {
+    /// For captions that are to be read as the run goes.
+    encoder: Option<Arc<TextEncoder<B>>>,
+    /// What stands in place of a dropped caption, `[tokens, channels]`; none for zeros.
+    pub(crate) dropped: Option<Vec<f32>>,
+    device: B::Device,
+}
+
+impl<B: DitBackend> Reader<B> {
+    /// The reader of `stage`.
+    ///
+    /// # Errors
+    /// A text encoder that is not there, or that does not fit the network.
+    pub(crate) fn of(
+        recipe: &Recipe,
+        stage: &Stage,
+        device: &B::Device,
+    ) -> Result<Self, TrainError> {
+        let reads = stage.prompts().is_some() || stage.dropped_caption.is_some();
+        let mut encoder = None;
+        if reads && stage.data.captions().is_none() {
+            let config = EncoderConfig {
+                vae: None,
+                text: recipe.run.encoders.text.clone(),
+            };
+            encoder = Some(Encoders::<B>::open(&config, device)?.text()?);
+        }
+        let mut reader = Self {
+            encoder,
+            dropped: None,
+            device: device.clone(),
+        };
+        if let Some(text) = &stage.dropped_caption {
+            let captions = match &reader.encoder {
+                Some(encoder) => encoder.encode(&[text], device),
+                None => hashed_words(stage).on(&[text], device),
+            };
+            let [_, tokens, channels] = captions.dims();
+            let expected = [stage.data.tokens(), stage.model.caption_channels()];
+            if [tokens, channels] != expected {
+                let found = [tokens, channels];
+                return Err(TrainError::Misread { found, expected });
+            }
+            reader.dropped = Some(captions.into_data().iter().collect());
+        }
+        if stage.prompts().is_none() {
+            reader.encoder = None;
+        }
+        Ok(reader)
+    }
+
+    /// `batch`, of which the captions of `samples` are read; those of the others are zeros.
+    ///
+    /// # Errors
+    /// A text encoder that does not fit the network.
+    pub(crate) fn read(
+        &self,
+        mut batch: Batch,
+        stage: &Stage,
+        samples: Range<usize>,
+    ) -> Result<Batch, TrainError> {
+        let (Some(encoder), Captions::Texts(texts)) = (&self.encoder, &batch.captions) else {
+            return Ok(batch);
+        };
+        let expected = [stage.data.tokens(), stage.model.caption_channels()];
+        let size: usize = expected.iter().product();
+        let mut values = vec![0.0; size * texts.len()];
+        let part = stage.micro_batch.unwrap_or(texts.len()).max(1);
+        for start in samples.clone().step_by(part) {
+            let end = (start + part).min(samples.end);
+            let captions = encoder.encode(&texts[start..end], &self.device);
+            let [_, tokens, channels] = captions.dims();
+            if [tokens, channels] != expected {
+                let found = [tokens, channels];
+                return Err(TrainError::Misread { found, expected });
+            }
+            let read = captions.into_data();
+            let place = &mut values[start * size..end * size];
+            place
+                .iter_mut()
+                .zip(read.iter::<f32>())
+                .for_each(|(place, value)| *place = value);
+        }
+        batch.captions = Captions::Vectors(values);
+        Ok(batch)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::recipe::{CaptionConfig, CodecConfig, EncoderConfig, Recipe, Stage};
 use microdit::{
     net::NetworkConfig,
+    task::OneStep,
     weights::{CaptionSource, Description, LatentSource},
 };
 use std::path::Path;
@@ -23,11 +24,19 @@ impl Recipe {
             captions: stage.caption_source(&self.run.encoders),
             step,
             recipe: self.weights_hash(),
+            one_step: stage.one_step(),
         }
     }
 }
 
 impl Stage {
+    /// Where its network draws in one step, if it does.
+    pub(crate) fn one_step(&self) -> Option<f64> {
+        self.distill.as_ref()?;
+        let family = self.diffusion.init().ok()?;
+        Some(OneStep::of(&family).point.time)
+    }
+
     /// How its latents are made of images; a network that makes them is named as in `encoders`.
     pub(crate) fn latent_source(&self, encoders: &EncoderConfig) -> LatentSource {
         match self.data.codec() {

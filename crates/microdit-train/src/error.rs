@@ -77,8 +77,44 @@ pub enum TrainError {
     #[error(transparent)]
     Range(#[from] microdit::range::OutOfRange),
     /// Adapters that the network cannot have.
+    #[error("stages.{stage}.{key}.{error}")]
+    Lora {
+        /// Name of the stage.
+        stage: String,
+        /// Key of the adapters.
+        key: &'static str,
+        /// What is wrong with them.
+        error: microdit::nn::lora::LoraConfigError,
+    },
+    /// Weights that a stage cannot begin with.
+    #[error("stages.{stage}.{key}: {error}")]
+    StageWeights {
+        /// Name of the stage.
+        stage: String,
+        /// Key of the weights.
+        key: &'static str,
+        /// What is wrong with them.
+        error: Box<TrainError>,
+    },
+    /// Weights that a stage began with are others now.
+    #[error(
+        "stages.{stage}.{key}: {} is not the file the stage began with: expected {expected}, found {found}", path.display()
+    )]
+    OtherWeights {
+        /// Name of the stage.
+        stage: String,
+        /// Key of the weights.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the checkpoint says.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// A published pipeline cannot be read.
     #[error(transparent)]
-    Lora(#[from] microdit::nn::lora::LoraConfigError),
+    Pipeline(#[from] microdit_encoders::pipeline_files::PipelineError),
     /// A checkpoint could not be read, written, or does not fit the network.
     #[error(transparent)]
     Weights(#[from] microdit::weights::WeightsError),
@@ -284,6 +320,17 @@ pub enum TrainError {
         channels: usize,
         /// Channels of the network.
         expected: usize,
+    },
+    /// A text encoder reads captions into vectors of other numbers or sizes.
+    #[error(
+        "the text encoder reads {} tokens of {} channels; the recipe says {} of {}: name another one in encoders.text, or change data.tokens",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    Misread {
+        /// Tokens and channels it has.
+        found: [usize; 2],
+        /// Tokens and channels of the stage.
+        expected: [usize; 2],
     },
     /// A file of prompts holds none that can be read.
     #[error("{}: {message}", path.display())]

@@ -10,7 +10,15 @@ use crate::{
     run::RunDir,
     sealed::{Files, check_contents, seal, sums, unseal},
 };
-use microdit::{TrainBackend, atomic_file, ema::Ema, net::Denoiser as _, task::TrainTask};
+use burn::tensor::DType;
+use microdit::{
+    DitBackend, TrainBackend, atomic_file,
+    ema::Ema,
+    net::{Denoiser as _, NetworkConfig},
+    nn::lora::Lora,
+    task::{Task, TrainTask},
+    weights::write_lora,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -22,6 +30,10 @@ use std::{
 const MARKER: &str = "finished.json";
 const WEIGHTS: &str = "weights.safetensors";
 const AVERAGE: &str = "ema.safetensors";
+
+/// Adapters by themselves, as trained and averaged.
+const ADAPTERS: &str = "lora.safetensors";
+const AVERAGED_ADAPTERS: &str = "lora-ema.safetensors";
 
 /// What `finished.json` holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,9 +109,24 @@ impl RunDir {
             recipe.description(state.progress.stage, state.task.denoiser().config(), step);
         save_result(&self.weights(), &state.task.valid(), &description)?;
         let mut names = vec![WEIGHTS.to_owned()];
-        if let Some(average) = state.emas.first().and_then(Ema::average) {
+        let average = state.emas.first().and_then(Ema::average);
+        if let Some(average) = average {
             save_result(&self.ema(), average, &description)?;
             names.push(AVERAGE.to_owned());
+        }
+        let adapted = [
+            (ADAPTERS, Some(&state.task.valid())),
+            (AVERAGED_ADAPTERS, average),
+        ];
+        for (name, task) in adapted {
+            if let Some(adapters) = task.and_then(Task::adapters) {
+                save_adapters(
+                    &self.path().join(name),
+                    adapters,
+                    description.network.as_ref(),
+                )?;
+                names.push(name.to_owned());
+            }
         }
         let files = sums(self.path(), &names)?;
         for name in &names {
@@ -119,7 +146,9 @@ impl RunDir {
         };
         // If the weights were damaged since, the marker still knows the step.
         if let Ok(Finished { step, .. }) = unseal(&text) {
-            for file in [self.weights(), self.ema(), self.samples()] {
+            let adapters = [ADAPTERS, AVERAGED_ADAPTERS].map(|name| self.path().join(name));
+            let results = [self.weights(), self.ema(), self.samples()];
+            for file in results.into_iter().chain(adapters) {
                 let aside = with_step(&file, step);
                 if file.is_file() {
                     fs::rename(&file, &aside).map_err(TrainError::io(&file))?;
@@ -129,6 +158,19 @@ impl RunDir {
         }
         fs::remove_file(&marker).map_err(TrainError::io(&marker))
     }
+}
+
+/// Writes adapters as diffusers and peft read them, for the network they are made for.
+fn save_adapters<B: DitBackend>(
+    path: &Path,
+    adapters: &Lora<B>,
+    network: Option<&NetworkConfig>,
+) -> Result<(), TrainError> {
+    let component = match network {
+        Some(NetworkConfig::UNet(_)) => "unet",
+        _ => "transformer",
+    };
+    Ok(write_lora(adapters, component, path, DType::F32)?)
 }
 
 /// `NAME-step-STEP.EXTENSION` beside `file`.

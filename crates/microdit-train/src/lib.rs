@@ -2,6 +2,7 @@
 
 mod activation_checkpointing;
 mod batch;
+mod begin;
 pub mod checkpoint;
 pub mod collective;
 mod description;
@@ -27,9 +28,11 @@ mod sealed;
 mod sharding;
 mod source;
 pub mod stage_start;
+mod stage_task;
 pub mod step;
 mod step_log;
 pub mod trainer;
 
 pub use error::{EncoderKind, TrainError};
 pub use recipe::Recipe;
+pub use stage_task::{Prepared, StageTask};

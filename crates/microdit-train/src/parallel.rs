@@ -28,6 +28,8 @@ use std::{
 pub(crate) struct Job<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) batch: &'a Batch,
+    /// What stands in place of a dropped caption, where that is not zeros.
+    pub(crate) dropped: Option<&'a [f32]>,
     /// Those of the batch that belong to this rank.
     pub(crate) samples: Range<usize>,
     pub(crate) draws: Draws,
@@ -100,7 +102,7 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
         stop,
         ..
     } = job;
-    let batch = StageBatch::new(stage, job.batch, device);
+    let batch = StageBatch::new(stage, job.batch, device).with_dropped(job.dropped);
     let part = stage.micro_batch.unwrap_or(samples.len());
     let mut sum: Option<Computed<B::InnerBackend>> = None;
     for start in samples.clone().step_by(part) {

@@ -3,6 +3,7 @@
 mod compare;
 mod constant_width;
 mod feed;
+mod training;
 
 pub use compare::{Comparison, Cost, Figure, Published};
 pub use constant_width::ConstantWidth;
@@ -12,9 +13,7 @@ use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
 use microdit::{MaskStage, Precision, net::Tokens};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
-
-/// Bytes of a number: weights, gradients and moments are f32.
-const BYTES: f64 = 4.0;
+use training::Training;
 
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
@@ -92,6 +91,8 @@ pub struct StagePlan {
     pub name: String,
     /// Parameters of the network.
     pub parameters: usize,
+    /// All networks and adapters the stage holds, with their parameters and those of them that it trains.
+    pub networks: Vec<Held>,
     /// Images trained on.
     pub images: u64,
     /// Images of a step.
@@ -112,12 +113,23 @@ pub struct StagePlan {
     pub usd: f64,
 }
 
+/// A network, or the adapters of one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Held {
+    /// Such as `teacher`.
+    pub name: String,
+    /// Its parameters.
+    pub parameters: usize,
+    /// Those of them that are trained.
+    pub trained: usize,
+}
+
 /// Memory of one device, in GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Memory {
     /// Images computed at once.
     pub micro_batch: usize,
-    /// Weights, and the rounded copies that products in bf16 take of them.
+    /// Weights of all networks, the rounded copies that products in bf16 take of them, and those that adapters are added to.
     pub weights: f64,
     /// Their gradients.
     pub gradients: f64,
@@ -174,7 +186,7 @@ impl Plan {
 
 /// FLOPs of an image of `stage`, forward and backward.
 pub fn flop_per_image(stage: &Stage) -> f64 {
-    stage.model.flops(&tokens(stage)).total()
+    Training::of(stage).flop(&tokens(stage))
 }
 
 /// What the network sees of an image in training.
@@ -201,6 +213,15 @@ fn plan(stage: &Stage, machine: &Machine) -> StagePlan {
     StagePlan {
         name: stage.name.clone(),
         parameters,
+        networks: Training::of(stage)
+            .networks()
+            .into_iter()
+            .map(|(name, parameters, trained)| Held {
+                name,
+                parameters,
+                trained,
+            })
+            .collect(),
         images,
         batch: stage.batch,
         flop_per_image,
@@ -233,22 +254,22 @@ pub(crate) fn memory_of(stage: &Stage, devices: usize, gib: Option<f64>) -> Memo
 fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> Memory {
     let share = stage.batch.div_ceil(devices);
     let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
-    let once = stage.model.parameters() as f64 * BYTES / GIB;
-    let weights = match stage.model.precision() {
-        Precision::F32 => once,
-        Precision::Bf16 => 1.5 * once,
-    };
+    let training = Training::of(stage);
+    let weights = training.weights() / GIB
+        * match stage.model.precision() {
+            Precision::F32 => 1.0,
+            Precision::Bf16 => 1.5,
+        };
     // Shares are of whole tensors, and even but for the last of them.
     let own = match stage.distributed.shard_optimizer {
-        true => once / devices as f64,
-        false => once,
+        true => 1.0 / devices as f64,
+        false => 1.0,
     };
-    let averages = own * (stage.ema.len() + stage.post_hoc_averages().len()) as f64;
-    let of_image = stage
-        .model
-        .activations(&tokens(stage), activation_checkpointing);
-    let activations = of_image as f64 * micro_batch as f64 / GIB;
-    let (gradients, optimizer) = (once, 2.0 * own);
+    let averages = stage.ema.len() + stage.post_hoc_averages().len();
+    let averages = own * averages as f64 * training.average() / GIB;
+    let of_image = training.activations(&tokens(stage), activation_checkpointing);
+    let activations = of_image * micro_batch as f64 / GIB;
+    let (gradients, optimizer) = (training.gradients() / GIB, own * training.moments() / GIB);
     Memory {
         micro_batch,
         weights,

@@ -66,6 +66,9 @@ pub(crate) fn accept(
             });
         }
     }
+    if !insist && let Some(stage) = recipe.stages.get(progress.stage) {
+        stage.check_origins(&checkpoint.beginning().origins)?;
+    }
     let changes = recipe.changes_from(&old, progress.stage);
     let alters = |change: &&Change| match change.effect {
         Effect::None => false,

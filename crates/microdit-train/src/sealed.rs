@@ -4,6 +4,7 @@ use crate::error::TrainError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io::Read,
     path::{Component, Path},
@@ -22,17 +23,38 @@ pub(crate) struct Sum {
 impl Sum {
     /// Reads the file at `path`.
     pub(crate) fn of(path: &Path) -> Result<Self, TrainError> {
-        let mut file = File::open(path).map_err(TrainError::io(path))?;
+        Self::of_all([path])
+    }
+
+    /// Bytes and checksum.
+    pub(crate) fn parts(self) -> (u64, u32) {
+        (self.bytes, self.crc32c)
+    }
+
+    /// Reads several files, as if they were one.
+    pub(crate) fn of_all<'a>(
+        paths: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Self, TrainError> {
         let mut buffer = vec![0; 1 << 20];
         let (mut bytes, mut crc32c) = (0, 0);
-        loop {
-            let count = file.read(&mut buffer).map_err(TrainError::io(path))?;
-            if count == 0 {
-                return Ok(Self { bytes, crc32c });
+        for path in paths {
+            let mut file = File::open(path).map_err(TrainError::io(path))?;
+            loop {
+                let count = file.read(&mut buffer).map_err(TrainError::io(path))?;
+                if count == 0 {
+                    break;
+                }
+                crc32c = crc32c::crc32c_append(crc32c, &buffer[..count]);
+                bytes += count as u64;
             }
-            crc32c = crc32c::crc32c_append(crc32c, &buffer[..count]);
-            bytes += count as u64;
         }
+        Ok(Self { bytes, crc32c })
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of checksum {:08x}", self.bytes, self.crc32c)
     }
 }
 
@@ -54,10 +76,7 @@ pub(crate) fn check_contents(folder: &Path, files: &Files) -> Result<(), String>
         }
         let found = Sum::of(&folder.join(name)).map_err(|error| error.to_string())?;
         if found != *expected {
-            return Err(format!(
-                "{name}: expected {} bytes of checksum {:08x}, found {} of {:08x}",
-                expected.bytes, expected.crc32c, found.bytes, found.crc32c
-            ));
+            return Err(format!("{name}: expected {expected}, found {found}"));
         }
     }
     Ok(())

@@ -3,15 +3,20 @@
 use crate::{
     error::TrainError,
     recipe::{DataConfig, Recipe, Stage},
+    sampling::read_prompts,
+    sealed,
 };
 use microdit_data::{
-    Columns, DataError, Loader, LoaderConfig, Members, Position, Shapes, Shard, ShardFile, Shards,
-    Source, Variation,
+    Columns, DataError, Loader, LoaderConfig, Members, Position, Prompts, Shapes, Shard, ShardFile,
+    Shards, Source, Variation,
 };
 use microdit_encoders::hub::locate;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+};
 
 /// Number of the last of the pieces of a shard that are read to identify it, and bytes of each.
 const PIECES: u64 = 7;
@@ -68,9 +73,7 @@ impl Inputs {
         let mut found = Vec::<Result<DataIdentity, TrainError>>::new();
         for stage in &recipe.stages {
             // Most stages read what the one before them reads.
-            let same = |other: &Stage| {
-                other.data.kind() == stage.data.kind() && other.data.lists() == stage.data.lists()
-            };
+            let same = |other: &Stage| other.reads_what(stage);
             let mut known = found.iter().zip(&recipe.stages);
             let known = known
                 .find_map(|(found, other)| found.as_ref().ok().filter(|_| same(other)).copied());
@@ -110,9 +113,25 @@ impl Inputs {
     }
 }
 
+impl Stage {
+    /// Whether it reads the same samples in the same order as `other`.
+    pub(crate) fn reads_what(&self, other: &Self) -> bool {
+        let of = |stage: &Self| (stage.data.kind(), stage.prompts().map(Path::to_owned));
+        of(self) == of(other) && self.data.lists() == other.data.lists()
+    }
+}
+
 impl DataIdentity {
     /// Looks at the data of `stage`.
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
+        if let Some(path) = stage.prompts() {
+            let (bytes, crc32c) = sealed::Sum::of(path)?.parts();
+            return Ok(Self {
+                shards: 0,
+                bytes,
+                crc32c,
+            });
+        }
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
         let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new(), false)? else {
@@ -189,7 +208,10 @@ fn open(
 pub(crate) fn loader(stage: &Stage, seed: u64, start: &Position) -> Result<Loader, TrainError> {
     let data = &stage.data;
     let variation = data.variation();
-    let source = open(stage, &data.lists(), data.caption_names(), variation.flip)?;
+    let source = match stage.prompts() {
+        Some(path) => Source::Prompts(Prompts::new(read_prompts(path)?)?),
+        None => open(stage, &data.lists(), data.caption_names(), variation.flip)?,
+    };
     Ok(Loader::new(
         source,
         config(stage, seed, stage.batch, variation),

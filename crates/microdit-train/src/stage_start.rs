@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, TensorData, backend::BackendTypes};
 use microdit::{
     TrainBackend,
     ema::Ema,
-    task::TrainTask,
+    task::{Task as _, TrainTask},
     weights::{StateDict, TrainerCheckpoint, reference_name},
 };
 use microdit_data::Position;
@@ -29,8 +29,8 @@ pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
     let stage = &recipe.stages[0];
     Ok(State {
         progress: Progress::default(),
-        task: build(stage, recipe.run.seed, device)?,
-        optimizer: Optimizer::new(stage.optimizer.clone()),
+        task: stage.begun(build(stage, recipe.run.seed, device)?, None, device)?,
+        optimizer: Optimizer::new(stage.optimizers()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
         post_hoc: stage
             .post_hoc_averages()
@@ -48,18 +48,32 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
     device: &B::Device,
 ) -> Result<State<B, T>, TrainError> {
     let average = state.emas.first().and_then(Ema::average);
-    let weights = match (stage.hand_over.weights, average) {
-        (Handed::Ema, Some(average)) => StateDict::from_module(average),
-        _ => StateDict::from_module(&state.task.valid()),
+    let live = state.task.valid();
+    let old = match (stage.hand_over.weights, average) {
+        (Handed::Ema, Some(average)) => average,
+        _ => &live,
+    };
+    let weights = StateDict::from_module(old);
+    let names = |state: &StateDict| {
+        state
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>()
     };
     // A new network, because positions belong to a resolution.
-    let task = weights.load_into(task, device)?;
+    let alike = names(&weights) == names(&StateDict::from_module(&task.valid()));
+    let task = match alike {
+        true => stage.begun(weights.load_into(task, device)?, None, device)?,
+        // Another task has other parts: it is given the network.
+        false => stage.begun(task, Some(StateDict::from_module(&old.network())), device)?,
+    };
     let old = state.optimizer;
-    let optimizer = if stage.hand_over.optimizer && old.config().method == stage.optimizer.method {
+    let same = alike && old.config().method == stage.optimizer.method;
+    let optimizer = if stage.hand_over.optimizer && same {
         let (steps, slots) = (old.steps(), old.into_slots());
-        Optimizer::resume(stage.optimizer.clone(), steps, slots)
+        Optimizer::resume(stage.optimizers(), steps, slots)
     } else {
-        Optimizer::new(stage.optimizer.clone())
+        Optimizer::new(stage.optimizers())
     };
     Ok(State {
         progress: Progress {
@@ -112,7 +126,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
     };
     // Where the recipe's optimizer keeps something else, it starts over.
     let mut moments = checkpoint.moments;
-    let kept = stage.optimizer.kept(&task).into_iter();
+    let kept = stage.optimizers().kept(&task).into_iter();
     let slots = kept.filter_map(|(path, kept)| {
         let moments = moments.remove(&reference_name(&path))?;
         let named = [FIRST, SECOND].into_iter().zip(moments.map(flat));
@@ -134,7 +148,7 @@ pub fn take_over<B: TrainBackend, T: TrainTask<B>>(
             seconds: 0.0,
         },
         task,
-        optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
+        optimizer: Optimizer::resume(stage.optimizers(), steps, slots),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
         post_hoc: stage
             .post_hoc_averages()

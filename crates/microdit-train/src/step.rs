@@ -60,18 +60,19 @@ pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
     activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
     let inputs = task.inputs(prepared);
+    let network = task.predictor(prepared);
     if !activation_checkpointing {
-        let output = task.denoiser().predict(inputs);
+        let output = network.predict(inputs);
         let losses = task.losses(prepared, &output);
         let (mean, mut computed) = reduced::<B>(&losses, count);
         computed.grads = Gradients::collect(task, &mut mean.backward());
         return computed;
     }
-    let kept = checkpointing::predict(task.denoiser(), inputs);
+    let kept = checkpointing::predict(&network, inputs);
     let losses = task.losses(prepared, &kept.output);
     let (mean, mut computed) = reduced::<B>(&losses, count);
     let mut found = mean.backward();
-    let of_network = kept.backward(task, task.denoiser(), &mut found);
+    let of_network = kept.backward(task, &network, &mut found);
     let of_others = Gradients::collect(task, &mut found);
     computed.grads = of_network.plus(of_others);
     computed

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Count, measure and check the samples of shards, and look at some.
 #[derive(clap::Args)]
 pub(crate) struct Inspect {
-    /// A tar, a pattern such as train-{000..009}.tar, or a directory of shards
+    /// A tar, a pattern such as train-{000..009}.tar, a directory of shards, or the URL of one of these
     shards: String,
     /// Picture to write with some of the samples
     #[arg(long)]

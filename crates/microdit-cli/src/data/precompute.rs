@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// of the list, or others were added, --update makes what is new and keeps the rest.
 #[derive(clap::Args)]
 pub(crate) struct Precompute {
-    /// A tar, a pattern such as train-{000..009}.tar, or a directory of shards
+    /// A tar, a pattern such as train-{000..009}.tar, a directory of shards, or the URL of one of these
     shards: String,
     /// Directory to write to, or to resume in
     #[arg(long)]

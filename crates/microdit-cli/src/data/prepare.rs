@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub(crate) struct Prepare {
     /// Description of the dataset, such as datasets/cc12m.ron
     card: PathBuf,
-    /// Directory or shards of the collected pictures; generated datasets need none
+    /// Directory or shards of the collected pictures, or the URL of shards; generated datasets need none
     #[arg(long, default_value = "")]
     source: String,
     /// Directory to create

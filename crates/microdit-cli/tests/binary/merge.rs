@@ -224,3 +224,69 @@ fn adapters_draw_as_the_network_with_their_weights_does() {
         &["are not those of plain adapters"],
     );
 }
+
+/// Every share is drawn with and measured as the merged file would be, which is not kept.
+#[test]
+fn a_sweep_measures_every_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = weights(folder.path());
+    let (network, description) = open(&a);
+    let b = folder.path().join("b.safetensors");
+    write(&adapters(&network).apply(network, 0.2), &description, &b);
+    let scene = folder.path().join("scene.txt");
+    std::fs::write(&scene, "a large red circle on a white background").unwrap();
+    let out = folder.path().join("curve");
+    let (a, b, scene, out_text) = (text(&a), text(&b), text(&scene), text(&out));
+    let how = ["--prompts", &scene, "--samples", "6", "--steps", "2"];
+    let how = [&how[..], &["--metrics", "prompt-accuracy"]].concat();
+    let sweep = [
+        "merge",
+        &a,
+        &b,
+        "--sweep",
+        "0,0.5,...,1",
+        "--out",
+        &out_text,
+        "--",
+    ];
+    let said = succeeds(&[&sweep[..], &how].concat());
+    assert!(said.contains("| share of the first |"), "{said}");
+    let rows = |folder: &Path| {
+        let file = std::fs::read(folder.join("eval.json")).unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        all["results"].clone()
+    };
+    for share in ["0", "0.5", "1"] {
+        let point = out.join(format!("share-{share}"));
+        assert!(said.contains(&format!("| {share} |")), "{said}");
+        assert!(!point.join("merged.safetensors").exists());
+        // The same numbers as those of the file, by itself.
+        let merged = folder.path().join(format!("merged-{share}.safetensors"));
+        let merged = text(&merged);
+        succeeds(&["merge", &a, &b, "--lambda", share, "--out", &merged]);
+        let alone = folder.path().join(format!("alone-{share}"));
+        let start = ["eval", "--weights", &merged, "--out", &text(&alone)].map(str::to_owned);
+        let words: Vec<&str> = start
+            .iter()
+            .map(String::as_str)
+            .chain(how.clone())
+            .collect();
+        succeeds(&words);
+        assert_eq!(rows(&point), rows(&alone), "share {share}");
+    }
+    assert_ne!(rows(&out.join("share-0")), rows(&out.join("share-1")));
+    let refused = |more: &[&str], part: &str| {
+        let words = [&["merge"], more].concat();
+        fails(&microdit(&words), &[part]);
+    };
+    refused(&[&a, &b, &a, "--sweep", "0,1"], "--sweep is for two files");
+    refused(
+        &[&a, &b, "--sweep", "0,0.3,...,1"],
+        "1 is not reached from 0",
+    );
+    refused(
+        &[&a, &b, "--sweep", "0,1", "--", "--samples", "x"],
+        "after --",
+    );
+    refused(&[&a, &b], "--out");
+}

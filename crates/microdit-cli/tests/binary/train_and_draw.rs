@@ -77,6 +77,45 @@ fn a_run_trains_draws_and_is_reproducible() {
     );
 }
 
+/// The losses of a run's log.
+fn losses(run: &Path) -> Vec<f64> {
+    let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = log.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["loss"].as_f64().unwrap()
+    });
+    lines.collect()
+}
+
+/// The same noise and the same batches: only the products are rounded.
+#[test]
+fn products_in_bf16_train_as_those_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let [wide, narrow] = ["F32", "Bf16"].map(|precision| {
+        let run = folder.path().join(precision);
+        let precision = format!("model.precision={precision}");
+        let sets = [
+            &*precision,
+            "optimizer.lr=3e-3",
+            "stages.masked.steps=80",
+            "stages.masked.schedule.curve=Constant(warmup: 5)",
+            "batch=16",
+            "log_every=20",
+        ];
+        let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let output = train(&run, &more);
+        assert!(output.status.success(), "{}", text(&output));
+        losses(&run)
+    });
+    assert!(narrow[3] < 0.93 * narrow[0], "{narrow:?}");
+    assert_ne!(wide, narrow, "nothing was rounded");
+    for (wide, narrow) in wide.iter().zip(&narrow) {
+        let error = (narrow / wide - 1.0).abs();
+        // The loss falls fast here: a step sooner or later is a few percent.
+        assert!(error < 0.2, "{wide} and {narrow}");
+    }
+}
+
 #[test]
 fn every_optimizer_lowers_the_loss() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,15 +137,7 @@ fn every_optimizer_lowers_the_loss() {
         let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         let output = train(&run, &more);
         assert!(output.status.success(), "{}", text(&output));
-        let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-        let losses: Vec<f64> = log
-            .lines()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"]
-                    .as_f64()
-                    .unwrap()
-            })
-            .collect();
+        let losses = losses(&run);
         // The mean of twenty steps of sixteen samples is known to a few percent.
         assert!(losses[3] < 0.93 * losses[0], "{method}: {losses:?}");
     }

@@ -37,6 +37,7 @@ pub(super) fn decode_all(
 fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
     let text = || Caption::Text(sample.caption.clone());
     let (image, caption) = match &sample.image {
+        Image::Absent => (vec![0.0; config.shape.iter().product()], text()),
         Image::Decoded(image) => (part(image, sample, config.shape), text()),
         Image::Encoded(file) => (part(&image::decode(file)?, sample, config.shape), text()),
         Image::Precomputed { latent, caption } => {

@@ -252,3 +252,61 @@ fn lock_file(file: &File) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn wanted(url: &str) -> Wanted<'_> {
+        Wanted {
+            url,
+            bytes: 3,
+            etag: None,
+        }
+    }
+
+    fn fill(mut file: &File) -> Result<String, RemoteError> {
+        file.write_all(b"abc").unwrap();
+        Ok(hexadecimal(&Sha256::digest("abc")))
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_remote_shards_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = RemoteConfig {
+            cache: folder.path().to_owned(),
+            room: 10,
+            patience: PAUSE,
+            retries: 0,
+            pause: PAUSE,
+        };
+        let cache = Cache::new(&config);
+        let left = [
+            ("a.shard.1-2.part", 2),
+            ("b.shard.1-3.part", 0),
+            ("c.json", 2),
+        ];
+        for (name, hours) in left {
+            let file = File::create(folder.path().join(name)).unwrap();
+            let used = SystemTime::now() - hours * ABANDONED;
+            file.set_modified(used).unwrap();
+        }
+        cache.open(wanted("s3://b/0.tar"), fill).unwrap();
+        let there = |name: &str| folder.path().join(name).exists();
+        assert_eq!(left.map(|(name, _)| there(name)), [false, true, false]);
+        // Of three shards, the one that was not used goes.
+        for i in [1, 2] {
+            thread::sleep(Duration::from_millis(20));
+            cache
+                .open(wanted(["s3://b/1.tar", "s3://b/2.tar"][i - 1]), fill)
+                .unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(cache.get(wanted("s3://b/0.tar")).is_some());
+        cache.open(wanted("s3://b/3.tar"), fill).unwrap();
+        let kept =
+            ["0", "1", "2", "3"].map(|i| cache.get(wanted(&format!("s3://b/{i}.tar"))).is_some());
+        assert_eq!(kept, [true, false, true, true]);
+    }
+}

@@ -6,17 +6,17 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// How data are fetched; the same for all lists of shards of a process, and no part of a recipe, since it says nothing about them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RemoteConfig {
+pub(super) struct RemoteConfig {
     /// Directory that shards are kept in: `MICRODIT_CACHE`, or else `microdit` beside the hub's cache.
-    pub cache: PathBuf,
+    pub(super) cache: PathBuf,
     /// Bytes of all shards kept there: `MICRODIT_CACHE_GIB`, 0.001 to 1,000,000, 64 unless it is set.
-    pub room: u64,
+    pub(super) room: u64,
     /// How long a server may be silent: `MICRODIT_TIMEOUT` in seconds, 1 to 3600, 20 unless it is set.
-    pub patience: Duration,
+    pub(super) patience: Duration,
     /// How often a server is asked again without having sent a new byte: `MICRODIT_RETRIES`, 0 to 100, 10 unless it is set.
-    pub retries: u32,
+    pub(super) retries: u32,
     /// Pause before it is asked for the second time, half a second; each is twice as long as the one before, up to half a minute.
-    pub pause: Duration,
+    pub(super) pause: Duration,
 }
 
 /// Times a server that has not yet responded is asked again at most: a wrong address should be noticed soon.
@@ -35,7 +35,7 @@ impl RemoteConfig {
     ///
     /// # Errors
     /// A variable out of its range; no directory for the cache.
-    pub fn from_env() -> Result<Self, RemoteError> {
+    pub(super) fn from_env() -> Result<Self, RemoteError> {
         let cache = std::env::var_os("MICRODIT_CACHE").filter(|cache| !cache.is_empty());
         let beside = || Some(hub_env::home()?.join("microdit"));
         let cache = cache.map(PathBuf::from).or_else(beside);

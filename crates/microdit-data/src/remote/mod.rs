@@ -31,6 +31,4 @@ pub(crate) use url::is_url;
 #[cfg(not(feature = "remote"))]
 pub(crate) use absent::{Object, find};
 #[cfg(feature = "remote")]
-pub use config::RemoteConfig;
-#[cfg(feature = "remote")]
 pub(crate) use {find::find, object::Object};

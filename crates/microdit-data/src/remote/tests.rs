@@ -20,7 +20,7 @@ fn config(cache: &Path) -> RemoteConfig {
     RemoteConfig {
         cache: cache.to_owned(),
         room: 1 << 30,
-        patience: Duration::from_millis(500),
+        patience: Duration::from_secs(1),
         retries: 3,
         pause: Duration::from_millis(5),
     }
@@ -247,8 +247,8 @@ fn what_never_comes_right_is_an_error_with_the_url() {
     let length = fs::metadata(local.path().join("000.tar")).unwrap().len();
     for (mischief, expected) in [
         (Mischief::Drop, vec!["bytes", "tried 4 times"]),
-        (Mischief::Stall, vec!["silent for 0.5 s", "tried 4 times"]),
-        (Mischief::Silence, vec!["silent for 0.5 s", "tried 4 times"]),
+        (Mischief::Stall, vec!["silent for 1 s", "tried 4 times"]),
+        (Mischief::Silence, vec!["silent for 1 s", "tried 4 times"]),
         (Mischief::OtherTotal, vec!["length", "fetched 4 times"]),
         (
             Mischief::OtherEtag,

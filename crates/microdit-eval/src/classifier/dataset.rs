@@ -220,6 +220,7 @@ fn planes(sample: &Sample, side: u32) -> Result<Vec<u8>, String> {
             &decoded
         }
         Image::Precomputed { .. } => return Err("a latent; expected a picture".into()),
+        Image::Absent => return Err("a caption alone; expected a picture".into()),
     };
     let picture = square(picture, side);
     let plane = |channel: usize| picture.pixels().map(move |pixel| pixel.0[channel]);

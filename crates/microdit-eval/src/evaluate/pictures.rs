@@ -65,6 +65,7 @@ impl Picture {
             }
             Stored::Image(Image::Encoded(file)) => decoding::decode(file),
             Stored::Image(Image::Decoded(image)) => Ok(image.clone()),
+            Stored::Image(Image::Absent) => Err("a caption alone, not a picture".into()),
             Stored::Image(Image::Precomputed { .. }) => Err("a latent, not a picture".into()),
         }
     }

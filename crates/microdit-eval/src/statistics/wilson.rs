@@ -24,7 +24,10 @@ pub fn wilson(hits: u64, trials: u64) -> [f64; 2] {
     let shrink = 1.0 + z * z / count;
     let centre = (share + z * z / (2.0 * count)) / shrink;
     let half = z / shrink * (share * (1.0 - share) / count + (z / (2.0 * count)).powi(2)).sqrt();
-    [(centre - half).max(0.0), (centre + half).min(1.0)]
+    // Exact where rounding would leave a number of seventeen digits.
+    let low = if hits == 0 { 0.0 } else { centre - half };
+    let high = if hits == trials { 1.0 } else { centre + half };
+    [low, high]
 }
 
 #[cfg(test)]
@@ -42,8 +45,8 @@ mod tests {
                 assert!(difference.abs() < 1e-12, "{hits} of {trials}: {p}");
             }
         }
-        assert!(wilson(0, 5)[0] < 1e-15);
-        assert!(wilson(9, 9)[0] < 0.8 && wilson(9, 9)[1] > 1.0 - 1e-15);
+        assert_eq!(wilson(0, 5)[0], 0.0);
+        assert!(wilson(9, 9)[0] < 0.8 && wilson(9, 9)[1] == 1.0);
         assert_eq!(wilson(0, 0), [0.0, 1.0]);
     }
 }

@@ -31,7 +31,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, is_result_of, read_finite, read_slots, save_slots};
+use tensors::{check_finite, is_result_of, read_finite, read_slots, save_frozen, save_slots};
 
 /// Version of the layout.
 const FORMAT: u32 = 4;
@@ -125,6 +125,17 @@ struct Manifest {
     /// The data the position belongs to; none where nothing was drawn yet.
     data: Option<DataIdentity>,
     files: Files,
+    #[serde(default)]
+    beginning: Beginning,
+}
+
+/// What a stage began with, which stays while it is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    /// Checksums of the files of weights that its recipe names, by their keys.
+    pub(crate) origins: Files,
+    /// The file beside the checkpoints that holds what no step moves, if anything.
+    pub(crate) frozen: Files,
 }
 
 /// A checkpoint that was verified.
@@ -134,6 +145,7 @@ pub struct Checkpoint {
     progress: Progress,
     data: Option<DataIdentity>,
     files: Files,
+    beginning: Beginning,
 }
 
 impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
@@ -150,15 +162,21 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         config: &CheckpointConfig,
         data: Option<&DataIdentity>,
     ) -> Result<Checkpoint, TrainError> {
+        self.save_of(checkpoints, config, data, &Beginning::default())
+    }
+
+    /// The same of a stage that began with `beginning`; what is frozen is written unless that says where it is.
+    pub(crate) fn save_of(
+        &self,
+        checkpoints: &Path,
+        config: &CheckpointConfig,
+        data: Option<&DataIdentity>,
+        beginning: &Beginning,
+    ) -> Result<Checkpoint, TrainError> {
         let part = part(checkpoints, self.progress.step)?;
-        let written = self.write(&part, data).and_then(|files| {
+        let written = self.write(&part, data, beginning).and_then(|manifest| {
             let folder = place(checkpoints, &part, self.progress.step)?;
-            Ok(Checkpoint {
-                folder,
-                progress: self.progress.clone(),
-                data: data.cloned(),
-                files,
-            })
+            Ok(Checkpoint::of(folder, manifest))
         });
         match written {
             Ok(checkpoint) => {
@@ -173,9 +191,17 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         }
     }
 
-    fn write(&self, part: &Path, data: Option<&DataIdentity>) -> Result<Files, TrainError> {
+    fn write(
+        &self,
+        part: &Path,
+        data: Option<&DataIdentity>,
+        beginning: &Beginning,
+    ) -> Result<Manifest, TrainError> {
         let step = self.progress.step;
-        save_task(&part.join(MODEL), &self.task.valid(), step)?;
+        let task = self.task.valid();
+        let checkpoints = part.parent().unwrap_or(Path::new(""));
+        let beginning = self.with_frozen(checkpoints, beginning)?;
+        save_task(&part.join(MODEL), &task, step)?;
         let averages = self.emas.iter().enumerate();
         let averages = averages.map(|(i, ema)| (ema_file(i), ema));
         let post_hoc = self.post_hoc.iter().enumerate();
@@ -186,8 +212,24 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         }
         save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
         let files = sums(part, &file_names(part)?)?;
-        self.seal(part, data, files.clone())?;
-        Ok(files)
+        self.seal(part, data, files, beginning)
+    }
+
+    /// `beginning`, with the file of what no step moves, which is written unless it is there.
+    fn with_frozen(
+        &self,
+        checkpoints: &Path,
+        beginning: &Beginning,
+    ) -> Result<Beginning, TrainError> {
+        let mut beginning = beginning.clone();
+        if beginning.frozen.is_empty() {
+            let Progress { stage, step, .. } = self.progress;
+            let name = format!("frozen-{stage}.safetensors");
+            if save_frozen(&checkpoints.join(&name), &self.task.valid(), step)? {
+                beginning.frozen = sums(checkpoints, &[name])?;
+            }
+        }
+        Ok(beginning)
     }
 
     /// Writes the manifest of `files`, and flushes the names in `part`.
@@ -196,18 +238,21 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         part: &Path,
         data: Option<&DataIdentity>,
         files: Files,
-    ) -> Result<(), TrainError> {
+        beginning: Beginning,
+    ) -> Result<Manifest, TrainError> {
         let manifest = Manifest {
             format: FORMAT,
             progress: self.progress.clone(),
             data: data.cloned(),
             files,
+            beginning,
         };
         let path = part.join(STATE);
         let text = seal(&manifest);
         microdit::atomic_file::write(&path, |path| fs::write(path, text))
             .map_err(TrainError::io(&path))?;
-        sync(part)
+        sync(part)?;
+        Ok(manifest)
     }
 
     /// Checks that all weights are finite, which distinguishes a ruined network from bad batches.
@@ -224,6 +269,16 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
 }
 
 impl Checkpoint {
+    fn of(folder: PathBuf, manifest: Manifest) -> Self {
+        Self {
+            folder,
+            progress: manifest.progress,
+            data: manifest.data,
+            files: manifest.files,
+            beginning: manifest.beginning,
+        }
+    }
+
     /// The newest intact checkpoint; a damaged one is named in a warning and skipped.
     ///
     /// # Errors
@@ -261,12 +316,9 @@ impl Checkpoint {
         let manifest = Manifest::read(folder)?;
         manifest.progress.check()?;
         check_contents(folder, &manifest.files)?;
-        let checkpoint = Self {
-            folder: folder.to_owned(),
-            progress: manifest.progress,
-            data: manifest.data,
-            files: manifest.files,
-        };
+        let checkpoints = folder.parent().unwrap_or(Path::new(""));
+        check_contents(checkpoints, &manifest.beginning.frozen)?;
+        let checkpoint = Self::of(folder.to_owned(), manifest);
         match checkpoint.file(MODEL) {
             Some(_) => Ok(checkpoint),
             None => Err(format!("{STATE}: it lists no {MODEL}")),
@@ -302,6 +354,38 @@ impl Checkpoint {
     /// The data its position belongs to, if something was drawn from them.
     pub(crate) fn data(&self) -> Option<&DataIdentity> {
         self.data.as_ref()
+    }
+
+    /// The checkpoint that the file at `path` belongs to, if it is of one.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged.
+    pub(crate) fn beside(path: &Path) -> Result<Option<Self>, TrainError> {
+        let folder = path.parent().filter(|folder| step_of(folder).is_some());
+        let Some(folder) = folder.filter(|folder| folder.join(STATE).is_file()) else {
+            return Ok(None);
+        };
+        let verified = Self::verify(folder);
+        let damaged = |damage| TrainError::AllDamaged {
+            checkpoints: folder.to_owned(),
+            damaged: vec![damage],
+        };
+        verified.map(Some).map_err(damaged)
+    }
+
+    /// What its stage began with.
+    pub(crate) fn beginning(&self) -> &Beginning {
+        &self.beginning
+    }
+
+    /// All weights in one of its files, with those that no step moves.
+    pub(crate) fn read(&self, file: &Path) -> Result<StateDict, TrainError> {
+        let checkpoints = self.folder.parent().unwrap_or(Path::new(""));
+        let mut weights = read_finite(file)?;
+        for name in self.beginning.frozen.keys() {
+            weights = weights.and(read_finite(&checkpoints.join(name))?);
+        }
+        Ok(weights)
     }
 
     /// Checks that the final weights of `name` at `path` are what it holds of `task`, bit for bit.
@@ -360,11 +444,11 @@ impl Checkpoint {
         task: T,
         device: &B::Device,
     ) -> Result<State<B, T>, TrainError> {
-        let weights = read_finite(&self.trained())?;
+        let weights = self.read(&self.trained())?;
         let task = weights.load_into(task, device)?;
         let resumed = |name: String, config: EmaConfig| {
             let average = match self.file(&name) {
-                Some(path) => Some(read_finite(&path)?.load_into(task.valid(), device)?),
+                Some(path) => Some(self.read(&path)?.load_into(task.valid(), device)?),
                 None => None,
             };
             Ok::<_, TrainError>(Ema::resume(config, average))
@@ -375,7 +459,7 @@ impl Checkpoint {
         let post_hoc = stage.post_hoc_averages().into_iter().enumerate();
         let post_hoc = post_hoc.map(|(i, config)| resumed(post_hoc_file(i), config));
         let post_hoc = post_hoc.collect::<Result<_, _>>()?;
-        let kept = stage.optimizer.kept(&task);
+        let kept = stage.optimizers().kept(&task);
         let mut slots = BTreeMap::new();
         // One, or one of every rank.
         let stem = OPTIMIZER.trim_end_matches(".safetensors");
@@ -386,7 +470,7 @@ impl Checkpoint {
         Ok(State {
             progress: self.progress.clone(),
             task,
-            optimizer: Optimizer::resume(stage.optimizer.clone(), steps, slots),
+            optimizer: Optimizer::resume(stage.optimizers(), steps, slots),
             emas,
             post_hoc,
         })

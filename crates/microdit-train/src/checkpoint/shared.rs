@@ -3,9 +3,9 @@
 //! Tensors lie in a file for each rank, `model-00001-of-00002.safetensors`, and an index beside them, as other programs split large networks.
 
 use super::{
-    Checkpoint, MODEL, OPTIMIZER, State, ema_file, part, place, post_hoc_file,
+    Beginning, Checkpoint, MODEL, OPTIMIZER, State, ema_file, part, place, post_hoc_file,
     shelf::part_of,
-    tensors::{save_slots, save_tensors},
+    tensors::{is_frozen, save_slots, save_tensors},
 };
 use crate::{
     collective::{Exchange, gather_texts, together},
@@ -43,6 +43,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         checkpoints: &Path,
         config: &CheckpointConfig,
         data: Option<&DataIdentity>,
+        beginning: &Beginning,
         sharding: &Sharding<B::InnerBackend>,
         exchange: &Exchange<'_>,
     ) -> Result<Option<Checkpoint>, TrainError> {
@@ -62,7 +63,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             let all = gather_texts(ranks, &own, patience)?;
             let placed = match keeps {
                 true => self
-                    .complete(&part, checkpoints, data, sharding, &all)
+                    .complete(&part, checkpoints, data, beginning, sharding, &all)
                     .map(Some),
                 false => Ok(None),
             };
@@ -106,9 +107,11 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             }
             Ok::<_, TrainError>(())
         };
-        write(MODEL, sharding.own_tensors(&self.task.valid()))?;
+        let task = self.task.valid();
+        let moved = |tensors: StateDict| tensors.only(|path| !is_frozen(&task, path));
+        write(MODEL, moved(sharding.own_tensors(&task)))?;
         for (name, average) in self.averages() {
-            write(&name, sharding.own_tensors(average))?;
+            write(&name, moved(sharding.own_tensors(average)))?;
         }
         let name = part_name(OPTIMIZER, rank, world_size);
         let path = part.join(&name);
@@ -125,6 +128,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         part: &Path,
         checkpoints: &Path,
         data: Option<&DataIdentity>,
+        beginning: &Beginning,
         sharding: &Sharding<B::InnerBackend>,
         all: &[String],
     ) -> Result<Checkpoint, TrainError> {
@@ -136,11 +140,16 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         let names = self.averages().map(|(name, _)| name);
         let names: Vec<String> = [MODEL.to_owned()].into_iter().chain(names).collect();
         let mut indices = Vec::new();
+        let task = self.task.valid();
+        let moved = || {
+            let all = sharding.ranks().iter();
+            all.filter(|(path, _)| !is_frozen(&task, path))
+        };
         for name in names {
             let lies = |(path, rank): (&String, &usize)| {
                 (path.clone(), part_name(&name, *rank, all.len()))
             };
-            let map: BTreeMap<_, _> = sharding.ranks().iter().map(lies).collect();
+            let map: BTreeMap<_, _> = moved().map(lies).collect();
             let index = index_of(&name);
             let (path, text) = (part.join(&index), json!({ "weight_map": map }).to_string());
             microdit::atomic_file::write(&path, |path| fs::write(path, &text))
@@ -148,13 +157,9 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             indices.push(index);
         }
         files.extend(sums(part, &indices)?);
-        self.seal(part, data, files.clone())?;
+        let beginning = self.with_frozen(checkpoints, beginning)?;
+        let manifest = self.seal(part, data, files, beginning)?;
         let folder = place(checkpoints, part, self.progress.step)?;
-        Ok(Checkpoint {
-            folder,
-            progress: self.progress.clone(),
-            data: data.cloned(),
-            files,
-        })
+        Ok(Checkpoint::of(folder, manifest))
     }
 }

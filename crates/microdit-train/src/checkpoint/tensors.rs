@@ -17,19 +17,39 @@ use std::{collections::BTreeMap, path::Path};
 /// Values a thread checks at a time.
 const CHUNK: usize = 1 << 16;
 
-/// Writes a task's networks after `step`.
+/// Writes what of a task's networks steps move, after `step`.
 pub(crate) fn save_task<B: DitBackend>(
     path: &Path,
     task: &impl Task<B>,
     step: u64,
 ) -> Result<(), TrainError> {
-    save_tensors(path, &StateDict::from_module(task), step)
+    let weights = StateDict::from_module(task).only(|path| !is_frozen(task, path));
+    save_tensors(path, &weights, step)
 }
 
 /// Writes tensors after `step`.
 pub(super) fn save_tensors(path: &Path, tensors: &StateDict, step: u64) -> Result<(), TrainError> {
     check_finite(&name_of(path), tensors, step)?;
     Ok(tensors.write_safetensors(path, DType::F32, None)?)
+}
+
+/// Writes what no step moves; whether there is anything.
+pub(super) fn save_frozen<B: DitBackend>(
+    path: &Path,
+    task: &impl Task<B>,
+    step: u64,
+) -> Result<bool, TrainError> {
+    let weights = StateDict::from_module(task).only(|path| is_frozen(task, path));
+    if weights.is_empty() {
+        return Ok(false);
+    }
+    save_tensors(path, &weights, step)?;
+    Ok(true)
+}
+
+/// Whether no step moves the parameter at `path`.
+pub(super) fn is_frozen<B: DitBackend>(task: &impl Task<B>, path: &str) -> bool {
+    task.is_frozen(&path.split('.').collect::<Vec<_>>())
 }
 
 /// Writes the result of a run as other programs read it: described, and with what the reference's strict loading expects
@@ -49,17 +69,24 @@ pub(crate) fn save_result<B: DitBackend>(
 
 /// What a run is for, of its task.
 fn result<B: DitBackend>(task: &impl Task<B>) -> StateDict {
+    if task.adapters().is_some() {
+        return StateDict::from_module(&task.network());
+    }
     let all = StateDict::from_module(task);
     let of_result = |path: &str| task.is_result(&path.split('.').collect::<Vec<_>>());
     all.only(of_result)
 }
 
-/// Whether `result` holds every tensor of `checkpoint` that belongs into it bit for bit, under the names of the reference.
+/// Whether `result` holds every tensor of `checkpoint` that belongs into it bit for bit, under the names of the reference. What adapters
+/// are added to is in no checkpoint.
 pub(super) fn is_result_of<B: DitBackend>(
     task: &impl Task<B>,
     checkpoint: &Path,
     result: &Path,
 ) -> Result<bool, TrainError> {
+    if task.adapters().is_some() {
+        return Ok(true);
+    }
     let (mut saved, mut written) = (WeightsFile::open(checkpoint)?, WeightsFile::open(result)?);
     let paths = saved.names().map(str::to_owned);
     let of_result = |path: &String| task.is_result(&path.split('.').collect::<Vec<_>>());

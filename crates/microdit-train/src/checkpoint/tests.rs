@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Recipe,
+    Recipe, StageTask,
     optim::{FIRST, Gradients, MOMENTUM, Method, OptimizerConfig, SECOND, Slots},
 };
 use burn::module::AutodiffModule as _;
@@ -10,14 +10,14 @@ use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::{
-    net::{self, Conditioning, Denoiser as _},
+    net::{Conditioning, Denoiser as _},
     rng::{Purpose, Stream},
-    task::Denoise,
+    task::Task as _,
 };
 use microdit_data::Place;
 
 type Tracked = Autodiff<Flex>;
-type Network = Denoise<Tracked, net::Network<Tracked>>;
+type Network = StageTask<Tracked>;
 
 /// The quickstart with a network of a block, and these settings.
 pub(crate) fn tiny(settings: &[&str]) -> Recipe {
@@ -52,7 +52,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
     let task: Network = stage.task(0, &device).unwrap();
     let [channels, height, width] = stage.model.latent();
     let captions = Tensor::ones([1, 3, stage.model.caption_channels()], &device);
-    let loss = task.denoiser.image(
+    let loss = task.denoiser().image(
         Tensor::ones([1, channels, height, width], &device),
         Tensor::ones([1], &device),
         Conditioning { captions },

@@ -103,12 +103,14 @@ fn invite(
     patience: &Patience<'_>,
 ) -> Result<UniqueId, Lost> {
     fs::create_dir_all(directory).map_err(failed(directory))?;
-    // What an earlier start has left; ranks that are there already come again.
+    // What an earlier start has left; ranks that are there already come again. Whatever one is just writing is its own.
     for entry in fs::read_dir(directory)
         .map_err(failed(directory))?
         .flatten()
     {
-        let _ = fs::remove_file(entry.path());
+        if !entry.file_name().to_str().is_some_and(atomic_file::is_part) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
     let mut wait = patience.begin();
     let words = loop {

@@ -9,6 +9,7 @@ mod grads;
 mod groups;
 mod lamb;
 mod muon;
+mod parts;
 mod slots;
 
 pub use config::{Method, MuonSize, OptimizerConfig};
@@ -16,6 +17,7 @@ pub use grads::Gradients;
 pub use groups::{ParamGroup, ParamKind};
 pub use lamb::{Lamb, LambStep, lamb};
 pub use muon::{MuonStep, NewtonSchulz, muon};
+pub use parts::Optimizers;
 pub use slots::{FIRST, Kept, MOMENTUM, SECOND, Slots};
 
 use burn::{
@@ -35,29 +37,38 @@ use std::collections::BTreeMap;
 /// An optimizer and its state.
 #[derive(Clone, Debug)]
 pub struct Optimizer<B: Backend> {
-    config: OptimizerConfig,
+    configs: Optimizers,
     steps: u64,
     slots: BTreeMap<String, Slots<B>>,
 }
 
 impl<B: DitBackend> Optimizer<B> {
     /// An optimizer that has taken no step.
-    pub fn new(config: OptimizerConfig) -> Self {
-        Self::resume(config, 0, BTreeMap::new())
+    pub fn new(configs: impl Into<Optimizers>) -> Self {
+        Self::resume(configs, 0, BTreeMap::new())
     }
 
     /// Continues from a saved state.
-    pub fn resume(config: OptimizerConfig, steps: u64, slots: BTreeMap<String, Slots<B>>) -> Self {
+    pub fn resume(
+        configs: impl Into<Optimizers>,
+        steps: u64,
+        slots: BTreeMap<String, Slots<B>>,
+    ) -> Self {
         Self {
-            config,
+            configs: configs.into(),
             steps,
             slots,
         }
     }
 
-    /// The settings.
+    /// The settings, but for parts with some of their own.
     pub fn config(&self) -> &OptimizerConfig {
-        &self.config
+        &self.configs.rest
+    }
+
+    /// All settings.
+    pub(crate) fn configs(&self) -> &Optimizers {
+        &self.configs
     }
 
     /// Steps taken, which the bias correction depends on.
@@ -75,8 +86,10 @@ impl<B: DitBackend> Optimizer<B> {
         self.slots
     }
 
-    /// One update with `lr` (the schedule's multiplier already in); returns the module and the global gradient norm
-    /// before clipping, `[1]`, still on the loss's device. Every parameter is updated where its gradient is, and its moments are kept there. Adapters and all other weights are clipped each by their own norm. A parameter without a gradient is left as it is; where the norm or
+    /// One update with `lr` (the schedule's multiplier already in, which parts with settings of their own take too); returns the module
+    /// and the global gradient norm before clipping, `[1]`, still on the loss's device. Every parameter is updated where its gradient is,
+    /// and its moments are kept there. Such parts are clipped each by their own norm, and so are adapters and all other weights. A
+    /// parameter without a gradient is left as it is; where the norm or
     /// `loss` `[1]` is not finite, all of them are, without the host having to look.
     ///
     /// # Panics
@@ -97,38 +110,40 @@ impl<B: DitBackend> Optimizer<B> {
         let home = loss.device();
         let norm = grads.norm().to_device(&home);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
-        let clip = |norm: Tensor<B, 1>| match self.config.clip_norm {
+        let clip = |norm: Tensor<B, 1>, config: &OptimizerConfig| match config.clip_norm {
             Some(clip) => (norm + 1e-6).recip().mul_scalar(clip).clamp_max(1.0),
             None => norm.ones_like(),
         };
         // Zero times infinity is NaN, which signals to leave the parameters alone.
         let signal = norm.clone() * 0.0 + loss.clone() * 0.0;
         // Of a network and of adapters that are trained beside it, neither makes the other's steps shorter.
-        let is_adapter = |path: &str| roles.get(path) == Some(&Role::Adapter);
-        let [scale, adapter_scale] = match grads.norm_of(is_adapter) {
-            None => {
-                let scale = clip(norm.clone()) + signal;
-                [scale.clone(), scale]
-            }
-            Some(of_adapters) => {
-                let of_others = grads.norm_of(|path| !is_adapter(path));
-                let of_others = of_others.unwrap_or_else(|| norm.clone());
-                [of_others, of_adapters].map(|norm| clip(norm.to_device(&home)) + signal.clone())
-            }
+        let clipped_with = |path: &str| match self.configs.part(path) {
+            Some(part) => Clipped::Part(part),
+            None if roles.get(path) == Some(&Role::Adapter) => Clipped::Adapters,
+            None => Clipped::Rest,
         };
+        let mut of_groups = BTreeMap::new();
+        let scales = grads.iter().map(|(path, _)| {
+            let group = clipped_with(path);
+            let scale = of_groups.entry(group).or_insert_with(|| {
+                let norm = grads.norm_of(|path| clipped_with(path) == group);
+                let norm = norm.expect("one of them is in the group");
+                clip(norm.to_device(&home), self.configs.of(path)) + signal.clone()
+            });
+            (path.clone(), scale.clone())
+        });
+        let scales = scales.collect();
         let mut update = Update::<AB> {
-            config: &self.config,
+            configs: &self.configs,
             roles,
-            step: AdamStep {
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                lr,
-                weight_decay: self.config.weight_decay,
-                step: self.steps,
+            steps: self.steps,
+            // Recovered for parts with a rate of their own.
+            multiplier: match self.configs.rest.lr > 0.0 {
+                true => lr / self.configs.rest.lr,
+                false => 1.0,
             },
-            scale,
-            adapter_scale,
+            lr,
+            scales,
             grads,
             slots: &mut self.slots,
         };
@@ -136,12 +151,25 @@ impl<B: DitBackend> Optimizer<B> {
     }
 }
 
+/// What is clipped by one norm.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Clipped {
+    Rest,
+    Adapters,
+    /// A part with settings of its own.
+    Part(usize),
+}
+
 struct Update<'a, AB: AutodiffBackend> {
-    config: &'a OptimizerConfig,
+    configs: &'a Optimizers,
     roles: BTreeMap<String, Role>,
-    step: AdamStep,
-    scale: Tensor<AB::InnerBackend, 1>,
-    adapter_scale: Tensor<AB::InnerBackend, 1>,
+    steps: u64,
+    /// Of the schedule.
+    multiplier: f64,
+    /// Learning rate of what has no settings of its own.
+    lr: f64,
+    /// What gradients are multiplied by.
+    scales: BTreeMap<String, Tensor<AB::InnerBackend, 1>>,
     grads: Gradients<AB::InnerBackend>,
     slots: &'a mut BTreeMap<String, Slots<AB::InnerBackend>>,
 }
@@ -160,19 +188,24 @@ where
         grad: Tensor<B, 1>,
         shape: &[usize],
     ) -> Tensor<B, 1> {
-        let (lr, weight_decay) = self.config.multipliers(role.into());
-        let scale = match role {
-            Role::Adapter => self.adapter_scale.clone(),
-            _ => self.scale.clone(),
+        let config = self.configs.of(&name);
+        let (lr, weight_decay) = config.multipliers(role.into());
+        let scale = self.scales[&name].clone();
+        let base = match self.configs.part(&name) {
+            Some(_) => config.lr * self.multiplier,
+            None => self.lr,
         };
         let scale = scale.to_device(&grad.device());
         let non_finite = scale.clone().is_nan();
         let step = AdamStep {
-            lr: self.step.lr * lr,
-            weight_decay: self.step.weight_decay * weight_decay,
-            ..self.step
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            lr: base * lr,
+            weight_decay: config.weight_decay * weight_decay,
+            step: self.steps,
         };
-        if self.config.method == Method::Sgd {
+        if config.method == Method::Sgd {
             // A decay of weights is here the same as a penalty on them.
             let moved =
                 param.clone() * (1.0 - step.lr * step.weight_decay) - grad * scale * step.lr;
@@ -181,7 +214,7 @@ where
         }
         let mut old = self.slots.remove(&name).unwrap_or_default();
         let mut take = |slot| old.remove(slot).unwrap_or_else(|| grad.zeros_like());
-        let (param, slots) = match (self.config.method, stack(role, shape)) {
+        let (param, slots) = match (config.method, stack(role, shape)) {
             (
                 Method::Muon {
                     momentum,
@@ -215,7 +248,7 @@ where
                         let step = LambStep {
                             adam: step,
                             options,
-                            base_lr: self.config.lr,
+                            base_lr: config.lr,
                         };
                         let new = lamb(old.clone(), grad, scale, &step);
                         unless_non_finite(parts(old), parts(new), &non_finite)

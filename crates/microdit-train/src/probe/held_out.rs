@@ -37,7 +37,7 @@ const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
 /// The loss on held-out samples, without mask and with every caption, each sample at one of the
 /// [fixed noise levels](HELD_OUT_SIGMAS): `loss_at_SIGMA` for each level, and their mean, `loss`, of the weights as trained;
 /// the same with `ema_` before it of their first average. There are at least as many samples as levels. (MLPerf's
-/// text-to-image benchmark validates so.)
+/// text-to-image benchmark validates so.) A student has none.
 pub struct HeldOutLoss {
     config: EvaluationConfig,
     /// Steps between evaluations in the stage that was entered.
@@ -97,6 +97,10 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
         let Some((_, batch)) = &self.entered else {
             return Ok(None);
         };
+        // A student has no loss at a noise level.
+        if view.stage.distill.is_some() {
+            return Ok(None);
+        }
         let seed = view.recipe.run.seed;
         let samples = StageBatch::new(view.stage, batch, view.device);
         let mut numbers = Numbers::new();
@@ -136,6 +140,7 @@ fn losses<B: DitBackend>(
     };
     let count = batch.count();
     let part = stage.micro_batch.unwrap_or(stage.batch);
+    let network = task.network();
     let mut means = [0.0; LEVELS.len()];
     let mut counts = [0.0; LEVELS.len()];
     for start in (0..count).step_by(part) {
@@ -144,7 +149,7 @@ fn losses<B: DitBackend>(
         }
         let samples = start..(start + part).min(count);
         let prepared = task.prepare(batch, samples.clone(), &draws);
-        let output = task.denoiser().predict(task.inputs(&prepared));
+        let output = network.predict(task.inputs(&prepared));
         let losses = task.losses(&prepared, &output).total().into_data();
         for (sample, loss) in samples.zip(losses.iter::<f64>()) {
             let level = sample % LEVELS.len();
@@ -158,13 +163,13 @@ fn losses<B: DitBackend>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checkpoint::tests::tiny, run::RunDir};
+    use crate::{StageTask, checkpoint::tests::tiny, run::RunDir, stage_task::Prepared};
     use burn_autodiff::Autodiff;
     use burn_flex::Flex;
-    use microdit::{diffusion::Row, net::Network, task::Denoise};
+    use microdit::diffusion::Row;
 
     type Tracked = Autodiff<Flex>;
-    type Trained = Denoise<Tracked, Network<Tracked>>;
+    type Trained = StageTask<Tracked>;
 
     #[test]
     fn every_level_is_measured_on_its_samples() {
@@ -201,9 +206,12 @@ mod tests {
             step: HELD_OUT_STEP,
             held_out: true,
         };
-        let prepared = task.prepare(&samples, 0..19, &draws);
+        let Prepared::Denoise(prepared) = task.prepare(&samples, 0..19, &draws) else {
+            panic!("it learns to denoise");
+        };
         let sigma = |row: &Row| row.level.sigma();
         let found: Vec<f64> = prepared.rows.iter().map(sigma).collect();
+        let prepared = Prepared::Denoise(prepared);
         let output = task.denoiser().predict(task.inputs(&prepared));
         let losses = task.losses(&prepared, &output).total().into_data();
         let losses: Vec<f64> = losses.iter::<f64>().collect();

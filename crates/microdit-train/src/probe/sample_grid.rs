@@ -37,7 +37,7 @@ impl<B: TrainBackend> SampleGrid<B> {
         let (run, device) = (&view.recipe.run, view.device);
         // Opened at the first grid, which may never be due.
         self.encoders = std::mem::take(&mut self.encoders).or_open(&run.encoders, device)?;
-        let denoiser = view.drawn_with().denoiser().clone();
+        let denoiser = view.drawn_with().network();
         let weights = format!("{}, step {}", run.name, view.step);
         let device = device.clone();
         let pipeline = Pipeline::new(

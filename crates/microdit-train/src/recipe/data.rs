@@ -23,7 +23,8 @@ pub enum DataConfig {
     },
     /// Tars, MDS shards or Parquet files of images and texts.
     WebDataset {
-        /// A tar or a Parquet file, a pattern, or a directory of tars, Parquet files or MDS shards. Needed for training, not for a plan.
+        /// A tar or a Parquet file, a pattern, a directory of tars, Parquet files or MDS shards, or the URL of one of these (in a build
+        /// with the feature `remote`). Needed for training, not for a plan.
         #[serde(default)]
         shards: Option<String>,
         /// Several of them in place of `shards`, each as often as its weight says.

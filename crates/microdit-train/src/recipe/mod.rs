@@ -6,6 +6,7 @@
 mod bundled;
 mod data;
 mod difference;
+mod distillation;
 mod distributed;
 mod document;
 mod evaluation;
@@ -23,6 +24,7 @@ mod validate;
 pub use bundled::{Bundled, beside};
 pub use data::{CaptionConfig, CodecConfig, DataConfig, EncoderConfig, Weighted, WeightedCaption};
 pub use difference::{Change, Effect};
+pub use distillation::Distillation;
 pub use distributed::DistributedConfig;
 pub use document::Document;
 pub use evaluation::{EvaluationConfig, FeatureDistanceConfig, FeatureNetworkConfig};
@@ -32,16 +34,22 @@ pub use run::{Budget, CheckpointConfig, RunConfig};
 pub use sampling::SamplingConfig;
 pub use validate::MAX_IMAGES;
 
-use crate::{error::TrainError, optim::OptimizerConfig, schedule::Schedule};
+use crate::{
+    error::TrainError,
+    optim::{OptimizerConfig, Optimizers},
+    schedule::Schedule,
+};
 use microdit::{
-    DitBackend, Masking,
+    Masking,
     diffusion::DiffusionConfig,
     ema::EmaConfig,
-    net::{Network, NetworkConfig},
+    net::NetworkConfig,
+    nn::lora::LoraConfig,
     post_hoc_ema::PostHocConfig,
-    task::{Denoise, DenoiseConfig, Reconstruction},
+    task::{DenoiseConfig, Reconstruction},
 };
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// A training run.
 #[derive(Clone, Debug)]
@@ -69,12 +77,30 @@ pub struct Stage {
     /// The network and its sizes; a later stage may change the resolution only. Sizes without a name are those of a
     /// [`Dit`](NetworkConfig::Dit).
     pub model: NetworkConfig,
+    /// Weights the network begins with, in place of initial ones or of those handed on: a file (.safetensors, .pt, .ckpt), a folder as
+    /// `microdit export` or diffusers write it, a run, or a name as `microdit fetch` takes it. What is found is copied into the run.
+    #[serde(default)]
+    pub weights: Option<PathBuf>,
+    /// Adapters of the network that are trained (LoRA); none if absent. They are written to `lora.safetensors`, and what is drawn with is
+    /// the network with them.
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
+    /// Whether these are trained alone, while the network itself stays as it is.
+    #[serde(default = "yes")]
+    pub lora_alone: bool,
+    /// Makes the network a student that draws in one step, by what a teacher knows; it learns to denoise if absent.
+    #[serde(default)]
+    pub distill: Option<Distillation>,
     /// The diffusion family and its constants.
     pub diffusion: DiffusionConfig,
     /// Where images and captions come from, and how they become what the network sees.
     pub data: DataConfig,
-    /// Fraction of the captions replaced by zeros, 0 to 1, for classifier-free guidance.
+    /// Fraction of the captions that are dropped, 0 to 1, for classifier-free guidance.
     pub caption_drop: f64,
+    /// Text that stands in place of a dropped caption, read by `encoders.text` where captions are pre-computed; zeros if absent. Stable
+    /// Diffusion was trained with an empty text.
+    #[serde(default)]
+    pub dropped_caption: Option<String>,
     /// Which tokens are dropped.
     #[serde(default)]
     pub masking: Masking,
@@ -146,18 +172,24 @@ pub enum Handed {
     Ema,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Stage {
-    /// What the stage trains, with initial weights drawn from `seed`.
-    ///
-    /// # Errors
-    /// Sizes that are not valid, or a precision the device does not compute in.
-    pub fn task<B: DitBackend>(
-        &self,
-        seed: u64,
-        device: &B::Device,
-    ) -> Result<Denoise<B, Network<B>>, TrainError> {
-        let network = self.model.init(seed, device)?;
-        Ok(self.denoise().init(network)?)
+    /// The settings of its optimizers: of all that it trains, and of the parts with one of their own.
+    pub(crate) fn optimizers(&self) -> Optimizers {
+        let critic = self.distill.as_ref();
+        let critic = critic.map(|distill| ("critic", distill.critic_optimizer.clone()));
+        Optimizers {
+            rest: self.optimizer.clone(),
+            parts: critic.into_iter().collect(),
+        }
+    }
+
+    /// The file of prompts it is trained on in place of its data, if it is.
+    pub(crate) fn prompts(&self) -> Option<&Path> {
+        self.distill.as_ref()?.prompts.as_deref()
     }
 
     /// The averages whose snapshots are kept.
@@ -185,7 +217,8 @@ impl Recipe {
     /// # Errors
     /// The first stage that does not, or the evaluation.
     pub fn require_shards(&self) -> Result<(), TrainError> {
-        if let Some(stage) = self.stages.iter().find(|stage| stage.data.lacks_shards()) {
+        let lacks = |stage: &&Stage| stage.data.lacks_shards() && stage.prompts().is_none();
+        if let Some(stage) = self.stages.iter().find(lacks) {
             return Err(TrainError::NoShards {
                 stage: stage.name.clone(),
             });

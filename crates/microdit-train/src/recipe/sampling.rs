@@ -133,6 +133,33 @@ impl SamplingConfig {
         }
     }
 
+    /// Checks that a student can draw like this, which takes one step and no guidance.
+    ///
+    /// # Errors
+    /// The first key that says something else.
+    pub fn validate_one_step(&self) -> Result<(), OutOfRange> {
+        require(self.steps == 1, "steps", || {
+            format!("{}; a student draws in 1", self.steps)
+        })?;
+        require(self.guidance == 1.0, "guidance", || {
+            format!("{}; a student draws without, which is 1", self.guidance)
+        })?;
+        require(self.negative.is_none(), "negative", || {
+            "a student draws without guidance; leave it out".into()
+        })
+    }
+
+    /// The same for a student, which draws in one step without guidance.
+    #[must_use]
+    pub fn one_step(self) -> Self {
+        Self {
+            steps: 1,
+            guidance: 1.0,
+            negative: None,
+            ..self
+        }
+    }
+
     /// Checks that pictures of a diffusion can be drawn like this.
     ///
     /// # Errors

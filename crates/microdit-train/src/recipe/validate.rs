@@ -26,6 +26,7 @@ impl Recipe {
                 .map_err(|error| error.inside(&place(&i.to_string())))?;
             let inside = |error: OutOfRange| error.inside(&place(&stage.name));
             stage.validate().map_err(inside)?;
+            stage.validate_training(i == 0).map_err(inside)?;
             stage.follows(&self.stages[..i]).map_err(inside)?;
             if let Some(evaluation) = &self.run.evaluation {
                 stage.fits("evaluation.samples", evaluation.samples)?;
@@ -50,6 +51,9 @@ impl Recipe {
         let inside = |error: OutOfRange| error.inside("sampling");
         let diffusion = &self.last_stage().diffusion;
         run.sampling.validate_for(diffusion).map_err(inside)?;
+        if self.last_stage().distill.is_some() {
+            run.sampling.validate_one_step().map_err(inside)?;
+        }
         require(
             run.sampling.every.is_none() || drawable,
             "sampling.every",
@@ -57,6 +61,19 @@ impl Recipe {
                 "latents cannot become pictures without encoders.vae and encoders.text; name them, or remove it".into()
             },
         )?;
+        for (i, stage) in self.stages.iter().enumerate() {
+            let prompts = stage.distill.as_ref().and_then(|own| own.prompts.as_ref());
+            let texts = [
+                ("dropped_caption", stage.dropped_caption.is_some()),
+                ("distill.prompts", prompts.is_some()),
+            ];
+            for (key, named) in texts {
+                let read = pixels(stage) || run.encoders.text.is_some();
+                require(read || !named, &format!("stages.{i}.{key}"), || {
+                    "nothing reads it; name a text encoder in encoders.text, or leave it out".into()
+                })?;
+            }
+        }
         let distance = run.evaluation.as_ref();
         let Some(distance) = distance.and_then(|config| config.feature_distance.as_ref()) else {
             return Ok(());
@@ -166,7 +183,8 @@ impl Stage {
         };
         let other = before.iter().all(|stage| stage.name != self.name);
         require(other, "name", || "two stages have this name".into())?;
-        require(self.model.takes_weights_of(&last.model), "model", || {
+        let handed = self.weights.is_some() || self.model.takes_weights_of(&last.model);
+        require(handed, "model", || {
             "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on".into()
         })
     }

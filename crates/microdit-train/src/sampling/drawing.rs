@@ -109,6 +109,7 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     /// A sheet that is too large, and pictures in the way that have other labels.
     pub fn new(pipeline: &'a Pipeline<B, D>, order: Order<'a>) -> Result<Self, TrainError> {
         let count = order.count()?;
+        pipeline.check(order.settings)?;
         if let Some(path) = order.sheet {
             order.sheet_fits(pipeline.size(), path)?;
         }
@@ -134,7 +135,10 @@ impl<'a, B: DitBackend, D: Denoiser<B>> Drawing<'a, B, D> {
     /// Solver steps that are left, over all batches.
     pub fn steps(&self) -> u64 {
         let batches = (self.count - self.kept.len()).div_ceil(BATCH);
-        let steps = self.pipeline.trajectory(self.order.settings).steps.len();
+        let steps = match self.pipeline.one_step {
+            Some(_) => 1,
+            None => self.pipeline.trajectory(self.order.settings).steps.len(),
+        };
         batches as u64 * steps as u64
     }
 

@@ -11,8 +11,10 @@ pub use init::STRENGTHS;
 pub use label::Label;
 pub use prompts::{read_prompts, warn_of_long_prompts};
 pub use published::unet_of_files;
+pub(crate) use published::unet_weights;
 
 use crate::{
+    checkpoint::Checkpoint,
     encoders::Encoders,
     error::TrainError,
     recipe::{EncoderConfig, Recipe, SamplingConfig, Stage},
@@ -26,6 +28,7 @@ use microdit::{
     net::{Denoiser, Network, NetworkConfig},
     range::require,
     rng::{Purpose, Stream},
+    task::{OneStep, Task as _},
     weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
 };
 use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, vae};
@@ -55,6 +58,8 @@ pub struct Pipeline<B: DitBackend, D> {
     init: Option<Init<B>>,
     /// Guides in place of the network without a prompt.
     guide: Option<(String, D)>,
+    /// Where a student begins.
+    one_step: Option<OneStep>,
 }
 
 /// A part of a pipeline, and what the pictures' labels call it.
@@ -71,6 +76,8 @@ pub struct Surroundings {
     pub latents: LatentSource,
     /// How prompts become its conditioning.
     pub captions: CaptionSource,
+    /// Of a student that draws in one step, the noise level at which it does, by the time of its diffusion.
+    pub one_step: Option<f64>,
 }
 
 impl Surroundings {
@@ -82,6 +89,7 @@ impl Surroundings {
             diffusion: stage.diffusion,
             latents: stage.latent_source(&encoders),
             captions: stage.caption_source(&encoders),
+            one_step: stage.one_step(),
         }
     }
 
@@ -131,6 +139,8 @@ pub struct Parts<B: DitBackend, D> {
     pub denoiser: D,
     /// What labels say about its weights.
     pub weights: String,
+    /// As in [`Surroundings`].
+    pub one_step: Option<f64>,
     /// Prompts to conditioning.
     pub conditioner: Named<dyn Conditioner<B>>,
     /// Latents to pictures.
@@ -210,10 +220,23 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         let (run, recipe) = RunDir::open(run)?;
         let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
         let stage = recipe.last_stage();
-        let denoiser = stage.model.init(recipe.run.seed, &device)?;
         let weights = run.weights_of(choice)?;
-        let trained = StateDict::read(&weights)?.denoiser();
-        let denoiser = trained.load_into(denoiser, &device)?;
+        let denoiser = match Checkpoint::beside(&weights)? {
+            // Adapters lie apart from what they are added to.
+            Some(checkpoint) if !checkpoint.beginning().frozen.is_empty() => {
+                let of_checkpoint = recipe.stages.get(checkpoint.progress().stage);
+                let task = of_checkpoint
+                    .unwrap_or(stage)
+                    .task::<B>(recipe.run.seed, &device)?;
+                let all = checkpoint.read(&weights)?;
+                all.load_into(task, &device)?.network()
+            }
+            _ => {
+                let denoiser = stage.model.init(recipe.run.seed, &device)?;
+                let trained = StateDict::read(&weights)?.denoiser();
+                trained.load_into(denoiser, &device)?
+            }
+        };
         let weights = label::of_file(&weights)?;
         let surroundings = Surroundings::of_stage(stage);
         let pipeline = Self::new(surroundings, denoiser, weights, &encoders, device)?;
@@ -242,6 +265,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             diffusion: surroundings.diffusion,
             denoiser,
             weights,
+            one_step: surroundings.one_step,
         };
         Self::of_parts(parts, device)
     }
@@ -265,10 +289,12 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
                 )
             },
         )?;
+        let family = parts.diffusion.init()?;
         Ok(Self {
+            one_step: parts.one_step.map(|time| OneStep::at(&family, time)),
             latent,
             model,
-            family: parts.diffusion.init()?,
+            family,
             denoiser: parts.denoiser,
             conditioner: parts.conditioner,
             codec: parts.codec,
@@ -278,6 +304,29 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             init: None,
             guide: None,
         })
+    }
+
+    /// How it draws unless told otherwise, where `settings` are those of any network.
+    #[must_use]
+    pub fn usual(&self, settings: SamplingConfig) -> SamplingConfig {
+        match self.one_step {
+            Some(_) => settings.one_step(),
+            None => settings,
+        }
+    }
+
+    /// Checks that it can draw so: a student takes one step, and no guidance.
+    fn check(&self, settings: &SamplingConfig) -> Result<(), TrainError> {
+        if self.one_step.is_none() {
+            return Ok(());
+        }
+        settings.validate_one_step()?;
+        require(self.init.is_none(), "init", || {
+            "a student makes a picture of noise alone; leave the image out".into()
+        })?;
+        Ok(require(self.guide.is_none(), "guide", || {
+            "a student draws without guidance; leave it out".into()
+        })?)
     }
 
     /// Width and height of its pictures in pixels.
@@ -351,6 +400,13 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
             let [_, channels, ..] = behind.dims();
             behind.expand([shape[0], channels, height, width])
         });
+        if let Some(student) = self.one_step {
+            let latents = student.image(&self.family, normal(Purpose::Noise, 0), |x, t| {
+                self.denoiser.image(x, t, conditioning)
+            });
+            progress();
+            return (!stopped()).then(|| latents.narrow(0, 0, count));
+        }
         let estimate = |x: Tensor<B, 4>, point: Point| {
             self.family.denoise(x, point, |x, t| {
                 let x = match &behind {

@@ -68,6 +68,7 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
             diffusion: DiffusionConfig::Vp(files.scheduler.diffusion),
             denoiser,
             weights,
+            one_step: None,
             conditioner,
             codec,
         };
@@ -104,6 +105,7 @@ pub fn unet_of_files(
         },
         step: files.steps.unwrap_or(0),
         recipe,
+        one_step: None,
     };
     let origin = files.unet.weights.origin().to_owned();
     let weights = unet_weights(files.unet, &config);
@@ -116,7 +118,7 @@ fn unet_config(files: &NetworkFiles) -> Result<UNetConfig, TrainError> {
 }
 
 /// The weights under the names the network has: DeciDiffusion's blocks hold their layers in one list.
-fn unet_weights(files: NetworkFiles, config: &UNetConfig) -> WeightsFile {
+pub(crate) fn unet_weights(files: NetworkFiles, config: &UNetConfig) -> WeightsFile {
     let weights = files.weights;
     if !weights.names().any(|name| name.contains(".modules_list.")) {
         return weights;

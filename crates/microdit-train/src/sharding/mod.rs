@@ -11,7 +11,7 @@ pub(crate) use shares::Shares;
 
 use crate::{
     collective::{Exchange, Lost, Pieces},
-    optim::{FIRST, MOMENTUM, OptimizerConfig, SECOND, Slots},
+    optim::{FIRST, MOMENTUM, Optimizers, SECOND, Slots},
 };
 use burn::{
     module::{AutodiffModule, Module, Param},
@@ -188,11 +188,11 @@ impl<B: DitBackend> Sharding<B> {
     fn slots<M: Module<B> + Roles>(
         &self,
         exchange: &Exchange<'_>,
-        config: &OptimizerConfig,
+        configs: &Optimizers,
         module: &M,
         own: &BTreeMap<String, Slots<B>>,
     ) -> Result<BTreeMap<String, Slots<B>>, Lost> {
-        let kept = config.kept(module);
+        let kept = configs.kept(module);
         // Those of parameters that had a gradient, which their owners know.
         let (names, _) = self
             .ranks

@@ -49,7 +49,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         }
         let mut optimizer = self.optimizer;
         if slots {
-            let all = sharding.slots(exchange, optimizer.config(), &live, optimizer.slots())?;
+            let all = sharding.slots(exchange, optimizer.configs(), &live, optimizer.slots())?;
             optimizer = with_slots(optimizer, |_| all);
         }
         Ok(Self {
@@ -65,6 +65,6 @@ fn with_slots<B: DitBackend>(
     optimizer: Optimizer<B>,
     change: impl FnOnce(BTreeMap<String, Slots<B>>) -> BTreeMap<String, Slots<B>>,
 ) -> Optimizer<B> {
-    let (config, steps) = (optimizer.config().clone(), optimizer.steps());
-    Optimizer::resume(config, steps, change(optimizer.into_slots()))
+    let (configs, steps) = (optimizer.configs().clone(), optimizer.steps());
+    Optimizer::resume(configs, steps, change(optimizer.into_slots()))
 }

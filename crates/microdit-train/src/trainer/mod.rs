@@ -14,18 +14,21 @@ mod steps;
 mod tests;
 
 use crate::{
+    begin::{in_network, require_weights},
     checkpoint::{Checkpoint, Progress, State},
     collective::{Alone, Collective, Facts, Patience, Traffic, agree},
     error::TrainError,
     plan::Gpu,
     probe::{self, Probe},
-    recipe::{Change, Recipe},
+    recipe::{Change, Recipe, Stage},
     resume::{accept, check_own_recipe, next_stage},
     run::{Metrics, RunDir},
     source::{DataIdentity, Inputs},
     stage_start::{Build, fresh, hand_over},
 };
-use microdit::{TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool};
+use microdit::{
+    Precision, TrainBackend, ema::Ema, task::TrainTask, weights::StateDict, worker_pool,
+};
 use microdit_data::Position;
 use serde::Serialize;
 use std::{
@@ -154,8 +157,9 @@ impl<B: TrainBackend, T: TrainTask<B>> Start<B, T> {
         steps: u64,
     ) -> Result<Self, TrainError> {
         let untrained = build(recipe.last_stage(), recipe.run.seed, device)?.valid();
-        let weights = StateDict::read(&run.drawable()?)?.load_into(untrained, device)?;
-        Ok(Self::Finished(Box::new(weights), steps))
+        let weights = StateDict::read(&run.drawable()?)?.into_reference();
+        let finished = weights.load_part_into(untrained, device, in_network)?;
+        Ok(Self::Finished(Box::new(finished), steps))
     }
 }
 
@@ -204,7 +208,10 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                         steps: finished.step(),
                     });
                 }
-                None => Start::Ready(Box::new(fresh(recipe, build, &devices[0])?)),
+                None => {
+                    require_weights(recipe, 0)?;
+                    Start::Ready(Box::new(fresh(recipe, build, &devices[0])?))
+                }
             };
             let data = match start {
                 Start::Ready(_) => inputs.require(0, recipe)?,
@@ -234,6 +241,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             build(stage, recipe.run.seed, &devices[0])?,
             &devices[0],
         )?;
+        require_weights(recipe, progress.stage + 1)?;
         if !accepted.same_data {
             tracing::warn!("the data differ from those before: they start from their beginning");
             state.progress.position = Position::default();
@@ -374,6 +382,10 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         )?;
         if resumed {
             trainer.catch_up(&state)?;
+        }
+        let narrow = |stage: &Stage| stage.model.precision() == Precision::Bf16;
+        if let Some(advice) = B::bf16_advice().filter(|_| recipe.stages.iter().any(narrow)) {
+            tracing::warn!("{advice}");
         }
         loop {
             state = trainer.stage(state)?;

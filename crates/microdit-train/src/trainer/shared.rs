@@ -2,7 +2,7 @@
 
 use super::steps::Trainer;
 use crate::{
-    checkpoint::{Checkpoint, State},
+    checkpoint::{Beginning, Checkpoint, State},
     collective::{Collective as _, Exchange, Patience},
     error::TrainError,
     log::Metrics,
@@ -109,9 +109,12 @@ where
         state: &State<B, T>,
     ) -> Result<Option<Checkpoint>, TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
-        let data = match self.log {
-            Some(_) => Some(self.identity(&state.progress)?),
-            None => None,
+        let (data, beginning) = match self.log {
+            Some(_) => (
+                Some(self.identity(&state.progress)?),
+                self.beginning(&state.progress)?,
+            ),
+            None => (None, Beginning::default()),
         };
         let Some(sharding) = &self.sharding else {
             return Ok(None);
@@ -119,6 +122,7 @@ where
         let patience = self.patience();
         let exchange = self.exchange(stage, &patience);
         let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-        state.save_together(&checkpoints, config, data.as_ref(), sharding, &exchange)
+        let data = data.as_ref();
+        state.save_together(&checkpoints, config, data, &beginning, sharding, &exchange)
     }
 }

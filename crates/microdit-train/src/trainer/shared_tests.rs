@@ -15,10 +15,11 @@ type Tracked = Autodiff<Flex>;
 const SHARED: [&str; 1] = ["distributed.shard_optimizer=true"];
 
 /// Averages that begin at once, later, and never; what is measured, kept and handed over of them.
-const AVERAGES: [&str; 6] = [
-    "ema=[(decay: Smoothing(0.9)), (decay: Smoothing(0.5), start: 2), (decay: Smoothing(0.5), start: 99)]",
+const AVERAGES: [&str; 7] = [
+    "stages.unmasked.ema=[(decay: Smoothing(0.9)), (decay: Smoothing(0.5), start: 2), (decay: Smoothing(0.5), start: 99)]",
+    "stages.masked.ema=[(decay: Smoothing(0.5), start: 1)]",
     "post_hoc_ema=(every: 2)",
-    "hand_over=(weights: Ema, optimizer: true)",
+    "stages.unmasked.hand_over=(weights: Ema, optimizer: true)",
     "evaluation=(every: 2, samples: 3)",
     "checkpoints.every=2",
     "checkpoints.keep=9",
@@ -35,7 +36,11 @@ fn contents(run: &Path) -> BTreeMap<String, Vec<u32>> {
             if path.is_dir() {
                 folders.push(path);
             } else if let Some(stem) = name.strip_suffix(".safetensors") {
-                let whole = stem.split("-0000").next().unwrap();
+                // `model-00001-of-00002` is a part of `model`.
+                let whole = match stem.rsplit_once("-of-") {
+                    Some((part, _)) => part.rsplit_once('-').unwrap().0,
+                    None => stem,
+                };
                 for (tensor, data) in StateDict::read(&path).unwrap().iter() {
                     let bits = data.iter::<f32>().map(f32::to_bits).collect();
                     let before = all.insert(format!("{whole}/{tensor}"), bits);
@@ -64,7 +69,7 @@ fn a_shared_optimizer_changes_nothing() {
     for (count, method) in [
         (2, "AdamW"),
         (3, "Muon(momentum: 0.9)"),
-        (2, "Lamb(())"),
+        (2, "Lamb()"),
         (4, "Sgd"),
     ] {
         let method = format!("optimizer.method={method}");
@@ -117,7 +122,8 @@ fn gradients_in_bf16_are_rounded_and_no_more() {
             .map(|(a, b)| (number(a) - number(b)).powi(2));
         squares.sum::<f64>().sqrt()
     };
-    let moved = distance(&run("short", &["optimizer.lr=1e-12"]), &wide);
+    let still = ["masked", "unmasked"].map(|stage| format!("stages.{stage}.optimizer.lr=1e-12"));
+    let moved = distance(&run("still", &[&still[0], &still[1]]), &wide);
     let apart = distance(&rounded, &wide);
     // Adam turns the rounding of tiny gradients into whole steps, but of few weights.
     assert!(apart > 0.0 && apart < 0.1 * moved, "{apart} of {moved}");
@@ -128,12 +134,15 @@ fn gradients_in_bf16_are_rounded_and_no_more() {
 fn a_shared_state_is_resumed_by_any_number_of_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let settings = [&SHARED[..], &AVERAGES].concat();
-    let short = [&settings[..], &["stages.unmasked.steps=3"]].concat();
     let whole = folder.path().join("whole");
     let finished = Job::new(&whole, 3).run(|_| recipe(&settings));
     let finished = finished[0].as_ref().unwrap();
     let before = folder.path().join("before");
-    Job::new(&before, 3).run(|_| recipe(&short));
+    // Some 79 operations are a run; all stop in its second stage.
+    let job = Job::new(&before, 3).with(1, Fault::Asked, 50);
+    for ended in job.run(|_| recipe(&settings)) {
+        assert_eq!(ended.unwrap().ending, Ending::Stopped);
+    }
     for count in [3, 1, 2, 4] {
         let path = folder.path().join(count.to_string());
         copy(&before, &path);
@@ -143,7 +152,11 @@ fn a_shared_state_is_resumed_by_any_number_of_ranks() {
         let device = Default::default();
         let task = stage.task::<Tracked>(0, &device).unwrap();
         let state = saved.load(stage, task, &device).unwrap();
-        assert_eq!(state.progress.step, 6);
+        let Progress { stage, step, .. } = state.progress;
+        assert!(
+            stage == 1 && (5..8).contains(&step),
+            "stage {stage}, step {step}"
+        );
         assert!(!state.optimizer.slots().is_empty());
         assert!(
             state
@@ -164,7 +177,8 @@ fn a_shared_state_is_resumed_by_any_number_of_ranks() {
             assert!(count != 3 || ended.weights == finished.weights);
         }
         if count == 3 {
-            assert_same(&path, &whole, "the same number of ranks");
+            let [own, other] = [&path, &whole].map(|run| newest(run));
+            assert_same(own.path(), other.path(), "the same number of ranks");
         }
     }
 }
@@ -186,7 +200,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
     /// Operations between two points that are tried; it has no divisor in common with those of a step.
-    const EVERY: usize = 5;
+    const EVERY: usize = 3;
     let folder = tempfile::tempdir().unwrap();
     let settings = [&SHARED[..], &AVERAGES].concat();
     let whole = folder.path().join("whole");
@@ -218,5 +232,5 @@ fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
         assert_eq!(resumed.weights, finished.weights, "{context}");
         assert_same(&path, &whole, &context);
     }
-    assert!(points > 15, "{points} points");
+    assert!(points > 20, "{points} points");
 }

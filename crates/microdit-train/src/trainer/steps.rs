@@ -2,7 +2,8 @@
 
 use super::Session;
 use crate::{
-    checkpoint::{Checkpoint, Progress, State},
+    batch::Reader,
+    checkpoint::{Beginning, Checkpoint, Progress, State},
     collective::{self, Collective as _, Meter, Patience, Summed, Summing, Traffic, Trained},
     error::TrainError,
     log::{Log, Metrics},
@@ -146,6 +147,8 @@ where
         let every = self.recipe.run.checkpoints.every;
         self.enter(stage)?;
         let mut loader = self.loader(&state.progress)?;
+        let device = &self.devices[0];
+        let reader = Reader::<B::InnerBackend>::of(self.recipe, stage, device)?;
         state = self.share(stage, state);
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
@@ -153,7 +156,7 @@ where
             let sent = self.meter.sent();
             let own = match self.must_stop() {
                 true => Ok(None),
-                false => self.gradients(&state, stage, &mut loader),
+                false => self.gradients(&state, stage, &mut loader, &reader),
             };
             let ((batch, computed), looks) = match self.sum(stage, own, state.progress.step) {
                 Ok(Some(summed)) => summed,
@@ -288,7 +291,8 @@ where
         } else if self.log.is_some() {
             let data = self.identity(&state.progress)?;
             let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-            Some(state.save(&checkpoints, config, Some(&data))?)
+            let beginning = self.beginning(&state.progress)?;
+            Some(state.save_of(&checkpoints, config, Some(&data), &beginning)?)
         } else {
             return Ok(());
         };
@@ -298,6 +302,19 @@ where
             self.newest = Some(saved);
         }
         Ok(())
+    }
+
+    /// What the stage began with, as its checkpoints before say it.
+    pub(super) fn beginning(&self, progress: &Progress) -> Result<Beginning, TrainError> {
+        let before = self.newest.as_ref();
+        let before = before.filter(|before| before.progress().stage == progress.stage);
+        match before {
+            Some(before) => Ok(before.beginning().clone()),
+            None => Ok(Beginning {
+                origins: self.recipe.stages[progress.stage].origins()?,
+                ..Beginning::default()
+            }),
+        }
     }
 
     /// What identifies the data of the stage, read now if they were not there when the process began.
@@ -316,6 +333,7 @@ where
         state: &State<B, T>,
         stage: &Stage,
         loader: &mut Loader,
+        reader: &Reader<B::InnerBackend>,
     ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
         let stop = &**self.session.stop;
         let Some(batch) = loader.next_batch_or_stop(stop)? else {
@@ -332,6 +350,7 @@ where
                 ranks: ranks.world_size(),
             });
         }
+        let batch = reader.read(batch, stage, samples.clone())?;
         let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         let job = Job {
             activation_checkpointing: plan::checkpoints_activations(
@@ -341,6 +360,7 @@ where
             ),
             stage,
             batch: &batch,
+            dropped: reader.dropped.as_deref(),
             samples,
             draws: Draws::of_step(self.recipe.run.seed, step),
             stop: Some(stop),
@@ -414,10 +434,8 @@ where
         let before = progress
             .stage
             .checked_sub(1)
-            .map(|i| &self.recipe.stages[i].data);
-        let same = before.is_none_or(|before| {
-            (before.kind(), before.lists()) == (stage.data.kind(), stage.data.lists())
-        });
+            .map(|i| &self.recipe.stages[i]);
+        let same = before.is_none_or(|before| before.reads_what(stage));
         if same || progress.stage_step > 0 {
             progress.position.clone()
         } else {

@@ -1,10 +1,12 @@
 //! A run through the library, beyond what a recipe's file allows.
 
+mod adapters;
 mod distill;
 mod unet;
 
 use super::*;
 use crate::{
+    StageTask,
     checkpoint::tests::tiny,
     probe::{Numbers, View},
     recipe::{ActivationCheckpointing, Stage},
@@ -46,7 +48,7 @@ fn recipe(lr: f64, every: u64, max_non_finite_steps: u64) -> Recipe {
     recipe
 }
 
-type Trained = Outcome<Denoise<Flex, Network<Flex>>>;
+type Trained = Outcome<StageTask<Flex>>;
 
 fn train(recipe: &Recipe, run: &RunDir) -> Result<Trained, TrainError> {
     let devices = [Default::default()];
@@ -73,8 +75,10 @@ fn with_stops<B: TrainBackend, T: TrainTask<B>>(
         let outcome = training.run(&session, &"a test", ask).unwrap();
         assert_eq!(outcome.steps, stop_after.min(recipe.steps()));
     }
-    let newest = Checkpoint::newest(&path.join("checkpoints")).unwrap();
-    StateDict::read(&newest.unwrap().path().join("model.safetensors")).unwrap()
+    let newest = Checkpoint::newest(&path.join("checkpoints"))
+        .unwrap()
+        .unwrap();
+    newest.read(&newest.trained()).unwrap()
 }
 
 /// How far two networks' weights are apart on average.
@@ -253,7 +257,8 @@ fn a_step_moves_what_its_task_updates_and_nothing_else() {
             }];
         }
         let build = |stage: &Stage, seed: u64, device: &_| {
-            let whole = stage.task::<Tracked>(seed, device)?;
+            let network = stage.model.init::<Tracked>(seed, device)?;
+            let whole = stage.denoise().init(network)?;
             Ok(Backbone { whole })
         };
         let stop = Arc::default();

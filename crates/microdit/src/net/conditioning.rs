@@ -36,6 +36,18 @@ impl<B: DitBackend> Conditioning<B> {
         }
     }
 
+    /// That of `other` where `keep` is false.
+    ///
+    /// # Panics
+    /// If the length of `keep` is not that of both batches.
+    #[must_use]
+    pub fn keep_or(self, keep: &[bool], other: Self) -> Self {
+        let dropped: Vec<bool> = keep.iter().map(|&keep| !keep).collect();
+        Self {
+            captions: self.keep(keep).captions + other.keep(&dropped).captions,
+        }
+    }
+
     /// This batch, followed by another.
     #[must_use]
     pub fn followed_by(self, other: Self) -> Self {

@@ -8,10 +8,15 @@ use super::{
     unet::{UNet, UNetCarry, UNetConfig},
 };
 use crate::{
-    nn::params::{Role, Roles},
+    nn::{
+        init::Init,
+        lora::{Layer, layers},
+        params::{Role, Roles},
+    },
     ops::{DitBackend, TrainBackend},
 };
 use burn::{module::Module, tensor::TensorData};
+use burn_flex::Flex;
 use serde::{Deserialize, Serialize};
 use std::ops::Deref;
 
@@ -49,6 +54,29 @@ impl NetworkConfig {
             Self::Dit(config) => Ok(Network::Dit(config.init(seed, device)?)),
             Self::UNet(config) => Ok(Network::UNet(config.init(seed, device)?)),
         }
+    }
+
+    /// The linear layers and convolutions of such a network, which is not built for it.
+    ///
+    /// # Errors
+    /// Sizes that are not valid.
+    ///
+    /// ```
+    /// use microdit::{DitConfig, net::NetworkConfig};
+    ///
+    /// let layers = NetworkConfig::Dit(DitConfig::xl_2()).layers()?;
+    /// let embed = layers.iter().find(|layer| layer.path == "patch_embed.proj").unwrap();
+    /// assert_eq!(embed.shape, [1024, 16]);
+    /// # Ok::<(), microdit::ConfigError>(())
+    /// ```
+    pub fn layers(&self) -> Result<Vec<Layer>, ConfigError> {
+        self.validate()?;
+        let device = Default::default();
+        let init = Init::<Flex>::new(0, &device).deferred();
+        Ok(match self {
+            Self::Dit(config) => layers(&config.init_with(&init, &device)),
+            Self::UNet(config) => layers(&config.init_with(&init)),
+        })
     }
 
     /// Whether the weights of `other` fit it: resolution and precision may differ.

@@ -1,7 +1,7 @@
 //! A convolution whose weight has PyTorch's layout, so that a checkpoint holds the memory as it is.
 
 use crate::{
-    nn::{Precision, params::Roles},
+    nn::{Precision, params::Roles, storage::whole},
     ops::{DitBackend, over_rows},
 };
 use burn::{
@@ -44,7 +44,7 @@ impl<B: DitBackend> Conv2d<B> {
         let [_, _, size, _] = self.weight.dims();
         let options = ConvOptions::new([self.stride; 2], [(size - 1) / 2; 2], [1; 2], 1);
         let options = PaddedConvOptions::from(options);
-        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let (weight, bias) = (whole(self.weight.val()), self.bias.as_ref().map(Param::val));
         precision.leave(B::convolution(precision.enter(x), weight, bias, &options))
     }
 
@@ -57,7 +57,7 @@ impl<B: DitBackend> Conv2d<B> {
         assert_eq!(size, 1, "every pixel by itself");
         let precision = Precision::of(self.bf16);
         let bias = self.bias.as_ref().map(Param::val);
-        let weight = self.weight.val().reshape([output, input]);
+        let weight = whole(self.weight.val()).reshape([output, input]);
         precision.leave(over_rows(precision.enter(x), |x| {
             B::project(x, weight, bias)
         }))

@@ -7,7 +7,7 @@ use crate::{
     rng::{Purpose, Stream},
 };
 use burn::{
-    module::Param,
+    module::{Param, ParamId},
     tensor::{Tensor, TensorData},
 };
 use std::fmt::Display;
@@ -39,6 +39,8 @@ pub struct Init<'a, B: DitBackend> {
     path: String,
     device: &'a B::Device,
     precision: Precision,
+    /// Whether only shapes are wanted.
+    deferred: bool,
 }
 
 impl<'a, B: DitBackend> Init<'a, B> {
@@ -49,7 +51,16 @@ impl<'a, B: DitBackend> Init<'a, B> {
             path: String::new(),
             device,
             precision: Precision::F32,
+            deferred: false,
         }
+    }
+
+    /// The same scheme for a network of which only the shapes are looked at: nothing is drawn, and nothing allocated. A value that is
+    /// looked at all the same is 0.
+    #[must_use]
+    pub fn deferred(mut self) -> Self {
+        self.deferred = true;
+        self
     }
 
     /// The same scheme for layers that compute in `precision`.
@@ -74,16 +85,20 @@ impl<'a, B: DitBackend> Init<'a, B> {
         shape: [usize; D],
         std: f64,
     ) -> Param<Tensor<B, D>> {
-        let values = self.stream().normal(shape.iter().product());
         let cut = |x: f32| (x * std as f32).clamp(-2.0, 2.0);
-        self.param(shape, values.into_iter().map(cut).collect())
+        self.param(shape, |count| {
+            let values = self.stream().normal(count).into_iter();
+            values.map(cut).collect()
+        })
     }
 
     /// Uniform in `+-bound`.
     pub fn uniform<const D: usize>(&self, shape: [usize; D], bound: f64) -> Param<Tensor<B, D>> {
-        let values = self.stream().uniform(shape.iter().product());
         let spread = |x: f32| (2.0 * x - 1.0) * bound as f32;
-        self.param(shape, values.into_iter().map(spread).collect())
+        self.param(shape, |count| {
+            let values = self.stream().uniform(count).into_iter();
+            values.map(spread).collect()
+        })
     }
 
     /// Glorot's uniform bound over `fan_in` inputs and `fan_out` outputs: variance `2 / (fan_in + fan_out)`.
@@ -98,7 +113,7 @@ impl<'a, B: DitBackend> Init<'a, B> {
 
     /// The same value everywhere.
     pub fn constant<const D: usize>(&self, shape: [usize; D], value: f32) -> Param<Tensor<B, D>> {
-        self.param(shape, vec![value; shape.iter().product()])
+        self.param(shape, |count| vec![value; count])
     }
 
     /// A linear layer with normal weights and zero bias.
@@ -167,8 +182,18 @@ impl<'a, B: DitBackend> Init<'a, B> {
         Stream::named(self.seed, Purpose::Init, path)
     }
 
-    fn param<const D: usize>(&self, shape: [usize; D], values: Vec<f32>) -> Param<Tensor<B, D>> {
-        let data = TensorData::new(values, shape);
+    /// A parameter of as many values as `draw` is asked for.
+    fn param<const D: usize>(
+        &self,
+        shape: [usize; D],
+        draw: impl FnOnce(usize) -> Vec<f32>,
+    ) -> Param<Tensor<B, D>> {
+        if self.deferred {
+            let zeros = move |device: &B::Device, _| Tensor::zeros(shape, device);
+            let device = self.device.clone();
+            return Param::uninitialized(ParamId::new(), zeros, device, false, shape.into());
+        }
+        let data = TensorData::new(draw(shape.iter().product()), shape);
         Param::from_tensor(Tensor::from_data(data, self.device))
     }
 }

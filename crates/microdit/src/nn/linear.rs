@@ -1,7 +1,7 @@
 //! A linear layer whose weight has PyTorch's layout, so that a checkpoint holds the memory as it is.
 
 use crate::{
-    nn::{Precision, params::Roles},
+    nn::{Precision, params::Roles, storage::whole},
     ops::{DitBackend, over_rows},
 };
 use burn::{
@@ -38,7 +38,7 @@ impl<B: DitBackend> Linear<B> {
 
     /// The same, left in the type it was computed in: for operations that continue in it.
     pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let (weight, bias) = (whole(self.weight.val()), self.bias.as_ref().map(Param::val));
         over_rows(self.enter(x), |x| B::project(x, weight, bias))
     }
 

@@ -12,8 +12,10 @@ pub mod norm;
 pub mod params;
 mod precision;
 mod sizes;
+mod storage;
 
 pub use conv::Conv2d;
 pub use linear::Linear;
 pub use precision::Precision;
 pub use sizes::{BlockConfig, Dense, MoeConfig, Router};
+pub use storage::Storage;

@@ -95,6 +95,7 @@ mod tests {
             conditioning: Conditioning {
                 captions: Tensor::from_data(draw(2, [2, 5, 12]), &device),
             },
+            dropout: None,
             keep,
         };
         let output = task.denoiser().predict(task.inputs(&noised));

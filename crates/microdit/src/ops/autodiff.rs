@@ -99,6 +99,10 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         B::keep_awake()
     }
 
+    fn bf16_advice() -> Option<&'static str> {
+        B::bf16_advice()
+    }
+
     fn cast<const D: usize>(x: Tensor<Self, D>, dtype: DType) -> Tensor<Self, D> {
         let before = x.dtype();
         if before == dtype {
@@ -170,6 +174,21 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
             };
             (raw(y), pullback)
         }))
+    }
+
+    fn residual(x: Tensor<Self, 3>, update: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        let dtype = update.dtype();
+        wrap(record::<B, C, _, 2>(
+            [raw(x), raw(update)],
+            |[x, update]| {
+                let y = B::residual(wrap(x), wrap(update));
+                let pullback = move |grad: FloatTensor<B>| {
+                    let update = B::cast::<3>(tensor(&grad), dtype);
+                    [grad, raw(update)]
+                };
+                (raw(y), pullback)
+            },
+        ))
     }
 
     fn gated_residual(

@@ -47,6 +47,11 @@ pub trait DitBackend: OptimizerOps + Collectives {
         None
     }
 
+    /// What to tell who trains a network whose products are in bf16, where they take longer than in f32.
+    fn bf16_advice() -> Option<&'static str> {
+        None
+    }
+
     /// The same numbers as `dtype` has them, f32 or bf16.
     fn cast<const D: usize>(x: Tensor<Self, D>, dtype: DType) -> Tensor<Self, D> {
         x.cast(dtype)
@@ -111,6 +116,12 @@ pub trait DitBackend: OptimizerOps + Collectives {
         grad: Tensor<Self, 3>,
     ) -> ModulatedNormGrads<Self> {
         composed::modulated_norm_backward(x, weight, scale, eps, grad)
+    }
+
+    /// `x + update`, of one shape and in the type of `x`. The update may be bf16 where `x` is f32.
+    fn residual(x: Tensor<Self, 3>, update: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        let dtype = x.dtype();
+        x + update.cast(dtype)
     }
 
     /// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`. The update may be bf16 where the others are f32.

@@ -214,6 +214,23 @@ fn modulated_norms() {
 }
 
 #[test]
+fn residuals() {
+    for case in cases(4) {
+        let mut draw = Draw::new(case);
+        let shape = [draw.size(4), draw.size(40), draw.size(100)];
+        let (x, update, grad) = (draw.tensor(shape), draw.tensor(shape), draw.tensor(shape));
+        compare_gradients!(
+            "residual",
+            grad,
+            [x, update],
+            Tracked::residual(x.clone(), update.clone()),
+            x.clone() + update.clone(),
+            [grad.clone(), grad.clone()]
+        );
+    }
+}
+
+#[test]
 fn gated_residuals() {
     for case in cases(8) {
         let mut draw = Draw::new(case);

@@ -2,10 +2,14 @@
 
 use crate::{
     net::Conditioning,
+    nn::lora::Lora,
     ops::DitBackend,
     rng::{Purpose, Stream},
 };
-use burn::tensor::{Tensor, TensorData};
+use burn::{
+    module::Module,
+    tensor::{Tensor, TensorData},
+};
 
 /// The samples of a step, encoded on demand: a device computes a share of them, but a loss may compare a
 /// sample with any other.
@@ -18,6 +22,12 @@ pub trait Samples<B: DitBackend> {
 
     /// What these samples are conditioned on.
     fn conditioning(&self, samples: &[usize]) -> Conditioning<B>;
+
+    /// What stands in place of these samples' captions where they are dropped; the null conditioning if none.
+    fn dropped(&self, samples: &[usize]) -> Option<Conditioning<B>> {
+        let _ = samples;
+        None
+    }
 }
 
 /// Latents and captions in the host's memory, as they are given to the network.
@@ -150,5 +160,31 @@ impl Draws {
             self.held_out || f64::from(draw) >= drop
         };
         samples.into_iter().map(keep).collect()
+    }
+}
+
+/// Which part of which step adapters drop a share of their inputs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout {
+    draws: Draws,
+    part: u64,
+}
+
+impl Dropout {
+    /// Of the part of a batch that has these samples; none where a loss is measured.
+    pub fn of(draws: &Draws, places: &[usize]) -> Option<Self> {
+        let part = places.first().map_or(0, |&first| first as u64);
+        (!draws.held_out).then_some(Self {
+            draws: *draws,
+            part,
+        })
+    }
+
+    /// `network` with the adapters as they see that part.
+    pub fn applied<B: DitBackend, M: Module<B>>(self, lora: &Lora<B>, network: M) -> M {
+        let Draws { seed, step, .. } = self.draws;
+        lora.clone()
+            .dropping(seed, step, self.part)
+            .apply(network, 1.0)
     }
 }

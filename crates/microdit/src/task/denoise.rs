@@ -1,10 +1,13 @@
 //! Denoising: the task of every diffusion model.
 
-use super::{Draws, Losses, Reconstruction, Samples, Task};
+use super::{Draws, Dropout, Losses, Reconstruction, Samples, Task};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
-    nn::params::{Role, Roles},
+    nn::{
+        lora::Lora,
+        params::{Role, Roles},
+    },
     ops::DitBackend,
     range::{OutOfRange, require, within},
     rng::Purpose,
@@ -52,6 +55,8 @@ impl DenoiseConfig {
         let family = self.diffusion.init();
         Ok(Denoise {
             denoiser,
+            lora: None,
+            frozen: false,
             family: family.map_err(|error| error.inside("diffusion"))?,
             masking: self.masking,
             caption_drop: self.caption_drop,
@@ -89,6 +94,10 @@ impl DenoiseConfig {
 pub struct Denoise<B: DitBackend, D: Module<B>> {
     /// The network.
     pub denoiser: D,
+    /// Its adapters, where some are trained.
+    pub lora: Option<Lora<B>>,
+    /// Whether these are trained alone.
+    frozen: bool,
     #[module(skip)]
     family: Family,
     #[module(skip)]
@@ -112,9 +121,25 @@ pub struct Noised<B: DitBackend> {
     pub conditioning: Conditioning<B>,
     /// Which tokens are kept.
     pub keep: Option<TokenMask<B>>,
+    /// What adapters drop; nothing where a loss is measured.
+    pub dropout: Option<Dropout>,
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
+    /// The same with adapters of its network that are trained, with `alone` while the network itself stays as it is.
+    #[must_use]
+    pub fn with_lora(self, lora: Lora<B>, alone: bool) -> Self {
+        Self {
+            denoiser: match alone {
+                true => self.denoiser.no_grad(),
+                false => self.denoiser,
+            },
+            lora: Some(lora),
+            frozen: alone,
+            ..self
+        }
+    }
+
     /// The diffusion family.
     pub fn family(&self) -> &Family {
         &self.family
@@ -130,13 +155,15 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
         };
         let patch = self.denoiser.patch_size();
         let times: Vec<f64> = places.iter().map(|&i| self.time(i, draws)).collect();
+        let kept = draws.kept_captions(places.iter().copied(), self.caption_drop);
         Noised {
             noise: draws.normal(Purpose::Noise, places, [channels, height, width], &device),
             clean,
             rows: self.family.rows(&times),
-            conditioning: batch
-                .conditioning(places)
-                .keep(&draws.kept_captions(places.iter().copied(), self.caption_drop)),
+            conditioning: match batch.dropped(places) {
+                Some(dropped) => batch.conditioning(places).keep_or(&kept, dropped),
+                None => batch.conditioning(places).keep(&kept),
+            },
             keep: TokenMask::draw(
                 masking,
                 [height / patch, width / patch],
@@ -145,6 +172,7 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
                 places.iter().map(|&place| place as u64),
                 &device,
             ),
+            dropout: Dropout::of(draws, places),
         }
     }
 
@@ -174,6 +202,7 @@ impl<B: DitBackend, D: Denoiser<B>> Roles for Denoise<B, D> {
     fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
             ["denoiser", rest @ ..] => self.denoiser.role(rest, rank),
+            ["lora", rest @ ..] => self.lora.role(rest, rank),
             _ => Role::plain(path, rank),
         }
     }
@@ -185,6 +214,25 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
 
     fn denoiser(&self) -> &D {
         &self.denoiser
+    }
+
+    fn adapters(&self) -> Option<&Lora<B>> {
+        self.lora.as_ref()
+    }
+
+    fn predictor(&self, noised: &Noised<B>) -> D {
+        match (&self.lora, noised.dropout) {
+            (Some(lora), Some(dropout)) => dropout.applied(lora, self.denoiser.clone()),
+            _ => self.network(),
+        }
+    }
+
+    fn updates(&self, path: &[&str], _step: u64) -> bool {
+        !self.is_frozen(path)
+    }
+
+    fn is_frozen(&self, path: &[&str]) -> bool {
+        self.frozen && path.first() == Some(&"denoiser")
     }
 
     fn prepare(&self, batch: &impl Samples<B>, samples: Range<usize>, draws: &Draws) -> Noised<B> {

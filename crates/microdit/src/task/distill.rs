@@ -1,6 +1,8 @@
 //! Distillation of a one-step student from a teacher that takes many steps.
 
-use super::{Draws, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss};
+use super::{
+    Draws, Dropout, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss,
+};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Guidance, Row},
     net::{
@@ -30,13 +32,47 @@ pub struct DistillConfig {
     pub diffusion: DiffusionConfig,
     /// Guidance of teacher and critic, 0 to 1000; 1 is none.
     pub guidance: f64,
-    /// From which to which timestep of variance-preserving diffusion teacher and critic are compared, the second one excluded,
-    /// as shares of all of them, 0 to 1; other families draw noise levels as in training.
-    pub timesteps: [f64; 2],
+    /// Between which timesteps of variance-preserving diffusion teacher and critic are compared; other families draw noise levels as
+    /// in training.
+    pub timesteps: TimestepRange,
     /// How often the critic learns without captions, 0 to 1; a step drops all of them or none.
     pub caption_drop: f64,
     /// The critic: adapters of the teacher.
     pub critic: LoraConfig,
+}
+
+/// A range of timesteps, as shares of all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimestepRange {
+    /// Where it begins, at least 0 and below 1.
+    pub from: f64,
+    /// Where it ends, which is excluded; above `from`, and at most 1.
+    pub to: f64,
+}
+
+impl TimestepRange {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The first field outside of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        within("from", self.from, 0.0..1.0)?;
+        within("to", self.to, 0.0..=1.0)?;
+        require(self.from < self.to, "to", || {
+            format!("{} must be above from, which is {}", self.to, self.from)
+        })
+    }
+}
+
+impl Default for TimestepRange {
+    /// SwiftBrush's: timesteps 20 to 980 of 1000.
+    fn default() -> Self {
+        Self {
+            from: 0.02,
+            to: 0.981,
+        }
+    }
 }
 
 impl Default for DistillConfig {
@@ -44,7 +80,7 @@ impl Default for DistillConfig {
         Self {
             diffusion: DiffusionConfig::default(),
             guidance: 4.5,
-            timesteps: [0.02, 0.981],
+            timesteps: TimestepRange::default(),
             caption_drop: 0.1,
             critic: LoraConfig {
                 rank: 64,
@@ -64,12 +100,7 @@ impl DistillConfig {
         let inside = |part: &'static str| move |error: OutOfRange| error.inside(part);
         self.diffusion.validate().map_err(inside("diffusion"))?;
         within("guidance", self.guidance, Guidance::SCALES)?;
-        let [from, to] = self.timesteps;
-        within("timesteps.0", from, 0.0..1.0)?;
-        within("timesteps.1", to, 0.0..=1.0)?;
-        require(from < to, "timesteps", || {
-            format!("their beginning {from} must be below their end {to}")
-        })?;
+        self.timesteps.validate().map_err(inside("timesteps"))?;
         within("caption_drop", self.caption_drop, 0.0..=1.0)?;
         self.critic.validate().map_err(inside("critic"))
     }
@@ -91,6 +122,8 @@ impl DistillConfig {
         Ok(Distill {
             critic: self.critic.init(&teacher, seed, device)?,
             denoiser: student,
+            lora: None,
+            frozen: false,
             teacher: teacher.no_grad(),
             start: OneStep::of(&family),
             family,
@@ -103,8 +136,8 @@ impl DistillConfig {
 /// [variational score distillation](super::score_gradient) (SwiftBrush, arXiv 2312.05239).
 ///
 /// One step trains student and critic: the critic's loss is taken on the student's images as they were before its update,
-/// so that the gradients of both are those of training them by turns. Their paths begin with `denoiser` and `critic`; the teacher is
-/// frozen.
+/// so that the gradients of both are those of training them by turns. Their paths begin with `denoiser` and `critic`, and with `lora`
+/// where the student has adapters that are trained; the teacher is frozen.
 ///
 /// ```
 /// use burn_flex::Flex;
@@ -135,6 +168,10 @@ impl DistillConfig {
 pub struct Distill<B: DitBackend, D: Module<B>> {
     /// The student.
     pub denoiser: D,
+    /// The student's adapters, where some are trained.
+    pub lora: Option<Lora<B>>,
+    /// Whether these are trained alone.
+    frozen: bool,
     /// The teacher, frozen.
     pub teacher: D,
     /// Adapters with which the teacher learns what the student's images look like.
@@ -171,6 +208,8 @@ pub struct Distilled<B: DitBackend> {
     pub null: Conditioning<B>,
     /// Whether the critic learns without captions in this step.
     pub without_captions: bool,
+    /// What adapters that learn drop; nothing where a loss is measured.
+    pub dropout: Option<Dropout>,
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
@@ -182,6 +221,20 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
     /// Where the student begins.
     pub fn start(&self) -> OneStep {
         self.start
+    }
+
+    /// The same with adapters of the student that are trained, with `alone` while its own weights stay as they are.
+    #[must_use]
+    pub fn with_lora(self, lora: Lora<B>, alone: bool) -> Self {
+        Self {
+            denoiser: match alone {
+                true => self.denoiser.no_grad(),
+                false => self.denoiser,
+            },
+            lora: Some(lora),
+            frozen: alone,
+            ..self
+        }
     }
 
     /// The same with a student that begins elsewhere.
@@ -226,7 +279,10 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
             true => &distilled.null,
             false => &distilled.conditioning,
         };
-        let critic = self.critic.apply(self.teacher.clone(), 1.0);
+        let critic = match distilled.dropout {
+            Some(dropout) => dropout.applied(&self.critic, self.teacher.clone()),
+            None => self.critic.apply(self.teacher.clone(), 1.0),
+        };
         let patch = self.teacher.patch_size();
         let predicted = critic.image(x, time, conditioning.clone());
         let output = Output::all(patchify(predicted, patch));
@@ -242,7 +298,8 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
         };
         let count = table.shares().len();
         let place = |share: f64| (share * count as f64).round() as usize;
-        let [from, to] = self.config.timesteps.map(place);
+        let TimestepRange { from, to } = self.config.timesteps;
+        let [from, to] = [from, to].map(place);
         (from + random.below((to - from).max(1))).min(count - 1) as f64
     }
 }
@@ -258,6 +315,7 @@ impl<B: DitBackend, D: Denoiser<B>> Roles for Distill<B, D> {
     fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
             ["denoiser", rest @ ..] => self.denoiser.role(rest, rank),
+            ["lora", rest @ ..] => self.lora.role(rest, rank),
             ["teacher", rest @ ..] => self.teacher.role(rest, rank),
             ["critic", rest @ ..] => self.critic.role(rest, rank),
             _ => Role::plain(path, rank),
@@ -271,6 +329,17 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
 
     fn denoiser(&self) -> &D {
         &self.denoiser
+    }
+
+    fn adapters(&self) -> Option<&Lora<B>> {
+        self.lora.as_ref()
+    }
+
+    fn predictor(&self, distilled: &Distilled<B>) -> D {
+        match (&self.lora, distilled.dropout) {
+            (Some(lora), Some(dropout)) => dropout.applied(lora, self.denoiser.clone()),
+            _ => self.network(),
+        }
     }
 
     /// Of the batch, captions and the size of the images are used.
@@ -313,9 +382,12 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
             noise: tensor(&|drawn| drawn.noise.clone()),
             compared: noising(|drawn| &drawn.compared),
             learned: noising(|drawn| &drawn.learned),
-            null: conditioning.null(),
+            null: batch
+                .dropped(&places)
+                .unwrap_or_else(|| conditioning.null()),
             conditioning,
             without_captions: !draws.held_out && f64::from(step) < self.config.caption_drop,
+            dropout: Dropout::of(draws, &places),
         }
     }
 
@@ -335,12 +407,20 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
     }
 
     fn updates(&self, path: &[&str], _step: u64) -> bool {
-        path.first() != Some(&"teacher")
+        !self.is_frozen(path)
+    }
+
+    fn is_frozen(&self, path: &[&str]) -> bool {
+        match path.first() {
+            Some(&"teacher") => true,
+            Some(&"denoiser") => self.frozen,
+            _ => false,
+        }
     }
 
     /// The student.
     fn is_result(&self, path: &[&str]) -> bool {
-        path.first() == Some(&"denoiser")
+        matches!(path.first(), Some(&("denoiser" | "lora")))
     }
 
     fn times(&self, samples: Range<usize>, _draws: &Draws) -> Vec<f64> {

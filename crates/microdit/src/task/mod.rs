@@ -8,9 +8,9 @@ mod losses;
 mod reconstruct;
 mod vsd;
 
-pub use batch::{Draws, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
+pub use batch::{Draws, Dropout, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
-pub use distill::{Distill, DistillConfig, Distilled, Noising};
+pub use distill::{Distill, DistillConfig, Distilled, Noising, TimestepRange};
 pub use losses::{Losses, Term};
 pub use reconstruct::Reconstruction;
 pub use vsd::{
@@ -19,7 +19,7 @@ pub use vsd::{
 
 use crate::{
     net::{Denoiser, Inputs, Output, TrainDenoiser},
-    nn::params::Roles,
+    nn::{lora::Lora, params::Roles},
     ops::{DitBackend, TrainBackend},
 };
 use burn::module::{AutodiffModule, Module};
@@ -36,8 +36,28 @@ pub trait Task<B: DitBackend>: Module<B> + Roles {
     /// A batch that is ready for the network, and what its prediction is compared with.
     type Prepared;
 
-    /// The network that predicts.
+    /// The network that predicts, without adapters.
     fn denoiser(&self) -> &Self::Denoiser;
+
+    /// Adapters of the network that are trained, alone or beside it.
+    fn adapters(&self) -> Option<&Lora<B>> {
+        None
+    }
+
+    /// The network as it draws: with its adapters, if it has some.
+    fn network(&self) -> Self::Denoiser {
+        let network = self.denoiser().clone();
+        match self.adapters() {
+            Some(adapters) => adapters.apply(network, 1.0),
+            None => network,
+        }
+    }
+
+    /// The network as it predicts what [`inputs`](Self::inputs) gives it: adapters may drop a share of what they see.
+    fn predictor(&self, prepared: &Self::Prepared) -> Self::Denoiser {
+        let _ = prepared;
+        self.network()
+    }
 
     /// Draws what is random about `samples` of the batch, and encodes them.
     fn prepare(
@@ -60,8 +80,14 @@ pub trait Task<B: DitBackend>: Module<B> + Roles {
         true
     }
 
+    /// Whether no step ever moves the parameter at `path` in the task: it is saved once, rather than in every checkpoint.
+    fn is_frozen(&self, path: &[&str]) -> bool {
+        let _ = path;
+        false
+    }
+
     /// Whether the parameter at `path` in the task belongs to what the run is for: its final weights are those of such
-    /// parameters, its checkpoints hold all of them.
+    /// parameters, its checkpoints hold all that are not frozen.
     fn is_result(&self, path: &[&str]) -> bool {
         let _ = path;
         true

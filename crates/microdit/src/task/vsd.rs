@@ -9,6 +9,7 @@ use crate::{
     ops::DitBackend,
 };
 use burn::tensor::{Tensor, activation::relu, backend::Backend};
+use std::ops::RangeInclusive;
 
 /// Norms below this are taken for it, as PyTorch's cosine similarity does.
 const LEAST_NORM: f64 = 1e-8;
@@ -33,26 +34,34 @@ pub struct OneStep {
 }
 
 impl OneStep {
+    /// The start at a noise level, by its time: an EDM's state has the noise's strength, that of other families standard deviation 1.
+    pub fn at(family: &Family, time: f64) -> Self {
+        let point = family.at_time(time);
+        let start = match family {
+            Family::Edm(_) => point.level.noise,
+            Family::Vp(_) | Family::FlowMatching(_) => 1.0,
+        };
+        Self { point, start }
+    }
+
+    /// Times that are a noise level of the family.
+    pub fn times(family: &Family) -> RangeInclusive<f64> {
+        match family {
+            Family::Edm(edm) => edm.at_sigma(1e-6).time..=edm.at_sigma(1e6).time,
+            Family::Vp(table) => 0.0..=(table.shares().len() - 1) as f64,
+            Family::FlowMatching(_) => 0.0..=1.0,
+        }
+    }
+
     /// The start of a family: the last timestep of variance-preserving diffusion, the largest sigma of sampling (80) of EDM, and the
     /// end of flow matching's path.
     pub fn of(family: &Family) -> Self {
-        match family {
-            Family::Edm(edm) => {
-                let sigma = SigmaSchedule::default().sigma_max;
-                Self {
-                    point: edm.at_sigma(sigma),
-                    start: sigma,
-                }
-            }
-            Family::Vp(table) => Self {
-                point: table.at_time((table.shares().len() - 1) as f64),
-                start: 1.0,
-            },
-            Family::FlowMatching(flow) => Self {
-                point: flow.at_time(1.0),
-                start: 1.0,
-            },
-        }
+        let time = match family {
+            Family::Edm(edm) => edm.at_sigma(SigmaSchedule::default().sigma_max).time,
+            Family::Vp(table) => (table.shares().len() - 1) as f64,
+            Family::FlowMatching(_) => 1.0,
+        };
+        Self::at(family, time)
     }
 
     /// The image made of standard normal `noise` `[batch, channels, height, width]`; `network` is asked once, as

@@ -3,7 +3,7 @@
 //! In a safetensors file these are texts of the header's metadata, each in JSON under a key of its own, so that any reader of
 //! the format shows them.
 
-use crate::{diffusion::DiffusionConfig, net::NetworkConfig, range::within};
+use crate::{diffusion::DiffusionConfig, net::NetworkConfig, range::within, task::OneStep};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Display};
 
@@ -17,6 +17,7 @@ const LATENTS: &str = "microdit.latents";
 const CAPTIONS: &str = "microdit.captions";
 const STEP: &str = "microdit.step";
 const RECIPE: &str = "microdit.recipe";
+const ONE_STEP: &str = "microdit.one_step";
 
 /// Version of these keys and of their values.
 const CURRENT: &str = "1";
@@ -40,6 +41,7 @@ const CURRENT: &str = "1";
 ///     captions: CaptionSource::HashedWords { tokens: 16 },
 ///     step: 250,
 ///     recipe: "0".repeat(64),
+///     one_step: None,
 /// };
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("weights.safetensors");
@@ -62,6 +64,8 @@ pub struct Description {
     pub step: u64,
     /// SHA-256 of what the recipe says about the weights, in 64 hexadecimal digits.
     pub recipe: String,
+    /// Of a student that draws in one step: the noise level at which it does, by the time of its diffusion.
+    pub one_step: Option<f64>,
 }
 
 /// How images become latents.
@@ -138,6 +142,7 @@ impl Description {
             .network
             .as_ref()
             .map(|network| (NETWORK, json(network)));
+        let one_step = self.one_step.map(|time| (ONE_STEP, json(&time)));
         let rest = [
             (VERSION, CURRENT.to_owned()),
             (DIFFUSION, json(&self.diffusion)),
@@ -146,7 +151,7 @@ impl Description {
             (STEP, json(&self.step)),
             (RECIPE, self.recipe.clone()),
         ];
-        let all = network.into_iter().chain(rest);
+        let all = network.into_iter().chain(one_step).chain(rest);
         all.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
@@ -171,6 +176,10 @@ impl Description {
             captions: part(CAPTIONS, text(CAPTIONS)?)?,
             step: part(STEP, text(STEP)?)?,
             recipe: text(RECIPE)?.clone(),
+            one_step: match metadata.get(ONE_STEP) {
+                Some(time) => Some(part(ONE_STEP, time)?),
+                None => None,
+            },
         };
         description.validate()?;
         Ok(Some(description))
@@ -187,6 +196,11 @@ impl Description {
         let (CaptionSource::HashedWords { tokens } | CaptionSource::Encoded { tokens, .. }) =
             self.captions;
         within("tokens", tokens, 1..=1 << 16).map_err(wrong(CAPTIONS))?;
+        if let Some(time) = self.one_step {
+            // A time that is no noise level of the family would give NaN for every picture.
+            let family = self.diffusion.init().map_err(wrong(DIFFUSION))?;
+            within("time", time, OneStep::times(&family)).map_err(wrong(ONE_STEP))?;
+        }
         let digits = self.recipe.bytes().all(|byte| byte.is_ascii_hexdigit());
         match digits && self.recipe.len() == 64 {
             true => Ok(()),
@@ -233,6 +247,7 @@ mod tests {
             captions: CaptionSource::HashedWords { tokens: 9 },
             step: 12,
             recipe: "0123456789abcdef".repeat(4),
+            one_step: None,
         }
     }
 
@@ -255,6 +270,7 @@ mod tests {
                     text_encoder: Some("an \"encoder\"\n".into()),
                 },
                 step: u64::MAX,
+                one_step: Some(999.0),
                 ..description()
             },
             description(),
@@ -382,6 +398,10 @@ mod tests {
                 "microdit.step of its metadata: ",
             ),
             (&with(RECIPE, Some("x")), "expected 64 hexadecimal digits"),
+            (
+                &with(ONE_STEP, Some("1e9")),
+                "microdit.one_step of its metadata: time: must be",
+            ),
         ] {
             let error = said(metadata).unwrap_err();
             assert!(

@@ -177,6 +177,7 @@ mod tests {
             captions: CaptionSource::HashedWords { tokens: 9 },
             step,
             recipe: "0".repeat(64),
+            one_step: None,
         }
     }
 

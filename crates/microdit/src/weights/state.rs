@@ -165,6 +165,36 @@ impl StateDict {
         self
     }
 
+    /// These tensors and those of `other`, which takes precedence.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.tensors.extend(other.tensors);
+        self.buffers.extend(other.buffers);
+        self
+    }
+
+    /// The tensors of a network, which have the reference's names, under the paths of the network that is part `part` of `module`. Those
+    /// that it does not have keep their names.
+    #[must_use]
+    pub fn named_for<B: Backend, M: Module<B>>(mut self, module: &M, part: &str) -> Self {
+        struct Collect(Vec<String>);
+        impl<B: Backend> VisitParams<B> for Collect {
+            fn visit<const D: usize>(&mut self, path: &[&str], _: &Param<Tensor<B, D>>) {
+                self.0.push(path.join("."));
+            }
+        }
+        let prefix = format!("{part}.");
+        for path in params::visit(module, Collect(Vec::new())).0 {
+            let Some(own) = path.strip_prefix(&prefix) else {
+                continue;
+            };
+            if let Some(data) = self.tensors.remove(&reference_name(own)) {
+                self.tensors.insert(path, data);
+            }
+        }
+        self
+    }
+
     /// The tensors whose names `is_kept` accepts, and all buffers.
     #[must_use]
     pub fn only(mut self, is_kept: impl Fn(&str) -> bool) -> Self {
@@ -179,11 +209,25 @@ impl StateDict {
     /// [`WeightsError::Mismatch`] with every missing, surplus and misshapen tensor; [`WeightsError::Value`] with the first value
     /// that is not finite.
     pub fn load_into<B: Backend, M: Module<B>>(
-        mut self,
+        self,
         module: M,
         device: &B::Device,
     ) -> Result<M, WeightsError> {
+        self.load_part_into(module, device, |_| true)
+    }
+
+    /// The same for a part of the module: the parameters whose paths `is_part` accepts. The others stay as they are.
+    ///
+    /// # Errors
+    /// As [`load_into`](Self::load_into).
+    pub fn load_part_into<B: Backend, M: Module<B>>(
+        mut self,
+        module: M,
+        device: &B::Device,
+        is_part: impl Fn(&str) -> bool,
+    ) -> Result<M, WeightsError> {
         struct Load<'a, B: Backend> {
+            is_part: &'a dyn Fn(&str) -> bool,
             tensors: &'a mut BTreeMap<String, Arc<TensorData>>,
             origin: &'a str,
             device: &'a B::Device,
@@ -199,6 +243,9 @@ impl StateDict {
                 param: Param<Tensor<B, D>>,
             ) -> Param<Tensor<B, D>> {
                 let path = path.join(".");
+                if !(self.is_part)(&path) {
+                    return param;
+                }
                 let name = match self.by_path {
                     true => path,
                     false => reference_name(&path),
@@ -226,6 +273,7 @@ impl StateDict {
         }
         let by_path = self.is_named_like(&module);
         let mut load = Load::<B> {
+            is_part: &is_part,
             tensors: &mut self.tensors,
             origin: &self.origin,
             device,

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// The two versions of Stable Diffusion, which differ in text encoder, projections, heads and padding.
 #[derive(Clone, Copy, PartialEq)]
-enum Version {
+pub(crate) enum Version {
     One,
     Two,
 }
@@ -53,7 +53,7 @@ fn values(name: &str, shape: &[usize]) -> TensorData {
 }
 
 /// A directory as diffusers writes it. `sample_size` is 256: a single file stands for pictures of 512 pixels, and this VAE halves them.
-fn pipeline(folder: &Path, version: Version) {
+pub(crate) fn pipeline(folder: &Path, version: Version) {
     let two = version == Version::Two;
     let write = |name: &str, value: &Value| write_json(&folder.join(name), value);
     let index = json!({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]});

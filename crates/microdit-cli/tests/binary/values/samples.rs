@@ -82,6 +82,27 @@ const UNET: [&str; 4] = [
     "stages.naive.masking=None",
 ];
 
+/// What turns it into a recipe of adapters, and of a student that learns from the network before it.
+const STUDENT: [&str; 6] = [
+    "stages.naive=(
+        name: \"adapters\", steps: 2, diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2), masking: None,
+        lora: (layers: [\"qkv\"], rank: 2, alpha: 3.0, dropout: 0.1),
+    )",
+    "stages.unmasked=(
+        name: \"student\", steps: 3, diffusion: Edm(sigma_data: 0.5, p_mean: -0.6, p_std: 1.2),
+        lora: (layers: [\"proj\"], rank: 2, alpha: 3.0, dropout: 0.1), lora_alone: false,
+        distill: (
+            guidance: 2.0, timesteps: (from: 0.1, to: 0.9), critic: (layers: [\"qkv\"], rank: 2, alpha: 3.0, dropout: 0.1),
+            critic_optimizer: (method: Muon(momentum: 0.9), groups: [(kinds: [Adapters], lr: 0.5)]),
+        ),
+        ema: [(decay: Smoothing(0.9))], post_hoc_ema: None,
+    )",
+    "sampling.steps=1",
+    "sampling.guidance=1.0",
+    "sampling.schedule=None",
+    "evaluation.feature_distance=None",
+];
+
 /// Other ways to drop tokens.
 const MASKINGS: [&str; 2] = [
     "NaiveBlocks(ratio: 0.5, side: 2)",
@@ -168,6 +189,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     all.extend(widths);
     all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
+    all.push(load(&shapes, &STUDENT.map(str::to_owned)));
     all.push(load(&latents, &[]));
     all.push(load(&pictures, &[]));
     all

@@ -170,7 +170,7 @@ impl State {
         let (mut total, mut etag) = (file.len(), "one");
         match mischief {
             Mischief::Silence => {
-                thread::sleep(Duration::from_secs(3));
+                thread::sleep(Duration::from_secs(5));
                 return Ok(false);
             }
             Mischief::Busy => {
@@ -214,7 +214,7 @@ impl State {
         out.write_all(&body[..sent])?;
         out.flush()?;
         if matches!(mischief, Mischief::Stall | Mischief::Nothing(true)) {
-            thread::sleep(Duration::from_secs(3));
+            thread::sleep(Duration::from_secs(5));
         }
         Ok(sent == length)
     }

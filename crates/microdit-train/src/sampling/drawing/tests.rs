@@ -369,6 +369,7 @@ fn a_network_for_inpainting_is_told_what_to_draw() {
         let model = NetworkConfig::UNet(config);
         let denoiser = model.init::<Flex>(0, &device).unwrap();
         let surroundings = Surroundings {
+            one_step: None,
             model,
             diffusion: DiffusionConfig::Vp(Vp::default()),
             latents: LatentSource::Pixels { scale: 0.5 },

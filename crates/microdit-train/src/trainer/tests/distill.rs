@@ -17,7 +17,7 @@ fn build(
     seed: u64,
     device: &<Tracked as BackendTypes>::Device,
 ) -> Result<Student, TrainError> {
-    let network = stage.task::<Tracked>(seed, device)?.denoiser;
+    let network = stage.model.init::<Tracked>(seed, device)?;
     let noisy = StateDict::from_module(&network.valid());
     let noisy = noisy.iter().map(|(name, data)| {
         let mut random = Stream::named(seed, Purpose::Noise, name);
@@ -37,7 +37,8 @@ fn build(
         },
         ..DistillConfig::default()
     };
-    Ok(config.init(teacher.clone(), teacher, seed, device)?)
+    let task = config.init(teacher.clone(), teacher, seed, device);
+    Ok(task.expect("the network has these layers"))
 }
 
 /// Eight steps, asked to stop after each number of steps in `stops` and resumed.
@@ -73,6 +74,21 @@ fn student_and_critic_learn_while_the_teacher_stays_over_resumes_and_replicas() 
         moved(&at_once, &recipe),
         ["critic", "denoiser"].map(String::from).into()
     );
+    // The teacher is saved once, beside the checkpoints.
+    let checkpoints = folder.path().join("once/checkpoints");
+    let newest = Checkpoint::newest(&checkpoints).unwrap().unwrap();
+    let saved = StateDict::read(&newest.trained()).unwrap();
+    assert!(!saved.iter().any(|(name, _)| name.starts_with("teacher")));
+    for stage in 0..2 {
+        let frozen = format!("frozen-{stage}.safetensors");
+        let frozen = StateDict::read(&checkpoints.join(frozen)).unwrap();
+        assert!(
+            frozen
+                .iter()
+                .all(|(name, data)| at_once.get(name) == Some(data))
+        );
+        assert_eq!(frozen.len() + saved.len(), at_once.len());
+    }
     // The log has both losses.
     let log = fs::read_to_string(folder.path().join("once/metrics.jsonl")).unwrap();
     for line in log.lines() {

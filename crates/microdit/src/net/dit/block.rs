@@ -15,10 +15,7 @@ use crate::{
     },
     ops::{DitBackend, split_last},
 };
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 
 /// Modulated self-attention (gated), cross-attention, modulated feed-forward (gated).
 ///
@@ -111,7 +108,10 @@ impl<B: DitBackend> DitBlock<B> {
             .attn
             .forward(self.norm1.modulated(x.clone(), modulation.attn));
         let x = B::gated_residual(x, attended, modulation.attn_gate);
-        let x = x.clone() + self.cross_attn.forward(self.norm2.forward(x), captions);
+        let updated = self
+            .cross_attn
+            .forward(self.norm2.forward(x.clone()), captions);
+        let x = B::residual(x, updated);
         let unmodulated = self.mlp.is_decoupled().then(|| Unmodulated {
             tokens: self.norm3.forward(x.clone()),
             time,
@@ -177,8 +177,9 @@ impl<B: DitBackend> CaptionBlock<B> {
 
     /// `[batch, caption tokens, dim]` to the same.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let wide = |x| B::cast(x, DType::F32);
-        let x = x.clone() + wide(self.attn.forward(self.norm1.forward(x)));
-        x.clone() + wide(self.mlp.forward(self.norm2.forward(x)))
+        let attended = self.attn.forward(self.norm1.forward(x.clone()));
+        let x = B::residual(x, attended);
+        let fed = self.mlp.forward(self.norm2.forward(x.clone()));
+        B::residual(x, fed)
     }
 }

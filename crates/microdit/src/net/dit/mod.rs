@@ -151,9 +151,18 @@ impl DitConfig {
             });
         }
         let init = Init::new(seed, device).with_precision(self.precision);
+        Ok(self.init_with(&init, device))
+    }
+
+    /// A network of these sizes, which are valid, by a scheme.
+    pub(crate) fn init_with<B: DitBackend>(
+        &self,
+        init: &Init<'_, B>,
+        device: &B::Device,
+    ) -> Dit<B> {
         let (dim, eps) = (self.dim, self.norm_eps);
         let blocks = init.at("blocks");
-        Ok(Dit {
+        Dit {
             patch_embed: PatchEmbed::new(self, &init.at("patch_embed")),
             noise_embed: TimestepEmbed::new(dim, &init.at("noise_embed")),
             caption_projection: Mlp::new(
@@ -179,7 +188,7 @@ impl DitConfig {
             ),
             positions: Positions::new(dim, self.grid(), self.pos_interp_scale, device),
             config: self.clone(),
-        })
+        }
     }
 }
 

@@ -163,6 +163,11 @@ impl UNetConfig {
             });
         }
         let init = Init::new(seed, device).with_precision(self.precision);
+        Ok(self.init_with(&init))
+    }
+
+    /// A network of these sizes, which are valid, by a scheme.
+    pub(crate) fn init_with<B: DitBackend>(&self, init: &Init<'_, B>) -> UNet<B> {
         let steps = self.steps();
         let (first, time) = (self.first_channels(), self.time_channels());
         let last = self.up.last().map_or(first, |level| level.channels);
@@ -172,7 +177,7 @@ impl UNetConfig {
             linear.in_f32()
         };
         let (down, up) = (init.at("down_blocks"), init.at("up_blocks"));
-        Ok(UNet {
+        UNet {
             conv_in: init.at("conv_in").conv(self.in_channels, first, 3, 1),
             time_embedding: TimeEmbedding {
                 linear_1: linear("linear_1", first),
@@ -188,11 +193,11 @@ impl UNetConfig {
             up_blocks: (0..self.up.len())
                 .map(|i| Block::new(Place::Up(i), &steps, &up.at(i)))
                 .collect(),
-            conv_norm_out: GroupNorm::new(last, self.norm_groups, self.norm_eps, &init),
+            conv_norm_out: GroupNorm::new(last, self.norm_groups, self.norm_eps, init),
             conv_out: init.at("conv_out").zero_conv(last, self.out_channels, 3),
             config: self.clone(),
             steps,
-        })
+        }
     }
 }
 

@@ -85,6 +85,28 @@ pub enum LoraConfigError {
     },
 }
 
+impl From<LoraConfigError> for OutOfRange {
+    fn from(error: LoraConfigError) -> Self {
+        let key = match &error {
+            LoraConfigError::OutOfRange(error) => return error.clone(),
+            LoraConfigError::NoLayer { .. } => "layers",
+            LoraConfigError::NoRole { .. } => "roles",
+        };
+        let text = error.to_string();
+        let rule = text.strip_prefix(key).unwrap_or(&text);
+        Self::new(key, rule.trim_start_matches(": "))
+    }
+}
+
+/// Numbers of values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoraSizes {
+    /// In the adapters.
+    pub adapters: usize,
+    /// In the weights they are added to.
+    pub adapted: usize,
+}
+
 impl LoraConfig {
     /// Checks the ranges.
     ///
@@ -115,6 +137,20 @@ impl LoraConfig {
         Ok(Lora {
             adapters: adapters.collect(),
         })
+    }
+
+    /// How large the adapters of a network with the layers `all` are.
+    ///
+    /// # Errors
+    /// Patterns or roles that no layer has.
+    pub fn sizes(&self, all: Vec<Layer>) -> Result<LoraSizes, LoraConfigError> {
+        let mut sizes = LoraSizes::default();
+        for layer in self.choose(all)? {
+            let inputs: usize = layer.shape[1..].iter().product();
+            sizes.adapters += self.rank * (inputs + layer.shape[0]);
+            sizes.adapted += inputs * layer.shape[0];
+        }
+        Ok(sizes)
     }
 
     /// The layers that are adapted.

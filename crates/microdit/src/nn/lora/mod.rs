@@ -12,9 +12,12 @@
 
 mod config;
 
-pub use config::{LoraConfig, LoraConfigError, LoraInit};
+pub use config::{LoraConfig, LoraConfigError, LoraInit, LoraSizes};
 
-use super::params::{self, MapParams, Role, Roles, VisitParams};
+use super::{
+    params::{self, MapParams, Role, Roles, VisitParams},
+    storage::whole,
+};
 use crate::{
     ops::DitBackend,
     rng::{Purpose, Stream},
@@ -47,7 +50,8 @@ pub fn layers<B: Backend, M: Module<B> + Roles>(network: &M) -> Vec<Layer> {
             if let ([layer @ .., WEIGHT], 2 | 4) = (path, D) {
                 self.1.push(Layer {
                     path: layer.join("."),
-                    shape: param.shape().to_vec(),
+                    // Of a network that is not built, too.
+                    shape: param.lazy_shape().to_vec(),
                     role: self.0.role(path, D),
                 });
             }
@@ -238,7 +242,8 @@ impl<B: Backend> MapParams<B> for Add<'_, B> {
         };
         let weight = param.val();
         let delta = adapter.delta().reshape(weight.dims()) * self.strength;
-        let delta = delta.cast(weight.dtype());
+        // A weight kept in 16 bits would swallow what is learned.
+        let weight = whole(weight);
         // Not `Param::map` and not `from_tensor`: what is recorded must stay so.
         Param::initialized(param.id, weight + delta)
     }

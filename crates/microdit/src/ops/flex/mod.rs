@@ -120,6 +120,13 @@ impl DitBackend for Flex {
         Some(KeepAwake::new())
     }
 
+    fn bf16_advice() -> Option<&'static str> {
+        (!bf16::has_instruction()).then_some(
+            "this processor has no AVX512-BF16: products in bf16 save memory but take longer than in f32, \
+             which model.precision=F32 computes in",
+        )
+    }
+
     fn cast<const D: usize>(x: Tensor<Flex, D>, dtype: DType) -> Tensor<Flex, D> {
         let shape = x.dims();
         match (x.dtype(), dtype) {
@@ -277,6 +284,23 @@ impl DitBackend for Flex {
             shift: tensor(grads.total, [batch, dim]),
             scale: along * weight,
         }
+    }
+
+    fn residual(x: Tensor<Flex, 3>, update: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
+        if !is_f32(&x) || x.dims() != update.dims() {
+            let dtype = x.dtype();
+            return x + update.cast(dtype);
+        }
+        by_number!(
+            [update],
+            N => {
+                let shape = x.dims();
+                let (x, update) = (flat(x), flat(update));
+                let sum = pointwise::residual::<N>(x.storage(), update.storage());
+                tensor(sum, shape)
+            },
+            x + update.cast(DType::F32)
+        )
     }
 
     fn gated_residual(

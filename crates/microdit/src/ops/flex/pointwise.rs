@@ -12,8 +12,12 @@ use rayon::prelude::*;
 pub(super) const TASK: usize = 1 << 14;
 
 /// `f` of every pair of elements; `f` must be inlined.
-fn pairwise<A: Number, B: Number>(a: &[A], b: &[A], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<B> {
-    let mut out = unwritten::<B>(a.len());
+fn pairwise<A: Number, B: Number, O: Number>(
+    a: &[A],
+    b: &[B],
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Vec<O> {
+    let mut out = unwritten::<O>(a.len());
     let inputs = (a.par_chunks(TASK), b.par_chunks(TASK)).into_par_iter();
     out.par_chunks_mut(TASK)
         .zip(inputs)
@@ -22,7 +26,7 @@ fn pairwise<A: Number, B: Number>(a: &[A], b: &[A], f: impl Fn(f32, f32) -> f32 
                 #[inline(always)]
                 || {
                     for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                        *out = B::of(f(a.wide(), b.wide()));
+                        *out = O::of(f(a.wide(), b.wide()));
                     }
                 },
             );
@@ -166,6 +170,16 @@ pub(super) fn geglu_backward<N: Number>(x: &[N], grad: &[N], width: usize) -> Ve
             );
         });
     out
+}
+
+/// `x + update`.
+pub(super) fn residual<N: Number>(x: &[f32], update: &[N]) -> Vec<f32> {
+    pairwise(
+        x,
+        update,
+        #[inline(always)]
+        |x, update| x + update,
+    )
 }
 
 /// `x + gate * update` with one gate `[dim]` per sample of `tokens` rows.

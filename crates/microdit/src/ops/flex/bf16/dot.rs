@@ -13,6 +13,14 @@ pub(in super::super) trait Dot<S: Simd>: Copy {
     fn dot(self, simd: S, sum: S::f32s, left: S::u32s, right: S::u32s) -> S::f32s;
 }
 
+/// Whether the processor has an instruction for it.
+pub(in super::super) fn has_instruction() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Avx512::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Work for which pairs are multiplied.
 pub(in super::super) trait WithDot {
     /// Does it; to be inlined, with everything it calls.

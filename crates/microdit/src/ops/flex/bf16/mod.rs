@@ -6,7 +6,7 @@
 mod dot;
 mod pack;
 
-pub(super) use dot::{Dot, WithDot, dispatch};
+pub(super) use dot::{Dot, WithDot, dispatch, has_instruction};
 pub(super) use pack::{pair, pair_rows};
 
 use super::{
@@ -25,11 +25,13 @@ const PANEL: usize = 64;
 /// Rows of a tile: with [`PANEL`] columns, as many sums as 32 registers of 512 bits hold.
 const TILE: usize = 6;
 
-/// The most rows whose sums of one panel lie in the nearest cache.
+/// The most rows a thread takes at a time.
 const ROWS: usize = 16 * TILE;
 
-/// Pairs of the inner dimension that a tile goes through before the next tile does: so many of a panel stay in the second
-/// cache.
+/// Panels whose sums it keeps: with [`ROWS`], 192 KiB of the second cache.
+const PANELS: usize = 8;
+
+/// Pairs of the inner dimension that it takes at a time: a panel of them is 64 KiB, the rows as much again and a half.
 const DEPTH: usize = 256;
 
 /// The most pairs of the right factor that are packed at a time: 8 MiB, so that packing takes no memory worth mentioning.
@@ -47,7 +49,7 @@ fn by_columns<N>(matrix: Matrix<'_, N>) -> bool {
 fn is_dense<N: Copy>(matrix: Matrix<'_, N>) -> bool {
     let strides = match by_columns(matrix) {
         true => [matrix.row_stride, matrix.column_stride] == [1, matrix.rows],
-        false => matrix.row_stride == matrix.columns,
+        false => matrix.row_stride == matrix.columns || matrix.rows == 1,
     };
     strides && matrix.data.len() == matrix.rows * matrix.columns
 }
@@ -104,56 +106,34 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
     let group = (PACKED / pairs / PANEL).max(1) * PANEL;
     for first in (0..columns).step_by(group) {
         let count = group.min(columns - first);
-        let len = count.div_ceil(PANEL) * pairs * PANEL;
+        let panels = count.div_ceil(PANEL);
+        let len = panels * pairs * PANEL;
         if packed.len() < len {
             packed.resize(len, 0);
         }
         pack::right(b, first, count, &mut packed[..len], parallel);
-        let panels = packed[..len].chunks_exact(pairs * PANEL);
+        let packed = &packed[..len];
         out.par_chunks_mut(share * columns)
             .enumerate()
             .with_max_len(1)
             .with_min_len(if parallel { 1 } else { usize::MAX })
             .for_each_init(Buffers::default, |buffers, (i, out)| {
-                let rows = out.len() / columns;
-                let whole = rows.next_multiple_of(TILE);
-                buffers.sums.resize(share * PANEL, 0.0);
-                let sums = &mut buffers.sums[..whole * PANEL];
-                let left = match self::pairs(a, i * share, rows) {
-                    Some(data) => Left {
-                        data,
-                        packed: false,
-                        stride: pairs,
-                        rows,
-                    },
-                    None => {
-                        buffers.left.resize(pairs * whole, 0);
-                        pack::left(a, i * share, rows, whole, &mut buffers.left);
-                        Left {
-                            data: &buffers.left,
-                            packed: true,
-                            stride: whole,
-                            rows,
-                        }
-                    }
+                let part = Part {
+                    first_row: i * share,
+                    rows: out.len() / columns,
+                    pairs,
                 };
-                for (i, panel) in panels.clone().enumerate() {
-                    let place = first + i * PANEL;
-                    let count = PANEL.min(columns - place);
-                    let product = Product {
-                        left,
-                        panel,
-                        count,
-                        sums,
-                    };
-                    dispatch(product);
-                    let bias = bias.map(|bias| &bias[place..][..count]);
+                for panel in (0..panels).step_by(PANELS) {
+                    let first = first + panel * PANEL;
+                    let count = (PANELS * PANEL).min(columns - first);
+                    let sums = part.sum(a, packed, panel, count, buffers);
+                    let bias = bias.map(|bias| &bias[first..][..count]);
                     simd(
                         #[inline(always)]
                         || {
-                            let sums = sums.chunks_exact(PANEL);
-                            for (out, sums) in out.chunks_exact_mut(columns).zip(sums) {
-                                finish(&mut out[place..][..count], &sums[..count], bias);
+                            for (i, out) in out.chunks_exact_mut(columns).enumerate() {
+                                let out = &mut out[first..][..count];
+                                part.finish(i, out, sums, bias);
                             }
                         },
                     );
@@ -167,21 +147,96 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
 #[derive(Debug, Default)]
 struct Buffers {
     left: Vec<u32>,
-    /// `[rows, PANEL]`, of whole tiles of rows.
+    /// `[panels, rows, PANEL]`, of whole tiles of rows.
     sums: Vec<f32>,
 }
 
-/// Some rows of the left factor.
+/// Some rows of the output.
 #[derive(Clone, Copy, Debug)]
-struct Left<'a> {
-    data: &'a [u32],
-    /// Whether it is `[pairs, stride]` and not `[rows, stride]`; then of whole tiles of rows.
-    packed: bool,
-    stride: usize,
+struct Part {
+    first_row: usize,
     rows: usize,
+    /// Of the inner dimension.
+    pairs: usize,
 }
 
-/// The product of some rows and a panel.
+impl Part {
+    /// Sums of one panel.
+    fn of_panel(self) -> usize {
+        self.rows.next_multiple_of(TILE) * PANEL
+    }
+
+    /// The product with `count` columns of the packed right factor, from panel `panel` on: `[panels, rows, PANEL]`.
+    fn sum<'a, N: Number>(
+        self,
+        a: Matrix<'_, N>,
+        right: &[u32],
+        panel: usize,
+        count: usize,
+        buffers: &'a mut Buffers,
+    ) -> &'a [f32] {
+        let pairs = self.pairs;
+        let sums = count.div_ceil(PANEL) * self.of_panel();
+        buffers.sums.resize(sums, 0.0);
+        let in_place = self::pairs(a, self.first_row, self.rows);
+        let panels = right.len() / (pairs * PANEL);
+        for (i, block) in right.chunks(DEPTH * panels * PANEL).enumerate() {
+            let (first, depth) = (i * DEPTH, block.len() / (panels * PANEL));
+            let block = &block[panel * depth * PANEL..];
+            let left = match in_place {
+                Some(data) => Left::InPlace {
+                    data: &data[first..],
+                    stride: pairs,
+                    rows: self.rows,
+                },
+                None => {
+                    let rows = self.rows.next_multiple_of(TILE);
+                    buffers.left.resize(depth * rows, 0);
+                    pack::left(a, self, first, &mut buffers.left);
+                    Left::Packed(&buffers.left)
+                }
+            };
+            let sums = buffers.sums.chunks_exact_mut(self.of_panel());
+            for ((i, panel), sums) in block.chunks_exact(depth * PANEL).enumerate().zip(sums) {
+                dispatch(Product {
+                    left,
+                    panel,
+                    count: PANEL.min(count - i * PANEL),
+                    sums,
+                    begins: first == 0,
+                });
+            }
+        }
+        &buffers.sums
+    }
+
+    /// Writes the sums of a row, with the bias added.
+    #[inline(always)]
+    fn finish<O: Number>(self, row: usize, out: &mut [O], sums: &[f32], bias: Option<&[f32]>) {
+        let panels = out
+            .chunks_mut(PANEL)
+            .zip(sums.chunks_exact(self.of_panel()));
+        for (i, (out, sums)) in panels.enumerate() {
+            let bias = bias.map(|bias| &bias[i * PANEL..][..out.len()]);
+            finish(out, &sums[row * PANEL..][..PANEL], bias);
+        }
+    }
+}
+
+/// Some pairs of some rows of the left factor.
+#[derive(Clone, Copy, Debug)]
+enum Left<'a> {
+    /// Rows of pairs, `stride` apart.
+    InPlace {
+        data: &'a [u32],
+        stride: usize,
+        rows: usize,
+    },
+    /// `[tiles, pairs, TILE]`.
+    Packed(&'a [u32]),
+}
+
+/// The product of some rows and a panel, in a part of the inner dimension.
 #[derive(Debug)]
 struct Product<'a> {
     left: Left<'a>,
@@ -191,99 +246,73 @@ struct Product<'a> {
     count: usize,
     /// `[rows, PANEL]`, of whole tiles of rows.
     sums: &'a mut [f32],
+    /// Whether the sums begin here, or have been begun.
+    begins: bool,
 }
 
 impl WithDot for Product<'_> {
     #[inline(always)]
-    fn with_dot<S: Simd, D: Dot<S>>(self, simd: S, dot: D) {
-        for (i, panel) in self.panel.chunks(DEPTH * PANEL).enumerate() {
-            let step = Step {
-                left: self.left,
-                panel,
-                first_pair: i * DEPTH,
-            };
-            for (i, sums) in self.sums.chunks_exact_mut(TILE * PANEL).enumerate() {
-                step.tiles(simd, dot, sums, i * TILE, self.count);
+    fn with_dot<S: Simd, D: Dot<S>>(mut self, simd: S, dot: D) {
+        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        for tile in 0..self.sums.len() / (TILE * PANEL) {
+            let mut column = 0;
+            while column < self.count {
+                let vectors = (self.count - column).div_ceil(S::F32_LANES);
+                column += S::F32_LANES
+                    * match vectors {
+                        3.. if most == 4 => self.tile::<S, D, 4>(simd, dot, tile, column),
+                        1 => self.tile::<S, D, 1>(simd, dot, tile, column),
+                        _ => self.tile::<S, D, 2>(simd, dot, tile, column),
+                    };
             }
         }
     }
 }
 
-/// Some pairs of the inner dimension.
-#[derive(Clone, Copy, Debug)]
-struct Step<'a> {
-    left: Left<'a>,
-    /// `[pairs, PANEL]`.
-    panel: &'a [u32],
-    first_pair: usize,
-}
-
-impl Step<'_> {
-    /// Adds the products of a tile's rows of the left factor, from `row` on, to `sums` `[TILE, PANEL]`.
-    #[inline(always)]
-    fn tiles<S: Simd, D: Dot<S>>(
-        &self,
-        simd: S,
-        dot: D,
-        sums: &mut [f32],
-        row: usize,
-        count: usize,
-    ) {
-        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        let mut column = 0;
-        while column < count {
-            let vectors = (count - column).div_ceil(S::F32_LANES);
-            column += S::F32_LANES
-                * match vectors {
-                    3.. if most == 4 => self.tile::<S, D, 4>(simd, dot, sums, row, column),
-                    1 => self.tile::<S, D, 1>(simd, dot, sums, row, column),
-                    _ => self.tile::<S, D, 2>(simd, dot, sums, row, column),
-                };
-        }
-    }
-
-    /// As many columns as `N` vectors have; returns `N`.
+impl Product<'_> {
+    /// A tile of as many columns as `N` vectors have; returns `N`.
     #[inline(always)]
     fn tile<S: Simd, D: Dot<S>, const N: usize>(
-        &self,
+        &mut self,
         simd: S,
         dot: D,
-        sums: &mut [f32],
-        row: usize,
+        tile: usize,
         column: usize,
     ) -> usize {
         let width = N * S::F32_LANES;
-        let mut tile = [[simd.splat_f32s(0.0); N]; TILE];
-        if self.first_pair > 0 {
-            for (tile, sums) in tile.iter_mut().zip(sums.chunks_exact(PANEL)) {
-                let (sums, _) = S::as_simd_f32s(&sums[column..][..width]);
-                *tile = from_fn(|i| sums[i]);
+        let all = &mut self.sums[tile * TILE * PANEL..][..TILE * PANEL];
+        let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
+        if !self.begins {
+            for (sums, row) in sums.iter_mut().zip(all.chunks_exact(PANEL)) {
+                let (row, _) = S::as_simd_f32s(&row[column..][..width]);
+                *sums = from_fn(|i| row[i]);
             }
         }
-        let Left {
-            data, stride, rows, ..
-        } = self.left;
         let pairs = self.panel.len() / PANEL;
         let panel = self.panel.chunks_exact(PANEL);
-        if self.left.packed {
-            let left = data[self.first_pair * stride..].chunks_exact(stride);
-            for (left, right) in left.zip(panel) {
-                let left: &[u32; TILE] = left[row..].first_chunk().expect("a tile of rows");
-                add_products(simd, dot, &mut tile, *left, &right[column..][..width]);
+        match self.left {
+            Left::InPlace { data, stride, rows } => {
+                // Behind the last row it stands again, for sums that nobody reads.
+                let row = |r: usize| (tile * TILE + r).min(rows - 1);
+                let left: [&[u32]; TILE] = from_fn(|r| &data[row(r) * stride..][..pairs]);
+                for (i, right) in panel.take(pairs).enumerate() {
+                    let left = from_fn(|r| left[r][i]);
+                    add_products(simd, dot, &mut sums, left, &right[column..][..width]);
+                }
             }
-        } else {
-            // Behind the last row it stands again, for sums that nobody reads.
-            let left: [&[u32]; TILE] =
-                from_fn(|r| &data[(row + r).min(rows - 1) * stride + self.first_pair..][..pairs]);
-            for (i, right) in panel.take(pairs).enumerate() {
-                let left = from_fn(|r| left[r][i]);
-                add_products(simd, dot, &mut tile, left, &right[column..][..width]);
+            Left::Packed(data) => {
+                let left = data[tile * TILE * pairs..][..TILE * pairs]
+                    .as_chunks::<TILE>()
+                    .0;
+                for (left, right) in left.iter().zip(panel) {
+                    add_products(simd, dot, &mut sums, *left, &right[column..][..width]);
+                }
             }
         }
-        for (tile, sums) in tile.into_iter().zip(sums.chunks_exact_mut(PANEL)) {
-            let (sums, _) = S::as_mut_simd_f32s(&mut sums[column..][..width]);
-            for (sums, tile) in sums.iter_mut().zip(tile) {
-                *sums = tile;
+        for (sums, row) in sums.into_iter().zip(all.chunks_exact_mut(PANEL)) {
+            let (row, _) = S::as_mut_simd_f32s(&mut row[column..][..width]);
+            for (row, sum) in row.iter_mut().zip(sums) {
+                *row = sum;
             }
         }
         N
@@ -295,13 +324,13 @@ impl Step<'_> {
 fn add_products<S: Simd, D: Dot<S>, const N: usize>(
     simd: S,
     dot: D,
-    tile: &mut [[S::f32s; N]; TILE],
+    sums: &mut [[S::f32s; N]; TILE],
     left: [u32; TILE],
     right: &[u32],
 ) {
     let (right, _) = S::as_simd_u32s(right);
     let right: [S::u32s; N] = from_fn(|i| right[i]);
-    for (sums, left) in tile.iter_mut().zip(left) {
+    for (sums, left) in sums.iter_mut().zip(left) {
         let left = simd.splat_u32s(left);
         for (sum, right) in sums.iter_mut().zip(right) {
             *sum = dot.dot(simd, *sum, left, right);

@@ -2,7 +2,7 @@
 
 use super::{
     super::{matrix::Matrix, number::Number, simd::simd},
-    PANEL, by_columns,
+    DEPTH, PANEL, Part, ROWS, TILE, by_columns,
 };
 use burn::tensor::bf16;
 use rayon::prelude::*;
@@ -44,7 +44,8 @@ fn two_rows<N>(
     (row(2 * i), (2 * i + 1 < rows).then(|| row(2 * i + 1)))
 }
 
-/// Columns `first..first + count` of the right factor: `[panels, pairs, PANEL]`, with zeros behind the last.
+/// Columns `first..first + count` of the right factor: `[blocks, panels, pairs, PANEL]`, the blocks of [`DEPTH`] pairs but for
+/// the last, with zeros behind the last column.
 pub(super) fn right<N: Number>(
     matrix: Matrix<'_, N>,
     first: usize,
@@ -52,53 +53,56 @@ pub(super) fn right<N: Number>(
     out: &mut [u32],
     parallel: bool,
 ) {
-    let pairs = matrix.rows.div_ceil(2);
-    out.par_chunks_exact_mut(pairs * PANEL)
+    let panels = count.div_ceil(PANEL);
+    out.par_chunks_mut(DEPTH * panels * PANEL)
         .enumerate()
         .with_min_len(if parallel { 1 } else { usize::MAX })
-        .for_each(|(panel, out)| {
-            let begin = panel * PANEL;
-            let count = PANEL.min(count - begin);
+        .for_each(|(block, out)| {
+            let pairs = out.len() / (panels * PANEL);
             simd(
                 #[inline(always)]
                 || match by_columns(matrix) {
-                    false => rows_side_by_side(matrix, first + begin, count, out),
-                    true => rows_below_each_other(matrix, first + begin, count, out),
+                    false => {
+                        let shape = [matrix.rows, matrix.columns];
+                        for i in 0..pairs {
+                            let pair = block * DEPTH + i;
+                            let (one, other) = two_rows(matrix.data, shape, pair, first, count);
+                            for (panel, out) in out.chunks_exact_mut(pairs * PANEL).enumerate() {
+                                let part = panel * PANEL..count.min((panel + 1) * PANEL);
+                                let out = &mut out[i * PANEL..][..PANEL];
+                                let other = other.map(|other| &other[part.clone()]);
+                                pair_rows(&one[part.clone()], other, out);
+                                out[part.len()..].fill(0);
+                            }
+                        }
+                    }
+                    true => {
+                        for (panel, out) in out.chunks_exact_mut(pairs * PANEL).enumerate() {
+                            let begin = panel * PANEL;
+                            let count = PANEL.min(count - begin);
+                            columns_to_panel(matrix, first + begin, count, block * DEPTH, out);
+                        }
+                    }
                 },
             );
         });
 }
 
-/// A panel of a matrix whose rows lie in memory.
-#[inline(always)]
-fn rows_side_by_side<N: Number>(
-    matrix: Matrix<'_, N>,
-    first: usize,
-    count: usize,
-    out: &mut [u32],
-) {
-    let shape = [matrix.rows, matrix.columns];
-    for (i, out) in out.chunks_exact_mut(PANEL).enumerate() {
-        let (one, other) = two_rows(matrix.data, shape, i, first, count);
-        pair_rows(one, other, out);
-        out[count..].fill(0);
-    }
-}
-
 /// Rows and columns of a block that is transposed in registers.
 const BLOCK: usize = 16;
 
-/// A panel of a matrix whose columns lie in memory.
+/// A panel of a matrix whose columns lie in memory: of `count` columns, from pair `pair` on.
 #[inline(always)]
-fn rows_below_each_other<N: Number>(
+fn columns_to_panel<N: Number>(
     matrix: Matrix<'_, N>,
     first: usize,
     count: usize,
+    pair: usize,
     out: &mut [u32],
 ) {
     let inner = matrix.rows;
     for (i, out) in out.chunks_mut(BLOCK * PANEL).enumerate() {
-        let begin = 2 * BLOCK * i;
+        let begin = 2 * (pair + BLOCK * i);
         for column in (0..PANEL).step_by(BLOCK) {
             let mut block = [[0; BLOCK]; BLOCK];
             let rows = block.iter_mut().zip(column..count);
@@ -146,31 +150,36 @@ fn transposed(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
     block
 }
 
-/// Rows `first..first + count` of the left factor: `[pairs, stride]`, of which `count` are written.
-pub(super) fn left<N: Number>(
-    matrix: Matrix<'_, N>,
-    first: usize,
-    count: usize,
-    stride: usize,
-    out: &mut [u32],
-) {
+/// Some rows of the left factor, in the inner dimension from pair `first` on: as many pairs as `out` `[tiles, pairs, TILE]`
+/// has room for.
+pub(super) fn left<N: Number>(matrix: Matrix<'_, N>, part: Part, first: usize, out: &mut [u32]) {
     let inner = matrix.columns;
+    let Part {
+        first_row, rows, ..
+    } = part;
+    let pairs = out.len() / rows.next_multiple_of(TILE);
     simd(
         #[inline(always)]
         || match by_columns(matrix) {
             true => {
                 let shape = [inner, matrix.rows];
-                for (i, out) in out.chunks_exact_mut(stride).enumerate() {
-                    let (one, other) = two_rows(matrix.data, shape, i, first, count);
-                    pair_rows(one, other, out);
+                let mut line = [0; ROWS];
+                for i in 0..pairs {
+                    let (one, other) = two_rows(matrix.data, shape, first + i, first_row, rows);
+                    pair_rows(one, other, &mut line);
+                    for (out, line) in out.chunks_exact_mut(pairs * TILE).zip(line.as_chunks().0) {
+                        out.as_chunks_mut::<TILE>().0[i] = *line;
+                    }
                 }
             }
             false => {
-                let rows = matrix.data[first * inner..].chunks_exact(inner);
-                for (row, values) in rows.take(count).enumerate() {
-                    for (out, values) in out.chunks_exact_mut(stride).zip(values.chunks(2)) {
+                let values = matrix.data[first_row * inner..].chunks_exact(inner);
+                for (row, values) in values.take(rows).enumerate() {
+                    let out = &mut out[row / TILE * pairs * TILE..][..pairs * TILE];
+                    let values = values[2 * first..].chunks(2);
+                    for (out, values) in out.as_chunks_mut::<TILE>().0.iter_mut().zip(values) {
                         let second = values.get(1).copied().unwrap_or(N::of(0.0));
-                        out[row] = pair(values[0], second);
+                        out[row % TILE] = pair(values[0], second);
                     }
                 }
             }

@@ -158,34 +158,38 @@ fn pairs(count: usize, mut state: u64) -> Vec<u32> {
 #[test]
 fn the_instruction_and_its_model_agree() {
     let rows = if cfg!(miri) { TILE } else { 4 * TILE };
-    for (count, pairs_in) in [(PANEL, 7), (17, DEPTH + 5), (40, 2 * DEPTH)] {
-        let pairs_in = if cfg!(miri) { 3 } else { pairs_in };
-        let data = pairs(rows * pairs_in, 88_172_645_463_325_252);
-        let panel = pairs(pairs_in * PANEL, 3_141_592_653_589_793);
-        for packed in [false, true] {
-            let left = Left {
-                data: &data,
-                packed,
-                stride: if packed { rows } else { pairs_in },
-                rows,
-            };
-            let [mut found, mut model] = [0, 1].map(|_| vec![0f32; rows * PANEL]);
+    for (count, depth) in [(PANEL, 7), (17, 5), (40, DEPTH)] {
+        let depth = if cfg!(miri) { 3 } else { depth };
+        let data = pairs(rows * depth, 88_172_645_463_325_252);
+        let panel = pairs(depth * PANEL, 3_141_592_653_589_793);
+        let in_place = Left::InPlace {
+            data: &data,
+            stride: depth,
+            rows,
+        };
+        for (left, begins) in [
+            (in_place, true),
+            (in_place, false),
+            (Left::Packed(&data), true),
+        ] {
+            let [mut found, mut model] = [0, 1].map(|_| vec![1.5; rows * PANEL]);
             let product = |sums| Product {
                 left,
                 panel: &panel,
                 count,
                 sums,
+                begins,
             };
             dispatch(product(&mut found));
             dot::dispatch_portably(product(&mut model));
             for row in 0..rows {
                 for column in 0..count {
                     // One after the other, as its definition has it.
-                    let mut expected = 0f32;
-                    for pair in 0..pairs_in {
-                        let left = data[match packed {
-                            true => pair * rows + row,
-                            false => row * pairs_in + pair,
+                    let mut expected = if begins { 0f32 } else { 1.5 };
+                    for pair in 0..depth {
+                        let left = data[match left {
+                            Left::Packed(_) => (row / TILE * depth + pair) * TILE + row % TILE,
+                            Left::InPlace { .. } => row * depth + pair,
                         }];
                         let right = panel[pair * PANEL + column];
                         let second = |x: u32| f32::from_bits(x & 0xffff_0000);

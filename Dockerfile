@@ -1,0 +1,35 @@
+# Written where no daemon was at hand, and not built yet.
+#
+#   docker build --target cpu --tag microdit .
+#   docker run --rm --volume "$PWD/runs:/work/runs" microdit train quickstart --run runs/quickstart
+#
+#   docker build --target cuda --tag microdit:cuda .
+#   docker run --rm --gpus all --volume "$PWD/runs:/work/runs" --volume "$PWD/latents:/work/latents" \
+#       microdit:cuda train microdit-xl2 --set data.shards=latents/cc12m --devices 0-7 --run runs/xl2
+
+FROM rust:1.92-slim-bookworm AS source
+WORKDIR /source
+COPY . .
+
+FROM source AS build-cpu
+RUN cargo build --release --locked --package microdit-cli
+
+# Kernels are compiled when they are first used: the build needs no CUDA, running it needs NVRTC and NCCL.
+FROM source AS build-cuda
+RUN cargo build --release --locked --package microdit-cli --features cuda
+
+FROM debian:bookworm-slim AS cpu
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build-cpu /source/target/release/microdit /usr/local/bin/
+WORKDIR /work
+ENTRYPOINT ["microdit"]
+
+FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS cuda
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates libnccl2 libnccl-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build-cuda /source/target/release/microdit /usr/local/bin/
+WORKDIR /work
+ENTRYPOINT ["microdit"]

@@ -1,0 +1,183 @@
+//! What a stage trains, in numbers: how large its networks are, and how often each is asked.
+
+use crate::recipe::{Distillation, Stage};
+use microdit::{
+    net::{Flops, Tokens},
+    nn::lora::{LoraConfig, LoraSizes},
+};
+
+/// Bytes of a number that is f32.
+const BYTES: f64 = 4.0;
+
+/// Sizes of what a stage holds and trains, in values.
+pub(super) struct Training<'a> {
+    stage: &'a Stage,
+    /// Of the network.
+    network: usize,
+    /// Its adapters.
+    lora: Option<LoraSizes>,
+    /// How it is distilled, and the critic's adapters.
+    distill: Option<(&'a Distillation, LoraSizes)>,
+}
+
+impl<'a> Training<'a> {
+    /// That of `stage`, which is valid.
+    pub(super) fn of(stage: &'a Stage) -> Self {
+        let sizes = |lora: &LoraConfig| {
+            let layers = stage.model.layers().unwrap_or_default();
+            lora.sizes(layers).unwrap_or_default()
+        };
+        Self {
+            stage,
+            network: stage.model.parameters(),
+            lora: stage.lora.as_ref().map(sizes),
+            distill: stage.distill.as_ref().map(|own| (own, sizes(&own.critic))),
+        }
+    }
+
+    /// Values that are trained of the network, with its adapters.
+    fn result(&self) -> usize {
+        match self.lora {
+            Some(lora) if self.stage.lora_alone => lora.adapters,
+            Some(lora) => self.network + lora.adapters,
+            None => self.network,
+        }
+    }
+
+    /// Values that are trained.
+    fn trained(&self) -> usize {
+        self.result() + self.distill.map_or(0, |(_, critic)| critic.adapters)
+    }
+
+    /// Bytes of the networks and their adapters, and of the copies that adapters make of the weights they are added to.
+    pub(super) fn weights(&self) -> f64 {
+        let adapters = self.lora.map_or(0, |lora| lora.adapters + lora.adapted);
+        let own = BYTES * (self.network + adapters) as f64;
+        own + self.distill.map_or(0.0, |(distill, critic)| {
+            let kept = distill.teacher_storage.bytes() as f64;
+            kept * self.network as f64 + BYTES * (critic.adapters + critic.adapted) as f64
+        })
+    }
+
+    /// Bytes of the gradients: of what is trained, and of the weights that adapters are added to.
+    pub(super) fn gradients(&self) -> f64 {
+        let adapted = self.lora.map_or(0, |lora| lora.adapted);
+        let critic = self.distill.map_or(0, |(_, critic)| critic.adapted);
+        BYTES * (self.trained() + adapted + critic) as f64
+    }
+
+    /// Bytes of two moments of what is trained.
+    pub(super) fn moments(&self) -> f64 {
+        2.0 * BYTES * self.trained() as f64
+    }
+
+    /// Bytes of an average.
+    pub(super) fn average(&self) -> f64 {
+        BYTES * self.trained() as f64
+    }
+
+    /// Bytes that the passes of one image leave for the gradients. The critic's is recorded as a whole.
+    pub(super) fn activations(&self, tokens: &Tokens, checkpointing: bool) -> f64 {
+        let of = |checkpointing| self.stage.model.activations(tokens, checkpointing) as f64;
+        of(checkpointing) + self.distill.map_or(0.0, |_| of(false))
+    }
+
+    /// FLOPs of an image: the student's pass and the critic's, forward and backward; and forward those of teacher and critic, which are
+    /// compared, both with a caption and without where they are guided.
+    pub(super) fn flop(&self, tokens: &Tokens) -> f64 {
+        let flops: Flops = self.stage.model.flops(tokens);
+        let Some((distill, _)) = self.distill else {
+            return flops.total();
+        };
+        let passes = if distill.guidance == 1.0 { 1.0 } else { 2.0 };
+        2.0 * flops.total() + 2.0 * passes * flops.forward
+    }
+
+    /// Networks by name, with their values and those of them that are trained, where there are several.
+    pub(super) fn networks(&self) -> Vec<(String, usize, usize)> {
+        let whose = match self.distill {
+            Some(_) => "student",
+            None => "network",
+        };
+        let own = if self.stage.lora_alone && self.lora.is_some() {
+            0
+        } else {
+            self.network
+        };
+        let lora = self.lora.map(|lora| {
+            let name = format!("{whose}'s adapters");
+            (name, lora.adapters, lora.adapters)
+        });
+        let distill = self.distill.map(|(_, critic)| {
+            [
+                ("teacher".to_owned(), self.network, 0),
+                ("critic".to_owned(), critic.adapters, critic.adapters),
+            ]
+        });
+        let first = [(whose.to_owned(), self.network, own)];
+        let all = first.into_iter().chain(lora);
+        all.chain(distill.into_iter().flatten()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Recipe, plan::flop_per_image, recipe::Stage};
+    use burn_flex::Flex;
+    use microdit::{task::Task as _, weights::StateDict};
+    use std::path::Path;
+
+    use super::*;
+
+    fn stage(sets: &[&str]) -> Stage {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.ron");
+        let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+        Recipe::load(&path, &sets).unwrap().stages.remove(1)
+    }
+
+    const LORA: &str = "stages.unmasked.lora=(layers: [\"qkv\", \"fc1\", \"w1\"], rank: 3)";
+    const DISTILL: &str = "stages.unmasked.distill=(guidance: 2.0, teacher_storage: Bf16, critic: (layers: [\"qkv\"], rank: 5))";
+
+    /// What is counted is what the task holds.
+    #[test]
+    fn sizes_are_those_of_the_task() {
+        for sets in [
+            &[][..],
+            &[LORA],
+            &[LORA, "stages.unmasked.lora_alone=false"],
+            &[DISTILL, "sampling.steps=1", "sampling.guidance=1.0"],
+            &[LORA, DISTILL, "sampling.steps=1", "sampling.guidance=1.0"],
+        ] {
+            let stage = stage(sets);
+            let training = Training::of(&stage);
+            let task = stage.task::<Flex>(0, &Default::default()).unwrap();
+            let count = |trained: bool| -> usize {
+                let all = StateDict::from_module(&task);
+                let counted = all.iter().filter(|(path, _)| {
+                    let path: Vec<&str> = path.split('.').collect();
+                    !trained || !task.is_frozen(&path)
+                });
+                counted.map(|(_, data)| data.num_elements()).sum()
+            };
+            let networks = training.networks();
+            let all: usize = networks.iter().map(|(_, values, _)| values).sum();
+            let trained: usize = networks.iter().map(|(_, _, trained)| trained).sum();
+            assert_eq!((all, trained), (count(false), count(true)), "{networks:?}");
+            assert_eq!(training.moments(), 8.0 * trained as f64);
+        }
+    }
+
+    #[test]
+    fn a_step_of_distillation_asks_four_networks() {
+        let once = stage(&[]);
+        let flops = |stage: &Stage| stage.model.flops(&crate::plan::tokens(stage));
+        let forward = flops(&once).forward;
+        let sets = [DISTILL, "sampling.steps=1", "sampling.guidance=1.0"];
+        let guided = stage(&sets);
+        let expected = 2.0 * flops(&once).total() + 4.0 * forward;
+        assert_eq!(flop_per_image(&guided), expected);
+        let unguided = [&sets[..], &["stages.unmasked.distill.guidance=1.0"]].concat();
+        assert_eq!(flop_per_image(&stage(&unguided)), expected - 2.0 * forward);
+        assert_eq!(flop_per_image(&stage(&[LORA])), flop_per_image(&once));
+    }
+}

@@ -1,0 +1,111 @@
+//! Adapters through the trainer: trained alone, beside their network, and of a student.
+
+use super::*;
+use crate::recipe::Distillation;
+use microdit::nn::{Storage, lora::LoraConfig};
+
+fn lora() -> LoraConfig {
+    LoraConfig {
+        layers: vec!["qkv".into(), "w1".into()],
+        rank: 2,
+        dropout: 0.2,
+        ..LoraConfig::default()
+    }
+}
+
+/// Two stages of a network that nothing freezes in its fresh state: its last layers are zeros, so the first stage trains all of it.
+fn adapted(change: impl Fn(&mut Stage)) -> Recipe {
+    let mut recipe = recipe(1e-3, 100, 10);
+    recipe.stages[0].optimizer.lr = 1e-2;
+    let stage = &mut recipe.stages[1];
+    stage.lora = Some(lora());
+    stage.ema = vec![EmaConfig {
+        decay: Decay::Smoothing(0.7),
+        start: 1,
+        every: 1,
+    }];
+    change(stage);
+    recipe
+}
+
+/// The parts of a state, by the first names of their paths.
+fn parts(state: &StateDict) -> BTreeSet<String> {
+    let names = state.iter().map(|(name, _)| name.split('.').next());
+    names.map(|name| name.unwrap().to_owned()).collect()
+}
+
+/// What a stage trains is in its checkpoints, what it does not beside them; both resume bit for bit, and come out alike over replicas and
+/// recomputation.
+#[test]
+fn adapters_are_what_is_trained_and_saved() {
+    let distill = Distillation {
+        guidance: 2.0,
+        critic: LoraConfig { rank: 3, ..lora() },
+        teacher_storage: Storage::Bf16,
+        ..Distillation::default()
+    };
+    let alone = |_: &mut Stage| ();
+    let beside = |stage: &mut Stage| stage.lora_alone = false;
+    let student = |stage: &mut Stage| stage.distill = Some(distill.clone());
+    for (name, recipe, saved, frozen) in [
+        ("alone", adapted(alone), &["lora"][..], &["denoiser"][..]),
+        ("beside", adapted(beside), &["denoiser", "lora"], &[]),
+        (
+            "student",
+            adapted(student),
+            &["critic", "lora"],
+            &["denoiser", "teacher"],
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let run = |name: &str, recipe: &Recipe, stops: &[u64], devices| {
+            with_stops::<Tracked, _>(&at(name), recipe, stops, devices, &Stage::task::<Tracked>)
+        };
+        let once = run("once", &recipe, &[], 1);
+        let checkpoints = at("once").join("checkpoints");
+        let newest = Checkpoint::newest(&checkpoints).unwrap().unwrap();
+        let set = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|&name| name.to_owned()).collect()
+        };
+        let trained = StateDict::read(&newest.trained()).unwrap();
+        assert_eq!(parts(&trained), set(saved), "{name}");
+        let kept = checkpoints.join("frozen-1.safetensors");
+        assert_eq!(kept.exists(), !frozen.is_empty(), "{name}");
+        if kept.exists() {
+            let kept = StateDict::read(&kept).unwrap();
+            assert_eq!(parts(&kept), set(frozen), "{name}");
+        }
+        // Adapters begin with an `up` of zeros, and have left them.
+        let ups = trained.iter().filter(|(path, _)| path.ends_with(".up"));
+        for (path, data) in ups {
+            assert!(
+                data.iter::<f32>().any(|value| value != 0.0),
+                "{name}: {path}"
+            );
+        }
+        let often = run("often", &recipe, &[1, 3, 5], 1);
+        for (path, data) in once.iter() {
+            assert_eq!(often.get(path), Some(data), "{name}: {path}");
+        }
+        let average = |name: &str| StateDict::read(&at(name).join("ema.safetensors")).unwrap();
+        for (path, data) in average("once").iter() {
+            assert_eq!(average("often").get(path), Some(data), "{name}: {path}");
+        }
+        // Dropout is drawn for every part of a batch, so that replicas and parts are compared without it.
+        let mut plain = recipe.clone();
+        plain.stages[1].lora.as_mut().unwrap().dropout = 0.0;
+        if let Some(distill) = &mut plain.stages[1].distill {
+            distill.critic.dropout = 0.0;
+        }
+        let whole = run("whole", &plain, &[], 1);
+        assert!(distance(&whole, &once) > 0.0);
+        for stage in &mut plain.stages {
+            stage.activation_checkpointing = ActivationCheckpointing::On;
+        }
+        let two = run("two", &plain, &[], 2);
+        // Six steps of 1e-3; rounding moves few weights by a step, where a gradient is almost 0.
+        let apart = distance(&whole, &two);
+        assert!(apart < 1e-4, "{name}: {apart}");
+    }
+}
