@@ -55,8 +55,9 @@ fn pictures_are_encoded_both_ways_and_read_either_way() {
         .iter()
         .filter(|(name, content)| cropped[*name] != **content);
     let other: Vec<&String> = other.map(|(name, _)| name).collect();
+    // Square pictures have one part only, and some draws are near the middle.
     assert!(
-        other.len() > 16 && other.iter().all(|name| name.contains("latent-")),
+        other.len() > 8 && other.iter().all(|name| name.contains("latent-")),
         "{other:?}"
     );
     let mixed = workshop.precompute("plain", &["--flips"]).output().unwrap();
