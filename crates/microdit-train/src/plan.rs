@@ -10,7 +10,7 @@ pub use constant_width::ConstantWidth;
 pub use feed::Feed;
 
 use crate::recipe::{ActivationCheckpointing, Recipe, Stage};
-use microdit::{MaskStage, Precision, net::Tokens};
+use microdit::{MaskStage, net::Tokens};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use training::Training;
@@ -255,11 +255,8 @@ fn memory_if(stage: &Stage, devices: usize, activation_checkpointing: bool) -> M
     let share = stage.batch.div_ceil(devices);
     let micro_batch = stage.micro_batch.unwrap_or(share).min(share);
     let training = Training::of(stage);
-    let weights = training.weights() / GIB
-        * match stage.model.precision() {
-            Precision::F32 => 1.0,
-            Precision::Bf16 => 1.5,
-        };
+    // Products in bf16 round weights as they take them, and keep no copies.
+    let weights = training.weights() / GIB;
     // Shares are of whole tensors, and even but for the last of them.
     let own = match stage.distributed.shard_optimizer {
         true => 1.0 / devices as f64,
@@ -304,11 +301,11 @@ mod tests {
         ] {
             assert_eq!(of(&auto, gib), of(alike, gib), "{gib:?}");
         }
-        // Products in bf16 keep half of most activations, and copies of the weights.
+        // Products in bf16 keep half of most activations.
         let wide = of(&stage("model.precision=F32"), Some(1000.0));
         let narrow = of(&auto, Some(1000.0));
         assert!((0.5..0.75).contains(&(narrow.activations / wide.activations)));
-        assert_eq!(narrow.weights, 1.5 * wide.weights);
+        assert_eq!(narrow.weights, wide.weights);
     }
 
     /// The phases of the paper's run, at its micro-batches, on eight GPUs with 80 GB: moments and averages take an eighth.
