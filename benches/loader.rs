@@ -77,9 +77,11 @@ fn latents(pictures: &Path, folder: &Path) {
     );
     let config = PrecomputeConfig {
         sizes: vec![256],
+        buckets: None,
         random_crop: false,
         flips: false,
         captions: Vec::new(),
+        trim_padding: false,
         batch: 16,
         seed: 0,
         encoders: ["vae", "text"].map(|name| EncoderIdentity {
@@ -111,7 +113,10 @@ fn batches(c: &mut Criterion, name: &str, source: &Source, shape: [usize; 3], ca
             seed: 0,
             batch: BATCH,
             shape,
+            buckets: None,
+            shrinks_by: 1,
             caption,
+            trimmed: false,
             threads,
             max_damage: 0.0,
             variation: Variation::default(),

@@ -147,6 +147,7 @@ impl<'a> Described<'a> {
                 CaptionSource::Encoded {
                     tokens: encoders.text().or_advise()?.tokens(),
                     text_encoder: None,
+                    trimmed: false,
                 },
             ),
         };

@@ -27,6 +27,9 @@ pub struct Inspection {
     pub bytes: u64,
     /// Sizes of the pictures or shapes of the latents, and how many have them.
     pub sizes: BTreeMap<String, u64>,
+    /// Width and height of the pictures, and how many have them.
+    #[serde(skip)]
+    pub dimensions: BTreeMap<[u32; 2], u64>,
     /// Shapes of the caption states, and how many have them.
     pub captions: BTreeMap<String, u64>,
     /// Characters of a caption.
@@ -273,6 +276,8 @@ impl Page {
         let glimpse = match sample.image {
             Image::Encoded(file) => {
                 let image = decode(&file)?;
+                let dimensions = [image.width(), image.height()];
+                *self.result.dimensions.entry(dimensions).or_default() += 1;
                 let size = format!("{} x {}", image.width(), image.height());
                 *self.result.sizes.entry(size).or_default() += 1;
                 Glimpse::Picture(image)

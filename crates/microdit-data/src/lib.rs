@@ -2,6 +2,7 @@
 
 mod ahead;
 mod archive;
+mod buckets;
 mod columns;
 mod damage;
 mod error;
@@ -32,6 +33,7 @@ mod variation;
 mod writer;
 
 pub use ahead::read_ahead;
+pub use buckets::{BucketConfig, BucketSize, Buckets};
 pub use columns::{Columns, Names, check_names};
 pub use damage::Damage;
 pub use error::DataError;
@@ -47,7 +49,7 @@ pub use pack::{Fraction, PrepareConfig, Prepared, prepare};
 pub use prepare::{DatasetCard, Filters, Layout, Store};
 pub use prompts::Prompts;
 pub use remote::RemoteError;
-pub use sample::{Caption, Image, Place, Position, Sample, Stored};
+pub use sample::{Caption, Image, Pending, Place, Position, Sample, Stored};
 pub use shapes::Shapes;
 pub use shard_file::ShardFile;
 pub use shards::{Incomplete, Members, Shard, Shards};

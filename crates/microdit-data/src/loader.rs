@@ -1,5 +1,6 @@
 //! Prefetching: decodes and crops in the background, so that a training step does not wait for its data.
 
+mod bucketing;
 mod config;
 mod decode;
 mod skipped;
@@ -9,6 +10,7 @@ use crate::{
     sample::Position,
     stream::{Samples, Source},
 };
+use bucketing::Bucketing;
 pub use config::LoaderConfig;
 use decode::{Caption, Decoded, decode_all};
 pub use skipped::Skipped;
@@ -41,7 +43,7 @@ pub struct Batch {
     pub captions: Captions,
     /// Pixels in -1..1, or latents: `[batch, channels, height, width]`, row-major.
     pub images: Vec<f32>,
-    /// Channels, height and width of each.
+    /// Channels, height and width of each of this batch; with buckets, another batch may have others.
     pub shape: [usize; 3],
     /// Where the batch after this one begins.
     pub next: Position,
@@ -67,12 +69,28 @@ impl Loader {
     /// Starts loading at `start`. The threads end when the loader is dropped.
     pub fn new(source: Source, config: LoaderConfig, start: &Position) -> Self {
         let (sender, batches) = mpsc::sync_channel(AHEAD);
-        let mut samples = Samples::new(source, config.seed, &config.variation, start);
         let skipped = Arc::default();
         let mut tally = Tally::new(Arc::clone(&skipped));
+        let start = start.clone();
         thread::spawn(move || {
+            let mut batches = match config.buckets {
+                None => {
+                    Batches::Plain(Samples::new(source, config.seed, &config.variation, &start))
+                }
+                Some(_) => match Bucketing::new(source, &config, &start, &mut tally) {
+                    Ok(bucketing) => Batches::Bucketed(bucketing),
+                    Err(error) => {
+                        // The receiver may be gone.
+                        let _ = sender.send(Err(error));
+                        return;
+                    }
+                },
+            };
             loop {
-                let batch = next_batch(&mut samples, &config, &mut tally);
+                let batch = match &mut batches {
+                    Batches::Plain(samples) => next_batch(samples, &config, &mut tally),
+                    Batches::Bucketed(bucketing) => bucketing.next_batch(&mut tally),
+                };
                 let failed = batch.is_err();
                 // The receiver is gone, or nothing can follow.
                 if sender.send(batch).is_err() || failed {
@@ -112,6 +130,14 @@ impl Loader {
     }
 }
 
+/// Where batches come from.
+enum Batches {
+    /// The next samples, whatever they are.
+    Plain(Samples),
+    /// Samples of one shape.
+    Bucketed(Bucketing),
+}
+
 fn next_batch(
     samples: &mut Samples,
     config: &LoaderConfig,
@@ -123,26 +149,21 @@ fn next_batch(
         for _ in decoded.len()..config.batch {
             raw.push(samples.next(&mut |lack| tally.lack(lack))?);
         }
-        let results = decode_all(&raw, config);
+        let all: Vec<_> = raw.iter().collect();
+        let results = decode_all(&all, config, config.shape);
         for (sample, result) in raw.iter().zip(results) {
             match result {
                 Ok(sample) => {
                     tally.in_a_row = 0;
                     decoded.push(sample);
                 }
-                Err(error) => {
-                    let shard = sample.damage.as_ref().map(|damage| damage.shard());
-                    tally.useless(shard, &sample.key, &error);
-                    sample.damage.iter().for_each(|damage| damage.count(&error));
-                }
+                Err(error) => tally.useless(sample, &error),
             }
             if let Some(damage) = &sample.damage {
                 damage.within(config.max_damage)?;
             }
         }
-        if tally.in_a_row as f64 > samples.pass() + MAX_UNDECODABLE as f64 {
-            return Err(DataError::NothingDecodes(tally.in_a_row));
-        }
+        tally.within(samples)?;
     }
     Ok(collate(decoded, config.shape, samples.position()))
 }

@@ -59,6 +59,21 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Array, String> {
 }
 
 impl Stored {
+    /// The shape of an array, without its values.
+    ///
+    /// # Errors
+    /// What is wrong with it; one whose shape is not stored.
+    pub(crate) fn shape(&self) -> Result<Vec<usize>, String> {
+        let Self::Npy(bytes) = self else {
+            return Err("its shape is not stored; expected a NumPy array".into());
+        };
+        npy_header::check(bytes)?;
+        let file = NpyFile::new(&bytes[..]).map_err(|error| error.to_string())?;
+        let sides = file.shape().iter().map(|&side| usize::try_from(side));
+        let shape: Result<_, _> = sides.collect();
+        shape.map_err(|_| "its shape is larger than any memory".into())
+    }
+
     /// Reads an array of whatever shape it has; one whose shape is not stored becomes a row.
     ///
     /// # Errors

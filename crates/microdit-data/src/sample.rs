@@ -144,6 +144,18 @@ pub struct Position {
     pub drawn: u64,
     /// Where the run is in each list of shards.
     pub sources: Vec<Place>,
+    /// Samples that were drawn and still wait for others of their shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<Pending>>,
+}
+
+/// Samples that were drawn and not used yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Where the first of them was drawn.
+    pub from: Position,
+    /// Their numbers among all samples that were drawn, in ascending order.
+    pub drawn: Vec<u64>,
 }
 
 /// A place in a list of shards.

@@ -121,6 +121,11 @@ impl Samples {
         }
     }
 
+    /// Samples drawn so far.
+    pub(crate) fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
     /// Samples of one pass over all sources, by the bytes of the shards read so far.
     pub(crate) fn pass(&self) -> f64 {
         match &self.kind {
@@ -138,6 +143,7 @@ impl Samples {
         Position {
             drawn: self.drawn,
             sources,
+            pending: None,
         }
     }
 }

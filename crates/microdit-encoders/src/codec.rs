@@ -3,6 +3,7 @@
 use crate::{Cut, HashedWords, PixelCodec, text::TextEncoder, vae::Vae};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::{DitBackend, net::Conditioning};
+use std::sync::Arc;
 
 /// Images to latents and back: frozen networks, or nothing but a scale. Object-safe: users of the library can bring their own.
 pub trait Codec<B: DitBackend>: Send + Sync {
@@ -88,6 +89,25 @@ impl<B: DitBackend> Conditioner<B> for HashedWords {
 
     fn cut(&self, text: &str) -> Option<Cut> {
         self.cut(text)
+    }
+}
+
+/// A text encoder whose padding is trimmed off: zeros stand in its place.
+#[derive(Debug)]
+pub struct Trimmed<B: DitBackend>(pub Arc<TextEncoder<B>>);
+
+impl<B: DitBackend> Conditioner<B> for Trimmed<B> {
+    fn channels(&self) -> usize {
+        self.0.channels()
+    }
+
+    fn encode(&self, texts: &[&str], device: &B::Device) -> Conditioning<B> {
+        let captions = self.0.encode_trimmed(texts, device);
+        Conditioning { captions }
+    }
+
+    fn cut(&self, text: &str) -> Option<Cut> {
+        self.0.cut(text)
     }
 }
 

@@ -18,7 +18,7 @@ pub mod vae;
 mod weights;
 
 pub use self::png::{PictureFormat, read_labels, save_picture};
-pub use codec::{Codec, Conditioner};
+pub use codec::{Codec, Conditioner, Trimmed};
 pub use contact_sheet::{ContactSheet, contact_sheet};
 pub use cut::Cut;
 pub use hashed_words::HashedWords;

@@ -55,6 +55,7 @@ impl Stage {
             None => CaptionSource::Encoded {
                 tokens,
                 text_encoder: encoders.text.as_deref().map(named),
+                trimmed: self.data.trimmed(),
             },
         }
     }

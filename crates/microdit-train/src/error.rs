@@ -1,7 +1,7 @@
 //! What can go wrong between a recipe and a finished run.
 
 use crate::collective::Lost;
-use microdit_encoders::hub::HubError;
+use microdit_encoders::{hub::HubError, text::FixedTokens};
 use std::path::{Path, PathBuf};
 
 /// A run that cannot start or continue: what, where, and the way out.
@@ -32,6 +32,25 @@ pub enum TrainError {
         /// Name of the stage.
         stage: String,
     },
+    /// Caption states with padding where a stage asks for those without, or the reverse.
+    #[error(
+        "{}: its caption states {}, and `trimmed` of stages.{stage}.data is {}: another conditioning. {}",
+        folder.display(),
+        if *trimmed { "lack their padding" } else { "have their padding" },
+        !trimmed,
+        if *trimmed { "A network that is trained from the start may take it: trimmed: true" } else { "Encode them with --trim-padding, or leave out `trimmed`" }
+    )]
+    Padding {
+        /// Name of the stage.
+        stage: String,
+        /// The directory of latents.
+        folder: PathBuf,
+        /// Whether its padding was trimmed.
+        trimmed: bool,
+    },
+    /// A text encoder that cannot read as many tokens as the network expects.
+    #[error(transparent)]
+    Tokens(#[from] FixedTokens),
     /// The evaluation does not say where its data lie.
     #[error(
         "evaluation.shards: the held-out loss needs shards that are not trained on (a tar, a directory of tars, or a pattern)"

@@ -7,8 +7,8 @@ use crate::{
     sealed,
 };
 use microdit_data::{
-    Columns, DataError, Loader, LoaderConfig, Members, Position, Prompts, Shapes, Shard, ShardFile,
-    Shards, Source, Variation,
+    Columns, DataError, DatasetIndex, Loader, LoaderConfig, Members, Position, Prompts, Shapes,
+    Shard, ShardFile, Shards, Source, Variation, files::read_json,
 };
 use microdit_encoders::hub::locate;
 use rayon::prelude::*;
@@ -69,9 +69,13 @@ impl Inputs {
             && let Some(stage) = recipe.stages.first()
         {
             open(stage, &[(shards.as_str(), 1.0)], Vec::new(), false)?;
+            same_padding(stage, shards)?;
         }
         let mut found = Vec::<Result<DataIdentity, TrainError>>::new();
         for stage in &recipe.stages {
+            for (shards, _) in stage.data.lists() {
+                same_padding(stage, shards)?;
+            }
             // Most stages read what the one before them reads.
             let same = |other: &Stage| other.reads_what(stage);
             let mut known = found.iter().zip(&recipe.stages);
@@ -165,6 +169,30 @@ impl DataIdentity {
     }
 }
 
+/// Checks that a directory of latents, where its index says how captions were encoded, has the padding that the stage expects.
+fn same_padding(stage: &Stage, shards: &str) -> Result<(), TrainError> {
+    let folder = Path::new(shards);
+    let DataConfig::Latents { trimmed, .. } = stage.data else {
+        return Ok(());
+    };
+    let file = folder.join(DatasetIndex::FILE);
+    if !file.is_file() {
+        return Ok(());
+    }
+    let index: DatasetIndex = read_json(&file)?;
+    let of_captions = index.contents.get("caption_channels").is_some();
+    let found = index.contents.get("trimmed");
+    let found = found.and_then(|found| found.as_bool()).unwrap_or(false);
+    if !of_captions || found == trimmed {
+        return Ok(());
+    }
+    Err(TrainError::Padding {
+        stage: stage.name.clone(),
+        folder: folder.to_owned(),
+        trimmed: found,
+    })
+}
+
 /// Size of a shard, and the checksum of pieces of it: tars of other contents often have the same size, and reading all of
 /// them would take hours.
 fn probe(file: &ShardFile) -> Result<(u64, u32), DataError> {
@@ -212,11 +240,11 @@ pub(crate) fn loader(stage: &Stage, seed: u64, start: &Position) -> Result<Loade
         Some(path) => Source::Prompts(Prompts::new(read_prompts(path)?)?),
         None => open(stage, &data.lists(), data.caption_names(), variation.flip)?,
     };
-    Ok(Loader::new(
-        source,
-        config(stage, seed, stage.batch, variation),
-        start,
-    ))
+    let config = LoaderConfig {
+        buckets: stage.buckets()?,
+        ..config(stage, seed, stage.batch, variation)
+    };
+    Ok(Loader::new(source, config, start))
 }
 
 /// A loader of `count` samples for `stage` from `shards`, unless its data are generated, beginning at `start`: as they are, with the
@@ -236,7 +264,11 @@ pub(crate) fn held_out(
         captions.insert(0, caption.to_owned());
     }
     let source = open(stage, &lists, captions, false)?;
-    let config = config(stage, seed, count, Variation::default());
+    let mut config = config(stage, seed, count, Variation::default());
+    // Pictures are cropped to squares; latents are what they are, and those of one size are taken.
+    if let DataConfig::Latents { .. } = stage.data {
+        config.buckets = stage.buckets()?;
+    }
     Ok(Loader::new(source, config, start))
 }
 
@@ -245,7 +277,10 @@ fn config(stage: &Stage, seed: u64, batch: usize, variation: Variation) -> Loade
         seed,
         batch,
         shape: stage.model.latent(),
+        buckets: None,
+        shrinks_by: stage.shrinks_by(),
         caption: [stage.data.tokens(), stage.model.caption_channels()],
+        trimmed: stage.data.trimmed(),
         threads: stage.data.threads(),
         max_damage: stage.data.max_damage(),
         variation,

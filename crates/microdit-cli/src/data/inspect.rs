@@ -10,7 +10,7 @@ use crate::{
 use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
 use microdit::DitBackend;
-use microdit_data::{Fault, Glimpse, Inspection, inspect};
+use microdit_data::{BucketConfig, Fault, Glimpse, Inspection, inspect};
 use microdit_encoders::{
     contact_sheet,
     hub::locate,
@@ -37,6 +37,12 @@ pub(crate) struct Inspect {
     /// Share of the samples that may be damaged, 0 to 1, before the dataset is called unfit for training
     #[arg(long, default_value_t = 0.1, value_parser = real(0.0..=1.0))]
     max_damage: f64,
+    /// Buckets to count the pictures by, as `data precompute` takes them: a step in pixels, such as 64, or sizes, such as 320x192,256x256
+    #[arg(long)]
+    buckets: Option<BucketConfig>,
+    /// Side in pixels of the square that has as many pixels as the largest bucket
+    #[arg(long, default_value_t = 256, requires = "buckets", value_parser = clap::value_parser!(u32).range(1..=8192))]
+    size: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -55,15 +61,24 @@ impl Inspect {
         if let Some(path) = &self.sheet {
             output::picture(path)?;
         }
+        let buckets = self.buckets.as_ref().map(|buckets| buckets.of(self.size));
+        let buckets = buckets.transpose().or_advise()?;
         let mut bar = Counter::new("inspected shards");
         let inspected = inspect(&self.shards, wanted, |shards| bar.show(shards as u64, ""));
         drop(bar);
         let (inspection, glimpses) = inspected.or_advise()?;
+        let histogram = buckets.map(|buckets| buckets.histogram(&inspection.dimensions));
+        let histogram = histogram.unwrap_or_default();
         if self.json {
-            let text = serde_json::to_string_pretty(&inspection).or_advise()?;
+            let mut value = serde_json::to_value(&inspection).or_advise()?;
+            for ([width, height], count) in &histogram {
+                value["buckets"][format!("{width} x {height}")] = (*count).into();
+            }
+            let text = serde_json::to_string_pretty(&value).or_advise()?;
             say!("{text}");
         } else {
             describe(&inspection);
+            bars(&histogram);
         }
         if let Some(path) = &self.sheet {
             let images = on_device!(self.device, Inner => self.look_at::<Inner>(glimpses, Default::default()))?;
@@ -131,6 +146,20 @@ fn full_shape(shape: &[usize], channels: usize) -> Option<[usize; 4]> {
             (channels * side * side == count).then_some([1, channels, side, side])
         }
         _ => None,
+    }
+}
+
+/// Cells of the longest bar.
+const BAR: u64 = 40;
+
+/// A histogram of the pictures by their bucket, from the highest to the widest.
+fn bars(histogram: &[([u32; 2], u64)]) {
+    let most = histogram.iter().map(|(_, count)| *count).max();
+    let most = most.unwrap_or(0).max(1);
+    for ([width, height], count) in histogram {
+        let bar = "#".repeat((count * BAR).div_ceil(most) as usize);
+        let size = format!("{width} x {height}");
+        say!("bucket     {size:>11} {count:>9} {bar}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     terminal::complain,
 };
 use microdit::DitBackend;
-use microdit_data::{DatasetIndex, Members, Shards};
+use microdit_data::{BucketConfig, DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use microdit_train::{
     collective::Launch,
@@ -52,6 +52,10 @@ pub(crate) struct Precompute {
     /// Sides of the square images in pixels; a latent is made for each
     #[arg(long, value_delimiter = ',', default_value = "256,512", value_parser = clap::value_parser!(u32).range(1..=8192))]
     sizes: Vec<u32>,
+    /// Crop pictures to sizes that are not square, with as many pixels as each of --sizes at most, for `data.buckets`: all with sides of
+    /// multiples of a step, such as 64, or those of a list, such as 320x192,256x256
+    #[arg(long)]
+    buckets: Option<BucketConfig>,
     /// Take any part of a picture, drawn by the seed, not only the middle
     #[arg(long)]
     random_crop: bool,
@@ -62,6 +66,12 @@ pub(crate) struct Precompute {
     /// NAME; only the first that is found if absent
     #[arg(long, value_delimiter = ',')]
     captions: Vec<String>,
+    /// Trim padding off caption states, for `data.trimmed`: fewer bytes, and for CLIP another conditioning than the paper's
+    #[arg(long)]
+    trim_padding: bool,
+    /// Tokens of a caption, for text encoders that read any number, such as T5: 120 if absent
+    #[arg(long, value_parser = whole(1..=65_536))]
+    tokens: Option<usize>,
     /// Images, and captions, encoded at once
     #[arg(long, default_value_t = 16, value_parser = whole(1..=4096))]
     batch: usize,
@@ -93,7 +103,10 @@ impl Precompute {
         let [vae_path, text_path] = paths;
         let (vae_path, text_path) = (vae_path?, text_path?);
         let vae = Vae::<B>::open(&vae_path, &device).or_advise()?;
-        let text = TextEncoder::<B>::open(&text_path, &device).or_advise()?;
+        let text = Arc::new(TextEncoder::<B>::open(&text_path, &device).or_advise()?);
+        let text = text
+            .reading(self.tokens.unwrap_or(text.tokens()))
+            .or_advise()?;
         let identity = |name: &Path, path: &Path, nested: &str| {
             let name = name.file_name().unwrap_or_default().to_string_lossy();
             EncoderIdentity::of(&name, path, nested).or_advise()
@@ -104,9 +117,11 @@ impl Precompute {
                 identity(&self.text_encoder, &text_path, "text_encoder")?,
             ],
             sizes: self.sizes,
+            buckets: self.buckets,
             random_crop: self.random_crop,
             flips: self.flips,
             captions: self.captions,
+            trim_padding: self.trim_padding,
             batch: self.batch,
             seed: self.seed,
             rank: launch.rank,
@@ -140,6 +155,24 @@ impl Precompute {
                 done.captions_cut,
                 text.tokens()
             );
+        }
+        if let [full, written] = done.caption_bytes
+            && self.trim_padding
+            && done.sound() > 0
+        {
+            let each = |bytes: u64| bytes / done.sound();
+            say!(
+                "caption states take {} bytes of a sample, and took {} with their padding",
+                each(written),
+                each(full)
+            );
+            if !text.masks_padding() {
+                say!(
+                    "this text encoder lets padding see the caption: without it the states are another conditioning, which networks \
+                     trained on all {} tokens refuse",
+                    text.tokens()
+                );
+            }
         }
         if done.stopped {
             let Precomputed { shards, of, .. } = done;

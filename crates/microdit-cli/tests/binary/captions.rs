@@ -43,6 +43,121 @@ fn prepared(workshop: &Workshop) -> String {
     data
 }
 
+/// Padding is trimmed off, which is another conditioning: named, drawn with, and not mixed with what has its padding.
+#[test]
+fn trimmed_padding_is_a_conditioning_of_its_own() {
+    let workshop = Workshop::new();
+    workshop.precomputed("whole", &[]);
+    let said = workshop.precomputed("trimmed", &["--trim-padding"]);
+    for part in [
+        "with their padding",
+        "took 9856",
+        "another conditioning",
+        "all 77 tokens",
+    ] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    // What was done before is counted when the command is run again.
+    let again = workshop.precomputed("trimmed", &["--trim-padding"]);
+    assert!(again.contains("took 9856"), "{again}");
+    let size = |name: &str| {
+        let files = workshop.files(name);
+        files.values().map(Vec::len).sum::<usize>()
+    };
+    assert!(
+        2 * size("trimmed") < size("whole"),
+        "{} of {}",
+        size("trimmed"),
+        size("whole")
+    );
+    let said = succeeds(&["data", "inspect", &workshop.path("trimmed")]);
+    assert!(
+        said.contains(", 64] (") && !said.contains("[77, 64]"),
+        "{said}"
+    );
+    let tokens = workshop
+        .precompute("other", &["--tokens", "128"])
+        .output()
+        .unwrap();
+    fails(&tokens, &["reads 77 tokens of a caption", "not 128"]);
+
+    let recipe = workshop.path("latents.ron");
+    fs::write(&recipe, RECIPE).unwrap();
+    let encoders = format!(
+        "encoders=(vae: {:?}, text: {:?})",
+        workshop.path("vae"),
+        workshop.path("clip")
+    );
+    let train = |run: &str, data: &str, trimmed: &str| {
+        let (run, shards) = (
+            workshop.path(run),
+            format!("data.shards={:?}", workshop.path(data)),
+        );
+        let sets = [&shards, &encoders, trimmed]
+            .into_iter()
+            .flat_map(|set| ["--set", set]);
+        let all: Vec<&str> = ["train", &recipe, "--run", &run]
+            .into_iter()
+            .chain(sets)
+            .collect();
+        microdit(&all)
+    };
+    for (data, trimmed, parts) in [
+        (
+            "trimmed",
+            "data.trimmed=false",
+            ["lack their padding", "trimmed: true"],
+        ),
+        (
+            "whole",
+            "data.trimmed=true",
+            ["have their padding", "--trim-padding"],
+        ),
+    ] {
+        fails(&train(&format!("no-{data}"), data, trimmed), &parts);
+    }
+    // Of a pattern nothing is known but its samples.
+    fails(
+        &train(
+            "pattern",
+            "trimmed/{000000..000005}.tar",
+            "data.trimmed=false",
+        ),
+        &["samples are damaged", "if its padding was trimmed off"],
+    );
+    let picture = |run: &str, data: &str, trimmed: &str| {
+        let output = train(run, data, trimmed);
+        assert!(output.status.success(), "{}", crate::common::text(&output));
+        let run = workshop.path(run);
+        let (weights, out) = (
+            format!("{run}/weights.safetensors"),
+            format!("{run}/drawn.png"),
+        );
+        // What the weights say about themselves decides how prompts are encoded.
+        let drawing = [
+            "--prompt",
+            "a red circle",
+            "--steps",
+            "2",
+            "--guidance",
+            "3",
+            "--out",
+            &out,
+        ];
+        succeeds(&[&["sample", "--weights", &weights], &drawing[..]].concat());
+        let bytes = fs::read(&weights).unwrap();
+        let named = bytes
+            .windows(9)
+            .any(|window| window == b"\"trimmed\"" || window == b"\\\"trimmed");
+        (image::open(out).unwrap().into_rgb8(), named)
+    };
+    let (trimmed, named) = picture("trimmed-run", "trimmed", "data.trimmed=true");
+    assert!(named, "the weights do not say how their captions were made");
+    let (whole, named) = picture("whole-run", "whole", "data.trimmed=false");
+    assert!(!named);
+    assert!(trimmed != whole);
+}
+
 #[test]
 fn several_captions_are_kept_encoded_and_drawn_from() {
     let workshop = Workshop::new();

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod browser;
+mod buckets;
 mod by_name;
 mod captions;
 mod changed;

@@ -10,6 +10,15 @@ use std::io::Cursor;
 /// What transparent parts show by default.
 const WHITE: [u8; 3] = [255; 3];
 
+/// Formats that the crate `image` decodes here.
+const READ_BY_IMAGE: [ImageFormat; 5] = [
+    ImageFormat::Png,
+    ImageFormat::WebP,
+    ImageFormat::Gif,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
+
 /// A picture as people see it.
 #[derive(Clone, Debug)]
 pub struct Picture {
@@ -42,13 +51,7 @@ pub fn read(file: &[u8], background: [u8; 3], limits: &Limits) -> Result<Picture
             let (image, metadata) = jpeg::decode(file, limits)?;
             (image, orientation(&metadata))
         }
-        Some(
-            format @ (ImageFormat::Png
-            | ImageFormat::WebP
-            | ImageFormat::Gif
-            | ImageFormat::Bmp
-            | ImageFormat::Tiff),
-        ) => by_image(file, format, limits)?,
+        Some(format) if READ_BY_IMAGE.contains(&format) => by_image(file, format, limits)?,
         _ => {
             return Err(match format::foreign(file) {
                 Some(name) => format!(
@@ -65,29 +68,78 @@ pub fn read(file: &[u8], background: [u8; 3], limits: &Limits) -> Result<Picture
     Ok(flatten(image, background))
 }
 
+/// Width and height of a picture as [`decode`] turns it, by its header alone.
+///
+/// # Errors
+/// What is wrong with the header, and sizes that [`Limits::default`] refuses.
+pub fn size(file: &[u8]) -> Result<[u32; 2], String> {
+    let limits = Limits::default();
+    let ([width, height], orientation) = match image::guess_format(file) {
+        Ok(ImageFormat::Jpeg) => {
+            let (size, metadata) = jpeg::size(file)?;
+            (size, orientation(&metadata))
+        }
+        Ok(format) if READ_BY_IMAGE.contains(&format) => {
+            let mut decoder = decoder(file, format, &limits)?;
+            let (width, height) = decoder.dimensions();
+            ([width, height], turned(&mut decoder, format))
+        }
+        // The error is that of decoding it.
+        _ => {
+            let image = decode(file)?;
+            ([image.width(), image.height()], Orientation::NoTransforms)
+        }
+    };
+    limits.admit_size(width, height)?;
+    if width == 0 || height == 0 {
+        return Err("an image without pixels".into());
+    }
+    Ok(match orientation {
+        Orientation::Rotate90
+        | Orientation::Rotate270
+        | Orientation::Rotate90FlipH
+        | Orientation::Rotate270FlipH => [height, width],
+        _ => [width, height],
+    })
+}
+
 /// Decodes what the crate `image` has a strict decoder for.
 fn by_image(
     file: &[u8],
     format: ImageFormat,
     limits: &Limits,
 ) -> Result<(DynamicImage, Orientation), String> {
+    let mut decoder = decoder(file, format, limits)?;
+    let (width, height) = decoder.dimensions();
+    limits.admit_size(width, height)?;
+    let orientation = turned(&mut decoder, format);
+    let image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    Ok((image, orientation))
+}
+
+/// A decoder of a file, within limits of memory.
+fn decoder<'a>(
+    file: &'a [u8],
+    format: ImageFormat,
+    limits: &Limits,
+) -> Result<impl ImageDecoder + use<'a>, String> {
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
     let mut memory = image::Limits::default();
     // Four channels of 16 bits, and what the decoder itself needs.
     memory.max_alloc = Some(8 * limits.max_pixels + (64 << 20));
     reader.limits(memory);
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    let (width, height) = decoder.dimensions();
-    limits.admit_size(width, height)?;
-    let orientation = match format {
+    reader.into_decoder().map_err(broken)
+}
+
+/// How a picture is to be turned.
+fn turned(decoder: &mut impl ImageDecoder, format: ImageFormat) -> Orientation {
+    match format {
         ImageFormat::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         _ => orientation(&[
             decoder.exif_metadata().unwrap_or_default(),
             decoder.xmp_metadata().unwrap_or_default(),
         ]),
-    };
-    let image = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    Ok((image, orientation))
+    }
 }
 
 fn broken(error: ImageError) -> String {

@@ -20,11 +20,27 @@ const ONES: [u8; 16] = [
 /// The picture of a file, its EXIF and its XMP data.
 type Parts = (DynamicImage, [Option<Vec<u8>>; 2]);
 
+/// Width and height of a file as they are stored, with its EXIF and its XMP data, by its header alone.
+pub(super) fn size(file: &[u8]) -> Result<([u32; 2], [Option<Vec<u8>>; 2]), String> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(broken)?;
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let metadata = [decoder.exif().cloned(), decoder.xmp().cloned()];
+    Ok(([width as u32, height as u32], metadata))
+}
+
+fn broken(error: DecodeErrors) -> String {
+    format!("an image that cannot be decoded: JPEG: {error:?}")
+}
+
 /// Decodes a file; with it the EXIF and the XMP data, if there are any.
 pub(super) fn decode(file: &[u8], limits: &Limits) -> Result<Parts, String> {
     let truncated = || "an image file that is truncated".to_owned();
     let file = Walk::through(file).ok_or_else(truncated)?.sealed()?;
-    let broken = |error: DecodeErrors| format!("an image that cannot be decoded: JPEG: {error:?}");
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)

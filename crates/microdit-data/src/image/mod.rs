@@ -6,7 +6,7 @@ mod jpeg;
 mod limits;
 mod resize;
 
-pub use decode::{Picture, decode, read};
+pub use decode::{Picture, decode, read, size};
 pub(crate) use format::{READ, UNREAD, looks_like_a_picture};
 pub use limits::Limits;
 pub use resize::{View, cover, pixels, resize, square, viewed};

@@ -22,10 +22,12 @@ pub(super) enum Caption {
 
 /// Decodes in parallel, keeping the order.
 pub(super) fn decode_all(
-    samples: &[Sample],
+    samples: &[&Sample],
     config: &LoaderConfig,
+    shape: [usize; 3],
 ) -> Vec<Result<Decoded, String>> {
-    let results = parallel::map(samples, config.threads, |_, sample| decode(sample, config));
+    let decode = |_, sample: &&Sample| decode(sample, config, shape);
+    let results = parallel::map(samples, config.threads, decode);
     // A panic in a decoder counts as a damaged image and does not end the run.
     let panicked = || Err("its decoder panicked".to_owned());
     results
@@ -34,16 +36,19 @@ pub(super) fn decode_all(
         .collect()
 }
 
-fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
+fn decode(sample: &Sample, config: &LoaderConfig, shape: [usize; 3]) -> Result<Decoded, String> {
     let text = || Caption::Text(sample.caption.clone());
     let (image, caption) = match &sample.image {
-        Image::Absent => (vec![0.0; config.shape.iter().product()], text()),
-        Image::Decoded(image) => (part(image, sample, config.shape), text()),
-        Image::Encoded(file) => (part(&image::decode(file)?, sample, config.shape), text()),
+        Image::Absent => (vec![0.0; shape.iter().product()], text()),
+        Image::Decoded(image) => (part(image, sample, shape), text()),
+        Image::Encoded(file) => (part(&image::decode(file)?, sample, shape), text()),
         Image::Precomputed { latent, caption } => {
-            let latent = array("latent", latent, &config.shape)?;
-            let caption = array("caption", caption, &config.caption)?;
-            (latent, Caption::Vectors(caption))
+            let latent = array("latent", latent, &shape)?;
+            let states = match config.trimmed {
+                true => padded(caption, config.caption)?,
+                false => array("caption", caption, &config.caption)?,
+            };
+            (latent, Caption::Vectors(states))
         }
     };
     Ok(Decoded {
@@ -51,6 +56,28 @@ fn decode(sample: &Sample, config: &LoaderConfig) -> Result<Decoded, String> {
         image,
         caption,
     })
+}
+
+/// The number of the bucket that a sample belongs to: nearest to its picture's shape, or of exactly the size of its latent.
+pub(super) fn bucket_of(sample: &Sample, config: &LoaderConfig) -> Result<usize, String> {
+    let nearest = |[width, height]: [u32; 2]| {
+        let buckets = config.buckets.as_ref();
+        buckets.map_or(0, |buckets| buckets.nearest(width, height))
+    };
+    match &sample.image {
+        Image::Absent => Ok(nearest([1, 1])),
+        Image::Decoded(image) => Ok(nearest([image.width(), image.height()])),
+        Image::Encoded(file) => Ok(nearest(image::size(file)?)),
+        Image::Precomputed { latent, .. } => {
+            let shape = latent
+                .shape()
+                .map_err(|error| format!("its latent: {error}"))?;
+            let mut shapes = (0..config.sizes().len()).map(|bucket| config.shape_of(bucket));
+            shapes
+                .position(|bucket| shape == bucket)
+                .ok_or_else(|| format!("its latent has shape {shape:?}, that of no bucket"))
+        }
+    }
 }
 
 /// The values of a pre-computed array, which must have the given shape.
@@ -62,14 +89,51 @@ fn array(what: &str, stored: &Stored, shape: &[usize]) -> Result<Vec<f32>, Strin
     let array = array.map_err(|error| format!("its {what}: {error}"))?;
     if array.shape != shape {
         let found = array.shape;
+        let trimmed = what == "caption"
+            && matches!((&found[..], shape), ([few, a], [many, b]) if few < many && a == b);
+        let trimmed = match trimmed {
+            true => {
+                "; if its padding was trimmed off, `trimmed: true` of the data reads it, as another conditioning"
+            }
+            false => "",
+        };
         return Err(format!(
-            "its {what} has shape {found:?}, expected {shape:?}"
+            "its {what} has shape {found:?}, expected {shape:?}{trimmed}"
         ));
     }
     if !npy::all_finite(&array.values) {
         return Err(format!("its {what} is not finite"));
     }
     Ok(array.values)
+}
+
+/// The states of a caption without its padding, with zeros in its place.
+fn padded(stored: &Stored, [tokens, channels]: [usize; 2]) -> Result<Vec<f32>, String> {
+    let there = match stored {
+        Stored::Npy(_) => {
+            let array = stored
+                .read()
+                .map_err(|error| format!("its caption: {error}"))?;
+            match array.shape[..] {
+                [there, found] if found == channels => there,
+                _ => {
+                    let found = array.shape;
+                    return Err(format!(
+                        "its caption has shape {found:?}, expected at most {tokens} tokens of {channels} channels"
+                    ));
+                }
+            }
+        }
+        Stored::Halves(bytes) => bytes.len() / (2 * channels.max(1)),
+    };
+    if there > tokens {
+        return Err(format!(
+            "its caption has {there} tokens, expected at most {tokens}"
+        ));
+    }
+    let mut states = array("caption", stored, &[there, channels])?;
+    states.resize(tokens * channels, 0.0);
+    Ok(states)
 }
 
 /// The part of the image that the sample shows, in as many pixels as the network takes.

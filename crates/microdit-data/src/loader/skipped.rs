@@ -1,9 +1,12 @@
 //! What a loader leaves out: reported when it is first found, and summed up at the end.
 
+use super::MAX_UNDECODABLE;
 use crate::{
+    error::DataError,
     left_out::reasons,
+    sample::Sample,
     shards::Incomplete,
-    stream::{Lack, LostShard},
+    stream::{Lack, LostShard, Samples},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -76,11 +79,26 @@ impl Tally {
     }
 
     /// Counts a sample that was read but is of no use.
-    pub(super) fn useless(&mut self, shard: Option<String>, key: &str, error: &str) {
-        let shard = shard.map(|shard| shard + ": ").unwrap_or_default();
-        let name = format!("{shard}sample {key}");
-        self.sample(name, &format!("has no use ({error})"), error);
+    pub(super) fn useless(&mut self, sample: &Sample, error: &str) {
+        self.sample(name(sample), &format!("has no use ({error})"), error);
+        sample.damage.iter().for_each(|damage| damage.count(error));
         self.in_a_row += 1;
+    }
+
+    /// Counts a sound sample that is not used in this pass.
+    pub(super) fn given_up(&mut self, sample: &Sample, why: &str) {
+        self.sample(name(sample), &format!("has {why}"), why);
+    }
+
+    /// Checks that not everything was of no use since the last sample that was used.
+    ///
+    /// # Errors
+    /// If it was, for more than a pass over the data.
+    pub(super) fn within(&self, samples: &Samples) -> Result<(), DataError> {
+        match self.in_a_row as f64 > samples.pass() + MAX_UNDECODABLE as f64 {
+            true => Err(DataError::NothingDecodes(self.in_a_row)),
+            false => Ok(()),
+        }
     }
 
     /// Counts what a shard lacks.
@@ -119,6 +137,12 @@ impl Tally {
             self.named.insert(what);
         }
     }
+}
+
+/// What messages call a sample.
+fn name(sample: &Sample) -> String {
+    let shard = sample.damage.as_ref().map(|damage| damage.shard() + ": ");
+    format!("{}sample {}", shard.unwrap_or_default(), sample.key)
 }
 
 /// What has been left out so far, if anything.

@@ -1,3 +1,4 @@
+mod buckets;
 mod variation;
 
 use super::*;
@@ -24,7 +25,10 @@ fn config(threads: usize) -> LoaderConfig {
         seed: 1,
         batch: 6,
         shape: [3, 16, 16],
+        buckets: None,
+        shrinks_by: 1,
         caption: [3, 2],
+        trimmed: false,
         threads,
         max_damage: 0.5,
         variation: Variation::default(),
@@ -85,7 +89,7 @@ fn sources_are_mixed_by_weight_and_their_places_found_again() {
     };
     let whole = load(&Position::default(), 200);
     // Of 1200 samples and the damaged ones, three quarters come from the first: within four standard deviations.
-    let Position { drawn, sources } = &whole[199].next;
+    let Position { drawn, sources, .. } = &whole[199].next;
     let first = (sources[0].epoch * 16 + sources[0].sample) as f64;
     let deviation = (*drawn as f64 * 0.75 * 0.25).sqrt();
     assert!(
@@ -135,7 +139,13 @@ fn defective_samples_are_left_out() {
         let path = golden(name);
         let shards = pictures(&path).unwrap();
         let (samples, _) = shards.read(shards.iter().next().unwrap()).unwrap();
-        let decoded = decode_all(&samples, &config(2)).into_iter().flatten();
+        let decoded = decode_all(
+            &samples.iter().collect::<Vec<_>>(),
+            &config(2),
+            config(2).shape,
+        )
+        .into_iter()
+        .flatten();
         decoded
             .map(|sample| match sample.caption {
                 Caption::Text(caption) => (sample.key, caption),

@@ -46,6 +46,9 @@ const DIFFUSERS: &[&str] = &["config.json", "diffusion_pytorch_model.safetensors
 /// Files of a model transformers saved.
 const TRANSFORMERS: &[&str] = &["config.json", "model.safetensors"];
 
+/// Files of a T5 with the tokenizer that is read.
+const T5: &[&str] = &["config.json", "model.safetensors", "tokenizer.json"];
+
 /// Files of a pipeline of Stable Diffusion in diffusers' layout.
 const PIPELINE: &[&str] = &[
     "model_index.json",
@@ -125,6 +128,22 @@ pub const PUBLISHED: &[Published] = &[
         about: "CLIP ViT-L/14 of OpenAI for pictures of 336 pixels: CMMD",
         repositories: &["openai/clip-vit-large-patch14-336"],
         files: OPENAI,
+        draws: None,
+    },
+    Published {
+        name: "flan-t5-base",
+        aliases: &[],
+        about: "encoder of FLAN-T5 base, 768 channels: captions of any number of tokens",
+        repositories: &["google/flan-t5-base"],
+        files: T5,
+        draws: None,
+    },
+    Published {
+        name: "flan-t5-large",
+        aliases: &[],
+        about: "encoder of FLAN-T5 large, 1024 channels",
+        repositories: &["google/flan-t5-large"],
+        files: T5,
         draws: None,
     },
     Published {

@@ -9,8 +9,8 @@ mod tokenizer;
 
 pub use clip::{ClipText, ClipTextConfig, Pooling};
 pub use cut::Cutter;
-pub use encoder::TextEncoder;
 pub(crate) use encoder::padding_of;
+pub use encoder::{FixedTokens, TextEncoder};
 pub use states::TextStates;
 pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{ClipTokenizer, Padding};

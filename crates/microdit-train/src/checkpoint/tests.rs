@@ -68,6 +68,7 @@ fn state(recipe: &Recipe) -> State<Tracked, Network> {
             shard: 2,
             sample: 3,
         }],
+        pending: None,
     };
     State {
         progress: Progress {

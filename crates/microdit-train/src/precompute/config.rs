@@ -1,12 +1,15 @@
 //! How latents are made.
 
 use super::identity::EncoderIdentity;
+use microdit_data::BucketConfig;
 
 /// How latents are made.
 #[derive(Clone, Debug)]
 pub struct PrecomputeConfig {
     /// Sides of the square images, in pixels; a sample gets a latent for each.
     pub sizes: Vec<u32>,
+    /// Sizes in place of each square, with as many pixels at most: a picture is cropped to the one nearest to its shape.
+    pub buckets: Option<BucketConfig>,
     /// Whether any part of a picture may be taken, not only the middle: one, drawn by the seed, for each size.
     pub random_crop: bool,
     /// Whether pictures are encoded with left and right swapped too.
@@ -14,6 +17,8 @@ pub struct PrecomputeConfig {
     /// Names of several captions, as [`Columns::captions`](microdit_data::Columns), that are encoded of a sample; the first that is found
     /// if empty.
     pub captions: Vec<String>,
+    /// Whether padding is trimmed off caption states.
+    pub trim_padding: bool,
     /// Images, and captions, encoded at once.
     pub batch: usize,
     /// Seed of the draws from the VAE's posterior.

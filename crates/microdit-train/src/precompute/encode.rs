@@ -6,6 +6,7 @@ use super::{
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
+use image::RgbImage;
 use microdit::{
     DitBackend,
     rng::{Purpose, Stream},
@@ -18,6 +19,7 @@ use microdit_data::{
 };
 use microdit_encoders::{text::TextEncoder, vae::Vae};
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -42,7 +44,13 @@ struct Prepared {
     place: u64,
     key: String,
     captions: Vec<(usize, String)>,
-    images: Vec<Vec<f32>>,
+    images: Vec<Pixels>,
+}
+
+/// A picture in -1..1, `[3, height, width]`, and its height and width.
+struct Pixels {
+    values: Vec<f32>,
+    size: [usize; 2],
 }
 
 /// A form in which every picture is encoded.
@@ -59,6 +67,24 @@ impl Form {
     fn member(self) -> String {
         let Self { side, flipped } = self;
         format!("latent-{side}{}.npy", if flipped { "-flipped" } else { "" })
+    }
+}
+
+/// What became of captions.
+#[derive(Default)]
+struct Captions {
+    /// Of which the text encoder read only the beginning.
+    cut: u64,
+    /// Bytes of their states with padding, and as they were written.
+    bytes: [u64; 2],
+}
+
+impl Captions {
+    fn add(&mut self, more: &Self) {
+        self.cut += more.cut;
+        for (sum, more) in self.bytes.iter_mut().zip(more.bytes) {
+            *sum += more;
+        }
     }
 }
 
@@ -106,7 +132,7 @@ impl<B: DitBackend> Precompute<'_, B> {
             }
         };
         let mut writer = ShardWriter::create(&tar_path(out, number))?;
-        let mut captions_cut = 0;
+        let mut captions = Captions::default();
         let size = self.config.batch;
         let batches = pictures.samples.chunks(size).enumerate();
         let finished = thread::scope(|scope| -> Result<bool, DataError> {
@@ -138,8 +164,9 @@ impl<B: DitBackend> Precompute<'_, B> {
                     }
                 }
                 let before = writer.samples();
-                captions_cut +=
+                let written =
                     self.write(number, &sound, &mut writer, &source.file, &mut left_out)?;
+                captions.add(&written);
                 state.samples += writer.samples() - before;
                 state.too_damaged(self.config.max_damage, &left_out, writer.samples())?;
                 progress(state);
@@ -166,14 +193,16 @@ impl<B: DitBackend> Precompute<'_, B> {
             source,
             source_sha256: pictures.sha256,
             cut: pictures.cut.clone(),
-            captions_cut,
+            captions_cut: captions.cut,
+            caption_bytes: captions.bytes,
         };
         record.write(out, number)?;
-        state.captions_cut += captions_cut;
+        state.captions_cut += captions.cut;
+        state.count_states(captions.bytes);
         Ok(Outcome::Made(pictures.cut))
     }
 
-    /// Encodes and writes samples of shard `number`; returns how many captions were cut.
+    /// Encodes and writes samples of shard `number`; returns what became of their captions.
     fn write(
         &self,
         number: usize,
@@ -181,23 +210,27 @@ impl<B: DitBackend> Precompute<'_, B> {
         writer: &mut ShardWriter,
         origin: &str,
         left_out: &mut LeftOut,
-    ) -> Result<u64, DataError> {
+    ) -> Result<Captions, DataError> {
         if samples.is_empty() {
-            return Ok(0);
+            return Ok(Captions::default());
         }
         let texts = samples.iter().flat_map(|sample| &sample.captions);
         let texts: Vec<&str> = texts.map(|(_, text)| text.as_str()).collect();
         let states = self.states(&texts);
+        let lengths = match self.config.trim_padding {
+            true => self.text.lengths(&texts),
+            false => vec![self.text.tokens(); texts.len()],
+        };
         let forms = self.forms();
-        let latents: Vec<Rows> = (0..forms.len())
-            .map(|form| Rows::of(self.latents(number, form, samples)))
+        let latents: Vec<Vec<Rows>> = (0..forms.len())
+            .map(|form| self.latents(number, form, samples))
             .collect();
-        let (mut captions_cut, mut end) = (0, 0);
+        let (mut captions, mut end) = (Captions::default(), 0);
         for (j, sample) in samples.iter().enumerate() {
             let own = end..end + sample.captions.len();
             end = own.end;
             // What is not finite as it is stored would cost a whole batch its gradient, again and again.
-            let lack = if !latents.iter().all(|rows| rows.fits_halves(j)) {
+            let lack = if !latents.iter().all(|rows| rows[j].fits_halves(0)) {
                 Some("a non-finite latent")
             } else if !own.clone().all(|row| states.fits_halves(row)) {
                 Some("non-finite caption states")
@@ -212,18 +245,23 @@ impl<B: DitBackend> Precompute<'_, B> {
             for ((named, text), row) in sample.captions.iter().zip(own) {
                 let [text_name, states_name] = self.names(*named);
                 members.push((text_name, text.as_bytes().to_vec()));
-                members.push((states_name, states.npy(row)));
-                captions_cut += u64::from(self.text.cut(text).is_some());
+                let [tokens, channels] = [self.text.tokens(), self.text.channels()];
+                let kept = &states.row(row)[..lengths[row] * channels];
+                members.push((states_name, npy_of_halves(kept, &[lengths[row], channels])));
+                captions.add(&Captions {
+                    cut: u64::from(self.text.cut(text).is_some()),
+                    bytes: [tokens, lengths[row]].map(|tokens| 2 * (tokens * channels) as u64),
+                });
             }
             let latents = latents.iter().zip(&forms);
-            members.extend(latents.map(|(rows, form)| (form.member(), rows.npy(j))));
+            members.extend(latents.map(|(rows, form)| (form.member(), rows[j].npy(0))));
             let members: Vec<(&str, &[u8])> = members
                 .iter()
                 .map(|(name, content)| (name.as_str(), content.as_slice()))
                 .collect();
             writer.add(&sample.key, &members)?;
         }
-        Ok(captions_cut)
+        Ok(captions)
     }
 
     /// Which parts of a shard are read.
@@ -284,7 +322,11 @@ impl<B: DitBackend> Precompute<'_, B> {
                 crop: crop.map(|points| [points[0], points[1]]),
                 flip: flipped,
             };
-            pixels(&viewed(&image, side, side, view))
+            let [width, height] = self.size(&image, side);
+            Pixels {
+                values: pixels(&viewed(&image, width, height, view)),
+                size: [height as usize, width as usize],
+            }
         };
         Ok(Prepared {
             place,
@@ -297,6 +339,15 @@ impl<B: DitBackend> Precompute<'_, B> {
         })
     }
 
+    /// Width and height that a picture is cropped to in the place of a square of `side`.
+    fn size(&self, image: &RgbImage, side: u32) -> [u32; 2] {
+        let buckets = self.config.buckets.as_ref();
+        match buckets.and_then(|buckets| buckets.of(side).ok()) {
+            None => [side; 2],
+            Some(buckets) => buckets.sizes()[buckets.nearest(image.width(), image.height())],
+        }
+    }
+
     /// What is drawn for the sample at `place` of shard `number` at a size.
     fn draw(&self, purpose: Purpose, number: usize, place: u64, side: u32) -> Stream {
         // A shard has fewer than 2^32 samples.
@@ -304,28 +355,55 @@ impl<B: DitBackend> Precompute<'_, B> {
         Stream::new(self.config.seed, purpose, side.into(), place)
     }
 
-    /// Latents of the images in the form of that number.
-    fn latents(&self, i: usize, form: usize, samples: &[Prepared]) -> Tensor<B, 4> {
+    /// Latents of the images in the form of that number, each by itself; those of one size are encoded together.
+    fn latents(&self, i: usize, form: usize, samples: &[Prepared]) -> Vec<Rows> {
+        let mut sizes: BTreeMap<[usize; 2], Vec<usize>> = BTreeMap::new();
+        for (j, sample) in samples.iter().enumerate() {
+            sizes.entry(sample.images[form].size).or_default().push(j);
+        }
+        let mut latents: Vec<(usize, Rows)> = Vec::with_capacity(samples.len());
+        for (size, places) in sizes {
+            let encoded = Rows::of(self.latents_of(i, form, size, samples, &places));
+            latents.extend(places.into_iter().enumerate().map(|(row, j)| {
+                let values = encoded.row(row).to_vec();
+                let shape = encoded.shape.clone();
+                (j, Rows { values, shape })
+            }));
+        }
+        latents.sort_by_key(|(j, _)| *j);
+        latents.into_iter().map(|(_, latent)| latent).collect()
+    }
+
+    /// Latents of the images at `places` in the form of that number, all of one height and width.
+    fn latents_of(
+        &self,
+        i: usize,
+        form: usize,
+        [height, width]: [usize; 2],
+        samples: &[Prepared],
+        places: &[usize],
+    ) -> Tensor<B, 4> {
         let Form { side, flipped } = self.forms()[form];
-        let size = side as usize;
-        let latent = size / self.vae.shrinks_by();
-        let shape = [samples.len(), self.vae.latent_channels(), latent, latent];
+        let shrinks = self.vae.shrinks_by();
+        let shape = [
+            places.len(),
+            self.vae.latent_channels(),
+            height / shrinks,
+            width / shrinks,
+        ];
         let values: usize = shape[1..].iter().product();
-        let draw = |sample: &Prepared| {
-            let mut noise = self.draw(Purpose::Posterior, i, sample.place, side);
+        let draw = |&j: &usize| {
+            let mut noise = self.draw(Purpose::Posterior, i, samples[j].place, side);
             // The first half is the draw of a picture as it is, whether it is encoded both ways or not.
             match flipped {
                 false => noise.normal(values),
                 true => noise.normal(2 * values).split_off(values),
             }
         };
-        let noise: Vec<f32> = samples.iter().flat_map(draw).collect();
-        let images: Vec<f32> = samples
-            .iter()
-            .flat_map(|sample| &sample.images[form])
-            .copied()
-            .collect();
-        let images = TensorData::new(images, [samples.len(), 3, size, size]);
+        let noise: Vec<f32> = places.iter().flat_map(draw).collect();
+        let images = places.iter().flat_map(|&j| &samples[j].images[form].values);
+        let images: Vec<f32> = images.copied().collect();
+        let images = TensorData::new(images, [places.len(), 3, height, width]);
         let on_device = |data| Tensor::from_data(data, self.device);
         self.vae
             .encode(on_device(images), on_device(TensorData::new(noise, shape)))

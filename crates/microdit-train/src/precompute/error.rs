@@ -1,5 +1,6 @@
 //! What can go wrong while latents are made.
 
+use microdit::range::OutOfRange;
 use microdit_data::DataError;
 use std::path::PathBuf;
 
@@ -44,6 +45,14 @@ pub enum PrecomputeError {
     /// A size that is listed twice.
     #[error("size {0} is listed twice")]
     RepeatedSize(u32),
+    /// Sizes of buckets that cannot be used.
+    #[error("buckets of {side} x {side} pixels: {error}")]
+    Buckets {
+        /// The side of the square in whose place they stand.
+        side: u32,
+        /// What is wrong with them.
+        error: OutOfRange,
+    },
     /// A size the VAE cannot encode.
     #[error("images of {size} pixels cannot be encoded; expected a multiple of {multiple}")]
     Size {

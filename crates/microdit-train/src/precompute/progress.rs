@@ -23,6 +23,8 @@ pub struct Precomputed {
     pub lost: Vec<String>,
     /// Captions of its shards of which the text encoder reads only the beginning.
     pub captions_cut: u64,
+    /// Bytes of the caption states of its shards with their padding, and as they were written.
+    pub caption_bytes: [u64; 2],
     /// The index, if this process is the only one.
     pub index: Option<DatasetIndex>,
     /// Samples met in its shards.
@@ -30,6 +32,18 @@ pub struct Precomputed {
 }
 
 impl Precomputed {
+    /// Counts bytes of caption states.
+    pub(super) fn count_states(&mut self, bytes: [u64; 2]) {
+        for (sum, more) in self.caption_bytes.iter_mut().zip(bytes) {
+            *sum += more;
+        }
+    }
+
+    /// Sound samples of its shards.
+    pub fn sound(&self) -> u64 {
+        self.seen - self.left_out.total()
+    }
+
     /// Counts a shard with so many sound samples.
     pub(super) fn count(&mut self, sound: u64, left_out: LeftOut) {
         self.seen += sound + left_out.total();

@@ -27,6 +27,9 @@ pub(super) struct Record {
     /// Captions of which the text encoder read only the beginning.
     #[serde(default)]
     pub(super) captions_cut: u64,
+    /// Bytes of caption states with their padding, and as they were written.
+    #[serde(default)]
+    pub(super) caption_bytes: [u64; 2],
 }
 
 /// The state of a shard of latents.
@@ -71,6 +74,7 @@ impl Record {
             source_sha256: String::new(),
             cut: Some(why.to_owned()),
             captions_cut: 0,
+            caption_bytes: [0; 2],
         };
         record.write(out, number)
     }

@@ -22,7 +22,7 @@ impl<B: DitBackend> Precompute<'_, B> {
     /// left off: what is there stays, once its checksum and that of its pictures are verified. Tars hold
     /// `KEY.latent-SIZE.npy` and `KEY.caption.npy`, 16-bit floats, and `KEY.txt`, or of several captions `KEY.caption-NAME.npy` and
     /// `KEY.caption-NAME.txt` each, and with flips `KEY.latent-SIZE-flipped.npy`; the latents are posterior samples times the
-    /// scaling factor, the captions all token states, padding included. Draws depend on seed, place in the list of shards the
+    /// scaling factor, the captions all token states, padding included unless it is trimmed. Draws depend on seed, place in the list of shards the
     /// directory was begun with, and place in the shard alone. Samples that are damaged, or whose latents are not finite, are
     /// left out; a shard that cannot be read does not stop the others. `stop` ends the call after the current batch;
     /// `progress` is called after every batch.
@@ -100,6 +100,16 @@ impl<B: DitBackend> Precompute<'_, B> {
             if self.config.sizes[..i].contains(&size) {
                 return Err(PrecomputeError::RepeatedSize(size));
             }
+            let Some(buckets) = &self.config.buckets else {
+                continue;
+            };
+            let buckets = buckets.of(size);
+            let buckets =
+                buckets.map_err(|error| PrecomputeError::Buckets { side: size, error })?;
+            let odd = |side: &&u32| !(**side as usize).is_multiple_of(multiple);
+            if let Some(&size) = buckets.sizes().as_flattened().iter().find(odd) {
+                return Err(PrecomputeError::Size { size, multiple });
+            }
         }
         Ok(())
     }
@@ -161,6 +171,7 @@ impl<B: DitBackend> Precompute<'_, B> {
                     let left_out = LeftOut::of(record.report.rejected);
                     state.count(record.report.samples, left_out);
                     state.captions_cut += record.captions_cut;
+                    state.count_states(record.caption_bytes);
                     state.shards += 1;
                     let name = &record.source.file;
                     state

@@ -8,7 +8,7 @@ use super::{
 };
 use microdit::DitBackend;
 use microdit_data::{
-    DataError, DatasetIndex,
+    BucketConfig, DataError, DatasetIndex,
     files::{read_json, write_json},
 };
 use microdit_encoders::{text::TextEncoder, vae::Vae};
@@ -19,11 +19,17 @@ use std::{io::ErrorKind, path::Path};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
     sizes: Vec<u32>,
+    /// Sizes in place of squares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    buckets: Option<BucketConfig>,
     /// Whether any part of a picture was taken, and whether left and right are swapped in a second latent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     random_crop: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     flips: bool,
+    /// Whether padding was trimmed off caption states: then they are another conditioning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    trimmed: bool,
     /// Names of several captions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     captions: Vec<String>,
@@ -67,8 +73,10 @@ impl Settings {
         };
         Self {
             sizes: config.sizes.clone(),
+            buckets: config.buckets.clone(),
             random_crop: config.random_crop,
             flips: config.flips,
+            trimmed: config.trim_padding,
             captions: config.captions.clone(),
             seed: config.seed,
             vae: vae_identity,
@@ -168,10 +176,21 @@ impl Settings {
                 format!("{:?}", now.captions),
             ),
             differs(
+                "buckets",
+                format!("{:?}", self.buckets),
+                format!("{:?}", now.buckets),
+            ),
+            differs(
                 "random crop",
                 self.random_crop.to_string(),
                 now.random_crop.to_string(),
             ),
+            differs(
+                "trimmed padding",
+                self.trimmed.to_string(),
+                now.trimmed.to_string(),
+            ),
+            differs("tokens", self.tokens.to_string(), now.tokens.to_string()),
             differs("flips", self.flips.to_string(), now.flips.to_string()),
             differs("seed", self.seed.to_string(), now.seed.to_string()),
         ]
@@ -287,8 +306,10 @@ mod tests {
         };
         Settings {
             sizes: vec![32],
+            buckets: None,
             random_crop: false,
             flips: false,
+            trimmed: false,
             captions: Vec::new(),
             seed: 1,
             vae: encoder("vae"),

@@ -1,7 +1,7 @@
 //! What a stage is trained on, and how that becomes numbers.
 
 use microdit::range::{OutOfRange, above, require, within};
-use microdit_data::{Variation, check_names};
+use microdit_data::{BucketConfig, Variation, check_names};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -40,6 +40,10 @@ pub enum DataConfig {
         /// lacks are left out of its draws. Evaluation takes the first, or `evaluation.caption`.
         #[serde(default)]
         caption_mix: Vec<WeightedCaption>,
+        /// Sizes that pictures are cropped to in place of the square, with as many pixels at most: each picture to the one nearest to its
+        /// shape, each batch of one size. A picture whose size is so rare that a batch of it would take 256 others is left out.
+        #[serde(default)]
+        buckets: Option<BucketConfig>,
         /// Whether any part of a picture may be taken, not only the middle, drawn by seed, pass and sample.
         #[serde(default)]
         random_crop: bool,
@@ -67,9 +71,16 @@ pub enum DataConfig {
         image_size: u32,
         /// Tokens of a caption, 1 to 2^16.
         tokens: usize,
+        /// Whether padding was trimmed off caption states by `data precompute --trim-padding`: the network sees zeros in its place. States
+        /// with padding are another conditioning.
+        #[serde(default)]
+        trimmed: bool,
         /// As in `WebDataset`, of the captions that `data precompute --captions` encoded.
         #[serde(default)]
         caption_mix: Vec<WeightedCaption>,
+        /// As in `WebDataset`, the sizes that `data precompute --buckets` encoded.
+        #[serde(default)]
+        buckets: Option<BucketConfig>,
         /// As in `WebDataset`, of latents that `data precompute --flips` encoded both ways.
         #[serde(default)]
         flip: bool,
@@ -184,6 +195,11 @@ impl DataConfig {
         }
     }
 
+    /// Whether padding was trimmed off caption states.
+    pub(crate) fn trimmed(&self) -> bool {
+        matches!(self, Self::Latents { trimmed: true, .. })
+    }
+
     /// Threads that read and decode.
     pub(crate) fn threads(&self) -> usize {
         let (Self::Shapes { threads, .. }
@@ -216,6 +232,14 @@ impl DataConfig {
         match self {
             Self::Shapes { .. } => &[],
             Self::WebDataset { caption_mix, .. } | Self::Latents { caption_mix, .. } => caption_mix,
+        }
+    }
+
+    /// How pictures that are not square become batches of one size; all are squares if absent.
+    pub fn buckets(&self) -> Option<&BucketConfig> {
+        match self {
+            Self::Shapes { .. } => None,
+            Self::WebDataset { buckets, .. } | Self::Latents { buckets, .. } => buckets.as_ref(),
         }
     }
 

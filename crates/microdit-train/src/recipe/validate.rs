@@ -5,6 +5,7 @@ use microdit::{
     Masking,
     range::{OutOfRange, require, within},
 };
+use microdit_data::{BucketConfig, Buckets};
 
 /// Most images of a run. The held-out samples of a generated dataset lie beyond them.
 pub const MAX_IMAGES: u64 = 1 << 40;
@@ -129,6 +130,7 @@ impl Stage {
         self.validate_pixels()?;
         let tokens = self.model.tokens();
         self.masking.validate(tokens).map_err(inside("masking"))?;
+        self.validate_buckets()?;
         let deferred = matches!(
             self.masking,
             Masking::Deferred { .. } | Masking::DeferredBlocks { .. }
@@ -176,6 +178,67 @@ impl Stage {
         )
     }
 
+    /// Pixels of a picture's side for each of the latent's.
+    pub(crate) fn shrinks_by(&self) -> usize {
+        let [_, height, _] = self.model.latent();
+        self.data.image_size() as usize / height.max(1)
+    }
+
+    /// The sizes of its batches; none if all are squares.
+    ///
+    /// # Errors
+    /// Numbers that give no sizes.
+    pub(crate) fn buckets(&self) -> Result<Option<Buckets>, OutOfRange> {
+        let config = self.data.buckets();
+        let buckets = config.map(|config| config.of(self.data.image_size()));
+        let buckets = buckets.transpose();
+        buckets.map_err(|error| error.inside("data.buckets"))
+    }
+
+    /// The network takes every size, and masking leaves tokens of each.
+    fn validate_buckets(&self) -> Result<(), OutOfRange> {
+        let Some(buckets) = self.buckets()? else {
+            return Ok(());
+        };
+        let key = match self.data.buckets() {
+            Some(BucketConfig::Step { .. }) => "data.buckets.step",
+            _ => "data.buckets",
+        };
+        let unit = self.shrinks_by() * self.model.patch_size();
+        let whole = self.data.image_size() as usize == self.shrinks_by() * self.model.latent()[1];
+        require(whole, "data.image_size", || {
+            format!(
+                "{} is not a multiple of model.input_size",
+                self.data.image_size()
+            )
+        })?;
+        for &[width, height] in buckets.sizes() {
+            let sides = [width, height].map(|side| side as usize);
+            require(
+                sides.iter().all(|side| side.is_multiple_of(unit)),
+                key,
+                || {
+                    format!(
+                        "a width of {width} and a height of {height} are not both multiples of {unit} pixels, the side of a patch"
+                    )
+                },
+            )?;
+            let tokens = sides.iter().map(|side| side / unit).product();
+            let wrong = |rule: String| {
+                OutOfRange::new(
+                    key,
+                    format!("a width of {width} and a height of {height}: {rule}"),
+                )
+            };
+            let masked = self.masking.validate(tokens);
+            masked.map_err(|error| wrong(error.to_string()))?;
+            let kept = self.masking.kept(tokens);
+            let capacity = self.model.validate_tokens(kept, tokens);
+            capacity.map_err(|error| wrong(error.to_string()))?;
+        }
+        Ok(())
+    }
+
     /// Checks that the weights of the stage before can be handed on to this one.
     fn follows(&self, before: &[Stage]) -> Result<(), OutOfRange> {
         let Some(last) = before.last() else {
@@ -183,6 +246,13 @@ impl Stage {
         };
         let other = before.iter().all(|stage| stage.name != self.name);
         require(other, "name", || "two stages have this name".into())?;
+        require(
+            self.weights.is_some() || self.data.trimmed() == last.data.trimmed(),
+            "data.trimmed",
+            || {
+                "captions with padding and without are different conditionings; the weights are handed on".into()
+            },
+        )?;
         let handed = self.weights.is_some() || self.model.takes_weights_of(&last.model);
         require(handed, "model", || {
             "between stages only input_size, pos_interp_scale and precision may change: the weights are handed on".into()

@@ -31,7 +31,7 @@ use microdit::{
     task::{OneStep, Task as _},
     weights::{CaptionSource, LatentSource, LoraFile, StateDict, WeightsFile},
 };
-use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, vae};
+use microdit_encoders::{Codec, Conditioner, HashedWords, PixelCodec, Trimmed, vae};
 use std::{
     path::Path,
     sync::{
@@ -105,9 +105,15 @@ impl Surroundings {
                 };
                 (format!("hashed words, {tokens}"), Arc::new(words))
             }
-            CaptionSource::Encoded { .. } => {
+            CaptionSource::Encoded {
+                tokens, trimmed, ..
+            } => {
                 let name = label::name(encoders.names().text.as_deref());
-                (name, encoders.text()?)
+                let text = encoders.text()?.reading(tokens)?;
+                match trimmed {
+                    true => (name, Arc::new(Trimmed(text))),
+                    false => (name, text),
+                }
             }
         })
     }

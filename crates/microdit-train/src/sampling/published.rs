@@ -102,6 +102,7 @@ pub fn unet_of_files(
         captions: CaptionSource::Encoded {
             tokens: tokens.map_or(77, |tokens| tokens as usize),
             text_encoder: Some(name),
+            trimmed: false,
         },
         step: files.steps.unwrap_or(0),
         recipe,

@@ -99,6 +99,9 @@ pub enum CaptionSource {
         tokens: usize,
         /// Its name in the recipe, if any.
         text_encoder: Option<String>,
+        /// Whether padding was trimmed off its states, so that zeros stand in its place.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        trimmed: bool,
     },
 }
 
@@ -268,6 +271,7 @@ mod tests {
                 captions: CaptionSource::Encoded {
                     tokens: 77,
                     text_encoder: Some("an \"encoder\"\n".into()),
+                    trimmed: true,
                 },
                 step: u64::MAX,
                 one_step: Some(999.0),

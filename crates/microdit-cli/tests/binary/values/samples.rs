@@ -116,6 +116,7 @@ const LATENTS: &str = r#"(
     data: Latents(
         image_size: 256, tokens: 3, mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
         caption_mix: [(name: "a", weight: 1.0), (name: "none", weight: 3.0)],
+        buckets: Sizes([(width: 256, height: 256)]),
     ),
     sampling: (every: None),
     evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
@@ -127,7 +128,7 @@ const PICTURES: &str = r#"(
     data: WebDataset(
         image_size: 16, codec: Pixels(scale: 0.5), captions: HashedWords(tokens: 6),
         mix: [(shards: "SHARDS", weight: 1.0), (shards: "SHARDS", weight: 3.0)],
-        caption_mix: [(name: "txt", weight: 1.0), (name: "none", weight: 3.0)],
+        caption_mix: [(name: "txt", weight: 1.0), (name: "none", weight: 3.0)], buckets: Step(step: 4, max_aspect: 2.5),
     ),
     evaluation: (every: 4, samples: 3, shards: "SHARDS", feature_distance: None),
 )"#;

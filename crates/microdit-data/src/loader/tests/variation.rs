@@ -199,6 +199,52 @@ fn states_of_the_caption_that_is_drawn_come_with_its_latent() {
     assert!(error.contains("KEY.caption.npy"), "{error}");
 }
 
+#[test]
+fn zeros_stand_where_padding_was_trimmed_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.tar");
+    let mut writer = ShardWriter::create(&path).unwrap();
+    let latent = npy_of_halves(&[1.0; 16], &[4, 2, 2]);
+    for (key, tokens) in [("1", 1), ("2", 2), ("3", 3), ("4", 4)] {
+        let values: Vec<f32> = (1..=2 * tokens).map(|i| i as f32).collect();
+        let states = npy_of_halves(&values, &[tokens, 2]);
+        let members = [("latent-16.npy", &latent[..]), ("caption.npy", &states)];
+        writer.add(key, &members).unwrap();
+    }
+    writer.finish(BTreeMap::new()).unwrap();
+    let load = |trimmed, caption| {
+        let config = LoaderConfig {
+            shape: [4, 2, 2],
+            batch: 3,
+            caption,
+            trimmed,
+            ..config(1)
+        };
+        let shards = Shards::open(&path.to_string_lossy(), Members::latents(16)).unwrap();
+        Loader::new(Source::Shards(shards), config, &Position::default()).next_batch()
+    };
+    let batch = load(true, [3, 2]).unwrap();
+    let Captions::Vectors(states) = &batch.captions else {
+        panic!("captions are vectors")
+    };
+    let mut keys = batch.keys.clone();
+    keys.sort();
+    assert_eq!(keys, ["1", "2", "3"], "four tokens are too many");
+    for (key, states) in batch.keys.iter().zip(states.chunks(6)) {
+        let there = 2 * key.parse::<usize>().unwrap();
+        let expected = (0..6).map(|i| if i < there { (i + 1) as f32 } else { 0.0 });
+        assert!(states.iter().copied().eq(expected), "{key}: {states:?}");
+    }
+    // Neither another width nor missing tokens pass for padding.
+    for (trimmed, caption, part) in [
+        (true, [3, 3], "expected at most 3 tokens of 3 channels"),
+        (false, [3, 2], "if its padding was trimmed off"),
+    ] {
+        let error = load(trimmed, caption).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 /// A loader's images by key over a few passes, and the keys in their order.
 fn images(config: &LoaderConfig, folder: &Path) -> Vec<(String, Vec<f32>)> {
     let shards = Shards::open(

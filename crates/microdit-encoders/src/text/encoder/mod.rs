@@ -17,8 +17,8 @@ use crate::{
 use burn::tensor::{Int, Tensor, TensorData};
 use microdit::{DitBackend, weights::WeightsError};
 use open_clip::OpenClip;
-use std::path::Path;
-use tokenizers::Tokenizer;
+use std::{path::Path, sync::Arc};
+use tokenizers::{Tokenizer, TruncationParams};
 use transformers::{Kind, T5_TOKENS, knows_all_tokens, sentence_pieces, transformers_clip};
 
 pub(crate) use transformers::padding_of;
@@ -29,7 +29,19 @@ pub enum TextEncoder<B: DitBackend> {
     /// CLIP's text tower, from open_clip or transformers.
     Clip(Box<ClipText<B>>, Box<ClipTokenizer>, Padding),
     /// The encoder of T5 v1.1; the number of tokens is the user's choice.
-    T5(Box<T5Encoder<B>>, Box<Tokenizer>, usize),
+    T5(Arc<T5Encoder<B>>, Box<Tokenizer>, usize),
+}
+
+/// A text encoder that reads one number of tokens only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the text encoder reads {own} tokens of a caption, for which alone its positions were learnt; not {asked}"
+)]
+pub struct FixedTokens {
+    /// The tokens it reads.
+    pub own: usize,
+    /// Those asked for.
+    pub asked: usize,
 }
 
 impl<B: DitBackend> TextEncoder<B> {
@@ -58,7 +70,7 @@ impl<B: DitBackend> TextEncoder<B> {
         let config: T5Config = files.parse()?;
         let vocabulary = config.vocab_size;
         let weights = Weights::of(files.weights);
-        let encoder = Box::new(config.load(&weights.at(""), device)?);
+        let encoder = Arc::new(config.load(&weights.at(""), device)?);
         Ok(Self::T5(
             encoder,
             Box::new(sentence_pieces(folder, vocabulary)?),
@@ -104,6 +116,62 @@ impl<B: DitBackend> TextEncoder<B> {
             Box::new(ClipTokenizer::new()),
             Padding::Zero,
         ))
+    }
+
+    /// The encoder that reads `tokens` of a caption, start and end included. T5 reads any number, 1 to 2^16 (its positions are relative; it
+    /// was trained on 512); CLIP reads as many as it has positions.
+    ///
+    /// # Errors
+    /// If it reads another number only.
+    pub fn reading(self: &Arc<Self>, tokens: usize) -> Result<Arc<Self>, FixedTokens> {
+        let own = self.tokens();
+        match &**self {
+            _ if own == tokens => Ok(self.clone()),
+            Self::T5(encoder, tokenizer, _) if (1..=1 << 16).contains(&tokens) => {
+                let mut tokenizer = tokenizer.clone();
+                truncate(&mut tokenizer, tokens).map_err(|_| FixedTokens { own, asked: tokens })?;
+                Ok(Arc::new(Self::T5(encoder.clone(), tokenizer, tokens)))
+            }
+            _ => Err(FixedTokens { own, asked: tokens }),
+        }
+    }
+
+    /// Whether what stands in the place of padding is masked, so that the other states do not depend on it and it says nothing. CLIP
+    /// lets padding see the caption, and the networks that are trained on it attend to it.
+    pub fn masks_padding(&self) -> bool {
+        matches!(self, Self::T5(..))
+    }
+
+    /// Tokens of each caption as [`encode`](Self::encode) reads it, from the first to the last that is not padding, at least 1.
+    pub fn lengths(&self, captions: &[impl AsRef<str>]) -> Vec<usize> {
+        let length = |caption: &str| match self {
+            Self::Clip(_, tokenizer, padding) => {
+                let ids = tokenizer.encode(caption, self.tokens(), *padding);
+                let end = ids
+                    .iter()
+                    .position(|&id| id == i64::from(ClipTokenizer::END));
+                end.map_or(ids.len(), |end| end + 1)
+            }
+            Self::T5(_, tokenizer, tokens) => {
+                let encoded = tokenizer.encode(caption, true);
+                encoded.map_or(0, |encoded| encoded.len()).min(*tokens)
+            }
+        };
+        let captions = captions.iter();
+        captions
+            .map(|caption| length(caption.as_ref()).max(1))
+            .collect()
+    }
+
+    /// Captions to `[batch, tokens, channels]` with zeros in the place of padding: the states that are left when padding is trimmed.
+    pub fn encode_trimmed(&self, captions: &[impl AsRef<str>], device: &B::Device) -> Tensor<B, 3> {
+        let tokens = self.tokens();
+        let mut mask = Vec::with_capacity(captions.len() * tokens);
+        for length in self.lengths(captions) {
+            mask.extend((0..tokens).map(|token| f32::from(u8::from(token < length))));
+        }
+        let mask = TensorData::new(mask, [captions.len(), tokens, 1]);
+        self.encode(captions, device) * Tensor::from_data(mask, device)
     }
 
     /// Captions to `[batch, tokens, channels]`, padding included, as the reference keeps it.
@@ -173,6 +241,16 @@ impl<B: DitBackend> TextEncoder<B> {
             Self::T5(encoder, ..) => encoder.config().d_model,
         }
     }
+}
+
+/// Makes a tokenizer cut what is longer than that many tokens.
+fn truncate(tokenizer: &mut Tokenizer, tokens: usize) -> tokenizers::Result<()> {
+    let truncation = TruncationParams {
+        max_length: tokens,
+        ..TruncationParams::default()
+    };
+    tokenizer.with_truncation(Some(truncation))?;
+    Ok(())
 }
 
 /// What CLIP's tower makes of captions.

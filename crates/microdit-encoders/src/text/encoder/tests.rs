@@ -268,6 +268,90 @@ fn t5_is_opened_with_its_tokenizer() {
         found,
         values(network.forward(tensor(ids), Some(tensor(mask))))
     );
+    // As many tokens as are asked for: what padding is not does not depend on how much of it follows.
+    let encoder = std::sync::Arc::new(encoder);
+    let texts = ["a red dog", "fox a red fox a"];
+    let short = encoder.reading(6).unwrap();
+    let long = encoder.reading(256).unwrap();
+    assert_eq!((short.tokens(), long.tokens()), (6, 256));
+    assert_eq!(long.lengths(&texts), [3, 5]);
+    assert_eq!(encoder.reading(2).unwrap().lengths(&texts), [2, 2]);
+    let rows = |encoder: &TextEncoder<Flex>, trimmed: bool| {
+        let states = match trimmed {
+            true => encoder.encode_trimmed(&texts, &device),
+            false => encoder.encode(&texts, &device),
+        };
+        let rows = values(states);
+        let rows = rows.chunks(8 * encoder.tokens()).map(<[f32]>::to_vec);
+        rows.collect::<Vec<_>>()
+    };
+    let (in_short, in_long, trimmed) = (rows(&short, false), rows(&long, false), rows(&long, true));
+    for (i, length) in [3, 5].into_iter().enumerate() {
+        let own = 8 * length;
+        for (a, b) in in_short[i][..own].iter().zip(&in_long[i][..own]) {
+            assert!((a - b).abs() < 1e-5, "{a} and {b}");
+        }
+        // Trimmed states are those under the encoder's mask, and nothing else.
+        assert_eq!(trimmed[i][..own], in_long[i][..own]);
+        assert!(in_long[i][own..].iter().any(|value| *value != 0.0));
+        assert!(trimmed[i][own..].iter().all(|value| *value == 0.0));
+    }
+    assert!(encoder.masks_padding());
+    assert!(encoder.reading(0).is_err());
+}
+
+/// CLIP's tokens see only those before them, so that no state up to the end depends on padding; but padding sees the caption.
+#[test]
+fn the_padding_of_clip_is_a_part_of_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Default::default();
+    let config = json!({
+        "model_type": "clip_text_model", "architectures": ["CLIPTextModel"], "hidden_size": 8, "hidden_act": "gelu",
+        "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
+    });
+    let weights = Weights::random(0);
+    drop(
+        clip(&config)
+            .unwrap()
+            .load::<Flex>(&weights.at(""), &device),
+    );
+    let path = folder.path().join("model.safetensors");
+    weights.write_read(&path, DType::F32).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let open = || std::sync::Arc::new(TextEncoder::<Flex>::open(folder.path(), &device).unwrap());
+    let texts = ["a red fox", "a fox"];
+    let with_ends = open();
+    let pad = json!({"pad_token": "!"}).to_string();
+    std::fs::write(folder.path().join("tokenizer_config.json"), pad).unwrap();
+    let with_zeros = open();
+    for encoder in [&with_ends, &with_zeros] {
+        assert_eq!(encoder.lengths(&texts), [5, 4]);
+        assert_eq!(encoder.lengths(&["fox ".repeat(100)]), [77]);
+        assert!(!encoder.masks_padding());
+        let error = encoder.reading(120).unwrap_err();
+        assert_eq!(
+            error,
+            FixedTokens {
+                own: 77,
+                asked: 120
+            }
+        );
+    }
+    let [ends, zeros] = [&with_ends, &with_zeros].map(|one| values(one.encode(&texts, &device)));
+    let [trimmed, other] =
+        [&with_ends, &with_zeros].map(|one| values(one.encode_trimmed(&texts, &device)));
+    for (i, length) in [5, 4].into_iter().enumerate() {
+        let at = 77 * 8 * i;
+        assert_eq!(ends[at..][..8 * length], zeros[at..][..8 * length]);
+        assert_ne!(ends[at + 8 * length..][..8], zeros[at + 8 * length..][..8]);
+    }
+    assert_eq!(trimmed, other);
+    let padding = |i: usize| &zeros[77 * 8 * i + 8 * 10..][..8];
+    assert_ne!(
+        padding(0),
+        padding(1),
+        "padding says something of its caption"
+    );
 }
 
 #[test]

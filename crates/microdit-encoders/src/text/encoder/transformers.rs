@@ -10,9 +10,9 @@ use crate::{
 use microdit::weights::WeightsError;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::Tokenizer;
 
-/// Tokens of a caption for encoders that take any number.
+/// Tokens of a caption for encoders that take any number, unless another is asked for: those of PixArt (arXiv 2310.00426).
 pub(super) const T5_TOKENS: usize = 120;
 
 /// What a `config.json` of transformers describes.
@@ -160,12 +160,7 @@ pub(super) fn sentence_pieces(folder: &Path, vocabulary: usize) -> Result<Tokeni
             &format!("{known} tokens; the encoder knows {vocabulary}"),
         ));
     }
-    let truncation = TruncationParams {
-        max_length: T5_TOKENS,
-        ..TruncationParams::default()
-    };
-    tokenizer
-        .with_truncation(Some(truncation))
+    super::truncate(&mut tokenizer, T5_TOKENS)
         .map_err(|error| format(&path, &error.to_string()))?;
     tokenizer.with_padding(None);
     Ok(tokenizer)
