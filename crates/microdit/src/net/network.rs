@@ -66,7 +66,7 @@ impl NetworkConfig {
     ///
     /// let layers = NetworkConfig::Dit(DitConfig::xl_2()).layers()?;
     /// let embed = layers.iter().find(|layer| layer.path == "patch_embed.proj").unwrap();
-    /// assert_eq!(embed.shape, [1024, 16]);
+    /// assert_eq!(embed.shape, [1024, 4, 2, 2]);
     /// # Ok::<(), microdit::ConfigError>(())
     /// ```
     pub fn layers(&self) -> Result<Vec<Layer>, ConfigError> {
