@@ -76,14 +76,10 @@ fn adapters_are_what_is_trained_and_saved() {
             let kept = StateDict::read(&kept).unwrap();
             assert_eq!(parts(&kept), set(frozen), "{name}");
         }
-        // Adapters begin with an `up` of zeros, and have left them.
-        let ups = trained.iter().filter(|(path, _)| path.ends_with(".up"));
-        for (path, data) in ups {
-            assert!(
-                data.iter::<f32>().any(|value| value != 0.0),
-                "{name}: {path}"
-            );
-        }
+        // Adapters begin with an `up` of zeros, which those of open gates have left.
+        let mut ups = trained.iter().filter(|(path, _)| path.ends_with(".up"));
+        let moved = ups.any(|(_, data)| data.iter::<f32>().any(|value| value != 0.0));
+        assert!(moved, "{name}");
         let often = run("often", &recipe, &[1, 3, 5], 1);
         for (path, data) in once.iter() {
             assert_eq!(often.get(path), Some(data), "{name}: {path}");
