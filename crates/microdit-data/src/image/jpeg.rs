@@ -17,11 +17,14 @@ const ONES: [u8; 16] = [
     0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
 ];
 
+/// The EXIF and the XMP data of a file.
+type Metadata = [Option<Vec<u8>>; 2];
+
 /// The picture of a file, its EXIF and its XMP data.
-type Parts = (DynamicImage, [Option<Vec<u8>>; 2]);
+type Parts = (DynamicImage, Metadata);
 
 /// Width and height of a file as they are stored, with its EXIF and its XMP data, by its header alone.
-pub(super) fn size(file: &[u8]) -> Result<([u32; 2], [Option<Vec<u8>>; 2]), String> {
+pub(super) fn size(file: &[u8]) -> Result<([u32; 2], Metadata), String> {
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::MAX)
