@@ -82,7 +82,7 @@ impl BucketConfig {
                     let (key, pixels) = (i.to_string(), u64::from(width) * u64::from(height));
                     require(pixels <= most, &key, || {
                         format!(
-                            "a width of {width} and a height of {height} are {pixels} pixels, more than the {most} of {side} x {side}"
+                            "a width of {width} and a height of {height} are {pixels} pixels, more than the {most} of {side} x {side} (image_size)"
                         )
                     })?;
                     require(!sizes.contains(&[width, height]), &key, || {
@@ -103,20 +103,26 @@ impl FromStr for BucketConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(step) = text.parse() {
+        let side = |text: &str| {
+            text.trim()
+                .parse()
+                .ok()
+                .filter(|side| (1..=1 << 16).contains(side))
+        };
+        if let Some(step) = side(text) {
             let max_aspect = Self::MAX_ASPECT;
             return Ok(Self::Step { step, max_aspect });
         }
         let size = |text: &str| {
             let (width, height) = text.split_once('x')?;
             Some(BucketSize {
-                width: width.trim().parse().ok()?,
-                height: height.trim().parse().ok()?,
+                width: side(width)?,
+                height: side(height)?,
             })
         };
         let sizes: Option<Vec<BucketSize>> = text.split(',').map(size).collect();
         sizes.map(Self::Sizes).ok_or_else(|| {
-            "expected a step in pixels, such as 64, or sizes, such as 320x192,256x256".into()
+            "expected a step in pixels, such as 64, or sizes, such as 320x192,256x256, with sides of 1 to 65536".into()
         })
     }
 }

@@ -30,17 +30,15 @@ fn inspect_shows_how_many_pictures_each_bucket_has() {
         "--size",
         "32",
     ]);
-    let bars: Vec<(&str, u64)> = said
-        .lines()
-        .filter_map(|line| line.strip_prefix("bucket "))
-        .map(|line| {
-            let mut parts = line.trim().splitn(2, "  ");
-            let (size, rest) = (parts.next().unwrap(), parts.next().unwrap());
-            let count = rest.split_whitespace().next().unwrap();
-            (size, count.parse().unwrap())
+    let bars: Vec<(String, u64)> = said
+        .split("bucket ")
+        .skip(1)
+        .map(|bar| {
+            let words: Vec<&str> = bar.split_whitespace().take(4).collect();
+            (words[..3].join(" "), words[3].parse().unwrap())
         })
         .collect();
-    let sizes: Vec<&str> = bars.iter().map(|(size, _)| *size).collect();
+    let sizes: Vec<&str> = bars.iter().map(|(size, _)| size.as_str()).collect();
     assert_eq!(sizes, ["24 x 40", "32 x 32", "40 x 24"], "{said}");
     let counts: Vec<u64> = bars.iter().map(|(_, count)| *count).collect();
     assert_eq!(counts, [2, 8, 6], "{said}");

@@ -191,8 +191,13 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
     all.push(load(&shapes, &STUDENT.map(str::to_owned)));
-    all.push(load(&latents, &[]));
-    all.push(load(&pictures, &[]));
+    // Buckets of both kinds on data of both kinds.
+    let step = "data.buckets=Step(step: 64, max_aspect: 2.5)";
+    let sizes = "data.buckets=Sizes([(width: 16, height: 16)])";
+    for (recipe, other) in [(&latents, step), (&pictures, sizes)] {
+        all.push(load(recipe, &[]));
+        all.push(load(recipe, &[other.to_owned()]));
+    }
     all
 }
 
