@@ -4,8 +4,12 @@
 #   docker run --rm --volume "$PWD/runs:/work/runs" microdit train quickstart --run runs/quickstart
 #
 #   docker build --target cuda --tag microdit:cuda .
-#   docker run --rm --gpus all --volume "$PWD/runs:/work/runs" --volume "$PWD/latents:/work/latents" \
-#       microdit:cuda train microdit-xl2 --set data.shards=latents/cc12m --devices 0-7 --run runs/xl2
+#   docker run --rm --volume "$PWD/huggingface:/work/huggingface" --env HF_HOME=/work/huggingface \
+#       microdit:cuda fetch sdxl-vae dfn-clip-h14
+#   docker run --rm --gpus all --volume "$PWD/huggingface:/work/huggingface" --env HF_HOME=/work/huggingface \
+#       --volume "$PWD/runs:/work/runs" --volume "$PWD/latents:/work/latents" \
+#       microdit:cuda train microdit-xl2 --set data.shards=latents/cc12m --set evaluation.shards=latents/coco2014 \
+#       --devices 0-7 --run runs/xl2
 
 FROM rust:1.92-slim-bookworm AS source
 WORKDIR /source
@@ -26,9 +30,10 @@ COPY --from=build-cpu /source/target/release/microdit /usr/local/bin/
 WORKDIR /work
 ENTRYPOINT ["microdit"]
 
+# The base image has NVRTC and NCCL.
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS cuda
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates libnccl2 libnccl-dev \
+    && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build-cuda /source/target/release/microdit /usr/local/bin/
 WORKDIR /work

@@ -92,7 +92,7 @@ fn serde(attributes: &[Attribute]) -> (bool, Option<String>) {
     (default, case)
 }
 
-/// The documentation, as one line without the targets of links.
+/// The first paragraph of the documentation, as one line without the targets of links: examples are for readers of Rust.
 fn docs(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| {
         let meta = attribute.meta.require_name_value().ok()?;
@@ -104,7 +104,8 @@ fn docs(attributes: &[Attribute]) -> String {
             _ => None,
         }
     });
-    let text = lines.collect::<Vec<_>>().join(" ");
+    let first = lines.take_while(|line| !line.is_empty() && !line.starts_with("```"));
+    let text = first.collect::<Vec<_>>().join(" ");
     unlinked(text.trim()).replace('|', "\\|")
 }
 
@@ -261,8 +262,9 @@ fn page() -> String {
     let mut page = String::from(
         "# Every key of a recipe\n\n\
          The keys of [RunConfig](#runconfig) stand at the top of a recipe. Those of [Stage](#stage) stand there as well, where they\n\
-         hold for every stage, or in the list `stages`, where they hold for one. What is not marked as needed has a default. This page is\n\
-         written by a test from the types' own documentation.\n\n",
+         hold for every stage, or in the list `stages`, where they hold for one. What is not marked as needed has a default.\n\
+         `microdit recipe init NAME --from RECIPE` writes every value that holds. This page is written by a test from the types' own\n\
+         documentation.\n\n",
     );
     let mut queue: VecDeque<String> = ROOTS.map(str::to_owned).into();
     let mut done = BTreeSet::new();
