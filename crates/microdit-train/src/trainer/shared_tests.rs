@@ -8,7 +8,10 @@ use crate::recipe::Stage;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::weights::StateDict;
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 type Tracked = Autodiff<Flex>;
 
@@ -181,6 +184,35 @@ fn a_shared_state_is_resumed_by_any_number_of_ranks() {
             assert_same(own.path(), other.path(), "the same number of ranks");
         }
     }
+}
+
+/// A stop at the boundary of two stages, of which the second alone is shared: all agree that its beginning is saved already.
+#[test]
+fn ranks_stop_where_sharing_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["stages.unmasked.distributed.shard_optimizer=true"];
+    let whole = folder.path().join("whole");
+    let finished = Job::new(&whole, 2).run(|_| recipe(&settings));
+    let finished = finished[0].as_ref().unwrap();
+    let mut stops = BTreeSet::new();
+    // From the second step, which has four operations, to behind the fourth.
+    for after in 5..20 {
+        let asked = after % 2;
+        let context = format!("rank {asked} is asked before operation {after}");
+        let path = folder.path().join(after.to_string());
+        let job = Job::new(&path, 2).with(asked, Fault::Asked, after);
+        let ended = job.run(|_| recipe(&settings)).into_iter();
+        let ended: Vec<_> = ended
+            .map(|ended| ended.unwrap_or_else(|error| panic!("{context}: {error}")))
+            .collect();
+        assert_eq!(ended[0], ended[1], "{context}");
+        assert_eq!(ended[0].ending, Ending::Stopped, "{context}");
+        assert_eq!(newest(&path).progress().step, ended[0].steps, "{context}");
+        stops.insert(ended[0].steps);
+        let resumed = Job::new(&path, 2).run(|_| recipe(&settings));
+        assert_eq!(resumed[0].as_ref().unwrap(), finished, "{context}");
+    }
+    assert!(stops.contains(&3), "none at the boundary: {stops:?}");
 }
 
 fn copy(from: &Path, to: &Path) {
