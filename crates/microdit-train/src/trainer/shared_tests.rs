@@ -215,6 +215,31 @@ fn ranks_stop_where_sharing_begins() {
     assert!(stops.contains(&3), "none at the boundary: {stops:?}");
 }
 
+/// A checkpoint is not sealed without what another rank wrote of it, on a disk of its own.
+#[test]
+fn a_run_directory_that_is_not_shared_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SHARED[..], &["checkpoints.every=99"]].concat();
+    for (name, is_there) in [("missing", false), ("apart", true)] {
+        let [path, others] =
+            ["", "-elsewhere"].map(|end| folder.path().join(format!("{name}{end}")));
+        if is_there {
+            // The first checkpoint is of the first stage's end.
+            let part = others.join("checkpoints/.part-step-0000000003");
+            fs::create_dir_all(part).unwrap();
+        }
+        let job = Job::new(&path, 2).elsewhere(&others);
+        let ended = job.run(|_| recipe(&settings));
+        let finds = if is_there { 0 } else { 1 };
+        let [found, told] = [finds, 1 - finds].map(|rank| ended[rank].as_ref().unwrap_err());
+        assert!(matches!(found, TrainError::NotShared(_)), "{name}: {found}");
+        let by_other = matches!(told, TrainError::RankFailed { rank, .. } if *rank == finds);
+        assert!(by_other, "{name}: {told}");
+        let newest = Checkpoint::newest(&path.join("checkpoints"));
+        assert!(newest.unwrap().is_none(), "{name}");
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
