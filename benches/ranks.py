@@ -13,9 +13,9 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import tempfile
-import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETS = ["model.moe=None", "stages.masked.steps={steps}", "stages.unmasked.steps=1", "log_every=1", "sampling.prompts=[]"]
@@ -38,7 +38,7 @@ SAID = re.compile(r"sent ([\d.]+) MB to others in ([\d.]+) ms, and waited ([\d.]
 
 
 def train(binary, recipe, run, ranks, replicas, more, steps):
-    """Its output, and the seconds it took."""
+    """Its output."""
     by_mpi = ranks > 1 or "mpirun" in more
     sets = [text.format(steps=steps) for text in SETS] + [text for text in more if "=" in text]
     command = ["mpirun", "-n", str(ranks)] if by_mpi else []
@@ -52,15 +52,25 @@ def train(binary, recipe, run, ranks, replicas, more, steps):
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "OMPI_MCA_hwloc_base_binding_policy": "none",
     }
-    start = time.monotonic()
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | mpi, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
-    return done.stdout + done.stderr, time.monotonic() - start
+    return done.stdout + done.stderr
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(run):
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in metrics(run)]
+
+
+def step_ms(run):
+    """The median step, without what a process does before the first and behind the last."""
+    lines = metrics(run)
+    before = [0] + [line["images"] for line in lines]
+    return statistics.median(1e3 * (line["images"] - seen) / line["images_per_second"] for line, seen in zip(lines, before))
 
 
 def weights(run):
@@ -89,19 +99,19 @@ def main():
         seen = {}
         for i, (name, ranks, replicas, more) in enumerate(CASES):
             run = pathlib.Path(folder) / str(i)
-            said, seconds = train(arguments.binary.absolute(), arguments.recipe, run, ranks, replicas, more, arguments.steps)
+            said = train(arguments.binary.absolute(), arguments.recipe, run, ranks, replicas, more, arguments.steps)
             own = losses(run), weights(run)
             first = next(iter(seen.values()), own)
             loss = max(abs(a / b - 1) for a, b in zip(own[0], first[0], strict=True))
             mean = sum(abs(a - b) for a, b in zip(own[1], first[1], strict=True)) / len(own[1])
             same = [other for other, found in seen.items() if found == own]
             cells = ["", "", ""]
-            if found := SAID.search(said):
-                sent, took, _ = map(float, found.groups())
+            # The last is of all stages.
+            if found := SAID.findall(said):
+                sent, took, _ = map(float, found[-1])
                 cells[0] = f"{sent:.3f}"
                 if ranks <= cores:
-                    share = took / (1e3 * seconds / (arguments.steps + 1))
-                    cells[1:] = f"{took:.2f}", f"{100 * share:.1f} %"
+                    cells[1:] = f"{took:.2f}", f"{100 * took / step_ms(run):.1f} %"
             print(f"| {name} | {loss:.1e} | {mean:.1e} | {', '.join(same)} | {' | '.join(cells)} |", flush=True)
             seen[name] = own
 

@@ -280,6 +280,7 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::RanksDiffer { .. } => {
             "start the same program with the same arguments everywhere, where all see one run directory and the same data"
         }
+        TrainError::NotShared(_) => "--run must be a directory that all ranks share",
         TrainError::MoreRanksThanSamples { .. } => "start fewer ranks, or raise batch",
         TrainError::NoEncoder(EncoderKind::Vae) => {
             "name it in the recipe (encoders.vae) or with --vae"

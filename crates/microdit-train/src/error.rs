@@ -296,6 +296,9 @@ pub enum TrainError {
         /// In what, with what each has.
         differences: Vec<String>,
     },
+    /// What one rank writes of a checkpoint is not there where another looks.
+    #[error("{} is not the same directory on all ranks, which write a checkpoint together", .0.display())]
+    NotShared(PathBuf),
     /// Another rank of the run failed, and said so.
     #[error("rank {rank} failed, for a reason it gives itself{}", after(*step))]
     RankFailed {

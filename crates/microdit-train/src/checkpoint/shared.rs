@@ -11,7 +11,7 @@ use crate::{
     collective::{Exchange, gather_texts, together},
     error::TrainError,
     recipe::CheckpointConfig,
-    sealed::{Files, sums},
+    sealed::{Files, has_sizes, sums},
     sharding::Sharding,
     source::DataIdentity,
 };
@@ -64,21 +64,17 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             let placed = match keeps {
                 true => self
                     .complete(&part, checkpoints, data, beginning, sharding, &all)
-                    .map(Some),
+                    .and_then(|saved| saved.prune(checkpoints, config).map(|()| Some(saved))),
                 false => Ok(None),
             };
             together(ranks, patience, placed)
         };
-        let saved = saved().inspect_err(|error| {
+        saved().inspect_err(|error| {
             // The first error is the one to report; lost ranks may still be writing.
             if keeps && !matches!(error, TrainError::RanksLost { .. }) {
                 let _ = fs::remove_dir_all(&part);
             }
-        })?;
-        if let Some(checkpoint) = &saved {
-            checkpoint.prune(checkpoints, config)?;
-        }
-        Ok(saved)
+        })
     }
 
     /// The files of weights and averages, by what they would be called in one piece.
@@ -97,6 +93,9 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         sharding: &Sharding<B::InnerBackend>,
         [rank, world_size]: [usize; 2],
     ) -> Result<Files, TrainError> {
+        if !part.is_dir() {
+            return Err(TrainError::NotShared(part.to_owned()));
+        }
         let step = self.progress.step;
         let mut names = Vec::new();
         let mut write = |name: &str, tensors: StateDict| {
@@ -136,6 +135,10 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         for text in all {
             let own: Files = serde_json::from_str(text).expect("sums were written by a rank");
             files.extend(own);
+        }
+        // A manifest vouches for what is beside it.
+        if !has_sizes(part, &files) {
+            return Err(TrainError::NotShared(part.to_owned()));
         }
         let names = self.averages().map(|(name, _)| name);
         let names: Vec<String> = [MODEL.to_owned()].into_iter().chain(names).collect();

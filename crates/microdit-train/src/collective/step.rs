@@ -137,13 +137,15 @@ fn exchange<B: DitBackend>(
         Tensor::<B, 1>::from_data(TensorData::new(numbers, [count]), &device)
     };
     let own: Vec<Tensor<B, 1>> = sums.map_err(&lost)?.into_iter().map(&tensor).collect();
-    // Of every rank: its losses, and the squared norms of the gradients it owns.
-    let squares = own.iter().map(|grad| B::sum_of_squares(grad.clone()));
+    // Of every rank: its losses, and where the others will not have them, the squared norms of the gradients it owns.
+    let squared = if keeps_own { &own[..] } else { &[] };
+    let squares = squared.iter().map(|grad| B::sum_of_squares(grad.clone()));
     let count = losses.dims()[0];
     let told = Tensor::cat([losses].into_iter().chain(squares).collect(), 0);
     let told = told.into_data().convert::<f32>();
     let told = told.into_vec().expect("they were converted to f32");
-    let parts: Vec<usize> = names.iter().map(|names| count + names.len()).collect();
+    let told_of = |names: &Vec<String>| count + if keeps_own { names.len() } else { 0 };
+    let parts: Vec<usize> = names.iter().map(told_of).collect();
     let told = ranks.all_gather(told, &parts, exchange.patience);
     let mut told = &told.map_err(&lost)?[..];
     let (mut losses, mut squares) = (vec![0.0; count], Vec::new());

@@ -85,6 +85,8 @@ impl Collective for Faulty {
 /// How the ranks of a run end, one of which has a fault.
 pub(super) struct Job<'a> {
     path: &'a Path,
+    /// Where the ranks but the first have the run directory.
+    others: &'a Path,
     count: usize,
     faulty: usize,
     fault: Fault,
@@ -96,6 +98,7 @@ impl<'a> Job<'a> {
     pub(super) fn new(path: &'a Path, count: usize) -> Self {
         Self {
             path,
+            others: path,
             count,
             faulty: 0,
             fault: Fault::None,
@@ -111,6 +114,10 @@ impl<'a> Job<'a> {
             after,
             ..self
         }
+    }
+
+    pub(super) fn elsewhere(self, others: &'a Path) -> Self {
+        Self { others, ..self }
     }
 
     /// Trains what `recipe` says for each rank.
@@ -153,7 +160,7 @@ impl<'a> Job<'a> {
         // Free again before others learn that this rank is gone.
         let run = match number {
             0 => RunDir::enter(self.path, true)?,
-            _ => RunDir::follow(self.path),
+            _ => RunDir::follow(self.others),
         };
         let session = Session {
             ranks: &ranks,

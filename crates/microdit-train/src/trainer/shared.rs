@@ -28,6 +28,11 @@ where
         let sharding = Sharding::new(&state.task, self.shares.clone(), rank, self.devices);
         let state = state.shared(&sharding);
         self.sharding = Some(sharding);
+        // Ranks that write together have to agree on what is saved already: in a stage that is not shared, rank 0 alone knew. What a stage
+        // begins or resumes with is on disk, but for an untrained network.
+        if state.progress.step > 0 {
+            self.saved = Some(state.progress.step);
+        }
         state
     }
 

@@ -8,7 +8,10 @@ use crate::recipe::Stage;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use microdit::weights::StateDict;
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 type Tracked = Autodiff<Flex>;
 
@@ -180,6 +183,60 @@ fn a_shared_state_is_resumed_by_any_number_of_ranks() {
             let [own, other] = [&path, &whole].map(|run| newest(run));
             assert_same(own.path(), other.path(), "the same number of ranks");
         }
+    }
+}
+
+/// A stop at the boundary of two stages, of which the second alone is shared: all agree that its beginning is saved already.
+#[test]
+fn ranks_stop_where_sharing_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["stages.unmasked.distributed.shard_optimizer=true"];
+    let whole = folder.path().join("whole");
+    let finished = Job::new(&whole, 2).run(|_| recipe(&settings));
+    let finished = finished[0].as_ref().unwrap();
+    let mut stops = BTreeSet::new();
+    // From the second step, which has four operations, to behind the fourth.
+    for after in 5..20 {
+        let asked = after % 2;
+        let context = format!("rank {asked} is asked before operation {after}");
+        let path = folder.path().join(after.to_string());
+        let job = Job::new(&path, 2).with(asked, Fault::Asked, after);
+        let ended = job.run(|_| recipe(&settings)).into_iter();
+        let ended: Vec<_> = ended
+            .map(|ended| ended.unwrap_or_else(|error| panic!("{context}: {error}")))
+            .collect();
+        assert_eq!(ended[0], ended[1], "{context}");
+        assert_eq!(ended[0].ending, Ending::Stopped, "{context}");
+        assert_eq!(newest(&path).progress().step, ended[0].steps, "{context}");
+        stops.insert(ended[0].steps);
+        let resumed = Job::new(&path, 2).run(|_| recipe(&settings));
+        assert_eq!(resumed[0].as_ref().unwrap(), finished, "{context}");
+    }
+    assert!(stops.contains(&3), "none at the boundary: {stops:?}");
+}
+
+/// A checkpoint is not sealed without what another rank wrote of it, on a disk of its own.
+#[test]
+fn a_run_directory_that_is_not_shared_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SHARED[..], &["checkpoints.every=99"]].concat();
+    for (name, is_there) in [("missing", false), ("apart", true)] {
+        let [path, others] =
+            ["", "-elsewhere"].map(|end| folder.path().join(format!("{name}{end}")));
+        if is_there {
+            // The first checkpoint is of the first stage's end.
+            let part = others.join("checkpoints/.part-step-0000000003");
+            fs::create_dir_all(part).unwrap();
+        }
+        let job = Job::new(&path, 2).elsewhere(&others);
+        let ended = job.run(|_| recipe(&settings));
+        let finds = if is_there { 0 } else { 1 };
+        let [found, told] = [finds, 1 - finds].map(|rank| ended[rank].as_ref().unwrap_err());
+        assert!(matches!(found, TrainError::NotShared(_)), "{name}: {found}");
+        let by_other = matches!(told, TrainError::RankFailed { rank, .. } if *rank == finds);
+        assert!(by_other, "{name}: {told}");
+        let newest = Checkpoint::newest(&path.join("checkpoints"));
+        assert!(newest.unwrap().is_none(), "{name}");
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) shares: Shares,
     /// Whose part of the state is here, while a stage's is shared.
     pub(super) sharding: Option<Sharding<B::InnerBackend>>,
-    /// The step of the newest checkpoint.
-    saved: Option<u64>,
+    /// The step of the newest checkpoint; where the state is not shared, rank 0 alone keeps it up.
+    pub(super) saved: Option<u64>,
     /// Seconds the run had taken before.
     before: f64,
     pub(super) steps: StepLog<B::InnerBackend>,

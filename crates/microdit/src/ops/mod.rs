@@ -119,7 +119,11 @@ pub trait DitBackend: OptimizerOps + Collectives {
     }
 
     /// `x + update`, of one shape and in the type of `x`. The update may be bf16 where `x` is f32.
+    ///
+    /// # Panics
+    /// If the shapes differ.
     fn residual(x: Tensor<Self, 3>, update: Tensor<Self, 3>) -> Tensor<Self, 3> {
+        assert_eq!(x.dims(), update.dims(), "shapes of a residual");
         let dtype = x.dtype();
         x + update.cast(dtype)
     }

@@ -287,7 +287,8 @@ impl DitBackend for Flex {
     }
 
     fn residual(x: Tensor<Flex, 3>, update: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
-        if !is_f32(&x) || x.dims() != update.dims() {
+        assert_eq!(x.dims(), update.dims(), "shapes of a residual");
+        if !is_f32(&x) {
             let dtype = x.dtype();
             return x + update.cast(dtype);
         }

@@ -1,7 +1,7 @@
 //! Products of matrices whose elements are rounded to bf16, summed in f32.
 //!
 //! Every element is the sum of its products in one order, pair after pair: the same whoever computes it, however the work is
-//! shared, and whether the processor has an instruction for it or not.
+//! shared, and, but for subnormal numbers, whether the processor has an instruction for it or not.
 
 mod dot;
 mod pack;
@@ -112,7 +112,7 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
             packed.resize(len, 0);
         }
         pack::right(b, first, count, &mut packed[..len], parallel);
-        let packed = &packed[..len];
+        let (packed, end) = (&packed[..len], first + count);
         out.par_chunks_mut(share * columns)
             .enumerate()
             .with_max_len(1)
@@ -125,7 +125,7 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
                 };
                 for panel in (0..panels).step_by(PANELS) {
                     let first = first + panel * PANEL;
-                    let count = (PANELS * PANEL).min(columns - first);
+                    let count = (PANELS * PANEL).min(end - first);
                     let sums = part.sum(a, packed, panel, count, buffers);
                     let bias = bias.map(|bias| &bias[first..][..count]);
                     simd(
