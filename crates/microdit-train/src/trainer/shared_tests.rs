@@ -230,7 +230,7 @@ fn a_run_directory_that_is_not_shared_is_refused() {
         }
         let job = Job::new(&path, 2).elsewhere(&others);
         let ended = job.run(|_| recipe(&settings));
-        let finds = if is_there { 0 } else { 1 };
+        let finds = usize::from(!is_there);
         let [found, told] = [finds, 1 - finds].map(|rank| ended[rank].as_ref().unwrap_err());
         assert!(matches!(found, TrainError::NotShared(_)), "{name}: {found}");
         let by_other = matches!(told, TrainError::RankFailed { rank, .. } if *rank == finds);
