@@ -4,6 +4,7 @@ use crate::{
     encoders::Encoders,
     error::TrainError,
     recipe::{CodecConfig, EncoderConfig, Recipe, Stage},
+    sampling::Surroundings,
 };
 use burn::tensor::{Tensor, TensorData};
 use microdit::{
@@ -12,7 +13,7 @@ use microdit::{
     task::{Samples, picked},
 };
 use microdit_data::{Batch, Captions};
-use microdit_encoders::{HashedWords, PixelCodec, text::TextEncoder};
+use microdit_encoders::{Conditioner, HashedWords, PixelCodec};
 use std::{ops::Range, sync::Arc};
 
 /// A batch of a stage on a device.
@@ -93,7 +94,7 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
 /// place of a dropped caption.
 pub(crate) struct Reader<B: DitBackend> {
     /// For captions that are to be read as the run goes.
-    encoder: Option<Arc<TextEncoder<B>>>,
+    conditioner: Option<Arc<dyn Conditioner<B>>>,
     /// What stands in place of a dropped caption, `[tokens, channels]`; none for zeros.
     pub(crate) dropped: Option<Vec<f32>>,
     device: B::Device,
@@ -109,25 +110,25 @@ impl<B: DitBackend> Reader<B> {
         stage: &Stage,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
-        let reads = stage.prompts().is_some() || stage.dropped_caption.is_some();
-        let mut encoder = None;
-        if reads && stage.data.captions().is_none() {
-            let config = EncoderConfig {
-                vae: None,
-                text: recipe.run.encoders.text.clone(),
-            };
-            encoder = Some(Encoders::<B>::open(&config, device)?.text()?);
-        }
         let mut reader = Self {
-            encoder,
+            conditioner: None,
             dropped: None,
             device: device.clone(),
         };
+        if stage.prompts().is_none() && stage.dropped_caption.is_none() {
+            return Ok(reader);
+        }
+        let encoded = stage.data.captions().is_none();
+        let text = recipe.run.encoders.text.clone();
+        let config = EncoderConfig {
+            vae: None,
+            text: text.filter(|_| encoded),
+        };
+        let encoders = Encoders::open(&config, device)?;
+        // As prompts are read when the network draws.
+        let (_, conditioner) = Surroundings::of_stage(stage).conditioner(&encoders)?;
         if let Some(text) = &stage.dropped_caption {
-            let captions = match &reader.encoder {
-                Some(encoder) => encoder.encode(&[text], device),
-                None => hashed_words(stage).on(&[text], device),
-            };
+            let captions = conditioner.encode(&[text], device).captions;
             let [_, tokens, channels] = captions.dims();
             let expected = [stage.data.tokens(), stage.model.caption_channels()];
             if [tokens, channels] != expected {
@@ -136,8 +137,8 @@ impl<B: DitBackend> Reader<B> {
             }
             reader.dropped = Some(captions.into_data().iter().collect());
         }
-        if stage.prompts().is_none() {
-            reader.encoder = None;
+        if stage.prompts().is_some() && encoded {
+            reader.conditioner = Some(conditioner);
         }
         Ok(reader)
     }
@@ -152,7 +153,8 @@ impl<B: DitBackend> Reader<B> {
         stage: &Stage,
         samples: Range<usize>,
     ) -> Result<Batch, TrainError> {
-        let (Some(encoder), Captions::Texts(texts)) = (&self.encoder, &batch.captions) else {
+        let (Some(conditioner), Captions::Texts(texts)) = (&self.conditioner, &batch.captions)
+        else {
             return Ok(batch);
         };
         let expected = [stage.data.tokens(), stage.model.caption_channels()];
@@ -161,7 +163,8 @@ impl<B: DitBackend> Reader<B> {
         let part = stage.micro_batch.unwrap_or(texts.len()).max(1);
         for start in samples.clone().step_by(part) {
             let end = (start + part).min(samples.end);
-            let captions = encoder.encode(&texts[start..end], &self.device);
+            let part: Vec<&str> = texts[start..end].iter().map(String::as_str).collect();
+            let captions = conditioner.encode(&part, &self.device).captions;
             let [_, tokens, channels] = captions.dims();
             if [tokens, channels] != expected {
                 let found = [tokens, channels];

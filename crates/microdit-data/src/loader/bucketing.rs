@@ -5,7 +5,7 @@
 
 use super::{
     Batch, LoaderConfig, collate,
-    decode::{Decoded, bucket_of, decode_all},
+    decode::{Decoded, bucket_of, decode_all, panicked},
     skipped::Tally,
 };
 use crate::{
@@ -29,6 +29,8 @@ struct Waiting {
     /// Where it was drawn.
     from: Position,
     sample: Sample,
+    /// What it was decoded to, if it had to wait again for the place of a damaged one.
+    decoded: Option<Decoded>,
 }
 
 /// Samples by the buckets of `config`.
@@ -95,20 +97,30 @@ impl Bucketing {
             return Ok(());
         }
         match bucket_of(&sample, &self.config) {
-            Ok(bucket) => self.queues[bucket].push_back(Waiting {
-                number,
-                from,
-                sample,
-            }),
-            Err(error) => self.useless(&sample, &error, tally)?,
+            Ok(bucket) => {
+                // Its shard may lack others.
+                self.damage_within(&sample)?;
+                self.queues[bucket].push_back(Waiting {
+                    number,
+                    from,
+                    sample,
+                    decoded: None,
+                });
+                Ok(())
+            }
+            Err(error) => self.useless(&sample, &error, tally),
         }
-        Ok(())
     }
 
     /// Counts a sample that is of no use.
     fn useless(&self, sample: &Sample, error: &str, tally: &mut Tally) -> Result<(), DataError> {
         tally.useless(sample, error);
         tally.within(&self.samples)?;
+        self.damage_within(sample)
+    }
+
+    /// Checks that not too much of the list of shards of a sample is damaged.
+    fn damage_within(&self, sample: &Sample) -> Result<(), DataError> {
         match &sample.damage {
             Some(damage) => damage.within(self.config.max_damage),
             None => Ok(()),
@@ -120,18 +132,32 @@ impl Bucketing {
     fn decode(&mut self, bucket: usize, tally: &mut Tally) -> Result<Option<Batch>, DataError> {
         let shape = self.config.shape_of(bucket);
         let first: Vec<Waiting> = self.queues[bucket].drain(..self.config.batch).collect();
-        let raw: Vec<&Sample> = first.iter().map(|waiting| &waiting.sample).collect();
-        let results = decode_all(&raw, &self.config, shape);
-        if results.iter().all(Result::is_ok) {
-            let decoded: Vec<Decoded> = results.into_iter().flatten().collect();
-            tally.in_a_row = 0;
+        let raw = first.iter().filter(|waiting| waiting.decoded.is_none());
+        let raw: Vec<&Sample> = raw.map(|waiting| &waiting.sample).collect();
+        let mut results = decode_all(&raw, &self.config, shape).into_iter();
+        let mut sound = Vec::with_capacity(first.len());
+        for mut waiting in first {
+            if waiting.decoded.is_none() {
+                match results.next().unwrap_or_else(panicked) {
+                    Ok(decoded) => {
+                        tally.in_a_row = 0;
+                        waiting.decoded = Some(decoded);
+                    }
+                    Err(error) => {
+                        self.useless(&waiting.sample, &error, tally)?;
+                        continue;
+                    }
+                }
+            }
+            sound.push(waiting);
+        }
+        if sound.len() == self.config.batch {
+            let decoded = sound.into_iter().filter_map(|waiting| waiting.decoded);
+            let decoded: Vec<Decoded> = decoded.collect();
             return Ok(Some(collate(decoded, shape, self.position())));
         }
-        for (waiting, result) in first.into_iter().zip(results).rev() {
-            match result {
-                Ok(_) => self.queues[bucket].push_front(waiting),
-                Err(error) => self.useless(&waiting.sample, &error, tally)?,
-            }
+        for waiting in sound.into_iter().rev() {
+            self.queues[bucket].push_front(waiting);
         }
         Ok(None)
     }

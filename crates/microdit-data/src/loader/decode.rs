@@ -3,7 +3,8 @@
 use super::config::LoaderConfig;
 use crate::{
     image::{self, pixels},
-    npy, parallel,
+    npy,
+    parallel::{self, unless_it_panics},
     sample::{Image, Sample, Stored},
 };
 use ::image::RgbImage;
@@ -28,12 +29,15 @@ pub(super) fn decode_all(
 ) -> Vec<Result<Decoded, String>> {
     let decode = |_, sample: &&Sample| decode(sample, config, shape);
     let results = parallel::map(samples, config.threads, decode);
-    // A panic in a decoder counts as a damaged image and does not end the run.
-    let panicked = || Err("its decoder panicked".to_owned());
     results
         .into_iter()
         .map(|result| result.unwrap_or_else(panicked))
         .collect()
+}
+
+/// A panic in a decoder counts as a damaged image and does not end the run.
+pub(super) fn panicked<T>() -> Result<T, String> {
+    Err("its decoder panicked".into())
 }
 
 fn decode(sample: &Sample, config: &LoaderConfig, shape: [usize; 3]) -> Result<Decoded, String> {
@@ -60,6 +64,10 @@ fn decode(sample: &Sample, config: &LoaderConfig, shape: [usize; 3]) -> Result<D
 
 /// The number of the bucket that a sample belongs to: nearest to its picture's shape, or of exactly the size of its latent.
 pub(super) fn bucket_of(sample: &Sample, config: &LoaderConfig) -> Result<usize, String> {
+    unless_it_panics(|| bucket(sample, config)).unwrap_or_else(panicked)
+}
+
+fn bucket(sample: &Sample, config: &LoaderConfig) -> Result<usize, String> {
     let nearest = |[width, height]: [u32; 2]| {
         let buckets = config.buckets.as_ref();
         buckets.map_or(0, |buckets| buckets.nearest(width, height))
@@ -126,9 +134,9 @@ fn padded(stored: &Stored, [tokens, channels]: [usize; 2]) -> Result<Vec<f32>, S
         }
         Stored::Halves(bytes) => bytes.len() / (2 * channels.max(1)),
     };
-    if there > tokens {
+    if !(1..=tokens).contains(&there) {
         return Err(format!(
-            "its caption has {there} tokens, expected at most {tokens}"
+            "its caption has {there} tokens, expected 1 to {tokens}"
         ));
     }
     let mut states = array("caption", stored, &[there, channels])?;

@@ -108,10 +108,18 @@ fn sources_are_mixed_by_weight_and_their_places_found_again() {
 #[test]
 fn too_much_damage_stops_the_run() {
     // Three of its 16 samples are incomplete, two cannot be decoded.
+    let square = "16x16".parse::<crate::BucketConfig>().unwrap();
+    for buckets in [None, Some(square.of(16).unwrap())] {
+        too_much_damage(buckets);
+    }
+}
+
+fn too_much_damage(buckets: Option<crate::Buckets>) {
     let load = |max_damage| {
         let source = Source::Shards(pictures(&golden("wds_dirty.tar")).unwrap());
         let config = LoaderConfig {
             max_damage,
+            buckets: buckets.clone(),
             ..config(1)
         };
         let mut loader = Loader::new(source, config, &Position::default());

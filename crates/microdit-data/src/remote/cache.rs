@@ -1,7 +1,7 @@
 //! Shards that were fetched, up to a number of bytes; those not used for the longest time make room for others.
 //!
 //! Many processes may share a directory. Of a shard there are `KEY.shard`, its content, and `KEY.json`, what that must be; the key
-//! is made of its address, length and ETag.
+//! is made of its address, length and ETag, or of the time it was changed where nothing else tells its content.
 
 use super::{config::RemoteConfig, error::RemoteError};
 use microdit::{
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io,
+    io::{self, Seek},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
@@ -53,6 +53,10 @@ pub(super) struct Wanted<'a> {
     pub(super) url: &'a str,
     pub(super) bytes: u64,
     pub(super) etag: Option<&'a str>,
+    /// When it was changed, in milliseconds, if nothing else tells its content.
+    pub(super) modified: Option<i64>,
+    /// The checksum that is promised, in lower-case hexadecimal.
+    pub(super) sha256: Option<&'a str>,
 }
 
 /// Why it could not be kept.
@@ -88,6 +92,7 @@ impl Cache {
                 return Ok(file);
             }
             let path = self.path(wanted);
+            let mut written = None;
             atomic_file::write(&path, |part| -> Result<(), Failed> {
                 let file = File::options().read(true).write(true).open(part)?;
                 self.make_room(wanted, &file)?;
@@ -99,10 +104,17 @@ impl Cache {
                 };
                 let text = serde_json::to_vec(&record).expect("its keys are texts");
                 atomic_file::write(&record_of(&path), |part| fs::write(part, text))?;
+                written = Some(file);
                 Ok(())
             })?;
             self.note_intact(&path);
-            Ok(File::open(&path)?)
+            // Others may drop it from the cache before it could be opened anew.
+            let mut file = match written {
+                Some(file) => file,
+                None => File::open(&path)?,
+            };
+            file.rewind()?;
+            Ok(file)
         });
         opened.map_err(|failed| match failed {
             Failed::Remote(error) => error,
@@ -124,9 +136,14 @@ impl Cache {
         let whole = length == wanted.bytes
             && record.bytes == wanted.bytes
             && (known || checksum::of_file(&path).is_ok_and(|(_, sum)| sum == record.sha256));
-        if !whole {
+        let promised = wanted.sha256.is_none_or(|sum| sum == record.sha256);
+        if !whole || !promised {
+            let fault = match whole {
+                true => "is not what its index promises",
+                false => "is damaged",
+            };
             tracing::warn!(
-                "{}: the cached copy {} is damaged; it is fetched again",
+                "{}: the cached copy {} {fault}; it is fetched again",
                 wanted.url,
                 path.display()
             );
@@ -236,9 +253,15 @@ impl Cache {
 
 /// The name of a shard in the cache.
 fn key(wanted: Wanted<'_>) -> String {
-    let Wanted { url, bytes, etag } = wanted;
+    let Wanted {
+        url, bytes, etag, ..
+    } = wanted;
     let etag = etag.unwrap_or_default();
-    hexadecimal(&Sha256::digest(format!("{url}\n{bytes}\n{etag}")))
+    let modified = wanted.modified.map(|time| format!("\n{time}"));
+    let modified = modified.unwrap_or_default();
+    hexadecimal(&Sha256::digest(format!(
+        "{url}\n{bytes}\n{etag}{modified}"
+    )))
 }
 
 fn record_of(path: &Path) -> PathBuf {
@@ -263,6 +286,8 @@ mod tests {
             url,
             bytes: 3,
             etag: None,
+            modified: None,
+            sha256: None,
         }
     }
 
@@ -271,17 +296,48 @@ mod tests {
         Ok(hexadecimal(&Sha256::digest("abc")))
     }
 
-    #[test]
-    fn what_a_killed_process_left_of_remote_shards_goes_after_a_while() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = RemoteConfig {
-            cache: folder.path().to_owned(),
+    fn config(folder: &Path) -> RemoteConfig {
+        RemoteConfig {
+            cache: folder.to_owned(),
             room: 10,
             patience: PAUSE,
             retries: 0,
             pause: PAUSE,
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_not_what_is_promised_is_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(&config(folder.path()));
+        let plain = wanted("s3://b/0.tar");
+        // What was written can be read from its beginning.
+        let mut text = String::new();
+        let mut file = cache.open(plain, fill).unwrap();
+        io::Read::read_to_string(&mut file, &mut text).unwrap();
+        assert_eq!(text, "abc");
+        let [sum, other] = ["abc", "abd"].map(|text| hexadecimal(&Sha256::digest(text)));
+        let promised = |sum| Wanted {
+            sha256: Some(sum),
+            ..plain
         };
-        let cache = Cache::new(&config);
+        assert!(cache.get(promised(&sum)).is_some());
+        assert!(cache.get(promised(&other)).is_none());
+        assert!(cache.get(plain).is_none(), "it was removed");
+        // Where only the time tells two contents apart, it does.
+        let changed = |time| Wanted {
+            modified: Some(time),
+            ..plain
+        };
+        cache.open(changed(1), fill).unwrap();
+        assert!(cache.get(changed(1)).is_some());
+        assert!(cache.get(changed(2)).is_none());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_remote_shards_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(&config(folder.path()));
         let left = [
             ("a.shard.1-2.part", 2),
             ("b.shard.1-3.part", 0),

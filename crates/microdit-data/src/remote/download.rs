@@ -107,15 +107,20 @@ impl Fault {
 pub(super) struct Described {
     pub(super) bytes: u64,
     pub(super) etag: Option<String>,
+    /// When it was changed, in milliseconds.
+    pub(super) modified: Option<i64>,
     /// SHA-256 of the content, in hexadecimal.
     pub(super) sha256: Option<String>,
 }
 
 impl Described {
     pub(super) fn of(meta: &ObjectMeta) -> Self {
+        // The store says 1970 where the server does not say.
+        let modified = Some(meta.last_modified.timestamp_millis());
         Self {
             bytes: meta.size,
             etag: meta.e_tag.clone(),
+            modified: modified.filter(|time| *time > 0),
             sha256: None,
         }
     }

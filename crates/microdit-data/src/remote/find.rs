@@ -12,7 +12,11 @@ use crate::{
     shards::{Listed, Shard, expand, is_shard, shards_among},
 };
 use glob::{MatchOptions, Pattern};
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 /// How stars match: not across directories, unless there are two.
 const MATCH: MatchOptions = MatchOptions {
@@ -24,11 +28,19 @@ const MATCH: MatchOptions = MatchOptions {
 /// The shards of a URL: a tar or a Parquet file, a pattern with braces or, where a site has lists, with `*`, `?`, `[...]` and `**`; or a directory
 /// of MDS shards with their `index.json`, of tars, or of Parquet files.
 pub(crate) fn find(spec: &str) -> Result<Listed, DataError> {
-    find_as(spec, &RemoteConfig::from_env()?)
+    // One for the process: what it has found intact it does not read again.
+    static CACHE: OnceLock<Arc<Cache>> = OnceLock::new();
+    let config = RemoteConfig::from_env()?;
+    let cache = CACHE.get_or_init(|| Arc::new(Cache::new(&config)));
+    find_as(spec, &config, cache)
 }
 
-/// The same, fetched as `config` says.
-pub(super) fn find_as(spec: &str, config: &RemoteConfig) -> Result<Listed, DataError> {
+/// The same, fetched as `config` says into `cache`.
+pub(super) fn find_as(
+    spec: &str,
+    config: &RemoteConfig,
+    cache: &Arc<Cache>,
+) -> Result<Listed, DataError> {
     let address = |message: String| RemoteError::Address {
         url: spec.to_owned(),
         message,
@@ -40,7 +52,7 @@ pub(super) fn find_as(spec: &str, config: &RemoteConfig) -> Result<Listed, DataE
         .collect::<Result<Vec<_>, _>>()?;
     let mut sites = Sites {
         config,
-        cache: Arc::new(Cache::new(config)),
+        cache: Arc::clone(cache),
         below: common_folder(&urls),
         known: BTreeMap::new(),
     };

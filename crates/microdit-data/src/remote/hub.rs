@@ -117,6 +117,7 @@ pub(super) async fn dataset(
                 bytes: entry.lfs.as_ref().map_or(entry.size, |lfs| lfs.size),
                 // The storage the hub refers to has its own.
                 etag: None,
+                modified: None,
                 sha256: entry.lfs.map(|lfs| lfs.oid.to_ascii_lowercase()),
             };
             files.insert(entry.path, described);

@@ -160,10 +160,14 @@ impl Object {
     }
 
     fn wanted(&self) -> Wanted<'_> {
+        let (etag, sha256) = (self.described.etag.as_deref(), self.sha256());
+        let alone = etag.is_none() && sha256.is_none();
         Wanted {
             url: &self.identity,
             bytes: self.described.bytes,
-            etag: self.described.etag.as_deref(),
+            etag,
+            modified: self.described.modified.filter(|_| alone),
+            sha256,
         }
     }
 

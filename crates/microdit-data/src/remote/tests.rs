@@ -2,7 +2,7 @@
 
 mod web;
 
-use super::{config::RemoteConfig, find::find_as};
+use super::{cache::Cache, config::RemoteConfig, find::find_as};
 use crate::{
     DataError, Image, Loader, LoaderConfig, Members, Position, ShardWriter, Shards, Source, Stored,
     Variation,
@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use web::{Files, Mischief, Web};
@@ -33,7 +34,8 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn open(url: &str, config: &RemoteConfig, members: Members) -> Result<Shards, DataError> {
-    Shards::of(find_as(url, config)?, members, url)
+    let cache = Arc::new(Cache::new(config));
+    Shards::of(find_as(url, config, &cache)?, members, url)
 }
 
 /// Shards of noise, so long that each takes several requests.

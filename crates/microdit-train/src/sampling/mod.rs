@@ -93,7 +93,8 @@ impl Surroundings {
         }
     }
 
-    fn conditioner<B: DitBackend>(
+    /// What turns prompts into the conditioning, and what it is called.
+    pub(crate) fn conditioner<B: DitBackend>(
         &self,
         encoders: &Encoders<B>,
     ) -> Result<Named<dyn Conditioner<B>>, TrainError> {
