@@ -70,7 +70,7 @@ impl BucketConfig {
                 }
                 require(!sizes.is_empty(), "step", || {
                     format!(
-                        "no multiple of {step} is a side of a picture of {side} x {side} pixels or fewer"
+                        "no size of multiples of {step} within {side} x {side} pixels has an aspect of at most {max_aspect}"
                     )
                 })?;
             }
@@ -229,7 +229,7 @@ mod tests {
     fn what_gives_no_buckets_is_named() {
         for (text, part) in [
             ("0", "step"),
-            ("300", "no multiple of 300"),
+            ("300", "no size of multiples of 300"),
             ("300x256", "more than the 65536 of 256 x 256"),
             ("128x128,128x128", "listed twice"),
             ("0x5", "0.width"),

@@ -129,7 +129,6 @@ pub(crate) fn all_finite(values: &[f32]) -> bool {
         .fold(true, |all, value| all & value.is_finite())
 }
 
-/// An array in NumPy's format.
 /// A NumPy file of these values as 16-bit floats, row by row.
 pub fn npy_of_halves(values: &[f32], shape: &[usize]) -> Vec<u8> {
     let mut file = Vec::with_capacity(values.len().saturating_mul(2).saturating_add(128));

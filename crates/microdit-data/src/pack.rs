@@ -167,6 +167,8 @@ impl Collected {
                     };
                     match read_ahead(stop, read, |sample| sink.take(&name, sample))? {
                         None => break,
+                        // The rest is out of reach, not damaged.
+                        Some(Err(error @ DataError::Remote(_))) => return Err(error),
                         Some(Err(error)) => sink.lacks.push(format!("{name}: {}", error.reason())),
                         Some(Ok(())) => {}
                     }

@@ -35,3 +35,18 @@ pub fn is_offline() -> bool {
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+/// A text as one segment of a path of an address: all but letters, digits, `-`, `.`, `_` and `~` percent-encoded.
+///
+/// ```
+/// assert_eq!(microdit::hub_env::encode("a b?c#d%é.bin"), "a%20b%3Fc%23d%25%C3%A9.bin");
+/// ```
+pub fn encode(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}

@@ -67,6 +67,12 @@ impl Inspect {
         let inspected = inspect(&self.shards, wanted, |shards| bar.show(shards as u64, ""));
         drop(bar);
         let (inspection, glimpses) = inspected.or_advise()?;
+        if buckets.is_some() && inspection.dimensions.is_empty() {
+            return Err(miette::miette!(
+                "{}: --buckets counts pictures, and there is none that can be read; latents belong to the buckets they were encoded with",
+                self.shards
+            ));
+        }
         let histogram = buckets.map(|buckets| buckets.histogram(&inspection.dimensions));
         let histogram = histogram.unwrap_or_default();
         if self.json {

@@ -57,7 +57,7 @@ fn inspect_shows_how_many_pictures_each_bucket_has() {
     assert_eq!(json["buckets"]["32 x 32"], 16 - bars[0].1);
     for (buckets, part) in [
         ("40x40", "are 1600 pixels, more than the 1024 of 32 x 32"),
-        ("64", "no multiple of 64"),
+        ("64", "no size of multiples of 64"),
         ("wide", "expected a step in pixels"),
     ] {
         let output = microdit(&[

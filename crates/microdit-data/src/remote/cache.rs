@@ -259,9 +259,7 @@ fn key(wanted: Wanted<'_>) -> String {
     let etag = etag.unwrap_or_default();
     let modified = wanted.modified.map(|time| format!("\n{time}"));
     let modified = modified.unwrap_or_default();
-    hexadecimal(&Sha256::digest(format!(
-        "{url}\n{bytes}\n{etag}{modified}"
-    )))
+    hexadecimal(&Sha256::digest(format!("{url}\n{bytes}\n{etag}{modified}")))
 }
 
 fn record_of(path: &Path) -> PathBuf {

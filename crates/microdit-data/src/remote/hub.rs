@@ -94,7 +94,7 @@ pub(super) async fn dataset(
     let revision = format!(
         "{endpoint}/api/{}/revision/{}",
         encode(&name),
-        encode_all(&revision)
+        hub_env::encode(&revision)
     );
     let (Revision { sha }, _) = hub.ask(&revision).await?;
     if !(1..=128).contains(&sha.len()) || !sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -224,19 +224,8 @@ fn next_page(headers: &HeaderMap) -> Option<String> {
 
 /// A path as written in addresses.
 fn encode(path: &str) -> String {
-    let segments: Vec<String> = path.split('/').map(encode_all).collect();
+    let segments: Vec<String> = path.split('/').map(hub_env::encode).collect();
     segments.join("/")
-}
-
-/// A text as written in addresses, as one segment.
-fn encode_all(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 #[cfg(test)]

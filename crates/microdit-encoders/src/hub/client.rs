@@ -200,7 +200,7 @@ impl Client {
         file: &str,
         range: &str,
     ) -> Result<(Response<Body>, Told), Failure> {
-        let path: Vec<String> = file.split('/').map(encode).collect();
+        let path: Vec<String> = file.split('/').map(hub_env::encode).collect();
         let path = path.join("/");
         let uri = format!("{}/{repository}/resolve/{BRANCH}/{path}", self.endpoint);
         let mut uri = parse(&uri)?;
@@ -327,17 +327,6 @@ fn redirected(uri: &Uri, location: &str) -> Result<Uri, Failure> {
     Ok(target)
 }
 
-/// A segment of a path as written in addresses.
-fn encode(segment: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    segment.bytes().map(byte).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,10 +359,5 @@ mod tests {
         ] {
             assert!(!same("https://hub.example/", other), "{other}");
         }
-    }
-
-    #[test]
-    fn segments_of_a_path_are_encoded() {
-        assert_eq!(encode("a b?c#d%é.bin"), "a%20b%3Fc%23d%25%C3%A9.bin");
     }
 }

@@ -441,14 +441,22 @@ fn read(
             Ok(true)
         },
     )?;
-    Ok(read.map(|(source, checksum, end)| {
-        let pictures = checksum.map(|(_, sha256)| Pictures {
-            sha256,
-            samples,
-            cut: end.map(|error| error.reason()),
-        });
-        (source, pictures.map_err(|error| error.reason()))
-    }))
+    let Some((source, checksum, end)) = read else {
+        return Ok(None);
+    };
+    // The pictures are out of reach, not damaged.
+    let (checksum, end) = match (checksum, end) {
+        (Err(error @ DataError::Remote(_)), _) | (_, Some(error @ DataError::Remote(_))) => {
+            return Err(error);
+        }
+        both => both,
+    };
+    let pictures = checksum.map(|(_, sha256)| Pictures {
+        sha256,
+        samples,
+        cut: end.map(|error| error.reason()),
+    });
+    Ok(Some((source, pictures.map_err(|error| error.reason()))))
 }
 
 /// A tensor on the host, row by row of its first dimension.

@@ -53,6 +53,9 @@ pub enum PrecomputeError {
         /// What is wrong with them.
         error: OutOfRange,
     },
+    /// Listed sizes of buckets, and several squares in whose place they might stand.
+    #[error("the sizes of --buckets belong to one of --sizes: give one, or a step")]
+    ListedBuckets,
     /// A size the VAE cannot encode.
     #[error("images of {size} pixels cannot be encoded; expected a multiple of {multiple}")]
     Size {

@@ -11,7 +11,9 @@ use super::{
     settings::Settings,
 };
 use microdit::{DitBackend, worker_pool};
-use microdit_data::{DataError, LeftOut, Shard, ShardFile, Shards, check_names, read_ahead};
+use microdit_data::{
+    BucketConfig, DataError, LeftOut, Shard, ShardFile, Shards, check_names, read_ahead,
+};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -92,6 +94,10 @@ impl<B: DitBackend> Precompute<'_, B> {
     }
 
     fn check_sizes(&self) -> Result<(), PrecomputeError> {
+        let listed = matches!(self.config.buckets, Some(BucketConfig::Sizes(_)));
+        if listed && self.config.sizes.len() > 1 {
+            return Err(PrecomputeError::ListedBuckets);
+        }
         let multiple = self.vae.shrinks_by();
         for (i, &size) in self.config.sizes.iter().enumerate() {
             if size == 0 || !(size as usize).is_multiple_of(multiple) {
