@@ -151,7 +151,8 @@ impl Stage {
         device: &B::Device,
     ) -> Result<M, TrainError> {
         let read = |key, name: Option<&Path>| {
-            let read = name.map(|name| Ok::<_, TrainError>((key, self.read::<B>(key, name, device)?)));
+            let read =
+                name.map(|name| Ok::<_, TrainError>((key, self.read::<B>(key, name, device)?)));
             read.transpose()
         };
         let own = read(WEIGHTS, self.weights.as_deref())?;
@@ -159,9 +160,7 @@ impl Stage {
         let given = |weights: Option<StateDict>| weights.map(|weights| (HANDED, weights));
         let (mut task, network, taught) = match handed {
             Given::Nothing => (task, None, None),
-            Given::Parts { network, teacher } => {
-                (task, Some(network.into_reference()), teacher)
-            }
+            Given::Parts { network, teacher } => (task, Some(network.into_reference()), teacher),
             Given::All(weights) => {
                 let loaded = weights.load_into(task, device);
                 let mut task = loaded.map_err(|error| self.about(HANDED, error.into()))?;

@@ -222,7 +222,9 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
 
     fn predictor(&self, noised: &Noised<B>) -> D {
         match (&self.lora, noised.dropout) {
-            (Some(lora), Some(dropout)) => dropout.applied(Adapted::Network, lora, self.denoiser.clone()),
+            (Some(lora), Some(dropout)) => {
+                dropout.applied(Adapted::Network, lora, self.denoiser.clone())
+            }
             _ => self.network(),
         }
     }

@@ -337,7 +337,9 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
 
     fn predictor(&self, distilled: &Distilled<B>) -> D {
         match (&self.lora, distilled.dropout) {
-            (Some(lora), Some(dropout)) => dropout.applied(Adapted::Network, lora, self.denoiser.clone()),
+            (Some(lora), Some(dropout)) => {
+                dropout.applied(Adapted::Network, lora, self.denoiser.clone())
+            }
             _ => self.network(),
         }
     }
