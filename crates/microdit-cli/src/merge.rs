@@ -31,11 +31,11 @@ pub(crate) struct Merge {
     #[arg(long, conflicts_with = "shares", allow_negative_numbers = true, value_parser = real(SHARES))]
     lambda: Option<f64>,
     /// Share of each file, separated by commas; together they are 1
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, value_parser = real(SHARES))]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, value_parser = real(SHARES))]
     shares: Vec<f64>,
     /// Instead, measure the networks of several shares of the first of two files, such as 0,0.1,...,1, and print the curve; what follows --
     /// is told to `microdit eval`, such as --prompts FILE --samples 200
-    #[arg(long, value_name = "SHARES", allow_negative_numbers = true, conflicts_with_all = ["lambda", "shares"], value_parser = Shares::parse)]
+    #[arg(long, value_name = "SHARES", allow_hyphen_values = true, conflicts_with_all = ["lambda", "shares"], value_parser = Shares::parse)]
     sweep: Option<Shares>,
     /// File of weights to write (.safetensors); with --sweep a directory for numbers and pictures [default of that: merge]
     #[arg(long, required_unless_present = "sweep")]

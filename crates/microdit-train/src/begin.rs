@@ -2,10 +2,11 @@
 //! known again.
 
 use crate::{
+    checkpoint::Checkpoint,
     error::TrainError,
     recipe::{Recipe, Stage},
     run::RunDir,
-    sampling::unet_weights,
+    sampling::{adapted, unet_weights},
     sealed::{Files, Sum},
 };
 use burn::module::Module;
@@ -28,9 +29,36 @@ const ALONE: [&str; 3] = [
     "diffusion_pytorch_model.safetensors.index.json",
 ];
 
-/// Keys that name files of weights.
+/// Keys that name files of weights, and the one that hands them on.
 const WEIGHTS: &str = "weights";
 const TEACHERS: &str = "distill.teacher";
+const HANDED: &str = "hand_over";
+
+/// What a stage is given by the one before.
+pub(crate) enum Given {
+    /// It is the first.
+    Nothing,
+    /// All of a task of the same parts and sizes.
+    All(StateDict),
+    /// What a task of other parts can take: the network and, of a distillation, the teacher.
+    Parts {
+        /// By its own paths.
+        network: StateDict,
+        /// By its paths in the task.
+        teacher: Option<StateDict>,
+    },
+}
+
+impl Given {
+    /// Parts of a task that has `network` and these `weights`.
+    pub(crate) fn parts(network: StateDict, weights: StateDict) -> Self {
+        let teacher = weights.only(|path| part_of(path) == TEACHER);
+        Self::Parts {
+            network,
+            teacher: (!teacher.is_empty()).then_some(teacher),
+        }
+    }
+}
 
 impl Stage {
     /// The files of weights it begins with, by their keys.
@@ -49,8 +77,23 @@ impl Stage {
     }
 
     /// The network's weights in the file called `name`, which is the value of `key`.
-    fn read(&self, key: &'static str, name: &Path) -> Result<StateDict, TrainError> {
+    fn read<B: DitBackend>(
+        &self,
+        key: &'static str,
+        name: &Path,
+        device: &B::Device,
+    ) -> Result<StateDict, TrainError> {
         let read = || {
+            if let Some(run) = run_at(&locate(name)?) {
+                let weights = run.drawable()?;
+                if let Some(checkpoint) = Checkpoint::beside(&weights)? {
+                    let recipe = Recipe::load(&run.recipe(), &[])?;
+                    let network = adapted::<B>(&recipe, &checkpoint, &weights, device)?;
+                    if let Some(network) = network {
+                        return Ok(StateDict::from_module(&network).into_reference());
+                    }
+                }
+            }
             let file = self.open(name)?;
             let origin = file.origin().to_owned();
             Ok(StateDict::take(file, &origin)?.denoiser().into_reference())
@@ -71,13 +114,10 @@ impl Stage {
         let path = locate(name)?;
         let mut file = path.clone();
         if path.is_dir() {
-            let alone = ALONE.iter().map(|name| path.join(name));
-            match alone.into_iter().find(|file| file.is_file()) {
-                Some(alone) => file = alone,
-                None if path.join("recipe.ron").is_file() => {
-                    file = RunDir::follow(&path).drawable()?;
-                }
-                None => return self.of_pipeline(&path),
+            match (alone_in(&path), run_at(&path)) {
+                (Some(alone), _) => file = alone,
+                (None, Some(run)) => file = run.drawable()?,
+                (None, None) => return self.of_pipeline(&path),
             }
         }
         let opened = WeightsFile::open(&file)?;
@@ -103,32 +143,72 @@ impl Stage {
         })
     }
 
-    /// `task` with the weights it begins with: those of its files; where they name none, those of the network that was `handed` on.
+    /// `task` with the weights it begins with: those of its files; where they name none, those that were `handed` on.
     pub(crate) fn begun<B: DitBackend, M: Module<B>>(
         &self,
-        mut task: M,
-        handed: Option<StateDict>,
+        task: M,
+        handed: Given,
         device: &B::Device,
     ) -> Result<M, TrainError> {
         let read = |key, name: Option<&Path>| {
-            let read = name.map(|name| Ok::<_, TrainError>((key, self.read(key, name)?)));
+            let read =
+                name.map(|name| Ok::<_, TrainError>((key, self.read::<B>(key, name, device)?)));
             read.transpose()
         };
         let own = read(WEIGHTS, self.weights.as_deref())?;
-        let teacher = read(TEACHERS, self.teacher())?;
-        let handed = handed.map(|weights| ("hand_over", weights.into_reference()));
-        let student = own.or(handed).or_else(|| teacher.clone());
-        let teacher = teacher.or_else(|| student.clone());
-        if let Some((key, weights)) = student {
-            let loaded = weights.load_part_into(task, device, in_network);
-            task = loaded.map_err(|error| self.about(key, error.into()))?;
+        let named = read(TEACHERS, self.teacher())?;
+        let given = |weights: Option<StateDict>| weights.map(|weights| (HANDED, weights));
+        let (mut task, network, taught) = match handed {
+            Given::Nothing => (task, None, None),
+            Given::Parts { network, teacher } => (task, Some(network.into_reference()), teacher),
+            Given::All(weights) => {
+                let loaded = weights.load_into(task, device);
+                let mut task = loaded.map_err(|error| self.about(HANDED, error.into()))?;
+                // The others stay as they were handed on.
+                if let Some(own) = own {
+                    task = self.with_network(task, own, device)?;
+                }
+                return match named {
+                    Some(teacher) => self.with_teacher(task, teacher, device),
+                    None => Ok(task),
+                };
+            }
+        };
+        let student = own.or(given(network)).or_else(|| named.clone());
+        let teacher = named.or(given(taught)).or_else(|| student.clone());
+        if let Some(student) = student {
+            task = self.with_network(task, student, device)?;
         }
-        if let (Some(_), Some((key, weights))) = (&self.distill, teacher) {
-            let weights = weights.named_for(&task, TEACHER);
-            let loaded = weights.load_part_into(task, device, |path| part_of(path) == TEACHER);
-            task = loaded.map_err(|error| self.about(key, error.into()))?;
+        match teacher {
+            Some(teacher) => self.with_teacher(task, teacher, device),
+            None => Ok(task),
         }
-        Ok(task)
+    }
+
+    /// `task` with the weights of its network, which are the value of a key.
+    fn with_network<B: DitBackend, M: Module<B>>(
+        &self,
+        task: M,
+        (key, weights): (&'static str, StateDict),
+        device: &B::Device,
+    ) -> Result<M, TrainError> {
+        let loaded = weights.load_part_into(task, device, in_network);
+        loaded.map_err(|error| self.about(key, error.into()))
+    }
+
+    /// The same for its teacher, if it has one.
+    fn with_teacher<B: DitBackend, M: Module<B>>(
+        &self,
+        task: M,
+        (key, weights): (&'static str, StateDict),
+        device: &B::Device,
+    ) -> Result<M, TrainError> {
+        if self.distill.is_none() {
+            return Ok(task);
+        }
+        let weights = weights.named_for(&task, TEACHER);
+        let loaded = weights.load_part_into(task, device, |path| part_of(path) == TEACHER);
+        loaded.map_err(|error| self.about(key, error.into()))
     }
 
     /// Checksums of the files of weights it begins with, by their keys.
@@ -180,6 +260,18 @@ pub(crate) fn require_weights(recipe: &Recipe, first: usize) -> Result<(), Train
         }
     }
     Ok(())
+}
+
+/// The file of a network alone in the folder at `path`.
+fn alone_in(path: &Path) -> Option<PathBuf> {
+    let mut alone = ALONE.iter().map(|name| path.join(name));
+    alone.find(|file| file.is_file())
+}
+
+/// The run whose directory `path` is.
+fn run_at(path: &Path) -> Option<RunDir> {
+    let is_run = path.join("recipe.ron").is_file() && alone_in(path).is_none();
+    is_run.then(|| RunDir::follow(path))
 }
 
 /// The part of a distillation that is not trained.

@@ -1,6 +1,7 @@
 //! The states a run or a stage begins in: untrained, handed on by the stage before, imported from another trainer.
 
 use crate::{
+    begin::Given,
     checkpoint::{Progress, State},
     error::TrainError,
     optim::{FIRST, Optimizer, SECOND},
@@ -29,7 +30,11 @@ pub(crate) fn fresh<B: TrainBackend, T: TrainTask<B>>(
     let stage = &recipe.stages[0];
     Ok(State {
         progress: Progress::default(),
-        task: stage.begun(build(stage, recipe.run.seed, device)?, None, device)?,
+        task: stage.begun(
+            build(stage, recipe.run.seed, device)?,
+            Given::Nothing,
+            device,
+        )?,
         optimizer: Optimizer::new(stage.optimizers()),
         emas: stage.ema.iter().copied().map(Ema::new).collect(),
         post_hoc: stage
@@ -54,19 +59,19 @@ pub(crate) fn hand_over<B: TrainBackend, T: TrainTask<B>>(
         _ => &live,
     };
     let weights = StateDict::from_module(old);
-    let names = |state: &StateDict| {
-        state
-            .iter()
-            .map(|(name, _)| name.clone())
+    let sizes = |state: &StateDict| {
+        let sized = state.iter();
+        sized
+            .map(|(name, data)| (name.clone(), data.shape.clone()))
             .collect::<Vec<_>>()
     };
     // A new network, because positions belong to a resolution.
-    let alike = names(&weights) == names(&StateDict::from_module(&task.valid()));
-    let task = match alike {
-        true => stage.begun(weights.load_into(task, device)?, None, device)?,
-        // Another task has other parts: it is given the network.
-        false => stage.begun(task, Some(StateDict::from_module(&old.network())), device)?,
+    let alike = sizes(&weights) == sizes(&StateDict::from_module(&task.valid()));
+    let given = match alike {
+        true => Given::All(weights),
+        false => Given::parts(StateDict::from_module(&old.network()), weights),
     };
+    let task = stage.begun(task, given, device)?;
     let old = state.optimizer;
     let same = alike && old.config().method == stage.optimizer.method;
     let optimizer = if stage.hand_over.optimizer && same {

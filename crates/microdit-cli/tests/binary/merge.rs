@@ -91,6 +91,12 @@ fn files_are_merged_by_their_shares() {
         (vec![&*a, &*b], vec!["--lambda", "0.25"], [0.25, 0.75], 1e-6),
         (vec![&*a, &*b], vec!["--lambda", "-0.5"], [-0.5, 1.5], 1e-6),
         (
+            vec![&*a, &*b],
+            vec!["--shares", "-0.5,1.5"],
+            [-0.5, 1.5],
+            1e-6,
+        ),
+        (
             vec![&*a, &*b, &*a],
             vec!["--shares", "0.2,0.5,0.3", "--dtype", "bf16"],
             [0.5, 0.5],
@@ -133,6 +139,11 @@ fn files_are_merged_by_their_shares() {
     fails(
         &merge(&[&a, &b], &["--shares", "1"]),
         &["1 numbers for 2 files"],
+    );
+    // The shares are read: what is wrong are those of the files.
+    fails(
+        &merge(&[&a, &b, &a], &["--sweep", "-0.5,0,...,1"]),
+        &["--sweep is for two files, not for 3"],
     );
     fails(&merge(&[&a], &[]), &["2 values required"]);
     let bare = root().join("tests/goldens/ckpt_bare.pt");

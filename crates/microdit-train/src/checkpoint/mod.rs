@@ -7,7 +7,7 @@ mod tensors;
 pub(crate) mod tests;
 
 pub(crate) use shelf::{folders, part, place, step_of, sync, tidy};
-pub(crate) use tensors::{save_result, save_task};
+pub(crate) use tensors::{is_frozen, save_result, save_task};
 
 use crate::{
     error::TrainError,

@@ -34,7 +34,8 @@ pub(super) fn index_of(name: &str) -> String {
 }
 
 impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
-    /// Writes the state, of which every rank keeps its share, as [`save`](Self::save) does; rank 0 gets the checkpoint.
+    /// Writes the state, of which every rank keeps its share, as [`save`](Self::save) does; rank 0 gets the checkpoint. Where `data` is a
+    /// failure, it is that of all ranks.
     ///
     /// # Errors
     /// As there, on all ranks if one of them fails, and ranks that are lost.
@@ -42,7 +43,7 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
         &self,
         checkpoints: &Path,
         config: &CheckpointConfig,
-        data: Option<&DataIdentity>,
+        data: Result<Option<DataIdentity>, TrainError>,
         beginning: &Beginning,
         sharding: &Sharding<B::InnerBackend>,
         exchange: &Exchange<'_>,
@@ -51,11 +52,15 @@ impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
             ranks, patience, ..
         } = *exchange;
         let (step, keeps) = (self.progress.step, ranks.rank() == 0);
-        let begun = match keeps {
-            true => part(checkpoints, step),
-            false => Ok(part_of(checkpoints, step)),
-        };
-        let part = together(ranks, patience, begun)?;
+        let begun = data.and_then(|data| {
+            let part = match keeps {
+                true => part(checkpoints, step)?,
+                false => part_of(checkpoints, step),
+            };
+            Ok((part, data))
+        });
+        let (part, data) = together(ranks, patience, begun)?;
+        let data = data.as_ref();
         let saved = || {
             let own = self.write_share(&part, sharding, [ranks.rank(), ranks.world_size()]);
             let own = together(ranks, patience, own)?;

@@ -48,7 +48,7 @@ pub(super) fn save_frozen<B: DitBackend>(
 }
 
 /// Whether no step moves the parameter at `path`.
-pub(super) fn is_frozen<B: DitBackend>(task: &impl Task<B>, path: &str) -> bool {
+pub(crate) fn is_frozen<B: DitBackend>(task: &impl Task<B>, path: &str) -> bool {
     task.is_frozen(&path.split('.').collect::<Vec<_>>())
 }
 

@@ -48,7 +48,8 @@ impl<B: TrainBackend> SampleGrid<B> {
             device,
         )?;
         let path = view.run.samples_at(view.step);
-        pipeline.draw_sheet(&run.sampling, run.seed, &path, view.stop)?;
+        let settings = pipeline.usual(run.sampling.clone());
+        pipeline.draw_sheet(&settings, run.seed, &path, view.stop)?;
         Ok(())
     }
 }

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Distillation {
-    /// Weights of the teacher, as `weights` of a stage. The network that the stage begins with, if absent; and where the stage has no
-    /// weights to begin with, the student begins as its teacher.
+    /// Weights of the teacher, as `weights` of a stage. If absent, that of the stage before where it distils too, or else the network that
+    /// the stage begins with. Where a first stage has no weights to begin with, the student begins as its teacher.
     pub teacher: Option<PathBuf>,
     /// File of prompts, one per line, that the student learns from in place of the captions of `data`, which then needs no shards. They
     /// become vectors as `data` says, or, where its captions are pre-computed, by the text encoder of `encoders`.

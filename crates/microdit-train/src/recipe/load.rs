@@ -398,6 +398,17 @@ mod tests {
     }
 
     #[test]
+    fn moments_are_not_handed_to_other_weights() {
+        let said = quickstart("stages.unmasked.weights=\"x\"")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains("stages.unmasked.hand_over.optimizer: the moments"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn a_recipe_without_shards_loads_and_is_not_trained() {
         let recipe = quickstart("data=Latents(image_size: 256, tokens: 77)").unwrap();
         let said = recipe.require_shards().unwrap_err().to_string();

@@ -78,7 +78,8 @@ pub struct Stage {
     /// [`Dit`](NetworkConfig::Dit).
     pub model: NetworkConfig,
     /// Weights the network begins with, in place of initial ones or of those handed on: a file (.safetensors, .pt, .ckpt), a folder as
-    /// `microdit export` or diffusers write it, a run, or a name as `microdit fetch` takes it. What is found is copied into the run.
+    /// `microdit export` or diffusers write it, a run, or a name as `microdit fetch` takes it. What is found is copied into the run. A
+    /// teacher that is handed on stays.
     #[serde(default)]
     pub weights: Option<PathBuf>,
     /// Adapters of the network that are trained (LoRA); none if absent. They are written to `lora.safetensors`, and what is drawn with is
@@ -158,7 +159,7 @@ pub enum ActivationCheckpointing {
 pub struct HandOver {
     /// Which weights.
     pub weights: Handed,
-    /// Whether the optimizer's moments are kept, if its method stays the same.
+    /// Whether the optimizer's moments are kept, if its method stays the same; not with `weights`, which they do not belong to.
     pub optimizer: bool,
 }
 

@@ -246,6 +246,10 @@ impl Stage {
         };
         let other = before.iter().all(|stage| stage.name != self.name);
         require(other, "name", || "two stages have this name".into())?;
+        let belongs = self.weights.is_none() || !self.hand_over.optimizer;
+        require(belongs, "hand_over.optimizer", || {
+            "the moments are of the weights handed on, and the stage names others; leave it out, or weights".into()
+        })?;
         require(
             self.weights.is_some() || self.data.trimmed() == last.data.trimmed(),
             "data.trimmed",

@@ -161,6 +161,29 @@ struct Picture<'a> {
     prompt: &'a str,
 }
 
+/// The stage that the weights of `recipe` are of: that of their checkpoint, or of final weights the last.
+fn stage_of<'a>(recipe: &'a Recipe, checkpoint: Option<&Checkpoint>) -> &'a Stage {
+    let stage = checkpoint.and_then(|of| recipe.stages.get(of.progress().stage));
+    stage.unwrap_or(recipe.last_stage())
+}
+
+/// The network with the weights in a file of `checkpoint`, where adapters or frozen parts lie apart from it; none where the file holds all
+/// of it.
+pub(crate) fn adapted<B: DitBackend>(
+    recipe: &Recipe,
+    checkpoint: &Checkpoint,
+    weights: &Path,
+    device: &B::Device,
+) -> Result<Option<Network<B>>, TrainError> {
+    let stage = stage_of(recipe, Some(checkpoint));
+    if stage.lora.is_none() && checkpoint.beginning().frozen.is_empty() {
+        return Ok(None);
+    }
+    let task = stage.task::<B>(recipe.run.seed, device)?;
+    let all = checkpoint.read(weights)?;
+    Ok(Some(all.load_into(task, device)?.network()))
+}
+
 impl<B: DitBackend> Pipeline<B, Network<B>> {
     /// The same, [guided](Self::with_guide) away from a network of the same sizes with the weights at `path`.
     ///
@@ -226,19 +249,16 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
     ) -> Result<(Self, Recipe), TrainError> {
         let (run, recipe) = RunDir::open(run)?;
         let encoders = encoders.or_open(&recipe.run.encoders, &device)?;
-        let stage = recipe.last_stage();
         let weights = run.weights_of(choice)?;
-        let denoiser = match Checkpoint::beside(&weights)? {
-            // Adapters lie apart from what they are added to.
-            Some(checkpoint) if !checkpoint.beginning().frozen.is_empty() => {
-                let of_checkpoint = recipe.stages.get(checkpoint.progress().stage);
-                let task = of_checkpoint
-                    .unwrap_or(stage)
-                    .task::<B>(recipe.run.seed, &device)?;
-                let all = checkpoint.read(&weights)?;
-                all.load_into(task, &device)?.network()
-            }
-            _ => {
+        let checkpoint = Checkpoint::beside(&weights)?;
+        let of_adapters = match &checkpoint {
+            Some(checkpoint) => adapted(&recipe, checkpoint, &weights, &device)?,
+            None => None,
+        };
+        let stage = stage_of(&recipe, checkpoint.as_ref());
+        let denoiser = match of_adapters {
+            Some(network) => network,
+            None => {
                 let denoiser = stage.model.init(recipe.run.seed, &device)?;
                 let trained = StateDict::read(&weights)?.denoiser();
                 trained.load_into(denoiser, &device)?

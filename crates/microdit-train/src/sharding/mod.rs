@@ -10,6 +10,7 @@ mod state;
 pub(crate) use shares::Shares;
 
 use crate::{
+    checkpoint::is_frozen,
     collective::{Exchange, Lost, Pieces},
     optim::{FIRST, MOMENTUM, Optimizers, SECOND, Slots},
 };
@@ -23,6 +24,7 @@ use burn::{
 use microdit::{
     DitBackend,
     nn::params::{self, MapParams, Roles, VisitParams},
+    task::Task,
     weights::StateDict,
 };
 use std::collections::BTreeMap;
@@ -154,8 +156,8 @@ impl<B: DitBackend> Sharding<B> {
         Ok(params::map::<AB, _>(module, &mut Fill(others)))
     }
 
-    /// The whole average on the first device, of what every rank keeps of it; `like` is a module of the same sizes.
-    pub(crate) fn average<M: Module<B>>(
+    /// The whole average on the first device, of what every rank keeps of it; `like` is the task it is an average of, which has what is frozen.
+    pub(crate) fn average<M: Task<B>>(
         &self,
         exchange: &Exchange<'_>,
         like: M,
@@ -168,17 +170,21 @@ impl<B: DitBackend> Sharding<B> {
                 path: &[&str],
                 param: Param<Tensor<B, D>>,
             ) -> Param<Tensor<B, D>> {
-                let new = self.0.remove(&path.join("."));
-                let new = new.expect("modules of one shape").to_device(self.1);
+                let Some(new) = self.0.remove(&path.join(".")) else {
+                    return param;
+                };
+                let new = new.to_device(self.1);
                 param.map(|old| new.reshape(old.shape()))
             }
         }
+        let is_moved = |path: &str| !is_frozen(&like, path);
         let sizes = flattened(&like).into_iter();
         let sizes = sizes
+            .filter(|(path, _)| is_moved(path))
             .map(|(path, tensor)| (path, tensor.dims()[0]))
             .collect();
         let mut all: Tensors<B> = flattened(kept);
-        all.retain(|path, _| self.owns(path));
+        all.retain(|path, _| self.owns(path) && is_moved(path));
         let others = self.gather(exchange, &all, sizes)?;
         all.extend(others);
         Ok(params::map(like, &mut Fill(all, &self.devices[0])))

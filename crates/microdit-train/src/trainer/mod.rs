@@ -23,6 +23,7 @@ use crate::{
     recipe::{Change, Recipe, Stage},
     resume::{accept, check_own_recipe, next_stage},
     run::{Metrics, RunDir},
+    sealed::Files,
     source::{DataIdentity, Inputs},
     stage_start::{Build, fresh, hand_over},
 };
@@ -120,6 +121,8 @@ pub struct Training<'a, B: TrainBackend, T: TrainTask<B>> {
     newest: Option<Checkpoint>,
     /// What identifies the data of the stages, as far as they are there.
     data: Vec<Option<DataIdentity>>,
+    /// Checksums of the files of weights it begins with, where it does not resume.
+    origins: Files,
     changes: Vec<Change>,
     probes: Vec<Box<dyn Probe<B, T> + 'a>>,
 }
@@ -186,7 +189,8 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         check_own_recipe(run, allow_changes)?;
         let newest = Checkpoint::newest(&run.checkpoints())?;
         let finished = run.finished();
-        let opened = |start, newest, data, changes| Self {
+        let mut origins = Files::new();
+        let opened = |start, newest, data, origins, changes| Self {
             recipe,
             run,
             devices,
@@ -194,6 +198,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             start,
             newest,
             data,
+            origins,
             changes,
             probes: probe::of_recipe(recipe),
         };
@@ -210,14 +215,17 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                 }
                 None => {
                     require_weights(recipe, 0)?;
-                    Start::Ready(Box::new(fresh(recipe, build, &devices[0])?))
+                    let state = fresh(recipe, build, &devices[0])?;
+                    // Now, because files may be moved or changed once they are read.
+                    origins = recipe.stages[0].origins()?;
+                    Start::Ready(Box::new(state))
                 }
             };
             let data = match start {
                 Start::Ready(_) => inputs.require(0, recipe)?,
                 Start::Finished(..) => Vec::new(),
             };
-            return Ok(opened(start, None, data, Vec::new()));
+            return Ok(opened(start, None, data, origins, Vec::new()));
         };
         let progress = checkpoint.progress();
         let stage = recipe.stages.get(progress.stage);
@@ -234,7 +242,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         let has_result = finished.is_some_and(|finished| finished.step() == progress.step);
         if has_result && is_complete(recipe, progress) {
             let start = Start::finished(recipe, run, build, &devices[0], progress.step)?;
-            return Ok(opened(start, None, Vec::new(), Vec::new()));
+            return Ok(opened(start, None, Vec::new(), origins, Vec::new()));
         }
         let mut state = checkpoint.load(
             stage,
@@ -248,7 +256,8 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         }
         let data = inputs.require(next_stage(recipe, progress), recipe)?;
         let start = Start::Ready(Box::new(state));
-        Ok(opened(start, Some(checkpoint), data, accepted.changes))
+        let changes = accepted.changes;
+        Ok(opened(start, Some(checkpoint), data, origins, changes))
     }
 
     /// Has `probe` look at the network too, besides those the recipe asks for.
@@ -369,6 +378,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
         let opened = Opened {
             newest: self.newest,
             data: self.data,
+            origins: self.origins,
             probes: self.probes,
         };
         let mut trainer = Trainer::new(
@@ -405,6 +415,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
                 Some(stage) => {
                     let task = (self.build)(stage, recipe.run.seed, &self.devices[0])?;
                     state = hand_over(state, stage, task, &self.devices[0])?;
+                    trainer.origins = stage.origins()?;
                 }
                 None => break,
             }

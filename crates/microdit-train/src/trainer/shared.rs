@@ -2,7 +2,7 @@
 
 use super::steps::Trainer;
 use crate::{
-    checkpoint::{Beginning, Checkpoint, State},
+    checkpoint::{Checkpoint, State},
     collective::{Collective as _, Exchange, Patience},
     error::TrainError,
     log::Metrics,
@@ -108,26 +108,24 @@ where
         averages.map(whole).collect()
     }
 
-    /// Saves a state of which every rank keeps its share, with all of them; rank 0 gets the checkpoint.
+    /// Saves a state of which every rank keeps its share, with all of them, once the log is `synced`; rank 0 gets the checkpoint.
     pub(super) fn save_together(
         &mut self,
         state: &State<B, T>,
+        synced: Result<(), TrainError>,
     ) -> Result<Option<Checkpoint>, TrainError> {
         let stage = &self.recipe.stages[state.progress.stage];
-        let (data, beginning) = match self.log {
-            Some(_) => (
-                Some(self.identity(&state.progress)?),
-                self.beginning(&state.progress)?,
-            ),
-            None => (None, Beginning::default()),
-        };
+        let data = synced.and_then(|()| match self.log {
+            Some(_) => self.identity(&state.progress).map(Some),
+            None => Ok(None),
+        });
+        let beginning = self.beginning(&state.progress);
         let Some(sharding) = &self.sharding else {
             return Ok(None);
         };
         let patience = self.patience();
         let exchange = self.exchange(stage, &patience);
         let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-        let data = data.as_ref();
         state.save_together(&checkpoints, config, data, &beginning, sharding, &exchange)
     }
 }

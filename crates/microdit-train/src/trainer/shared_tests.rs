@@ -291,3 +291,23 @@ fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
     }
     assert!(points > 20, "{points} points");
 }
+
+/// What no step moves is on every rank, in whatever it is kept.
+#[test]
+fn a_teacher_in_bf16_is_not_shared() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, shared] = ["whole", "shared"].map(|name| folder.path().join(name));
+    let plain = [
+        "stages.unmasked.distill=Some((guidance: 2.0, teacher_storage: Bf16, critic: (layers: [\"qkv\"], rank: 2)))",
+        "stages.unmasked.ema=[(decay: Smoothing(0.9))]",
+        "sampling.steps=1",
+        "sampling.guidance=1.0",
+    ];
+    let settings = [&SHARED[..], &plain].concat();
+    for (path, settings) in [(&whole, &plain[..]), (&shared, &settings)] {
+        for ended in Job::new(path, 2).run(|_| recipe(settings)) {
+            assert_eq!(ended.unwrap().ending, Ending::Finished);
+        }
+    }
+    assert_same(&shared, &whole, "a teacher in bf16");
+}

@@ -12,6 +12,7 @@ use crate::{
     probe::Probe,
     recipe::{Recipe, Stage},
     run::RunDir,
+    sealed::Files,
     sharding::{Sharding, Shares},
     source::{self, DataIdentity},
     step::Computed,
@@ -33,6 +34,8 @@ pub(super) struct Opened<'a, B: TrainBackend, T: TrainTask<B>> {
     pub(super) newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as that is known.
     pub(super) data: Vec<Option<DataIdentity>>,
+    /// Checksums of the files of weights it begins with, where it does not resume.
+    pub(super) origins: Files,
     /// What looks at the network now and then.
     pub(super) probes: Vec<Box<dyn Probe<B, T> + 'a>>,
 }
@@ -77,6 +80,8 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     newest: Option<Checkpoint>,
     /// What the data of the stages are, as far as that is known.
     data: Vec<Option<DataIdentity>>,
+    /// Checksums of the files of weights that the stage began with in this process.
+    pub(super) origins: Files,
 }
 
 impl<'a, B, T, R> Trainer<'a, B, T, R>
@@ -125,6 +130,7 @@ where
             since: Instant::now(),
             newest: opened.newest,
             data: opened.data,
+            origins: opened.origins,
         })
     }
 
@@ -283,15 +289,14 @@ where
         if self.saved == Some(state.progress.step) {
             return Ok(());
         }
-        if let Some(log) = &self.log {
-            log.sync()?;
-        }
+        let synced = self.log.as_ref().map_or(Ok(()), Log::sync);
         let saved = if self.sharding.is_some() && self.meter.world_size() > 1 {
-            self.save_together(state)?
+            self.save_together(state, synced)?
         } else if self.log.is_some() {
+            synced?;
             let data = self.identity(&state.progress)?;
             let (checkpoints, config) = (self.run.checkpoints(), &self.recipe.run.checkpoints);
-            let beginning = self.beginning(&state.progress)?;
+            let beginning = self.beginning(&state.progress);
             Some(state.save_of(&checkpoints, config, Some(&data), &beginning)?)
         } else {
             return Ok(());
@@ -305,15 +310,15 @@ where
     }
 
     /// What the stage began with, as its checkpoints before say it.
-    pub(super) fn beginning(&self, progress: &Progress) -> Result<Beginning, TrainError> {
+    pub(super) fn beginning(&self, progress: &Progress) -> Beginning {
         let before = self.newest.as_ref();
         let before = before.filter(|before| before.progress().stage == progress.stage);
         match before {
-            Some(before) => Ok(before.beginning().clone()),
-            None => Ok(Beginning {
-                origins: self.recipe.stages[progress.stage].origins()?,
+            Some(before) => before.beginning().clone(),
+            None => Beginning {
+                origins: self.origins.clone(),
                 ..Beginning::default()
-            }),
+            },
         }
     }
 

@@ -163,28 +163,35 @@ impl Draws {
     }
 }
 
-/// Which part of which step adapters drop a share of their inputs in.
+/// Whose adapters drop a share of their inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dropout {
-    draws: Draws,
-    part: u64,
+pub enum Adapted {
+    /// The network that is trained.
+    Network,
+    /// The critic of a distillation.
+    Critic,
 }
 
+/// The step in which adapters drop a share of their inputs, the same for all of its batch: however that is split, the weights are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout(Draws);
+
 impl Dropout {
-    /// Of the part of a batch that has these samples; none where a loss is measured.
-    pub fn of(draws: &Draws, places: &[usize]) -> Option<Self> {
-        let part = places.first().map_or(0, |&first| first as u64);
-        (!draws.held_out).then_some(Self {
-            draws: *draws,
-            part,
-        })
+    /// Of a step; none where a loss is measured.
+    pub fn of(draws: &Draws) -> Option<Self> {
+        (!draws.held_out).then_some(Self(*draws))
     }
 
-    /// `network` with the adapters as they see that part.
-    pub fn applied<B: DitBackend, M: Module<B>>(self, lora: &Lora<B>, network: M) -> M {
-        let Draws { seed, step, .. } = self.draws;
+    /// `network` with its adapters as they see that step.
+    pub fn applied<B: DitBackend, M: Module<B>>(
+        self,
+        of: Adapted,
+        lora: &Lora<B>,
+        network: M,
+    ) -> M {
+        let Draws { seed, step, .. } = self.0;
         lora.clone()
-            .dropping(seed, step, self.part)
+            .dropping(seed, step, of as u64)
             .apply(network, 1.0)
     }
 }

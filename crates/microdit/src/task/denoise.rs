@@ -1,6 +1,6 @@
 //! Denoising: the task of every diffusion model.
 
-use super::{Draws, Dropout, Losses, Reconstruction, Samples, Task};
+use super::{Adapted, Draws, Dropout, Losses, Reconstruction, Samples, Task};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
@@ -172,7 +172,7 @@ impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
                 places.iter().map(|&place| place as u64),
                 &device,
             ),
-            dropout: Dropout::of(draws, places),
+            dropout: Dropout::of(draws),
         }
     }
 
@@ -222,7 +222,9 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Denoise<B, D> {
 
     fn predictor(&self, noised: &Noised<B>) -> D {
         match (&self.lora, noised.dropout) {
-            (Some(lora), Some(dropout)) => dropout.applied(lora, self.denoiser.clone()),
+            (Some(lora), Some(dropout)) => {
+                dropout.applied(Adapted::Network, lora, self.denoiser.clone())
+            }
             _ => self.network(),
         }
     }

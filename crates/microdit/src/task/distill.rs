@@ -1,7 +1,7 @@
 //! Distillation of a one-step student from a teacher that takes many steps.
 
 use super::{
-    Draws, Dropout, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss,
+    Adapted, Draws, Dropout, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss,
 };
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Guidance, Row},
@@ -280,7 +280,7 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
             false => &distilled.conditioning,
         };
         let critic = match distilled.dropout {
-            Some(dropout) => dropout.applied(&self.critic, self.teacher.clone()),
+            Some(dropout) => dropout.applied(Adapted::Critic, &self.critic, self.teacher.clone()),
             None => self.critic.apply(self.teacher.clone(), 1.0),
         };
         let patch = self.teacher.patch_size();
@@ -337,7 +337,9 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
 
     fn predictor(&self, distilled: &Distilled<B>) -> D {
         match (&self.lora, distilled.dropout) {
-            (Some(lora), Some(dropout)) => dropout.applied(lora, self.denoiser.clone()),
+            (Some(lora), Some(dropout)) => {
+                dropout.applied(Adapted::Network, lora, self.denoiser.clone())
+            }
             _ => self.network(),
         }
     }
@@ -387,7 +389,7 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
                 .unwrap_or_else(|| conditioning.null()),
             conditioning,
             without_captions: !draws.held_out && f64::from(step) < self.config.caption_drop,
-            dropout: Dropout::of(draws, &places),
+            dropout: Dropout::of(draws),
         }
     }
 

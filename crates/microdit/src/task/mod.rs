@@ -8,7 +8,7 @@ mod losses;
 mod reconstruct;
 mod vsd;
 
-pub use batch::{Draws, Dropout, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
+pub use batch::{Adapted, Draws, Dropout, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
 pub use distill::{Distill, DistillConfig, Distilled, Noising, TimestepRange};
 pub use losses::{Losses, Term};

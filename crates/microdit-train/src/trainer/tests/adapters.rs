@@ -90,7 +90,7 @@ fn adapters_are_what_is_trained_and_saved() {
         for (path, data) in average("once").iter() {
             assert_eq!(average("often").get(path), Some(data), "{name}: {path}");
         }
-        // Dropout is drawn for every part of a batch, so that replicas and parts are compared without it.
+        // Without dropout the weights are others; replicas and parts agree.
         let mut plain = recipe.clone();
         plain.stages[1].lora.as_mut().unwrap().dropout = 0.0;
         if let Some(distill) = &mut plain.stages[1].distill {

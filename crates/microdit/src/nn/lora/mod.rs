@@ -199,15 +199,16 @@ impl<B: DitBackend> Lora<B> {
         network
     }
 
-    /// The adapters as training step `step` sees part number `part` of its batch: each without the inputs that its dropout takes.
+    /// The adapters as training step `step` sees them: each without the inputs that its dropout takes. What is drawn differs with `set`,
+    /// for tasks that train several sets of adapters, below 2^32.
     ///
-    /// Dropped are inputs of a layer (for a convolution, channels), the same for all tokens of the part, where peft draws anew for
+    /// Dropped are inputs of a layer (for a convolution, channels), the same for all tokens of the step, where peft draws anew for
     /// every token: a weight has no tokens. Gradients flow to `down` itself.
     #[must_use]
-    pub fn dropping(self, seed: u64, step: u64, part: u64) -> Self {
+    pub fn dropping(self, seed: u64, step: u64, set: u64) -> Self {
         let adapters = self.adapters.into_iter().enumerate();
         let adapters = adapters.map(|(i, adapter)| {
-            let place = (part << 32) | i as u64;
+            let place = (set << 32) | i as u64;
             adapter.dropping(&mut Stream::new(seed, Purpose::AdapterDropout, step, place))
         });
         Self {
