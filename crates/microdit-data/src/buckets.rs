@@ -228,17 +228,15 @@ mod tests {
     #[test]
     fn what_gives_no_buckets_is_named() {
         for (text, part) in [
-            ("0", "step"),
             ("300", "no size of multiples of 300"),
             ("300x256", "more than the 65536 of 256 x 256"),
             ("128x128,128x128", "listed twice"),
-            ("0x5", "0.width"),
         ] {
             let config: BucketConfig = text.parse().unwrap();
             let error = config.of(256).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        for text in ["", "x", "12x", "a,b", "-1", "1.5"] {
+        for text in ["", "x", "12x", "a,b", "-1", "1.5", "0", "0x5", "65537"] {
             assert!(text.parse::<BucketConfig>().is_err(), "{text}");
         }
     }

@@ -192,7 +192,7 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     all.extend(diffusions);
     all.push(load(&shapes, &STUDENT.map(str::to_owned)));
     // Buckets of both kinds on data of both kinds.
-    let step = "data.buckets=Step(step: 64, max_aspect: 2.5)";
+    let step = "data.buckets=Step(step: 128, max_aspect: 2.5)";
     let sizes = "data.buckets=Sizes([(width: 16, height: 16)])";
     for (recipe, other) in [(&latents, step), (&pictures, sizes)] {
         all.push(load(recipe, &[]));
