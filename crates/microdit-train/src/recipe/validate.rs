@@ -219,7 +219,7 @@ impl Stage {
                 key,
                 || {
                     format!(
-                        "a width of {width} and a height of {height} are not both multiples of {unit} pixels, the side of a patch"
+                        "a width of {width} and a height of {height} are not both multiples of {unit} pixels, the side of a patch at this image_size"
                     )
                 },
             )?;
