@@ -208,6 +208,7 @@ pub(super) fn newest(path: &Path) -> Checkpoint {
 
 #[test]
 fn ranks_are_what_replicas_are() {
+    let _alone = super::tests::alone();
     for count in [2, 3] {
         let folder = tempfile::tempdir().unwrap();
         let [replicas, ranks] = ["replicas", "ranks"].map(|name| folder.path().join(name));
@@ -225,6 +226,7 @@ fn ranks_are_what_replicas_are() {
 /// Whichever rank stops and however it does, all end after the same step, which is saved, and the run resumes.
 #[test]
 fn ranks_end_together_and_resume() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     let finished = Job::new(&whole, 2).run(|_| recipe(&[]));
@@ -277,6 +279,7 @@ fn ranks_end_together_and_resume() {
 
 #[test]
 fn fewer_samples_than_ranks_are_refused_by_all_of_them() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     for ended in Job::new(&path, 3).run(|_| recipe(&["batch=2"])) {
@@ -289,6 +292,7 @@ fn fewer_samples_than_ranks_are_refused_by_all_of_them() {
 
 #[test]
 fn ranks_of_other_recipes_do_not_begin() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let ended = Job::new(&path, 2).run(|rank| match rank {

@@ -69,6 +69,7 @@ fn assert_same(found: &Path, expected: &Path, context: &str) {
 
 #[test]
 fn a_shared_optimizer_changes_nothing() {
+    let _alone = super::tests::alone();
     for (count, method) in [
         (2, "AdamW"),
         (3, "Muon(momentum: 0.9)"),
@@ -106,6 +107,7 @@ fn a_shared_optimizer_changes_nothing() {
 
 #[test]
 fn gradients_in_bf16_are_rounded_and_no_more() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, settings: &[&str]| {
         let path = folder.path().join(name);
@@ -135,6 +137,7 @@ fn gradients_in_bf16_are_rounded_and_no_more() {
 /// The state that a number of ranks has left is the same for any other, and trains on from there.
 #[test]
 fn a_shared_state_is_resumed_by_any_number_of_ranks() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let settings = [&SHARED[..], &AVERAGES].concat();
     let whole = folder.path().join("whole");
@@ -189,6 +192,7 @@ fn a_shared_state_is_resumed_by_any_number_of_ranks() {
 /// A stop at the boundary of two stages, of which the second alone is shared: all agree that its beginning is saved already.
 #[test]
 fn ranks_stop_where_sharing_begins() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let settings = ["stages.unmasked.distributed.shard_optimizer=true"];
     let whole = folder.path().join("whole");
@@ -218,6 +222,7 @@ fn ranks_stop_where_sharing_begins() {
 /// A checkpoint is not sealed without what another rank wrote of it, on a disk of its own.
 #[test]
 fn a_run_directory_that_is_not_shared_is_refused() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let settings = [&SHARED[..], &["checkpoints.every=99"]].concat();
     for (name, is_there) in [("missing", false), ("apart", true)] {
@@ -256,6 +261,7 @@ fn copy(from: &Path, to: &Path) {
 /// its newest intact one as if nothing had happened.
 #[test]
 fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
+    let _alone = super::tests::alone();
     /// Operations between two points that are tried; it has no divisor in common with those of a step.
     const EVERY: usize = 3;
     let folder = tempfile::tempdir().unwrap();
@@ -295,6 +301,7 @@ fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
 /// What no step moves is on every rank, in whatever it is kept.
 #[test]
 fn a_teacher_in_bf16_is_not_shared() {
+    let _alone = super::tests::alone();
     let folder = tempfile::tempdir().unwrap();
     let [whole, shared] = ["whole", "shared"].map(|name| folder.path().join(name));
     let plain = [

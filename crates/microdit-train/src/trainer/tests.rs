@@ -34,6 +34,14 @@ use std::{
 type Tracked = Autodiff<Flex>;
 
 /// Two steps of training, and six more with `lr`.
+/// One training at a time. burn's autodiff holds a lock of its graph while it computes gradients, and a worker that waits for another in
+/// there may begin a stranger's step, which asks for that lock: two trainings in one process can wait for each other for ever.
+pub(super) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn recipe(lr: f64, every: u64, max_non_finite_steps: u64) -> Recipe {
     let mut recipe = tiny(&[
         "batch=2",
@@ -97,6 +105,7 @@ fn distance(one: &StateDict, other: &StateDict) -> f64 {
 /// However the run finds out, at a checkpoint, after non-finite steps or at its end, what was saved before is sound and can be resumed.
 #[test]
 fn weights_that_are_no_longer_finite_end_a_run_with_a_sound_checkpoint() {
+    let _alone = alone();
     for (every, max_non_finite_steps, found_in, found_after) in [
         (1, 100, "model.safetensors", 3),
         (100, 2, "the network", 5),
@@ -158,6 +167,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for Steps {
 /// A user's own metric runs when it is due, and again at a resume if what it found is not in the log.
 #[test]
 fn a_probe_looks_when_it_is_due() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let looks = Arc::new(AtomicU64::new(0));
@@ -244,6 +254,7 @@ impl<B: DitBackend> Task<B> for Backbone<B> {
 /// resume.
 #[test]
 fn a_step_moves_what_its_task_updates_and_nothing_else() {
+    let _alone = alone();
     for activation_checkpointing in [ActivationCheckpointing::Off, ActivationCheckpointing::On] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");

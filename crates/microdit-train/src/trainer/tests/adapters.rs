@@ -40,6 +40,7 @@ fn parts(state: &StateDict) -> BTreeSet<String> {
 /// recomputation.
 #[test]
 fn adapters_are_what_is_trained_and_saved() {
+    let _alone = super::alone();
     let distill = Distillation {
         guidance: 2.0,
         critic: LoraConfig { rank: 3, ..lora() },

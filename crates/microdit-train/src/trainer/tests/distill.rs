@@ -59,6 +59,7 @@ fn moved(state: &StateDict, recipe: &Recipe) -> BTreeSet<String> {
 
 #[test]
 fn student_and_critic_learn_while_the_teacher_stays_over_resumes_and_replicas() {
+    let _alone = super::alone();
     let folder = tempfile::tempdir().unwrap();
     let mut recipe = recipe(1e-4, 100, 10);
     for stage in &mut recipe.stages {

@@ -52,6 +52,7 @@ fn difference(one: &Path, other: &Path) -> f64 {
 
 #[test]
 fn replicas_micro_batches_and_recomputed_activations_change_nothing_but_rounding() {
+    let _alone = super::alone();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let plain = trained(&at("plain"), &recipe(), &[], 1);
@@ -81,6 +82,7 @@ fn replicas_micro_batches_and_recomputed_activations_change_nothing_but_rounding
 /// Every parameter moves, by the method the recipe names, and a run that was stopped twice ends with the same bits.
 #[test]
 fn every_optimizer_moves_every_parameter_and_resumes_bit_for_bit() {
+    let _alone = super::alone();
     let timm = Lamb {
         always_adapt: true,
         trust_clip: true,
@@ -162,6 +164,7 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for Weights {
 /// The average that is kept is the average of the weights, by its definition.
 #[test]
 fn averages_are_those_of_the_weights() {
+    let _alone = super::alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let (smoothing, start, every) = (0.7, 2, 2);
@@ -208,6 +211,7 @@ fn averages_are_those_of_the_weights() {
 /// bf16 products, as PyTorch's autocast has them, follow those in f32 at their precision.
 #[test]
 fn bf16_trains_as_f32_does() {
+    let _alone = super::alone();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let wide = trained(&at("wide"), &recipe(), &[], 1);
