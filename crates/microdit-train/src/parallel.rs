@@ -1,8 +1,8 @@
 //! Data parallelism on one machine: every device computes the gradients of its share of the batch.
 //!
-//! Replicas on a CPU are summed in the order of the samples, so that a run is the same bit for bit however the work was
-//! timed; NVIDIA's GPUs sum by NCCL. The first device takes the optimizer's step and hands its weights to the others, which
-//! therefore need no moments.
+//! Replicas on a CPU, which are the same cores, compute one after the other and are summed in the order of the samples, so
+//! that a run is the same bit for bit however the work was timed; NVIDIA's GPUs sum by NCCL. The first device takes the
+//! optimizer's step and hands its weights to the others, which therefore need no moments.
 
 use crate::{
     batch::StageBatch,
@@ -65,10 +65,13 @@ pub(crate) fn gradients<B: TrainBackend, T: TrainTask<B>>(
         .collect();
     // One queue of work per device, whichever thread fills it: on a GPU every queue keeps its own memory.
     let queue = StreamId::current();
-    let computed: Option<Vec<_>> = shares
-        .into_par_iter()
-        .map(|(task, job, device)| queue.executes(|| of_share::<B, T>(&task, &job, device)))
-        .collect();
+    let compute = |(task, job, device): (T, Job<'_>, &B::Device)| {
+        queue.executes(|| of_share::<B, T>(&task, &job, device))
+    };
+    let computed: Option<Vec<_>> = match B::InnerBackend::BESIDE {
+        true => shares.into_par_iter().map(compute).collect(),
+        false => shares.into_iter().map(compute).collect(),
+    };
     let mut computed = computed?;
     let terms = std::mem::take(&mut computed[0].terms);
     let (losses, grads) = computed

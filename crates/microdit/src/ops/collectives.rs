@@ -4,6 +4,10 @@ use burn::tensor::{Tensor, backend::Backend};
 
 /// Collectives of a backend; every method has a body composed from burn tensors.
 pub trait Collectives: Backend {
+    /// Whether the devices of one process compute beside each other. Those of a CPU are the same cores; and a worker that waits while one
+    /// computes gradients, which is done under burn's lock of its graph, must find no share of another to begin, which asks for that lock.
+    const BESIDE: bool = true;
+
     /// Sum, on the first one's device, of tensors of one shape, one on each device; none if there are none.
     fn sum_over_devices(parts: Vec<Tensor<Self, 1>>) -> Option<Tensor<Self, 1>> {
         sum_over_devices(parts)

@@ -654,4 +654,6 @@ impl DitBackend for Flex {
     }
 }
 
-impl Collectives for Flex {}
+impl Collectives for Flex {
+    const BESIDE: bool = false;
+}
