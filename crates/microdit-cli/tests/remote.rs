@@ -17,6 +17,7 @@ mod web;
 mod workshop;
 
 use common::{fails, root, text};
+use safetensors::SafeTensors;
 use std::{
     collections::BTreeMap,
     fs,
@@ -31,7 +32,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tiny::{WEB_DATASET, assert_same};
+use tiny::WEB_DATASET;
 use web::{Files, Mischief, Web};
 use workshop::{Workshop, cards, same};
 
@@ -91,6 +92,35 @@ fn train(cache: &Path, run: &Path, shards: &str, more: &[&str]) -> Command {
     let mut command = tiny::command(run, &[&sets[..], &damage, more].concat());
     with_cache(&mut command, cache);
     command
+}
+
+/// Checks that two runs have the same logs and tensors, down to the last bit. Their other files, and what those of weights say beside
+/// the tensors, tell where the data lie.
+#[track_caller]
+fn assert_same(found: &Path, expected: &Path, context: &str) {
+    let tensors = |bytes: Vec<u8>| {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let mut all: Vec<_> = file.iter().collect();
+        all.sort_by_key(|(name, _)| *name);
+        format!("{all:?}").into_bytes()
+    };
+    let results = |run: &Path| {
+        let mut results = tiny::results(run);
+        results.retain(|name, _| name.ends_with(".safetensors") || name.ends_with(".jsonl"));
+        assert!(results.len() > 4, "{:?}", results.keys());
+        for (name, bytes) in &mut results {
+            if name.ends_with(".safetensors") {
+                *bytes = tensors(std::mem::take(bytes));
+            }
+        }
+        results
+    };
+    let (found, expected) = (results(found), results(expected));
+    assert!(found.keys().eq(expected.keys()), "{context}");
+    let other = found
+        .iter()
+        .find(|(name, bytes)| expected[*name] != **bytes);
+    assert_eq!(other.map(|(name, _)| name), None, "{context}");
 }
 
 #[test]

@@ -169,16 +169,15 @@ where
                 Ok(None) => break,
                 Err(error) => {
                     // Data or other ranks are lost between two steps: the state is sound.
-                    if self.sharding.is_some() && matches!(error, TrainError::RanksLost { .. }) {
-                        tracing::warn!(
-                            "shares of the optimizer's state are lost with other ranks: the run resumes from its newest checkpoint"
-                        );
-                    } else if state.progress.step > 0
+                    let lost = matches!(error, TrainError::RanksLost { .. });
+                    let shares_lost = lost && self.sharding.is_some();
+                    if state.progress.step > 0
+                        && !shares_lost
                         && let Err(second) = self.rescue(stage, &state, &error)
                     {
                         tracing::warn!("the state cannot be saved: {second}");
                     }
-                    if !matches!(error, TrainError::RanksLost { .. }) {
+                    if !lost {
                         // The end of one of them may end the others before they have saved it.
                         let _ = self.session.ranks.barrier(&self.patience());
                     }
@@ -220,6 +219,15 @@ where
             self.steps.check(stage.steps)?;
         }
         Ok(state)
+    }
+
+    /// Says what an error costs that ended the run, where that is more than the error itself says.
+    pub(super) fn tell(&self, error: &TrainError) {
+        if self.sharding.is_some() && matches!(error, TrainError::RanksLost { .. }) {
+            tracing::warn!(
+                "shares of the optimizer's state are lost with other ranks: the run resumes from its newest checkpoint"
+            );
+        }
     }
 
     /// Saves the state a run had when it failed. Where other ranks are lost, rank 0 may be among them: then its directory is free,
