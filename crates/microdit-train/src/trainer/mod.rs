@@ -6,6 +6,7 @@
 mod observe;
 #[cfg(test)]
 mod rank_tests;
+mod saving;
 mod shared;
 #[cfg(test)]
 mod shared_tests;
