@@ -801,15 +801,14 @@ def optimizer(t, grads, parts, ema):
         for _ in range(parts - 1):
             grads = [t.op("kernel", [grad, Tensor(grad.shape, F32)], [Tensor(grad.shape, F32)]) for grad in grads]
     with t.at("norm of the gradients", "optimizer"):
-        # The norm that is logged, and the same again for what is clipped by it.
-        for _ in range(1 if t.lean else 2):
-            if t.fuse:
-                squares = [t.op("row", [grad], [Tensor((1,), F32)]) for grad in grads]
-            else:
-                squared = [t.op("kernel", [grad], [Tensor(grad.shape, F32)]) for grad in grads]
-                squares = [t.op("row", [square], [Tensor((1,), F32)]) for square in squared]
-            for square in squares[1:]:
-                t.op("kernel", [square, squares[0]], [Tensor((1,), F32)])
+        if t.fuse:
+            squares = [t.op("row", [grad], [Tensor((1,), F32)]) for grad in grads]
+        else:
+            squared = [t.op("kernel", [grad], [Tensor(grad.shape, F32)]) for grad in grads]
+            squares = [t.op("row", [square], [Tensor((1,), F32)]) for square in squared]
+        # Added up for the norm that is logged, and for that of what is clipped by it.
+        for square in (1 if t.lean else 2) * squares[1:]:
+            t.op("kernel", [square, squares[0]], [Tensor((1,), F32)])
         for _ in range(8):
             t.op("kernel", [squares[0]], [Tensor((1,), F32)])
     with t.at("AdamW", "optimizer"):
