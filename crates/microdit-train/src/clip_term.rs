@@ -26,11 +26,12 @@ pub(crate) const DECODER: &str = "distill.clip.decoder";
 impl Stage {
     /// The networks of its CLIP term, by their keys.
     pub(crate) fn clip_networks(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let of = |clip: &'_ ClipLoss| {
-            let decoder = clip.decoder.as_deref();
-            [(MODEL, Some(clip.model.as_path())), (DECODER, decoder)]
-        };
-        let named = self.clip().map(of).into_iter().flatten();
+        let clip = self.clip();
+        let named = [
+            (MODEL, clip.map(|clip| clip.model.as_path())),
+            (DECODER, clip.and_then(|clip| clip.decoder.as_deref())),
+        ];
+        let named = named.into_iter();
         named.filter_map(|(key, path)| Some((key, path?)))
     }
 
@@ -40,8 +41,9 @@ impl Stage {
         clip: &ClipLoss,
         device: &B::Device,
     ) -> Result<ClipEmbedder<B>, TrainError> {
-        let tower =
-            || -> Result<_, TrainError> { Ok(ClipImage::open(&locate(&clip.model)?, device)?) };
+        let tower = || -> Result<_, TrainError> {
+            Ok(ClipImage::<B>::open(&locate(&clip.model)?, device)?)
+        };
         let tower = tower().map_err(|error| self.about(MODEL, error))?;
         let Some(decoder) = &clip.decoder else {
             let scale = match self.data.codec() {
@@ -51,7 +53,7 @@ impl Stage {
             return Ok(ClipEmbedder::of_pixels(PixelCodec { scale }, tower));
         };
         let decoder = || -> Result<_, TrainError> {
-            let decoder = AutoencoderTiny::open(&locate(decoder)?, device)?;
+            let decoder = AutoencoderTiny::<B>::open(&locate(decoder)?, device)?;
             let (channels, [expected, ..]) =
                 (decoder.config().latent_channels, self.model.latent());
             match channels == expected {

@@ -97,8 +97,8 @@ mod tests {
     fn embedders(folder: &Path) -> [(ClipEmbedder<Tracked>, usize, usize); 2] {
         let device = Default::default();
         let [clip, decoder] = write_random::<Flex>(folder, 4, 3).unwrap();
-        let tower = ClipImage::open(&clip, &device).unwrap();
-        let decoder = AutoencoderTiny::open(&decoder, &device).unwrap();
+        let tower = ClipImage::<Tracked>::open(&clip, &device).unwrap();
+        let decoder = AutoencoderTiny::<Tracked>::open(&decoder, &device).unwrap();
         let codec = PixelCodec { scale: 0.5 };
         [
             (ClipEmbedder::of_latents(decoder, tower.clone()), 4, 10),
@@ -106,7 +106,7 @@ mod tests {
         ]
     }
 
-    /// What the loss of one of two images with a caption is, by embeddings that are never saturated.
+    /// Of images with a caption that none of them shows well enough to be left alone.
     fn loss<B: DitBackend>(embedder: &ClipEmbedder<B>, latents: Tensor<B, 4>) -> Tensor<B, 1> {
         let embedded = embedder.embed(latents);
         let towards = Tensor::<B, 2>::ones(embedded.dims(), &embedded.device());
