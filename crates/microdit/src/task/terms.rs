@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         net::{
-            Conditioning, Output,
+            Conditioning, Denoiser as _, Output,
             dit::{
                 Dit,
                 tests::{config, shaken},
