@@ -98,6 +98,8 @@ fn drawn(case: &Case<'_>, step: usize) -> Distilled<Train> {
         null: Conditioning {
             captions: repeated(case.golden.get("in.null_context"), count),
         },
+        captions: None,
+        real: None,
         dropout: None,
         without_captions: case.golden.get("in.lora_null").data[step] != 0.0,
     }

@@ -269,6 +269,9 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         TrainError::OtherData { .. } => {
             "put them back, or start these from their beginning with --allow-changes"
         }
+        TrainError::OtherWeights { key, .. } if key.starts_with("distill.clip") => {
+            "put it back, or continue with the one that is there and --allow-changes"
+        }
         TrainError::OtherWeights { .. } => {
             "put it back, or continue with what the run holds of it and --allow-changes"
         }

@@ -12,7 +12,7 @@ use crate::{
 };
 use bucketing::Bucketing;
 pub use config::LoaderConfig;
-use decode::{Caption, Decoded, decode_all};
+use decode::{Decoded, decode_all};
 pub use skipped::Skipped;
 use skipped::Tally;
 use std::{
@@ -39,7 +39,9 @@ const MAX_UNDECODABLE: usize = 1000;
 pub struct Batch {
     /// Names of the samples.
     pub keys: Vec<String>,
-    /// Captions.
+    /// What the captions say; empty where that is not known of precomputed ones.
+    pub texts: Vec<String>,
+    /// The captions as the network gets them.
     pub captions: Captions,
     /// Pixels in -1..1, or latents: `[batch, channels, height, width]`, row-major.
     pub images: Vec<f32>,
@@ -172,21 +174,22 @@ fn collate(decoded: Vec<Decoded>, shape: [usize; 3], next: Position) -> Batch {
     let values = decoded.len() * shape.iter().product::<usize>();
     let (mut keys, mut images) = (Vec::new(), Vec::with_capacity(values));
     // A source has captions of one kind only.
-    let (mut texts, mut vectors) = (Vec::new(), Vec::new());
+    let (mut texts, mut vectors) = (Vec::new(), None::<Vec<f32>>);
     for sample in decoded {
         keys.push(sample.key);
         images.extend(sample.image);
-        match sample.caption {
-            Caption::Text(text) => texts.push(text),
-            Caption::Vectors(values) => vectors.extend(values),
+        texts.push(sample.text);
+        if let Some(states) = sample.states {
+            vectors.get_or_insert_default().extend(states);
         }
     }
     Batch {
         keys,
-        captions: match texts.is_empty() {
-            true => Captions::Vectors(vectors),
-            false => Captions::Texts(texts),
+        captions: match vectors {
+            Some(vectors) => Captions::Vectors(vectors),
+            None => Captions::Texts(texts.clone()),
         },
+        texts,
         images,
         shape,
         next,

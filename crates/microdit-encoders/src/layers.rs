@@ -1,18 +1,23 @@
-//! Layers of frozen networks, with weights as they lie in PyTorch's files.
+//! Layers of frozen networks, with weights as they lie in PyTorch's files. They are modules without parameters: plain tensors go to
+//! devices and backends with what holds them, and are neither trained nor saved.
 
 use crate::weights::At;
-use burn::tensor::{
-    Tensor, activation,
-    module::interpolate,
-    ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
+use burn::{
+    module::Module,
+    tensor::{
+        Tensor, activation,
+        module::interpolate,
+        ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
+    },
 };
 use microdit::{DitBackend, ops::GroupNormOptions, weights::WeightsError};
 
 /// A convolution.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub(crate) struct Conv2d<B: DitBackend> {
     weight: Tensor<B, 4>,
     bias: Option<Tensor<B, 1>>,
+    #[module(skip)]
     options: PaddedConvOptions<2>,
 }
 
@@ -110,7 +115,7 @@ impl<B: DitBackend> GroupNorm<B> {
 }
 
 /// `y = x W^T + b`.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub(crate) struct Linear<B: DitBackend> {
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
@@ -148,7 +153,7 @@ impl<B: DitBackend> Linear<B> {
 }
 
 /// Layer norm with weight and bias.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub(crate) struct LayerNorm<B: DitBackend> {
     weight: Tensor<B, 1>,
     bias: Tensor<B, 1>,

@@ -4,7 +4,10 @@ use crate::{
     layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
     weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
-use burn::tensor::{Tensor, activation};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation},
+};
 use microdit::{DitBackend, weights::WeightsError};
 
 /// The nonlinearity of a feed-forward layer.
@@ -98,7 +101,7 @@ impl BlockConfig {
 }
 
 /// Pre-norm self-attention and feed-forward layers.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 struct Block<B: DitBackend> {
     norms: [LayerNorm<B>; 2],
     /// Queries, keys and values stacked.
@@ -208,8 +211,10 @@ impl<B: DitBackend> Block<B> {
 }
 
 /// Blocks, one after the other.
-#[derive(Clone, Debug)]
-pub(crate) struct Stack<B: DitBackend>(Vec<Block<B>>);
+#[derive(Module, Debug)]
+pub(crate) struct Stack<B: DitBackend> {
+    blocks: Vec<Block<B>>,
+}
 
 impl<B: DitBackend> Stack<B> {
     /// So many blocks with the weights below `at`, by their numbers.
@@ -226,7 +231,7 @@ impl<B: DitBackend> Stack<B> {
         let load = |i| Block::load(config, names, &at.at(i), device);
         let blocks = (0..layers).map(load).collect::<Result<_, _>>()?;
         at.all_read()?;
-        Ok(Self(blocks))
+        Ok(Self { blocks })
     }
 
     /// `[batch, tokens, width]` to the same; `state` sees what goes into the first block as 0, and as `i` what comes out of block
@@ -238,7 +243,7 @@ impl<B: DitBackend> Stack<B> {
         mut state: impl FnMut(usize, &Tensor<B, 3>),
     ) -> Tensor<B, 3> {
         state(0, &x);
-        for (i, block) in self.0.iter().enumerate() {
+        for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, mask);
             state(i + 1, &x);
         }
@@ -246,11 +251,14 @@ impl<B: DitBackend> Stack<B> {
     }
 }
 
-#[derive(Clone, Debug)]
-enum FeedForward<B: DitBackend> {
-    Plain(Linear<B>, Activation, Linear<B>),
-    /// SwiGLU (arXiv 2002.05202): the first layer makes gates and values side by side.
-    Gated(Linear<B>, Linear<B>),
+/// Two layers with a nonlinearity between them.
+#[derive(Module, Debug)]
+struct FeedForward<B: DitBackend> {
+    inner: Linear<B>,
+    /// None for SwiGLU (arXiv 2002.05202): the first layer makes gates and values side by side.
+    #[module(skip)]
+    activation: Option<Activation>,
+    outer: Linear<B>,
 }
 
 impl<B: DitBackend> FeedForward<B> {
@@ -269,25 +277,26 @@ impl<B: DitBackend> FeedForward<B> {
         };
         let linear = |name: &str, sizes| Linear::load(&at.at(name), sizes, true, device);
         let outer = linear(outer, [hidden, width])?;
-        Ok(match config.gated {
-            true => Self::Gated(linear(inner, [width, 2 * hidden])?, outer),
-            false => Self::Plain(linear(inner, [width, hidden])?, config.activation, outer),
+        let parts = if config.gated { 2 } else { 1 };
+        Ok(Self {
+            inner: linear(inner, [width, parts * hidden])?,
+            activation: (!config.gated).then_some(config.activation),
+            outer,
         })
     }
 
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self {
-            Self::Plain(inner, activation, outer) => {
-                outer.forward(activation.apply(inner.forward(x)))
-            }
-            Self::Gated(inner, outer) => {
-                let [gate, value]: [Tensor<B, 3>; 2] = inner
-                    .forward(x)
+        let x = self.inner.forward(x);
+        let hidden = match self.activation {
+            Some(activation) => activation.apply(x),
+            None => {
+                let [gate, value]: [Tensor<B, 3>; 2] = x
                     .chunk(2, 2)
                     .try_into()
                     .expect("an even number of channels");
-                outer.forward(activation::silu(gate) * value)
+                activation::silu(gate) * value
             }
-        }
+        };
+        self.outer.forward(hidden)
     }
 }

@@ -1,6 +1,7 @@
 //! Between data and task: a batch of the loader as latents and conditioning, as the recipe says.
 
 use crate::{
+    clip_term::{CaptionEmbedder, Embeddings},
     encoders::Encoders,
     error::TrainError,
     recipe::{CodecConfig, EncoderConfig, Recipe, Stage},
@@ -23,6 +24,8 @@ pub(crate) struct StageBatch<'a, B: DitBackend> {
     device: &'a B::Device,
     /// What stands in place of a dropped caption, where that is not zeros.
     dropped: Option<&'a [f32]>,
+    /// What captions are compared with images as, where a loss does so.
+    embeddings: Option<&'a Embeddings>,
 }
 
 impl<'a, B: DitBackend> StageBatch<'a, B> {
@@ -32,12 +35,18 @@ impl<'a, B: DitBackend> StageBatch<'a, B> {
             batch,
             device,
             dropped: None,
+            embeddings: None,
         }
     }
 
     /// The same with a vector of all tokens in place of dropped captions.
     pub(crate) fn with_dropped(self, dropped: Option<&'a [f32]>) -> Self {
         Self { dropped, ..self }
+    }
+
+    /// The same with embeddings of its captions.
+    pub(crate) fn with_embeddings(self, embeddings: Option<&'a Embeddings>) -> Self {
+        Self { embeddings, ..self }
     }
 }
 
@@ -88,15 +97,21 @@ impl<B: DitBackend> Samples<B> for StageBatch<'_, B> {
             captions: captions.expand([samples.len(), words, channels]),
         })
     }
+
+    fn embeddings(&self, samples: &[usize]) -> Option<Tensor<B, 2>> {
+        Some(self.embeddings?.of(samples, self.device))
+    }
 }
 
-/// What reads texts while a stage is trained, where its data say nothing of them: prompts without vectors, and the text that stands in
-/// place of a dropped caption.
+/// What reads texts while a stage is trained, where its data say nothing of them: prompts without vectors, the text that stands in place of
+/// a dropped caption, and captions that are compared with images.
 pub(crate) struct Reader<B: DitBackend> {
     /// For captions that are to be read as the run goes.
     conditioner: Option<Arc<dyn Conditioner<B>>>,
     /// What stands in place of a dropped caption, `[tokens, channels]`; none for zeros.
     pub(crate) dropped: Option<Vec<f32>>,
+    /// For captions that images are compared with.
+    embedder: Option<CaptionEmbedder<B>>,
     device: B::Device,
 }
 
@@ -113,6 +128,7 @@ impl<B: DitBackend> Reader<B> {
         let mut reader = Self {
             conditioner: None,
             dropped: None,
+            embedder: CaptionEmbedder::open(stage, device)?,
             device: device.clone(),
         };
         if stage.prompts().is_none() && stage.dropped_caption.is_none() {
@@ -160,9 +176,7 @@ impl<B: DitBackend> Reader<B> {
         let expected = [stage.data.tokens(), stage.model.caption_channels()];
         let size: usize = expected.iter().product();
         let mut values = vec![0.0; size * texts.len()];
-        let part = stage.micro_batch.unwrap_or(texts.len()).max(1);
-        for start in samples.clone().step_by(part) {
-            let end = (start + part).min(samples.end);
+        for Range { start, end } in parts(stage, samples) {
             let part: Vec<&str> = texts[start..end].iter().map(String::as_str).collect();
             let captions = conditioner.encode(&part, &self.device).captions;
             let [_, tokens, channels] = captions.dims();
@@ -180,6 +194,34 @@ impl<B: DitBackend> Reader<B> {
         batch.captions = Captions::Vectors(values);
         Ok(batch)
     }
+
+    /// What the captions of `samples` are compared with images as in this step of `stage`; none where nothing compares them.
+    ///
+    /// # Errors
+    /// A caption whose text is not known.
+    pub(crate) fn embeddings(
+        &self,
+        batch: &Batch,
+        stage: &Stage,
+        samples: Range<usize>,
+        stage_step: u64,
+    ) -> Result<Option<Embeddings>, TrainError> {
+        let Some(embedder) = &self.embedder else {
+            return Ok(None);
+        };
+        let parts = parts(stage, samples);
+        embedder.embed(batch, stage, parts, stage_step, &self.device)
+    }
+}
+
+/// `samples` in parts of as many as are computed at once.
+fn parts(stage: &Stage, samples: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let (part, end) = (
+        stage.micro_batch.unwrap_or(samples.len()).max(1),
+        samples.end,
+    );
+    let starts = samples.step_by(part);
+    starts.map(move |start| start..(start + part).min(end))
 }
 
 /// The stand-in for a text encoder, with the sizes of `stage`.

@@ -3,6 +3,7 @@
 
 use crate::{
     checkpoint::Checkpoint,
+    clip_term,
     error::TrainError,
     recipe::{Recipe, Stage},
     run::RunDir,
@@ -61,7 +62,7 @@ impl Given {
 }
 
 impl Stage {
-    /// The files of weights it begins with, by their keys.
+    /// The files of weights it begins with, and those of its losses, by their keys.
     pub(crate) fn named_weights(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let named = [
             (WEIGHTS, self.weights.as_deref()),
@@ -70,6 +71,7 @@ impl Stage {
         named
             .into_iter()
             .filter_map(|(key, path)| Some((key, path?)))
+            .chain(self.clip_networks())
     }
 
     fn teacher(&self) -> Option<&Path> {
@@ -101,7 +103,7 @@ impl Stage {
         read().map_err(|error| self.about(key, error))
     }
 
-    fn about(&self, key: &'static str, error: TrainError) -> TrainError {
+    pub(crate) fn about(&self, key: &'static str, error: TrainError) -> TrainError {
         TrainError::StageWeights {
             stage: self.name.clone(),
             key,
@@ -215,15 +217,18 @@ impl Stage {
     pub(crate) fn origins(&self) -> Result<Files, TrainError> {
         self.named_weights()
             .map(|(key, name)| {
-                let sum = self.sum(name);
+                let sum = self.sum(key, name);
                 let sum = sum.map_err(|error| self.about(key, error))?;
                 Ok((key.to_owned(), sum))
             })
             .collect()
     }
 
-    fn sum(&self, name: &Path) -> Result<Sum, TrainError> {
-        let files: Vec<PathBuf> = self.open(name)?.files().map(Path::to_owned).collect();
+    fn sum(&self, key: &str, name: &Path) -> Result<Sum, TrainError> {
+        let files: Vec<PathBuf> = match key {
+            clip_term::MODEL | clip_term::DECODER => clip_term::weight_files(key, name)?,
+            _ => self.open(name)?.files().map(Path::to_owned).collect(),
+        };
         Sum::of_all(files.iter().map(PathBuf::as_path))
     }
 
@@ -233,11 +238,13 @@ impl Stage {
             let Some(expected) = origins.get(key) else {
                 continue;
             };
-            // What is gone is no longer needed: checkpoints hold all of it.
+            // What is gone is no longer needed, for checkpoints hold all of it, or is missed when the task is built.
             if locate(name).is_err() {
                 continue;
             }
-            let found = self.sum(name).map_err(|error| self.about(key, error))?;
+            let found = self
+                .sum(key, name)
+                .map_err(|error| self.about(key, error))?;
             if found != *expected {
                 return Err(TrainError::OtherWeights {
                     stage: self.name.clone(),

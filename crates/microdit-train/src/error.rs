@@ -354,6 +354,24 @@ pub enum TrainError {
         /// Tokens and channels of the stage.
         expected: [usize; 2],
     },
+    /// A caption that is to be compared with images is known by its vectors alone.
+    #[error(
+        "stages.{stage}.distill.clip: the data do not say what the caption of {key} reads, and CLIP compares it with images: write latents with the texts of their captions beside them, or name a file in distill.prompts"
+    )]
+    NoText {
+        /// Name of the stage.
+        stage: String,
+        /// Name of the sample.
+        key: String,
+    },
+    /// Two towers that are not of one CLIP.
+    #[error(
+        "stages.{stage}.distill.clip.model: its towers do not make features of one size from texts and images; name a CLIP with both towers"
+    )]
+    Towers {
+        /// Name of the stage.
+        stage: String,
+    },
     /// A file of prompts holds none that can be read.
     #[error("{}: {message}", path.display())]
     Prompts {

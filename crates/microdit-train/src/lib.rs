@@ -4,6 +4,7 @@ mod activation_checkpointing;
 mod batch;
 mod begin;
 pub mod checkpoint;
+mod clip_term;
 pub mod collective;
 mod description;
 pub mod encoders;

@@ -6,6 +6,7 @@
 
 use crate::{
     batch::StageBatch,
+    clip_term::Embeddings,
     optim::Gradients,
     recipe::Stage,
     step::{self, Computed},
@@ -30,6 +31,8 @@ pub(crate) struct Job<'a> {
     pub(crate) batch: &'a Batch,
     /// What stands in place of a dropped caption, where that is not zeros.
     pub(crate) dropped: Option<&'a [f32]>,
+    /// What captions are compared with images as, where a loss does so.
+    pub(crate) embeddings: Option<&'a Embeddings>,
     /// Those of the batch that belong to this rank.
     pub(crate) samples: Range<usize>,
     pub(crate) draws: Draws,
@@ -105,7 +108,9 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
         stop,
         ..
     } = job;
-    let batch = StageBatch::new(stage, job.batch, device).with_dropped(job.dropped);
+    let batch = StageBatch::new(stage, job.batch, device)
+        .with_dropped(job.dropped)
+        .with_embeddings(job.embeddings);
     let part = stage.micro_batch.unwrap_or(samples.len());
     let mut sum: Option<Computed<B::InnerBackend>> = None;
     for start in samples.clone().step_by(part) {

@@ -166,7 +166,7 @@ pub fn reconstruct<B: DitBackend>(
         sum.add(&part.read()?, part.share);
         progress(i as u64 + 1, parts.len() as u64);
     }
-    let task = stage.task::<B>(recipe.run.seed, device)?;
+    let task = stage.drawing_task::<B>(recipe.run.seed, device)?;
     let task = sum.weights().load_into(task, device)?;
     let step = last.step - last.stage_step + end;
     let description = recipe.description(number, task.denoiser().config(), step);

@@ -9,8 +9,9 @@ use microdit::{
         lora::Lora,
         params::{Role, Roles},
     },
-    task::{Denoise, Distill, Distilled, Draws, Losses, Noised, Samples, Task},
+    task::{Adaptable as _, Denoise, Distill, Distilled, Draws, Losses, Noised, Samples, Task},
 };
+use microdit_encoders::ClipEmbedder;
 use std::ops::Range;
 
 /// The task of a stage.
@@ -21,7 +22,7 @@ pub enum StageTask<B: DitBackend> {
     /// The network learns to denoise.
     Denoise(Denoise<B, Network<B>>),
     /// It learns from a teacher to draw in one step.
-    Distill(Distill<B, Network<B>>),
+    Distill(Distill<B, Network<B>, ClipEmbedder<B>>),
 }
 
 /// A batch that is prepared for a [`StageTask`].
@@ -40,11 +41,27 @@ const STRANGE: &str = "the batch is prepared for another task";
 
 impl Stage {
     /// What the stage trains, with initial weights drawn from `seed`: those of [its files](Self::weights) and of the stage before are
-    /// put in by the trainer.
+    /// put in by the trainer. Networks that its losses need besides are opened.
     ///
     /// # Errors
-    /// Sizes that are not valid, a precision the device does not compute in, and adapters of layers that the network does not have.
+    /// Sizes that are not valid, a precision the device does not compute in, adapters of layers that the network does not have, and
+    /// networks of losses that are not there or do not fit.
     pub fn task<B: DitBackend>(
+        &self,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<StageTask<B>, TrainError> {
+        match (self.drawing_task(seed, device)?, self.clip()) {
+            (StageTask::Distill(student), Some(clip)) => {
+                let term = (clip.term(self.steps), self.embedder(clip, device)?);
+                Ok(StageTask::Distill(student.with_clip(Some(term))?))
+            }
+            (task, _) => Ok(task),
+        }
+    }
+
+    /// The same without what losses need besides: to draw with its network.
+    pub(crate) fn drawing_task<B: DitBackend>(
         &self,
         seed: u64,
         device: &B::Device,
@@ -63,6 +80,7 @@ impl Stage {
         let teacher = distill.teacher_storage.keep(network.clone());
         let task = distill.config(self).init(network, teacher, seed, device);
         let task = task.map_err(self.lora_error("distill.critic"))?;
+        let task = task.with_clip(None)?;
         Ok(StageTask::Distill(match adapters {
             Some(lora) => task.with_lora(lora, self.lora_alone),
             None => task,

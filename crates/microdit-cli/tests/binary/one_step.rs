@@ -4,7 +4,9 @@ use crate::{
     common::{fails, microdit, small, succeeds, text},
     recipes::latents,
 };
+use burn_flex::Flex;
 use microdit::weights::{StateDict, WeightsFile};
+use microdit_encoders::write_random;
 use std::{
     collections::BTreeMap,
     fs,
@@ -224,6 +226,7 @@ fn a_student_learns_and_draws_in_one_step() {
 fn distillation_killed_in_the_middle_ends_as_if_it_had_not_been() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = teacher(folder.path());
+    let [clip, _] = write_random::<Flex>(folder.path(), 4, 0).unwrap();
     for (name, more) in [
         ("full", &[][..]),
         (
@@ -236,9 +239,20 @@ fn distillation_killed_in_the_middle_ends_as_if_it_had_not_been() {
                 "micro_batch=3",
             ],
         ),
+        (
+            "terms",
+            &[
+                "stages.0.distill.regression=(weight: 0.5, until: 5)",
+                "micro_batch=3",
+            ],
+        ),
     ] {
         let mut sets = shrunken(&teacher, 8);
         sets.extend(more.iter().map(|&set| set.to_owned()));
+        if name == "terms" {
+            let term = format!("(model: {clip:?}, tau: 1.0, weight: 0.5)");
+            sets.push(format!("stages.0.distill.clip={term}"));
+        }
         let [whole, killed] = ["whole", "killed"].map(|run| folder.path().join(name).join(run));
         finish(SHAPES, &whole, &sets, &[]);
         // Between checkpoints.
@@ -290,6 +304,26 @@ fn a_teacher_that_has_changed_is_noticed() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
+/// A network of a loss is missed before anything is begun, by the command that fetches it.
+#[test]
+fn a_clip_that_is_not_there_is_fetched_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = teacher(folder.path());
+    let mut sets = shrunken(&teacher, 5);
+    sets.push("stages.0.distill.clip=(model: \"clip-b32\", tau: 0.37, weight: 0.1)".into());
+    let run = folder.path().join("run");
+    let mut command = command(SHAPES, &run, &sets, &[]);
+    let output = command.env("HF_HOME", folder.path()).output().unwrap();
+    fails(
+        &output,
+        &[
+            "stages.distil.distill.clip.model: clip-b32 is not on this machine",
+            "microdit fetch clip-b32",
+        ],
+    );
+    assert!(!run.exists());
+}
+
 #[test]
 fn what_does_not_go_together_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -327,6 +361,28 @@ fn what_does_not_go_together_is_named() {
         SHAPES,
         &["sampling.steps=4"],
         &["sampling.steps: 4; a student draws in 1"],
+    );
+    refused(
+        SHAPES,
+        &[
+            "stages.distil.distill.clip=(model: \"clip-b32\", decoder: \"taesd\", tau: 0.37, weight: 0.1)",
+        ],
+        &["distill.clip.decoder: the network draws pixels"],
+    );
+    refused(
+        SHAPES,
+        &["stages.distil.distill.clip=(model: \"clip-b32\", tau: 2.0, weight: 0.1)"],
+        &["distill.clip.tau: must be at least -1 and at most 1, not 2"],
+    );
+    refused(
+        "recipes/swiftbrush/sd21-lora-clip.ron",
+        &["stages.distil.distill.clip.decoder=None"],
+        &["distill.clip.decoder: latents are no images", "taesd"],
+    );
+    refused(
+        SHAPES,
+        &["stages.distil.distill=(prompts: \"prompts.txt\", regression: (weight: 0.1))"],
+        &["distill.regression.weight: prompts have no images to come near"],
     );
     refused(
         quickstart,

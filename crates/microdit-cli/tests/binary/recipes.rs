@@ -1,6 +1,8 @@
 //! Every bundled recipe loads, and runs in small; the bill of the paper's run is the paper's.
 
 use crate::common::{fails, microdit, root, succeeds};
+use burn_flex::Flex;
+use microdit_encoders::write_random;
 use npyz::{WriteOptions, WriterBuilder};
 use std::{
     fs::{self, File},
@@ -35,6 +37,11 @@ pub(crate) fn latents(path: &Path, size: f32) {
             let name = format!("{key}.{name}");
             tar.append_data(&mut header, name, &data[..]).unwrap();
         }
+        let text = format!("caption {key}");
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        let name = format!("{key}.txt");
+        tar.append_data(&mut header, name, text.as_bytes()).unwrap();
     }
     tar.finish().unwrap();
 }
@@ -347,6 +354,7 @@ fn the_recipes_over_trained_networks_run() {
         ("512-unmasked", 16),
     ];
     let xl = train("microdit-xl2", "xl", &short(&dit, &sides));
+    let [clip, decoder] = write_random::<Flex>(folder.path(), 4, 0).unwrap();
     for (recipe, stage, sizes, teacher, files) in [
         ("lora", "style", &unet, &sd, &["weights", "lora"][..]),
         (
@@ -355,6 +363,13 @@ fn the_recipes_over_trained_networks_run() {
             &unet,
             &sd,
             &["weights", "ema"],
+        ),
+        (
+            "swiftbrush/sd21-lora-clip",
+            "distil",
+            &unet,
+            &sd,
+            &["weights", "lora", "ema", "lora-ema"],
         ),
         (
             "swiftbrush/microdit",
@@ -376,9 +391,17 @@ fn the_recipes_over_trained_networks_run() {
             sets.push("stages.distil.distill.teacher=None".into());
             sets.push("stages.distil.distill.critic.rank=2".into());
         }
+        let compares = recipe.ends_with("clip");
+        if compares {
+            sets.push(format!("stages.distil.distill.clip.model={clip:?}"));
+            sets.push(format!("stages.distil.distill.clip.decoder={decoder:?}"));
+            sets.push("stages.distil.lora.rank=2".into());
+        }
         let run = train(recipe, &recipe.replace('/', "-"), &sets);
         let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         assert_eq!(log.lines().count(), 3, "{log}");
+        let terms = log.lines().filter(|line| line.contains("\"clip\""));
+        assert_eq!(terms.count(), if compares { 3 } else { 0 }, "{log}");
         for file in files {
             assert!(
                 run.join(format!("{file}.safetensors")).is_file(),
@@ -388,7 +411,13 @@ fn the_recipes_over_trained_networks_run() {
         // What is bundled is what `plan` counts.
         let said = succeeds(&["plan", recipe]);
         let held = match stage {
-            "distil" => &["student ", "teacher ", "critic "][..],
+            "distil" if compares => &[
+                "student 865.9 M (0.0 M trained), student's adapters",
+                "teacher ",
+                "critic ",
+                "CLIP and decoder 153.7 M (0.0 M trained)",
+            ][..],
+            "distil" => &["student ", "teacher ", "critic "],
             _ => &["network 865.9 M (0.0 M trained), network's adapters"],
         };
         for part in held {

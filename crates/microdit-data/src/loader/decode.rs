@@ -13,12 +13,10 @@ use ::image::RgbImage;
 pub(super) struct Decoded {
     pub(super) key: String,
     pub(super) image: Vec<f32>,
-    pub(super) caption: Caption,
-}
-
-pub(super) enum Caption {
-    Text(String),
-    Vectors(Vec<f32>),
+    /// What its caption says; empty if that is not known of a precomputed one.
+    pub(super) text: String,
+    /// The states of a precomputed caption.
+    pub(super) states: Option<Vec<f32>>,
 }
 
 /// Decodes in parallel, keeping the order.
@@ -41,24 +39,24 @@ pub(super) fn panicked<T>() -> Result<T, String> {
 }
 
 fn decode(sample: &Sample, config: &LoaderConfig, shape: [usize; 3]) -> Result<Decoded, String> {
-    let text = || Caption::Text(sample.caption.clone());
-    let (image, caption) = match &sample.image {
-        Image::Absent => (vec![0.0; shape.iter().product()], text()),
-        Image::Decoded(image) => (part(image, sample, shape), text()),
-        Image::Encoded(file) => (part(&image::decode(file)?, sample, shape), text()),
+    let (image, states) = match &sample.image {
+        Image::Absent => (vec![0.0; shape.iter().product()], None),
+        Image::Decoded(image) => (part(image, sample, shape), None),
+        Image::Encoded(file) => (part(&image::decode(file)?, sample, shape), None),
         Image::Precomputed { latent, caption } => {
             let latent = array("latent", latent, &shape)?;
             let states = match config.trimmed {
                 true => padded(caption, config.caption)?,
                 false => array("caption", caption, &config.caption)?,
             };
-            (latent, Caption::Vectors(states))
+            (latent, Some(states))
         }
     };
     Ok(Decoded {
         key: sample.key.clone(),
         image,
-        caption,
+        text: sample.caption.clone(),
+        states,
     })
 }
 

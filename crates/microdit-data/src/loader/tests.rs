@@ -155,9 +155,9 @@ fn defective_samples_are_left_out() {
         .into_iter()
         .flatten();
         decoded
-            .map(|sample| match sample.caption {
-                Caption::Text(caption) => (sample.key, caption),
-                Caption::Vectors(_) => panic!("captions are texts"),
+            .map(|sample| {
+                assert!(sample.states.is_none(), "captions are texts");
+                (sample.key, sample.text)
             })
             .collect::<Vec<_>>()
     };
@@ -193,6 +193,7 @@ fn latents_of_the_size_asked_for_are_read() {
         member(&format!("{key}.latent-16.npy"), &latent(2, key as f32));
         member(&format!("{key}.latent-32.npy"), &latent(4, -1.0));
         member(&format!("{key}.caption.npy"), &caption);
+        member(&format!("{key}.txt"), format!("number {key}").as_bytes());
     }
     // One of another shape, and one without a latent of this size.
     member("wrong.latent-16.npy", &latent(3, 9.0));
@@ -211,6 +212,9 @@ fn latents_of_the_size_asked_for_are_read() {
         assert_eq!(image, [key.parse::<f32>().unwrap(); 16], "sample {key}");
     }
     assert_eq!(batch.captions, Captions::Vectors(vec![7.0; 6 * 6]));
+    // What they say is known beside what they were encoded to.
+    let said = batch.keys.iter().map(|key| format!("number {key}"));
+    assert_eq!(batch.texts, said.collect::<Vec<_>>());
 }
 
 /// A tar of latents `[4, 2, 2]` of the given values, with captions `[3, 2]`.

@@ -7,11 +7,11 @@ use crate::{
     transformer::{Activation, BlockConfig, Names, Stack},
     weights::{At, MAX_WIDTH, Weights},
 };
-use burn::tensor::Tensor;
+use burn::{module::Module, tensor::Tensor};
 use image::RgbImage;
 use microdit::{DitBackend, weights::WeightsError};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the tower lies among tensors named by transformers; a model of this tower alone has no prefix of its own since
 /// transformers 5.
@@ -19,6 +19,9 @@ const CLIP_PREFIXES: &[&str] = &["vision_model", "vision_model.vision_model", ""
 
 /// Where it lies among those named by open_clip.
 const OPEN_CLIP_PREFIXES: &[&str] = &["visual", ""];
+
+/// The configuration that open_clip publishes.
+const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
 /// The longest side of an image, in pixels.
 const MAX_SIDE: usize = 1 << 14;
@@ -79,6 +82,28 @@ pub struct ImageStates<B: DitBackend> {
 }
 
 impl ClipImageConfig {
+    /// The image tower of OpenAI's ViT-B/32.
+    pub fn vit_b_32() -> Self {
+        let size = [224; 2];
+        Self {
+            channels: 3,
+            image_size: size,
+            patch_size: [32; 2],
+            width: 768,
+            heads: 12,
+            layers: 12,
+            hidden: 3072,
+            projection: Some(512),
+            activation: Activation::QuickGelu,
+            eps: 1e-5,
+            pre_norm: true,
+            layer_scale: false,
+            pooling: ImagePooling::ClassToken,
+            norm_after_pooling: false,
+            preparation: Preparation::openai(size),
+        }
+    }
+
     /// The tower with the weights at `at`; tensors of other towers may lie beside its own.
     ///
     /// # Errors
@@ -173,6 +198,35 @@ impl ClipImageConfig {
         })
     }
 
+    /// As a directory says it, of which [`ClipImage::open`] opens the tower.
+    ///
+    /// # Errors
+    /// A missing or damaged configuration, and that of a model of another kind.
+    pub fn of(folder: &Path) -> Result<Self, WeightsError> {
+        let json = |file: &Path| -> Result<Value, WeightsError> { parse(file, &text(file)?) };
+        let file = folder.join(OPEN_CLIP_CONFIG);
+        if file.is_file() {
+            let config = Self::from_open_clip(&json(&file)?);
+            return config.map_err(|error| format(&file, &error));
+        }
+        let file = folder.join("config.json");
+        let preprocessor = folder.join("preprocessor_config.json");
+        let preprocessor = match preprocessor.is_file() {
+            true => Some(json(&preprocessor)?),
+            false => None,
+        };
+        let config = Self::from_transformers(&json(&file)?, preprocessor.as_ref());
+        config.map_err(|error| format(&file, &error))
+    }
+
+    /// The files of weights in such a directory.
+    ///
+    /// # Errors
+    /// Missing or damaged files.
+    pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+        Ok(Weights::open(&weights_in(folder)?)?.files())
+    }
+
     fn check(&self, at: &At<'_>) -> Result<BlockConfig, WeightsError> {
         let block = BlockConfig {
             width: self.width,
@@ -214,7 +268,7 @@ impl ClipImageConfig {
 }
 
 /// A vision transformer whose features are compared with those of texts. Frozen, but differentiable in the images.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub struct ClipImage<B: DitBackend> {
     patches: Patches<B>,
     position: Tensor<B, 2>,
@@ -222,6 +276,7 @@ pub struct ClipImage<B: DitBackend> {
     blocks: Stack<B>,
     post_norm: LayerNorm<B>,
     projection: Option<Linear<B>>,
+    #[module(skip)]
     config: ClipImageConfig,
 }
 
@@ -237,22 +292,8 @@ impl<B: DitBackend> ClipImage<B> {
     }
 
     pub(super) fn files(folder: &Path) -> Result<(ClipImageConfig, Weights), WeightsError> {
-        let json = |file: &Path| -> Result<Value, WeightsError> { parse(file, &text(file)?) };
-        let file = folder.join("open_clip_config.json");
-        if file.is_file() {
-            let config = ClipImageConfig::from_open_clip(&json(&file)?);
-            let config = config.map_err(|error| format(&file, &error))?;
-            return Ok((config, Weights::open(&find(folder, &OPEN_CLIP)?)?));
-        }
-        let file = folder.join("config.json");
-        let preprocessor = folder.join("preprocessor_config.json");
-        let preprocessor = match preprocessor.is_file() {
-            true => Some(json(&preprocessor)?),
-            false => None,
-        };
-        let config = ClipImageConfig::from_transformers(&json(&file)?, preprocessor.as_ref());
-        let config = config.map_err(|error| format(&file, &error))?;
-        Ok((config, Weights::open(&find(folder, &TRANSFORMERS)?)?))
+        let config = ClipImageConfig::of(folder)?;
+        Ok((config, Weights::open(&weights_in(folder)?)?))
     }
 
     /// The same tower, whose pictures are prepared otherwise.
@@ -358,5 +399,13 @@ impl<B: DitBackend> ClipImage<B> {
     /// Its sizes.
     pub fn config(&self) -> &ClipImageConfig {
         &self.config
+    }
+}
+
+/// The file of weights in a directory, or the index of several.
+fn weights_in(folder: &Path) -> Result<PathBuf, WeightsError> {
+    match folder.join(OPEN_CLIP_CONFIG).is_file() {
+        true => find(folder, &OPEN_CLIP),
+        false => find(folder, &TRANSFORMERS),
     }
 }

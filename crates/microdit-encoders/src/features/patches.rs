@@ -1,15 +1,16 @@
 //! Images as rows of tokens, after one of their own: what vision transformers begin with.
 
 use crate::{layers::Linear, weights::At};
-use burn::tensor::Tensor;
+use burn::{module::Module, tensor::Tensor};
 use microdit::{DitBackend, weights::WeightsError};
 
 /// A class token, and a convolution whose stride is its kernel: one product per patch.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub(super) struct Patches<B: DitBackend> {
     /// `[1, 1, width]`.
     class: Tensor<B, 3>,
     projection: Linear<B>,
+    #[module(skip)]
     size: [usize; 2],
 }
 

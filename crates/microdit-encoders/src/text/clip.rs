@@ -71,6 +71,18 @@ impl ClipTextConfig {
         }
     }
 
+    /// The text tower of OpenAI's ViT-B/32.
+    pub fn vit_b_32() -> Self {
+        Self {
+            width: 512,
+            heads: 8,
+            layers: 12,
+            hidden: 2048,
+            projection: Some(512),
+            ..Self::vit_h_14()
+        }
+    }
+
     fn block(&self) -> BlockConfig {
         BlockConfig {
             width: self.width,

@@ -43,17 +43,7 @@ impl<B: DitBackend> Vae<B> {
     /// # Errors
     /// Missing or damaged files, and weights that do not fit their configuration.
     pub fn open(path: &Path, device: &B::Device) -> Result<Self, WeightsError> {
-        let nested = path.join("vae");
-        let path = if nested.is_dir() { &nested } else { path };
-        let files = if path.is_dir() {
-            NetworkFiles::in_directory(path, &DIFFUSERS)?
-        } else {
-            match pipeline_files::vae_of_file(path)? {
-                Some(files) => files,
-                None => NetworkFiles::beside(path.parent().unwrap_or(path), path)?,
-            }
-        };
-        Self::of(files, device)
+        Self::of(files(path)?, device)
     }
 
     /// The autoencoder of these files.
@@ -116,6 +106,22 @@ impl<B: DitBackend> Vae<B> {
             Self::Kl(vae) => vae.config().shrinks_by(),
             Self::Tiny(vae) => vae.config().shrinks_by(),
         }
+    }
+}
+
+/// The files of the autoencoder at a path, as [`Vae::open`] takes it, of which no weights are read yet.
+///
+/// # Errors
+/// Missing or damaged files.
+pub fn files(path: &Path) -> Result<NetworkFiles, WeightsError> {
+    let nested = path.join("vae");
+    let path = if nested.is_dir() { &nested } else { path };
+    if path.is_dir() {
+        return NetworkFiles::in_directory(path, &DIFFUSERS);
+    }
+    match pipeline_files::vae_of_file(path)? {
+        Some(files) => Ok(files),
+        None => NetworkFiles::beside(path.parent().unwrap_or(path), path),
     }
 }
 

@@ -1,12 +1,18 @@
 //! The tiny autoencoder (TAESD): deterministic, a few million parameters, for previews and students.
 
+use super::Kind as Described;
 use crate::{
     layers::{Conv2d, double},
-    weights::{At, MAX_HALVINGS, MAX_LAYERS, MAX_WIDTH},
+    pipeline_files::NetworkFiles,
+    weights::{At, MAX_HALVINGS, MAX_LAYERS, MAX_WIDTH, Weights},
 };
-use burn::tensor::{Tensor, activation::relu};
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation::relu},
+};
 use microdit::{DitBackend, weights::WeightsError};
 use serde::Deserialize;
+use std::path::Path;
 
 /// Sizes of an [`AutoencoderTiny`], under the names of diffusers' `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,6 +50,20 @@ impl Default for AutoencoderTinyConfig {
 }
 
 impl AutoencoderTinyConfig {
+    /// Of an autoencoder's files.
+    ///
+    /// # Errors
+    /// A damaged configuration, and that of an autoencoder of another kind.
+    pub fn of(files: &NetworkFiles) -> Result<Self, WeightsError> {
+        match files.parse::<Described>()?.class.as_deref() {
+            Some("AutoencoderTiny") => files.parse(),
+            other => Err(files.unusable(&format!(
+                "it describes a {}; expected an AutoencoderTiny, such as taesd",
+                other.unwrap_or("network without a _class_name")
+            ))),
+        }
+    }
+
     /// Pixels of an image's side per pixel of the latents' side.
     pub fn shrinks_by(&self) -> usize {
         1 << (self.num_encoder_blocks.len().max(1) - 1)
@@ -139,11 +159,11 @@ impl AutoencoderTinyConfig {
         let mut stack = Stack::new(at, device);
         let widths = &self.decoder_block_out_channels;
         stack.conv([self.latent_channels, widths[0]], true)?;
-        stack.push(Layer::Relu);
+        stack.push(Kind::Relu, Vec::new());
         for (i, (&width, &blocks)) in widths.iter().zip(&self.num_decoder_blocks).enumerate() {
             stack.blocks(width, blocks)?;
             if i + 1 < widths.len() {
-                stack.push(Layer::Double);
+                stack.push(Kind::Double, Vec::new());
                 stack.conv([width, width], false)?;
             } else {
                 stack.conv([width, self.out_channels], true)?;
@@ -154,14 +174,25 @@ impl AutoencoderTinyConfig {
 }
 
 /// A small image autoencoder, whose latents are scaled for a denoiser as they are.
-#[derive(Clone, Debug)]
+#[derive(Module, Debug)]
 pub struct AutoencoderTiny<B: DitBackend> {
     encoder: Vec<Layer<B>>,
     decoder: Vec<Layer<B>>,
+    #[module(skip)]
     config: AutoencoderTinyConfig,
 }
 
 impl<B: DitBackend> AutoencoderTiny<B> {
+    /// Opens what diffusers saved, as [`Vae::open`](super::Vae::open) takes it.
+    ///
+    /// # Errors
+    /// Missing or damaged files, autoencoders of another kind, and weights that do not fit their configuration.
+    pub fn open(path: &Path, device: &B::Device) -> Result<Self, WeightsError> {
+        let files = super::files(path)?;
+        let config = AutoencoderTinyConfig::of(&files)?;
+        config.load(&Weights::of(files.weights).at(""), device)
+    }
+
     /// Images `[batch, 3, height, width]` in -1..1 to latents.
     pub fn encode(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
         run(&self.encoder, (images + 1.0) / 2.0)
@@ -179,25 +210,48 @@ impl<B: DitBackend> AutoencoderTiny<B> {
 }
 
 fn run<B: DitBackend>(layers: &[Layer<B>], x: Tensor<B, 4>) -> Tensor<B, 4> {
-    layers.iter().fold(x, |x, layer| match layer {
-        Layer::Conv(conv) => conv.forward(x),
-        Layer::Relu => relu(x),
-        Layer::Double => double(x),
-        Layer::Block(convs) => {
-            let [first, second, third] = convs.as_ref();
-            let h = relu(second.forward(relu(first.forward(x.clone()))));
-            relu(third.forward(h) + x)
-        }
-    })
+    layers.iter().fold(x, |x, layer| layer.forward(x))
 }
 
-#[derive(Clone, Debug)]
-enum Layer<B: DitBackend> {
-    Conv(Conv2d<B>),
+/// One of a stack.
+#[derive(Module, Debug)]
+struct Layer<B: DitBackend> {
+    #[module(skip)]
+    kind: Kind,
+    convs: Vec<Conv2d<B>>,
+}
+
+/// What a layer does.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Its convolution.
+    Conv,
+    /// Negative values to zero.
     Relu,
+    /// Every pixel four times.
     Double,
-    /// Three convolutions with a residual path.
-    Block(Box<[Conv2d<B>; 3]>),
+    /// Its convolutions, with a residual path around them.
+    Block,
+}
+
+impl<B: DitBackend> Layer<B> {
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        match self.kind {
+            Kind::Relu => relu(x),
+            Kind::Double => double(x),
+            Kind::Conv => self.convolved(x),
+            Kind::Block => relu(self.convolved(x.clone()) + x),
+        }
+    }
+
+    /// Its convolutions one after the other, with a nonlinearity between them.
+    fn convolved(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let convs = self.convs.iter().enumerate();
+        convs.fold(x, |x, (i, conv)| match i {
+            0 => conv.forward(x),
+            _ => conv.forward(relu(x)),
+        })
+    }
 }
 
 /// Layers, named by their place.
@@ -213,8 +267,8 @@ impl<'a, B: DitBackend> Stack<'a, B> {
         Self { at, device, layers }
     }
 
-    fn push(&mut self, layer: Layer<B>) {
-        self.layers.push(layer);
+    fn push(&mut self, kind: Kind, convs: Vec<Conv2d<B>>) {
+        self.layers.push(Layer { kind, convs });
     }
 
     fn next(&self) -> At<'a> {
@@ -223,7 +277,7 @@ impl<'a, B: DitBackend> Stack<'a, B> {
 
     fn conv(&mut self, [input, output]: [usize; 2], bias: bool) -> Result<(), WeightsError> {
         let conv = Conv2d::load(&self.next(), [input, output, 3], bias, self.device)?;
-        self.push(Layer::Conv(conv));
+        self.push(Kind::Conv, vec![conv]);
         Ok(())
     }
 
@@ -237,7 +291,7 @@ impl<'a, B: DitBackend> Stack<'a, B> {
             [1, 1],
             self.device,
         )?;
-        self.push(Layer::Conv(conv));
+        self.push(Kind::Conv, vec![conv]);
         Ok(())
     }
 
@@ -245,8 +299,7 @@ impl<'a, B: DitBackend> Stack<'a, B> {
         for _ in 0..count {
             let at = self.next().at("conv");
             let conv = |i: usize| Conv2d::load(&at.at(i), [width, width, 3], true, self.device);
-            let convs = Box::new([conv(0)?, conv(2)?, conv(4)?]);
-            self.push(Layer::Block(convs));
+            self.push(Kind::Block, vec![conv(0)?, conv(2)?, conv(4)?]);
         }
         Ok(())
     }

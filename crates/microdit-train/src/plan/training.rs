@@ -1,10 +1,11 @@
 //! What a stage trains, in numbers: how large its networks are, and how often each is asked.
 
-use crate::recipe::{Distillation, Stage};
+use crate::recipe::{ClipLoss, Distillation, Stage};
 use microdit::{
     net::{Flops, Tokens},
     nn::lora::{LoraConfig, LoraSizes},
 };
+use microdit_encoders::{ClipEmbedderSizes, hub::locate};
 
 /// Bytes of a number that is f32.
 const BYTES: f64 = 4.0;
@@ -18,6 +19,25 @@ pub(super) struct Training<'a> {
     lora: Option<LoraSizes>,
     /// How it is distilled, and the critic's adapters.
     distill: Option<(&'a Distillation, LoraSizes)>,
+    /// The networks of its CLIP term.
+    clip: Option<(&'a ClipLoss, ClipEmbedderSizes)>,
+}
+
+/// Sizes of the networks of a CLIP term as their files have them; of those that are not there, SwiftBrush v2's.
+fn embedder(clip: &ClipLoss) -> ClipEmbedderSizes {
+    let found = || {
+        let model = locate(&clip.model).ok()?;
+        let decoder = clip.decoder.as_deref().map(locate);
+        let decoder = decoder.transpose().ok()?;
+        ClipEmbedderSizes::of(&model, decoder.as_deref()).ok()
+    };
+    found().unwrap_or_else(|| {
+        let assumed = ClipEmbedderSizes::swift_brush();
+        ClipEmbedderSizes {
+            decoder: assumed.decoder.filter(|_| clip.decoder.is_some()),
+            ..assumed
+        }
+    })
 }
 
 impl<'a> Training<'a> {
@@ -32,6 +52,7 @@ impl<'a> Training<'a> {
             network: stage.model.parameters(),
             lora: stage.lora.as_ref().map(sizes),
             distill: stage.distill.as_ref().map(|own| (own, sizes(&own.critic))),
+            clip: stage.clip().map(|clip| (clip, embedder(clip))),
         }
     }
 
@@ -49,14 +70,18 @@ impl<'a> Training<'a> {
         self.result() + self.distill.map_or(0, |(_, critic)| critic.adapters)
     }
 
-    /// Bytes of the networks and their adapters, and of the copies that adapters make of the weights they are added to.
+    /// Bytes of the networks and their adapters, of the copies that adapters make of the weights they are added to, and of the networks of
+    /// losses.
     pub(super) fn weights(&self) -> f64 {
         let adapters = self.lora.map_or(0, |lora| lora.adapters + lora.adapted);
         let own = BYTES * (self.network + adapters) as f64;
-        own + self.distill.map_or(0.0, |(distill, critic)| {
-            let kept = distill.teacher_storage.bytes() as f64;
-            kept * self.network as f64 + BYTES * (critic.adapters + critic.adapted) as f64
-        })
+        let clip = self.clip.as_ref();
+        let clip = clip.map_or(0.0, |(_, sizes)| BYTES * sizes.parameters());
+        own + clip
+            + self.distill.map_or(0.0, |(distill, critic)| {
+                let kept = distill.teacher_storage.bytes() as f64;
+                kept * self.network as f64 + BYTES * (critic.adapters + critic.adapted) as f64
+            })
     }
 
     /// Bytes of the gradients: of what is trained, and of the weights that adapters are added to.
@@ -79,18 +104,39 @@ impl<'a> Training<'a> {
     /// Bytes that the passes of one image leave for the gradients. The critic's is recorded as a whole.
     pub(super) fn activations(&self, tokens: &Tokens, checkpointing: bool) -> f64 {
         let of = |checkpointing| self.stage.model.activations(tokens, checkpointing) as f64;
-        of(checkpointing) + self.distill.map_or(0.0, |_| of(false))
+        let clip = self.clip.as_ref();
+        let clip = clip.map_or(0.0, |(_, sizes)| BYTES * sizes.activations(self.latent()));
+        of(checkpointing) + clip + self.distill.map_or(0.0, |_| of(false))
+    }
+
+    /// Height and width of the latents.
+    fn latent(&self) -> [usize; 2] {
+        let [_, height, width] = self.stage.model.latent();
+        [height, width]
+    }
+
+    /// FLOPs of the CLIP term, as an average over the stage's steps: once its weight is zero, it costs nothing.
+    fn clip_flop(&self) -> f64 {
+        let Some((clip, sizes)) = &self.clip else {
+            return 0.0;
+        };
+        let steps = self.stage.steps.max(1);
+        let active = match clip.weight > 0.0 {
+            true => clip.term(steps).fading.until.min(steps),
+            false => 0,
+        };
+        sizes.flops(self.latent()).total() * active as f64 / steps as f64
     }
 
     /// FLOPs of an image: the student's pass and the critic's, forward and backward; and forward those of teacher and critic, which are
-    /// compared, both with a caption and without where they are guided.
+    /// compared, both with a caption and without where they are guided; and the CLIP term.
     pub(super) fn flop(&self, tokens: &Tokens) -> f64 {
         let flops: Flops = self.stage.model.flops(tokens);
         let Some((distill, _)) = self.distill else {
             return flops.total();
         };
         let passes = if distill.guidance == 1.0 { 1.0 } else { 2.0 };
-        2.0 * flops.total() + 2.0 * passes * flops.forward
+        2.0 * flops.total() + 2.0 * passes * flops.forward + self.clip_flop()
     }
 
     /// Networks by name, with their values and those of them that are trained, where there are several.
@@ -114,9 +160,18 @@ impl<'a> Training<'a> {
                 ("critic".to_owned(), critic.adapters, critic.adapters),
             ]
         });
+        let clip = self.clip.as_ref();
+        let clip = clip.map(|(_, sizes)| {
+            let name = match sizes.decoder {
+                Some(_) => "CLIP and decoder",
+                None => "CLIP",
+            };
+            (name.to_owned(), sizes.parameters() as usize, 0)
+        });
         let first = [(whose.to_owned(), self.network, own)];
         let all = first.into_iter().chain(lora);
-        all.chain(distill.into_iter().flatten()).collect()
+        let all = all.chain(distill.into_iter().flatten());
+        all.chain(clip).collect()
     }
 }
 
@@ -165,6 +220,38 @@ mod tests {
             assert_eq!((all, trained), (count(false), count(true)), "{networks:?}");
             assert_eq!(training.moments(), 8.0 * trained as f64);
         }
+    }
+
+    /// A CLIP term costs its networks' weights, what they leave for the way back, and their FLOPs while it has a weight.
+    #[test]
+    fn a_clip_term_is_priced() {
+        let term = "stages.unmasked.distill.clip=(model: \"clip-b32\", tau: 0.37, weight: 0.1)";
+        let plain = [DISTILL, "sampling.steps=1", "sampling.guidance=1.0"];
+        let priced = stage(&[&plain[..], &[term]].concat());
+        let (without, with) = (stage(&plain), Training::of(&priced));
+        let without = Training::of(&without);
+        // The quickstart draws pixels: the towers alone, of OpenAI's ViT-B/32 whether it is there or not.
+        let sizes = 151_277_312.0;
+        assert_eq!(with.weights() - without.weights(), 4.0 * sizes);
+        assert!(
+            with.networks()
+                .contains(&("CLIP".to_owned(), sizes as usize, 0))
+        );
+        assert_eq!(with.moments(), without.moments());
+        let tokens = crate::plan::tokens(&priced);
+        let [left, left_without] = [&with, &without].map(|of| of.activations(&tokens, false));
+        assert!(left - left_without > 1e6);
+        let cost = |sets: &[&str]| {
+            let stage = stage(&[&plain[..], &[term], sets].concat());
+            flop_per_image(&stage) - without.flop(&tokens)
+        };
+        let gflop = 14.78 + 8.82;
+        let whole = cost(&[]);
+        assert!((whole / 1e9 / gflop - 1.0).abs() < 2e-3, "{whole}");
+        let steps = priced.steps as f64;
+        let few = cost(&["stages.unmasked.distill.clip.until=5"]);
+        assert!((few / whole / (5.0 / steps) - 1.0).abs() < 1e-6);
+        assert_eq!(cost(&["stages.unmasked.distill.clip.weight=0.0"]), 0.0);
     }
 
     #[test]

@@ -134,9 +134,8 @@ fn losses<B: DitBackend>(
 ) -> Option<[f64; LEVELS.len()]> {
     // Stages differ in their mask, and a dropped caption says nothing about captions.
     let draws = Draws {
-        seed,
-        step: HELD_OUT_STEP,
         held_out: true,
+        ..Draws::of_step(seed, HELD_OUT_STEP)
     };
     let count = batch.count();
     let part = stage.micro_batch.unwrap_or(stage.batch);
@@ -202,9 +201,8 @@ mod tests {
         let (_, batch) = probe.entered.unwrap();
         let samples = StageBatch::<Flex>::new(stage, &batch, &device);
         let draws = Draws {
-            seed: recipe.run.seed,
-            step: HELD_OUT_STEP,
             held_out: true,
+            ..Draws::of_step(recipe.run.seed, HELD_OUT_STEP)
         };
         let Prepared::Denoise(prepared) = task.prepare(&samples, 0..19, &draws) else {
             panic!("it learns to denoise");

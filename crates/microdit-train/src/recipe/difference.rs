@@ -96,8 +96,8 @@ impl Recipe {
                 }
             };
             compare(before, after, &mut |key, old, new| {
-                // In a stage that is under way, they may not change the learning rates.
-                let open = i > stage || (i == stage && !after.schedule.curve.ends_with_stage());
+                // In a stage that is under way, they may not change learning rates and weights of losses.
+                let open = i > stage || (i == stage && !after.depends_on_its_length());
                 let effect = if is_of(&key, &FREE_IN_STAGE) || (key == "steps" && open) {
                     Effect::None
                 } else if is_of(&key, &PLACES) {
@@ -311,6 +311,31 @@ mod tests {
             assert_eq!(change.effect, effect, "{set}");
             assert_ne!(change.old, change.new);
             assert!(change.to_string().contains(" -> "), "{change}");
+        }
+    }
+
+    /// A term that falls to zero over the whole stage is another one in a longer stage.
+    #[test]
+    fn more_steps_change_what_ends_with_the_stage() {
+        let student = |until: &str, steps: u64| {
+            recipe(&[
+                "stages.unmasked.distill=(regression: (weight: 0.1))",
+                &format!("stages.unmasked.distill.regression.until={until}"),
+                "stages.unmasked.schedule=(curve: Constant())",
+                &format!("stages.unmasked.steps={steps}"),
+                "sampling.steps=1",
+                "sampling.guidance=1.0",
+            ])
+        };
+        for (until, effect) in [("None", Effect::Training), ("50", Effect::None)] {
+            let changes = student(until, 200).changes_from(&student(until, 100), 1);
+            let keys = changes
+                .iter()
+                .map(|change| (change.key.as_str(), change.effect));
+            assert_eq!(
+                keys.collect::<Vec<_>>(),
+                [("stages.unmasked.steps", effect)]
+            );
         }
     }
 

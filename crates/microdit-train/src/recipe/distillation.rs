@@ -1,6 +1,6 @@
 //! How a stage distils its network to one step.
 
-use super::Stage;
+use super::{ClipLoss, Regression, Stage};
 use crate::optim::OptimizerConfig;
 use microdit::{
     Masking,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Variational score distillation: the stage's network becomes a student that draws in one step. Of the data it takes captions and the
-/// size of the images alone; `caption_drop` is how often the critic learns without captions.
+/// size of the images alone, but for `regression`; `caption_drop` is how often the critic learns without captions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Distillation {
@@ -33,6 +33,10 @@ pub struct Distillation {
     pub critic: LoraConfig,
     /// Optimizer of the critic; `optimizer` of the stage is the student's. The schedule is the same for both.
     pub critic_optimizer: OptimizerConfig,
+    /// Pulls the student's images towards their captions, as CLIP sees both; nothing if absent.
+    pub clip: Option<ClipLoss>,
+    /// Pulls the student's images towards those of the data; nothing if absent.
+    pub regression: Option<Regression>,
 }
 
 impl Default for Distillation {
@@ -57,11 +61,20 @@ impl Default for Distillation {
                 clip_norm: Some(1.0),
                 ..OptimizerConfig::default()
             },
+            clip: None,
+            regression: None,
         }
     }
 }
 
 impl Distillation {
+    /// Whether a term's weight falls over all of the stage.
+    pub(super) fn fades_to_the_end(&self) -> bool {
+        let clip = self.clip.as_ref().map(|term| term.until);
+        let regression = self.regression.map(|term| term.until);
+        [clip, regression].contains(&Some(None))
+    }
+
     /// As the library takes it, in `stage`.
     pub(crate) fn config(&self, stage: &Stage) -> DistillConfig {
         DistillConfig {
@@ -70,6 +83,7 @@ impl Distillation {
             timesteps: self.timesteps,
             caption_drop: stage.caption_drop,
             critic: self.critic.clone(),
+            regression: self.regression.map(|term| term.fading(stage.steps)),
         }
     }
 }
@@ -96,6 +110,13 @@ impl Stage {
         let Some(distill) = &self.distill else {
             return Ok(());
         };
+        if let Some(clip) = &distill.clip {
+            clip.validate(self).map_err(inside("distill.clip"))?;
+        }
+        if let Some(regression) = &distill.regression {
+            let fits = regression.validate(self);
+            fits.map_err(inside("distill.regression"))?;
+        }
         let ranges = distill.config(self).validate();
         ranges.map_err(inside("distill"))?;
         adapts(&distill.critic).map_err(inside("distill.critic"))?;

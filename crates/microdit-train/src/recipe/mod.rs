@@ -18,6 +18,7 @@ mod overrides;
 mod parser;
 mod run;
 mod sampling;
+mod terms;
 mod tree;
 mod validate;
 
@@ -32,6 +33,7 @@ pub use load::dialect;
 pub use overrides::Override;
 pub use run::{Budget, CheckpointConfig, RunConfig};
 pub use sampling::SamplingConfig;
+pub use terms::{ClipLoss, Regression};
 pub use validate::MAX_IMAGES;
 
 use crate::{
@@ -191,6 +193,20 @@ impl Stage {
     /// The file of prompts it is trained on in place of its data, if it is.
     pub(crate) fn prompts(&self) -> Option<&Path> {
         self.distill.as_ref()?.prompts.as_deref()
+    }
+
+    /// Whether the same step is another one in a longer stage.
+    fn depends_on_its_length(&self) -> bool {
+        let fades = self
+            .distill
+            .as_ref()
+            .is_some_and(Distillation::fades_to_the_end);
+        fades || self.schedule.curve.ends_with_stage()
+    }
+
+    /// The CLIP term of its distillation, if there is one.
+    pub(crate) fn clip(&self) -> Option<&ClipLoss> {
+        self.distill.as_ref()?.clip.as_ref()
     }
 
     /// The averages whose snapshots are kept.

@@ -179,7 +179,7 @@ pub(crate) fn adapted<B: DitBackend>(
     if stage.lora.is_none() && checkpoint.beginning().frozen.is_empty() {
         return Ok(None);
     }
-    let task = stage.task::<B>(recipe.run.seed, device)?;
+    let task = stage.drawing_task::<B>(recipe.run.seed, device)?;
     let all = checkpoint.read(weights)?;
     Ok(Some(all.load_into(task, device)?.network()))
 }

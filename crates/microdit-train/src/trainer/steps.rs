@@ -245,6 +245,8 @@ where
                 ranks: ranks.world_size(),
             });
         }
+        let stage_step = state.progress.stage_step;
+        let embeddings = reader.embeddings(&batch, stage, samples.clone(), stage_step)?;
         let batch = reader.read(batch, stage, samples.clone())?;
         let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         let job = Job {
@@ -256,8 +258,9 @@ where
             stage,
             batch: &batch,
             dropped: reader.dropped.as_deref(),
+            embeddings: embeddings.as_ref(),
             samples,
-            draws: Draws::of_step(self.recipe.run.seed, step),
+            draws: Draws::of_step(self.recipe.run.seed, step).in_stage(stage_step),
             stop: Some(stop),
         };
         let computed = gradients(&state.task, &job, self.devices);

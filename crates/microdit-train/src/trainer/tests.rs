@@ -2,6 +2,7 @@
 
 mod adapters;
 mod distill;
+mod terms;
 mod unet;
 
 use super::*;

@@ -28,6 +28,12 @@ pub trait Samples<B: DitBackend> {
         let _ = samples;
         None
     }
+
+    /// Embeddings of these samples' captions that images' are compared with, `[samples, dim]`; none where nothing made them.
+    fn embeddings(&self, samples: &[usize]) -> Option<Tensor<B, 2>> {
+        let _ = samples;
+        None
+    }
 }
 
 /// Latents and captions in the host's memory, as they are given to the network.
@@ -112,19 +118,28 @@ pub struct Draws {
     pub seed: u64,
     /// The step.
     pub step: u64,
+    /// The same counted from the beginning of the stage: what schedules go by.
+    pub stage_step: u64,
     /// Whether a loss is measured rather than trained on: then nothing is masked, no caption is dropped, and the noise levels are
     /// [fixed](HELD_OUT_SIGMAS).
     pub held_out: bool,
 }
 
 impl Draws {
-    /// Of a training step.
+    /// Of a training step of the first stage.
     pub fn of_step(seed: u64, step: u64) -> Self {
         Self {
             seed,
             step,
+            stage_step: step,
             held_out: false,
         }
+    }
+
+    /// The same of a step with this number in its stage.
+    #[must_use]
+    pub fn in_stage(self, stage_step: u64) -> Self {
+        Self { stage_step, ..self }
     }
 
     /// Noise over signal of a sample, where it is not drawn.

@@ -1,6 +1,6 @@
 //! Denoising: the task of every diffusion model.
 
-use super::{Adapted, Draws, Dropout, Losses, Reconstruction, Samples, Task};
+use super::{Adaptable, Adapted, Draws, Dropout, Losses, Reconstruction, Samples, Task};
 use crate::{
     diffusion::{Diffusion as _, DiffusionConfig, Family, Row},
     net::{Conditioning, Denoiser, Inputs, Masking, Output, Selection, TokenMask},
@@ -126,20 +126,6 @@ pub struct Noised<B: DitBackend> {
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Denoise<B, D> {
-    /// The same with adapters of its network that are trained, with `alone` while the network itself stays as it is.
-    #[must_use]
-    pub fn with_lora(self, lora: Lora<B>, alone: bool) -> Self {
-        Self {
-            denoiser: match alone {
-                true => self.denoiser.no_grad(),
-                false => self.denoiser,
-            },
-            lora: Some(lora),
-            frozen: alone,
-            ..self
-        }
-    }
-
     /// The diffusion family.
     pub fn family(&self) -> &Family {
         &self.family
@@ -205,6 +191,12 @@ impl<B: DitBackend, D: Denoiser<B>> Roles for Denoise<B, D> {
             ["lora", rest @ ..] => self.lora.role(rest, rank),
             _ => Role::plain(path, rank),
         }
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>> Adaptable<B> for Denoise<B, D> {
+    fn adaptable(&mut self) -> (&mut D, &mut Option<Lora<B>>, &mut bool) {
+        (&mut self.denoiser, &mut self.lora, &mut self.frozen)
     }
 }
 

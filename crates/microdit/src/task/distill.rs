@@ -1,136 +1,29 @@
 //! Distillation of a one-step student from a teacher that takes many steps.
 
 use super::{
-    Adapted, Draws, Dropout, Losses, OneStep, Samples, Task, critic_rows, score_gradient, vsd_loss,
+    Adaptable, Adapted, ClipTerm, DistillConfig, Draws, Dropout, FadingWeight, ImageEmbedder,
+    Losses, OneStep, OwnValues, Samples, Task, TermTarget, TimestepRange, clamped_clip_loss,
+    critic_rows, regression_loss, score_gradient, vsd_loss,
 };
 use crate::{
-    diffusion::{Diffusion as _, DiffusionConfig, Family, Guidance, Row},
+    diffusion::{Diffusion as _, Family, Guidance, Row},
     net::{
         Conditioning, Denoiser, Inputs, Output,
         dit::embed::{patchify, unpatchify},
     },
     nn::{
-        lora::{Lora, LoraConfig, LoraConfigError},
+        lora::Lora,
         params::{Role, Roles},
     },
     ops::DitBackend,
-    range::{OutOfRange, require, within},
+    range::OutOfRange,
     rng::{Purpose, Stream},
 };
 use burn::{
     module::Module,
     tensor::{Tensor, TensorData},
 };
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
-
-/// How a student is distilled. The defaults are the published ones of SwiftBrush.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DistillConfig {
-    /// The diffusion the teacher was trained with.
-    pub diffusion: DiffusionConfig,
-    /// Guidance of teacher and critic, 0 to 1000; 1 is none.
-    pub guidance: f64,
-    /// Between which timesteps of variance-preserving diffusion teacher and critic are compared; other families draw noise levels as
-    /// in training.
-    pub timesteps: TimestepRange,
-    /// How often the critic learns without captions, 0 to 1; a step drops all of them or none.
-    pub caption_drop: f64,
-    /// The critic: adapters of the teacher.
-    pub critic: LoraConfig,
-}
-
-/// A range of timesteps, as shares of all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TimestepRange {
-    /// Where it begins, at least 0 and below 1.
-    pub from: f64,
-    /// Where it ends, which is excluded; above `from`, and at most 1.
-    pub to: f64,
-}
-
-impl TimestepRange {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// The first field outside of its range.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
-        within("from", self.from, 0.0..1.0)?;
-        within("to", self.to, 0.0..=1.0)?;
-        require(self.from < self.to, "to", || {
-            format!("{} must be above from, which is {}", self.to, self.from)
-        })
-    }
-}
-
-impl Default for TimestepRange {
-    /// SwiftBrush's: timesteps 20 to 980 of 1000.
-    fn default() -> Self {
-        Self {
-            from: 0.02,
-            to: 0.981,
-        }
-    }
-}
-
-impl Default for DistillConfig {
-    fn default() -> Self {
-        Self {
-            diffusion: DiffusionConfig::default(),
-            guidance: 4.5,
-            timesteps: TimestepRange::default(),
-            caption_drop: 0.1,
-            critic: LoraConfig {
-                rank: 64,
-                alpha: Some(108.0),
-                ..LoraConfig::default()
-            },
-        }
-    }
-}
-
-impl DistillConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// The first field outside of its range.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
-        let inside = |part: &'static str| move |error: OutOfRange| error.inside(part);
-        self.diffusion.validate().map_err(inside("diffusion"))?;
-        within("guidance", self.guidance, Guidance::SCALES)?;
-        self.timesteps.validate().map_err(inside("timesteps"))?;
-        within("caption_drop", self.caption_drop, 0.0..=1.0)?;
-        self.critic.validate().map_err(inside("critic"))
-    }
-
-    /// The task of a student, which may have any weights, and of its teacher, which is not trained any more. The critic's adapters
-    /// are drawn from `seed`.
-    ///
-    /// # Errors
-    /// The first field outside of its range, and patterns of layers that the teacher does not have.
-    pub fn init<B: DitBackend, D: Denoiser<B>>(
-        &self,
-        student: D,
-        teacher: D,
-        seed: u64,
-        device: &B::Device,
-    ) -> Result<Distill<B, D>, LoraConfigError> {
-        self.validate()?;
-        let family = self.diffusion.init()?;
-        Ok(Distill {
-            critic: self.critic.init(&teacher, seed, device)?,
-            denoiser: student,
-            lora: None,
-            frozen: false,
-            teacher: teacher.no_grad(),
-            start: OneStep::of(&family),
-            family,
-            config: self.clone(),
-        })
-    }
-}
 
 /// A student that turns noise into an image in one call, and learns it without images by
 /// [variational score distillation](super::score_gradient) (SwiftBrush, arXiv 2312.05239).
@@ -138,6 +31,9 @@ impl DistillConfig {
 /// One step trains student and critic: the critic's loss is taken on the student's images as they were before its update,
 /// so that the gradients of both are those of training them by turns. Their paths begin with `denoiser` and `critic`, and with `lora`
 /// where the student has adapters that are trained; the teacher is frozen.
+///
+/// Two terms may be added to the student's loss: [`clip`](Self::with_clip) and [`regression`](DistillConfig::regression). Both compare the
+/// images that the student made in the same call, and neither counts where a loss is measured, since it is another one at every step.
 ///
 /// ```
 /// use burn_flex::Flex;
@@ -165,7 +61,7 @@ impl DistillConfig {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Module, Debug)]
-pub struct Distill<B: DitBackend, D: Module<B>> {
+pub struct Distill<B: DitBackend, D: Module<B>, E: Module<B> = OwnValues<B>> {
     /// The student.
     pub denoiser: D,
     /// The student's adapters, where some are trained.
@@ -176,6 +72,10 @@ pub struct Distill<B: DitBackend, D: Module<B>> {
     pub teacher: D,
     /// Adapters with which the teacher learns what the student's images look like.
     pub critic: Lora<B>,
+    /// What its images are compared with captions by; there is a term for it.
+    embedder: Option<E>,
+    #[module(skip)]
+    clip: Option<ClipTerm>,
     #[module(skip)]
     start: OneStep,
     #[module(skip)]
@@ -208,11 +108,39 @@ pub struct Distilled<B: DitBackend> {
     pub null: Conditioning<B>,
     /// Whether the critic learns without captions in this step.
     pub without_captions: bool,
+    /// Embeddings of the captions `[batch, dim]`, while the CLIP term has a weight.
+    pub captions: Option<TermTarget<B, 2>>,
+    /// The data's latents of these captions `[batch, channels, height, width]`, while regression has a weight.
+    pub real: Option<TermTarget<B, 4>>,
     /// What adapters that learn drop; nothing where a loss is measured.
     pub dropout: Option<Dropout>,
 }
 
 impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
+    /// The task of `config`, whose parts fit each other.
+    pub(super) fn new(
+        student: D,
+        teacher: D,
+        critic: Lora<B>,
+        family: Family,
+        config: DistillConfig,
+    ) -> Self {
+        Self {
+            denoiser: student,
+            lora: None,
+            frozen: false,
+            teacher: teacher.no_grad(),
+            critic,
+            embedder: None,
+            clip: None,
+            start: OneStep::of(&family),
+            family,
+            config,
+        }
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Distill<B, D, E> {
     /// The diffusion family.
     pub fn family(&self) -> &Family {
         &self.family
@@ -223,18 +151,31 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
         self.start
     }
 
-    /// The same with adapters of the student that are trained, with `alone` while its own weights stay as they are.
-    #[must_use]
-    pub fn with_lora(self, lora: Lora<B>, alone: bool) -> Self {
-        Self {
-            denoiser: match alone {
-                true => self.denoiser.no_grad(),
-                false => self.denoiser,
-            },
-            lora: Some(lora),
-            frozen: alone,
-            ..self
+    /// The same with a CLIP term, or without one. Then batches have to say what [captions](Samples::embeddings) are compared as, in as
+    /// many values as `embedder` makes of images.
+    ///
+    /// # Errors
+    /// The first field of the term outside of its range.
+    pub fn with_clip<F: Module<B>>(
+        self,
+        clip: Option<(ClipTerm, F)>,
+    ) -> Result<Distill<B, D, F>, OutOfRange> {
+        let (clip, embedder) = clip.unzip();
+        if let Some(clip) = &clip {
+            clip.validate().map_err(|error| error.inside("clip"))?;
         }
+        Ok(Distill {
+            denoiser: self.denoiser,
+            lora: self.lora,
+            frozen: self.frozen,
+            teacher: self.teacher,
+            critic: self.critic,
+            embedder: embedder.map(Module::no_grad),
+            clip,
+            start: self.start,
+            family: self.family,
+            config: self.config,
+        })
     }
 
     /// The same with a student that begins elsewhere.
@@ -311,7 +252,7 @@ struct Drawn {
     learned: (f64, Vec<f32>),
 }
 
-impl<B: DitBackend, D: Denoiser<B>> Roles for Distill<B, D> {
+impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Roles for Distill<B, D, E> {
     fn role(&self, path: &[&str], rank: usize) -> Role {
         match path {
             ["denoiser", rest @ ..] => self.denoiser.role(rest, rank),
@@ -323,7 +264,13 @@ impl<B: DitBackend, D: Denoiser<B>> Roles for Distill<B, D> {
     }
 }
 
-impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
+impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Adaptable<B> for Distill<B, D, E> {
+    fn adaptable(&mut self) -> (&mut D, &mut Option<Lora<B>>, &mut bool) {
+        (&mut self.denoiser, &mut self.lora, &mut self.frozen)
+    }
+}
+
+impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Task<B> for Distill<B, D, E> {
     type Denoiser = D;
     type Prepared = Distilled<B>;
 
@@ -344,7 +291,10 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
         }
     }
 
-    /// Of the batch, captions and the size of the images are used.
+    /// Of the batch, captions and the size of the images are used, and the images themselves where there is regression.
+    ///
+    /// # Panics
+    /// If there is a CLIP term and the batch has no [embeddings](Samples::embeddings).
     fn prepare(
         &self,
         batch: &impl Samples<B>,
@@ -378,6 +328,19 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
             noise: tensor(&|drawn| of(drawn).1.clone()),
         };
         let conditioning = batch.conditioning(&places);
+        let weight = |term: Option<FadingWeight>| {
+            let term = term.filter(|_| !draws.held_out);
+            term.and_then(|term| term.at(draws.stage_step))
+        };
+        let captions = weight(self.clip.map(|clip| clip.fading)).map(|weight| {
+            let with = batch.embeddings(&places);
+            let with = with.expect("a CLIP term needs embeddings of captions");
+            TermTarget { weight, with }
+        });
+        let real = weight(self.config.regression).map(|weight| TermTarget {
+            weight,
+            with: latents,
+        });
         // One draw for the step, whoever computes which part of it.
         let step = Stream::new(draws.seed, Purpose::CaptionDrop, draws.step, 0).uniform(1)[0];
         Distilled {
@@ -389,6 +352,8 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
                 .unwrap_or_else(|| conditioning.null()),
             conditioning,
             without_captions: !draws.held_out && f64::from(step) < self.config.caption_drop,
+            captions,
+            real,
             dropout: Dropout::of(draws),
         }
     }
@@ -404,8 +369,23 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
         let images = self.images(distilled, output);
         let fixed = images.clone().detach();
         let gradient = self.gradient(distilled, fixed.clone());
-        let student = vsd_loss(images, gradient);
-        Losses::one("vsd", student).and("critic", 1.0, self.learned(distilled, fixed))
+        let student = vsd_loss(images.clone(), gradient);
+        let mut losses =
+            Losses::one("vsd", student).and("critic", 1.0, self.learned(distilled, fixed));
+        if let (Some(captions), Some(clip), Some(embedder)) =
+            (&distilled.captions, &self.clip, &self.embedder)
+        {
+            let embedded = embedder.embed(images.clone());
+            let loss = clamped_clip_loss(embedded, captions.with.clone(), clip.tau);
+            losses = losses.and("clip", captions.weight, loss);
+        }
+        match &distilled.real {
+            Some(real) => {
+                let loss = regression_loss(images, real.with.clone());
+                losses.and("regression", real.weight, loss)
+            }
+            None => losses,
+        }
     }
 
     fn updates(&self, path: &[&str], _step: u64) -> bool {
@@ -414,7 +394,7 @@ impl<B: DitBackend, D: Denoiser<B>> Task<B> for Distill<B, D> {
 
     fn is_frozen(&self, path: &[&str]) -> bool {
         match path.first() {
-            Some(&"teacher") => true,
+            Some(&("teacher" | "embedder")) => true,
             Some(&"denoiser") => self.frozen,
             _ => false,
         }

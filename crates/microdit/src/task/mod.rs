@@ -1,18 +1,24 @@
 //! Training objectives: from a batch to its losses, in three steps. A batch is prepared (levels, noise and masks are drawn),
 //! the network predicts, and the prediction is compared.
 
+mod adaptable;
 mod batch;
 mod denoise;
 mod distill;
+mod distill_config;
 mod losses;
 mod reconstruct;
+mod terms;
 mod vsd;
 
+pub use adaptable::Adaptable;
 pub use batch::{Adapted, Draws, Dropout, HELD_OUT_SIGMAS, HostBatch, Samples, picked};
 pub use denoise::{Denoise, DenoiseConfig, Noised};
-pub use distill::{Distill, DistillConfig, Distilled, Noising, TimestepRange};
+pub use distill::{Distill, Distilled, Noising};
+pub use distill_config::{DistillConfig, TimestepRange};
 pub use losses::{Losses, Term};
 pub use reconstruct::Reconstruction;
+pub use terms::{ClipTerm, FadingWeight, ImageEmbedder, OwnValues, TermTarget, regression_loss};
 pub use vsd::{
     OneStep, clamped_clip_loss, cosine, critic_rows, score_gradient, vsd_loss, vsd_weight,
 };

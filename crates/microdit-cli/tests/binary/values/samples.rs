@@ -1,6 +1,8 @@
 //! Small recipes that between them have every key and every variant, and their numbers as they are serialized.
 
 use crate::{common::root, eval::dinov2};
+use burn_flex::Flex;
+use microdit_encoders::write_random;
 use microdit_train::{Recipe, recipe::Stage};
 use serde_json::Value;
 use std::{fmt::Write, path::Path};
@@ -94,6 +96,7 @@ const STUDENT: [&str; 6] = [
         distill: (
             guidance: 2.0, timesteps: (from: 0.1, to: 0.9), critic: (layers: [\"qkv\"], rank: 2, alpha: 3.0, dropout: 0.1),
             critic_optimizer: (method: Muon(momentum: 0.9), weight_decay: 0.01, groups: [(kinds: [Adapters], lr: 0.5)]),
+            clip: (model: \"CLIP\", tau: 0.5, weight: 0.5, until: 2), regression: (weight: 0.5, until: 2),
         ),
         ema: [(decay: Smoothing(0.9))], post_hoc_ema: None,
     )",
@@ -190,7 +193,9 @@ pub(super) fn samples(folder: &Path, shards: &Path) -> Vec<Sample> {
     all.extend(widths);
     all.push(load(&shapes, &UNET.map(str::to_owned)));
     all.extend(diffusions);
-    all.push(load(&shapes, &STUDENT.map(str::to_owned)));
+    let [clip, _] = write_random::<Flex>(folder, 4, 0).unwrap();
+    let student = STUDENT.map(|set| set.replace("CLIP", &clip.to_string_lossy()));
+    all.push(load(&shapes, &student));
     // Buckets of both kinds on data of both kinds.
     let step = "data.buckets=Step(step: 128, max_aspect: 2.5)";
     let sizes = "data.buckets=Sizes([(width: 16, height: 16)])";

@@ -4,7 +4,7 @@ mod open_clip;
 mod transformers;
 
 use super::{
-    clip::ClipText,
+    clip::{ClipText, ClipTextConfig},
     states::TextStates,
     t5::{T5Config, T5Encoder},
     tokenizer::{ClipTokenizer, Padding},
@@ -240,6 +240,22 @@ impl<B: DitBackend> TextEncoder<B> {
             Self::Clip(tower, ..) => tower.config().width,
             Self::T5(encoder, ..) => encoder.config().d_model,
         }
+    }
+}
+
+impl ClipTextConfig {
+    /// That of CLIP's text tower in a directory as [`TextEncoder::open`] takes it.
+    ///
+    /// # Errors
+    /// A missing or damaged configuration, and that of a model of another kind.
+    pub fn of(folder: &Path) -> Result<Self, WeightsError> {
+        let file = folder.join("open_clip_config.json");
+        if file.is_file() {
+            let config: OpenClip = parse(&file, &text(&file)?)?;
+            return Ok(config.text());
+        }
+        let file = folder.join("config.json");
+        transformers_clip(&file, &text(&file)?)
     }
 }
 

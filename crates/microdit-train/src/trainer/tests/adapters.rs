@@ -4,7 +4,7 @@ use super::*;
 use crate::recipe::Distillation;
 use microdit::nn::{Storage, lora::LoraConfig};
 
-fn lora() -> LoraConfig {
+pub(super) fn lora() -> LoraConfig {
     LoraConfig {
         layers: vec!["qkv".into(), "w1".into()],
         rank: 2,
@@ -15,7 +15,7 @@ fn lora() -> LoraConfig {
 
 /// Two stages. A fresh network's last layer is zeros, and so are the gates before its blocks: the first stage takes the steps that open both,
 /// without which no adapter has a gradient.
-fn adapted(change: impl Fn(&mut Stage)) -> Recipe {
+pub(super) fn adapted(change: impl Fn(&mut Stage)) -> Recipe {
     let mut recipe = recipe(1e-3, 100, 10);
     recipe.stages[0].optimizer.lr = 1e-2;
     recipe.stages[0].steps = 5;
