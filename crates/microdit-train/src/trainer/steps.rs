@@ -63,6 +63,8 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     whole_traffic: Traffic,
     /// Which rank adds up which gradient.
     pub(super) shares: Shares,
+    /// Whether the stage computes activations again in the backward pass.
+    recomputes: bool,
     /// Whose part of the state is here, while a stage's is shared.
     pub(super) sharding: Option<Sharding<B::InnerBackend>>,
     /// The step of the newest checkpoint; where the state is not shared, rank 0 alone keeps it up.
@@ -118,6 +120,7 @@ where
             traffic: Traffic::default(),
             whole_traffic: Traffic::default(),
             shares: Shares::default(),
+            recomputes: false,
             sharding: None,
             saved: opened.newest.as_ref().map(|newest| newest.progress().step),
             before: progress.seconds,
@@ -156,6 +159,8 @@ where
         let device = &self.devices[0];
         let reader = Reader::<B::InnerBackend>::of(self.recipe, stage, device)?;
         state = self.share(stage, state);
+        let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
+        self.recomputes = plan::checkpoints_activations(stage, self.device_count(), gib);
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
             let _awake = B::keep_awake();
@@ -248,13 +253,8 @@ where
         let stage_step = state.progress.stage_step;
         let embeddings = reader.embeddings(&batch, stage, samples.clone(), stage_step)?;
         let batch = reader.read(batch, stage, samples.clone())?;
-        let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         let job = Job {
-            activation_checkpointing: plan::checkpoints_activations(
-                stage,
-                self.device_count(),
-                gib,
-            ),
+            activation_checkpointing: self.recomputes,
             stage,
             batch: &batch,
             dropped: reader.dropped.as_deref(),
