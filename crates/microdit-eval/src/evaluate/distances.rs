@@ -10,7 +10,7 @@ use crate::{
         kernel::{self, Kernel, Within},
         neighbours,
     },
-    statistics::{Groups, Jackknife, SIGNIFICANCE, jackknife, quantile},
+    statistics::{Groups, Jackknife, SIGNIFICANCE, jackknife, quantile, wilson},
 };
 use microdit::rng::{Purpose, Stream};
 use std::collections::BTreeMap;
@@ -56,39 +56,74 @@ pub fn distances(
     reference: &Reference,
     seed: u64,
 ) -> Result<Vec<Measured>, EvalError> {
-    let rows = pictures.rows();
-    let (mut shares, mut cmmds) = (None, None);
+    distances_but(wanted, pictures, reference, seed, |_, error| Err(error))
+}
+
+/// The same without those metrics of which `left_out` takes what is wrong with them, by their names.
+///
+/// # Errors
+/// What `left_out` gives back.
+pub(super) fn distances_but(
+    wanted: &[Metric],
+    pictures: &Features,
+    reference: &Reference,
+    seed: u64,
+    mut left_out: impl FnMut(&'static str, EvalError) -> Result<(), EvalError>,
+) -> Result<Vec<Measured>, EvalError> {
+    let mut together = Together::default();
     let mut found = Vec::new();
-    let named = |metric: &&Metric| metric.name(pictures.network().family).is_some();
-    for &metric in wanted.iter().filter(named) {
-        let value = match (metric, reference.rows()) {
-            (Metric::Frechet, _) => frechet_distance(rows, reference, seed)?,
-            (Metric::FrechetInfinite, _) => extrapolated(rows, reference, seed)?,
-            (Metric::Kernel, Some(reference)) => kernel_distance(rows, reference, seed)?,
-            (Metric::Cmmd | Metric::CmmdUnbiased, Some(_)) => {
-                if cmmds.is_none() {
-                    cmmds = Some(all_cmmds(rows, reference, seed)?);
-                }
-                let constants = [("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)];
-                match of(metric, cmmds.iter().flatten()) {
-                    Some(value) => value.with(&constants),
-                    None => continue,
-                }
-            }
-            (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(_)) => {
-                if shares.is_none() {
-                    shares = Some(all_shares(rows, reference, seed)?);
-                }
-                match of(metric, shares.iter().flatten()) {
-                    Some(value) => value.with(&[("k", neighbours::NEIGHBOURS as f64)]),
-                    None => continue,
-                }
-            }
-            _ => continue,
+    for &metric in wanted {
+        let Some(name) = metric.name(pictures.network().family) else {
+            continue;
         };
-        found.extend(measured(metric, pictures, Some(reference.set()), value));
+        match together.value(metric, pictures.rows(), reference, seed) {
+            Ok(Some(value)) => {
+                found.extend(measured(metric, pictures, Some(reference.set()), value));
+            }
+            Ok(None) => {}
+            Err(error) => left_out(name.key, error)?,
+        }
     }
     Ok(found)
+}
+
+/// Values that come with others, so that these need not be computed again.
+#[derive(Default)]
+struct Together {
+    shares: Option<[(Metric, Value); 4]>,
+    cmmds: Option<[(Metric, Value); 2]>,
+}
+
+impl Together {
+    /// A metric's value; none where the reference does not allow it.
+    fn value(
+        &mut self,
+        metric: Metric,
+        rows: Rows<'_, f32>,
+        reference: &Reference,
+        seed: u64,
+    ) -> Result<Option<Value>, EvalError> {
+        Ok(match (metric, reference.rows()) {
+            (Metric::Frechet, _) => Some(frechet_distance(rows, reference, seed)?),
+            (Metric::FrechetInfinite, _) => Some(extrapolated(rows, reference, seed)?),
+            (Metric::Kernel, Some(reference)) => Some(kernel_distance(rows, reference, seed)?),
+            (Metric::Cmmd | Metric::CmmdUnbiased, Some(_)) => {
+                if self.cmmds.is_none() {
+                    self.cmmds = Some(all_cmmds(rows, reference, seed)?);
+                }
+                let constants = [("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)];
+                of(metric, self.cmmds.iter().flatten()).map(|value| value.with(&constants))
+            }
+            (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(_)) => {
+                if self.shares.is_none() {
+                    self.shares = Some(all_shares(rows, reference, seed)?);
+                }
+                let constants = [("k", neighbours::NEIGHBOURS as f64)];
+                of(metric, self.shares.iter().flatten()).map(|value| value.with(&constants))
+            }
+            _ => None,
+        })
+    }
 }
 
 /// The value of one of several metrics.
@@ -134,6 +169,8 @@ pub fn score_of_logits(
     Ok(measured(Metric::InceptionScore, pictures, None, value))
 }
 
+/// A value as a row. Its interval is that of Student's t around it, cut to what the metric can be; of a share whose standard error is zero or
+/// not known, Wilson's, with the width that a share of so many has.
 fn measured(
     metric: Metric,
     pictures: &Features,
@@ -142,23 +179,44 @@ fn measured(
 ) -> Option<Measured> {
     let network = pictures.network();
     let name = metric.name(network.family)?;
-    let width = quantile(1.0 - SIGNIFICANCE / 2.0, value.freedom);
-    let interval = value.standard_error.map(|error| {
-        let half = width * error;
-        let share = matches!(
-            metric,
-            Metric::Precision | Metric::Recall | Metric::Coverage
-        );
-        let most = if share { 1.0 } else { f64::INFINITY };
-        [value.value - half, (value.value + half).min(most)]
-    });
+    let samples = pictures.pictures() as u64;
+    let trials = match metric {
+        Metric::Precision => Some(samples),
+        // Of the reference, of which no more can be found than there are pictures to find it.
+        Metric::Recall | Metric::Coverage => {
+            let there = reference.and_then(|set| set.samples).unwrap_or(samples);
+            Some(there.min(samples))
+        }
+        _ => None,
+    };
+    // Values without scatter say nothing of the scatter of others.
+    let standard_error = value.standard_error.filter(|&error| error > 0.0);
+    let interval = match (standard_error, trials) {
+        (Some(error), _) => {
+            let half = quantile(1.0 - SIGNIFICANCE / 2.0, value.freedom) * error;
+            Some([value.value - half, value.value + half])
+        }
+        (None, Some(trials)) => {
+            let hits = (value.value * trials as f64).round() as u64;
+            Some(wilson(hits.min(trials), trials))
+        }
+        (None, None) => None,
+    };
+    let [least, most] = metric.range();
+    let within = |[low, high]: [f64; 2]| {
+        // A rounded value may lie outside by itself.
+        [
+            low.max(least).min(value.value),
+            high.min(most).max(value.value),
+        ]
+    };
     let constants = value.constants.into_iter();
     Some(Measured {
         metric: name.key.to_owned(),
         value: value.value,
-        standard_error: value.standard_error,
-        interval,
-        samples: pictures.pictures() as u64,
+        standard_error,
+        interval: interval.map(within),
+        samples,
         reference: reference.cloned(),
         network: Some(network.clone()),
         constants: constants
@@ -430,6 +488,31 @@ mod tests {
                 error / scatter > 0.5 && error / scatter < 2.0,
                 "{metric:?}: {error} for a scatter of {scatter}"
             );
+        }
+    }
+
+    #[test]
+    fn intervals_of_shares_stay_within_what_shares_are_and_have_a_width() {
+        const SHARES: [Metric; 3] = [Metric::Precision, Metric::Recall, Metric::Coverage];
+        let against = reference(Family::Clip);
+        let of = |count, mean| {
+            let pictures = normal(Family::Clip, count, 2, mean);
+            distances(&SHARES, &pictures, &against, 0).unwrap()
+        };
+        // Far from the reference, where no share scatters, few pictures without a jackknife, and some on its edge.
+        for (count, mean) in [(20, 100.0), (8, 0.0), (15, 1.5), (40, 2.0), (400, 0.0)] {
+            for row in of(count, mean) {
+                let [low, high] = row.interval.unwrap();
+                let inside = 0.0 <= low && low <= row.value && row.value <= high && high <= 1.0;
+                assert!(inside && low < high, "{count} {mean}: {row:?}");
+            }
+        }
+        // None of twenty: Wilson's interval, with z of 1.96.
+        let square = 1.959_963_984_540_054f64.powi(2);
+        for row in of(20, 100.0) {
+            let [low, high] = row.interval.unwrap();
+            assert_eq!((row.value, low, row.standard_error), (0.0, 0.0, None));
+            assert!((high - square / (20.0 + square)).abs() < 1e-9, "{row:?}");
         }
     }
 

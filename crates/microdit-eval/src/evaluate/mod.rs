@@ -8,6 +8,7 @@ mod error;
 mod extract;
 mod extractor;
 mod judge;
+mod left_out;
 mod pictures;
 mod prompt_accuracy;
 mod record;

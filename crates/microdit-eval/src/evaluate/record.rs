@@ -54,8 +54,13 @@ impl Record {
         ];
         let mut table = Table::new(header.map(str::to_owned).into());
         for row in &self.results {
-            // All with the digits that the standard error leaves.
-            let shown = |value| rounded(value, row.standard_error.unwrap_or(f64::NAN)).0;
+            // All with the digits that the standard error leaves, or of an interval by itself a quarter of it.
+            let quarter = || row.interval.map(|[low, high]| (high - low) / 4.0);
+            let error = row
+                .standard_error
+                .filter(|&error| error > 0.0)
+                .or_else(quarter);
+            let shown = |value| rounded(value, error.unwrap_or(f64::NAN)).0;
             let interval = row.interval.map_or_else(String::new, |[low, high]| {
                 format!("{} .. {}", shown(low), shown(high))
             });

@@ -3,9 +3,10 @@
 use super::{
     against::Against,
     captioned::Captioned,
-    distances::{distances, score_of_logits},
+    distances::{distances_but, score_of_logits},
     error::EvaluateError,
     extractor::Extractor,
+    left_out::LeftOutMetrics,
     pictures::PictureSet,
     prompt_accuracy::PromptAccuracy,
     reference::Reference,
@@ -13,6 +14,7 @@ use super::{
     wanted::{DEFAULT, Wanted},
 };
 use crate::{
+    error::EvalError,
     features::{Family, Features, Rows},
     measured::Measured,
     metrics::Metric,
@@ -97,8 +99,7 @@ impl Evaluation {
         });
         match families.next() {
             Some(family) => {
-                let name = Metric::Frechet.name(family);
-                let metric = name.map_or("", |name| name.key).to_owned();
+                let metric = key(Metric::Frechet, family).to_owned();
                 Err(EvaluateError::NoReference { metric })
             }
             None => Ok(()),
@@ -141,8 +142,9 @@ impl Evaluation {
             progress: &mut progress,
         };
         let mut found = Vec::new();
+        let mut left_out = LeftOutMetrics::new(!self.wanted.is_empty());
         for network in &self.networks {
-            match self.by_network(set, &**network, &mut sight)? {
+            match self.by_network(set, &**network, &mut sight, &mut left_out)? {
                 Some(rows) => found.extend(rows),
                 None => return Ok(None),
             }
@@ -153,10 +155,12 @@ impl Evaluation {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match found.is_empty() {
-            true => Err(EvaluateError::NothingToMeasure),
-            false => Ok(Some(found)),
+        if found.is_empty() {
+            let reason = left_out.into_first();
+            return Err(reason.map_or(EvaluateError::NothingToMeasure, EvaluateError::Eval));
         }
+        left_out.warn();
+        Ok(Some(found))
     }
 
     /// What one network says about the pictures.
@@ -165,6 +169,7 @@ impl Evaluation {
         set: &PictureSet,
         network: &dyn Extractor,
         sight: &mut Sight<'_>,
+        left_out: &mut LeftOutMetrics,
     ) -> Result<Option<Vec<Measured>>, EvaluateError> {
         let (named, family) = (!self.wanted.is_empty(), network.network().family);
         let metrics = self.metrics_of(family);
@@ -183,13 +188,21 @@ impl Evaluation {
                 found.extend(captioned.class_accuracy(named)?);
             }
             if scores {
-                found.extend(captioned.clip_score(named)?);
+                match captioned.clip_score(named) {
+                    Err(EvaluateError::Eval(error)) => {
+                        left_out.note(key(Metric::ClipScore, family), error)?;
+                    }
+                    score => found.extend(score?),
+                }
             }
         }
         if metrics.contains(&Metric::InceptionScore)
             && let Some((classes, logits)) = network.logits(pictures.values())
         {
-            found.extend(score_of_logits(&pictures, Rows::new(&logits, classes)?)?);
+            match score_of_logits(&pictures, Rows::new(&logits, classes)?) {
+                Err(error) => left_out.note(key(Metric::InceptionScore, family), error)?,
+                Ok(score) => found.extend(score),
+            }
         }
         if let Some(against) = &self.against
             && metrics.iter().any(|metric| !ALONE.contains(metric))
@@ -197,7 +210,7 @@ impl Evaluation {
             let Some(reference) = against.seen_by(network, sight)? else {
                 return Ok(None);
             };
-            found.extend(self.compare(metrics, &pictures, &reference)?);
+            found.extend(self.compare(&metrics, &pictures, &reference, left_out)?);
         }
         Ok(Some(found))
     }
@@ -205,25 +218,22 @@ impl Evaluation {
     /// Pictures against a reference that one network has seen.
     fn compare(
         &self,
-        mut metrics: Vec<Metric>,
+        metrics: &[Metric],
         pictures: &Features,
         reference: &Reference,
+        left_out: &mut LeftOutMetrics,
     ) -> Result<Vec<Measured>, EvaluateError> {
         let dim = pictures.rows().dim();
-        let there = reference.rows().map_or(usize::MAX, |rows| rows.len());
-        if self.wanted.is_empty() && there <= dim {
-            tracing::warn!(
-                "no Fréchet distance: the reference has {there} pictures, and a covariance of {dim} features needs more"
-            );
-            metrics.retain(|metric| *metric != Metric::Frechet);
-        }
-        if metrics.contains(&Metric::Frechet) && pictures.pictures() <= dim {
+        let note = |metric: &'static str, error: EvalError| left_out.note(metric, error);
+        let found = distances_but(metrics, pictures, reference, 0, note)?;
+        let frechet = key(Metric::Frechet, pictures.network().family);
+        if found.iter().any(|row| row.metric == frechet) && pictures.pictures() <= dim {
             tracing::warn!(
                 "{} pictures for {dim} features: the Fréchet distance is mostly bias; compare it at this number of pictures only",
                 pictures.pictures()
             );
         }
-        Ok(distances(&metrics, pictures, reference, 0)?)
+        Ok(found)
     }
 
     /// How much of what prompts of the generated dataset ask for is in the pictures.
@@ -250,5 +260,87 @@ impl Evaluation {
         left_out.add(&lacking);
         left_out.within(self.max_damage, seen, false)?;
         Ok(accuracy.measured())
+    }
+}
+
+/// What a metric over the features of a family is called.
+fn key(metric: Metric, family: Family) -> &'static str {
+    metric.name(family).map_or("", |name| name.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::FeatureNetwork;
+    use image::RgbImage;
+
+    /// Sees the mean of red and of green, and tells apart which is more.
+    struct Means(FeatureNetwork);
+
+    impl Extractor for Means {
+        fn network(&self) -> &FeatureNetwork {
+            &self.0
+        }
+
+        fn dim(&self) -> usize {
+            2
+        }
+
+        fn features(&self, pictures: &[RgbImage]) -> Vec<f32> {
+            let mean = |picture: &RgbImage, channel: usize| {
+                let values = picture.pixels().map(|pixel| f32::from(pixel.0[channel]));
+                values.sum::<f32>() / (picture.width() * picture.height()) as f32
+            };
+            let both = |picture| [mean(picture, 0), mean(picture, 1)];
+            pictures.iter().flat_map(both).collect()
+        }
+
+        fn logits(&self, features: &[f32]) -> Option<(usize, Vec<f32>)> {
+            Some((2, features.to_vec()))
+        }
+    }
+
+    fn evaluation(cache: &std::path::Path, wanted: &[&str]) -> Evaluation {
+        let network = FeatureNetwork {
+            family: Family::Inception,
+            name: "means".into(),
+            sha256: "00".into(),
+            resize: "none".into(),
+        };
+        Evaluation {
+            networks: vec![Box::new(Means(network))],
+            against: Some(Against::open("shapes", Some(12), 16).unwrap()),
+            wanted: wanted.iter().map(|name| name.parse().unwrap()).collect(),
+            cache: cache.to_owned(),
+            max_damage: 0.0,
+        }
+    }
+
+    #[test]
+    fn what_few_pictures_do_not_allow_is_left_out_unless_it_was_named() {
+        let cache = tempfile::tempdir().unwrap();
+        let measure = |wanted: &[&str], count| {
+            let set = PictureSet::of_shapes(16, count).unwrap();
+            let found =
+                evaluation(cache.path(), wanted).measure(&set, &AtomicBool::new(false), |_| ());
+            found.map(|rows| {
+                let rows = rows.unwrap().into_iter().map(|row| row.metric);
+                rows.filter(|metric| !metric.starts_with("prompt-accuracy"))
+                    .collect::<Vec<_>>()
+            })
+        };
+        // Five have no five neighbours, and no ten splits.
+        let five = measure(&[], 5).unwrap();
+        assert_eq!(five, ["fid", "kid"]);
+        assert_eq!(measure(&[], 9).unwrap().len(), 6);
+        // A covariance needs two; prompts are read whatever the number.
+        assert_eq!(measure(&[], 1).unwrap(), [""; 0]);
+        for (named, part) in [
+            ("precision", "at least 6 are needed"),
+            ("inception-score", "at least 10 are needed"),
+        ] {
+            let error = measure(&["fid", named], 5).unwrap_err().to_string();
+            assert!(error.contains(part), "{named}: {error}");
+        }
     }
 }
