@@ -140,11 +140,23 @@ impl PictureSet {
         &self.name
     }
 
-    /// SHA-256 of the contents and how many of the pictures are used, in hexadecimal. What they are called does not matter.
+    /// SHA-256 of the contents and, where these are not all, how many of the pictures are used, in hexadecimal. What they are called does
+    /// not matter.
     pub fn identity(&self) -> String {
+        let all = match &self.source {
+            Source::Files(files) => files.len() as u64,
+            Source::Shards(_, count) => *count,
+            Source::Shapes(_) => u64::MAX,
+        };
+        // A limit that leaves none out is none.
+        let limit = if self.limit < all {
+            self.limit
+        } else {
+            u64::MAX
+        };
         let mut digest = Sha256::new();
         digest.update(&self.sha256);
-        digest.update(self.limit.to_le_bytes());
+        digest.update(limit.to_le_bytes());
         hexadecimal(&digest.finalize())
     }
 
@@ -324,6 +336,26 @@ mod tests {
         // Three samples lack a part; what cannot be decoded is found later.
         let (dirty, left_out) = names(&open("wds_dirty.tar", 100));
         assert_eq!((dirty.len(), left_out.total()), (13, 3));
+    }
+
+    #[test]
+    fn a_limit_that_leaves_nothing_out_makes_no_other_set() {
+        let shards = golden("wds_clean.tar");
+        let folder = tempfile::tempdir().unwrap();
+        for i in 0..16 {
+            let image = RgbImage::from_pixel(4, 4, image::Rgb([i; 3]));
+            image
+                .save(folder.path().join(format!("{i:02}.png")))
+                .unwrap();
+        }
+        for spec in [&*shards, &folder.path().to_string_lossy()] {
+            let open = |limit| PictureSet::open(spec, limit).unwrap();
+            let identity = |limit| open(limit).identity();
+            assert_eq!(open(u64::MAX).len(), 16);
+            assert_eq!(identity(16), identity(u64::MAX));
+            assert_eq!(identity(17), identity(16));
+            assert_ne!(identity(15), identity(16));
+        }
     }
 
     #[test]
