@@ -9,6 +9,7 @@ use crate::{
     say,
     signal::{Stopped, stop_on_signal},
     source::{Opened, Source},
+    to_draw::ToDraw,
 };
 use burn_autodiff::Autodiff;
 use crc32c::crc32c;
@@ -20,11 +21,11 @@ use microdit_encoders::{
 use microdit_eval::{
     classifier::Labels,
     evaluate::{
-        Against, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor, Record, Wanted,
-        captions,
+        Against, EvaluateError, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor,
+        Record, Wanted,
     },
     metrics::Metric,
-    prompts::{Suite, geneval},
+    prompts::geneval,
 };
 use microdit_train::{
     Recipe,
@@ -193,6 +194,14 @@ impl Eval {
             max_damage: self.max_damage,
         };
         evaluation.check().or_advise()?;
+        let to_draw = match &self.images {
+            Some(_) => None,
+            None => Some(self.to_draw(evaluation.against.as_ref())?),
+        };
+        let measures = match &to_draw {
+            Some(to_draw) => self.measures(&evaluation, to_draw)?,
+            None => true,
+        };
         let out = match (&self.out, &self.source.run) {
             (Some(out), _) => out.clone(),
             (None, Some(run)) => run.clone(),
@@ -202,7 +211,13 @@ impl Eval {
         // What is damaged is said before anything is drawn.
         let mut record = Record::read(&file).or_advise()?;
         let stop = stop_on_signal("stopping; pictures and features so far are kept")?;
-        let lots = self.lots::<B>(evaluation.against.as_ref(), &out, device, &stop)?;
+        let lots = self.lots::<B>(to_draw, &out, device, &stop)?;
+        if !measures {
+            say!(
+                "nothing is measured: no network was given, and no prompt is one this command can check; give the folder to GenEval"
+            );
+            return Ok(());
+        }
         for Lot { set, labels } in lots {
             let mut shown = Shown::default();
             let found = evaluation.measure(&set, &stop, |seen| shown.seen(seen));
@@ -282,10 +297,26 @@ impl Eval {
         Against::open(&reference, limit, size).or_advise().map(Some)
     }
 
+    fn to_draw(&self, against: Option<&Against>) -> miette::Result<ToDraw> {
+        ToDraw::of(self.prompts.as_deref(), against, self.samples)
+    }
+
+    /// Whether anything can be measured of what is drawn: GenEval's prompts may be drawn for its own evaluator alone.
+    fn measures(&self, evaluation: &Evaluation, to_draw: &ToDraw) -> miette::Result<bool> {
+        match evaluation.check_prompts(&to_draw.prompts) {
+            Err(EvaluateError::NothingToMeasure)
+                if to_draw.geneval.is_some() && self.metrics.is_empty() =>
+            {
+                Ok(false)
+            }
+            checked => checked.or_advise().map(|()| true),
+        }
+    }
+
     /// The pictures to measure: drawn ones for each guidance scale, or those given.
     fn lots<B: DitBackend>(
         &self,
-        against: Option<&Against>,
+        to_draw: Option<ToDraw>,
         out: &Path,
         device: B::Device,
         stop: &AtomicBool,
@@ -295,28 +326,10 @@ impl Eval {
             let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
             return Ok(vec![Lot { set, labels }]);
         }
-        let mut suite = None;
-        let mut prompts: Vec<String> = match (&self.prompts, against) {
-            (Some(file), _) => {
-                let kind = Suite::of(file, self.samples);
-                let prompts = kind.read(file).or_advise()?;
-                let texts = prompts.iter().map(|prompt| prompt.text.clone()).collect();
-                suite = Some(prompts).filter(|_| kind == Suite::GenEval);
-                texts
-            }
-            (None, Some(Against::Pictures(set))) => captions(set, self.samples).or_advise()?,
-            (None, _) => {
-                return Err(miette!(
-                    help = "give --prompts FILE, or a --reference of captioned pictures",
-                    "nothing to draw"
-                ));
-            }
+        let ToDraw { prompts, geneval } = match to_draw {
+            Some(to_draw) => to_draw,
+            None => self.to_draw(None)?,
         };
-        if prompts.len() > self.samples {
-            let all = prompts.len();
-            say!("the first {} of {all} prompts are drawn", self.samples);
-        }
-        prompts.truncate(self.samples);
         let Opened {
             pipeline,
             mut settings,
@@ -363,16 +376,15 @@ impl Eval {
             // Their names are hashes of all that they depend on, prompts included.
             let names = files.iter().filter_map(|file| file.file_name()?.to_str());
             let pictures = crc32c(names.collect::<Vec<_>>().join(" ").as_bytes());
-            if let Some(suite) = &suite {
-                let suite = &suite[..settings.prompts.len()];
-                let laid_out = out.join(format!("geneval-{guidance}"));
+            if let Some(suite) = &geneval {
+                let laid_out = out.join(format!("geneval-{guidance}-{pictures:08x}"));
                 geneval::lay_out(&laid_out, suite, &files).or_advise()?;
                 say!("as GenEval reads them: {}", laid_out.display());
             }
             let name = folder.display().to_string();
             let set = PictureSet::of_files(&name, files, u64::MAX).or_advise()?;
             let label = |key: &str, value: String| (key.to_owned(), value);
-            let labels = BTreeMap::from([
+            let mut labels = BTreeMap::from([
                 label("guidance", guidance.to_string()),
                 label("steps", settings.steps.to_string()),
                 label("solver", format!("{:?}", settings.solver)),
@@ -380,6 +392,11 @@ impl Eval {
                 label("pictures", format!("{pictures:08x}")),
                 label("weights", pipeline.weights().to_owned()),
             ]);
+            for (key, value) in self.overrides.iter().filter_map(|set| set.split_once('=')) {
+                // What another flag decides is what was drawn with.
+                let entry = labels.entry(key.trim().to_owned());
+                entry.or_insert_with(|| value.trim().to_owned());
+            }
             lots.push(Lot { set, labels });
         }
         Ok(lots)

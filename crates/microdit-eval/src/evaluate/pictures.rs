@@ -1,6 +1,7 @@
 //! Pictures to be judged or compared with: a list of files, a directory, or shards.
 
 use super::error::EvaluateError;
+use crate::prompts::geneval;
 use image::RgbImage;
 use microdit::checksum::{self, hexadecimal};
 use microdit_data::{
@@ -29,7 +30,8 @@ pub struct PictureSet {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Files(Vec<PathBuf>),
+    /// With what another file says they show.
+    Files(Vec<(PathBuf, Option<String>)>),
     /// With the number of samples that have a picture.
     Shards(Shards, u64),
     Shapes(Shapes),
@@ -40,7 +42,8 @@ enum Source {
 pub struct Picture {
     /// Its path, or its key in a shard.
     pub name: String,
-    /// What it is said to show: its caption in a shard, the prompt in the label of a PNG drawn here.
+    /// What it is said to show: its caption in a shard, the prompt beside it in [GenEval's layout](crate::prompts::geneval), or that in
+    /// the label of a PNG drawn here.
     pub caption: Option<String>,
     stored: Stored,
 }
@@ -77,13 +80,22 @@ impl PictureSet {
     /// # Errors
     /// If there are none, or one cannot be read.
     pub fn of_files(name: &str, files: Vec<PathBuf>, limit: u64) -> Result<Self, EvaluateError> {
+        let files = files.into_iter().map(|path| (path, None)).collect();
+        Self::of_captioned(name, files, limit)
+    }
+
+    fn of_captioned(
+        name: &str,
+        files: Vec<(PathBuf, Option<String>)>,
+        limit: u64,
+    ) -> Result<Self, EvaluateError> {
         if files.is_empty() {
             return Err(EvaluateError::NoPictures { name: name.into() });
         }
         let used = files
             .len()
             .min(usize::try_from(limit).unwrap_or(usize::MAX));
-        let sha256 = of_contents(&files[..used], |path| {
+        let sha256 = of_contents(&files[..used], |(path, _)| {
             checksum::of_file(path).map_err(DataError::io(path))
         })?;
         Ok(Self {
@@ -95,13 +107,21 @@ impl PictureSet {
     }
 
     /// The first `limit` pictures of what `spec` names: shards as [`Shards::open`] takes them, or a directory of pictures, with
-    /// those below it, in the order of their paths.
+    /// those below it, in the order of their paths. Of a directory in GenEval's layout these are the samples of its prompts, and no grid.
     ///
     /// # Errors
-    /// If there are none, or a file cannot be read.
+    /// If there are none, or a file cannot be read; a prompt of GenEval's layout without an object or a picture.
     pub fn open(spec: &str, limit: u64) -> Result<Self, EvaluateError> {
         let path = Path::new(spec);
         let shards = match Shards::open(spec, Members::Pictures) {
+            Err(DataError::NoShards(_)) if geneval::is_laid_out(path) => {
+                let prompts = geneval::pictures(path)?.into_iter();
+                let files = prompts.flat_map(|(prompt, files)| {
+                    let caption = move |file| (file, Some(prompt.text.clone()));
+                    files.into_iter().map(caption)
+                });
+                return Self::of_captioned(spec, files.collect(), limit);
+            }
             Err(DataError::NoShards(_)) if path.is_dir() => {
                 return Self::of_files(spec, Folder::pictures(path)?, limit);
             }
@@ -197,8 +217,8 @@ impl PictureSet {
         };
         match &self.source {
             Source::Files(files) => {
-                for path in files {
-                    if !hand_on(Picture::at(path)) {
+                for (path, caption) in files {
+                    if !hand_on(Picture::at(path, caption.as_deref())) {
                         break;
                     }
                 }
@@ -254,12 +274,18 @@ impl Picture {
         }
     }
 
-    fn at(path: &Path) -> Self {
-        let labels = read_labels(path).unwrap_or_default();
-        let prompt = labels.into_iter().find(|(key, _)| key == "prompt");
+    /// The picture in a file, which shows what `caption` says or, without one, its label.
+    fn at(path: &Path, caption: Option<&str>) -> Self {
+        let of_label = || {
+            let mut labels = read_labels(path).unwrap_or_default().into_iter();
+            labels.find(|(key, _)| key == "prompt")
+        };
         Self {
             name: path.display().to_string(),
-            caption: prompt.map(|(_, text)| text),
+            caption: match caption {
+                Some(caption) => Some(caption.to_owned()),
+                None => of_label().map(|(_, prompt)| prompt),
+            },
             stored: Stored::Path(path.to_owned()),
         }
     }
@@ -392,5 +418,43 @@ mod tests {
         assert_ne!(open(1).unwrap().identity(), set.identity());
         paint("c.png", 3);
         assert_ne!(open(9).unwrap().identity(), set.identity());
+    }
+    #[test]
+    fn pictures_as_geneval_has_them_are_captioned_by_its_prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let object =
+            |prompt: &str| format!(r#"{{"tag": "colors", "include": [], "prompt": "{prompt}"}}"#);
+        for (i, count) in [2, 10, 1].into_iter().enumerate() {
+            let of_prompt = folder.path().join(format!("{i:05}"));
+            std::fs::create_dir_all(of_prompt.join("samples")).unwrap();
+            std::fs::write(
+                of_prompt.join("metadata.jsonl"),
+                object(&format!("fox {i}")),
+            )
+            .unwrap();
+            let paint = |name: &str| {
+                let image = RgbImage::from_pixel(4, 4, image::Rgb([i as u8; 3]));
+                image.save(of_prompt.join(name)).unwrap();
+            };
+            (0..count).for_each(|j| paint(&format!("samples/{j:04}.png")));
+            // As GenEval's own script writes one; it is no sample.
+            paint("grid.png");
+        }
+        let open = || PictureSet::open(&folder.path().to_string_lossy(), u64::MAX);
+        let (found, _) = names(&open().unwrap());
+        let captions: Vec<&str> = found
+            .iter()
+            .map(|(_, caption)| caption.as_deref().unwrap())
+            .collect();
+        assert_eq!(
+            captions,
+            [&["fox 0"; 2][..], &["fox 1"; 10], &["fox 2"]].concat()
+        );
+        let (last, _) = &found[12];
+        assert!(last.ends_with("00002/samples/0000.png"), "{last}");
+        // What is missing is said, not measured around.
+        std::fs::remove_file(folder.path().join("00001/metadata.jsonl")).unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("00001/metadata.jsonl"), "{error}");
     }
 }

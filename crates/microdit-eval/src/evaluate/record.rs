@@ -2,8 +2,10 @@
 
 use super::error::EvaluateError;
 use crate::{Table, measured::Measured, statistics::rounded};
+use microdit::checksum::hexadecimal;
 use microdit_data::files::{read_json, write_json};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
 /// What `eval.json` holds.
@@ -67,8 +69,10 @@ impl Record {
             let labels: Vec<String> = row
                 .labels
                 .iter()
-                .filter(|(key, _)| !matches!(key.as_str(), "weights" | "pictures"))
-                .map(|(key, value)| format!("{key} {value}"))
+                .map(|(key, value)| match key.as_str() {
+                    "weights" => format!("{key} {}", digits(value)),
+                    _ => format!("{key} {value}"),
+                })
                 .collect();
             let reference = row.reference.as_ref();
             let network = row.network.as_ref();
@@ -94,6 +98,16 @@ impl Record {
 
 fn short(sha256: &str) -> &str {
     sha256.get(..12).unwrap_or(sha256)
+}
+
+/// The first 8 digits of the checksum of weights, or of what is said of several files.
+fn digits(weights: &str) -> String {
+    let sha256 = weights.strip_prefix("sha256:").unwrap_or(weights);
+    let one = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match one {
+        true => sha256[..8].to_owned(),
+        false => hexadecimal(&Sha256::digest(weights)[..4]),
+    }
 }
 
 /// All but the numbers themselves.
@@ -169,5 +183,34 @@ mod tests {
         );
         let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|&width| width == widths[0]), "{table}");
+    }
+
+    #[test]
+    fn rows_of_other_weights_settings_and_prompts_are_told_apart() {
+        let mut record = Record::default();
+        let sums = ["ab", "cd"].map(|pair| format!("sha256:{}", pair.repeat(32)));
+        let adapted = format!("{} + 0.5 x {}", sums[0], sums[1]);
+        for (weights, rescale, pictures) in [
+            (&sums[0], "0", "01020304"),
+            (&sums[1], "0", "01020304"),
+            (&adapted, "0", "01020304"),
+            (&sums[0], "0.7", "01020304"),
+            (&sums[0], "0", "05060708"),
+        ] {
+            let mut row = row("fd", "5", &[0.5]);
+            let labels = [
+                ("weights", &**weights),
+                ("rescale", rescale),
+                ("pictures", pictures),
+            ];
+            row.labels
+                .extend(labels.map(|(key, value)| (key.to_owned(), value.to_owned())));
+            record.add(row);
+        }
+        let table = record.table();
+        let rows: std::collections::BTreeSet<&str> = table.lines().skip(2).collect();
+        assert_eq!(rows.len(), 5, "{table}");
+        let first = "guidance 5, pictures 01020304, rescale 0, weights abababab |";
+        assert!(table.contains(first), "{table}");
     }
 }

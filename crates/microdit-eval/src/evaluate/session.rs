@@ -106,6 +106,35 @@ impl Evaluation {
         }
     }
 
+    /// Checks that something can be measured of pictures of these prompts, before any of them is drawn.
+    ///
+    /// # Errors
+    /// Nothing that can be measured, since no metric goes by a network's features and no prompt is one that a metric reads.
+    pub fn check_prompts(&self, prompts: &[String]) -> Result<(), EvaluateError> {
+        let by_features = match self.wanted.as_slice() {
+            [] => !self.networks.is_empty(),
+            wanted => wanted
+                .iter()
+                .any(|wanted| matches!(wanted, Wanted::Features(..))),
+        };
+        let any = |reads: &dyn Fn(&str) -> bool| prompts.iter().any(|prompt| reads(prompt));
+        let of_class = |prompt: &str| {
+            let mut networks = self.networks.iter();
+            networks.any(|network| network.class_of(prompt).is_some())
+        };
+        let classes = self.wants(Wanted::ClassAccuracy) && any(&of_class);
+        let scenes = self.wants(Wanted::PromptAccuracy) && any(&PromptAccuracy::reads);
+        if by_features || classes || scenes {
+            return Ok(());
+        }
+        Err(match self.wanted.as_slice() {
+            [Wanted::ClassAccuracy] => EvaluateError::NoClass {
+                pictures: prompts.len(),
+            },
+            _ => EvaluateError::NothingToMeasure,
+        })
+    }
+
     fn wants(&self, wanted: Wanted) -> bool {
         self.wanted.is_empty() || self.wanted.contains(&wanted)
     }
@@ -341,6 +370,43 @@ mod tests {
         ] {
             let error = measure(&["fid", named], 5).unwrap_err().to_string();
             assert!(error.contains(part), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn prompts_that_no_metric_reads_are_refused_before_anything_is_drawn() {
+        let cache = tempfile::tempdir().unwrap();
+        let of = |network: bool, wanted: &[&str], prompt: &str| {
+            let mut evaluation = evaluation(cache.path(), wanted);
+            evaluation.networks.retain(|_| network);
+            evaluation.check_prompts(&[prompt.to_owned()])
+        };
+        let (fox, square) = (
+            "a fox",
+            microdit_data::Shapes { size: 16 }.sample(0, 0).caption,
+        );
+        for (network, wanted, prompt) in [
+            (true, &[][..], fox),
+            (true, &["fid"], fox),
+            (false, &[], &square),
+            (true, &["prompt-accuracy"], &square),
+        ] {
+            assert!(
+                of(network, wanted, prompt).is_ok(),
+                "{network} {wanted:?} {prompt}"
+            );
+        }
+        for (network, wanted, part) in [
+            (false, &[][..], "nothing can be measured"),
+            (true, &["prompt-accuracy"], "nothing can be measured"),
+            (
+                true,
+                &["class-accuracy"],
+                "none of the prompts of 1 pictures",
+            ),
+        ] {
+            let error = of(network, wanted, fox).unwrap_err().to_string();
+            assert!(error.contains(part), "{wanted:?}: {error}");
         }
     }
 }
