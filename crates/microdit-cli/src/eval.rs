@@ -86,8 +86,9 @@ pub(crate) struct Eval {
     /// Where labels are: `-` for what follows the last one in a key, or the name of a member such as cls
     #[arg(long, default_value = "-", requires = "classifier")]
     labels: String,
-    /// What to draw: a prompt per line (- is the standard input), GenEval's .jsonl, PartiPrompts' .tsv, or COCO's captions_val2014.json,
-    /// of which a fixed part is taken [default: captions of the reference]
+    /// What to draw: a prompt per line (- is the standard input), GenEval's .jsonl, PartiPrompts' .tsv, or COCO's captions_val2014.json:
+    /// one caption of each image, images by the SHA-256 of their id, the first --samples of them (30000 are usual), so that everybody
+    /// draws the same [default: captions of the reference]
     #[arg(long, conflicts_with = "images")]
     prompts: Option<PathBuf>,
     /// Pictures to draw; where there are fewer prompts, several of each
@@ -196,7 +197,10 @@ impl Eval {
         evaluation.check().or_advise()?;
         let to_draw = match &self.images {
             Some(_) => None,
-            None => Some(self.to_draw(evaluation.against.as_ref())?),
+            None => {
+                let against = evaluation.against.as_ref();
+                Some(ToDraw::of(self.prompts.as_deref(), against, self.samples)?)
+            }
         };
         let measures = match &to_draw {
             Some(to_draw) => self.measures(&evaluation, to_draw)?,
@@ -211,7 +215,10 @@ impl Eval {
         // What is damaged is said before anything is drawn.
         let mut record = Record::read(&file).or_advise()?;
         let stop = stop_on_signal("stopping; pictures and features so far are kept")?;
-        let lots = self.lots::<B>(to_draw, &out, device, &stop)?;
+        let lots = match to_draw {
+            Some(to_draw) => self.drawn::<B>(to_draw, &out, device, &stop)?,
+            None => self.given()?,
+        };
         if !measures {
             say!(
                 "nothing is measured: no network was given, and no prompt is one this command can check; give the folder to GenEval"
@@ -252,7 +259,7 @@ impl Eval {
             networks.push(Box::new(extractor));
         };
         if let Some(path) = &self.inception {
-            let network = FeatureNetwork::<B>::open(path, device).or_advise()?;
+            let network = FeatureNetwork::<B>::open_inception(path, device).or_advise()?;
             let resize = match self.resize {
                 Resizing::PytorchFid => Resize::PytorchFid,
                 Resizing::CleanFid => Resize::CleanFid,
@@ -297,10 +304,6 @@ impl Eval {
         Against::open(&reference, limit, size).or_advise().map(Some)
     }
 
-    fn to_draw(&self, against: Option<&Against>) -> miette::Result<ToDraw> {
-        ToDraw::of(self.prompts.as_deref(), against, self.samples)
-    }
-
     /// Whether anything can be measured of what is drawn: GenEval's prompts may be drawn for its own evaluator alone.
     fn measures(&self, evaluation: &Evaluation, to_draw: &ToDraw) -> miette::Result<bool> {
         match evaluation.check_prompts(&to_draw.prompts) {
@@ -313,23 +316,24 @@ impl Eval {
         }
     }
 
-    /// The pictures to measure: drawn ones for each guidance scale, or those given.
-    fn lots<B: DitBackend>(
+    /// The pictures to measure that are there.
+    fn given(&self) -> miette::Result<Vec<Lot>> {
+        let lot = |images: &String| -> miette::Result<Lot> {
+            let set = PictureSet::open(images, u64::MAX).or_advise()?;
+            let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
+            Ok(Lot { set, labels })
+        };
+        self.images.iter().map(lot).collect()
+    }
+
+    /// The pictures to measure that are drawn, for each guidance scale.
+    fn drawn<B: DitBackend>(
         &self,
-        to_draw: Option<ToDraw>,
+        ToDraw { prompts, geneval }: ToDraw,
         out: &Path,
         device: B::Device,
         stop: &AtomicBool,
     ) -> miette::Result<Vec<Lot>> {
-        if let Some(images) = &self.images {
-            let set = PictureSet::open(images, u64::MAX).or_advise()?;
-            let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
-            return Ok(vec![Lot { set, labels }]);
-        }
-        let ToDraw { prompts, geneval } = match to_draw {
-            Some(to_draw) => to_draw,
-            None => self.to_draw(None)?,
-        };
         let Opened {
             pipeline,
             mut settings,

@@ -176,6 +176,7 @@ mod tests {
             name: "test".into(),
             sha256: "00".into(),
             resize: "none".into(),
+            source: None,
         });
         let mut sight = Sight {
             cache: Path::new("/nowhere"),

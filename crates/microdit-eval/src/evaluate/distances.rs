@@ -1,6 +1,9 @@
 //! Metrics over features, each with its uncertainty over the pictures.
 
-use super::reference::{Reference, unit};
+use super::{
+    reference::{Reference, unit},
+    share::interval_of_share,
+};
 use crate::{
     error::EvalError,
     features::{Features, Rows},
@@ -10,7 +13,7 @@ use crate::{
         kernel::{self, Kernel, Within},
         neighbours,
     },
-    statistics::{Groups, Jackknife, SIGNIFICANCE, jackknife, quantile, wilson},
+    statistics::{Groups, Jackknife, SIGNIFICANCE, jackknife, quantile},
 };
 use microdit::rng::{Purpose, Stream};
 use std::collections::BTreeMap;
@@ -196,10 +199,7 @@ fn measured(
             let half = quantile(1.0 - SIGNIFICANCE / 2.0, value.freedom) * error;
             Some([value.value - half, value.value + half])
         }
-        (None, Some(trials)) => {
-            let hits = (value.value * trials as f64).round() as u64;
-            Some(wilson(hits.min(trials), trials))
-        }
+        (None, Some(trials)) => Some(interval_of_share(value.value, trials)),
         (None, None) => None,
     };
     let [least, most] = metric.range();
@@ -378,6 +378,7 @@ mod tests {
             name: "test".into(),
             sha256: "00".into(),
             resize: "none".into(),
+            source: None,
         }
     }
 

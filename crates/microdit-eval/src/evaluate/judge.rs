@@ -60,7 +60,9 @@ impl<B: DitBackend> Judge<B> {
         let folder = cache.join(format!("classifier-{:08x}", crc32c(name.as_bytes())));
         let (inner, accuracy, sha256) =
             Classifier::in_folder::<AB>(&folder, &data, &config, device, progress)?;
-        Ok(Self::new(inner, accuracy, sha256))
+        let mut judge = Self::new(inner, accuracy, sha256);
+        judge.network.source = Some(format!("trained on {train}"));
+        Ok(judge)
     }
 
     /// Its accuracy on held-out pictures.
@@ -75,6 +77,7 @@ impl<B: DitBackend> Judge<B> {
             name: "classifier".into(),
             sha256,
             resize: format!("bicubic to {0}x{0}", inner.config().side),
+            source: None,
         };
         Self {
             inner,

@@ -14,6 +14,7 @@ mod prompt_accuracy;
 mod record;
 mod reference;
 mod session;
+mod share;
 mod sight;
 mod wanted;
 

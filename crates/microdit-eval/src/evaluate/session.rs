@@ -335,6 +335,7 @@ mod tests {
             name: "means".into(),
             sha256: "00".into(),
             resize: "none".into(),
+            source: None,
         };
         Evaluation {
             networks: vec![Box::new(Means(network))],
