@@ -1,6 +1,6 @@
 //! How much of what a prompt of the generated dataset asks for is in its picture: exact, since the generator knows.
 
-use super::share::interval_of_share;
+use super::share::{interval_of_share, of_scatter};
 use crate::{
     measured::Measured,
     statistics::{SIGNIFICANCE, quantile},
@@ -80,7 +80,7 @@ pub(super) fn mean(metric: &str, values: &[f64]) -> Measured {
     let error = (values.len() > 1).then(|| (square / freedom / count).sqrt());
     let right = values.iter().filter(|&&value| value == 1.0).count() as u64;
     let wrong = values.iter().filter(|&&value| value == 0.0).count() as u64;
-    let interval = match error.filter(|&error| error > 0.0) {
+    let interval = match of_scatter(mean, error) {
         Some(error) if right + wrong < values.len() as u64 => {
             let half = quantile(1.0 - SIGNIFICANCE / 2.0, freedom) * error;
             [(mean - half).max(0.0), (mean + half).min(1.0)]
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn equal_shares_have_an_interval_with_a_width() {
-        for values in [&[0.5; 8][..], &[0.5], &[1.0; 8], &[0.0]] {
+        for values in [&[0.5; 8][..], &[0.1; 10], &[0.5], &[1.0; 8], &[0.0]] {
             let row = mean("kind", values);
             let [low, high] = row.interval.unwrap();
             let inside = 0.0 <= low && low <= row.value && row.value <= high && high <= 1.0;

@@ -214,7 +214,7 @@ mod tests {
         let table = record.table();
         let rows: std::collections::BTreeSet<&str> = table.lines().skip(2).collect();
         assert_eq!(rows.len(), 5, "{table}");
-        let first = "guidance 5, pictures 01020304, rescale 0, weights abababab |";
+        let first = "guidance 5, pictures 01020304, rescale 0, weights abababab";
         assert!(table.contains(first), "{table}");
     }
 
