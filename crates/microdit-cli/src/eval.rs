@@ -9,6 +9,7 @@ use crate::{
     say,
     signal::{Stopped, stop_on_signal},
     source::{Opened, Source},
+    to_draw::ToDraw,
 };
 use burn_autodiff::Autodiff;
 use crc32c::crc32c;
@@ -20,11 +21,11 @@ use microdit_encoders::{
 use microdit_eval::{
     classifier::Labels,
     evaluate::{
-        Against, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor, Record, Wanted,
-        captions,
+        Against, EvaluateError, Evaluation, Extractor, Judge, PictureSet, PublishedExtractor,
+        Record, Wanted,
     },
     metrics::Metric,
-    prompts::{Suite, geneval},
+    prompts::geneval,
 };
 use microdit_train::{
     Recipe,
@@ -85,8 +86,9 @@ pub(crate) struct Eval {
     /// Where labels are: `-` for what follows the last one in a key, or the name of a member such as cls
     #[arg(long, default_value = "-", requires = "classifier")]
     labels: String,
-    /// What to draw: a prompt per line (- is the standard input), GenEval's .jsonl, PartiPrompts' .tsv, or COCO's captions_val2014.json,
-    /// of which a fixed part is taken [default: captions of the reference]
+    /// What to draw: a prompt per line (- is the standard input), GenEval's .jsonl, PartiPrompts' .tsv, or COCO's captions_val2014.json:
+    /// one caption of each image, images by the SHA-256 of their id, the first --samples of them (30000 are usual), so that everybody
+    /// draws the same [default: captions of the reference]
     #[arg(long, conflicts_with = "images")]
     prompts: Option<PathBuf>,
     /// Pictures to draw; where there are fewer prompts, several of each
@@ -193,6 +195,17 @@ impl Eval {
             max_damage: self.max_damage,
         };
         evaluation.check().or_advise()?;
+        let to_draw = match &self.images {
+            Some(_) => None,
+            None => {
+                let against = evaluation.against.as_ref();
+                Some(ToDraw::of(self.prompts.as_deref(), against, self.samples)?)
+            }
+        };
+        let measures = match &to_draw {
+            Some(to_draw) => self.measures(&evaluation, to_draw)?,
+            None => true,
+        };
         let out = match (&self.out, &self.source.run) {
             (Some(out), _) => out.clone(),
             (None, Some(run)) => run.clone(),
@@ -202,7 +215,16 @@ impl Eval {
         // What is damaged is said before anything is drawn.
         let mut record = Record::read(&file).or_advise()?;
         let stop = stop_on_signal("stopping; pictures and features so far are kept")?;
-        let lots = self.lots::<B>(evaluation.against.as_ref(), &out, device, &stop)?;
+        let lots = match to_draw {
+            Some(to_draw) => self.drawn::<B>(to_draw, &out, device, &stop)?,
+            None => self.given()?,
+        };
+        if !measures {
+            say!(
+                "nothing is measured: no network was given, and no prompt is one this command can check; give the folder to GenEval"
+            );
+            return Ok(());
+        }
         for Lot { set, labels } in lots {
             let mut shown = Shown::default();
             let found = evaluation.measure(&set, &stop, |seen| shown.seen(seen));
@@ -237,7 +259,7 @@ impl Eval {
             networks.push(Box::new(extractor));
         };
         if let Some(path) = &self.inception {
-            let network = FeatureNetwork::<B>::open(path, device).or_advise()?;
+            let network = FeatureNetwork::<B>::open_inception(path, device).or_advise()?;
             let resize = match self.resize {
                 Resizing::PytorchFid => Resize::PytorchFid,
                 Resizing::CleanFid => Resize::CleanFid,
@@ -282,41 +304,36 @@ impl Eval {
         Against::open(&reference, limit, size).or_advise().map(Some)
     }
 
-    /// The pictures to measure: drawn ones for each guidance scale, or those given.
-    fn lots<B: DitBackend>(
+    /// Whether anything can be measured of what is drawn: GenEval's prompts may be drawn for its own evaluator alone.
+    fn measures(&self, evaluation: &Evaluation, to_draw: &ToDraw) -> miette::Result<bool> {
+        match evaluation.check_prompts(&to_draw.prompts) {
+            Err(EvaluateError::NothingToMeasure)
+                if to_draw.geneval.is_some() && self.metrics.is_empty() =>
+            {
+                Ok(false)
+            }
+            checked => checked.or_advise().map(|()| true),
+        }
+    }
+
+    /// The pictures to measure that are there.
+    fn given(&self) -> miette::Result<Vec<Lot>> {
+        let lot = |images: &String| -> miette::Result<Lot> {
+            let set = PictureSet::open(images, u64::MAX).or_advise()?;
+            let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
+            Ok(Lot { set, labels })
+        };
+        self.images.iter().map(lot).collect()
+    }
+
+    /// The pictures to measure that are drawn, for each guidance scale.
+    fn drawn<B: DitBackend>(
         &self,
-        against: Option<&Against>,
+        ToDraw { prompts, geneval }: ToDraw,
         out: &Path,
         device: B::Device,
         stop: &AtomicBool,
     ) -> miette::Result<Vec<Lot>> {
-        if let Some(images) = &self.images {
-            let set = PictureSet::open(images, u64::MAX).or_advise()?;
-            let labels = BTreeMap::from([("images".to_owned(), images.clone())]);
-            return Ok(vec![Lot { set, labels }]);
-        }
-        let mut suite = None;
-        let mut prompts: Vec<String> = match (&self.prompts, against) {
-            (Some(file), _) => {
-                let kind = Suite::of(file, self.samples);
-                let prompts = kind.read(file).or_advise()?;
-                let texts = prompts.iter().map(|prompt| prompt.text.clone()).collect();
-                suite = Some(prompts).filter(|_| kind == Suite::GenEval);
-                texts
-            }
-            (None, Some(Against::Pictures(set))) => captions(set, self.samples).or_advise()?,
-            (None, _) => {
-                return Err(miette!(
-                    help = "give --prompts FILE, or a --reference of captioned pictures",
-                    "nothing to draw"
-                ));
-            }
-        };
-        if prompts.len() > self.samples {
-            let all = prompts.len();
-            say!("the first {} of {all} prompts are drawn", self.samples);
-        }
-        prompts.truncate(self.samples);
         let Opened {
             pipeline,
             mut settings,
@@ -363,16 +380,15 @@ impl Eval {
             // Their names are hashes of all that they depend on, prompts included.
             let names = files.iter().filter_map(|file| file.file_name()?.to_str());
             let pictures = crc32c(names.collect::<Vec<_>>().join(" ").as_bytes());
-            if let Some(suite) = &suite {
-                let suite = &suite[..settings.prompts.len()];
-                let laid_out = out.join(format!("geneval-{guidance}"));
+            if let Some(suite) = &geneval {
+                let laid_out = out.join(format!("geneval-{guidance}-{pictures:08x}"));
                 geneval::lay_out(&laid_out, suite, &files).or_advise()?;
                 say!("as GenEval reads them: {}", laid_out.display());
             }
             let name = folder.display().to_string();
             let set = PictureSet::of_files(&name, files, u64::MAX).or_advise()?;
             let label = |key: &str, value: String| (key.to_owned(), value);
-            let labels = BTreeMap::from([
+            let mut labels = BTreeMap::from([
                 label("guidance", guidance.to_string()),
                 label("steps", settings.steps.to_string()),
                 label("solver", format!("{:?}", settings.solver)),
@@ -380,6 +396,11 @@ impl Eval {
                 label("pictures", format!("{pictures:08x}")),
                 label("weights", pipeline.weights().to_owned()),
             ]);
+            for (key, value) in self.overrides.iter().filter_map(|set| set.split_once('=')) {
+                // What another flag decides is what was drawn with.
+                let entry = labels.entry(key.trim().to_owned());
+                entry.or_insert_with(|| value.trim().to_owned());
+            }
             lots.push(Lot { set, labels });
         }
         Ok(lots)

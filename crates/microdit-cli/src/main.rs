@@ -33,6 +33,7 @@ mod source;
 mod study;
 mod sweep;
 mod terminal;
+mod to_draw;
 mod train;
 
 pub(crate) use terminal::say;

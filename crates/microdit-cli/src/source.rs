@@ -205,7 +205,7 @@ impl Source {
         let draws = known.and_then(|known| known.draws);
         let draws = draws.unwrap_or(Draws::STABLE_DIFFUSION);
         let encoders = Encoders::open(named, &device).or_advise()?;
-        let opened = Pipeline::of_files(files, name, &draws, &encoders, device);
+        let opened = Pipeline::of_files(files, &draws, &encoders, device);
         let (pipeline, settings) = opened.or_advise()?;
         Ok(Opened { pipeline, settings })
     }

@@ -201,7 +201,7 @@ fn settings(
             prompts.into_iter().map(|prompt| prompt.text).collect()
         }
         (None, Against::Pictures(set)) => captions(set, config.samples)?,
-        (None, Against::File(path, _)) => {
+        (None, Against::File(path, ..)) => {
             let name = path.display().to_string();
             return Err(EvaluateError::NoCaptions { name });
         }

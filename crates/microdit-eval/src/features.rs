@@ -46,6 +46,10 @@ pub struct FeatureNetwork {
     pub sha256: String,
     /// How pictures are brought to its size, such as `pytorch-fid` or `clean-fid`.
     pub resize: String,
+    /// Where its weights come from: the address of the repository or file they are published as, or what it was trained on; none where
+    /// that is not known. The checksum alone tells networks apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// Features of pictures and the network they come from.

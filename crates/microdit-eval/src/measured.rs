@@ -163,6 +163,7 @@ mod tests {
                 name: "pytorch-fid".into(),
                 sha256: "cd".repeat(32),
                 resize: "clean-fid".into(),
+                source: None,
             }),
             constants: BTreeMap::from([("subsets".into(), 100.0), ("subset-size".into(), 1000.0)]),
             labels: BTreeMap::from([("guidance".into(), "1.5".into())]),

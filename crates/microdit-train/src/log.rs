@@ -138,6 +138,11 @@ impl Log {
         self.events.scalars(line.step, &scalars)
     }
 
+    /// Adds a picture a probe drew, the PNG in a file, for TensorBoard.
+    pub(crate) fn picture(&mut self, step: u64, probe: &str, png: &Path) -> Result<(), TrainError> {
+        self.events.picture(step, probe, png)
+    }
+
     /// Step of the last line that was there when the log was opened.
     pub(crate) fn last(&self) -> Option<u64> {
         self.last

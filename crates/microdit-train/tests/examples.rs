@@ -60,6 +60,13 @@ fn is_trained_and_resumed(name: &str) -> (tempfile::TempDir, PathBuf) {
     ] {
         assert!(once.join(file).is_file(), "{name} leaves no {file}");
     }
+    // TensorBoard is given the grid, as it is.
+    let grid = fs::read(once.join("samples-00000006.png")).unwrap();
+    let mut entries = fs::read_dir(&once).unwrap().map(|entry| entry.unwrap());
+    let events = entries.find(|entry| entry.file_name().to_string_lossy().starts_with("events"));
+    let events = fs::read(events.expect("an event file").path()).unwrap();
+    let holds = |part: &[u8]| events.windows(part.len()).any(|found| found == part);
+    assert!(holds(&grid) && holds(b"sample_grid"), "{name}");
     // Killed after its first checkpoint, and resumed.
     let mut killed = example(name, &twice, &[])
         .stdout(Stdio::null())

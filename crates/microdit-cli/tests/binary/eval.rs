@@ -107,7 +107,8 @@ fn a_run_is_evaluated_and_nothing_is_done_twice() {
             assert_eq!(row["samples"], 100);
             assert_eq!(row["reference"]["samples"], 100);
             assert_eq!(row["network"]["sha256"].as_str().unwrap().len(), 64);
-            assert!(row["standard_error"].is_f64(), "{row}");
+            let end = |place: usize| row["interval"][place].as_f64().unwrap();
+            assert!(end(0) < end(1), "{row}");
         }
         assert!(of("prompt-accuracy")["value"].as_f64().unwrap() <= 1.0);
     }
@@ -289,11 +290,24 @@ fn what_cannot_be_evaluated_is_refused_with_the_way_out() {
         &["--metrics", "kd-dinov2", "--dinov2", "dinov2-base"],
         &["dinov2-base", "microdit fetch dinov2-base"],
     );
-    refuses(
-        &["--inception", "inception"],
-        &["pt_inception-2015-12-05-6726825d.pth"],
-    );
+    for absent in ["inception", "nothere.pth"] {
+        refuses(
+            &["--inception", absent],
+            &[
+                "no such file",
+                "pytorch-fid/releases",
+                "pt_inception-2015-12-05-6726825d.pth",
+            ],
+        );
+    }
     refuses(&["--reference", "no/such.tar"], &["no/such.tar"]);
+    // Prompts no metric reads are not drawn first.
+    let prompts = folder.path().join("prompts.txt");
+    fs::write(&prompts, "a fox\n").unwrap();
+    refuses(
+        &["--prompts", prompts.to_str().unwrap()],
+        &["nothing can be measured", "--inception"],
+    );
     // Fewer pictures than features have no covariance.
     let few = ["--dinov2", network, "--samples", "60", "--steps", "1"];
     let few = [
@@ -351,6 +365,64 @@ fn what_cannot_be_evaluated_is_refused_with_the_way_out() {
     assert!(
         said.contains("pictures of several sizes (3 16x16, 1 24x24)")
             && said.contains("1 of 5 pictures were left out"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_suite_of_geneval_is_drawn_for_its_own_evaluator() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    finish(&run, &[]);
+    let suite = folder.path().join("metadata.jsonl");
+    let line = |prompt: &str| json!({"tag": "colors", "include": [], "prompt": prompt}).to_string();
+    fs::write(&suite, [line("a fox"), line("two foxes")].join("\n")).unwrap();
+    let suite = suite.to_str().unwrap();
+    let draw = |more: &[&str]| {
+        let what = ["--prompts", suite, "--steps", "1", "--guidance", "2"];
+        evaluate(&run, &[&what[..], more].concat())
+    };
+    let said = draw(&["--samples", "4"]);
+    assert!(said.contains("nothing is measured"), "{said}");
+    assert!(!run.join("eval.json").exists());
+    // Fewer, and another seed, do not mix with those of before.
+    draw(&["--samples", "2"]);
+    draw(&["--samples", "2", "--seed", "1"]);
+    let laid_out: Vec<String> = names(&run)
+        .into_iter()
+        .filter(|name| name.starts_with("geneval-2-"))
+        .collect();
+    assert_eq!(laid_out.len(), 3, "{laid_out:?}");
+    let mut counts: Vec<usize> = laid_out
+        .iter()
+        .map(|name| names(&run.join(name).join("00001/samples")).len())
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 1, 2]);
+    // A metric that was asked for is one that must be had.
+    let arguments = arguments(&run, &["--prompts", suite, "--metrics", "prompt-accuracy"]);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    fails(&microdit(&words), &["nothing can be measured"]);
+}
+
+#[test]
+fn rows_of_other_weights_and_settings_are_told_apart_in_the_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    finish(&run, &[]);
+    let what = ["--samples", "20", "--steps", "1", "--guidance", "2"];
+    evaluate(&run, &what);
+    let said = evaluate(&run, &[&what[..], &["--set", "rescale=0.7"]].concat());
+    // One row each, up to those of the aspects.
+    let rows: Vec<&str> = said
+        .split("| prompt-accuracy |")
+        .skip(1)
+        .filter_map(|rest| rest.split("| prompt-accuracy-").next())
+        .collect();
+    let shown = |part: &str| rows.iter().filter(|row| row.contains(part)).count();
+    assert_eq!(
+        (rows.len(), shown("rescale 0.7"), shown("weights ")),
+        (2, 1, 2),
         "{said}"
     );
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a network of features.
 
 use super::inception::Resize;
-use crate::hub::HubError;
+use crate::hub::{HubError, PUBLISHED};
 use microdit::weights::WeightsError;
 use std::{io, path::PathBuf};
 
@@ -14,10 +14,22 @@ pub enum FeatureError {
     Hub(#[from] HubError),
     /// The weights of Inception-V3, which are not on the hub.
     #[error(
-        "{name} is not on the Hugging Face hub: it is a release file of pytorch-fid, {}; download it from github.com/mseitzer/pytorch-fid/releases and give its path",
-        Self::INCEPTION
+        "{name}: no such file. Inception-V3's weights are not on the Hugging Face hub: they are a release file of pytorch-fid, {}; download it from {} and give its path",
+        Self::INCEPTION,
+        Self::INCEPTION_SOURCE
     )]
     Release {
+        /// What was asked for.
+        name: String,
+    },
+    /// Neither a path nor the name of such a network.
+    #[error(
+        "{name}: no such file or directory, and no published network of features; known are {}, and Inception-V3's weights, {} from {}",
+        known(),
+        Self::INCEPTION,
+        Self::INCEPTION_SOURCE
+    )]
+    Unknown {
         /// What was asked for.
         name: String,
     },
@@ -53,4 +65,14 @@ pub enum FeatureError {
 impl FeatureError {
     /// The published weights of Inception-V3, whose SHA-256 begins as the name ends.
     pub const INCEPTION: &'static str = "pt_inception-2015-12-05-6726825d.pth";
+
+    /// Where they are published.
+    pub const INCEPTION_SOURCE: &'static str = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth";
+}
+
+/// The published networks of features.
+fn known() -> String {
+    let names = PUBLISHED.iter().map(|model| model.name);
+    let sees = |name: &&str| name.contains("clip") || name.starts_with("dinov2");
+    names.filter(sees).collect::<Vec<_>>().join(", ")
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config_file::{TRANSFORMERS, find, format, parse, text},
-    hub,
+    hub::{self, HubError},
     text::TextEncoder,
     transformer::Activation,
     weights::Weights,
@@ -47,6 +47,16 @@ pub fn text_tower<B: DitBackend>(
     }
 }
 
+/// Checks that there is a file of Inception-V3's weights: no name stands for them.
+fn inception_is_there(path: &Path) -> Result<(), FeatureError> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(FeatureError::Release {
+            name: path.display().to_string(),
+        }),
+    }
+}
+
 /// Pixels that are taken through a network at a time: 23 images of Inception-V3's size.
 const PIXELS: usize = 1 << 21;
 
@@ -57,6 +67,8 @@ pub struct Identity {
     pub name: String,
     /// SHA-256 of its file of weights, in hexadecimal; of several files, of theirs one after the other. Empty for weights without one.
     pub sha256: String,
+    /// Where the weights are published: the address of their repository or file; none where that is not known.
+    pub source: Option<String>,
 }
 
 /// Pictures to features: numbers of which the distributions, not the pictures, are compared.
@@ -80,17 +92,28 @@ impl<B: DitBackend> FeatureNetwork<B> {
     /// A network that is not there, missing or damaged files, networks of another kind, weights that do not fit their configuration.
     pub fn open(name: &Path, device: &B::Device) -> Result<Self, FeatureError> {
         let asked = name.to_string_lossy();
-        if !name.exists() && asked.to_lowercase().starts_with("inception") {
-            let name = asked.into_owned();
-            return Err(FeatureError::Release { name });
+        if asked.to_lowercase().starts_with("inception") {
+            inception_is_there(name)?;
         }
-        let path = hub::locate(name)?;
+        let path = hub::locate(name).map_err(|error| match error {
+            HubError::Unknown { name } => FeatureError::Unknown { name },
+            other => other.into(),
+        })?;
         // A model by its name keeps that; directories of the cache have none of their own.
         let known = (path != name).then(|| asked.into_owned());
         match path.is_dir() {
             true => Self::folder(&path, known, device),
             false => Self::file(&path, known, device),
         }
+    }
+
+    /// Opens Inception-V3's weights, as pytorch-fid publishes them.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); of a file that is not there, where to get it.
+    pub fn open_inception(path: &Path, device: &B::Device) -> Result<Self, FeatureError> {
+        inception_is_there(path)?;
+        Self::open(path, device)
     }
 
     fn folder(
@@ -169,6 +192,11 @@ impl<B: DitBackend> FeatureNetwork<B> {
     /// SHA-256 of its file of weights, in hexadecimal; of several files, of theirs one after the other.
     pub fn sha256(&self) -> &str {
         &self.identity().sha256
+    }
+
+    /// Where its weights are published; none where that is not known.
+    pub fn source(&self) -> Option<&str> {
+        self.identity().source.as_deref()
     }
 
     /// Values of a picture's feature.
@@ -313,7 +341,28 @@ fn identity(weights: &Weights, name: String) -> Result<Identity, FeatureError> {
         [one] => one.clone(),
         several => hexadecimal(&Sha256::digest(several.concat())),
     };
-    Ok(Identity { name, sha256 })
+    let files = weights.files();
+    let source = files.first().and_then(|path| source(path, &sha256));
+    Ok(Identity {
+        name,
+        sha256,
+        source,
+    })
+}
+
+/// Where weights are published: in the repository in whose part of the hub's cache they lie; or, of Inception-V3, as the release whose
+/// name ends with the beginning of their SHA-256.
+fn source(path: &Path, sha256: &str) -> Option<String> {
+    let parts = path
+        .components()
+        .filter_map(|part| part.as_os_str().to_str());
+    let mut repositories = parts.filter_map(|part| part.strip_prefix("models--"));
+    if let Some((owner, name)) = repositories.next().and_then(|of| of.split_once("--")) {
+        return Some(format!("https://huggingface.co/{owner}/{name}"));
+    }
+    let release = format!("-{}.pth", sha256.get(..8)?);
+    let known = FeatureError::INCEPTION.ends_with(&release);
+    known.then(|| FeatureError::INCEPTION_SOURCE.to_owned())
 }
 
 /// What towers of such sizes are called: `clip-b32`, `clip-l14-336`.

@@ -44,7 +44,9 @@ impl<B: DitBackend> Classifier<B> {
         AB: DitBackend + AutodiffBackend<InnerBackend = B, Device = B::Device>,
     {
         config.validate()?;
-        let truth = check(train, held_out, config)?;
+        check(train, config)?;
+        // What it cannot be measured on is said before it is trained.
+        truth(&train.classes, held_out, config)?;
         let per_epoch = (train.len() / config.batch) as u64;
         let steps = config.epochs * per_epoch;
         let schedule = ClassifierConfig::schedule(steps);
@@ -81,12 +83,16 @@ impl<B: DitBackend> Classifier<B> {
             captions: train.captions.clone(),
             device: device.clone(),
         };
-        let accuracy = classifier.accuracy(held_out, &truth);
+        let accuracy = classifier.accuracy_on(held_out)?;
         Ok((classifier, accuracy))
     }
 
-    /// The share of pictures whose class it sees; `truth` says which of its classes each of the dataset's is.
-    fn accuracy(&self, data: &Dataset, truth: &[usize]) -> Accuracy {
+    /// The share of pictures whose class it sees.
+    ///
+    /// # Errors
+    /// Pictures of another side, or of a class that was not trained.
+    pub fn accuracy_on(&self, data: &Dataset) -> Result<Accuracy, ClassifierError> {
+        let truth = truth(&self.classes, data, &self.config)?;
         let mut accuracy = Accuracy::default();
         let places: Vec<usize> = (0..data.len()).collect();
         for chosen in places.chunks(super::BATCH) {
@@ -100,25 +106,13 @@ impl<B: DitBackend> Classifier<B> {
                 accuracy.count(largest(row) == truth[data.labels[place]]);
             }
         }
-        accuracy
+        Ok(accuracy)
     }
 }
 
-/// Checks that one dataset can be learnt from and the other judged by it: the place of each of its classes among the first one's.
-fn check(
-    train: &Dataset,
-    held_out: &Dataset,
-    config: &ClassifierConfig,
-) -> Result<Vec<usize>, ClassifierError> {
-    for data in [train, held_out] {
-        if data.side != config.side {
-            let (found, expected) = (data.side, config.side);
-            let message = format!(
-                "its pictures were read with a side of {found} pixels; expected {expected}"
-            );
-            return Err(ClassifierError::shards(&data.shards, message));
-        }
-    }
+/// Checks that a dataset can be learnt from.
+fn check(train: &Dataset, config: &ClassifierConfig) -> Result<(), ClassifierError> {
+    check_side(train, config)?;
     if train.len() < config.batch {
         let message = format!(
             "it has {} pictures; a step takes {}",
@@ -127,11 +121,30 @@ fn check(
         );
         return Err(ClassifierError::shards(&train.shards, message));
     }
+    Ok(())
+}
+
+fn check_side(data: &Dataset, config: &ClassifierConfig) -> Result<(), ClassifierError> {
+    if data.side == config.side {
+        return Ok(());
+    }
+    let (found, expected) = (data.side, config.side);
+    let message =
+        format!("its pictures were read with a side of {found} pixels; expected {expected}");
+    Err(ClassifierError::shards(&data.shards, message))
+}
+
+/// Checks that a dataset can be judged by: the place of each of its classes among `trained`.
+fn truth(
+    trained: &[String],
+    held_out: &Dataset,
+    config: &ClassifierConfig,
+) -> Result<Vec<usize>, ClassifierError> {
+    check_side(held_out, config)?;
     let place = |class: &String| {
-        train.classes.binary_search(class).map_err(|_| {
+        trained.binary_search(class).map_err(|_| {
             let message = format!(
-                "it has pictures of class `{class}`, which {} has not",
-                train.shards
+                "it has pictures of class `{class}`, which the classifier was not trained on"
             );
             ClassifierError::shards(&held_out.shards, message)
         })

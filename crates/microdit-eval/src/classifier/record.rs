@@ -34,24 +34,36 @@ struct Record {
     origin: Origin,
     /// SHA-256 of the weights.
     weights: String,
-    accuracy: Accuracy,
+    /// Of held-out shards, by the SHA-256 of their contents.
+    accuracies: BTreeMap<String, Accuracy>,
     classes: Vec<String>,
     captions: BTreeMap<String, Option<usize>>,
 }
 
-/// What a classifier follows from.
+/// What the weights of a classifier follow from: not what its accuracy is measured on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Origin {
     config: ClassifierConfig,
     labels: Labels,
     /// SHA-256 of the contents of the shards.
     train: String,
-    held_out: String,
+}
+
+impl Record {
+    /// With the accuracy on one more set of held-out shards.
+    fn with(mut self, held_out: String, accuracy: Accuracy) -> Self {
+        self.accuracies.insert(held_out, accuracy);
+        self
+    }
+
+    fn write(&self, folder: &Path) -> Result<(), ClassifierError> {
+        Ok(write_json(&folder.join(RECORD), self)?)
+    }
 }
 
 impl<B: DitBackend> Classifier<B> {
     /// The classifier of a folder, if it was trained with this configuration on shards of this content; else one is trained, and
-    /// put there. With the accuracy on the held-out pictures and the SHA-256 of the weights.
+    /// put there. With the accuracy on the held-out pictures, which is measured once for each set of them, and the SHA-256 of the weights.
     ///
     /// # Errors
     /// Those of [`Dataset::read`] and [`fit`](Self::fit), and a folder that cannot be written.
@@ -70,29 +82,35 @@ impl<B: DitBackend> Classifier<B> {
             config: config.clone(),
             labels: data.labels.clone(),
             train: content(&data.train)?,
-            held_out: content(&data.held_out)?,
         };
-        if origin.train == origin.held_out {
+        let of = content(&data.held_out)?;
+        if origin.train == of {
             let message =
                 "the classifier is trained on these very shards; its accuracy needs others";
             return Err(ClassifierError::shards(&data.held_out, message));
         }
+        let read = |shards| Dataset::read(shards, &data.labels, config.side);
         if let Some(record) = record(folder, &origin) {
             let network = ConvNet::new(config.widths, record.classes.len(), config.seed, device);
             let state = StateDict::read(&folder.join(WEIGHTS))?;
             let classifier = Self {
                 network: state.load_into(network, device)?,
                 config: config.clone(),
-                classes: record.classes,
-                captions: record.captions,
+                classes: record.classes.clone(),
+                captions: record.captions.clone(),
                 device: device.clone(),
             };
-            return Ok((classifier, record.accuracy, record.weights));
+            let weights = record.weights.clone();
+            if let Some(&accuracy) = record.accuracies.get(&of) {
+                return Ok((classifier, accuracy, weights));
+            }
+            let accuracy = classifier.accuracy_on(&read(&data.held_out)?)?;
+            record.with(of, accuracy).write(folder)?;
+            return Ok((classifier, accuracy, weights));
         }
-        let read = |shards| Dataset::read(shards, &data.labels, config.side);
         let (train, held_out) = (read(&data.train)?, read(&data.held_out)?);
         let (classifier, accuracy) = Self::fit::<AB>(&train, &held_out, config, device, progress)?;
-        let weights = classifier.write(folder, origin, accuracy)?;
+        let weights = classifier.write(folder, origin, of, accuracy)?;
         Ok((classifier, accuracy, weights))
     }
 
@@ -101,6 +119,7 @@ impl<B: DitBackend> Classifier<B> {
         &self,
         folder: &Path,
         origin: Origin,
+        held_out: String,
         accuracy: Accuracy,
     ) -> Result<String, ClassifierError> {
         fs::create_dir_all(folder).map_err(DataError::io(folder))?;
@@ -110,11 +129,11 @@ impl<B: DitBackend> Classifier<B> {
         let record = Record {
             origin,
             weights: weights.clone(),
-            accuracy,
+            accuracies: BTreeMap::from([(held_out, accuracy)]),
             classes: self.classes.clone(),
             captions: self.captions.clone(),
         };
-        write_json(&folder.join(RECORD), &record)?;
+        record.write(folder)?;
         Ok(weights)
     }
 }
@@ -127,7 +146,10 @@ fn record(folder: &Path, origin: &Origin) -> Option<Record> {
     let sound = places
         .max()
         .is_none_or(|&place| place < record.classes.len())
-        && record.accuracy.right <= record.accuracy.of;
+        && record
+            .accuracies
+            .values()
+            .all(|accuracy| accuracy.right <= accuracy.of);
     (sound && record.origin == *origin && record.weights == weights).then_some(record)
 }
 
@@ -272,6 +294,32 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(bench.run("a").unwrap().3, STEPS);
+    }
+
+    #[test]
+    fn another_held_out_set_is_measured_and_trains_nothing() {
+        let mut bench = Bench::new(false);
+        let (_, first, weights, steps) = bench.run("a").unwrap();
+        assert_eq!(steps, STEPS);
+        let path = bench.folder.path().join("other.tar");
+        shard(&path, 200..210, false);
+        let of_first = bench.data.held_out.clone();
+        bench.data.held_out = path.to_string_lossy().into();
+        let (_, other, same, steps) = bench.run("a").unwrap();
+        assert_eq!((other.of, steps, &same), (30, 0, &weights));
+        // Where it is trained with these at once, it is the same.
+        let (_, afresh, same, steps) = bench.run("b").unwrap();
+        assert_eq!((afresh, steps, &same), (other, STEPS, &weights));
+        // Both are known from now on, also where the shards are those in another place.
+        std::fs::rename(&of_first, bench.folder.path().join("moved.tar")).unwrap();
+        bench.data.held_out = bench
+            .folder
+            .path()
+            .join("moved.tar")
+            .to_string_lossy()
+            .into();
+        let (_, again, same, steps) = bench.run("a").unwrap();
+        assert_eq!((again, steps, &same), (first, 0, &weights));
     }
 
     #[test]

@@ -25,8 +25,8 @@ const GENERATED: u64 = 10_000;
 pub enum Against {
     /// Other pictures.
     Pictures(PictureSet),
-    /// Statistics or features in an `.npz` file. Which network they are of, whoever gives it has to know.
-    File(PathBuf, Contents),
+    /// Statistics or features in an `.npz` file; of features the first so many. Which network they are of, whoever gives it has to know.
+    File(PathBuf, Contents, u64),
 }
 
 impl Against {
@@ -34,7 +34,7 @@ impl Against {
     /// pixels; all pictures, or 10,000 generated ones, without a limit.
     ///
     /// # Errors
-    /// If there are none, or a file cannot be read.
+    /// If there are none, or a file cannot be read; a limit for statistics, which have no first pictures.
     pub fn open(spec: &str, limit: Option<u64>, size: u32) -> Result<Self, EvaluateError> {
         let path = Path::new(spec);
         if spec == SHAPES && !path.exists() {
@@ -42,7 +42,18 @@ impl Against {
             return Ok(Self::Pictures(set));
         }
         if path.extension().is_some_and(|extension| extension == "npz") {
-            return Ok(Self::File(path.to_owned(), npz::contents(path)?));
+            let contents = npz::contents(path)?;
+            return match (contents, limit) {
+                (Contents::Statistics, Some(limit)) => Err(EvaluateError::LimitedStatistics {
+                    path: path.to_owned(),
+                    limit,
+                }),
+                _ => Ok(Self::File(
+                    path.to_owned(),
+                    contents,
+                    limit.unwrap_or(u64::MAX),
+                )),
+            };
         }
         let set = PictureSet::open(spec, limit.unwrap_or(u64::MAX))?;
         Ok(Self::Pictures(set))
@@ -64,7 +75,7 @@ impl Against {
 
     /// Whether no more than mean and covariance are known of them.
     pub fn is_statistics(&self) -> bool {
-        matches!(self, Self::File(_, Contents::Statistics))
+        matches!(self, Self::File(_, Contents::Statistics, _))
     }
 
     /// The pictures as a network sees them; none if it was asked to stop before all were seen.
@@ -76,7 +87,7 @@ impl Against {
         network: &dyn Extractor,
         sight: &mut Sight<'_>,
     ) -> Result<Option<Reference>, EvaluateError> {
-        let (path, contents) = match self {
+        let (path, contents, limit) = match self {
             Self::Pictures(set) => {
                 let seen = sight.of(set, network)?;
                 return Ok(seen.map(|(features, _)| {
@@ -88,7 +99,7 @@ impl Against {
                     Reference::of_features(features, set)
                 }));
             }
-            Self::File(path, contents) => (path, contents),
+            Self::File(path, contents, limit) => (path, contents, *limit),
         };
         let (_, sha256) = checksum::of_file(path).map_err(EvaluateError::io(path))?;
         let set = |samples: Option<usize>| ReferenceSet {
@@ -103,7 +114,10 @@ impl Against {
                 Reference::of_statistics(gaussian, set)
             }
             Contents::Features => {
-                let (dim, values) = npz::read_features(path)?;
+                let (dim, mut values) = npz::read_features(path)?;
+                let used = usize::try_from(limit).unwrap_or(usize::MAX);
+                // How many they are is part of what they are called in a row.
+                values.truncate(used.saturating_mul(dim));
                 let features = Features::new(network.network().clone(), dim, values)?;
                 let set = set(Some(features.pictures()));
                 Reference::of_features(features, set)
@@ -162,6 +176,7 @@ mod tests {
             name: "test".into(),
             sha256: "00".into(),
             resize: "none".into(),
+            source: None,
         });
         let mut sight = Sight {
             cache: Path::new("/nowhere"),
@@ -175,11 +190,23 @@ mod tests {
         let pictures = Features::new(blind.0.clone(), 2, rows[..60].to_vec()).unwrap();
         let wanted = [Metric::Kernel, Metric::Coverage];
         assert_eq!(distances(&wanted, &pictures, &seen, 0).unwrap().len(), 2);
+        // The first rows alone; more than there are is all of them.
+        let mut first = |limit| {
+            let against = Against::open(path.to_str().unwrap(), Some(limit), 32).unwrap();
+            against.seen_by(&blind, &mut sight).unwrap().unwrap()
+        };
+        let few = first(7);
+        assert_eq!(few.set().samples, Some(7));
+        assert_eq!(few.rows().unwrap().select(&[6]), rows[12..14]);
+        assert_eq!(few.rows().unwrap().len(), 7);
+        assert_eq!(first(41).set(), seen.set());
         let path = folder.archive(CompressionMethod::Stored, &arrays[1..]);
+        let open = |limit| Against::open(path.to_str().unwrap(), limit, 32);
+        assert!(open(None).unwrap().is_statistics());
+        let error = open(Some(7)).unwrap_err().to_string();
         assert!(
-            Against::open(path.to_str().unwrap(), None, 32)
-                .unwrap()
-                .is_statistics()
+            error.contains("so that it has no first 7 pictures"),
+            "{error}"
         );
     }
 }

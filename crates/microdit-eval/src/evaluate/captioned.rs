@@ -128,6 +128,7 @@ mod tests {
                 name: "compass".into(),
                 sha256: "00".into(),
                 resize: "none".into(),
+                source: None,
             })
         }
     }

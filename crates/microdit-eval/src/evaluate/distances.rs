@@ -1,6 +1,9 @@
 //! Metrics over features, each with its uncertainty over the pictures.
 
-use super::reference::{Reference, unit};
+use super::{
+    reference::{Reference, unit},
+    share::{interval_of_share, of_scatter},
+};
 use crate::{
     error::EvalError,
     features::{Features, Rows},
@@ -56,39 +59,74 @@ pub fn distances(
     reference: &Reference,
     seed: u64,
 ) -> Result<Vec<Measured>, EvalError> {
-    let rows = pictures.rows();
-    let (mut shares, mut cmmds) = (None, None);
+    distances_but(wanted, pictures, reference, seed, |_, error| Err(error))
+}
+
+/// The same without those metrics of which `left_out` takes what is wrong with them, by their names.
+///
+/// # Errors
+/// What `left_out` gives back.
+pub(super) fn distances_but(
+    wanted: &[Metric],
+    pictures: &Features,
+    reference: &Reference,
+    seed: u64,
+    mut left_out: impl FnMut(&'static str, EvalError) -> Result<(), EvalError>,
+) -> Result<Vec<Measured>, EvalError> {
+    let mut together = Together::default();
     let mut found = Vec::new();
-    let named = |metric: &&Metric| metric.name(pictures.network().family).is_some();
-    for &metric in wanted.iter().filter(named) {
-        let value = match (metric, reference.rows()) {
-            (Metric::Frechet, _) => frechet_distance(rows, reference, seed)?,
-            (Metric::FrechetInfinite, _) => extrapolated(rows, reference, seed)?,
-            (Metric::Kernel, Some(reference)) => kernel_distance(rows, reference, seed)?,
-            (Metric::Cmmd | Metric::CmmdUnbiased, Some(_)) => {
-                if cmmds.is_none() {
-                    cmmds = Some(all_cmmds(rows, reference, seed)?);
-                }
-                let constants = [("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)];
-                match of(metric, cmmds.iter().flatten()) {
-                    Some(value) => value.with(&constants),
-                    None => continue,
-                }
-            }
-            (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(_)) => {
-                if shares.is_none() {
-                    shares = Some(all_shares(rows, reference, seed)?);
-                }
-                match of(metric, shares.iter().flatten()) {
-                    Some(value) => value.with(&[("k", neighbours::NEIGHBOURS as f64)]),
-                    None => continue,
-                }
-            }
-            _ => continue,
+    for &metric in wanted {
+        let Some(name) = metric.name(pictures.network().family) else {
+            continue;
         };
-        found.extend(measured(metric, pictures, Some(reference.set()), value));
+        match together.value(metric, pictures.rows(), reference, seed) {
+            Ok(Some(value)) => {
+                found.extend(measured(metric, pictures, Some(reference.set()), value));
+            }
+            Ok(None) => {}
+            Err(error) => left_out(name.key, error)?,
+        }
     }
     Ok(found)
+}
+
+/// Values that come with others, so that these need not be computed again.
+#[derive(Default)]
+struct Together {
+    shares: Option<[(Metric, Value); 4]>,
+    cmmds: Option<[(Metric, Value); 2]>,
+}
+
+impl Together {
+    /// A metric's value; none where the reference does not allow it.
+    fn value(
+        &mut self,
+        metric: Metric,
+        rows: Rows<'_, f32>,
+        reference: &Reference,
+        seed: u64,
+    ) -> Result<Option<Value>, EvalError> {
+        Ok(match (metric, reference.rows()) {
+            (Metric::Frechet, _) => Some(frechet_distance(rows, reference, seed)?),
+            (Metric::FrechetInfinite, _) => Some(extrapolated(rows, reference, seed)?),
+            (Metric::Kernel, Some(reference)) => Some(kernel_distance(rows, reference, seed)?),
+            (Metric::Cmmd | Metric::CmmdUnbiased, Some(_)) => {
+                if self.cmmds.is_none() {
+                    self.cmmds = Some(all_cmmds(rows, reference, seed)?);
+                }
+                let constants = [("sigma", kernel::CMMD_SIGMA), ("scale", kernel::CMMD_SCALE)];
+                of(metric, self.cmmds.iter().flatten()).map(|value| value.with(&constants))
+            }
+            (Metric::Precision | Metric::Recall | Metric::Density | Metric::Coverage, Some(_)) => {
+                if self.shares.is_none() {
+                    self.shares = Some(all_shares(rows, reference, seed)?);
+                }
+                let constants = [("k", neighbours::NEIGHBOURS as f64)];
+                of(metric, self.shares.iter().flatten()).map(|value| value.with(&constants))
+            }
+            _ => None,
+        })
+    }
 }
 
 /// The value of one of several metrics.
@@ -134,6 +172,8 @@ pub fn score_of_logits(
     Ok(measured(Metric::InceptionScore, pictures, None, value))
 }
 
+/// A value as a row. Its interval is that of Student's t around it, cut to what the metric can be; of a share whose standard error is zero or
+/// not known, Wilson's, with the width that a share of so many has.
 fn measured(
     metric: Metric,
     pictures: &Features,
@@ -142,23 +182,40 @@ fn measured(
 ) -> Option<Measured> {
     let network = pictures.network();
     let name = metric.name(network.family)?;
-    let width = quantile(1.0 - SIGNIFICANCE / 2.0, value.freedom);
-    let interval = value.standard_error.map(|error| {
-        let half = width * error;
-        let share = matches!(
-            metric,
-            Metric::Precision | Metric::Recall | Metric::Coverage
-        );
-        let most = if share { 1.0 } else { f64::INFINITY };
-        [value.value - half, (value.value + half).min(most)]
-    });
+    let samples = pictures.pictures() as u64;
+    let trials = match metric {
+        Metric::Precision => Some(samples),
+        // Of the reference, of which no more can be found than there are pictures to find it.
+        Metric::Recall | Metric::Coverage => {
+            let there = reference.and_then(|set| set.samples).unwrap_or(samples);
+            Some(there.min(samples))
+        }
+        _ => None,
+    };
+    let standard_error = of_scatter(value.value, value.standard_error);
+    let interval = match (standard_error, trials) {
+        (Some(error), _) => {
+            let half = quantile(1.0 - SIGNIFICANCE / 2.0, value.freedom) * error;
+            Some([value.value - half, value.value + half])
+        }
+        (None, Some(trials)) => Some(interval_of_share(value.value, trials)),
+        (None, None) => None,
+    };
+    let [least, most] = metric.range();
+    let within = |[low, high]: [f64; 2]| {
+        // A rounded value may lie outside by itself.
+        [
+            low.max(least).min(value.value),
+            high.min(most).max(value.value),
+        ]
+    };
     let constants = value.constants.into_iter();
     Some(Measured {
         metric: name.key.to_owned(),
         value: value.value,
-        standard_error: value.standard_error,
-        interval,
-        samples: pictures.pictures() as u64,
+        standard_error,
+        interval: interval.map(within),
+        samples,
         reference: reference.cloned(),
         network: Some(network.clone()),
         constants: constants
@@ -308,148 +365,4 @@ fn all_shares(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::features::{Family, FeatureNetwork};
-
-    const DIM: usize = 4;
-
-    fn network(family: Family) -> FeatureNetwork {
-        FeatureNetwork {
-            family,
-            name: "test".into(),
-            sha256: "00".into(),
-            resize: "none".into(),
-        }
-    }
-
-    /// Normal rows around `mean`.
-    fn normal(family: Family, count: usize, seed: u64, mean: f32) -> Features {
-        let values = Stream::new(seed, Purpose::Noise, 0, 0).normal(count * DIM);
-        let values = values.into_iter().map(|value| value + mean).collect();
-        Features::new(network(family), DIM, values).unwrap()
-    }
-
-    fn reference(family: Family) -> Reference {
-        let set = ReferenceSet {
-            name: "reference".into(),
-            sha256: "11".into(),
-            samples: Some(400),
-        };
-        Reference::of_features(normal(family, 400, 1, 0.0), set)
-    }
-
-    const ALL: [Metric; 9] = [
-        Metric::Frechet,
-        Metric::FrechetInfinite,
-        Metric::Kernel,
-        Metric::Precision,
-        Metric::Recall,
-        Metric::Density,
-        Metric::Coverage,
-        Metric::Cmmd,
-        Metric::CmmdUnbiased,
-    ];
-
-    #[test]
-    fn every_metric_has_its_name_its_uncertainty_and_what_it_depends_on() {
-        let pictures = normal(Family::Clip, 300, 2, 0.3);
-        let reference = reference(Family::Clip);
-        let found = distances(&ALL, &pictures, &reference, 0).unwrap();
-        let keys: Vec<&str> = found.iter().map(|row| row.metric.as_str()).collect();
-        assert_eq!(keys[..3], ["fd-clip", "fd-infinite-clip", "kd-clip"]);
-        assert_eq!(found.len(), ALL.len());
-        for row in &found {
-            let [low, high] = row.interval.unwrap();
-            assert!(low < row.value && row.value < high, "{row:?}");
-            assert_eq!((row.samples, row.network.is_some()), (300, true));
-            assert_eq!(row.reference.as_ref(), Some(reference.set()));
-        }
-        assert_eq!(found[3].constants["k"], 5.0);
-        // The same again, to the last bit, with what the reference has kept and without.
-        assert_eq!(
-            distances(&ALL, &pictures, &self::reference(Family::Clip), 0).unwrap(),
-            found
-        );
-        assert_eq!(distances(&ALL, &pictures, &reference, 0).unwrap(), found);
-        // A classifier has no CMMD.
-        let pictures = normal(Family::Classifier, 300, 2, 0.3);
-        let found = distances(&ALL, &pictures, &self::reference(Family::Classifier), 0).unwrap();
-        assert_eq!(found.len(), ALL.len() - 2);
-    }
-
-    #[test]
-    fn cmmd_sees_directions_alone() {
-        let pictures = normal(Family::Clip, 300, 2, 0.3);
-        let longer = pictures.values().iter().map(|value| 7.0 * value).collect();
-        let longer = Features::new(network(Family::Clip), DIM, longer).unwrap();
-        let reference = reference(Family::Clip);
-        let value = |pictures: &Features| {
-            let found = distances(&[Metric::Cmmd], pictures, &reference, 0).unwrap();
-            found[0].value
-        };
-        let (one, other) = (value(&pictures), value(&longer));
-        assert!((one / other - 1.0).abs() < 1e-5, "{one} {other}");
-        // The definition, over features of unit length.
-        let [a, b] = [pictures.rows(), reference.rows().unwrap()].map(unit);
-        let rows = |values: &'_ [f32]| Rows::new(values, DIM).map(|rows| rows.select(&[0]));
-        let lengths =
-            [rows(&a), rows(&b)].map(|row| row.unwrap().iter().map(|x| x * x).sum::<f32>());
-        assert!(
-            lengths.iter().all(|length| (length - 1.0).abs() < 1e-6),
-            "{lengths:?}"
-        );
-        let expected = kernel::cmmd(Rows::new(&a, DIM).unwrap(), Rows::new(&b, DIM).unwrap());
-        assert!((one - expected.unwrap().biased).abs() < 1e-12);
-    }
-
-    #[test]
-    fn standard_errors_are_those_of_repeated_drawings() {
-        // Twenty sets of pictures: the scatter of their values against the errors each of them gives.
-        let reference = reference(Family::Classifier);
-        for metric in [Metric::Frechet, Metric::Kernel, Metric::Coverage] {
-            let rows: Vec<Measured> = (0..20)
-                .flat_map(|seed| {
-                    let pictures = normal(Family::Classifier, 200, 10 + seed, 0.5);
-                    distances(&[metric], &pictures, &reference, 0).unwrap()
-                })
-                .collect();
-            let count = rows.len() as f64;
-            let mean = rows.iter().map(|row| row.value).sum::<f64>() / count;
-            let square = rows
-                .iter()
-                .map(|row| (row.value - mean).powi(2))
-                .sum::<f64>();
-            let scatter = (square / (count - 1.0)).sqrt();
-            let error = rows
-                .iter()
-                .filter_map(|row| row.standard_error)
-                .sum::<f64>()
-                / count;
-            assert!(
-                error / scatter > 0.5 && error / scatter < 2.0,
-                "{metric:?}: {error} for a scatter of {scatter}"
-            );
-        }
-    }
-
-    #[test]
-    fn statistics_allow_frechet_distances_alone() {
-        let pictures = normal(Family::Inception, 300, 2, 0.3);
-        let features = reference(Family::Inception);
-        let gaussian = Moments::of(features.rows().unwrap()).gaussian().unwrap();
-        let statistics = Reference::of_statistics(gaussian, features.set().clone());
-        let found = distances(&ALL, &pictures, &statistics, 0).unwrap();
-        let keys: Vec<&str> = found.iter().map(|row| row.metric.as_str()).collect();
-        assert_eq!(keys, ["fid", "fid-infinite"]);
-        assert_eq!(
-            found[0],
-            distances(&ALL, &pictures, &features, 0).unwrap()[0]
-        );
-        // Fewer pictures than features are no reference.
-        let set = features.set().clone();
-        let few = Reference::of_features(normal(Family::Inception, DIM, 1, 0.0), set);
-        let error = distances(&ALL, &pictures, &few, 0).unwrap_err().to_string();
-        assert!(error.contains("at least 5 are needed"), "{error}");
-    }
-}
+mod tests;

@@ -88,6 +88,17 @@ pub enum EvaluateError {
         /// The metric.
         metric: String,
     },
+    /// Some of the pictures of a reference of which no picture is known.
+    #[error(
+        "{}: it gives mean and covariance of its pictures only, so that it has no first {limit} pictures; take it without a limit, or \
+         an .npz of features, a directory or shards", path.display()
+    )]
+    LimitedStatistics {
+        /// The file.
+        path: PathBuf,
+        /// How many were to be used.
+        limit: u64,
+    },
     /// No prompt is one of the classifier's.
     #[error(
         "none of the prompts of {pictures} pictures is a caption of the classifier's training shards"
@@ -98,7 +109,7 @@ pub enum EvaluateError {
     },
     /// Neither a network nor a prompt that can be checked.
     #[error(
-        "nothing can be measured: no network was given, and no prompt is of the generated dataset"
+        "nothing can be measured: no network is asked, and no prompt is of the generated dataset"
     )]
     NothingToMeasure,
     /// A file of features that were kept cannot be used.

@@ -313,6 +313,7 @@ mod tests {
                 name: "mean".into(),
                 sha256: sha256.into(),
                 resize: "none".into(),
+                source: None,
             };
             let seen = Cell::new(0);
             Self { network, seen }

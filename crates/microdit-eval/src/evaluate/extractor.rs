@@ -71,6 +71,7 @@ impl<B: DitBackend> PublishedExtractor<B> {
             name: inner.name().to_owned(),
             sha256: inner.sha256().to_owned(),
             resize: inner.resizing(),
+            source: inner.source().map(str::to_owned),
         };
         Self {
             inner,

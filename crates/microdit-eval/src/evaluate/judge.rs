@@ -20,7 +20,7 @@ pub struct Judge<B: DitBackend> {
 
 impl<B: DitBackend> Judge<B> {
     /// The classifier of pictures of `size` pixels that learns from labelled shards, `train`: kept in `cache` from an earlier time, or
-    /// trained now. Its own accuracy is measured on `held_out`, other labelled shards.
+    /// trained now, whatever `held_out` are: other labelled shards, on which its own accuracy is measured.
     ///
     /// # Errors
     /// Shards that are not labelled, cannot be read or not be learnt from, a cache that cannot be written.
@@ -56,11 +56,13 @@ impl<B: DitBackend> Judge<B> {
             ..ClassifierConfig::default()
         };
         // A folder for each, whatever it is told apart by inside.
-        let name = format!("{data:?} {config:?}");
+        let name = format!("{train:?} {:?} {config:?}", data.labels);
         let folder = cache.join(format!("classifier-{:08x}", crc32c(name.as_bytes())));
         let (inner, accuracy, sha256) =
             Classifier::in_folder::<AB>(&folder, &data, &config, device, progress)?;
-        Ok(Self::new(inner, accuracy, sha256))
+        let mut judge = Self::new(inner, accuracy, sha256);
+        judge.network.source = Some(format!("trained on {train}"));
+        Ok(judge)
     }
 
     /// Its accuracy on held-out pictures.
@@ -75,6 +77,7 @@ impl<B: DitBackend> Judge<B> {
             name: "classifier".into(),
             sha256,
             resize: format!("bicubic to {0}x{0}", inner.config().side),
+            source: None,
         };
         Self {
             inner,

@@ -8,11 +8,13 @@ mod error;
 mod extract;
 mod extractor;
 mod judge;
+mod left_out;
 mod pictures;
 mod prompt_accuracy;
 mod record;
 mod reference;
 mod session;
+mod share;
 mod sight;
 mod wanted;
 

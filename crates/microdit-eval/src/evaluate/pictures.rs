@@ -1,6 +1,7 @@
 //! Pictures to be judged or compared with: a list of files, a directory, or shards.
 
 use super::error::EvaluateError;
+use crate::prompts::geneval;
 use image::RgbImage;
 use microdit::checksum::{self, hexadecimal};
 use microdit_data::{
@@ -29,7 +30,8 @@ pub struct PictureSet {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Files(Vec<PathBuf>),
+    /// With what another file says they show.
+    Files(Vec<(PathBuf, Option<String>)>),
     /// With the number of samples that have a picture.
     Shards(Shards, u64),
     Shapes(Shapes),
@@ -40,7 +42,8 @@ enum Source {
 pub struct Picture {
     /// Its path, or its key in a shard.
     pub name: String,
-    /// What it is said to show: its caption in a shard, the prompt in the label of a PNG drawn here.
+    /// What it is said to show: its caption in a shard, the prompt beside it in [GenEval's layout](crate::prompts::geneval), or that in
+    /// the label of a PNG drawn here.
     pub caption: Option<String>,
     stored: Stored,
 }
@@ -77,13 +80,22 @@ impl PictureSet {
     /// # Errors
     /// If there are none, or one cannot be read.
     pub fn of_files(name: &str, files: Vec<PathBuf>, limit: u64) -> Result<Self, EvaluateError> {
+        let files = files.into_iter().map(|path| (path, None)).collect();
+        Self::of_captioned(name, files, limit)
+    }
+
+    fn of_captioned(
+        name: &str,
+        files: Vec<(PathBuf, Option<String>)>,
+        limit: u64,
+    ) -> Result<Self, EvaluateError> {
         if files.is_empty() {
             return Err(EvaluateError::NoPictures { name: name.into() });
         }
         let used = files
             .len()
             .min(usize::try_from(limit).unwrap_or(usize::MAX));
-        let sha256 = of_contents(&files[..used], |path| {
+        let sha256 = of_contents(&files[..used], |(path, _)| {
             checksum::of_file(path).map_err(DataError::io(path))
         })?;
         Ok(Self {
@@ -95,13 +107,21 @@ impl PictureSet {
     }
 
     /// The first `limit` pictures of what `spec` names: shards as [`Shards::open`] takes them, or a directory of pictures, with
-    /// those below it, in the order of their paths.
+    /// those below it, in the order of their paths. Of a directory in GenEval's layout these are the samples of its prompts, and no grid.
     ///
     /// # Errors
-    /// If there are none, or a file cannot be read.
+    /// If there are none, or a file cannot be read; a prompt of GenEval's layout without an object or a picture.
     pub fn open(spec: &str, limit: u64) -> Result<Self, EvaluateError> {
         let path = Path::new(spec);
         let shards = match Shards::open(spec, Members::Pictures) {
+            Err(DataError::NoShards(_)) if geneval::is_laid_out(path) => {
+                let prompts = geneval::pictures(path)?.into_iter();
+                let files = prompts.flat_map(|(prompt, files)| {
+                    let caption = move |file| (file, Some(prompt.text.clone()));
+                    files.into_iter().map(caption)
+                });
+                return Self::of_captioned(spec, files.collect(), limit);
+            }
             Err(DataError::NoShards(_)) if path.is_dir() => {
                 return Self::of_files(spec, Folder::pictures(path)?, limit);
             }
@@ -140,11 +160,23 @@ impl PictureSet {
         &self.name
     }
 
-    /// SHA-256 of the contents and how many of the pictures are used, in hexadecimal. What they are called does not matter.
+    /// SHA-256 of the contents and, where these are not all, how many of the pictures are used, in hexadecimal. What they are called does
+    /// not matter.
     pub fn identity(&self) -> String {
+        let all = match &self.source {
+            Source::Files(files) => files.len() as u64,
+            Source::Shards(_, count) => *count,
+            Source::Shapes(_) => u64::MAX,
+        };
+        // A limit that leaves none out is none.
+        let limit = if self.limit < all {
+            self.limit
+        } else {
+            u64::MAX
+        };
         let mut digest = Sha256::new();
         digest.update(&self.sha256);
-        digest.update(self.limit.to_le_bytes());
+        digest.update(limit.to_le_bytes());
         hexadecimal(&digest.finalize())
     }
 
@@ -185,8 +217,8 @@ impl PictureSet {
         };
         match &self.source {
             Source::Files(files) => {
-                for path in files {
-                    if !hand_on(Picture::at(path)) {
+                for (path, caption) in files {
+                    if !hand_on(Picture::at(path, caption.as_deref())) {
                         break;
                     }
                 }
@@ -242,12 +274,18 @@ impl Picture {
         }
     }
 
-    fn at(path: &Path) -> Self {
-        let labels = read_labels(path).unwrap_or_default();
-        let prompt = labels.into_iter().find(|(key, _)| key == "prompt");
+    /// The picture in a file, which shows what `caption` says or, without one, its label.
+    fn at(path: &Path, caption: Option<&str>) -> Self {
+        let of_label = || {
+            let mut labels = read_labels(path).unwrap_or_default().into_iter();
+            labels.find(|(key, _)| key == "prompt")
+        };
         Self {
             name: path.display().to_string(),
-            caption: prompt.map(|(_, text)| text),
+            caption: match caption {
+                Some(caption) => Some(caption.to_owned()),
+                None => of_label().map(|(_, prompt)| prompt),
+            },
             stored: Stored::Path(path.to_owned()),
         }
     }
@@ -288,77 +326,4 @@ fn of_contents<F: Sync>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use microdit_encoders::save_picture;
-
-    fn golden(name: &str) -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens");
-        path.join(name).to_string_lossy().into_owned()
-    }
-
-    fn names(set: &PictureSet) -> (Vec<(String, Option<String>)>, LeftOut) {
-        let mut found = Vec::new();
-        let left_out = set.for_each(|picture| {
-            found.push((picture.name, picture.caption));
-            Ok(true)
-        });
-        (found, left_out.unwrap())
-    }
-
-    #[test]
-    fn shards_give_their_captions_and_count_what_they_lack() {
-        let open = |name, limit| PictureSet::open(&golden(name), limit).unwrap();
-        let counts = [
-            ("wds_clean.tar", 100),
-            ("wds_clean.tar", 5),
-            ("wds_dirty.tar", 100),
-        ];
-        let counts = counts.map(|(name, limit)| open(name, limit).len());
-        assert_eq!(counts, [16, 5, 13]);
-        let (clean, left_out) = names(&open("wds_clean.tar", 100));
-        assert_eq!((clean.len(), left_out.total()), (16, 0));
-        assert!(clean.iter().all(|(_, caption)| caption.is_some()));
-        let (first, _) = names(&open("wds_clean.tar", 5));
-        assert_eq!(first, clean[..5]);
-        // Three samples lack a part; what cannot be decoded is found later.
-        let (dirty, left_out) = names(&open("wds_dirty.tar", 100));
-        assert_eq!((dirty.len(), left_out.total()), (13, 3));
-    }
-
-    #[test]
-    fn shapes_are_generated_beyond_those_trained_on() {
-        let (found, _) = names(&PictureSet::of_shapes(16, 3).unwrap());
-        assert_eq!(found.len(), 3);
-        assert_eq!(found[0].0, format!("shapes-0-{MAX_IMAGES}"));
-        assert!(found[0].1.as_deref().unwrap().contains(" on a "));
-        let identity = |size, limit| PictureSet::of_shapes(size, limit).unwrap().identity();
-        assert_ne!(identity(16, 3), identity(32, 3));
-        assert_ne!(identity(16, 3), identity(16, 4));
-    }
-
-    #[test]
-    fn a_folder_is_its_contents() {
-        let folder = tempfile::tempdir().unwrap();
-        let paint = |name: &str, color: u8| {
-            let image = RgbImage::from_pixel(4, 4, image::Rgb([color; 3]));
-            let path = folder.path().join(name);
-            let label = [("prompt", format!("gray {color}"))];
-            save_picture(&image, &path, &label).unwrap();
-        };
-        let open = |limit| PictureSet::open(&folder.path().to_string_lossy(), limit);
-        assert!(matches!(open(9), Err(EvaluateError::NoPictures { .. })));
-        paint("b.png", 1);
-        paint("c.png", 2);
-        let set = open(9).unwrap();
-        let (found, _) = names(&set);
-        assert_eq!(found[0].1.as_deref(), Some("gray 1"));
-        assert_eq!(set.len(), 2);
-        // Other names in the same order are the same set; another picture or fewer of them are not.
-        std::fs::rename(folder.path().join("b.png"), folder.path().join("a.png")).unwrap();
-        assert_eq!(open(9).unwrap().identity(), set.identity());
-        assert_ne!(open(1).unwrap().identity(), set.identity());
-        paint("c.png", 3);
-        assert_ne!(open(9).unwrap().identity(), set.identity());
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! How much of what a prompt of the generated dataset asks for is in its picture: exact, since the generator knows.
 
+use super::share::{interval_of_share, of_scatter};
 use crate::{
     measured::Measured,
-    statistics::{SIGNIFICANCE, quantile, wilson},
+    statistics::{SIGNIFICANCE, quantile},
 };
 use image::RgbImage;
 use microdit_data::shapes::{Accuracy, Scene, detect};
@@ -70,7 +71,7 @@ impl PromptAccuracy {
     }
 }
 
-/// The mean over pictures of shares, with Wilson's interval where each is all or nothing.
+/// The mean over pictures of shares, with Wilson's interval where each is all or nothing, or all are the same.
 pub(super) fn mean(metric: &str, values: &[f64]) -> Measured {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -79,18 +80,18 @@ pub(super) fn mean(metric: &str, values: &[f64]) -> Measured {
     let error = (values.len() > 1).then(|| (square / freedom / count).sqrt());
     let right = values.iter().filter(|&&value| value == 1.0).count() as u64;
     let wrong = values.iter().filter(|&&value| value == 0.0).count() as u64;
-    let interval = match right + wrong == values.len() as u64 {
-        true => Some(wilson(right, right + wrong)),
-        false => error.map(|error| {
+    let interval = match of_scatter(mean, error) {
+        Some(error) if right + wrong < values.len() as u64 => {
             let half = quantile(1.0 - SIGNIFICANCE / 2.0, freedom) * error;
             [(mean - half).max(0.0), (mean + half).min(1.0)]
-        }),
+        }
+        _ => interval_of_share(mean, values.len() as u64),
     };
     Measured {
         metric: metric.to_owned(),
         value: mean,
         standard_error: error,
-        interval,
+        interval: Some(interval),
         samples: values.len() as u64,
         reference: None,
         network: None,
@@ -132,6 +133,16 @@ mod tests {
         assert!(wrong[0].value < 0.1 && wrong[5].value < 0.6, "{wrong:?}");
         let [low, high] = wrong[5].interval.unwrap();
         assert!(low < 1.0 / 3.0 && 1.0 / 3.0 < high, "{wrong:?}");
+    }
+
+    #[test]
+    fn equal_shares_have_an_interval_with_a_width() {
+        for values in [&[0.5; 8][..], &[0.1; 10], &[0.5], &[1.0; 8], &[0.0]] {
+            let row = mean("kind", values);
+            let [low, high] = row.interval.unwrap();
+            let inside = 0.0 <= low && low <= row.value && row.value <= high && high <= 1.0;
+            assert!(inside && high - low > 0.2, "{row:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use super::error::EvaluateError;
 use crate::{Table, measured::Measured, statistics::rounded};
+use microdit::checksum::hexadecimal;
 use microdit_data::files::{read_json, write_json};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
 /// What `eval.json` holds.
@@ -54,16 +56,23 @@ impl Record {
         ];
         let mut table = Table::new(header.map(str::to_owned).into());
         for row in &self.results {
-            // All with the digits that the standard error leaves.
-            let shown = |value| rounded(value, row.standard_error.unwrap_or(f64::NAN)).0;
+            // All with the digits that the standard error leaves, or of an interval by itself a quarter of it.
+            let quarter = || row.interval.map(|[low, high]| (high - low) / 4.0);
+            let error = row
+                .standard_error
+                .filter(|&error| error > 0.0)
+                .or_else(quarter);
+            let shown = |value| rounded(value, error.unwrap_or(f64::NAN)).0;
             let interval = row.interval.map_or_else(String::new, |[low, high]| {
                 format!("{} .. {}", shown(low), shown(high))
             });
             let labels: Vec<String> = row
                 .labels
                 .iter()
-                .filter(|(key, _)| !matches!(key.as_str(), "weights" | "pictures"))
-                .map(|(key, value)| format!("{key} {value}"))
+                .map(|(key, value)| match key.as_str() {
+                    "weights" => format!("{key} {}", digits(value)),
+                    _ => format!("{key} {value}"),
+                })
                 .collect();
             let reference = row.reference.as_ref();
             let network = row.network.as_ref();
@@ -91,14 +100,28 @@ fn short(sha256: &str) -> &str {
     sha256.get(..12).unwrap_or(sha256)
 }
 
+/// The first 8 digits of the checksum of weights, or of what is said of several files.
+fn digits(weights: &str) -> String {
+    let sha256 = weights.strip_prefix("sha256:").unwrap_or(weights);
+    let one = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match one {
+        true => sha256[..8].to_owned(),
+        false => hexadecimal(&Sha256::digest(weights)[..4]),
+    }
+}
+
 /// All but the numbers themselves.
 fn identity(row: &Measured) -> String {
-    let bare = Measured {
+    let mut bare = Measured {
         value: 0.0,
         standard_error: None,
         interval: None,
         ..row.clone()
     };
+    // Nothing depends on it, and rows of before say nothing of it.
+    if let Some(network) = &mut bare.network {
+        network.source = None;
+    }
     let labels: Vec<String> = bare
         .labels
         .iter()
@@ -164,5 +187,50 @@ mod tests {
         );
         let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|&width| width == widths[0]), "{table}");
+    }
+
+    #[test]
+    fn rows_of_other_weights_settings_and_prompts_are_told_apart() {
+        let mut record = Record::default();
+        let sums = ["ab", "cd"].map(|pair| format!("sha256:{}", pair.repeat(32)));
+        let adapted = format!("{} + 0.5 x {}", sums[0], sums[1]);
+        for (weights, rescale, pictures) in [
+            (&sums[0], "0", "01020304"),
+            (&sums[1], "0", "01020304"),
+            (&adapted, "0", "01020304"),
+            (&sums[0], "0.7", "01020304"),
+            (&sums[0], "0", "05060708"),
+        ] {
+            let mut row = row("fd", "5", &[0.5]);
+            let labels = [
+                ("weights", &**weights),
+                ("rescale", rescale),
+                ("pictures", pictures),
+            ];
+            row.labels
+                .extend(labels.map(|(key, value)| (key.to_owned(), value.to_owned())));
+            record.add(row);
+        }
+        let table = record.table();
+        let rows: std::collections::BTreeSet<&str> = table.lines().skip(2).collect();
+        assert_eq!(rows.len(), 5, "{table}");
+        let first = "guidance 5, pictures 01020304, rescale 0, weights abababab";
+        assert!(table.contains(first), "{table}");
+    }
+
+    #[test]
+    fn a_row_of_before_is_replaced_by_one_that_says_where_the_network_is_from() {
+        let mut row = row("fd-dinov2", "2", &[0.5]);
+        let network =
+            r#"{"family": "dino-v2", "name": "dinov2-base", "sha256": "00", "resize": "none"}"#;
+        row.network = Some(serde_json::from_str(network).unwrap());
+        let mut record = Record::default();
+        record.add(row.clone());
+        let source = "https://huggingface.co/facebook/dinov2-base";
+        row.network.as_mut().unwrap().source = Some(source.into());
+        record.add(row);
+        assert_eq!(record.results.len(), 1);
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(text.contains(source), "{text}");
     }
 }

@@ -3,9 +3,10 @@
 use super::{
     against::Against,
     captioned::Captioned,
-    distances::{distances, score_of_logits},
+    distances::{distances_but, score_of_logits},
     error::EvaluateError,
     extractor::Extractor,
+    left_out::LeftOutMetrics,
     pictures::PictureSet,
     prompt_accuracy::PromptAccuracy,
     reference::Reference,
@@ -13,6 +14,7 @@ use super::{
     wanted::{DEFAULT, Wanted},
 };
 use crate::{
+    error::EvalError,
     features::{Family, Features, Rows},
     measured::Measured,
     metrics::Metric,
@@ -97,12 +99,40 @@ impl Evaluation {
         });
         match families.next() {
             Some(family) => {
-                let name = Metric::Frechet.name(family);
-                let metric = name.map_or("", |name| name.key).to_owned();
+                let metric = key(Metric::Frechet, family).to_owned();
                 Err(EvaluateError::NoReference { metric })
             }
             None => Ok(()),
         }
+    }
+
+    /// Checks that something can be measured of pictures of these prompts, before any of them is drawn.
+    ///
+    /// # Errors
+    /// Nothing that can be measured, since no metric goes by a network's features and no prompt is one that a metric reads.
+    pub fn check_prompts(&self, prompts: &[String]) -> Result<(), EvaluateError> {
+        let by_features = match self.wanted.as_slice() {
+            [] => !self.networks.is_empty(),
+            wanted => wanted
+                .iter()
+                .any(|wanted| matches!(wanted, Wanted::Features(..))),
+        };
+        let any = |reads: &dyn Fn(&str) -> bool| prompts.iter().any(|prompt| reads(prompt));
+        let of_class = |prompt: &str| {
+            let mut networks = self.networks.iter();
+            networks.any(|network| network.class_of(prompt).is_some())
+        };
+        let classes = self.wants(Wanted::ClassAccuracy) && any(&of_class);
+        let scenes = self.wants(Wanted::PromptAccuracy) && any(&PromptAccuracy::reads);
+        if by_features || classes || scenes {
+            return Ok(());
+        }
+        Err(match self.wanted.as_slice() {
+            [Wanted::ClassAccuracy] => EvaluateError::NoClass {
+                pictures: prompts.len(),
+            },
+            _ => EvaluateError::NothingToMeasure,
+        })
     }
 
     fn wants(&self, wanted: Wanted) -> bool {
@@ -141,8 +171,9 @@ impl Evaluation {
             progress: &mut progress,
         };
         let mut found = Vec::new();
+        let mut left_out = LeftOutMetrics::new(!self.wanted.is_empty());
         for network in &self.networks {
-            match self.by_network(set, &**network, &mut sight)? {
+            match self.by_network(set, &**network, &mut sight, &mut left_out)? {
                 Some(rows) => found.extend(rows),
                 None => return Ok(None),
             }
@@ -153,10 +184,12 @@ impl Evaluation {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match found.is_empty() {
-            true => Err(EvaluateError::NothingToMeasure),
-            false => Ok(Some(found)),
+        if found.is_empty() {
+            let reason = left_out.into_first();
+            return Err(reason.map_or(EvaluateError::NothingToMeasure, EvaluateError::Eval));
         }
+        left_out.warn();
+        Ok(Some(found))
     }
 
     /// What one network says about the pictures.
@@ -165,6 +198,7 @@ impl Evaluation {
         set: &PictureSet,
         network: &dyn Extractor,
         sight: &mut Sight<'_>,
+        left_out: &mut LeftOutMetrics,
     ) -> Result<Option<Vec<Measured>>, EvaluateError> {
         let (named, family) = (!self.wanted.is_empty(), network.network().family);
         let metrics = self.metrics_of(family);
@@ -183,13 +217,21 @@ impl Evaluation {
                 found.extend(captioned.class_accuracy(named)?);
             }
             if scores {
-                found.extend(captioned.clip_score(named)?);
+                match captioned.clip_score(named) {
+                    Err(EvaluateError::Eval(error)) => {
+                        left_out.note(key(Metric::ClipScore, family), error)?;
+                    }
+                    score => found.extend(score?),
+                }
             }
         }
         if metrics.contains(&Metric::InceptionScore)
             && let Some((classes, logits)) = network.logits(pictures.values())
         {
-            found.extend(score_of_logits(&pictures, Rows::new(&logits, classes)?)?);
+            match score_of_logits(&pictures, Rows::new(&logits, classes)?) {
+                Err(error) => left_out.note(key(Metric::InceptionScore, family), error)?,
+                Ok(score) => found.extend(score),
+            }
         }
         if let Some(against) = &self.against
             && metrics.iter().any(|metric| !ALONE.contains(metric))
@@ -197,7 +239,7 @@ impl Evaluation {
             let Some(reference) = against.seen_by(network, sight)? else {
                 return Ok(None);
             };
-            found.extend(self.compare(metrics, &pictures, &reference)?);
+            found.extend(self.compare(&metrics, &pictures, &reference, left_out)?);
         }
         Ok(Some(found))
     }
@@ -205,25 +247,22 @@ impl Evaluation {
     /// Pictures against a reference that one network has seen.
     fn compare(
         &self,
-        mut metrics: Vec<Metric>,
+        metrics: &[Metric],
         pictures: &Features,
         reference: &Reference,
+        left_out: &mut LeftOutMetrics,
     ) -> Result<Vec<Measured>, EvaluateError> {
         let dim = pictures.rows().dim();
-        let there = reference.rows().map_or(usize::MAX, |rows| rows.len());
-        if self.wanted.is_empty() && there <= dim {
-            tracing::warn!(
-                "no Fréchet distance: the reference has {there} pictures, and a covariance of {dim} features needs more"
-            );
-            metrics.retain(|metric| *metric != Metric::Frechet);
-        }
-        if metrics.contains(&Metric::Frechet) && pictures.pictures() <= dim {
+        let note = |metric: &'static str, error: EvalError| left_out.note(metric, error);
+        let found = distances_but(metrics, pictures, reference, 0, note)?;
+        let frechet = key(Metric::Frechet, pictures.network().family);
+        if found.iter().any(|row| row.metric == frechet) && pictures.pictures() <= dim {
             tracing::warn!(
                 "{} pictures for {dim} features: the Fréchet distance is mostly bias; compare it at this number of pictures only",
                 pictures.pictures()
             );
         }
-        Ok(distances(&metrics, pictures, reference, 0)?)
+        Ok(found)
     }
 
     /// How much of what prompts of the generated dataset ask for is in the pictures.
@@ -252,3 +291,11 @@ impl Evaluation {
         Ok(accuracy.measured())
     }
 }
+
+/// What a metric over the features of a family is called.
+fn key(metric: Metric, family: Family) -> &'static str {
+    metric.name(family).map_or("", |name| name.key)
+}
+
+#[cfg(test)]
+mod tests;

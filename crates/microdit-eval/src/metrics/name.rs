@@ -188,6 +188,20 @@ impl Metric {
         NAMES.iter().map(|row| row.2)
     }
 
+    /// The least and the largest value it can have.
+    pub fn range(self) -> [f64; 2] {
+        match self {
+            Self::Precision | Self::Recall | Self::Coverage => [0.0, 1.0],
+            Self::Frechet | Self::Cmmd | Self::Density => [0.0, f64::INFINITY],
+            Self::ClipScore => [0.0, 100.0],
+            Self::InceptionScore => [1.0, f64::INFINITY],
+            // Without their bias they scatter around zero.
+            Self::FrechetInfinite | Self::Kernel | Self::CmmdUnbiased => {
+                [f64::NEG_INFINITY, f64::INFINITY]
+            }
+        }
+    }
+
     /// Which way it improves.
     pub fn direction(self) -> Direction {
         match self {

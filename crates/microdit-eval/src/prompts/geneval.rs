@@ -110,6 +110,16 @@ pub fn lay_out(
     Ok(())
 }
 
+/// Whether a folder has this layout: one of its folders is named by a number, and holds an object.
+pub fn is_laid_out(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| {
+        let name = entry.file_name();
+        let digits = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        name.to_str().is_some_and(digits) && entry.path().join(METADATA).is_file()
+    })
+}
+
 /// The prompts of a folder, each with its pictures, in the order of their numbers.
 ///
 /// # Errors
@@ -194,7 +204,9 @@ mod tests {
         assert_eq!(tags, ["single_object", "counting", "position"]);
         assert_eq!(prompts[1].text, "a photo of two clocks");
         let out = folder.path().join("out");
+        assert!(!is_laid_out(folder.path()));
         prepare(&out, &prompts).unwrap();
+        assert!(is_laid_out(&out) && !is_laid_out(&out.join("00000")));
         // Once more, as where drawing is resumed.
         prepare(&out, &prompts).unwrap();
         assert_eq!(picture(&out, 2, 1), out.join("00002/samples/0001.png"));

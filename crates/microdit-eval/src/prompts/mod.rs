@@ -26,7 +26,7 @@ use std::{
 pub struct Prompt {
     /// What to draw, without the space around it; never empty.
     pub text: String,
-    /// The group of prompts a result is also given for by itself; empty where the suite has none.
+    /// The group of prompts it belongs to, as the suite has it; empty where that has none.
     pub category: String,
     /// All that the file says of it: an object in JSON, on one line.
     pub metadata: String,

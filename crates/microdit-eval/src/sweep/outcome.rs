@@ -153,6 +153,7 @@ fn checksum(result: &Measured) -> String {
     for part in ["reference", "network"] {
         if let Some(Value::Object(fields)) = conditions.get_mut(part) {
             fields.remove("name");
+            fields.remove("source");
         }
     }
     let drawn = ["guidance", "steps", "seed"].map(|key| result.labels.get(key));

@@ -13,7 +13,7 @@ use crate::{
     run::RunDir,
 };
 use microdit::{TrainBackend, task::TrainTask};
-use std::sync::atomic::AtomicBool;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 /// Something that looks at a network now and then. It owns what it compares with, and is shown the network in a
 /// [`View`]. Only the process that keeps the run directory has probes.
@@ -33,6 +33,11 @@ pub trait Probe<B: TrainBackend, T: TrainTask<B>>: Send {
     /// Whether `run` already has its result of `step`. Probes that give numbers need not know: the log does.
     fn is_done(&self, _run: &RunDir, _step: u64) -> bool {
         false
+    }
+
+    /// The PNG it drew into `run` at `step`, if it draws one; TensorBoard shows it under the probe's name.
+    fn picture(&self, _run: &RunDir, _step: u64) -> Option<PathBuf> {
+        None
     }
 
     /// Reads what it needs for a stage, before the stage is begun or resumed.

@@ -12,7 +12,7 @@ use microdit::{
     TrainBackend,
     task::{Task as _, TrainTask},
 };
-use std::sync::atomic::AtomicBool;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 /// Draws the recipe's prompts with the first average of the weights, or as trained if there is none.
 pub struct SampleGrid<B: TrainBackend> {
@@ -75,6 +75,10 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
 
     fn is_done(&self, run: &RunDir, step: u64) -> bool {
         run.samples_at(step).is_file()
+    }
+
+    fn picture(&self, run: &RunDir, step: u64) -> Option<PathBuf> {
+        Some(run.samples_at(step)).filter(|path| path.is_file())
     }
 
     /// A picture that cannot be drawn does not end a run: what went wrong is a warning.

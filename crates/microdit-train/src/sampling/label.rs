@@ -122,13 +122,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
     }
 }
 
-/// What a label says about a network that was opened as `path`.
-pub(super) fn name(path: Option<&Path>) -> String {
-    path.map(|path| path.display().to_string())
-        .unwrap_or_default()
-}
-
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("settings are plain data")
 }
 

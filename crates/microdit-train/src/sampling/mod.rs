@@ -109,8 +109,8 @@ impl Surroundings {
             CaptionSource::Encoded {
                 tokens, trimmed, ..
             } => {
-                let name = label::name(encoders.names().text.as_deref());
                 let text = encoders.text()?.reading(tokens)?;
+                let name = encoders.text_content()?;
                 match trimmed {
                     true => (name, Arc::new(Trimmed(text))),
                     false => (name, text),
@@ -129,8 +129,8 @@ impl Surroundings {
                 Arc::new(PixelCodec { scale }),
             ),
             LatentSource::Encoded { .. } => {
-                let name = label::name(encoders.names().vae.as_deref());
-                (name, encoders.vae()?)
+                let vae = encoders.vae()?;
+                (encoders.vae_content()?, vae)
             }
         })
     }

@@ -1,9 +1,14 @@
 //! Pipelines of published files: Stable Diffusion, its successors and DeciDiffusion.
 
-use super::{Parts, Pipeline, fits, label, load};
+use super::{
+    Parts, Pipeline, fits,
+    label::{self, json},
+    load,
+};
 use crate::{encoders::Encoders, error::TrainError, recipe::SamplingConfig};
 use microdit::{
     DitBackend, UNetConfig,
+    checksum::hexadecimal,
     diffusion::{DiffusionConfig, schedule::ScheduleConfig},
     net::{Network, NetworkConfig},
     weights::{CaptionSource, Description, LatentSource, StateDict, WeightSet, WeightsFile},
@@ -16,10 +21,13 @@ use microdit_encoders::{
     vae::Vae,
 };
 use sha2::{Digest, Sha256};
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 impl<B: DitBackend> Pipeline<B, Network<B>> {
-    /// The pipeline in `files`, which were opened as `name`, and how it draws: `draws`, with the solver and the noise levels that
+    /// The pipeline in `files`, and how it draws: `draws`, with the solver and the noise levels that
     /// the files ask for. Encoders that are given take the place of those in the files. What pictures are guided away from is an
     /// empty prompt.
     ///
@@ -27,29 +35,45 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
     /// A configuration that is not supported, networks that do not fit each other, and weights that do not fit or are not finite.
     pub fn of_files(
         files: PipelineFiles,
-        name: &Path,
         draws: &Draws,
         encoders: &Encoders<B>,
         device: B::Device,
     ) -> Result<(Self, SamplingConfig), TrainError> {
         let config = unet_config(&files.unet)?;
-        let own = name.display().to_string();
+        let mut weights = of_files(&files.unet.weights)?;
+        let denoises: Vec<PathBuf> = files.unet.weights.files().map(Path::to_owned).collect();
+        // What a part's files hold, which may be those of all parts.
+        let content = |part: &NetworkFiles| -> Result<String, TrainError> {
+            let same = part
+                .weights
+                .files()
+                .eq(denoises.iter().map(PathBuf::as_path));
+            let sum = match same {
+                true => weights.clone(),
+                false => of_files(&part.weights)?,
+            };
+            let config = Sha256::digest(json(&part.keys()?));
+            Ok(format!(
+                "{sum}, configuration {}",
+                &hexadecimal(&config)[..16]
+            ))
+        };
         let names = encoders.names();
         let conditioner: (String, Arc<dyn Conditioner<B>>) = match &names.text {
-            Some(name) => (label::name(Some(name)), encoders.text()?),
+            Some(_) => (encoders.text_content()?, encoders.text()?),
             None => {
+                let label = format!("{}, {:?}", content(&files.text)?, files.padding);
                 let text = TextEncoder::of(files.text, files.padding, &device)?;
-                (own.clone(), Arc::new(text))
+                (label, Arc::new(text))
             }
         };
         let codec: (String, Arc<dyn Codec<B>>) = match &names.vae {
-            Some(name) => (label::name(Some(name)), encoders.vae()?),
-            None => (own, Arc::new(Vae::of(files.vae, &device)?)),
+            Some(_) => (encoders.vae_content()?, encoders.vae()?),
+            None => (content(&files.vae)?, Arc::new(Vae::of(files.vae, &device)?)),
         };
         let model = NetworkConfig::UNet(config.clone());
         // Before the largest of the networks is read.
         fits::<B>(&model, &*conditioner.1, &*codec.1)?;
-        let mut weights = of_files(&files.unet.weights)?;
         if files.set == WeightSet::Average {
             weights += ", average";
         }
@@ -137,6 +161,6 @@ fn of_files(weights: &WeightsFile) -> Result<String, TrainError> {
     for path in paths {
         hasher.update(label::of_file(path)?);
     }
-    let sum = microdit::checksum::hexadecimal(&hasher.finalize());
+    let sum = hexadecimal(&hasher.finalize());
     Ok(format!("sha256:{sum}"))
 }

@@ -101,6 +101,12 @@ where
                     self.looked_in_vain |= stopped && !probe.is_done(self.run, step);
                 }
             }
+            // A picture that is not shown does not end a run either.
+            if let Some(png) = probe.picture(self.run, step)
+                && let Err(error) = log.picture(step, probe.name(), &png)
+            {
+                tracing::warn!("TensorBoard does not get the picture of step {step}: {error}");
+            }
         }
         Ok(())
     }

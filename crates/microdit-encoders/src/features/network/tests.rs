@@ -141,6 +141,7 @@ fn inception_alone_resizes_in_two_ways() {
         Identity {
             name: "inception".into(),
             sha256: String::new(),
+            source: None,
         },
     );
     let prepared = |network: &Network| network.prepare_pictures(&pictures(2), &device);
@@ -258,4 +259,46 @@ fn clip_fid_is_of_one_network_and_one_preparation() {
             .unwrap()
             .is_none()
     );
+}
+
+#[test]
+fn weights_are_said_to_come_from_where_they_are_published() {
+    let cached = "/home/a/.cache/huggingface/hub/models--facebook--dinov2-base/snapshots/ab/model.safetensors";
+    let of = |path: &str, sha256: &str| source(path.as_ref(), sha256);
+    assert_eq!(
+        of(cached, "00").unwrap(),
+        "https://huggingface.co/facebook/dinov2-base"
+    );
+    // Whatever the file is called.
+    let sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2";
+    let inception = of("/data/inception.pth", sha256).unwrap();
+    assert!(inception.ends_with(
+        "/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+    ));
+    assert_eq!(of("/data/inception.pth", &sha256[1..]), None);
+    assert_eq!(of("/data/models/model.safetensors", "00"), None);
+}
+
+#[test]
+fn absent_networks_are_said_to_be_absent_with_those_there_are() {
+    let device = Default::default();
+    let error = Network::open_inception("nothere.pth".as_ref(), &device)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("nothere.pth: no such file. ")
+            && error.contains(FeatureError::INCEPTION_SOURCE),
+        "{error}"
+    );
+    let error = Network::open("nothere".as_ref(), &device)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("dinov2-base")
+            && error.contains("clip-l14")
+            && error.contains("pytorch-fid"),
+        "{error}"
+    );
+    // A VAE sees no features.
+    assert!(!error.contains("vae"), "{error}");
 }
