@@ -26,7 +26,7 @@ pub use rounded::rounded;
 pub use scatter::{Scatter, size};
 pub use student::{cdf, quantile, two_sided};
 pub use verdict::{Comparison, Verdict, verdicts};
-pub use wilson::wilson;
+pub use wilson::{wilson, wilson_of};
 
 /// The share of false alarms that is accepted, and one minus the confidence of every interval.
 pub const SIGNIFICANCE: f64 = 0.05;

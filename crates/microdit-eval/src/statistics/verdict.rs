@@ -190,10 +190,7 @@ mod tests {
         let pair = (("a", &a), ("b", &b));
         let alone = verdicts(&[pair], Direction::Lower, "equal steps").unwrap();
         assert_eq!(alone[0].verdict, Verdict::First);
-        assert_eq!(
-            alone[0].corrected_p,
-            alone[0].paired.spread.as_ref().map(|spread| spread.p)
-        );
+        assert_eq!(alone[0].corrected_p, p(&alone[0]));
         let many = verdicts(&[pair; 12], Direction::Lower, "equal steps").unwrap();
         assert!(
             many.iter()
