@@ -5,6 +5,7 @@ mod batch;
 mod begin;
 pub mod checkpoint;
 pub mod collective;
+mod content;
 mod description;
 pub mod encoders;
 mod error;
