@@ -117,7 +117,7 @@ mod tests {
                 .iter_mut()
                 .zip([share.interval(), wilson(share.count, share.all)])
             {
-                *held += u32::from(low <= 0.5 && 0.5 <= high);
+                *held += u32::from((low..=high).contains(&0.5));
             }
         }
         let [own, independent] = held.map(|held| f64::from(held) / trials as f64);
