@@ -171,10 +171,8 @@ impl SweepCommand {
         }
         let own = ["--run", "RUN"].map(str::to_owned);
         let eval = Eval::of_words(&own, &words)?;
-        let settings = 0..sweep.settings().len();
-        settings
-            .map(|setting| eval.check_before(sweep.recipe_of(setting)))
-            .collect()
+        let mut settings = 0..sweep.settings().len();
+        settings.try_for_each(|setting| eval.check_before(sweep.recipe_of(setting)))
     }
 
     /// How the points are trained.

@@ -7,7 +7,7 @@ use crate::{
 };
 use maud::{Markup, html};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Columns that come first.
 const FIRST: [&str; 4] = ["metric", "value", "standard_error", "interval"];
@@ -125,30 +125,29 @@ pub(super) fn incomparable(runs: &[Run]) -> Vec<String> {
             ));
         }
     }
+    notes.extend(other_losses(runs));
+    notes
+}
+
+/// Held-out losses that mean other things than those of the first run that has them.
+fn other_losses(runs: &[Run]) -> Vec<String> {
     let mut known = runs
         .iter()
         .filter_map(|run| Some((run, run.recipe.as_ref()?.held_out.as_ref()?)));
-    if let Some((first, conditions)) = known.next() {
-        for (run, others) in known {
-            let keys: BTreeSet<&String> = conditions.keys().chain(others.keys()).collect();
-            let differing = keys
-                .into_iter()
-                .find(|key| conditions.get(*key) != others.get(*key));
-            if let Some(key) = differing {
-                let value = |of: &std::collections::BTreeMap<String, String>| {
-                    of.get(key).map_or("none", String::as_str).to_owned()
-                };
-                notes.push(format!(
-                    "the held-out losses of {} and of {}: not comparable: {key} differs, {} and {}",
-                    first.label,
-                    run.label,
-                    value(conditions),
-                    value(others)
-                ));
-            }
-        }
-    }
-    notes
+    let Some((first, conditions)) = known.next() else {
+        return Vec::new();
+    };
+    let note = |(run, others): (&Run, &BTreeMap<String, String>)| {
+        let mut keys = conditions.keys().chain(others.keys());
+        let key = keys.find(|key| conditions.get(*key) != others.get(*key))?;
+        let [one, other] =
+            [conditions, others].map(|of| of.get(key).map_or("none", String::as_str));
+        let (a, b) = (&first.label, &run.label);
+        Some(format!(
+            "the held-out losses of {a} and of {b}: not comparable: {key} differs, {one} and {other}"
+        ))
+    };
+    known.filter_map(note).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
     use crate::report::RecipeFacts;
     use serde_json::json;
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
 
     fn run(label: &str, results: &[Value], samples: &str) -> Run {
         let mut run = Run::new(Path::new(label));
