@@ -231,6 +231,12 @@ fn on_sweep(error: &SweepError) -> Option<&'static str> {
         SweepError::Changed { .. } => {
             "put the definition back (more seeds and more values are welcome), or choose another folder with --out"
         }
+        SweepError::OtherData { .. } => {
+            "name the data they were trained on with --set data.shards=PATH, or choose another folder with --out"
+        }
+        SweepError::NoCalibration { .. } => {
+            "copy it into the folder too, or choose another folder with --out"
+        }
         SweepError::Busy(_) => "wait for it, or choose another folder with --out",
         SweepError::Damaged { .. } => {
             "restore it from a backup, or choose another folder with --out"

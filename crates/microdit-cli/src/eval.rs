@@ -1,5 +1,7 @@
 //! `microdit eval`: measures the pictures that a network draws, or those in a directory.
 
+mod words;
+
 use crate::{
     advice::OrAdvise,
     device::{Device, Devices, kind, on_device, parse_devices},

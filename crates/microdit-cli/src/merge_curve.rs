@@ -1,10 +1,9 @@
 //! Merged networks along the line between two, each measured: which share draws best?
 
 use crate::{eval::Eval, say};
-use clap::Parser;
 use microdit::range::within;
 use microdit_eval::{Table, evaluate::Record, measured::Measured};
-use miette::{IntoDiagnostic, WrapErr, miette};
+use miette::{IntoDiagnostic, WrapErr};
 use std::{
     collections::BTreeSet,
     fs,
@@ -62,14 +61,6 @@ impl Shares {
     }
 }
 
-/// What follows `--` on the command line of a sweep.
-#[derive(Parser)]
-#[command(name = "microdit eval")]
-struct Words {
-    #[command(flatten)]
-    eval: Eval,
-}
-
 /// A share, and what was measured of its network.
 struct Point {
     share: f64,
@@ -89,7 +80,10 @@ pub(crate) fn measure(
         let folder = out.join(format!("share-{share}"));
         let weights = folder.join("merged.safetensors");
         // Before anything is written.
-        let parsed = parse(&weights, &folder, words)?;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let own = ["--weights".into(), text(&weights)];
+        let own = own.into_iter().chain(["--out".into(), text(&folder)]);
+        let parsed = Eval::of_words(&own.collect::<Vec<_>>(), words)?;
         fs::create_dir_all(&folder)
             .into_diagnostic()
             .wrap_err_with(|| format!("{} cannot be created", folder.display()))?;
@@ -107,17 +101,6 @@ pub(crate) fn measure(
     }
     say!("{}", curve(&points));
     Ok(())
-}
-
-fn parse(weights: &Path, folder: &Path, words: &[String]) -> miette::Result<Eval> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let own = ["eval".into(), "--weights".into(), text(weights)];
-    let place = ["--out".into(), text(folder)];
-    let all = own.into_iter().chain(place).chain(words.iter().cloned());
-    let parsed = Words::try_parse_from(all);
-    parsed
-        .map(|words| words.eval)
-        .map_err(|error| miette!("after --: {error}"))
 }
 
 /// A row for each share, a column for each metric.

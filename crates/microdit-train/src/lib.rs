@@ -6,6 +6,7 @@ mod begin;
 pub mod checkpoint;
 mod clip_term;
 pub mod collective;
+mod content;
 mod description;
 pub mod encoders;
 mod error;

@@ -136,9 +136,14 @@ impl DataIdentity {
                 crc32c,
             });
         }
+        Self::of_lists(stage, &stage.data.lists())
+    }
+
+    /// Looks at lists of shards with their weights, of the kind that `stage` reads; data that are generated have none.
+    pub(crate) fn of_lists(stage: &Stage, lists: &[(&str, f64)]) -> Result<Self, TrainError> {
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
-        let Source::Mix(lists) = open(stage, &stage.data.lists(), Vec::new(), false)? else {
+        let Source::Mix(lists) = open(stage, lists, Vec::new(), false)? else {
             let crc32c = crc32c::crc32c(text.as_bytes());
             return Ok(Self {
                 shards: 0,

@@ -10,12 +10,17 @@ use microdit_eval::report::{
     Figure, RecipeFacts, ReportError, Run, SweepResults, run_figures, runs_page, sweep_figures,
     sweep_page, tell_apart,
 };
+use microdit_eval::sweep::Folder;
 use microdit_train::{Recipe, plan::flop_per_image};
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
+
+/// Runs of a sweep that are shown side by side: as many as curves have colors.
+const MOST_RUNS: usize = 10;
 
 /// Write a page about runs or a sweep: one file, to be opened in a browser, that loads nothing.
 #[derive(clap::Args)]
@@ -40,7 +45,8 @@ impl ReportCommand {
         let (page, figures) = match &self.paths[..] {
             [folder] if SweepResults::is_at(folder) => {
                 let sweep = SweepResults::read(folder).or_advise()?;
-                (sweep_page(&sweep), sweep_figures(&sweep))
+                let first = first_runs(folder, &sweep);
+                (sweep_page(&sweep, &first), sweep_figures(&sweep))
             }
             folders => {
                 if let Some(sweep) = folders.iter().find(|folder| SweepResults::is_at(folder)) {
@@ -73,6 +79,30 @@ impl ReportCommand {
     }
 }
 
+/// The runs of a sweep that are shown side by side: of each of its first points the first seed's, where its directory is there.
+fn first_runs(folder: &Path, sweep: &SweepResults) -> Vec<Run> {
+    let runs = sweep.first_runs(MOST_RUNS).filter_map(|(label, run)| {
+        // It is the name of a directory here, and no path.
+        let is_name = run.id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let place = Folder::run_in(folder, &run.id);
+        if !is_name || !Run::is_at(&place) {
+            return None;
+        }
+        match read(&place) {
+            Ok(mut run) => {
+                run.label = label.to_owned();
+                run.keep_newest_grid();
+                Some(run)
+            }
+            Err(error) => {
+                tracing::warn!("the page does without a run: {error}");
+                None
+            }
+        }
+    });
+    runs.collect()
+}
+
 /// The run in `folder`, with what its recipe says if that can be read.
 fn read(folder: &Path) -> Result<Run, ReportError> {
     let mut run = Run::open(folder)?;
@@ -97,8 +127,24 @@ pub(crate) fn facts(recipe: &Recipe) -> RecipeFacts {
         flop_per_image: stages
             .map(|stage| (stage.name.clone(), flop_per_image(stage)))
             .collect(),
+        held_out: held_out(recipe),
         prompts: recipe.run.sampling.prompts.clone(),
     }
+}
+
+/// What the meaning of its held-out losses depends on, with the name of the held-out shards: they may lie elsewhere by now.
+fn held_out(recipe: &Recipe) -> Option<BTreeMap<String, String>> {
+    let mut conditions = recipe.held_out_conditions()?;
+    let shards = recipe
+        .run
+        .evaluation
+        .iter()
+        .find_map(|config| config.shards.as_ref());
+    if let Some(name) = shards.and_then(|shards| Path::new(shards).file_name()) {
+        let name = name.to_string_lossy().into_owned();
+        conditions.insert("evaluation.shards".into(), name);
+    }
+    Some(conditions)
 }
 
 /// Writes a page whole or not at all.

@@ -6,6 +6,7 @@ mod progress;
 use crate::{
     advice::OrAdvise,
     device::{Device, Devices, kind, on_device, parse_devices},
+    eval::Eval,
     number::whole,
     plan::MachineArgs,
     recipe::recipe_path,
@@ -127,6 +128,9 @@ impl SweepCommand {
             launcher.threads
         );
         say_steps(&sweep, &opened.points);
+        if !opened.waiting.is_empty() {
+            self.check_evaluation(&sweep)?;
+        }
         let waiting = opened.waiting.iter().map(|&i| &opened.points[i]);
         let progress = Progress::new(&sweep, waiting);
         let complete = runner
@@ -150,6 +154,25 @@ impl SweepCommand {
             None => Ok(()),
             Some(first) => Err(failure(first, failures.len(), opened.points.len(), &folder)),
         }
+    }
+
+    /// Checks how every point is to be measured before the first one is trained.
+    fn check_evaluation(&self, sweep: &Sweep) -> miette::Result<()> {
+        let words = [&sweep.definition().eval[..], &self.eval].concat();
+        if words.is_empty() {
+            let mut metrics = sweep.definition().metrics.iter();
+            return match metrics.find(|metric| !metric.name.contains('/')) {
+                None => Ok(()),
+                Some(Metric { name, .. }) => Err(miette!(
+                    help = "say how after --, as microdit eval takes it: -- --metrics {name}",
+                    "{name} is measured by microdit eval, and nothing says how"
+                )),
+            };
+        }
+        let own = ["--run", "RUN"].map(str::to_owned);
+        let eval = Eval::of_words(&own, &words)?;
+        let mut settings = 0..sweep.settings().len();
+        settings.try_for_each(|setting| eval.check_before(sweep.recipe_of(setting)))
     }
 
     /// How the points are trained.

@@ -42,6 +42,7 @@ mod stable_diffusion;
 mod strace;
 mod study;
 mod sweep;
+mod sweep_data;
 mod tiny;
 mod train_and_draw;
 mod values;

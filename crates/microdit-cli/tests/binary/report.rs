@@ -279,6 +279,8 @@ fn a_sweep_has_a_page() {
         "2 points, 6 runs",
         "&lt;b&gt;naive",
         "0.21 ± 0.02484",
+        "&lt;b&gt;naive against deferred: 0.1000",
+        "the same difference for each of 3 seeds: no scatter, no verdict",
         "held_out/loss",
     ] {
         assert!(page.contains(part), "no {part}");

@@ -33,22 +33,22 @@ const MASKS: &str = r#"
 "#;
 
 /// A folder with a recipe and a sweep over it.
-struct Lab(tempfile::TempDir);
+pub(crate) struct Lab(tempfile::TempDir);
 
 impl Lab {
-    fn new(definition: &str) -> Self {
+    pub(crate) fn new(definition: &str) -> Self {
         let lab = Self(tempfile::tempdir().unwrap());
         recipe(&lab.path("tiny"));
         lab.define(definition);
         lab
     }
 
-    fn define(&self, definition: &str) {
+    pub(crate) fn define(&self, definition: &str) {
         let text = format!("(\n    base: \"tiny.ron\",{definition})");
         fs::write(self.path("masks.ron"), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -66,12 +66,12 @@ impl Lab {
         command
     }
 
-    fn run(&self, out: &str, more: &[&str]) -> Output {
+    pub(crate) fn run(&self, out: &str, more: &[&str]) -> Output {
         self.command(out, more).output().unwrap()
     }
 
     #[track_caller]
-    fn finishes(&self, out: &str, more: &[&str]) -> String {
+    pub(crate) fn finishes(&self, out: &str, more: &[&str]) -> String {
         let output = self.run(out, more);
         let said = text(&output);
         assert!(output.status.success(), "{said}");
@@ -79,7 +79,7 @@ impl Lab {
     }
 
     /// Its rows, without what depends on the time.
-    fn rows(&self, out: &str) -> Vec<Value> {
+    pub(crate) fn rows(&self, out: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.path(out).join("sweep.jsonl")).unwrap();
         let timeless = |line: &str| {
             let mut row: Value = serde_json::from_str(line).unwrap();
@@ -420,13 +420,28 @@ fn mistakes_are_named_before_anything_is_written() {
         &lab.run("out", &without),
         &["data.shards", "--set data.shards=PATH"],
     );
-    assert!(!lab.path("out").exists());
-    // A metric nobody measures fails the points, by name.
-    let output = lab.run("out", &["--metrics", "held_out/los:lower"]);
+    // A metric nobody measures, by name.
     fails(
-        &output,
-        &["4 of 4 points failed", "did you mean `held_out/loss`"],
+        &lab.run("out", &["--metrics", "held_out/los:lower"]),
+        &[
+            "held_out/los is measured neither",
+            "did you mean `held_out/loss`",
+        ],
     );
+    assert!(!lab.path("out").exists());
+    // How points are measured is looked at before the first one is trained.
+    let metric = ["--metrics", "fd-classifier:lower"];
+    let eval = |words: &[&'static str]| lab.run("out", &[&metric[..], words].concat());
+    fails(
+        &eval(&[]),
+        &["fd-classifier is measured by microdit eval", "-- --metrics"],
+    );
+    fails(
+        &eval(&["--", "--metrics", "fd-classifier"]),
+        &["fd-classifier", "--classifier"],
+    );
+    fails(&eval(&["--", "--sampels", "9"]), &["after --", "--sampels"]);
+    assert!(names(&lab.path("out/points")).is_empty());
 }
 
 #[test]
@@ -474,6 +489,18 @@ fn a_budget_of_hours_is_calibrated_once() {
     let said = lab.finishes("again", &bare);
     assert!(!said.contains("timing"), "{said}");
     assert_eq!(lab.rows("again"), rows);
+    // Without it the rows alone are not enough, and nothing is timed to find that out.
+    fs::create_dir(lab.path("alone")).unwrap();
+    fs::copy(lab.path("out/sweep.jsonl"), lab.path("alone/sweep.jsonl")).unwrap();
+    fails(
+        &lab.run("alone", &bare),
+        &[
+            "finished points of a budget of hours",
+            "calibration.json",
+            "copy it into the folder",
+        ],
+    );
+    assert!(!lab.path("alone/calibration.json").exists());
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub use extract::{Extraction, extract};
 pub use extractor::{Extractor, PublishedExtractor};
 pub use judge::Judge;
 pub use pictures::{Picture, PictureSet, SHAPES};
+pub(crate) use prompt_accuracy::ASPECTS;
 pub use prompt_accuracy::PromptAccuracy;
 pub use record::Record;
 pub use reference::Reference;

@@ -10,7 +10,7 @@ use microdit_data::shapes::{Accuracy, Scene, detect};
 use std::collections::BTreeMap;
 
 /// The aspects of a prompt, by the names of their metrics.
-const ASPECTS: [&str; 7] = [
+pub(crate) const ASPECTS: [&str; 7] = [
     "prompt-accuracy",
     "prompt-accuracy-count",
     "prompt-accuracy-shape",

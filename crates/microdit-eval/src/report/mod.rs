@@ -25,5 +25,5 @@ pub use log::Log;
 pub use page::{runs_page, sweep_page};
 pub use run::{RecipeFacts, Run, tell_apart};
 pub use series::Series;
-pub use sweep::{Mean, Point, PointRun, SweepResults, Words};
+pub use sweep::{Mean, Point, PointRun, SweepResults};
 pub use sweep_charts::figures as sweep_figures;

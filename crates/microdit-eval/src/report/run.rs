@@ -35,6 +35,8 @@ pub struct RecipeFacts {
     pub values: BTreeMap<String, String>,
     /// FLOPs of an image, forward and backward, by the name of the stage.
     pub flop_per_image: BTreeMap<String, f64>,
+    /// What the meaning of its held-out losses depends on, by key; none if it measures none.
+    pub held_out: Option<BTreeMap<String, String>>,
     /// The prompts of the sample grids, a row each.
     pub prompts: Vec<String>,
 }
@@ -142,6 +144,13 @@ impl Run {
             is_finished: false,
             notes: Vec::new(),
         }
+    }
+
+    /// Leaves out all grids but the newest, which is enough where many runs are side by side.
+    pub fn keep_newest_grid(&mut self) {
+        let older = self.grids.len().saturating_sub(1);
+        self.grids.drain(..older);
+        self.grids_left_out += older;
     }
 
     /// Its directory.

@@ -2,10 +2,16 @@
 
 use super::{error::ReportError, json_lines::JsonLines, text::legible};
 use crate::{
-    statistics::{SIGNIFICANCE, quantile},
-    sweep::{Row, Status},
+    statistics::{BySeed, Scatter, size},
+    sweep::{
+        Compared, Row, Status,
+        compared::{self, Arm},
+    },
 };
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// The name of the file of rows.
 const ROWS: &str = "sweep.jsonl";
@@ -19,19 +25,10 @@ pub struct SweepResults {
     pub points: Vec<Point>,
     /// What was measured, in order of first appearance.
     pub metrics: Vec<String>,
-    /// What follows from it, in words, a paragraph or list each.
-    pub verdicts: Vec<Words>,
+    /// What follows from it for each metric that is compared.
+    pub compared: Vec<Compared>,
     /// Rows that were damaged.
     pub damaged: u64,
-}
-
-/// A part of what follows from a sweep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Words {
-    /// A paragraph.
-    Text(String),
-    /// An entry of a list.
-    Entry(String),
 }
 
 /// What was compared: one combination of values.
@@ -48,6 +45,10 @@ pub struct Point {
 /// One run of a point.
 #[derive(Clone, Debug, Default)]
 pub struct PointRun {
+    /// The identity of the run, by which its directory is named.
+    pub id: String,
+    /// Commit of the program that finished it.
+    pub commit: Option<String>,
     /// `finished`, or `failed` and the reason.
     pub status: String,
     /// Optimizer steps.
@@ -62,7 +63,8 @@ pub struct PointRun {
     pub values: BTreeMap<String, f64>,
 }
 
-/// Mean of some values, and half of its 95 % interval by Student's t; none for a single value.
+/// Mean of some values, and half of its 95 % interval by Student's t; none for a single value, nor for values that are all the
+/// same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mean {
     /// The values, in order of their seeds.
@@ -95,27 +97,73 @@ impl SweepResults {
             name: legible(&name.to_string_lossy()),
             points: Vec::new(),
             metrics: Vec::new(),
-            verdicts: verdicts(folder),
+            compared: Vec::new(),
             damaged: 0,
         };
         let mut places = BTreeMap::new();
         let mut lines = JsonLines::new(path.clone());
-        let read = lines.read(|row: Row| results.add(row, &mut places));
-        read.map_err(ReportError::io(&path))?;
+        let mut rows = BTreeMap::new();
+        let mut read = 0usize;
+        let added = lines.read(|row: Row| {
+            results.add(row.clone(), &mut places);
+            // What is compared is what is shown: the last of several rows.
+            let key = (row.point.clone(), row.seed, row.metric.clone());
+            let place = rows.get(&key).map_or(read, |(place, _)| *place);
+            rows.insert(key, (place, row));
+            read += 1;
+        });
+        added.map_err(ReportError::io(&path))?;
         results.damaged = lines.damaged;
+        let mut rows: Vec<(usize, Row)> = rows.into_values().collect();
+        rows.sort_by_key(|(place, _)| *place);
+        let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+        results.compare(&rows);
         Ok(results)
+    }
+
+    /// Compares the points by what their rows are to be compared by.
+    fn compare(&mut self, rows: &[Row]) {
+        let at = compared::equal(rows);
+        let axes: BTreeSet<&String> = self
+            .points
+            .iter()
+            .flat_map(|point| point.axes.keys())
+            .collect();
+        let arms = |metric: &str| -> Vec<Arm> {
+            let arm = |point: &Point| Arm {
+                label: point.label.clone(),
+                values: axes
+                    .iter()
+                    .map(|axis| point.axes.get(*axis).cloned().unwrap_or_default())
+                    .collect(),
+                found: point.finite(metric),
+            };
+            self.points.iter().map(arm).collect()
+        };
+        let metrics = compared::metrics(rows);
+        // All values are finite, and pairs without a common seed are none: nothing is left to go wrong.
+        let found = metrics
+            .iter()
+            .filter_map(|metric| Compared::new(metric, &at, &arms(&metric.name), rows).ok());
+        self.compared = found.collect();
+    }
+
+    /// The run of the first seed of each point, with the point's name, for the first `most` points.
+    pub fn first_runs(&self, most: usize) -> impl Iterator<Item = (&str, &PointRun)> {
+        let points = self.points.iter().take(most);
+        points.filter_map(|point| Some((point.label.as_str(), point.runs.values().next()?)))
     }
 
     fn add(&mut self, row: Row, places: &mut BTreeMap<BTreeMap<String, String>, usize>) {
         // Runs of other seeds are points of the same values.
         let axes = match row.values.is_empty() {
-            true => BTreeMap::from([("point".to_owned(), row.point)]),
+            true => BTreeMap::from([("point".to_owned(), row.point.clone())]),
             false => row.values,
         };
         let place = *places.entry(axes.clone()).or_insert_with(|| {
             let values: Vec<&str> = axes.values().map(String::as_str).collect();
             self.points.push(Point {
-                label: values.join(", "),
+                label: legible(&values.join(", ")),
                 axes,
                 runs: BTreeMap::new(),
             });
@@ -130,6 +178,8 @@ impl SweepResults {
             Some(reason) => format!("{status}: {reason}"),
             None => status.to_owned(),
         };
+        run.id = row.point;
+        run.commit = row.commit;
         run.steps = row.steps;
         run.flops = row.flops;
         run.hours = row.hours.or(run.hours);
@@ -149,9 +199,14 @@ impl SweepResults {
 impl Point {
     /// What a metric came to; none if no run has it.
     pub fn mean(&self, metric: &str) -> Option<Mean> {
-        let values = self.runs.values().filter_map(|run| run.values.get(metric));
-        let values: Vec<f64> = values.copied().filter(|value| value.is_finite()).collect();
-        mean(values)
+        mean(self.finite(metric).into_values().collect())
+    }
+
+    /// The finite values of a metric by their seeds.
+    fn finite(&self, metric: &str) -> BySeed {
+        let runs = self.runs.iter();
+        let values = runs.filter_map(|(seed, run)| Some((*seed, *run.values.get(metric)?)));
+        values.filter(|(_, value)| value.is_finite()).collect()
     }
 }
 
@@ -160,32 +215,15 @@ pub(super) fn mean(values: Vec<f64>) -> Option<Mean> {
     if values.is_empty() {
         return None;
     }
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let half = (values.len() > 1).then(|| {
-        let squares = values.iter().map(|value| (value - mean).powi(2));
-        let variance = squares.sum::<f64>() / (count - 1.0);
-        quantile(1.0 - SIGNIFICANCE / 2.0, count - 1.0) * (variance / count).sqrt()
-    });
+    let (mean, scatter) = Scatter::around_mean(&values, size(&values));
+    let half = scatter.map(|scatter| scatter.half_width);
     Some(Mean { values, mean, half })
-}
-
-/// The verdicts of the sweep: what stands in `table.md` beside its table.
-fn verdicts(folder: &Path) -> Vec<Words> {
-    let text = fs::read(folder.join("table.md")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines = text.lines().map(str::trim);
-    let words = lines.filter(|line| !line.is_empty() && !line.starts_with('|'));
-    let words = words.map(|line| match line.strip_prefix("- ") {
-        Some(entry) => Words::Entry(entry.to_owned()),
-        None => Words::Text(line.to_owned()),
-    });
-    words.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn rows_are_gathered_by_point_and_seed() {
@@ -209,9 +247,6 @@ mod tests {
             r#"{"point":"1a","seed":0,"metr"#.into(),
         ];
         fs::write(folder.path().join(ROWS), rows.join("\n")).unwrap();
-        let table =
-            "| point |\n|---|\n| a |\n\nloss, lower is better:\n\n- a beats b\n- c beats d\n";
-        fs::write(folder.path().join("table.md"), table).unwrap();
         let sweep = SweepResults::read(folder.path()).unwrap();
         assert_eq!((sweep.points.len(), sweep.damaged), (3, 1));
         assert_eq!(sweep.points[0].label, "naive, 75 %");
@@ -222,11 +257,58 @@ mod tests {
         assert_eq!((mean.values, mean.mean), (vec![3.0, 5.0], 4.0));
         // 12.706 is Student's t of one degree of freedom in published tables; the standard error is 1.
         assert!((mean.half.unwrap() - 12.706).abs() < 1e-3);
-        let words = [
-            Words::Text("loss, lower is better:".into()),
-            Words::Entry("a beats b".into()),
-            Words::Entry("c beats d".into()),
-        ];
-        assert_eq!(sweep.verdicts, words);
+        assert_eq!(sweep.points[0].runs[&1].id, "1b");
+        assert_eq!(sweep.points[0].runs[&1].commit.as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn the_rows_alone_have_their_verdicts() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = |mask: &str, seed: u64, value: f64, rest: &str| {
+            format!(
+                r#"{{"point":"{mask}{seed}","values":{{"mask":"{mask}"}},"seed":{seed},"metric":"held_out/loss","value":{value},"standard_error":null,"steps":9,"flops":1e9,"hours":null,"dollars":null,"commit":null,"status":"finished"{rest}}}"#
+            )
+        };
+        let table = |rest: &str, steps: &str| {
+            let (low, high) = ([20.1, 19.9, 20.6], [24.2, 24.1, 24.6]);
+            let of = |mask: &str, values: [f64; 3]| -> String {
+                let rows = (0..).zip(values);
+                rows.map(|(seed, value)| row(mask, seed, value, rest) + "\n")
+                    .collect()
+            };
+            of("low", low) + &of("high", high).replace("\"steps\":9", steps)
+        };
+        let read = |text: &str| {
+            fs::write(folder.path().join(ROWS), text).unwrap();
+            let sweep = SweepResults::read(folder.path()).unwrap();
+            let compared = sweep.compared.iter();
+            compared.map(ToString::to_string).collect::<String>()
+        };
+        let same = "\"steps\":9";
+        let said = read(&table("", same));
+        // As the summary of a sweep says it.
+        assert!(
+            said.ends_with("- low beats high by 4.1 ± 0.2 at equal steps, 3 seeds (smallest detectable difference 0.3)\n"),
+            "{said}"
+        );
+        assert!(said.contains("held_out/loss, lower is better"), "{said}");
+        let said = read(&table("", "\"steps\":10"));
+        assert!(said.contains("at equal FLOPs, 3 seeds"), "{said}");
+        let said = read(&table(
+            r#","better":"higher","budget":"hours""#,
+            "\"steps\":90",
+        ));
+        assert!(
+            said.contains("high beats low by 4.1 ± 0.2 at equal hours"),
+            "{said}"
+        );
+        // One of two rows of a metric says what it was measured under, and then the other.
+        let text = table(r#","conditions":"ab""#, same);
+        assert!(read(&text).contains("beats"));
+        let said = read(&text.replacen("ab", "cd", 1));
+        assert!(
+            said.contains("held_out/loss is not compared") && !said.contains("beats"),
+            "{said}"
+        );
     }
 }

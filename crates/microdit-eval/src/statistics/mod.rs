@@ -11,6 +11,7 @@ mod jackknife;
 mod paired;
 mod power;
 mod rounded;
+mod scatter;
 mod student;
 mod verdict;
 mod wilson;
@@ -19,12 +20,13 @@ pub use direction::Direction;
 pub use error::StatisticsError;
 pub use holm::holm;
 pub use jackknife::{Groups, Jackknife, jackknife};
-pub use paired::{BySeed, Labelled, Paired, Spread};
+pub use paired::{BySeed, Labelled, Paired};
 pub use power::{POWER, power, smallest_detectable};
 pub use rounded::rounded;
+pub use scatter::{Scatter, size};
 pub use student::{cdf, quantile, two_sided};
 pub use verdict::{Comparison, Verdict, verdicts};
-pub use wilson::wilson;
+pub use wilson::{wilson, wilson_of};
 
 /// The share of false alarms that is accepted, and one minus the confidence of every interval.
 pub const SIGNIFICANCE: f64 = 0.05;

@@ -1,6 +1,6 @@
 //! Two ways of training, compared seed by seed.
 
-use super::{Direction, SIGNIFICANCE, StatisticsError, smallest_detectable, student};
+use super::{Direction, Scatter, StatisticsError, scatter::size};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -21,24 +21,8 @@ pub struct Paired {
     pub seeds: Vec<u64>,
     /// Mean over the seeds of what `a` is better by; negative where it is worse.
     pub mean: f64,
-    /// What several seeds say about that mean; one seed says nothing.
-    pub spread: Option<Spread>,
-}
-
-/// What follows from the scatter of at least two differences.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spread {
-    /// Standard deviation of the differences over the square root of their number.
-    pub standard_error: f64,
-    /// Degrees of freedom of t: one less than the number of seeds.
-    pub freedom: f64,
-    /// Half the width of the 95 % interval around the mean.
-    pub half_width: f64,
-    /// Two-sided p-value, before any correction for several comparisons.
-    pub p: f64,
-    /// The difference that as many seeds with such a scatter would find with 80 % power.
-    pub smallest_detectable: f64,
+    /// What several seeds say about that mean; one seed says nothing, nor do seeds whose differences are all the same.
+    pub scatter: Option<Scatter>,
 }
 
 impl Paired {
@@ -65,6 +49,7 @@ impl Paired {
             });
         }
         let mut gains = Vec::with_capacity(seeds.len());
+        let mut largest = 0.0f64;
         for &seed in &seeds {
             for (label, value) in [(a_label, a[&seed]), (b_label, b[&seed])] {
                 if !value.is_finite() {
@@ -72,46 +57,22 @@ impl Paired {
                     return Err(StatisticsError::NotFinite { label, seed, value });
                 }
             }
+            largest = largest.max(size(&[a[&seed], b[&seed]]));
             gains.push(direction.gain(a[&seed], b[&seed]));
         }
-        let (mean, spread) = mean_and_spread(&gains);
+        let (mean, scatter) = Scatter::around_mean(&gains, largest);
         Ok(Self {
             seeds,
             mean,
-            spread,
+            scatter,
         })
     }
 
     /// The 95 % interval of what `a` is better by.
     pub fn interval(&self) -> Option<[f64; 2]> {
-        let half = self.spread.as_ref()?.half_width;
+        let half = self.scatter.as_ref()?.half_width;
         Some([self.mean - half, self.mean + half])
     }
-}
-
-fn mean_and_spread(gains: &[f64]) -> (f64, Option<Spread>) {
-    let count = gains.len() as f64;
-    let mean = gains.iter().sum::<f64>() / count;
-    if gains.len() < 2 {
-        return (mean, None);
-    }
-    let freedom = count - 1.0;
-    let variance = gains.iter().map(|gain| (gain - mean).powi(2)).sum::<f64>() / freedom;
-    let standard_error = (variance / count).sqrt();
-    // Without any scatter a difference is certain, and equality is no difference.
-    let p = match (standard_error == 0.0, mean == 0.0) {
-        (true, true) => 1.0,
-        (true, false) => 0.0,
-        (false, _) => student::two_sided(mean / standard_error, freedom),
-    };
-    let spread = Spread {
-        standard_error,
-        freedom,
-        half_width: student::quantile(1.0 - SIGNIFICANCE / 2.0, freedom) * standard_error,
-        p,
-        smallest_detectable: smallest_detectable(standard_error, freedom),
-    };
-    (mean, Some(spread))
 }
 
 #[cfg(test)]
@@ -129,17 +90,18 @@ mod tests {
         let a = runs(&[0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]);
         let b = runs(&[1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]);
         let paired = Paired::new(("a", &a), ("b", &b), Direction::Higher).unwrap();
-        let spread = paired.spread.clone().unwrap();
-        assert_eq!(spread.freedom, 9.0);
+        let scatter = paired.scatter.clone().unwrap();
+        assert_eq!(scatter.freedom, 9.0);
         assert!((paired.mean + 1.58).abs() < 1e-12);
-        assert!((paired.mean / spread.standard_error + 4.0621).abs() < 5e-5);
-        assert!((spread.p - 0.002833).abs() < 5e-7, "{}", spread.p);
+        assert!((paired.mean / scatter.standard_error + 4.0621).abs() < 5e-5);
+        let p = scatter.p(paired.mean);
+        assert!((p - 0.002833).abs() < 5e-7, "{p}");
         let [low, high] = paired.interval().unwrap();
         assert!((low + 2.4598858).abs() < 5e-8 && (high + 0.7001142).abs() < 5e-8);
         // The other direction mirrors the answer.
         let mirrored = Paired::new(("a", &a), ("b", &b), Direction::Lower).unwrap();
         assert_eq!(mirrored.mean, -paired.mean);
-        assert_eq!(mirrored.spread, Some(spread));
+        assert_eq!(mirrored.scatter, Some(scatter));
     }
 
     #[test]
@@ -154,15 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_has_no_interval_and_equal_differences_are_certain() {
-        let one =
-            Paired::new(("a", &runs(&[1.0])), ("b", &runs(&[2.0])), Direction::Lower).unwrap();
-        assert_eq!((one.mean, one.interval()), (1.0, None));
-        let p = |b: &[f64]| {
-            let paired = Paired::new(("a", &runs(&[1.0, 2.0])), ("b", &runs(b)), Direction::Lower);
-            paired.unwrap().spread.unwrap().p
-        };
-        assert_eq!((p(&[1.0, 2.0]), p(&[2.0, 3.0])), (1.0, 0.0));
+    fn neither_one_seed_nor_equal_differences_have_an_interval() {
+        for (a, b, mean) in [
+            (&[1.0][..], &[2.0][..], 1.0),
+            (&[1.0, 2.0], &[1.0, 2.0], 0.0),
+            (&[1.0, 2.0], &[2.0, 3.0], 1.0),
+            // 0.1 twice, but for rounding.
+            (&[0.1, 0.2], &[0.2, 0.3], 0.1),
+        ] {
+            let paired = Paired::new(("a", &runs(a)), ("b", &runs(b)), Direction::Lower).unwrap();
+            assert!((paired.mean - mean).abs() < 1e-12);
+            assert_eq!((paired.interval(), paired.scatter), (None, None));
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a comparison says, in one line.
 
-use super::{Direction, Labelled, Paired, SIGNIFICANCE, StatisticsError, holm, rounded};
+use super::{
+    Direction, Labelled, Paired, SIGNIFICANCE, StatisticsError, holm, rounded, smallest_detectable,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -16,8 +18,12 @@ pub struct Comparison {
     pub at: String,
     /// By how much the first is better.
     pub paired: Paired,
-    /// The p-value corrected for all comparisons of the same table ([`holm()`]); one seed has none.
+    /// The p-value corrected for all comparisons of the same table ([`holm()`]); none without scatter.
     pub corrected_p: Option<f64>,
+    /// The difference, in the unit of the values, that as many seeds with such a scatter would find with 80 % power whatever the
+    /// other comparisons of the table find: at 5 % over their number, the strictest level that Holm's correction asks of any.
+    /// None without scatter.
+    pub smallest_detectable: Option<f64>,
     /// What follows.
     pub verdict: Verdict,
 }
@@ -34,6 +40,8 @@ pub enum Verdict {
     NotDistinguishable,
     /// One seed has no scatter to compare a difference with.
     OneSeed,
+    /// The difference is the same for every seed: nothing says how it would scatter.
+    NoScatter,
 }
 
 /// Compares pairs of ways of training, all of one table: their p-values are corrected for their number.
@@ -52,7 +60,7 @@ pub enum Verdict {
 /// let found = verdicts(&pairs, Direction::Lower, "equal FLOPs")?;
 /// assert_eq!(
 ///     found[0].to_string(),
-///     "deferred 75 % beats naive 75 % by 4.1 ± 0.2 at equal FLOPs, 3 seeds"
+///     "deferred 75 % beats naive 75 % by 4.1 ± 0.2 at equal FLOPs, 3 seeds (smallest detectable difference 0.3)"
 /// );
 /// # Ok::<(), microdit_eval::statistics::StatisticsError>(())
 /// ```
@@ -65,13 +73,18 @@ pub fn verdicts(
     let paired = paired.collect::<Result<Vec<_>, _>>()?;
     let p: Vec<f64> = paired
         .iter()
-        .filter_map(|paired| Some(paired.spread.as_ref()?.p))
+        .filter_map(|paired| Some(paired.scatter.as_ref()?.p(paired.mean)))
         .collect();
+    let level = SIGNIFICANCE / p.len().max(1) as f64;
     let mut corrected = holm(&p).into_iter();
     let compared = pairs.iter().zip(paired).map(|(&((a, _), (b, _)), paired)| {
-        let corrected_p = paired.spread.as_ref().and_then(|_| corrected.next());
+        let scatter = paired.scatter.as_ref();
+        let corrected_p = scatter.and_then(|_| corrected.next());
+        let smallest_detectable = scatter
+            .map(|scatter| smallest_detectable(scatter.standard_error, scatter.freedom, level));
         let verdict = match corrected_p {
-            None => Verdict::OneSeed,
+            None if paired.seeds.len() == 1 => Verdict::OneSeed,
+            None => Verdict::NoScatter,
             Some(p) if p >= SIGNIFICANCE => Verdict::NotDistinguishable,
             Some(_) if paired.mean > 0.0 => Verdict::First,
             Some(_) => Verdict::Second,
@@ -82,6 +95,7 @@ pub fn verdicts(
             at: at.to_owned(),
             paired,
             corrected_p,
+            smallest_detectable,
             verdict,
         }
     });
@@ -89,37 +103,35 @@ pub fn verdicts(
 }
 
 impl fmt::Display for Comparison {
-    /// The difference with half the width of its 95 % interval.
+    /// The difference with half the width of the 95 % interval of this pair alone, and the smallest detectable one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             a, b, at, paired, ..
         } = self;
         let seeds = paired.seeds.len();
-        let Some(spread) = &paired.spread else {
+        let (better, worse) = if paired.mean < 0.0 { (b, a) } else { (a, b) };
+        let (Some(scatter), Some(smallest)) = (&paired.scatter, self.smallest_detectable) else {
             let (difference, _) = rounded(paired.mean.abs(), 0.0);
-            let (better, worse) = if paired.mean < 0.0 { (b, a) } else { (a, b) };
-            return write!(
-                f,
-                "{better} against {worse}: {difference} better at {at}; one seed: no interval"
-            );
-        };
-        let (difference, half) = rounded(paired.mean.abs(), spread.half_width);
-        match self.verdict {
-            Verdict::First => write!(
-                f,
-                "{a} beats {b} by {difference} ± {half} at {at}, {seeds} seeds"
-            ),
-            Verdict::Second => write!(
-                f,
-                "{b} beats {a} by {difference} ± {half} at {at}, {seeds} seeds"
-            ),
-            Verdict::NotDistinguishable | Verdict::OneSeed => {
-                let (_, smallest) = rounded(0.0, spread.smallest_detectable);
-                write!(
+            write!(f, "{better} against {worse}: {difference} better at {at}; ")?;
+            return match seeds {
+                1 => f.write_str("one seed: no interval"),
+                _ => write!(
                     f,
-                    "{a} and {b} differ by {difference} ± {half} at {at}, {seeds} seeds: not distinguishable (smallest detectable difference {smallest})"
-                )
-            }
+                    "the same difference for each of {seeds} seeds: no scatter, no verdict"
+                ),
+            };
+        };
+        let (difference, half) = rounded(paired.mean.abs(), scatter.half_width);
+        let (_, smallest) = rounded(0.0, smallest);
+        match self.verdict {
+            Verdict::First | Verdict::Second => write!(
+                f,
+                "{better} beats {worse} by {difference} ± {half} at {at}, {seeds} seeds (smallest detectable difference {smallest})"
+            ),
+            Verdict::NotDistinguishable | Verdict::OneSeed | Verdict::NoScatter => write!(
+                f,
+                "{a} and {b} differ by {difference} ± {half} at {at}, {seeds} seeds: not distinguishable (smallest detectable difference {smallest})"
+            ),
         }
     }
 }
@@ -128,37 +140,47 @@ impl fmt::Display for Comparison {
 mod tests {
     use super::*;
     use crate::statistics::BySeed;
+    use microdit::rng::{Purpose, Stream};
 
     fn runs(values: &[f64]) -> BySeed {
         (0..).zip(values.iter().copied()).collect()
+    }
+
+    /// The p-value of a pair by itself.
+    fn p(found: &Comparison) -> Option<f64> {
+        let scatter = found.paired.scatter.as_ref()?;
+        Some(scatter.p(found.paired.mean))
     }
 
     #[test]
     fn every_verdict_reads_as_a_sentence() {
         let (low, high) = (runs(&[20.1, 19.9, 20.6]), runs(&[24.2, 24.1, 24.6]));
         let (noisy, one) = (runs(&[19.0, 27.0, 24.0]), runs(&[21.5]));
+        let shifted = runs(&[20.35, 20.15, 20.85]);
         let pairs = [
             (("low", &low), ("high", &high)),
             (("high", &high), ("low", &low)),
             (("low", &low), ("noisy", &noisy)),
             (("low", &low), ("one", &one)),
+            (("shifted", &shifted), ("low", &low)),
         ];
         let found = verdicts(&pairs, Direction::Lower, "equal steps").unwrap();
         let sentences: Vec<String> = found.iter().map(Comparison::to_string).collect();
         assert_eq!(
             sentences,
             [
-                "low beats high by 4.1 ± 0.2 at equal steps, 3 seeds",
-                "low beats high by 4.1 ± 0.2 at equal steps, 3 seeds",
-                "low and noisy differ by 3 ± 10 at equal steps, 3 seeds: not distinguishable (smallest detectable difference 13)",
+                "low beats high by 4.1 ± 0.2 at equal steps, 3 seeds (smallest detectable difference 0.6)",
+                "low beats high by 4.1 ± 0.2 at equal steps, 3 seeds (smallest detectable difference 0.6)",
+                "low and noisy differ by 3 ± 10 at equal steps, 3 seeds: not distinguishable (smallest detectable difference 20)",
                 "low against one: 1.400 better at equal steps; one seed: no interval",
+                "low against shifted: 0.2500 better at equal steps; the same difference for each of 3 seeds: no scatter, no verdict",
             ]
         );
         // The same numbers, read the other way.
         let found = verdicts(&pairs[..1], Direction::Higher, "equal steps").unwrap();
         assert_eq!(
             found[0].to_string(),
-            "high beats low by 4.1 ± 0.2 at equal steps, 3 seeds"
+            "high beats low by 4.1 ± 0.2 at equal steps, 3 seeds (smallest detectable difference 0.3)"
         );
     }
 
@@ -168,10 +190,7 @@ mod tests {
         let pair = (("a", &a), ("b", &b));
         let alone = verdicts(&[pair], Direction::Lower, "equal steps").unwrap();
         assert_eq!(alone[0].verdict, Verdict::First);
-        assert_eq!(
-            alone[0].corrected_p,
-            alone[0].paired.spread.as_ref().map(|spread| spread.p)
-        );
+        assert_eq!(alone[0].corrected_p, p(&alone[0]));
         let many = verdicts(&[pair; 12], Direction::Lower, "equal steps").unwrap();
         assert!(
             many.iter()
@@ -180,15 +199,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_distinguishable_is_smaller_than_what_could_be_detected() {
+        // Tables of 21 pairs over 7 settings of 3 seeds that differ by anything from nothing to much.
+        let mut counts = [0; 2];
+        for table in 0..40 {
+            let settings: Vec<BySeed> = (0..7)
+                .map(|setting| {
+                    let noise = Stream::new(0, Purpose::Noise, table, setting).normal(4);
+                    let mean = 30.0 * f64::from(noise[3]);
+                    let values: Vec<f64> =
+                        noise[..3].iter().map(|z| mean + f64::from(*z)).collect();
+                    runs(&values)
+                })
+                .collect();
+            let pairs: Vec<_> = (0..7)
+                .flat_map(|b| (0..b).map(move |a| (a, b)))
+                .map(|(a, b)| (("a", &settings[a]), ("b", &settings[b])))
+                .collect();
+            let found = verdicts(&pairs, Direction::Lower, "equal steps").unwrap();
+            for found in found {
+                let smallest = found.smallest_detectable.unwrap();
+                let is_lost = found.verdict == Verdict::NotDistinguishable;
+                counts[usize::from(is_lost)] += 1;
+                assert!(!is_lost || found.paired.mean.abs() < smallest, "{found}");
+                // 26 standard errors: the level is that of one pair in 21.
+                let ratio = smallest / found.paired.scatter.unwrap().standard_error;
+                assert!((ratio - 25.9955).abs() < 1e-3, "{ratio}");
+            }
+        }
+        assert!(counts.iter().all(|count| *count > 100), "{counts:?}");
+    }
+
+    #[test]
     fn single_seeds_take_no_part_in_the_correction() {
         let (a, b, one) = (runs(&[1.0, 2.0, 3.0]), runs(&[2.0, 3.3, 3.9]), runs(&[9.0]));
         let pairs = [(("a", &a), ("one", &one)), (("a", &a), ("b", &b))];
         let found = verdicts(&pairs, Direction::Lower, "equal steps").unwrap();
         assert_eq!(found[0].corrected_p, None);
-        assert_eq!(
-            found[1].corrected_p,
-            found[1].paired.spread.as_ref().map(|spread| spread.p)
-        );
+        assert_eq!(found[1].corrected_p, p(&found[1]));
     }
 
     #[test]

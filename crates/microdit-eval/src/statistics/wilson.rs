@@ -15,18 +15,21 @@ use statrs::distribution::{ContinuousCDF as _, Normal};
 /// ```
 pub fn wilson(hits: u64, trials: u64) -> [f64; 2] {
     assert!(hits <= trials, "{hits} hits in {trials} trials");
-    if trials == 0 {
-        return [0.0, 1.0];
+    match trials {
+        0 => [0.0, 1.0],
+        _ => wilson_of(hits as f64 / trials as f64, trials as f64),
     }
+}
+
+/// The same of a share in 0..=1 that is worth as much as `count` independent trials, which need not be a whole number above 0.
+pub fn wilson_of(share: f64, count: f64) -> [f64; 2] {
     let z = Normal::standard().inverse_cdf(1.0 - SIGNIFICANCE / 2.0);
-    let count = trials as f64;
-    let share = hits as f64 / count;
     let shrink = 1.0 + z * z / count;
     let centre = (share + z * z / (2.0 * count)) / shrink;
     let half = z / shrink * (share * (1.0 - share) / count + (z / (2.0 * count)).powi(2)).sqrt();
     // Exact where rounding would leave a number of seventeen digits.
-    let low = if hits == 0 { 0.0 } else { centre - half };
-    let high = if hits == trials { 1.0 } else { centre + half };
+    let low = if share == 0.0 { 0.0 } else { centre - half };
+    let high = if share == 1.0 { 1.0 } else { centre + half };
     [low, high]
 }
 

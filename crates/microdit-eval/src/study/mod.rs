@@ -9,6 +9,7 @@ mod agreement;
 mod error;
 mod page;
 mod pictures;
+mod share;
 mod tally;
 mod votes;
 
@@ -16,6 +17,7 @@ pub use agreement::krippendorff;
 pub use error::StudyError;
 pub use page::page;
 pub use pictures::{Pair, pairs};
+pub use share::Share;
 pub use tally::Tally;
 pub use votes::{Answer, Ballot, Vote, read_ballots};
 

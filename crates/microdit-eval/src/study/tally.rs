@@ -1,32 +1,10 @@
 //! What votes come to.
 
-use super::{Answer, Ballot, Side, Study, Vote, krippendorff};
-use crate::statistics::wilson;
+use super::{Answer, Ballot, Share, Side, Study, Vote, krippendorff};
 use std::{collections::BTreeMap, fmt};
 
 /// The answers in the order they are shown.
 const ANSWERS: [Answer; 4] = [Answer::A, Answer::B, Answer::OnPar, Answer::Neither];
-
-/// Some of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// How many.
-    pub count: u64,
-    /// Of how many.
-    pub all: u64,
-}
-
-impl fmt::Display for Share {
-    /// The share with its 95 % interval (Wilson), in percent.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.all == 0 {
-            return f.pad("-");
-        }
-        let [low, high] = wilson(self.count, self.all).map(|end| 100.0 * end);
-        let share = 100.0 * self.count as f64 / self.all as f64;
-        f.pad(&format!("{share:.1} % [{low:.1}, {high:.1}]"))
-    }
-}
 
 /// What one question came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,11 +57,8 @@ fn question(
     let share_of = |counted: &dyn Fn(&Vote, Answer) -> Option<bool>| {
         let counted = votes
             .iter()
-            .filter_map(|(vote, answer)| counted(vote, *answer));
-        counted.fold(Share::default(), |share, hit| Share {
-            count: share.count + u64::from(hit),
-            all: share.all + 1,
-        })
+            .filter_map(|(vote, answer)| Some((vote.pair, counted(vote, *answer)?)));
+        Share::of(counted)
     };
     let chosen = |answer: Answer| match answer {
         Answer::A => Some(Side::A),
@@ -114,7 +89,7 @@ impl fmt::Display for Tally {
         writeln!(f, "a is {}, b is {}", study.a, study.b)?;
         writeln!(
             f,
-            "{} pairs, {voters} voters; shares with 95 % intervals (Wilson)\n",
+            "{} pairs, {voters} voters; shares with 95 % intervals (Wilson; several votes on one pair count for as many as they are worth)\n",
             study.pairs
         )?;
         writeln!(
@@ -187,8 +162,9 @@ mod tests {
         let tally = Tally::new(study("a fox"), &ballots);
         let [better, matches] = &tally.questions;
         assert_eq!(better.shares.map(|share| share.count), [3, 1, 0, 2]);
-        assert_eq!(better.preferred, Share { count: 3, all: 4 });
-        assert_eq!(better.left, Share { count: 3, all: 4 });
+        for share in [better.preferred, better.left] {
+            assert_eq!((share.count, share.all), (3, 4));
+        }
         // Of 6 values 3, 1 and 2 are the same: one unit of three disagrees, 2 / 6 observed, 22 / 30 expected.
         let alpha = 1.0 - (2.0 / 6.0) / (22.0 / 30.0);
         assert!((better.agreement.unwrap() - alpha).abs() < 1e-12);

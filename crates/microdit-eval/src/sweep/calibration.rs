@@ -49,6 +49,11 @@ impl Calibration {
         atomic_file::write(path, |path| fs::write(path, text + "\n")).map_err(SweepError::io(path))
     }
 
+    /// Whether nothing was timed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Seconds of a step of each stage of the setting that is known by `pace`.
     pub(super) fn seconds_per_step(&self, pace: &str) -> Option<&[f64]> {
         self.0.get(pace).map(|pace| &pace.seconds_per_step[..])

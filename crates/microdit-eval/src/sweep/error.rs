@@ -43,6 +43,18 @@ pub enum SweepError {
         /// What would be there.
         lacking: &'static str,
     },
+    /// A metric that nothing measures.
+    #[error(
+        "{}: metrics: {metric} is measured neither while the points are trained nor by `microdit eval`; did you mean `{near}`?", path.display()
+    )]
+    UnknownMetric {
+        /// File of the sweep.
+        path: PathBuf,
+        /// The name.
+        metric: String,
+        /// The name most like it.
+        near: String,
+    },
     /// No number of steps fits the budget.
     #[error("point {label}: {message}")]
     Budget {
@@ -79,6 +91,26 @@ pub enum SweepError {
         folder: PathBuf,
         /// Each point, and the keys in which it differs.
         differences: Vec<String>,
+    },
+    /// Points that are finished were trained on other data.
+    #[error(
+        "{} holds points that were trained on other data than the recipe names:\n  {}", folder.display(), differences.join("\n  ")
+    )]
+    OtherData {
+        /// Folder of the sweep.
+        folder: PathBuf,
+        /// Each point, with its data then and now.
+        differences: Vec<String>,
+    },
+    /// The times that gave finished points their steps are gone.
+    #[error(
+        "{} holds finished points of a budget of {unit}, and no calibration.json: timed again, their steps would be others", folder.display()
+    )]
+    NoCalibration {
+        /// Folder of the sweep.
+        folder: PathBuf,
+        /// Of what the budget is.
+        unit: &'static str,
     },
     /// Numbers that cannot be compared.
     #[error(transparent)]

@@ -48,7 +48,12 @@ impl Folder {
 
     /// The run directory of a point.
     pub fn run(&self, id: &str) -> PathBuf {
-        self.path.join("points").join(id)
+        Self::run_in(&self.path, id)
+    }
+
+    /// The run directory of a point of the sweep in the folder at `path`.
+    pub fn run_in(path: &Path, id: &str) -> PathBuf {
+        path.join("points").join(id)
     }
 
     /// What the processes of a point said.
@@ -158,6 +163,9 @@ pub(super) mod tests {
             value: Some(0.1 + 0.2),
             standard_error: None,
             conditions: None,
+            better: None,
+            budget: None,
+            data: None,
             steps: point.recipe.steps(),
             flops: point.flops(),
             hours: Some(0.5),

@@ -9,9 +9,13 @@
 mod budget;
 mod calibration;
 mod child;
+pub(crate) mod compared;
+mod conditions;
+mod data;
 mod definition;
 mod error;
 mod folder;
+mod names;
 mod outcome;
 mod points;
 mod recorded;
@@ -24,6 +28,7 @@ mod timing;
 
 pub use calibration::Calibration;
 pub use child::{Launcher, STOP_AT_EOF};
+pub use compared::Compared;
 pub use definition::{Axis, AxisValue, Budget, Definition, Metric, Setting};
 pub use error::SweepError;
 pub use folder::{Folder, read_rows};

@@ -1,9 +1,9 @@
 //! What is known of a run that is finished: the last numbers of its log, and those of its evaluation.
 
+use super::conditions::checksum;
 use crate::{evaluate::Record, measured::Measured};
 use microdit_train::run::RunDir;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// A number, and how sure it is.
@@ -30,7 +30,8 @@ pub(super) struct Outcome {
 pub(super) const EVALUATION: &str = "sweep";
 
 impl Outcome {
-    /// Reads the directory of a run that is finished after `steps`, and has what is `wanted`.
+    /// Reads the directory of a run that is finished after `steps`, and has what is `wanted`; `conditions` tells those of a number of its
+    /// log.
     ///
     /// # Errors
     /// A file that cannot be read, or a wanted metric that is not there or not finite.
@@ -38,11 +39,12 @@ impl Outcome {
         run: &RunDir,
         steps: u64,
         wanted: impl Iterator<Item = &'a str>,
+        conditions: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
         let folder = run.path();
         let mut outcome = Self::default();
         for line in lines(&folder.join("evaluation.jsonl"))? {
-            outcome.add_probe(line, steps);
+            outcome.add_probe(line, steps, &conditions);
         }
         if let Some(text) = text(&folder.join(EVALUATION).join("eval.json"))? {
             outcome.add_evaluation(&text)?;
@@ -59,7 +61,12 @@ impl Outcome {
     }
 
     /// A line of a probe's numbers, if they are those of the last step.
-    fn add_probe(&mut self, line: Map<String, Value>, steps: u64) {
+    fn add_probe(
+        &mut self,
+        line: Map<String, Value>,
+        steps: u64,
+        conditions: &impl Fn(&str) -> Option<String>,
+    ) {
         let of_the_end = line.get("step").and_then(Value::as_u64) == Some(steps);
         let Some(probe) = line
             .get("probe")
@@ -71,11 +78,13 @@ impl Outcome {
         let numbers = line
             .iter()
             .filter(|(key, _)| !matches!(key.as_str(), "step" | "probe"));
+        // Those of one probe are the same.
+        let conditions = conditions(&format!("{probe}/"));
         for (name, value) in numbers {
             let measurement = Measurement {
                 value: value.as_f64(),
                 standard_error: None,
-                conditions: None,
+                conditions: conditions.clone(),
             };
             self.metrics.insert(format!("{probe}/{name}"), measurement);
         }
@@ -103,7 +112,7 @@ impl Outcome {
             let measurement = Measurement {
                 value: Some(result.value),
                 standard_error: result.standard_error,
-                conditions: Some(checksum(result)),
+                conditions: Some(conditions_of(result)),
             };
             if self.metrics.insert(name.clone(), measurement).is_some() {
                 return Err(format!("eval.json: {name} occurs twice"));
@@ -138,8 +147,8 @@ impl Outcome {
     }
 }
 
-/// The beginning of the SHA-256 of what a result must have in common with others to be compared, in the order of names.
-fn checksum(result: &Measured) -> String {
+/// What a result must have in common with others to be compared, in the order of names, as a checksum.
+fn conditions_of(result: &Measured) -> String {
     let conditions = serde_json::to_value(result).expect("a result is plain data");
     let conditions: BTreeMap<String, Value> =
         serde_json::from_value(conditions).expect("a result is an object");
@@ -157,12 +166,7 @@ fn checksum(result: &Measured) -> String {
         }
     }
     let drawn = ["guidance", "steps", "seed"].map(|key| result.labels.get(key));
-    let text = serde_json::to_string(&(conditions, drawn)).expect("conditions are plain data");
-    let digest = Sha256::digest(text);
-    digest[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    checksum(&(conditions, drawn))
 }
 
 /// The text of a file, if it is there.
@@ -200,6 +204,7 @@ fn commit(path: &Path) -> Result<Option<String>, String> {
 mod tests {
     use super::*;
     use microdit::checksum::hexadecimal;
+    use sha2::{Digest as _, Sha256};
 
     fn read(files: &[(&str, &str)], wanted: &[&str]) -> Result<Outcome, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -208,7 +213,9 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Outcome::read(&RunDir::follow(folder.path()), 8, wanted.iter().copied())
+        let of_probe = |name: &str| (name == "held_out/").then(|| "ab".to_owned());
+        let run = RunDir::follow(folder.path());
+        Outcome::read(&run, 8, wanted.iter().copied(), of_probe)
     }
 
     const LOG: (&str, &str) = (
@@ -239,6 +246,8 @@ mod tests {
         assert_eq!(value("held_out/loss"), (Some(0.25), None));
         assert_eq!(value("held_out/ema_loss"), (None, None));
         assert_eq!(value("fid"), (Some(12.5), Some(0.5)));
+        let loss = &found.metrics["held_out/loss"];
+        assert_eq!(loss.conditions.as_deref(), Some("ab"));
         // What was measured before the end alone is no result.
         assert_eq!(found.metrics.len(), 3);
         assert_eq!((found.hours, found.dollars), (Some(2.5), Some(7.0)));

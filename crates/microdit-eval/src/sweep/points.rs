@@ -3,8 +3,10 @@
 use super::{
     budget::Budgeted,
     calibration::Calibration,
+    conditions::{FEATURE_DISTANCE, HELD_OUT},
     definition::{Definition, Metric, Setting},
     error::SweepError,
+    names,
 };
 use microdit_train::{
     Recipe, plan,
@@ -18,10 +20,6 @@ use std::{
 
 /// Hexadecimal digits of a point's identity.
 const DIGITS: usize = 16;
-
-/// Metrics of the run's log begin with the name of their probe.
-const HELD_OUT: &str = "held_out/";
-const FEATURE_DISTANCE: &str = "feature_distance/";
 
 /// A sweep that was read, with the recipes of its settings.
 #[derive(Debug)]
@@ -50,6 +48,8 @@ pub struct Point {
     pub recipe: Recipe,
     /// The values the identity is of.
     pub(super) decisive: BTreeMap<String, String>,
+    /// What its data are, if they were looked at and could be.
+    pub(super) data: Option<String>,
 }
 
 impl Point {
@@ -174,6 +174,7 @@ impl Sweep {
                     seed,
                     recipe,
                     decisive,
+                    data: None,
                 });
             }
         }
@@ -212,8 +213,26 @@ impl Sweep {
         identity(&decisive)
     }
 
+    /// Checks that a number has a name, unless it is of a log that is not written, which is said below.
+    fn require_known(&self, metric: &str) -> Result<(), SweepError> {
+        let logs = |recipe: &&Recipe| recipe.run.evaluation.is_some();
+        let near = self
+            .recipes
+            .iter()
+            .filter(logs)
+            .find_map(|recipe| names::require(metric, recipe).err());
+        near.map_or(Ok(()), |near| {
+            Err(SweepError::UnknownMetric {
+                path: self.path.clone(),
+                metric: metric.to_owned(),
+                near,
+            })
+        })
+    }
+
     fn require_evaluation(&self) -> Result<(), SweepError> {
         for metric in &self.definition.metrics {
+            self.require_known(&metric.name)?;
             let compares = metric.name.starts_with(FEATURE_DISTANCE);
             if !compares && !metric.name.starts_with(HELD_OUT) {
                 continue;

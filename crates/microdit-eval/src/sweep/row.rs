@@ -1,5 +1,6 @@
 //! The results of a sweep as a table of one number a row.
 
+use crate::statistics::Direction;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,10 +20,20 @@ pub struct Row {
     pub value: Option<f64>,
     /// Its standard error, where one is known.
     pub standard_error: Option<f64>,
-    /// What it was measured under, shortened to a checksum: samples, reference, feature network and constants of `eval.json`.
-    /// Values that differ in it are not compared.
+    /// What it was measured under, shortened to a checksum: samples, reference, feature network and constants of `eval.json`; of a
+    /// held-out loss the diffusion family, the samples and the held-out data. Values that differ in it are not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditions: Option<String>,
+    /// Which way the metric improves, if the sweep compares by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub better: Option<Direction>,
+    /// What is equal for all points: steps, FLOPs, hours or dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    /// The data the run was trained on, wherever they lie: shards, bytes and a checksum, as
+    /// [`Recipe::trained_on`](microdit_train::Recipe::trained_on) tells them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
     /// Training steps.
     pub steps: u64,
     /// FLOPs of these steps, by the cost model.

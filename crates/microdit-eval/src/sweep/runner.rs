@@ -2,6 +2,7 @@
 
 use super::{
     child::{self, Ended, Launcher, last_line},
+    conditions, data,
     error::SweepError,
     folder::Folder,
     outcome::{EVALUATION, Outcome},
@@ -10,6 +11,7 @@ use super::{
     slots::each,
     summary::Summary,
 };
+use crate::statistics::Direction;
 use microdit::atomic_file;
 use microdit_train::run::RunDir;
 use serde::Deserialize;
@@ -88,13 +90,16 @@ impl Runner<'_> {
     /// Calibrates what a budget of time needs, and compares the points with what the folder holds; none if it was asked to stop.
     ///
     /// # Errors
-    /// Finished points that the definition no longer has, steps that cannot be timed, files that cannot be read.
+    /// Finished points that the definition no longer has, or that were trained on other data; steps that cannot be timed, or whose
+    /// times are gone; files that cannot be read.
     pub fn open(&self, report: &(impl Fn(Event<'_>) + Sync)) -> Result<Option<Opened>, SweepError> {
-        let Some(calibration) = self.calibrate(report)? else {
+        let mut rows = self.folder.rows()?;
+        let Some(calibration) = self.calibrate(&rows, report)? else {
             return Ok(None);
         };
-        let points = self.sweep.points(&calibration)?;
-        let mut rows = self.folder.rows()?;
+        let mut points = self.sweep.points(&calibration)?;
+        data::look_at(&mut points);
+        self.folder.require_same_data(self.sweep, &points, &rows)?;
         self.folder.record(self.sweep, &points, &rows)?;
         // Points that failed and are gone, or are run again, leave nothing.
         rows.retain(|row| points.iter().any(|point| point.id == row.point));
@@ -118,11 +123,13 @@ impl Runner<'_> {
             .collect();
         let seeds = &self.sweep.definition().seeds;
         waiting.sort_by_key(|&i| seeds.iter().position(|seed| *seed == points[i].seed));
-        // A change of names changes the rows.
+        // A change of names or of metrics changes the rows.
         for row in &mut rows {
             if let Some(point) = points.iter().find(|point| point.id == row.point) {
                 row.values = self.values(point);
             }
+            row.better = self.better(row.metric.as_deref());
+            row.budget = Some(self.sweep.definition().budget.unit().to_owned());
         }
         let opened = Opened {
             points,
@@ -242,7 +249,10 @@ impl Runner<'_> {
                 Ended::Well => {}
             }
         }
-        Ok(Some(Outcome::read(&run, steps, self.wanted())))
+        Ok(Some({
+            let conditions = |name: &str| conditions::of_logged(&point.recipe, name);
+            Outcome::read(&run, steps, self.wanted(), conditions)
+        }))
     }
 
     pub(super) fn train(&self, recipe: &Path, run: &Path, slot: usize) -> std::process::Command {
@@ -262,6 +272,9 @@ impl Runner<'_> {
             value: None,
             standard_error: None,
             conditions: None,
+            better: None,
+            budget: Some(self.sweep.definition().budget.unit().to_owned()),
+            data: point.data.clone(),
             steps: point.recipe.steps(),
             flops: point.flops(),
             hours: None,
@@ -283,6 +296,7 @@ impl Runner<'_> {
             value: measurement.value,
             standard_error: measurement.standard_error,
             conditions: measurement.conditions.clone(),
+            better: self.better(Some(name)),
             hours: found.hours,
             dollars: found.dollars,
             commit: found.commit.clone(),
@@ -295,6 +309,13 @@ impl Runner<'_> {
     fn values(&self, point: &Point) -> std::collections::BTreeMap<String, String> {
         let values = &self.sweep.settings()[point.setting].values;
         values.iter().cloned().collect()
+    }
+
+    /// Which way a number improves, if it is one that points are compared by.
+    fn better(&self, name: Option<&str>) -> Option<Direction> {
+        let mut metrics = self.sweep.definition().metrics.iter();
+        let metric = metrics.find(|metric| Some(metric.name.as_str()) == name)?;
+        Some(metric.better)
     }
 
     fn wanted(&self) -> impl Iterator<Item = &str> {

@@ -1,24 +1,21 @@
 //! A sweep as people read it: a table of its settings over their seeds, and what may be said about their differences.
 
 use super::{
-    definition::Metric,
+    compared::{Arm, Compared},
+    definition::Setting,
     error::SweepError,
     points::{Point, Sweep},
     row::{Row, Status},
 };
 use crate::Table;
-use crate::statistics::{BySeed, Comparison, Direction, SIGNIFICANCE, quantile, rounded, verdicts};
-use std::{collections::BTreeSet, fmt};
+use crate::statistics::{BySeed, Scatter, rounded, size};
+use std::fmt;
 
 /// The table and the verdicts of a sweep.
 #[derive(Debug)]
 pub struct Summary {
     table: Table,
-    metrics: Vec<Metric>,
-    /// Verdicts of each metric, over all pairs of settings that differ in one axis.
-    verdicts: Vec<Vec<Comparison>>,
-    /// Metrics whose values mean different things.
-    incomparable: Vec<String>,
+    compared: Vec<Compared>,
 }
 
 impl Summary {
@@ -27,52 +24,37 @@ impl Summary {
     /// # Errors
     /// Numbers that cannot be compared.
     pub fn new(sweep: &Sweep, points: &[Point], rows: &[Row]) -> Result<Self, SweepError> {
-        let metrics = sweep.definition().metrics.clone();
+        let metrics = &sweep.definition().metrics;
         let at = format!("equal {}", sweep.definition().budget.unit());
-        let values = |metric: &Metric| -> Vec<BySeed> {
-            let of = |setting: usize| by_seed(points, rows, setting, &metric.name);
-            (0..sweep.settings().len()).map(of).collect()
-        };
-        let all: Vec<Vec<BySeed>> = metrics.iter().map(values).collect();
-        let labels: Vec<String> = sweep
-            .settings()
+        let settings = sweep.settings().iter().enumerate();
+        let all: Vec<Vec<Arm>> = metrics
             .iter()
-            .map(|setting| setting.label())
+            .map(|metric| {
+                let arm = |(index, setting): (usize, &Setting)| Arm {
+                    label: setting.label(),
+                    values: setting
+                        .values
+                        .iter()
+                        .map(|(_, name)| name.clone())
+                        .collect(),
+                    found: by_seed(points, rows, index, &metric.name),
+                };
+                settings.clone().map(arm).collect()
+            })
             .collect();
-        let pairs = pairs(sweep);
-        let incomparable: Vec<String> = metrics
+        let compared = metrics
             .iter()
-            .filter(|metric| conditions(rows, &metric.name) > 1)
-            .map(|metric| metric.name.clone())
-            .collect();
-        let compared = metrics.iter().zip(&all).map(|(metric, values)| {
-            if incomparable.contains(&metric.name) {
-                return Ok(Vec::new());
-            }
-            let common = |(a, b): &&(usize, usize)| {
-                values[*a].keys().any(|seed| values[*b].contains_key(seed))
-            };
-            let named = |setting: usize| (labels[setting].as_str(), &values[setting]);
-            let pairs: Vec<_> = pairs
-                .iter()
-                .filter(common)
-                .map(|&(a, b)| (named(a), named(b)))
-                .collect();
-            verdicts(&pairs, metric.better, &at)
-        });
+            .zip(&all)
+            .map(|(metric, arms)| Compared::new(metric, &at, arms, rows));
         Ok(Self {
-            verdicts: compared.collect::<Result<_, _>>()?,
-            table: table(&metrics, &labels, &all, points, rows),
-            incomparable,
-            metrics,
+            compared: compared.collect::<Result<_, _>>()?,
+            table: table(sweep, &all, points, rows),
         })
     }
 
-    /// What follows for each metric, in the order of the definition: all pairs of settings that differ in one axis and share a
-    /// seed.
-    pub fn verdicts(&self) -> impl Iterator<Item = (&Metric, &[Comparison])> {
-        let verdicts = self.verdicts.iter().map(Vec::as_slice);
-        self.metrics.iter().zip(verdicts)
+    /// What follows for each metric, in the order of the definition.
+    pub fn compared(&self) -> &[Compared] {
+        &self.compared
     }
 }
 
@@ -80,33 +62,9 @@ impl fmt::Display for Summary {
     /// As Markdown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.table)?;
-        for metric in &self.incomparable {
-            writeln!(
-                f,
-                "\n{metric} is not compared: the points differ in samples, reference, feature network or constants (`conditions` in sweep.jsonl, and their eval.json)"
-            )?;
-        }
-        for (metric, verdicts) in self.verdicts() {
-            if verdicts.is_empty() {
-                continue;
-            }
-            let better = match metric.better {
-                Direction::Lower => "lower",
-                Direction::Higher => "higher",
-            };
-            writeln!(
-                f,
-                "\n{}, {better} is better ({:.0} % intervals; errors over all {} pairs kept below {:.0} %, Holm):\n",
-                metric.name,
-                100.0 * (1.0 - SIGNIFICANCE),
-                verdicts.len(),
-                100.0 * SIGNIFICANCE
-            )?;
-            for verdict in verdicts {
-                writeln!(f, "- {verdict}")?;
-            }
-        }
-        Ok(())
+        self.compared
+            .iter()
+            .try_for_each(|compared| write!(f, "{compared}"))
     }
 }
 
@@ -121,39 +79,8 @@ fn by_seed(points: &[Point], rows: &[Row], setting: usize, metric: &str) -> BySe
     own.filter_map(value).collect()
 }
 
-/// How many different conditions the values of a metric were measured under.
-fn conditions(rows: &[Row], metric: &str) -> usize {
-    let own = rows
-        .iter()
-        .filter(|row| row.metric.as_deref() == Some(metric));
-    own.map(|row| &row.conditions)
-        .collect::<BTreeSet<_>>()
-        .len()
-}
-
-/// Pairs of settings that differ in one axis.
-fn pairs(sweep: &Sweep) -> Vec<(usize, usize)> {
-    let settings = sweep.settings();
-    let mut pairs = Vec::new();
-    for (b, second) in settings.iter().enumerate() {
-        for (a, first) in settings[..b].iter().enumerate() {
-            let both = first.values.iter().zip(&second.values);
-            if both.filter(|(a, b)| a != b).count() == 1 {
-                pairs.push((a, b));
-            }
-        }
-    }
-    pairs.sort_unstable();
-    pairs
-}
-
-fn table(
-    metrics: &[Metric],
-    labels: &[String],
-    values: &[Vec<BySeed>],
-    points: &[Point],
-    rows: &[Row],
-) -> Table {
+fn table(sweep: &Sweep, arms: &[Vec<Arm>], points: &[Point], rows: &[Row]) -> Table {
+    let metrics = &sweep.definition().metrics;
     let names = metrics
         .iter()
         .flat_map(|metric| [metric.name.clone(), "deviation".into()]);
@@ -162,10 +89,10 @@ fn table(
         .chain(names);
     let costs = ["steps", "FLOPs", "hours", "dollars"].map(str::to_owned);
     let mut table = Table::new(header.chain(costs).collect());
-    for (setting, label) in labels.iter().enumerate() {
+    for (index, setting) in sweep.settings().iter().enumerate() {
         let own: Vec<&Point> = points
             .iter()
-            .filter(|point| point.setting == setting)
+            .filter(|point| point.setting == index)
             .collect();
         let recorded: Vec<&Row> = own
             .iter()
@@ -180,9 +107,9 @@ fn table(
         if failed > 0 {
             seeds += &format!(", {failed} failed");
         }
-        let mut cells = vec![label.clone(), seeds];
-        for values in values {
-            cells.extend(mean_and_deviation(&values[setting]));
+        let mut cells = vec![setting.label(), seeds];
+        for arms in arms {
+            cells.extend(mean_and_deviation(&arms[index].found));
         }
         let mean = |of: fn(&Row) -> Option<f64>| {
             let all: Vec<f64> = recorded.iter().filter_map(|row| of(row)).collect();
@@ -206,21 +133,20 @@ fn table(
     table
 }
 
-/// The mean over the seeds with half the width of its 95 % interval, and the standard deviation of a seed.
+/// The mean over the seeds with half the width of its 95 % interval, and the standard deviation of a seed. Equal values say nothing
+/// about how others would scatter.
 fn mean_and_deviation(values: &BySeed) -> [String; 2] {
-    let count = values.len() as f64;
-    let mean = values.values().sum::<f64>() / count;
-    match values.len() {
-        0 => ["-".into(), "-".into()],
-        1 => [rounded(mean, 0.0).0, "-".into()],
-        _ => {
-            let squares = values.values().map(|value| (value - mean).powi(2));
-            let deviation = (squares.sum::<f64>() / (count - 1.0)).sqrt();
-            let half = quantile(1.0 - SIGNIFICANCE / 2.0, count - 1.0) * deviation / count.sqrt();
-            let (mean, half) = rounded(mean, half);
-            [format!("{mean} ± {half}"), rounded(deviation, 0.0).0]
-        }
+    let found: Vec<f64> = values.values().copied().collect();
+    if found.is_empty() {
+        return ["-".into(), "-".into()];
     }
+    let (mean, scatter) = Scatter::around_mean(&found, size(&found));
+    let Some(scatter) = scatter else {
+        return [rounded(mean, 0.0).0, "-".into()];
+    };
+    let (mean, half) = rounded(mean, scatter.half_width);
+    let deviation = rounded(scatter.deviation, 0.0).0;
+    [format!("{mean} ± {half}"), deviation]
 }
 
 #[cfg(test)]
@@ -238,6 +164,8 @@ mod tests {
         assert_eq!(mean_and_deviation(&three), ["5 ± 2", "1.000"]);
         let one = BySeed::from([(0, 0.215_149)]);
         assert_eq!(mean_and_deviation(&one), ["0.2151", "-"]);
+        let equal = BySeed::from([(0, 0.25), (1, 0.25)]);
+        assert_eq!(mean_and_deviation(&equal), ["0.2500", "-"]);
         assert_eq!(mean_and_deviation(&BySeed::new()), ["-", "-"]);
     }
 
@@ -257,9 +185,10 @@ mod tests {
         let (sweep, points, mut rows) =
             rows(|setting, seed| setting as f64 + 0.001 * (seed * setting as u64) as f64);
         let summary = Summary::new(&sweep, &points, &rows).unwrap();
-        let (metric, verdicts) = summary.verdicts().next().unwrap();
-        assert_eq!(metric.name, "held_out/loss");
-        let pairs: Vec<(&str, &str)> = verdicts
+        let compared = &summary.compared()[0];
+        assert_eq!(compared.metric.name, "held_out/loss");
+        let pairs: Vec<(&str, &str)> = compared
+            .verdicts
             .iter()
             .map(|verdict| (verdict.a.as_str(), verdict.b.as_str()))
             .collect();
@@ -278,7 +207,7 @@ mod tests {
         // A setting without results is no reason to compare the others less.
         rows.retain(|row| row.values["mask"] != "naive");
         let summary = Summary::new(&sweep, &points, &rows).unwrap();
-        assert_eq!(summary.verdicts().next().unwrap().1.len(), 1);
+        assert_eq!(summary.compared()[0].verdicts.len(), 1);
         assert!(summary.to_string().contains("0 of 2"));
     }
 
@@ -288,19 +217,39 @@ mod tests {
             (name: "a", values: [(name: "1"), (name: "2", set: ["model.mixer.depth=3"])]),
             (name: "b", values: [(name: "3"), (name: "4", set: ["model.mixer.dim=64"])]),
         ], seeds: [0], metrics: [(name: "held_out/loss", better: lower)],"#;
+        let (sweep, points) = (read(rest, &[]).unwrap(), points(rest, &[]));
+        let rows: Vec<Row> = points
+            .iter()
+            .map(|point| row(&sweep, point, "held_out/loss"))
+            .collect();
+        let summary = Summary::new(&sweep, &points, &rows).unwrap();
+        let pairs: Vec<[&str; 2]> = summary.compared()[0]
+            .verdicts
+            .iter()
+            .map(|verdict| [verdict.a.as_str(), verdict.b.as_str()])
+            .collect();
         // Neither (1, 3) with (2, 4) nor (1, 4) with (2, 3).
         assert_eq!(
-            pairs(&read(rest, &[]).unwrap()),
-            [(0, 1), (0, 2), (1, 3), (2, 3)]
+            pairs,
+            [
+                ["1, 3", "1, 4"],
+                ["1, 3", "2, 3"],
+                ["1, 4", "2, 4"],
+                ["2, 3", "2, 4"]
+            ]
         );
     }
 
     #[test]
     fn values_of_other_conditions_are_not_compared() {
         let (sweep, points, mut rows) = rows(|setting, _| setting as f64);
+        // Rows of before, which do not say.
         rows[3].conditions = Some("ab".into());
         let summary = Summary::new(&sweep, &points, &rows).unwrap();
-        assert_eq!(summary.verdicts().next().unwrap().1.len(), 0);
+        assert_eq!(summary.compared()[0].verdicts.len(), 3);
+        rows[0].conditions = Some("cd".into());
+        let summary = Summary::new(&sweep, &points, &rows).unwrap();
+        assert_eq!(summary.compared()[0].verdicts.len(), 0);
         assert!(
             summary
                 .to_string()

@@ -5,6 +5,7 @@ use super::{
     child::{self, Ended},
     definition::Budget,
     error::SweepError,
+    row::{Row, Status},
     runner::{Event, Runner},
     slots::each,
 };
@@ -19,15 +20,24 @@ use std::{
 
 impl Runner<'_> {
     /// Times the steps of every setting that a budget of time needs and nobody has timed yet; none if it was asked to stop.
+    ///
+    /// # Errors
+    /// Finished points in `rows` whose times are gone; steps that cannot be timed.
     pub(super) fn calibrate(
         &self,
+        rows: &[Row],
         report: &(impl Fn(Event<'_>) + Sync),
     ) -> Result<Option<Calibration>, SweepError> {
         let mut calibration = self.folder.calibration()?;
-        let timed = matches!(
-            self.sweep.definition().budget,
-            Budget::Hours(_) | Budget::Dollars(_)
-        );
+        let budget = self.sweep.definition().budget;
+        let timed = matches!(budget, Budget::Hours(_) | Budget::Dollars(_));
+        let is_finished = rows.iter().any(|row| row.status == Status::Finished);
+        if timed && calibration.is_empty() && is_finished {
+            return Err(SweepError::NoCalibration {
+                folder: self.folder.path().to_owned(),
+                unit: budget.unit(),
+            });
+        }
         let settings = 0..self.sweep.settings().len();
         let known = |setting: &usize| {
             calibration

@@ -1,5 +1,5 @@
-//! The loss on held-out samples at eight noise levels, always with the same noise, so that curves can be compared across
-//! steps and runs.
+//! The loss on held-out samples at eight noise levels, with the same samples and noise for every step of a run and for all runs of one
+//! seed, so that their curves can be compared.
 
 use super::{Numbers, Probe, View};
 use crate::{
@@ -54,6 +54,13 @@ impl HeldOutLoss {
             config,
             entered: None,
         }
+    }
+
+    /// The names of its numbers: those of the weights as trained, and if they are `averaged`, of their first average.
+    pub fn names(averaged: bool) -> impl Iterator<Item = &'static str> {
+        let whiches = if averaged { 2 } else { 1 };
+        let all = std::iter::once(["loss", "ema_loss"]).chain(LEVELS);
+        all.flat_map(move |names| names.into_iter().take(whiches))
     }
 }
 
@@ -230,5 +237,8 @@ mod tests {
         let mean = means.iter().sum::<f64>() / means.len() as f64;
         assert!((numbers["loss"] / mean - 1.0).abs() < 1e-5);
         assert_eq!(numbers.len(), 1 + LEVELS.len());
+        let names: std::collections::BTreeSet<&str> = HeldOutLoss::names(false).collect();
+        assert_eq!(names, numbers.keys().copied().collect());
+        assert_eq!(HeldOutLoss::names(true).count(), 2 * numbers.len());
     }
 }

@@ -1,14 +1,25 @@
 //! What a run's results depend on, so that two runs can be told apart or known to be the same one.
 
 use super::{
-    Recipe,
+    Recipe, Stage,
     difference::{FREE_IN_STAGE, PLACES, is_of, leaves},
     tree::{Node, Value},
 };
+use microdit::diffusion::{DiffusionConfig, Edm, FlowMatching, Vp};
 use std::collections::BTreeMap;
 
 /// Keys of the run that affect its weights or what is measured of them.
 const DECISIVE: [&str; 3] = ["seed", "evaluation.samples", "evaluation.caption"];
+
+/// Keys of a stage that the meaning of its loss depends on, and those below them that it does not depend on: the noise levels that
+/// are trained on.
+const LOSS: [&str; 3] = ["diffusion", "data.codec", "data.image_size"];
+const LEVELS: [&str; 4] = [
+    "diffusion.p_mean",
+    "diffusion.p_std",
+    "diffusion.density",
+    "diffusion.shift",
+];
 
 impl Recipe {
     /// The values that decide the weights of a run and its held-out losses, by their keys as `--set` takes them. Those that are
@@ -55,6 +66,30 @@ impl Recipe {
             }
         }
         decisive
+    }
+}
+
+impl Stage {
+    /// The values that the meaning of a loss at given noise levels depends on. Constants that are those of the family by default are
+    /// not among them, so that a constant which a later version adds changes nothing.
+    pub(crate) fn meaning_of_loss(&self) -> BTreeMap<String, String> {
+        let by_default = match self.diffusion {
+            DiffusionConfig::Edm(_) => DiffusionConfig::Edm(Edm::default()),
+            DiffusionConfig::Vp(_) => DiffusionConfig::Vp(Vp::default()),
+            DiffusionConfig::FlowMatching(_) => {
+                DiffusionConfig::FlowMatching(FlowMatching::default())
+            }
+        };
+        let by_default = leaves(&Self {
+            diffusion: by_default,
+            ..self.clone()
+        });
+        let all = leaves(self).into_iter();
+        let counts = |key: &str, value: &String| {
+            let constant = key.starts_with("diffusion.") && by_default.get(key) == Some(value);
+            is_of(key, &LOSS) && !is_of(key, &LEVELS) && !constant
+        };
+        all.filter(|(key, value)| counts(key, value)).collect()
     }
 }
 

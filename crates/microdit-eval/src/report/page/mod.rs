@@ -1,5 +1,6 @@
 //! Pages: one file that loads nothing, and runs no script but its own.
 
+mod results;
 mod runs;
 mod sweep;
 mod table;

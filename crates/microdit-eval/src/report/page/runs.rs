@@ -1,6 +1,6 @@
 //! The page about runs.
 
-use super::{Cell, data_url, figures, hint, report, table};
+use super::{Cell, data_url, figures, hint, report, results, table};
 use crate::report::{
     charts,
     number::{date, dollars, short, time, whole},
@@ -8,7 +8,6 @@ use crate::report::{
     text::{legible, legible_lines},
 };
 use maud::{Markup, html};
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// The numbers that stand for a run's quality, best known first: probe and number.
@@ -37,7 +36,7 @@ pub fn runs_page(runs: &[Run], is_live: bool) -> String {
                     (figures(&group.figures))
                 }
             }
-            (results(runs))
+            (results::section(runs))
             (grids(runs))
             (differences(runs))
             (processes(runs))
@@ -80,6 +79,7 @@ fn notes(runs: &[Run]) -> Markup {
             note(legible(text));
         }
     }
+    notes.extend(results::incomparable(runs));
     html! {
         @if !notes.is_empty() {
             ul class="notes" { @for note in notes { li { (note) } } }
@@ -183,39 +183,8 @@ fn summary(runs: &[Run]) -> Markup {
     table(&heads, &rows)
 }
 
-/// The rows of `eval.json`.
-fn results(runs: &[Run]) -> Markup {
-    const FIRST: [&str; 3] = ["metric", "value", "standard_error"];
-    let all = || {
-        runs.iter()
-            .flat_map(|run| run.results.iter().map(move |row| (run, row)))
-    };
-    let others: BTreeSet<&str> = all()
-        .flat_map(|(_, row)| row.keys().map(String::as_str))
-        .filter(|key| !FIRST.contains(key))
-        .collect();
-    let heads: Vec<&str> = ["run"].into_iter().chain(FIRST).chain(others).collect();
-    let value = |value: Option<&Value>| match value {
-        None | Some(Value::Null) => Cell::text(""),
-        Some(Value::String(text)) => Cell::text(text),
-        Some(Value::Number(number)) => Cell::number(number.as_f64(), short),
-        Some(other) => Cell::text(&other.to_string()),
-    };
-    let rows: Vec<Vec<Cell>> = all()
-        .map(|(run, row)| {
-            let cells = heads[1..].iter().map(|head| value(row.get(*head)));
-            [Cell::text(&run.label)].into_iter().chain(cells).collect()
-        })
-        .collect();
-    html! {
-        @if !rows.is_empty() {
-            section { h2 { "Results" } (table(&heads, &rows)) }
-        }
-    }
-}
-
 /// The sample grids: a column for each run, a row for each step.
-fn grids(runs: &[Run]) -> Markup {
+pub(super) fn grids(runs: &[Run]) -> Markup {
     let shown: Vec<&Run> = runs.iter().filter(|run| !run.grids.is_empty()).collect();
     let steps: BTreeSet<(bool, Option<u64>)> = shown
         .iter()
@@ -263,7 +232,7 @@ fn grids(runs: &[Run]) -> Markup {
 }
 
 /// Values in which the recipes differ.
-fn differences(runs: &[Run]) -> Markup {
+pub(super) fn differences(runs: &[Run]) -> Markup {
     let known: Vec<_> = runs
         .iter()
         .filter_map(|run| Some((run, &run.recipe.as_ref()?.values)))
@@ -296,7 +265,7 @@ fn differences(runs: &[Run]) -> Markup {
 }
 
 /// What trained the runs.
-fn processes(runs: &[Run]) -> Markup {
+pub(super) fn processes(runs: &[Run]) -> Markup {
     let heads = ["run", "started", "hardware", "version", "commit", "command"];
     let rows: Vec<Vec<Cell>> = runs
         .iter()

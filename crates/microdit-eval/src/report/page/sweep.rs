@@ -1,17 +1,25 @@
 //! The page about a sweep.
 
-use super::{Cell, figures, report, table};
+use super::{
+    Cell, figures, hint, report,
+    runs::{differences, grids, processes},
+    table,
+};
 use crate::report::{
+    charts,
     number::{dollars, short, time, whole},
-    sweep::{Mean, Point, PointRun, SweepResults, Words, mean},
+    run::Run,
+    sweep::{Mean, Point, PointRun, SweepResults, mean},
     sweep_charts,
     text::legible,
 };
+use crate::sweep::Compared;
 use maud::{Markup, html};
 use std::collections::BTreeSet;
 
-/// A page about a sweep.
-pub fn sweep_page(sweep: &SweepResults) -> String {
+/// A page about a sweep, with curves, grids, recipes and hardware of the runs in `first`, which have been read: one for each point,
+/// of the same seed.
+pub fn sweep_page(sweep: &SweepResults, first: &[Run]) -> String {
     let drawn = sweep_charts::figures(sweep);
     let body = html! {
         header {
@@ -24,17 +32,7 @@ pub fn sweep_page(sweep: &SweepResults) -> String {
             @if sweep.damaged > 0 {
                 ul class="notes" { li { (sweep.damaged) " damaged rows of sweep.jsonl are left out" } }
             }
-            @if !sweep.verdicts.is_empty() {
-                section {
-                    h2 { "Verdicts" }
-                    @for words in &sweep.verdicts {
-                        @match words {
-                            Words::Text(text) => { p { (legible(text)) } }
-                            Words::Entry(text) => { p class="verdict" { (legible(text)) } }
-                        }
-                    }
-                }
-            }
+            (verdicts(sweep))
             section { h2 { "Points" } (figures(&drawn)) }
             section {
                 h2 { "Table" }
@@ -43,9 +41,50 @@ pub fn sweep_page(sweep: &SweepResults) -> String {
             }
             (unfinished(sweep))
             section { h2 { "Runs" } (runs(sweep)) }
+            (of_first_seed(first, sweep.points.len()))
         }
     };
     report(&sweep.name, false, &body)
+}
+
+/// What follows, or that nothing does.
+fn verdicts(sweep: &SweepResults) -> Markup {
+    let told = sweep
+        .compared
+        .iter()
+        .filter_map(|one| Some((one, one.heading()?)));
+    let told: Vec<(&Compared, String)> = told.collect();
+    html! {
+        section {
+            h2 { "Verdicts" }
+            @if told.is_empty() {
+                p class="hint" { "None: no two points share a seed and a metric of which it is known whether lower or higher is better." }
+            }
+            @for (compared, heading) in &told {
+                p { (legible(heading)) }
+                @for verdict in &compared.verdicts {
+                    p class="verdict" { (legible(&verdict.to_string())) }
+                }
+            }
+        }
+    }
+}
+
+/// How the runs of the first seed went, side by side, as far as their directories are there.
+fn of_first_seed(first: &[Run], points: usize) -> Markup {
+    html! {
+        @if !first.is_empty() {
+            p class="hint" { "What follows is of one run of each of " (first.len()) " of " (points) " points, of its first seed." }
+            @for group in charts::groups(first) {
+                section { h2 { (group.title) } (hint()) (figures(&group.figures)) }
+            }
+            (grids(first))
+            (differences(first))
+            (processes(first))
+        } @else {
+            p class="hint" { "The run directories are not in this folder: no curves, grids, recipes and hardware." }
+        }
+    }
 }
 
 /// A row for each point.
@@ -125,7 +164,7 @@ fn runs(sweep: &SweepResults) -> Markup {
     let axes = axes(sweep);
     let metrics = sweep.metrics.iter().map(String::as_str);
     let first = axes.iter().copied().chain(["seed", "status"]);
-    let costs = ["steps", "FLOPs", "time", "dollars"];
+    let costs = ["steps", "FLOPs", "time", "dollars", "commit"];
     let heads: Vec<&str> = first.chain(metrics).chain(costs).collect();
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for point in &sweep.points {
@@ -143,6 +182,7 @@ fn runs(sweep: &SweepResults) -> Markup {
                 Cell::number(Some(run.flops), short),
                 Cell::number(run.hours, time),
                 Cell::number(run.dollars, dollars),
+                Cell::text(run.commit.as_deref().unwrap_or_default()),
             ];
             rows.push(
                 named(point, &axes)
