@@ -18,8 +18,10 @@ COPY . .
 FROM source AS build-cpu
 RUN cargo build --release --locked --package microdit-cli
 
-# Kernels are compiled when they are first used: the build needs no CUDA, running it needs NVRTC and NCCL.
+# Kernels are compiled when they are first used: the build needs no CUDA, running it needs NVRTC, CUDA's headers and NCCL. Where there is
+# no `nvcc`, the newest CUDA is assumed: this is the one it will run with.
 FROM source AS build-cuda
+ENV CUDARC_CUDA_VERSION=12080
 RUN cargo build --release --locked --package microdit-cli --features cuda
 
 FROM debian:bookworm-slim AS cpu
@@ -30,7 +32,7 @@ COPY --from=build-cpu /source/target/release/microdit /usr/local/bin/
 WORKDIR /work
 ENTRYPOINT ["microdit"]
 
-# The base image has NVRTC and NCCL.
+# The base image has NVRTC and NCCL, and, being a `devel` one, the headers that kernels include.
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS cuda
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \

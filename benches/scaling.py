@@ -7,7 +7,8 @@ Peak bandwidths in one direction, of machines with eight H100 SXM:
 - NVLink 4: 900 GB/s to and from a GPU (NVIDIA H100 Tensor Core GPU, data sheet).
 - PCIe Gen5: 128 GB/s to and from a GPU (same data sheet).
 - Network: eight ConnectX-7 of 400 Gb/s, one for each GPU (NVIDIA DGX H100, data sheet).
-Latencies are left out, and every link is taken to reach `--reached` of its peak: the tables are bounds, not forecasts.
+Latencies are left out, every link is taken to reach `--reached` of its peak, and the utilization is that of a whole run, its exchange
+included: the tables are estimates, not forecasts.
 """
 
 import argparse

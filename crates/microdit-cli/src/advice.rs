@@ -10,7 +10,7 @@ use microdit_train::{
     EncoderKind, TrainError, collective::LaunchError, precompute::PrecomputeError,
 };
 use miette::{Diagnostic, Report};
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, io, path::Path};
 
 /// A library's result as the command's.
 pub(crate) trait OrAdvise<T> {
@@ -245,6 +245,12 @@ fn on_sweep(error: &SweepError) -> Option<&'static str> {
     })
 }
 
+/// Whether it is a recipe, by its name, that is not there.
+fn is_missing_recipe(path: &Path, error: &io::Error) -> bool {
+    let is_recipe = path.extension().is_some_and(|extension| extension == "ron");
+    is_recipe && error.kind() == io::ErrorKind::NotFound
+}
+
 fn on_training(error: &TrainError) -> Option<&'static str> {
     Some(match error {
         TrainError::Data(error) => return on_data(error),
@@ -258,6 +264,9 @@ fn on_training(error: &TrainError) -> Option<&'static str> {
         }
         TrainError::RunBusy(_) => "wait for it, or choose another directory with --run",
         TrainError::NoExport { .. } => "write one with: microdit export --run RUN --out FOLDER",
+        TrainError::Io { path, error } if is_missing_recipe(path, error) => {
+            "give the path of a recipe, or the name of one that comes with the program: microdit recipe list"
+        }
         TrainError::NoRun { .. } => "give the directory that `microdit train` wrote",
         TrainError::NoSnapshots { .. } => {
             "a run keeps them where a stage of its recipe has post_hoc_ema: (every: STEPS)"

@@ -32,6 +32,7 @@ use microdit_eval::{
 use microdit_train::{
     Recipe,
     recipe::SamplingConfig,
+    run::RunDir,
     sampling::{Drawing, Naming, Order},
 };
 use miette::miette;
@@ -56,11 +57,11 @@ pub(crate) struct Eval {
     /// Pictures to measure as they are: a directory, or shards
     #[arg(long)]
     images: Option<String>,
-    /// What to compare with: shards, a directory of pictures, an .npz of statistics (as pytorch-fid, clean-fid or dgm-eval write
+    /// What to compare with: shards, a directory of images, an .npz of statistics (as pytorch-fid, clean-fid or dgm-eval write
     /// them), or `shapes`, the generated dataset [default: what a run names as evaluation.shards, or shapes if it was trained on them]
     #[arg(long)]
     reference: Option<String>,
-    /// Use only the first N pictures of the reference [default: all; 10000 of shapes]
+    /// Use only the first N images of the reference [default: all; 10000 of shapes]
     #[arg(long, value_parser = whole(1..=1 << 24))]
     reference_samples: Option<usize>,
     /// Numbers to measure, such as fid,kid or prompt-accuracy [default: all that can be had]
@@ -168,14 +169,14 @@ impl Eval {
         drop(shown);
         let judge = judge.or_advise()?;
         let accuracy = judge.accuracy();
-        say!("the classifier sees the class of {accuracy} held-out pictures");
+        say!("the classifier sees the class of {accuracy} held-out images");
         Ok(judge)
     }
 
     fn run_on<B: DitBackend>(self) -> miette::Result<()> {
         let device = self.devices.of::<B>(self.device)?.swap_remove(0);
         let recipe = match &self.source.run {
-            Some(run) => Some(Recipe::load(&run.join("recipe.ron"), &[]).or_advise()?),
+            Some(run) => Some(RunDir::open(run).or_advise()?.1),
             None => None,
         };
         let cache = cache(self.cache.as_deref())?;

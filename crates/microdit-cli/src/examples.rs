@@ -42,12 +42,10 @@ fn with_examples(command: Command, path: &str) -> Command {
         .get_subcommands()
         .map(|one| one.get_name().to_owned())
         .collect();
-    if below.is_empty() {
-        return match example(path) {
-            Some(example) => command.after_help(format!("Example:\n  microdit {example}")),
-            None => command,
-        };
-    }
+    let command = match example(path) {
+        Some(example) => command.after_help(format!("Example:\n  microdit {example}")),
+        None => command,
+    };
     below.into_iter().fold(command, |command, name| {
         let path = match path {
             "" => name.clone(),
@@ -57,9 +55,9 @@ fn with_examples(command: Command, path: &str) -> Command {
     })
 }
 
-/// The example for the command that is called by the words of `path`.
+/// The example for the command that is called by the words of `path`; of a group of commands, and of the program itself, the first one.
 fn example(path: &str) -> Option<&'static str> {
-    let words = path.split(' ');
+    let words = path.split(' ').filter(|word| !word.is_empty());
     let is_of = |example: &&&str| example.split(' ').zip(words.clone()).all(|(a, b)| a == b);
     EXAMPLES.iter().find(is_of).copied()
 }

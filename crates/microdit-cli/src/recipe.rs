@@ -77,8 +77,13 @@ impl RecipeCommand {
                 say!("{}", recipe.source.trim_end());
             }
             Self::List => {
-                for bundled in Bundled::all() {
-                    say!("{:<36} {}", bundled.name, bundled.about());
+                // What is trained as it stands comes first, and sweeps and their bases last.
+                let mut all = Bundled::all();
+                all.sort_by_key(|bundled| bundled.name.starts_with("ablations/"));
+                let width = all.iter().map(|bundled| bundled.name.len()).max();
+                let width = width.unwrap_or_default();
+                for bundled in all {
+                    say!("{:<width$} {}", bundled.name, bundled.about());
                 }
             }
             Self::Copy { name, out } => {

@@ -3,11 +3,14 @@
 use crate::{advice::OrAdvise, say};
 use microdit_eval::Table;
 use microdit_train::run::{RunDir, last_metrics};
-use miette::{IntoDiagnostic, WrapErr};
+use miette::{IntoDiagnostic, WrapErr, miette};
 use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// What makes the first run.
+const FIRST: &str = "microdit train quickstart --run runs/quickstart";
 
 /// List runs: state, step, loss, time, cost and newest pictures.
 #[derive(clap::Args)]
@@ -19,6 +22,13 @@ pub(crate) struct RunsCommand {
 
 impl RunsCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
+        if !self.folder.exists() {
+            return Err(miette!(
+                help = "name the directory of your runs, or begin one: {FIRST}",
+                "there is no directory {}",
+                self.folder.display()
+            ));
+        }
         let unreadable = || format!("{} cannot be read", self.folder.display());
         let entries = fs::read_dir(&self.folder);
         let entries = entries.into_diagnostic().wrap_err_with(unreadable)?;
@@ -30,7 +40,7 @@ impl RunsCommand {
             }
         }
         if paths.is_empty() {
-            say!("no runs in {}", self.folder.display());
+            say!("no runs in {}; begin one: {FIRST}", self.folder.display());
             return Ok(());
         }
         paths.sort();

@@ -227,8 +227,12 @@ fn describe(order: &Order<'_>, drawn: &Drawn, took: Duration) -> miette::Result<
     }
     if let Some(sheet) = order.sheet {
         let count = drawn + kept;
+        let pictures = match count {
+            1 => "1 picture".to_owned(),
+            count => format!("{count} pictures, one row per prompt"),
+        };
         say!(
-            "{count} pictures, one row per prompt: {}{}",
+            "{pictures}: {}{}",
             sheet.display(),
             match PictureFormat::of(sheet) {
                 Some(PictureFormat::Png) => "",

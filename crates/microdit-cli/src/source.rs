@@ -161,6 +161,12 @@ impl Source {
                 // A folder that `microdit export` wrote.
                 if weights.join(WEIGHTS).is_file() {
                     weights = weights.join(WEIGHTS);
+                } else if weights.join("recipe.ron").is_file() {
+                    return Err(miette!(
+                        help = "give a run with --run, or one of its files of weights",
+                        "{} is a run",
+                        weights.display()
+                    ));
                 }
                 let described = Described::read(&weights, &self.told)?;
                 let encoders = Encoders::open(&described.encoders(named), &device).or_advise()?;

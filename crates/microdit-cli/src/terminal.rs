@@ -12,6 +12,7 @@ use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
 };
+use textwrap::{WordSeparator, WordSplitter};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -130,7 +131,13 @@ impl ReportHandler for Reports {
                 .map(|help| printable::text(&help.to_string()).into_owned()),
             cause: error.source().map(|cause| Box::new(Shown::of(cause))),
         };
-        MietteHandlerOpts::new().build().debug(&shown, f)
+        // Lines end between words alone: paths and commands can be copied.
+        MietteHandlerOpts::new()
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .build()
+            .debug(&shown, f)
     }
 }
 

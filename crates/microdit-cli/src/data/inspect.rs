@@ -37,7 +37,7 @@ pub(crate) struct Inspect {
     /// Share of the samples that may be damaged, 0 to 1, before the dataset is called unfit for training
     #[arg(long, default_value_t = 0.1, value_parser = real(0.0..=1.0))]
     max_damage: f64,
-    /// Buckets to count the pictures by, as `data precompute` takes them: a step in pixels, such as 64, or sizes, such as 320x192,256x256
+    /// Buckets to count the images by, as `data precompute` takes them: a step in pixels, such as 64, or sizes, such as 320x192,256x256
     #[arg(long)]
     buckets: Option<BucketConfig>,
     /// Side in pixels of the square that has as many pixels as the largest bucket
@@ -69,7 +69,7 @@ impl Inspect {
         let (inspection, glimpses) = inspected.or_advise()?;
         if buckets.is_some() && inspection.dimensions.is_empty() {
             return Err(miette::miette!(
-                "{}: --buckets counts pictures, and there is none that can be read; latents belong to the buckets they were encoded with",
+                "{}: --buckets counts images, and there is none that can be read; latents belong to the buckets they were encoded with",
                 self.shards
             ));
         }
@@ -89,9 +89,8 @@ impl Inspect {
         if let Some(path) = &self.sheet {
             let images = on_device!(self.device, Inner => self.look_at::<Inner>(glimpses, Default::default()))?;
             let columns = (images.len() as f64).sqrt().ceil() as usize;
-            let page = contact_sheet(&images, columns).ok_or_else(|| {
-                miette::miette!("too many pictures for one sheet; lower --samples")
-            })?;
+            let page = contact_sheet(&images, columns)
+                .ok_or_else(|| miette::miette!("too many images for one sheet; lower --samples"))?;
             save_picture(&page, path, &[])
                 .or_advise()
                 .wrap_err_with(|| format!("{} could not be written", path.display()))?;
@@ -158,7 +157,7 @@ fn full_shape(shape: &[usize], channels: usize) -> Option<[usize; 4]> {
 /// Cells of the longest bar.
 const BAR: u64 = 40;
 
-/// A histogram of the pictures by their bucket, from the highest to the widest.
+/// A histogram of the images by their bucket, from the highest to the widest.
 fn bars(histogram: &[([u32; 2], u64)]) {
     let most = histogram.iter().map(|(_, count)| *count).max();
     let most = most.unwrap_or(0).max(1);

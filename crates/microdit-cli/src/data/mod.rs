@@ -1,4 +1,4 @@
-//! `microdit data`: from collected pictures to what is trained on.
+//! `microdit data`: from collected images to what is trained on.
 
 mod inspect;
 mod precompute;

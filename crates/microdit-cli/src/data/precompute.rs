@@ -1,4 +1,4 @@
-//! `microdit data precompute` and `microdit data index`: pictures into latents.
+//! `microdit data precompute` and `microdit data index`: images into latents.
 
 use super::describe;
 use crate::{
@@ -31,9 +31,9 @@ use std::{
 /// How long a batch may take to end by itself after a signal.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Encode shards of pictures into latents and caption states. An interrupted command resumes when it is run again.
+/// Encode shards of images into latents and caption states. An interrupted command resumes when it is run again.
 ///
-/// What is there already is kept once its checksum and that of its pictures are verified: whatever their names, the pictures
+/// What is there already is kept once its checksum and that of its images are verified: whatever their names, the images
 /// must be the same. A shard that cannot be read to its end is reported; what came before the fault is used. Once it is repaired, or left out
 /// of the list, or others were added, --update makes what is new and keeps the rest.
 #[derive(clap::Args)]
@@ -52,14 +52,14 @@ pub(crate) struct Precompute {
     /// Sides of the square images in pixels; a latent is made for each
     #[arg(long, value_delimiter = ',', default_value = "256,512", value_parser = clap::value_parser!(u32).range(1..=8192))]
     sizes: Vec<u32>,
-    /// Crop pictures to sizes that are not square, with as many pixels as each of --sizes at most, for `data.buckets`: all with sides of
+    /// Crop images to sizes that are not square, with as many pixels as each of --sizes at most, for `data.buckets`: all with sides of
     /// multiples of a step, such as 64, or those of a list, such as 320x192,256x256
     #[arg(long)]
     buckets: Option<BucketConfig>,
-    /// Take any part of a picture, drawn by the seed, not only the middle
+    /// Take any part of an image, drawn by the seed, not only the middle
     #[arg(long)]
     random_crop: bool,
-    /// Encode pictures with left and right swapped too, for `data.flip`
+    /// Encode images with left and right swapped too, for `data.flip`
     #[arg(long)]
     flips: bool,
     /// Names of several captions to encode of each sample, for `data.caption_mix`: KEY.NAME.txt, an entry NAME of KEY.json or a column

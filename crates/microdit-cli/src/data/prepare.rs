@@ -1,4 +1,4 @@
-//! `microdit data prepare`: collected pictures into shards.
+//! `microdit data prepare`: collected images into shards.
 
 use super::describe;
 use crate::{
@@ -9,15 +9,14 @@ use crate::{
     signal::{Stopped, stop_on_signal},
 };
 use microdit_data::{DataError, DatasetCard, Fraction, PrepareConfig, Prepared, prepare};
-use miette::WrapErr;
 use std::path::PathBuf;
 
-/// Filter, clean and pack collected pictures into shards.
+/// Filter, clean and pack collected images into shards.
 #[derive(clap::Args)]
 pub(crate) struct Prepare {
     /// Description of the dataset, such as datasets/cc12m.ron
     card: PathBuf,
-    /// Directory or shards of the collected pictures, or the URL of shards; generated datasets need none
+    /// Directory or shards of the collected images, or the URL of shards; generated datasets need none
     #[arg(long, default_value = "")]
     source: String,
     /// Directory to create
@@ -45,9 +44,17 @@ pub(crate) struct Prepare {
 
 impl Prepare {
     pub(crate) fn run(self) -> miette::Result<()> {
-        let text = std::fs::read_to_string(&self.card)
-            .or_advise()
-            .wrap_err_with(|| format!("{} could not be read", self.card.display()))?;
+        let text = std::fs::read_to_string(&self.card).map_err(|error| {
+            miette::miette!(
+                help = concat!(
+                    "give the file of a description; those of known datasets are in ",
+                    env!("CARGO_PKG_REPOSITORY"),
+                    "/tree/main/datasets"
+                ),
+                "{} could not be read: {error}",
+                self.card.display()
+            )
+        })?;
         let options = ron::Options::default()
             .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
         let card: DatasetCard = options

@@ -9,7 +9,7 @@ fn bad_recipes_name_file_line_and_key() {
     let run = folder.path().join("run").to_string_lossy().into_owned();
     fails(
         &microdit(&["train", "no/such.ron", "--run", &run]),
-        &["no/such.ron", "No such file"],
+        &["no/such.ron", "No such file", "microdit recipe list"],
     );
     let quickstart = std::fs::read_to_string(root().join("recipes/quickstart.ron")).unwrap();
     for (from, to, parts) in [

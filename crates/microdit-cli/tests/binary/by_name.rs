@@ -123,9 +123,17 @@ fn a_recipe_of_ones_own_begins_with_a_bundled_one() {
 fn runs_are_listed_with_where_they_are() {
     let folder = tempfile::tempdir().unwrap();
     assert!(printed(folder.path(), &["runs", "."]).contains("no runs in"));
-    fails(&within(folder.path(), &["runs"]), &["runs cannot be read"]);
+    fails(
+        &within(folder.path(), &["runs"]),
+        &["no directory runs", "microdit train quickstart"],
+    );
     let output = train(&folder.path().join("first"), &[]);
     assert!(output.status.success(), "{}", text(&output));
+    let arguments = ["sample", "--weights", "first", "--prompt", "a circle"];
+    fails(
+        &within(folder.path(), &arguments),
+        &["first is a run", "--run"],
+    );
     fs::create_dir(folder.path().join("begun")).unwrap();
     let recipe = folder.path().join("first/recipe.ron");
     fs::copy(recipe, folder.path().join("begun/recipe.ron")).unwrap();
