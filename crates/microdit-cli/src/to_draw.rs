@@ -26,7 +26,7 @@ impl ToDraw {
         let Some(file) = file else {
             let Some(Against::Pictures(set)) = against else {
                 return Err(miette!(
-                    help = "give --prompts FILE, or a --reference of captioned pictures",
+                    help = "give --prompts FILE, or a --reference of captioned images",
                     "nothing to draw"
                 ));
             };
