@@ -287,6 +287,32 @@ fn expert_layers() {
     }
 }
 
+/// The mean and the variance are of the numbers as they are; the output alone is rounded.
+#[test]
+fn group_norms() {
+    let mut draw = Draw::new(5);
+    let [x, x_wide] = pair(&mut draw, [2, 12, 5, 7]);
+    let (weight, bias) = (draw.tensor([12]), draw.tensor([12]));
+    for silu in [false, true] {
+        let options = GroupNormOptions {
+            groups: 3,
+            eps: 1e-5,
+            silu,
+        };
+        let norm = |x| Flex::group_norm(x, weight.clone(), bias.clone(), options);
+        assert_narrow("group norm", norm(x.clone()), &norm(x_wide.clone()));
+    }
+}
+
+#[test]
+fn residuals_of_bf16() {
+    let mut draw = Draw::new(6);
+    let [x, x_wide] = pair(&mut draw, [2, 3, 50]);
+    let [update, update_wide] = pair(&mut draw, [2, 3, 50]);
+    let found = Flex::residual(x, update);
+    assert_narrow("residual", found, &(x_wide + update_wide));
+}
+
 #[test]
 fn convolutions() {
     let mut draw = Draw::new(3);
