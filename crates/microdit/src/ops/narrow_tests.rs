@@ -1,7 +1,7 @@
 //! Operations whose products take and give bf16, against the composed ones in f32 of the same rounded numbers.
 
 use super::{
-    DitBackend, ExpertInputs, composed,
+    DitBackend, ExpertInputs, GroupNormOptions, composed,
     tests::{Draw, cases},
 };
 use burn::tensor::{DType, Tensor, activation::gelu_approximate, bf16, ops::PaddedConvOptions};
