@@ -50,6 +50,9 @@ enum Device {
 struct Arguments {
     #[arg(long, default_value = "tiny")]
     network: Network,
+    /// Width of backbone and mixer, in place of the network's own.
+    #[arg(long)]
+    width: Option<usize>,
     #[arg(long, default_value = "cpu")]
     device: Device,
     /// Side of the latents: 32 for images of 256 px, 64 for 512.
@@ -76,7 +79,7 @@ struct Arguments {
 
 impl Arguments {
     fn config(&self) -> DitConfig {
-        let config = match self.network {
+        let mut config = match self.network {
             Network::Tiny => DitConfig::tiny_2(),
             Network::Xl => DitConfig::xl_2(),
             Network::Small => DitConfig::tiny_2()
@@ -89,6 +92,12 @@ impl Arguments {
                     mlp_ratio: 4.0,
                 })),
         };
+        if let Some(width) = self.width {
+            config.dim = width;
+            if let Some(mixer) = &mut config.mixer {
+                mixer.dim = width;
+            }
+        }
         let precision = match self.bf16 {
             true => Precision::Bf16,
             false => Precision::F32,
@@ -168,7 +177,7 @@ fn train<B: TrainBackend>(
         let line = json!({
             "mask": arguments.mask, "seconds": all, "cpu_seconds": cpu_seconds() - worked,
             "forward": forward, "backward": backward - forward, "optimizer": all - backward,
-            "tflop_per_second": tflop / all,
+            "tflop": tflop, "tflop_per_second": tflop / all,
         });
         report(step, line);
     }

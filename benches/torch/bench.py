@@ -8,7 +8,6 @@
 
 import argparse
 import json
-import math
 import pathlib
 import resource
 import sys
@@ -18,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from model import Dit, edm_loss, unpatchify
+from sampler import heun
 
 SIGMA_DATA = 0.9
 GOLDENS = pathlib.Path(__file__).parents[2] / "tests" / "goldens"
@@ -95,33 +95,14 @@ def report(arguments, dit, step, timed):
 
 @torch.inference_mode()
 def draw(arguments, dit, config):
-    """Heun's sampler of EDM with guidance 5, both halves of the guidance in one batch."""
+    """Draws with guidance 5."""
     batch = arguments.batch
-    captions = torch.randn(batch, 77, 1024)
-    captions = torch.cat([captions, torch.zeros_like(captions)])
-
-    def denoise(x, sigma):
-        total = sigma**2 + SIGMA_DATA**2
-        t = torch.tensor(math.log(sigma) / 4).expand(2 * batch)
-        noisy = torch.cat([x, x]) / math.sqrt(total)
-        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
-            tokens = dit(noisy, t, captions).float()
-        conditional, unconditional = unpatchify(tokens, config).chunk(2)
-        output = unconditional + (conditional - unconditional) * 5.0
-        return x * (SIGMA_DATA**2 / total) + output * (sigma * SIGMA_DATA / math.sqrt(total))
-
-    first, last, steps = 80 ** (1 / 7), 0.002 ** (1 / 7), arguments.sample
-    sigmas = [(first + i / max(steps - 1, 1) * (last - first)) ** 7 for i in range(steps)] + [0.0]
+    captions, steps = torch.randn(batch, 77, 1024), arguments.sample
     noise = torch.randn(batch, 4, arguments.side, arguments.side)
     for turn in turns(arguments):
         started, worked = now(), time.process_time()
-        x = noise * sigmas[0]
-        for sigma, following in zip(sigmas, sigmas[1:]):
-            slope = (x - denoise(x, sigma)) / sigma
-            euler = x + (following - sigma) * slope
-            if following > 0:
-                slope = (slope + (euler - denoise(euler, following)) / following) / 2
-            x = x + (following - sigma) * slope
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
+            heun(dit, config, noise, captions, steps, 5.0, SIGMA_DATA)
         timed = {"sampler_steps": steps, "seconds": now() - started, "cpu_seconds": time.process_time() - worked}
         report(arguments, dit, turn, timed)
 

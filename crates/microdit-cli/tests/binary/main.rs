@@ -16,6 +16,7 @@ mod feature_distance;
 mod fetch;
 mod flags;
 mod full_size;
+mod gpu_model;
 mod hanging_disk;
 mod hostile_recipes;
 mod hub;

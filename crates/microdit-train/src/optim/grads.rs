@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub struct Gradients<B: Backend> {
     tensors: BTreeMap<String, Tensor<B, 1>>,
-    /// The squared norms of all, `[1]`, where some are elsewhere.
+    /// The squared norms of all, `[1]`, once they are known: with some gradients elsewhere, or to be asked for often.
     squares: BTreeMap<String, Tensor<B, 1>>,
 }
 
@@ -135,7 +135,18 @@ impl<B: DitBackend> Gradients<B> {
         norm.expect("the loss depends on a parameter")
     }
 
-    /// The same over those whose path `is_of` accepts; none if there are none.
+    /// Itself, with the square of each gradient taken once for whoever asks for several norms.
+    pub(super) fn measured(self) -> Self {
+        if !self.squares.is_empty() {
+            return self;
+        }
+        let tensors = self.tensors.iter();
+        let squares = tensors.map(|(path, grad)| (path.clone(), B::sum_of_squares(grad.clone())));
+        let squares: Vec<_> = squares.collect();
+        self.with_squares(squares)
+    }
+
+    /// The norm over those whose path `is_of` accepts; none if there are none.
     pub(super) fn norm_of(&self, is_of: impl Fn(&str) -> bool) -> Option<Tensor<B, 1>> {
         let known = match self.squares.is_empty() {
             true => &self.tensors,

@@ -108,6 +108,7 @@ impl<B: DitBackend> Optimizer<B> {
         self.steps += 1;
         let roles = params::roles(&module);
         let home = loss.device();
+        let grads = grads.measured();
         let norm = grads.norm().to_device(&home);
         // PyTorch's clip_grad_norm_: min(1, clip / (norm + 1e-6)).
         let clip = |norm: Tensor<B, 1>, config: &OptimizerConfig| match config.clip_norm {

@@ -6,6 +6,7 @@
 mod observe;
 #[cfg(test)]
 mod rank_tests;
+mod saving;
 mod shared;
 #[cfg(test)]
 mod shared_tests;
@@ -398,9 +399,10 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             tracing::warn!("{advice}");
         }
         loop {
-            state = trainer.stage(state)?;
+            let stepped = trainer.stage(state);
+            let saved = stepped.and_then(|state| trainer.save(&state).map(|()| state));
+            state = saved.inspect_err(|error| trainer.tell(error))?;
             let unfinished = state.progress.stage_step < recipe.stages[state.progress.stage].steps;
-            trainer.save(&state)?;
             state = trainer.unite(state)?;
             // What was not measured of the last step is measured when the run is resumed there.
             let ends = is_complete(recipe, &state.progress);
