@@ -4,7 +4,7 @@
 //!
 //! `benches/torch/convolutions.py` asks it for one measurement at a time and puts PyTorch's beside it.
 
-use burn::tensor::{Tensor, ops::PaddedConvOptions};
+use burn::tensor::{DType, Tensor, ops::PaddedConvOptions};
 use burn_flex::Flex;
 use clap::Parser;
 use microdit::{DitBackend as _, ops::composed, worker_pool};
@@ -35,8 +35,9 @@ const fn case(channels: [usize; 2], side: usize, kernel: usize, stride: usize) -
     }
 }
 
-/// The VAE's decoder for a picture of 512 px, its encoder's second halving, then Stable Diffusion's U-Net for one of 512 px.
-const CASES: [Case; 14] = [
+/// The VAE's decoder for a picture of 512 px, its encoder's second halving, then Stable Diffusion's U-Net for one of 512 px, and a
+/// shortcut of the VAE's.
+const CASES: [Case; 15] = [
     case([512; 2], 64, 3, 1),
     case([256; 2], 128, 3, 1),
     case([128; 2], 256, 3, 1),
@@ -54,12 +55,16 @@ const CASES: [Case; 14] = [
     case([320; 2], 64, 3, 2),
     case([320; 2], 64, 1, 1),
     case([1280; 2], 16, 1, 1),
+    case([128, 256], 128, 1, 1),
 ];
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
 enum Side {
+    #[serde(rename = "microdit")]
     Microdit,
+    #[serde(rename = "microdit, bf16")]
+    Bf16,
+    #[serde(rename = "burn")]
     Burn,
 }
 
@@ -100,12 +105,16 @@ impl Layer {
     }
 
     fn times(&self, side: Side) -> Times {
-        let [x, weight, grad] = [&self.x, &self.weight, &self.grad].map(Tensor::clone);
+        let [mut x, weight, mut grad] = [&self.x, &self.weight, &self.grad].map(Tensor::clone);
+        if matches!(side, Side::Bf16) {
+            // Weights stay f32, as layers have them.
+            [x, grad] = [x, grad].map(|x| Flex::cast(x, DType::BF16));
+        }
         let (forward_weight, bias) = (weight.clone(), Some(self.bias.clone()));
         let options = &self.options;
         // On a worker of the pool, as in a run.
         worker_pool::enter(|| match side {
-            Side::Microdit => Times {
+            Side::Microdit | Side::Bf16 => Times {
                 forward: seconds(|| Flex::convolution(x.clone(), forward_weight, bias, options)),
                 backward: seconds(|| {
                     let bias = Flex::sum_pixels(grad.clone());

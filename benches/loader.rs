@@ -2,7 +2,10 @@
 
 use burn_flex::Flex;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use microdit::rng::{Purpose, Stream};
+use microdit::{
+    nn::Precision,
+    rng::{Purpose, Stream},
+};
 use microdit_data::{
     DatasetCard, Layout, Loader, LoaderConfig, Members, Position, PrepareConfig, Shards, Source,
     Store, Variation,
@@ -83,6 +86,7 @@ fn latents(pictures: &Path, folder: &Path) {
         captions: Vec::new(),
         trim_padding: false,
         batch: 16,
+        precision: Precision::F32,
         seed: 0,
         encoders: ["vae", "text"].map(|name| EncoderIdentity {
             name: name.into(),

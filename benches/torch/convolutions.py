@@ -4,8 +4,9 @@
     python3 -m venv venv && venv/bin/pip install torch numpy
     venv/bin/python benches/torch/convolutions.py
 
-Each ratio is the median over rounds of another's time by ours in the same round; above 1, microdit is faster. PyTorch runs in
-both of its memory layouts, and in bf16 in the one that burn has; weights and inputs are of the layout or the type beforehand.
+Each ratio is the median over rounds of another's time by ours in f32 in the same round; above 1, microdit's f32 is faster. The last
+column of each part is that of PyTorch's fastest in bf16 by ours in bf16. PyTorch runs in both of its memory layouts; weights and
+inputs are of the layout or the type beforehand, ours in bf16 with weights in f32.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 OURS = pathlib.Path(__file__).parents[2] / "target/debug/microdit-convolutions"
-SIDES = ("microdit", "burn", "torch", "torch, channels last", "torch, bf16")
+SIDES = ("microdit", "microdit, bf16", "burn", "torch", "torch, channels last", "torch, bf16", "torch, bf16, channels last")
 
 
 class Torch:
@@ -59,11 +60,16 @@ def main():
 
     cases = json.loads(ours.stdout.readline())
     sides = [SIDES[0], *arguments.sides]
-    columns = [f"{part}{' ms' if side == 'microdit' else ''}, {side}" for part in ("forward", "backward") for side in sides]
+    narrow = [side for side in sides if side.startswith("torch, bf16")]
+    both = narrow and SIDES[1] in sides
+    columns = []
+    for part in ("forward", "backward"):
+        columns += [f"{part}{' ms' if side == 'microdit' else ''}, {side}" for side in sides]
+        columns += [f"{part}, bf16 by bf16"] if both else []
     print("| batch, channels, side, kernel, stride |", " | ".join(columns), "|")
     print("|" + "---|" * (1 + len(columns)))
     for i, case in enumerate(cases):
-        torches = {side: Torch(case, side) for side in sides if side not in SIDES[:2]}
+        torches = {side: Torch(case, side) for side in sides if side.startswith("torch")}
         rounds = []
         for round in range(arguments.rounds + 1):
             # Each is first as often as the others.
@@ -81,6 +87,9 @@ def main():
             cells.append(f"{1e3 * statistics.median(times['microdit'][part] for times in rounds):.1f}")
             for side in sides[1:]:
                 cells.append(f"{statistics.median(times[side][part] / times['microdit'][part] for times in rounds):.2f}")
+            if both:
+                ratios = [min(times[side][part] for side in narrow) / times[SIDES[1]][part] for times in rounds]
+                cells.append(f"{statistics.median(ratios):.2f}")
         print("|", " | ".join(cells), "|", flush=True)
     ours.stdin.close()
     ours.wait()

@@ -10,7 +10,7 @@ use burn::{
         ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
     },
 };
-use microdit::{DitBackend, ops::GroupNormOptions, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, ops::GroupNormOptions, weights::WeightsError};
 
 /// A convolution.
 #[derive(Module, Debug)]
@@ -140,6 +140,11 @@ impl<B: DitBackend> Linear<B> {
         Self { weight, bias }
     }
 
+    /// What [`forward`](Self::forward) makes of f32, in f32 again, with the product in `precision`.
+    pub(crate) fn forward_in(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        precision.leave(self.forward(precision.enter(x)))
+    }
+
     /// `[batch, tokens, input]` to `[batch, tokens, output]`.
     pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, tokens, input] = x.dims();
@@ -228,6 +233,13 @@ pub(crate) fn split_heads<B: DitBackend>(x: Tensor<B, 3>, heads: usize) -> Tenso
 pub(crate) fn merge_heads<B: DitBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     let [batch, heads, tokens, size] = x.dims();
     x.swap_dims(1, 2).reshape([batch, tokens, heads * size])
+}
+
+/// The sum of two images `[batch, channels, height, width]`.
+pub(crate) fn add<B: DitBackend>(x: Tensor<B, 4>, update: Tensor<B, 4>) -> Tensor<B, 4> {
+    let shape @ [batch, channels, height, width] = x.dims();
+    let [x, update] = [x, update].map(|x| x.reshape([batch, channels, height * width]));
+    B::residual(x, update).reshape(shape)
 }
 
 /// Every pixel four times.

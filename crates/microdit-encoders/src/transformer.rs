@@ -8,7 +8,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation},
 };
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, weights::WeightsError};
 
 /// The nonlinearity of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,9 @@ struct Block<B: DitBackend> {
     /// Factors of the residuals, `[width]`.
     scales: Option<[Tensor<B, 1>; 2]>,
     heads: usize,
+    /// Of the linear layers' products.
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<B: DitBackend> Block<B> {
@@ -151,6 +154,7 @@ impl<B: DitBackend> Block<B> {
                 false => None,
             },
             heads: config.heads,
+            precision: Precision::F32,
         })
     }
 
@@ -192,14 +196,16 @@ impl<B: DitBackend> Block<B> {
     /// `[batch, tokens, width]` to the same; `mask` is added to the scores of attention.
     fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 4>>) -> Tensor<B, 3> {
         let width = x.dims()[2];
-        let qkv = self.qkv.forward(self.norms[0].forward(x.clone()));
+        let precision = self.precision;
+        let qkv = self.norms[0].forward(x.clone());
+        let qkv = self.qkv.forward_in(precision, qkv);
         let [q, k, v] =
             [0, 1, 2].map(|i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads));
         let scale = 1.0 / ((width / self.heads) as f64).sqrt();
         let attended = merge_heads(attention(q, k, v, scale, mask));
-        let x = x + self.scaled(0, self.out.forward(attended));
+        let x = x + self.scaled(0, self.out.forward_in(precision, attended));
         let hidden = self.norms[1].forward(x.clone());
-        x + self.scaled(1, self.feed_forward.forward(hidden))
+        x + self.scaled(1, self.feed_forward.forward(precision, hidden))
     }
 
     fn scaled(&self, which: usize, x: Tensor<B, 3>) -> Tensor<B, 3> {
@@ -232,6 +238,14 @@ impl<B: DitBackend> Stack<B> {
         let blocks = (0..layers).map(load).collect::<Result<_, _>>()?;
         at.all_read()?;
         Ok(Self { blocks })
+    }
+
+    /// The same whose linear layers multiply in `precision`.
+    pub(crate) fn computing_in(mut self, precision: Precision) -> Self {
+        for block in &mut self.blocks {
+            block.precision = precision;
+        }
+        self
     }
 
     /// `[batch, tokens, width]` to the same; `state` sees what goes into the first block as 0, and as `i` what comes out of block
@@ -285,8 +299,8 @@ impl<B: DitBackend> FeedForward<B> {
         })
     }
 
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = self.inner.forward(x);
+    fn forward(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = self.inner.forward_in(precision, x);
         let hidden = match self.activation {
             Some(activation) => activation.apply(x),
             None => {
@@ -297,6 +311,6 @@ impl<B: DitBackend> FeedForward<B> {
                 activation::silu(gate) * value
             }
         };
-        self.outer.forward(hidden)
+        self.outer.forward_in(precision, hidden)
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     signal::{Stopped, stop_on_signal},
     terminal::complain,
 };
-use microdit::DitBackend;
+use microdit::{DitBackend, nn::Precision};
 use microdit_data::{BucketConfig, DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use microdit_train::{
@@ -80,6 +80,10 @@ pub(crate) struct Precompute {
     seed: u64,
     #[command(flatten)]
     ranks: RanksArgs,
+    /// What the VAE and CLIP compute in. bf16 takes half the memory; whether it takes less time depends on the processor, so measure a
+    /// few pictures first
+    #[arg(long, value_enum, default_value_t)]
+    precision: EncoderPrecision,
     /// Accept that shards were added, replaced or removed since the directory was begun
     #[arg(long)]
     update: bool,
@@ -89,6 +93,23 @@ pub(crate) struct Precompute {
     /// Device to encode on
     #[arg(long, value_parser = kind(), default_value_t = Device::best())]
     device: Device,
+}
+
+/// What encoders compute in.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum EncoderPrecision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl From<EncoderPrecision> for Precision {
+    fn from(precision: EncoderPrecision) -> Self {
+        match precision {
+            EncoderPrecision::F32 => Self::F32,
+            EncoderPrecision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 impl Precompute {
@@ -102,8 +123,11 @@ impl Precompute {
         let paths = [&self.vae, &self.text_encoder].map(|name| locate(name).or_advise());
         let [vae_path, text_path] = paths;
         let (vae_path, text_path) = (vae_path?, text_path?);
+        let precision = Precision::from(self.precision);
         let vae = Vae::<B>::open(&vae_path, &device).or_advise()?;
-        let text = Arc::new(TextEncoder::<B>::open(&text_path, &device).or_advise()?);
+        let vae = vae.computing_in(precision);
+        let text = TextEncoder::<B>::open(&text_path, &device).or_advise()?;
+        let text = Arc::new(text.computing_in(precision));
         let text = text
             .reading(self.tokens.unwrap_or(text.tokens()))
             .or_advise()?;
@@ -123,6 +147,7 @@ impl Precompute {
             captions: self.captions,
             trim_padding: self.trim_padding,
             batch: self.batch,
+            precision,
             seed: self.seed,
             rank: launch.rank,
             world: launch.world_size,

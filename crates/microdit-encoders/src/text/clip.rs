@@ -7,7 +7,7 @@ use crate::{
     weights::{At, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, weights::WeightsError};
 
 /// Where the tower lies among tensors named by transformers: of a model of both towers or with a projection, and of a text
 /// model, which has no prefix of its own since transformers 5.
@@ -203,6 +203,13 @@ pub struct ClipText<B: DitBackend> {
 }
 
 impl<B: DitBackend> ClipText<B> {
+    /// The same whose linear layers multiply in `precision`; all else is f32.
+    #[must_use]
+    pub fn computing_in(mut self, precision: Precision) -> Self {
+        self.blocks = self.blocks.computing_in(precision);
+        self
+    }
+
     /// Token ids `[batch, tokens]` to the states of all tokens, padding included, and of the caption.
     ///
     /// # Panics

@@ -2,10 +2,10 @@
 
 use super::kl_config::AutoencoderKlConfig;
 use crate::{
-    layers::{Conv2d, GroupNorm, Linear, attention, double},
+    layers::{Conv2d, GroupNorm, Linear, add, attention, double},
     weights::At,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use microdit::{DitBackend, weights::WeightsError};
 
 /// Two convolutions beside a residual path.
@@ -40,10 +40,11 @@ impl<B: DitBackend> Residual<B> {
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let h = self.conv1.forward(self.norm1.silu(x.clone()));
         let h = self.conv2.forward(self.norm2.silu(h));
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x) + h,
-            None => x + h,
-        }
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x,
+        };
+        add(x, h)
     }
 }
 
@@ -76,17 +77,20 @@ impl<B: DitBackend> PixelAttention<B> {
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let shape = x.dims();
+        let (shape, dtype) = (x.dims(), x.dtype());
         let tokens = self
             .norm
             .forward(x.clone())
             .flatten::<3>(2, 3)
             .swap_dims(1, 2);
         let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| linear.forward(tokens.clone()).unsqueeze_dim::<4>(1));
+            .map(|linear| linear.forward(tokens.clone()).unsqueeze_dim::<4>(1))
+            // Scores and their exponentials want more digits than bf16 has.
+            .map(|x| B::cast(x, DType::F32));
         let scale = 1.0 / (shape[1] as f64).sqrt();
         let attended = attention(q, k, v, scale, None).squeeze_dim::<3>(1);
-        x + self.out.forward(attended).swap_dims(1, 2).reshape(shape)
+        let update = self.out.forward(B::cast(attended, dtype));
+        add(x, update.swap_dims(1, 2).reshape(shape))
     }
 }
 

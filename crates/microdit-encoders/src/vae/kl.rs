@@ -10,7 +10,7 @@ use crate::{
     weights::{At, MAX_HALVINGS, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::Tensor;
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, weights::WeightsError};
 
 impl AutoencoderKlConfig {
     /// The autoencoder with the weights at `at`.
@@ -79,6 +79,7 @@ impl AutoencoderKlConfig {
                 .then(|| pointwise("post_quant_conv", self.latent_channels))
                 .transpose()?,
             decoder: Decoder::load(self, &at.at("decoder"), device)?,
+            precision: Precision::F32,
             config: self.clone(),
         };
         at.all_read()?;
@@ -95,6 +96,7 @@ pub struct AutoencoderKl<B: DitBackend> {
     post_quant: Option<Conv2d<B>>,
     /// Latents to images.
     pub decoder: Decoder<B>,
+    precision: Precision,
     config: AutoencoderKlConfig,
 }
 
@@ -129,6 +131,14 @@ const TILE: usize = 96;
 const OVERLAP: usize = 16;
 
 impl<B: DitBackend> AutoencoderKl<B> {
+    /// The same that computes in `precision`: in bf16, what its layers hand on is bf16 and weights are rounded like it for each
+    /// product, as under PyTorch's autocast; norms and attention compute in f32.
+    #[must_use]
+    pub fn computing_in(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// Images `[batch, 3, height, width]` in -1..1 to their latents' distribution.
     pub fn encode(&self, images: Tensor<B, 4>) -> Posterior<B> {
         Posterior::new(self.moments(images))
@@ -136,16 +146,17 @@ impl<B: DitBackend> AutoencoderKl<B> {
 
     /// Mean and log-variance before it is limited, `[batch, 2 x channels, height, width]`.
     pub fn moments(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = self.encoder.forward(images);
-        match &self.quant {
+        let x = self.encoder.forward(self.precision.enter(images));
+        self.precision.leave(match &self.quant {
             Some(quant) => quant.forward(x),
             None => x,
-        }
+        })
     }
 
     /// Latents as [`encode`](Self::encode) gives them to images, about -1..1.
     pub fn decode(&self, latents: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.decoder.forward(self.before_decoder(latents))
+        let latents = self.before_decoder(self.precision.enter(latents));
+        self.precision.leave(self.decoder.forward(latents))
     }
 
     /// Latents as the decoder takes them: past the 1x1 convolution, if there is one.

@@ -1,6 +1,7 @@
 //! How latents are made.
 
 use super::identity::EncoderIdentity;
+use microdit::nn::Precision;
 use microdit_data::BucketConfig;
 
 /// How latents are made.
@@ -21,6 +22,8 @@ pub struct PrecomputeConfig {
     pub trim_padding: bool,
     /// Images, and captions, encoded at once.
     pub batch: usize,
+    /// What the encoders compute in, by which latents made otherwise are recognized.
+    pub precision: Precision,
     /// Seed of the draws from the VAE's posterior.
     pub seed: u64,
     /// The VAE and the text encoder, by which latents made with others are recognized.

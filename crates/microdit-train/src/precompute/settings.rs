@@ -6,7 +6,7 @@ use super::{
     files::{remove, report_path, settings_path, tar_path},
     identity::{EncoderIdentity, Glance},
 };
-use microdit::DitBackend;
+use microdit::{DitBackend, nn::Precision};
 use microdit_data::{
     BucketConfig, DataError, DatasetIndex,
     files::{read_json, write_json},
@@ -33,6 +33,9 @@ pub(super) struct Settings {
     /// Names of several captions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     captions: Vec<String>,
+    /// What the encoders computed in, unless it was f32.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    precision: Precision,
     seed: u64,
     vae: EncoderIdentity,
     text_encoder: EncoderIdentity,
@@ -44,6 +47,10 @@ pub(super) struct Settings {
     caption_channels: usize,
     /// The shards read. The place of one is the number of what is made of it, and never changes: new ones are appended.
     pub(super) sources: Vec<Source>,
+}
+
+fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 /// A shard of pictures.
@@ -78,6 +85,7 @@ impl Settings {
             flips: config.flips,
             trimmed: config.trim_padding,
             captions: config.captions.clone(),
+            precision: config.precision,
             seed: config.seed,
             vae: vae_identity,
             text_encoder: text_identity,
@@ -189,6 +197,11 @@ impl Settings {
                 "trimmed padding",
                 self.trimmed.to_string(),
                 now.trimmed.to_string(),
+            ),
+            differs(
+                "precision",
+                format!("{:?}", self.precision),
+                format!("{:?}", now.precision),
             ),
             differs("tokens", self.tokens.to_string(), now.tokens.to_string()),
             differs("flips", self.flips.to_string(), now.flips.to_string()),
@@ -311,6 +324,7 @@ mod tests {
             flips: false,
             trimmed: false,
             captions: Vec::new(),
+            precision: Precision::F32,
             seed: 1,
             vae: encoder("vae"),
             text_encoder: encoder("text"),
@@ -320,6 +334,22 @@ mod tests {
             caption_channels: 64,
             sources: sources.iter().map(source).collect(),
         }
+    }
+
+    #[test]
+    fn latents_of_another_precision_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut now = settings(&[("0.tar", "a")]);
+        now.settle(folder.path(), 0, false).unwrap();
+        // As directories were begun before there was a choice.
+        let text = std::fs::read_to_string(settings_path(folder.path())).unwrap();
+        assert!(!text.contains("precision"), "{text}");
+        now.precision = Precision::Bf16;
+        let error = now.settle(folder.path(), 0, false).unwrap_err().to_string();
+        assert!(
+            error.contains("precision: expected F32, found Bf16"),
+            "{error}"
+        );
     }
 
     #[test]

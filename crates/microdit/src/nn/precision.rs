@@ -22,7 +22,7 @@ impl Precision {
     }
 
     /// A tensor as products take it. Their weights stay f32: whoever computes a product rounds them for it.
-    pub(crate) fn enter<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub fn enter<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
             Self::F32 => x,
             Self::Bf16 => B::cast(x, DType::BF16),
@@ -30,7 +30,7 @@ impl Precision {
     }
 
     /// A tensor as the residual stream takes it.
-    pub(crate) fn leave<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub fn leave<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
             Self::F32 => x,
             Self::Bf16 => B::cast(x, DType::F32),

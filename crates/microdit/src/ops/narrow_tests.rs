@@ -1,7 +1,7 @@
 //! Operations whose products take and give bf16, against the composed ones in f32 of the same rounded numbers.
 
 use super::{
-    DitBackend, ExpertInputs, composed,
+    DitBackend, ExpertInputs, GroupNormOptions, composed,
     tests::{Draw, cases},
 };
 use burn::tensor::{DType, Tensor, activation::gelu_approximate, bf16, ops::PaddedConvOptions};
@@ -285,6 +285,32 @@ fn expert_layers() {
         rounded("w1", grads.w1, &by.w1);
         rounded("w2", grads.w2, &by.w2);
     }
+}
+
+/// The mean and the variance are of the numbers as they are; the output alone is rounded.
+#[test]
+fn group_norms() {
+    let mut draw = Draw::new(5);
+    let [x, x_wide] = pair(&mut draw, [2, 12, 5, 7]);
+    let (weight, bias) = (draw.tensor([12]), draw.tensor([12]));
+    for silu in [false, true] {
+        let options = GroupNormOptions {
+            groups: 3,
+            eps: 1e-5,
+            silu,
+        };
+        let norm = |x| Flex::group_norm(x, weight.clone(), bias.clone(), options);
+        assert_narrow("group norm", norm(x.clone()), &norm(x_wide.clone()));
+    }
+}
+
+#[test]
+fn residuals_of_bf16() {
+    let mut draw = Draw::new(6);
+    let [x, x_wide] = pair(&mut draw, [2, 3, 50]);
+    let [update, update_wide] = pair(&mut draw, [2, 3, 50]);
+    let found = Flex::residual(x, update);
+    assert_narrow("residual", found, &(x_wide + update_wide));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     weights::Weights,
 };
 use burn::tensor::{Int, Tensor, TensorData};
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, weights::WeightsError};
 use open_clip::OpenClip;
 use std::{path::Path, sync::Arc};
 use tokenizers::{Tokenizer, TruncationParams};
@@ -116,6 +116,17 @@ impl<B: DitBackend> TextEncoder<B> {
             Box::new(ClipTokenizer::new()),
             Padding::Zero,
         ))
+    }
+
+    /// The same that computes in `precision`; T5, whose activations are the largest there are, computes in f32 always.
+    #[must_use]
+    pub fn computing_in(self, precision: Precision) -> Self {
+        match self {
+            Self::Clip(tower, tokenizer, padding) => {
+                Self::Clip(Box::new(tower.computing_in(precision)), tokenizer, padding)
+            }
+            Self::T5(..) => self,
+        }
     }
 
     /// The encoder that reads `tokens` of a caption, start and end included. T5 reads any number, 1 to 2^16 (its positions are relative; it

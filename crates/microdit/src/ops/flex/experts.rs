@@ -2,13 +2,13 @@
 
 use super::{
     buffer::unwritten,
-    flat,
     matrix::{Matrix, Threads},
     products::Products,
     simd::{dot, normal_distribution, simd},
-    slices,
+    tensors::{by_number, flat, is_f32, slices, tensor},
 };
-use crate::ops::ExpertInputs;
+use crate::ops::{ExpertGrads, ExpertInputs, composed};
+use burn::tensor::Tensor;
 use burn_flex::Flex;
 use rayon::prelude::*;
 
@@ -40,8 +40,62 @@ pub(super) struct Grads<N> {
     pub(super) w2: Vec<f32>,
 }
 
+/// Whether there are kernels for experts with these weights.
+fn are_f32(inputs: &ExpertInputs<Flex>) -> bool {
+    is_f32(&inputs.weights) && is_f32(&inputs.w1) && is_f32(&inputs.w2)
+}
+
+/// The output of [`DitBackend::experts`](crate::DitBackend::experts), and what its gradients need again.
+pub(super) fn of(inputs: ExpertInputs<Flex>) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
+    if !are_f32(&inputs) {
+        return composed::experts(inputs);
+    }
+    by_number!(
+        [inputs.x],
+        N => {
+            let shape = inputs.x.dims();
+            with::<N, _>(inputs, |layer, x| {
+                let (out, hidden) = layer.forward(x);
+                let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
+                (tensor(out, shape), tensor(hidden, hidden_shape))
+            })
+        },
+        composed::experts(inputs)
+    )
+}
+
+/// The gradients of [`DitBackend::experts`](crate::DitBackend::experts).
+pub(super) fn gradients(
+    inputs: ExpertInputs<Flex>,
+    hidden: Tensor<Flex, 3>,
+    grad: Tensor<Flex, 3>,
+) -> ExpertGrads<Flex> {
+    if !are_f32(&inputs) {
+        return composed::experts_backward(inputs, hidden, grad);
+    }
+    by_number!(
+        [inputs.x, hidden, grad],
+        N => {
+            let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
+            let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
+            let tensors = [flat(hidden), flat(grad)];
+            with::<N, _>(inputs, |layer, tokens| {
+                let [hidden, grad] = slices(&tensors);
+                let grads = layer.backward(tokens, hidden, grad);
+                ExpertGrads {
+                    x: tensor(grads.x, x),
+                    weights: tensor(grads.weights, weights),
+                    w1: tensor(grads.w1, w1),
+                    w2: tensor(grads.w2, w2),
+                }
+            })
+        },
+        composed::experts_backward(inputs, hidden, grad)
+    )
+}
+
 /// Runs `with` on the experts' sizes and slices, and on the tokens.
-pub(super) fn with<N: Products, R>(
+fn with<N: Products, R>(
     inputs: ExpertInputs<Flex>,
     with: impl FnOnce(Experts<'_>, &[N]) -> R,
 ) -> R {

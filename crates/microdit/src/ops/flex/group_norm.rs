@@ -3,6 +3,7 @@
 use super::{
     buffer::unwritten,
     norm::statistics,
+    number::Number,
     simd::{fold, sigmoid, simd, sum},
 };
 use rayon::prelude::*;
@@ -34,7 +35,7 @@ impl Runs {
 }
 
 /// `normed * weight + bias`, and the SiLU of it.
-pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], runs: Runs) -> Vec<f32> {
+pub(super) fn forward<N: Number>(x: &[N], weight: &[f32], bias: &[f32], runs: Runs) -> Vec<N> {
     let mut out = unwritten(x.len());
     out.par_chunks_mut(runs.len())
         .zip(x.par_chunks(runs.len()))
@@ -51,12 +52,8 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], runs: Runs) -> Ve
                     for ((out, x), (weight, bias)) in out.zip(x).zip(channels) {
                         let gain = weight * inverse;
                         for (out, x) in out.iter_mut().zip(x) {
-                            *out = (x - mean) * gain + bias;
-                        }
-                        if runs.silu {
-                            for y in out {
-                                *y *= sigmoid(*y);
-                            }
+                            let y = (x.wide() - mean) * gain + bias;
+                            *out = N::of(if runs.silu { y * sigmoid(y) } else { y });
                         }
                     }
                 },

@@ -11,16 +11,16 @@ mod buffer;
 mod convolution;
 mod experts;
 mod group_norm;
+mod images;
 mod matrix;
 mod norm;
+mod norms;
 mod number;
-mod packed;
-mod patches;
 mod pointwise;
 mod products;
 mod simd;
 mod small;
-mod winograd;
+mod tensors;
 
 use super::{
     Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,
@@ -28,92 +28,9 @@ use super::{
 };
 use crate::worker_pool::KeepAwake;
 use attention::Heads;
-use burn::tensor::{
-    DType, Int, Shape, Tensor, TensorPrimitive, activation::gelu_approximate,
-    ops::PaddedConvOptions,
-};
+use burn::tensor::{DType, Int, Tensor, activation::gelu_approximate, ops::PaddedConvOptions};
 use burn_flex::{Flex, FlexTensor};
-use convolution::Convolution;
-use group_norm::Runs;
-use norm::Groups;
-use number::Number;
-
-/// Rows that share one partial sum in the gradient of a norm's weight.
-const NORM_ROWS: usize = 64;
-
-/// The tensor in one piece of memory.
-fn flat<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
-    x.into_primitive().tensor().to_contiguous()
-}
-
-/// A tensor of new values.
-fn tensor<N: Number, const D: usize>(values: Vec<N>, shape: [usize; D]) -> Tensor<Flex, D> {
-    let data = burn::tensor::TensorData::new(values, Shape::from(shape));
-    Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(data)))
-}
-
-fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
-    x.dtype() == DType::F32
-}
-
-/// Whether it is of a type that products take.
-fn is_narrow<const D: usize>(x: &Tensor<Flex, D>) -> bool {
-    x.dtype() == DType::BF16
-}
-
-/// The elements of contiguous tensors.
-fn slices<N: Number, const K: usize>(tensors: &[FlexTensor; K]) -> [&[N]; K] {
-    tensors.each_ref().map(FlexTensor::storage)
-}
-
-/// `$run` with `$N` the type of all of these tensors, if that is f32 or bf16, else `$otherwise`.
-macro_rules! by_number {
-    ([$first:expr $(, $x:expr)*], $N:ident => $run:expr, $otherwise:expr) => {
-        match ($first.dtype(), true $(&& $x.dtype() == $first.dtype())*) {
-            (DType::F32, true) => {
-                type $N = f32;
-                $run
-            }
-            (DType::BF16, true) => {
-                type $N = burn::tensor::bf16;
-                $run
-            }
-            _ => $otherwise,
-        }
-    };
-}
-
-/// How a group norm divides images `[batch, channels, height, width]`.
-fn runs([_, channels, height, width]: [usize; 4], options: GroupNormOptions) -> Runs {
-    Runs {
-        channels: channels / options.groups,
-        groups: options.groups,
-        pixels: height * width,
-        eps: options.eps as f32,
-        silu: options.silu,
-    }
-}
-
-/// The sizes of a convolution that the kernels here compute.
-fn sizes_in_f32(
-    x: &Tensor<Flex, 4>,
-    weight: &Tensor<Flex, 4>,
-    options: &PaddedConvOptions<2>,
-) -> Option<Convolution> {
-    (is_f32(x) && is_f32(weight))
-        .then(|| Convolution::new(x.dims(), weight.dims(), options))
-        .flatten()
-}
-
-/// The same in f32.
-fn wide<const D: usize>(x: Tensor<Flex, D>) -> Tensor<Flex, D> {
-    Flex::cast(x, DType::F32)
-}
-
-/// Whether there are kernels for experts with these weights.
-fn are_f32(inputs: &ExpertInputs<Flex>) -> bool {
-    is_f32(&inputs.weights) && is_f32(&inputs.w1) && is_f32(&inputs.w2)
-}
+use tensors::{by_number, flat, is_f32, is_narrow, slices, tensor};
 
 impl DitBackend for Flex {
     fn keep_awake() -> Option<KeepAwake> {
@@ -204,17 +121,7 @@ impl DitBackend for Flex {
     }
 
     fn norm(x: Tensor<Flex, 2>, weight: Tensor<Flex, 1>, eps: f64) -> Tensor<Flex, 2> {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::norm(x, eps) * weight.unsqueeze();
-        }
-        let shape @ [_, dim] = x.dims();
-        let tensors = [flat(x), flat(weight)];
-        let [x, weight] = slices(&tensors);
-        let groups = Groups {
-            dim,
-            rows: NORM_ROWS,
-        };
-        tensor(norm::forward(x, weight, None, groups, eps as f32), shape)
+        norms::norm(x, weight, eps)
     }
 
     fn norm_backward(
@@ -223,21 +130,7 @@ impl DitBackend for Flex {
         eps: f64,
         grad: Tensor<Flex, 2>,
     ) -> (Tensor<Flex, 2>, Tensor<Flex, 1>) {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::norm_backward(x, weight, eps, grad);
-        }
-        let shape @ [_, dim] = x.dims();
-        let tensors = [flat(x), flat(weight), flat(grad)];
-        let [x, weight, grad] = slices(&tensors);
-        let groups = Groups {
-            dim,
-            rows: NORM_ROWS,
-        };
-        let grads = norm::backward(x, weight, grad, groups, eps as f32);
-        (
-            tensor(grads.x, shape),
-            tensor(pointwise::sum_rows(&grads.along, dim), [dim]),
-        )
+        norms::norm_backward(x, weight, eps, grad)
     }
 
     fn modulated_norm(
@@ -247,18 +140,7 @@ impl DitBackend for Flex {
         scale: Tensor<Flex, 2>,
         eps: f64,
     ) -> Tensor<Flex, 3> {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::modulated_norm(x, weight, shift, scale, eps);
-        }
-        let shape @ [_, rows, dim] = x.dims();
-        let gain = (scale + 1.0) * weight.unsqueeze();
-        let tensors = [flat(x), flat(gain), flat(shift)];
-        let [x, gain, shift] = slices(&tensors);
-        let groups = Groups { dim, rows };
-        tensor(
-            norm::forward(x, gain, Some(shift), groups, eps as f32),
-            shape,
-        )
+        norms::modulated_norm(x, weight, shift, scale, eps)
     }
 
     fn modulated_norm_backward(
@@ -268,26 +150,20 @@ impl DitBackend for Flex {
         eps: f64,
         grad: Tensor<Flex, 3>,
     ) -> ModulatedNormGrads<Flex> {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::modulated_norm_backward(x, weight, scale, eps, grad);
-        }
-        let shape @ [batch, rows, dim] = x.dims();
-        let (weight, scale) = (weight.unsqueeze::<2>(), scale + 1.0);
-        let gain = scale.clone() * weight.clone();
-        let tensors = [flat(x), flat(gain), flat(grad)];
-        let [x, gain, grad] = slices(&tensors);
-        let grads = norm::backward(x, gain, grad, Groups { dim, rows }, eps as f32);
-        let along = tensor(grads.along, [batch, dim]);
-        ModulatedNormGrads {
-            x: tensor(grads.x, shape),
-            weight: (along.clone() * scale).sum_dim(0).squeeze_dim(0),
-            shift: tensor(grads.total, [batch, dim]),
-            scale: along * weight,
-        }
+        norms::modulated_norm_backward(x, weight, scale, eps, grad)
     }
 
     fn residual(x: Tensor<Flex, 3>, update: Tensor<Flex, 3>) -> Tensor<Flex, 3> {
         assert_eq!(x.dims(), update.dims(), "shapes of a residual");
+        let shape = x.dims();
+        if is_narrow(&x) && is_narrow(&update) {
+            let (x, update) = (flat(x), flat(update));
+            let (x, update) = (x.storage::<burn::tensor::bf16>(), update.storage());
+            return tensor(
+                pointwise::residual::<_, burn::tensor::bf16>(x, update),
+                shape,
+            );
+        }
         if !is_f32(&x) {
             let dtype = x.dtype();
             return x + update.cast(dtype);
@@ -295,9 +171,8 @@ impl DitBackend for Flex {
         by_number!(
             [update],
             N => {
-                let shape = x.dims();
                 let (x, update) = (flat(x), flat(update));
-                let sum = pointwise::residual::<N>(x.storage(), update.storage());
+                let sum = pointwise::residual::<f32, N>(x.storage(), update.storage());
                 tensor(sum, shape)
             },
             x + update.cast(DType::F32)
@@ -512,14 +387,7 @@ impl DitBackend for Flex {
         bias: Tensor<Flex, 1>,
         options: GroupNormOptions,
     ) -> Tensor<Flex, 4> {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::group_norm(x, weight, bias, options);
-        }
-        let shape = x.dims();
-        let tensors = [flat(x), flat(weight), flat(bias)];
-        let [x, weight, bias] = slices(&tensors);
-        let runs = runs(shape, options);
-        tensor(group_norm::forward(x, weight, bias, runs), shape)
+        images::group_norm(x, weight, bias, options)
     }
 
     fn group_norm_backward(
@@ -529,19 +397,7 @@ impl DitBackend for Flex {
         options: GroupNormOptions,
         grad: Tensor<Flex, 4>,
     ) -> GroupNormGrads<Flex> {
-        if !is_f32(&x) || !is_f32(&weight) {
-            return composed::group_norm_backward(x, weight, bias, options, grad);
-        }
-        let shape @ [_, channels, _, _] = x.dims();
-        let tensors = [flat(x), flat(weight), flat(bias), flat(grad)];
-        let [x, weight, bias, grad] = slices(&tensors);
-        let grads = group_norm::backward(x, weight, bias, grad, runs(shape, options));
-        let sum = |by_image: &[f32]| tensor(pointwise::sum_rows(by_image, channels), [channels]);
-        GroupNormGrads {
-            x: tensor(grads.x, shape),
-            weight: sum(&grads.weight),
-            bias: sum(&grads.bias),
-        }
+        images::group_norm_backward(x, weight, bias, options, grad)
     }
 
     fn convolution(
@@ -550,17 +406,7 @@ impl DitBackend for Flex {
         bias: Option<Tensor<Flex, 1>>,
         options: &PaddedConvOptions<2>,
     ) -> Tensor<Flex, 4> {
-        if is_narrow(&x) {
-            let wide = Self::convolution(wide(x), wide(weight), bias.map(wide), options);
-            return Self::cast(wide, DType::BF16);
-        }
-        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
-            return composed::convolution(x, weight, bias, options);
-        };
-        let (tensors, bias) = ([flat(x), flat(weight)], bias.map(flat));
-        let [x, weight] = slices(&tensors);
-        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-        tensor(sizes.forward(x, weight, bias), sizes.output_shape())
+        images::convolution(x, weight, bias, options)
     }
 
     fn convolution_backward(
@@ -569,34 +415,11 @@ impl DitBackend for Flex {
         options: &PaddedConvOptions<2>,
         grad: Tensor<Flex, 4>,
     ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
-        if is_narrow(&x) {
-            let dtype = weight.dtype();
-            let (x, weight) =
-                Self::convolution_backward(wide(x), wide(weight), options, wide(grad));
-            return (Self::cast(x, DType::BF16), Self::cast(weight, dtype));
-        }
-        let Some(sizes) = sizes_in_f32(&x, &weight, options) else {
-            return composed::convolution_backward(x, weight, options, grad);
-        };
-        let (x_shape, weight_shape) = (x.dims(), weight.dims());
-        let tensors = [flat(x), flat(weight), flat(grad)];
-        let [x, weight, grad] = slices(&tensors);
-        (
-            tensor(sizes.input_gradient(weight, grad), x_shape),
-            tensor(sizes.weight_gradient(x, grad), weight_shape),
-        )
+        images::convolution_backward(x, weight, options, grad)
     }
 
     fn sum_pixels(x: Tensor<Flex, 4>) -> Tensor<Flex, 1> {
-        if is_narrow(&x) {
-            return Self::sum_pixels(wide(x));
-        }
-        let [_, channels, height, width] = x.dims();
-        if !is_f32(&x) || height * width == 0 {
-            return composed::sum_pixels(x);
-        }
-        let sums = pointwise::sum_pixels(flat(x).storage(), channels, height * width);
-        tensor(sums, [channels])
+        images::sum_pixels(x)
     }
 
     fn top_k(scores: Tensor<Flex, 3>, taken: usize) -> Tensor<Flex, 3, Int> {
@@ -607,21 +430,7 @@ impl DitBackend for Flex {
     }
 
     fn experts(inputs: ExpertInputs<Flex>) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
-        if !are_f32(&inputs) {
-            return composed::experts(inputs);
-        }
-        by_number!(
-            [inputs.x],
-            N => {
-                let shape = inputs.x.dims();
-                experts::with::<N, _>(inputs, |layer, x| {
-                    let (out, hidden) = layer.forward(x);
-                    let hidden_shape = [layer.experts, layer.rows(), layer.hidden];
-                    (tensor(out, shape), tensor(hidden, hidden_shape))
-                })
-            },
-            composed::experts(inputs)
-        )
+        experts::of(inputs)
     }
 
     fn experts_backward(
@@ -629,28 +438,7 @@ impl DitBackend for Flex {
         hidden: Tensor<Flex, 3>,
         grad: Tensor<Flex, 3>,
     ) -> ExpertGrads<Flex> {
-        if !are_f32(&inputs) {
-            return composed::experts_backward(inputs, hidden, grad);
-        }
-        by_number!(
-            [inputs.x, hidden, grad],
-            N => {
-                let (x, weights) = (inputs.x.dims(), inputs.weights.dims());
-                let (w1, w2) = (inputs.w1.dims(), inputs.w2.dims());
-                let tensors = [flat(hidden), flat(grad)];
-                experts::with::<N, _>(inputs, |layer, tokens| {
-                    let [hidden, grad] = slices(&tensors);
-                    let grads = layer.backward(tokens, hidden, grad);
-                    ExpertGrads {
-                        x: tensor(grads.x, x),
-                        weights: tensor(grads.weights, weights),
-                        w1: tensor(grads.w1, w1),
-                        w2: tensor(grads.w2, w2),
-                    }
-                })
-            },
-            composed::experts_backward(inputs, hidden, grad)
-        )
+        experts::gradients(inputs, hidden, grad)
     }
 }
 

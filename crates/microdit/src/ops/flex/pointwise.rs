@@ -173,7 +173,7 @@ pub(super) fn geglu_backward<N: Number>(x: &[N], grad: &[N], width: usize) -> Ve
 }
 
 /// `x + update`.
-pub(super) fn residual<N: Number>(x: &[f32], update: &[N]) -> Vec<f32> {
+pub(super) fn residual<X: Number, N: Number>(x: &[X], update: &[N]) -> Vec<X> {
     pairwise(
         x,
         update,
@@ -290,7 +290,7 @@ pub(super) fn sum_rows<N: Number>(x: &[N], dim: usize) -> Vec<f32> {
 }
 
 /// Sum of every channel of `[batch, channels, pixels]` over pixels and images `[channels]`.
-pub(super) fn sum_pixels(x: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+pub(super) fn sum_pixels<N: Number>(x: &[N], channels: usize, pixels: usize) -> Vec<f32> {
     let channel = |channel: usize| {
         simd(
             #[inline(always)]

@@ -44,7 +44,7 @@ pub(in super::super) fn dispatch(work: impl WithDot) {
 }
 
 /// Does the work by the model, on whatever vectors the processor has.
-pub(super) fn dispatch_portably(work: impl WithDot) {
+pub(in super::super) fn dispatch_portably(work: impl WithDot) {
     struct Portably<W>(W);
     impl<W: WithDot> WithSimd for Portably<W> {
         type Output = ();

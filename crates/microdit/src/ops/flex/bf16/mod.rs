@@ -6,6 +6,8 @@
 mod dot;
 mod pack;
 
+#[cfg(test)]
+pub(super) use dot::dispatch_portably;
 pub(super) use dot::{Dot, WithDot, dispatch, has_instruction};
 pub(super) use pack::{pair, pair_rows};
 

@@ -3,16 +3,26 @@
 //!
 //! Every element of the output is summed in the same order, whoever computes it and however the work is shared.
 
-use super::buffer::Lines;
-use pulp::{Arch, Simd, WithSimd};
+use super::{
+    super::buffer::Lines,
+    terms::{Products, Term, Work},
+};
+use pulp::Simd;
 use rayon::prelude::*;
 use std::array::from_fn;
 
 /// Columns packed side by side: whole vectors on every processor.
 pub(super) const PANEL: usize = 64;
 
-/// Panels packed at a time, over which the rows of the left factor stay in the nearest cache.
-const PANELS: usize = 4;
+/// Elements packed at a time, over which the rows of the left factor stay in the nearest cache: four panels of the deepest
+/// blocks. Flat ones come in more panels, so that rows of the output are written in longer runs.
+const PACKED: usize = 4 * PANEL * INNER;
+
+/// The most panels at a time: 4 KiB of a row of the output, a page.
+const PANELS: usize = 16;
+
+/// Terms of the inner dimension that are packed at a time: a panel of them stays in the second cache.
+pub(super) const INNER: usize = 256;
 
 /// Rows of a tile: with [`PANEL`] columns, as many sums as 32 registers of 512 bits hold.
 const TILE: usize = 6;
@@ -32,18 +42,18 @@ pub(super) struct Columns {
 }
 
 /// The factors of a product, whose inner dimension comes in blocks.
-pub(super) trait Factors: Sync {
+pub(super) trait Factors<T>: Sync {
     /// How many blocks there are.
     fn blocks(&self) -> usize;
 
-    /// How many elements of the inner dimension a block has.
+    /// How many terms of the inner dimension a block has; none has more than the first, nor than [`INNER`].
     fn inner(&self, block: usize) -> usize;
 
-    /// The left factor's part of a block, from its first element on, and how far its rows are apart.
-    fn left(&self, block: usize) -> (&[f32], usize);
+    /// The left factor's part of a block, from its first term on, and how far its rows are apart.
+    fn left(&self, block: usize) -> (&[T], usize);
 
     /// Writes the right factor's part of a block, `[inner, PANEL]`, with zeros behind the last of `columns`.
-    fn pack(&self, columns: Columns, block: usize, out: &mut [f32]);
+    fn pack(&self, columns: Columns, block: usize, out: &mut [T]);
 }
 
 /// Some columns of some rows of the output.
@@ -69,12 +79,13 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    fn tasks(self, out: &mut [f32], threads: usize) -> Vec<Task<'_>> {
+    /// `together` panels at a time.
+    fn tasks(self, out: &mut [f32], together: usize, threads: usize) -> Vec<Task<'_>> {
         let Self { rows, runs, run } = self;
         let row = runs * run;
         let panels = out.len() / (rows * row) * runs * run.div_ceil(PANEL);
         // Rows are shared where there are too few columns: each share packs them by itself.
-        let shares = (4 * threads).div_ceil(panels.div_ceil(PANELS));
+        let shares = (4 * threads).div_ceil(panels.div_ceil(together));
         let share = rows
             .div_ceil(shares)
             .max(ROWS_PER_TASK)
@@ -108,7 +119,7 @@ impl Layout {
             while pieces.peek().is_some() {
                 tasks.push(Task {
                     first_row: i * share,
-                    pieces: pieces.by_ref().take(PANELS).collect(),
+                    pieces: pieces.by_ref().take(together).collect(),
                 });
             }
         }
@@ -120,18 +131,19 @@ impl Layout {
 ///
 /// # Panics
 /// If the output or a factor is empty or does not fit.
-pub(super) fn multiply_packed(
+pub(super) fn multiply_packed<T: Term>(
     out: &mut [f32],
     layout: Layout,
-    factors: &dyn Factors,
+    factors: &dyn Factors<T>,
     start: Option<&[f32]>,
 ) {
+    let together = (PACKED / PANEL / factors.inner(0)).min(PANELS);
     layout
-        .tasks(out, rayon::current_num_threads())
+        .tasks(out, together, rayon::current_num_threads())
         .into_par_iter()
         .with_max_len(1)
         .for_each_init(Lines::default, |packed, task| {
-            Arch::new().dispatch(Product {
+            T::dispatch(Product {
                 task,
                 factors,
                 start,
@@ -140,18 +152,16 @@ pub(super) fn multiply_packed(
         });
 }
 
-struct Product<'a> {
+struct Product<'a, T> {
     task: Task<'a>,
-    factors: &'a dyn Factors,
+    factors: &'a dyn Factors<T>,
     start: Option<&'a [f32]>,
-    packed: &'a mut Lines,
+    packed: &'a mut Lines<T>,
 }
 
-impl WithSimd for Product<'_> {
-    type Output = ();
-
+impl<T: Term> Work<T> for Product<'_, T> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, P: Products<S, T>>(self, simd: S, products: P) {
         let Task {
             first_row,
             mut pieces,
@@ -174,15 +184,15 @@ impl WithSimd for Product<'_> {
                 _ => Before::Sum,
             };
             let pieces = pieces.iter_mut().map(|piece| piece.rows.as_mut_slice());
-            add_product(simd, left, pieces, packed, before);
+            add_product(simd, products, left, pieces, packed, before);
         }
     }
 }
 
 /// Rows of the left factor, `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left<'a> {
-    pub(super) data: &'a [f32],
+pub(super) struct Left<'a, T> {
+    pub(super) data: &'a [T],
     pub(super) stride: usize,
     pub(super) inner: usize,
 }
@@ -199,11 +209,12 @@ pub(super) enum Before<'a> {
 /// Adds the product of `left` and packed panels `[panels, inner, PANEL]` to `pieces`, the rows of the output in each panel's
 /// columns.
 #[inline(always)]
-pub(super) fn add_product<'a: 'b, 'b, S: Simd>(
+pub(super) fn add_product<'a: 'b, 'b, S: Simd, T: Term, P: Products<S, T>>(
     simd: S,
-    left: Left<'_>,
+    products: P,
+    left: Left<'_, T>,
     pieces: impl Iterator<Item = &'b mut [&'a mut [f32]]>,
-    packed: &[f32],
+    packed: &[T],
     before: Before<'_>,
 ) {
     let mut pieces: Vec<&mut [&mut [f32]]> = pieces.collect();
@@ -218,54 +229,61 @@ pub(super) fn add_product<'a: 'b, 'b, S: Simd>(
                 row,
             };
             let last = rows.min(row + TILE);
-            step.rows(simd, &mut out[row..last]);
+            step.rows(simd, products, &mut out[row..last]);
         }
     }
 }
 
 /// The product of some rows of the left factor, from `row` on, and a panel.
 #[derive(Clone, Copy, Debug)]
-struct Step<'a> {
-    left: Left<'a>,
+struct Step<'a, T> {
+    left: Left<'a, T>,
     before: Before<'a>,
-    panel: &'a [f32],
+    panel: &'a [T],
     row: usize,
 }
 
-impl Step<'_> {
+impl<T: Term> Step<'_, T> {
     #[inline(always)]
-    fn rows<S: Simd>(&self, simd: S, out: &mut [&mut [f32]]) {
+    fn rows<S: Simd, P: Products<S, T>>(&self, simd: S, products: P, out: &mut [&mut [f32]]) {
         let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
         let (columns, mut column) = (out[0].len(), 0);
         while column < columns {
             let vectors = (columns - column).div_ceil(S::F32_LANES).min(most);
             match vectors {
-                1 => self.columns::<S, 1>(simd, out, column),
-                2 => self.columns::<S, 2>(simd, out, column),
-                3 => self.columns::<S, 3>(simd, out, column),
-                _ => self.columns::<S, 4>(simd, out, column),
+                1 => self.columns::<S, P, 1>(simd, products, out, column),
+                2 => self.columns::<S, P, 2>(simd, products, out, column),
+                3 => self.columns::<S, P, 3>(simd, products, out, column),
+                _ => self.columns::<S, P, 4>(simd, products, out, column),
             }
             column += vectors * S::F32_LANES;
         }
     }
 
     #[inline(always)]
-    fn columns<S: Simd, const N: usize>(&self, simd: S, out: &mut [&mut [f32]], column: usize) {
+    fn columns<S: Simd, P: Products<S, T>, const N: usize>(
+        &self,
+        simd: S,
+        products: P,
+        out: &mut [&mut [f32]],
+        column: usize,
+    ) {
         match out.len() {
-            1 => self.tile::<S, 1, N>(simd, out, column),
-            2 => self.tile::<S, 2, N>(simd, out, column),
-            3 => self.tile::<S, 3, N>(simd, out, column),
-            4 => self.tile::<S, 4, N>(simd, out, column),
-            5 => self.tile::<S, 5, N>(simd, out, column),
-            _ => self.tile::<S, TILE, N>(simd, out, column),
+            1 => self.tile::<S, P, 1, N>(simd, products, out, column),
+            2 => self.tile::<S, P, 2, N>(simd, products, out, column),
+            3 => self.tile::<S, P, 3, N>(simd, products, out, column),
+            4 => self.tile::<S, P, 4, N>(simd, products, out, column),
+            5 => self.tile::<S, P, 5, N>(simd, products, out, column),
+            _ => self.tile::<S, P, TILE, N>(simd, products, out, column),
         }
     }
 
     /// `R` rows of `N` vectors.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const N: usize>(
+    fn tile<S: Simd, P: Products<S, T>, const R: usize, const N: usize>(
         &self,
         simd: S,
+        products: P,
         out: &mut [&mut [f32]],
         column: usize,
     ) {
@@ -274,15 +292,15 @@ impl Step<'_> {
             stride,
             inner,
         } = self.left;
-        let left: [&[f32]; R] = from_fn(|r| &data[(self.row + r) * stride..][..inner]);
+        let left: [&[T]; R] = from_fn(|r| &data[(self.row + r) * stride..][..inner]);
         let mut sums = [[simd.splat_f32s(0.0); N]; R];
         for (k, right) in self.panel.chunks_exact(PANEL).take(inner).enumerate() {
-            let (right, _) = S::as_simd_f32s(&right[column..][..N * S::F32_LANES]);
-            let right: [S::f32s; N] = from_fn(|i| right[i]);
+            let right = products.load(&right[column..][..N * S::F32_LANES]);
+            let right: [P::Vector; N] = from_fn(|i| right[i]);
             for (sums, left) in sums.iter_mut().zip(left) {
-                let left = simd.splat_f32s(left[k]);
+                let left = products.splat(simd, left[k]);
                 for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = simd.mul_add_e_f32s(left, right, *sum);
+                    *sum = products.add(simd, *sum, left, right);
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! The pixels of an image that a convolution's kernel sees, as the columns of a matrix that is nowhere in memory (im2col).
 
+use super::super::number::Number;
+use std::array::from_fn;
+
 /// Where the taps of a kernel lie, for every pixel of its output.
 #[derive(Clone, Debug)]
 pub(super) struct Patches {
@@ -19,8 +22,13 @@ impl Patches {
         self.output[0] * self.output[1]
     }
 
+    /// The first row and column that any tap sees.
+    pub(super) fn corner(&self) -> [isize; 2] {
+        from_fn(|i| self.taps.iter().map(|tap| tap[i]).min().unwrap_or(0))
+    }
+
     /// What `tap` sees of a channel, for the output's pixels from `first` on.
-    pub(super) fn row(&self, channel: &[f32], tap: usize, first: usize, out: &mut [f32]) {
+    pub(super) fn row<N: Number>(&self, channel: &[N], tap: usize, first: usize, out: &mut [f32]) {
         let ([height, width], stride) = (self.input, self.stride[1]);
         let [top, left] = self.taps[tap];
         for (y, x, out) in Segments::new(first, self.output[1], out) {
@@ -38,15 +46,32 @@ impl Patches {
             }
             let row = &row[(left + ((x + begin) * stride) as isize) as usize..];
             let out = &mut out[begin..end];
-            if stride == 1 {
-                out.copy_from_slice(&row[..out.len()]);
-            } else {
-                for (out, pixel) in out.iter_mut().zip(row.iter().step_by(stride)) {
-                    *out = *pixel;
+            match stride {
+                1 => {
+                    for (out, pixel) in out.iter_mut().zip(row) {
+                        *out = pixel.wide();
+                    }
+                }
+                2 => every_second(row, out),
+                _ => {
+                    for (out, pixel) in out.iter_mut().zip(row.iter().step_by(stride)) {
+                        *out = pixel.wide();
+                    }
                 }
             }
         }
     }
+}
+
+/// The first of every two pixels, of which the last may be without a second: a stride that the compiler knows makes vectors.
+fn every_second<N: Number>(row: &[N], out: &mut [f32]) {
+    let Some((last, out)) = out.split_last_mut() else {
+        return;
+    };
+    for (out, [pixel, _]) in out.iter_mut().zip(row.as_chunks::<2>().0) {
+        *out = pixel.wide();
+    }
+    *last = row[2 * out.len()].wide();
 }
 
 /// Of `count` places that see every `stride`-th pixel from `first` on, which see one of `0..size`: from the first to behind the last.

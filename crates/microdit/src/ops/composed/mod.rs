@@ -1,13 +1,17 @@
 //! The operations and their gradients, composed from burn tensors: what every backend can run, and what a fused version
 //! is compared with.
 
-use super::{ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions, ModulatedNormGrads};
+mod experts;
+mod images;
+
+pub use experts::*;
+pub use images::*;
+
+use super::ModulatedNormGrads;
 use burn::tensor::{
-    DType, IndexingUpdateOp, Int, Tensor, TensorPrimitive,
+    DType, Tensor,
     activation::{gelu, sigmoid, silu, softmax},
     backend::Backend,
-    module::conv2d,
-    ops::{ConvOptions, PaddedConvOptions},
 };
 
 pub fn project<B: Backend>(
@@ -177,61 +181,6 @@ fn gelu_slope<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
     cumulative + x * bell
 }
 
-/// The normed groups `[batch x groups, channels / groups x pixels]` of an image, and `1 / sqrt(variance + eps)` of each.
-fn normed_groups<B: Backend>(
-    x: Tensor<B, 4>,
-    options: GroupNormOptions,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let rows = x.dims()[0] * options.groups;
-    let of_group = x.shape().num_elements() / rows;
-    normed(x.reshape([rows, of_group]), options.eps)
-}
-
-pub fn group_norm<B: Backend>(
-    x: Tensor<B, 4>,
-    weight: Tensor<B, 1>,
-    bias: Tensor<B, 1>,
-    options: GroupNormOptions,
-) -> Tensor<B, 4> {
-    let shape @ [_, channels, _, _] = x.dims();
-    let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
-    let normed = normed_groups(x, options).0.reshape(shape);
-    let y = normed * of_channel(weight) + of_channel(bias);
-    match options.silu {
-        true => silu(y),
-        false => y,
-    }
-}
-
-pub fn group_norm_backward<B: Backend>(
-    x: Tensor<B, 4>,
-    weight: Tensor<B, 1>,
-    bias: Tensor<B, 1>,
-    options: GroupNormOptions,
-    grad: Tensor<B, 4>,
-) -> GroupNormGrads<B> {
-    let shape @ [_, channels, _, _] = x.dims();
-    let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
-    let (normed, inverse) = normed_groups(x, options);
-    let pixels = normed.clone().reshape(shape);
-    let weight = of_channel(weight);
-    let grad = match options.silu {
-        true => {
-            let y = pixels.clone() * weight.clone() + of_channel(bias);
-            let s = sigmoid(y.clone());
-            grad * s.clone() * (y * (-s + 1.0) + 1.0)
-        }
-        false => grad,
-    };
-    let sum = |x: Tensor<B, 4>| x.sum_dims(&[0, 2, 3]).reshape([channels]);
-    let through = (grad.clone() * weight).reshape(normed.dims());
-    GroupNormGrads {
-        x: through_norm(normed, inverse, through).reshape(shape),
-        weight: sum(grad.clone() * pixels),
-        bias: sum(grad),
-    }
-}
-
 /// `[batch, tokens, width]` to `[batch, heads, tokens, width / heads]`.
 fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [batch, tokens, width] = x.dims();
@@ -378,188 +327,4 @@ pub fn cross_attention_backward<B: Backend>(
     let [k, v] = split_last(kv);
     let [q, k, v] = attend_backward(q, k, v, heads, eps, grad);
     (q, Tensor::cat(vec![k, v], 2))
-}
-
-pub fn convolution<B: Backend>(
-    x: Tensor<B, 4>,
-    weight: Tensor<B, 4>,
-    bias: Option<Tensor<B, 1>>,
-    options: &PaddedConvOptions<2>,
-) -> Tensor<B, 4> {
-    let dtype = x.dtype();
-    let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
-    let Some(end) = options.padding_end else {
-        return conv2d(x, weight, bias, options.options.clone());
-    };
-    let (begin, unpadded) = unpadded(&options.options);
-    conv2d(padded(x, begin, end), weight, bias, unpadded)
-}
-
-/// Zeros around images: rows and columns before and behind. (burn's own padding is of the backend's default type.)
-fn padded<B: Backend>(x: Tensor<B, 4>, begin: [usize; 2], end: [usize; 2]) -> Tensor<B, 4> {
-    let around = |x: Tensor<B, 4>, dim: usize, before: usize, behind: usize| {
-        let zeros = x.clone().narrow(dim, 0, 1).zeros_like();
-        let zeros = |count: usize| (count > 0).then(|| zeros.clone().repeat_dim(dim, count));
-        let parts = [zeros(before), Some(x), zeros(behind)];
-        Tensor::cat(parts.into_iter().flatten().collect(), dim)
-    };
-    let x = around(x, 2, begin[0], end[0]);
-    around(x, 3, begin[1], end[1])
-}
-
-/// The padding before an image, and the same convolution without any.
-fn unpadded(options: &ConvOptions<2>) -> ([usize; 2], ConvOptions<2>) {
-    let unpadded = ConvOptions::new(options.stride, [0; 2], options.dilation, options.groups);
-    (options.padding, unpadded)
-}
-
-pub fn convolution_backward<B: Backend>(
-    x: Tensor<B, 4>,
-    weight: Tensor<B, 4>,
-    options: &PaddedConvOptions<2>,
-    grad: Tensor<B, 4>,
-) -> (Tensor<B, 4>, Tensor<B, 4>) {
-    let PaddedConvOptions {
-        options,
-        padding_end,
-    } = options;
-    let dtype = weight.dtype();
-    let weight = weight.cast(x.dtype());
-    let Some(end) = *padding_end else {
-        let [x, weight, grad] = [x, weight, grad].map(|x| x.into_primitive().tensor());
-        let x_grad = B::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
-        let weight_grad = B::conv2d_weight_backward(x, weight, grad, options.clone());
-        let [x, weight] = [x_grad, weight_grad].map(TensorPrimitive::Float);
-        let weight = Tensor::<B, 4>::from_primitive(weight).cast(dtype);
-        return (Tensor::from_primitive(x), weight);
-    };
-    // Unequal padding is a part of the input.
-    let [_, _, height, width] = x.dims();
-    let (begin @ [top, left], unpadded) = unpadded(options);
-    let x = padded(x, begin, end);
-    let (x_grad, weight_grad) = convolution_backward(x, weight, &unpadded.into(), grad);
-    (
-        x_grad.narrow(2, top, height).narrow(3, left, width),
-        weight_grad.cast(dtype),
-    )
-}
-
-pub fn sum_pixels<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 1> {
-    let [batch, channels, height, width] = x.dims();
-    let sums = wide(x)
-        .reshape([batch, channels, height * width])
-        .sum_dim(2);
-    sums.sum_dim(0).reshape([channels])
-}
-
-/// Ranks every score by the number of scores before it. The work is quadratic in the tokens, but burn sorts on the host,
-/// for which a GPU would have to wait in every layer.
-pub fn top_k<B: Backend>(scores: Tensor<B, 3>, taken: usize) -> Tensor<B, 3, Int> {
-    let ([batch, rows, tokens], device) = (scores.dims(), scores.device());
-    let non_finite = scores.clone().is_nan();
-    let scores = scores.mask_fill(non_finite, f32::NEG_INFINITY);
-    let place = Tensor::<B, 1, Int>::arange(0..tokens as i64, &device);
-    let earlier = place
-        .clone()
-        .unsqueeze_dim::<2>(0)
-        .lower(place.clone().unsqueeze_dim(1));
-    let all = [batch, rows, tokens, tokens];
-    let one = scores.clone().unsqueeze_dim::<4>(3).expand(all);
-    let other = scores.unsqueeze_dim::<4>(2).expand(all);
-    let tied = other.clone().equal(one.clone());
-    let before = other
-        .greater(one)
-        .bool_or(tied.bool_and(earlier.unsqueeze::<4>().expand(all)));
-    let rank = before.int().sum_dim(3).squeeze_dim::<3>(3);
-    let place = place.unsqueeze::<3>().expand([batch, rows, tokens]);
-    // Each rank occurs once: the order is the ranks' inverse.
-    rank.zeros_like()
-        .scatter(2, rank, place, IndexingUpdateOp::Add)
-        .slice_dim(2, 0..taken)
-}
-
-/// Indices of the chosen tokens over every channel `[batch, experts x taken, dim]`.
-fn places<B: Backend>(chosen: Tensor<B, 3, Int>, dim: usize) -> Tensor<B, 3, Int> {
-    let [batch, experts, taken] = chosen.dims();
-    let rows = experts * taken;
-    chosen.reshape([batch, rows, 1]).expand([batch, rows, dim])
-}
-
-/// `[batch, experts x taken, dim]` to `[experts, batch x taken, dim]`.
-fn by_expert<B: Backend>(x: Tensor<B, 3>, experts: usize) -> Tensor<B, 3> {
-    let [batch, rows, dim] = x.dims();
-    let taken = rows / experts;
-    x.reshape([batch, experts, taken, dim])
-        .swap_dims(0, 1)
-        .reshape([experts, batch * taken, dim])
-}
-
-/// Inverse of [`by_expert`].
-fn by_sample<B: Backend>(x: Tensor<B, 3>, batch: usize) -> Tensor<B, 3> {
-    let [experts, rows, dim] = x.dims();
-    let taken = rows / batch;
-    x.reshape([experts, batch, taken, dim])
-        .swap_dims(0, 1)
-        .reshape([batch, experts * taken, dim])
-}
-
-pub fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-    let ExpertInputs {
-        x,
-        chosen,
-        weights,
-        w1,
-        w2,
-    } = inputs;
-    let [weights, w1, w2] = [weights, w1, w2].map(|weights| weights.cast(x.dtype()));
-    let [batch, _, dim] = x.dims();
-    let [_, experts, taken] = chosen.dims();
-    let places = places(chosen, dim);
-    let input = by_expert(x.clone().gather(1, places.clone()), experts);
-    let hidden = input.matmul(w1);
-    let output = by_sample(gelu(hidden.clone()).matmul(w2), batch)
-        * weights.reshape([batch, experts * taken, 1]);
-    let sum = x.zeros_like();
-    (
-        sum.scatter(1, places, output, IndexingUpdateOp::Add),
-        hidden,
-    )
-}
-
-pub fn experts_backward<B: Backend>(
-    inputs: ExpertInputs<B>,
-    hidden: Tensor<B, 3>,
-    grad: Tensor<B, 3>,
-) -> ExpertGrads<B> {
-    let ExpertInputs {
-        x,
-        chosen,
-        weights,
-        w1,
-        w2,
-    } = inputs;
-    let dtypes = [&weights, &w1, &w2].map(Tensor::dtype);
-    let [weights, w1, w2] = [weights, w1, w2].map(|weights| weights.cast(x.dtype()));
-    let [batch, _, dim] = x.dims();
-    let [_, experts, taken] = chosen.dims();
-    let places = places(chosen, dim);
-    let weights = by_expert(weights.reshape([batch, experts * taken, 1]), experts);
-    let grad = by_expert(grad.gather(1, places.clone()), experts);
-    let activated = gelu(hidden.clone());
-    let back = grad.clone().matmul(w2.swap_dims(1, 2)); // [experts, batch x taken, hidden]
-    let weight_grad = (back.clone() * activated.clone()).sum_dim(2);
-    let hidden_grad = back * weights.clone() * gelu_slope(hidden);
-    let w2_grad = activated.swap_dims(1, 2).matmul(grad * weights);
-    let input = by_expert(x.clone().gather(1, places.clone()), experts);
-    let w1_grad = input.swap_dims(1, 2).matmul(hidden_grad.clone());
-    let x_grad = by_sample(hidden_grad.matmul(w1.swap_dims(1, 2)), batch);
-    ExpertGrads {
-        x: x.zeros_like()
-            .scatter(1, places, x_grad, IndexingUpdateOp::Add),
-        weights: by_sample(weight_grad, batch)
-            .reshape([batch, experts, taken])
-            .cast(dtypes[0]),
-        w1: w1_grad.cast(dtypes[1]),
-        w2: w2_grad.cast(dtypes[2]),
-    }
 }

@@ -5,12 +5,16 @@
 //! products, and transformed back. The transforms add, subtract and halve, so that errors of rounding stay those of the sum.
 
 use super::{
-    buffer::{Lines, unwritten},
+    super::{
+        buffer::{Lines, unwritten},
+        simd::simd,
+    },
     packed::{Before, Left, PANEL, add_product},
     patches::Patches,
-    simd::simd,
+    strips::{Strip, strips},
+    terms::{Pixel, Products, Term, Work},
 };
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 use std::array::from_fn;
 
@@ -44,7 +48,7 @@ const LANES: usize = 16;
 pub(super) fn pays(channels: [usize; 2], patches: &Patches) -> bool {
     // Upright, or turned around as for gradients.
     let turned = is_turned(patches);
-    let [top, left] = corner(patches);
+    let [top, left] = patches.corner();
     let place = |tap: usize| {
         let tap = if turned { TAPS - 1 - tap } else { tap };
         [top + tap as isize / 3, left + tap as isize % 3]
@@ -55,25 +59,20 @@ pub(super) fn pays(channels: [usize; 2], patches: &Patches) -> bool {
         && patches.pixels() >= PIXELS
 }
 
-/// The first row and column that any tap sees.
-fn corner(patches: &Patches) -> [isize; 2] {
-    from_fn(|i| patches.taps.iter().map(|tap| tap[i]).min().unwrap_or(0))
-}
-
 fn is_turned(patches: &Patches) -> bool {
     patches.taps.first() > patches.taps.last()
 }
 
 /// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`, where it
 /// [`pays`].
-pub(super) fn convolve(
+pub(super) fn convolve<N: Pixel>(
     batch: usize,
     channels: [usize; 2],
-    x: &[f32],
+    x: &[N],
     weight: &[f32],
     bias: Option<&[f32]>,
     patches: &Patches,
-) -> Vec<f32> {
+) -> Vec<N> {
     let [height, width] = patches.output;
     let grid @ [high, wide] = patches.output.map(|size| size.div_ceil(SIDE));
     let winograd = Winograd {
@@ -86,50 +85,34 @@ pub(super) fn convolve(
         seen: Patches {
             // A row ends with a whole vector of patches.
             output: [high, wide.next_multiple_of(LANES)].map(|size| SIDE * size + 2),
-            taps: vec![corner(patches)],
+            taps: vec![patches.corner()],
             ..*patches
         },
     };
     let fair = (batch * high * wide).div_ceil(2 * rayon::current_num_threads());
     let rows = (PATCHES.min(fair) / wide).max(1);
     let mut out = unwritten(batch * channels[1] * height * width);
-    let mut tasks = Vec::new();
-    let images = out.chunks_exact_mut(channels[1] * height * width);
-    for (image, out) in images.enumerate() {
-        let before = tasks.len();
-        tasks.extend((0..high).step_by(rows).map(|first_row| Task {
-            image,
-            first_row,
-            rows: rows.min(high - first_row),
-            out: Vec::with_capacity(channels[1]),
-        }));
-        for channel in out.chunks_exact_mut(height * width) {
-            let parts = channel.chunks_mut(rows * SIDE * width);
-            for (task, part) in tasks[before..].iter_mut().zip(parts) {
-                task.out.push(part);
-            }
-        }
-    }
-    tasks
+    strips(&mut out, [channels[1], height, width], SIDE * rows)
         .into_par_iter()
         .with_max_len(1)
-        .for_each_init(Buffers::default, |buffers, task| {
-            Arch::new().dispatch(Product {
+        .for_each_init(Buffers::default, |buffers, strip| {
+            N::Term::dispatch(Product {
                 winograd: &winograd,
-                task,
+                strip,
                 buffers,
             });
         });
     out
 }
 
-/// Kernels `[output, input, TAPS]`, turned around or not, to `G g G^T` `[POINTS, output, input]`.
-fn transformed(weight: &[f32], [inputs, outputs]: [usize; 2], turned: bool) -> Vec<f32> {
-    let mut out = unwritten(POINTS * outputs * inputs);
-    let mut rows: Vec<Vec<&mut [f32]>> = Vec::new();
+/// Kernels `[output, input, TAPS]`, turned around or not, to `G g G^T` `[POINTS, output, input]` in terms of the input.
+fn transformed<T: Term>(weight: &[f32], [inputs, outputs]: [usize; 2], turned: bool) -> Vec<T> {
+    let terms = inputs.div_ceil(T::NUMBERS);
+    let mut out = vec![T::default(); POINTS * outputs * terms];
+    let mut rows: Vec<Vec<&mut [T]>> = Vec::new();
     rows.resize_with(outputs, || Vec::with_capacity(POINTS));
-    for point in out.chunks_exact_mut(outputs * inputs) {
-        for (rows, row) in rows.iter_mut().zip(point.chunks_exact_mut(inputs)) {
+    for point in out.chunks_exact_mut(outputs * terms) {
+        for (rows, row) in rows.iter_mut().zip(point.chunks_exact_mut(terms)) {
             rows.push(row);
         }
     }
@@ -144,9 +127,9 @@ fn transformed(weight: &[f32], [inputs, outputs]: [usize; 2], turned: bool) -> V
                         kernels[..weight.len()].copy_from_slice(weight);
                         let points = transformed_kernels(&kernels, turned);
                         for (row, point) in rows.iter_mut().zip(&points) {
-                            let row = &mut row[i * LANES..];
-                            let count = row.len().min(LANES);
-                            row[..count].copy_from_slice(&point[..count]);
+                            let row = &mut row[i * LANES / T::NUMBERS..];
+                            let count = row.len().min(LANES / T::NUMBERS);
+                            T::neighbors(point, &mut row[..count]);
                         }
                     }
                 },
@@ -191,32 +174,24 @@ fn transformed_kernels(kernels: &[f32; LANES * TAPS], turned: bool) -> [Lanes; P
     points
 }
 
-/// Some rows of an image's patches, and the pixels they make, of every channel.
-struct Task<'a> {
-    image: usize,
-    first_row: usize,
-    rows: usize,
-    out: Vec<&'a mut [f32]>,
-}
-
 /// Memory a thread uses again.
 #[derive(Default)]
-struct Buffers {
-    /// Pixels and patches of one channel.
+struct Buffers<T> {
+    /// Pixels of one channel, and patches of those in a term.
     channel: Lines,
-    /// Transformed patches `[POINTS, panels, input, PANEL]`.
-    packed: Lines,
+    /// Transformed patches `[POINTS, panels, terms, PANEL]`.
+    packed: Lines<T>,
     /// Their products with some kernels `[POINTS, rows, patches]`.
     products: Lines,
 }
 
 /// A convolution.
-struct Winograd<'a> {
-    x: &'a [f32],
+struct Winograd<'a, N: Pixel> {
+    x: &'a [N],
     /// Of the input and the output.
     channels: [usize; 2],
-    /// `[POINTS, output, input]`.
-    kernels: Vec<f32>,
+    /// `[POINTS, output, terms]`.
+    kernels: Vec<N::Term>,
     bias: Option<&'a [f32]>,
     /// Of the output.
     width: usize,
@@ -226,106 +201,132 @@ struct Winograd<'a> {
     seen: Patches,
 }
 
-struct Product<'a> {
-    winograd: &'a Winograd<'a>,
-    task: Task<'a>,
-    buffers: &'a mut Buffers,
+struct Product<'a, N: Pixel> {
+    winograd: &'a Winograd<'a, N>,
+    strip: Strip<'a, N>,
+    buffers: &'a mut Buffers<N::Term>,
 }
 
-impl WithSimd for Product<'_> {
-    type Output = ();
-
+impl<N: Pixel> Work<N::Term> for Product<'_, N> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<S: Simd, P: Products<S, N::Term>>(self, simd: S, products: P) {
         let Self {
             winograd,
-            mut task,
+            mut strip,
             buffers,
         } = self;
-        let [inputs, outputs] = winograd.channels;
-        let count = winograd.patches(task.rows);
-        let point = count.div_ceil(PANEL) * inputs * PANEL;
+        let outputs = winograd.channels[1];
+        let (rows, terms) = (winograd.rows(&strip), winograd.terms());
+        let count = winograd.patches(rows);
+        let point = count.div_ceil(PANEL) * terms * PANEL;
         let packed = buffers.packed.resized(POINTS * point);
-        winograd.pack(&task, &mut buffers.channel, packed);
+        winograd.pack(&strip, rows, &mut buffers.channel, packed);
         for first in (0..outputs).step_by(ROWS) {
             let rows = ROWS.min(outputs - first);
-            let products = buffers.products.resized(POINTS * rows * count);
-            let points = products.chunks_exact_mut(rows * count);
-            for (i, (products, packed)) in points.zip(packed.chunks_exact(point)).enumerate() {
+            let sums = buffers.products.resized(POINTS * rows * count);
+            let points = sums.chunks_exact_mut(rows * count);
+            for (i, (sums, packed)) in points.zip(packed.chunks_exact(point)).enumerate() {
                 let mut pieces: Vec<Vec<&mut [f32]>> = Vec::new();
                 pieces.resize_with(count.div_ceil(PANEL), || Vec::with_capacity(rows));
-                for row in products.chunks_exact_mut(count) {
+                for row in sums.chunks_exact_mut(count) {
                     for (piece, part) in pieces.iter_mut().zip(row.chunks_mut(PANEL)) {
                         piece.push(part);
                     }
                 }
                 let kernels = Left {
-                    data: &winograd.kernels[(i * outputs + first) * inputs..],
-                    stride: inputs,
-                    inner: inputs,
+                    data: &winograd.kernels[(i * outputs + first) * terms..],
+                    stride: terms,
+                    inner: terms,
                 };
                 let pieces = pieces.iter_mut().map(Vec::as_mut_slice);
-                add_product(simd, kernels, pieces, packed, Before::Start(None));
+                let before = Before::Start(None);
+                add_product(simd, products, kernels, pieces, packed, before);
             }
-            for (row, out) in task.out[first..][..rows].iter_mut().enumerate() {
+            for (row, out) in strip.channels[first..][..rows].iter_mut().enumerate() {
                 let bias = winograd.bias.map_or(0.0, |bias| bias[first + row]);
-                let products = from_fn(|i| &products[(i * rows + row) * count..][..count]);
-                winograd.write(products, bias, out);
+                let sums = from_fn(|i| &sums[(i * rows + row) * count..][..count]);
+                winograd.write(sums, bias, out);
             }
         }
     }
 }
 
-impl Winograd<'_> {
+impl<N: Pixel> Winograd<'_, N> {
+    /// Terms of the channels of the input.
+    fn terms(&self) -> usize {
+        self.channels[0].div_ceil(N::Term::NUMBERS)
+    }
+
+    /// Rows of patches that make a strip.
+    fn rows(&self, strip: &Strip<'_, N>) -> usize {
+        strip.channels[0].len().div_ceil(SIDE * self.width)
+    }
+
     /// Patches in some rows, the last of which ends with a whole vector.
     fn patches(&self, rows: usize) -> usize {
         let wide = self.grid[1];
         (rows - 1) * wide + wide.next_multiple_of(LANES)
     }
 
-    /// `B^T d B` of every patch of a task.
+    /// `B^T d B` of every patch of a strip.
     #[inline(always)]
-    fn pack(&self, task: &Task<'_>, buffer: &mut Lines, packed: &mut [f32]) {
+    fn pack(&self, strip: &Strip<'_, N>, rows: usize, buffer: &mut Lines, packed: &mut [N::Term]) {
+        let numbers = N::Term::NUMBERS;
         let (inputs, wide) = (self.channels[0], self.grid[1]);
         let vectors = wide.div_ceil(LANES);
-        let (high, width) = (SIDE * task.rows + 2, self.seen.output[1]);
-        let point = self.patches(task.rows).next_multiple_of(PANEL);
+        let (high, width) = (SIDE * rows + 2, self.seen.output[1]);
+        let point = self.patches(rows).next_multiple_of(PANEL);
         let size = self.seen.input[0] * self.seen.input[1];
-        let image = &self.x[task.image * inputs * size..][..inputs * size];
+        let image = &self.x[strip.image * inputs * size..][..inputs * size];
         let [seen, across] = [high * width, high * PATCH * vectors * LANES];
-        let buffer = buffer.resized(seen + across + POINTS * point);
+        let buffer = buffer.resized(seen + across + numbers * POINTS * point);
         let (seen, buffer) = buffer.split_at_mut(seen);
         let (across, patches) = buffer.split_at_mut(across);
         // `[high, vectors, PATCH]`
         let (across, _) = across.as_chunks_mut::<LANES>();
         patches.fill(0.0);
-        for (channel, pixels) in image.chunks_exact(size).enumerate() {
-            let first = SIDE * task.first_row * width;
-            self.seen.row(pixels, 0, first, seen);
-            let rows = across.chunks_exact_mut(PATCH * vectors);
-            for (seen, across) in seen.chunks_exact(width).zip(rows) {
-                for (i, out) in across.as_chunks_mut().0.iter_mut().enumerate() {
-                    across_patches(&seen[SIDE * i * LANES..], out);
+        for (term, pixels) in image.chunks(numbers * size).enumerate() {
+            let mut channels = pixels.chunks_exact(size);
+            for patches in patches.chunks_exact_mut(POINTS * point) {
+                let Some(pixels) = channels.next() else {
+                    // Nothing stands beside the last channel of an odd number.
+                    patches.fill(0.0);
+                    break;
+                };
+                self.seen.row(pixels, 0, strip.first_row * width, seen);
+                let lines = across.chunks_exact_mut(PATCH * vectors);
+                for (seen, across) in seen.chunks_exact(width).zip(lines) {
+                    for (i, out) in across.as_chunks_mut().0.iter_mut().enumerate() {
+                        across_patches(&seen[SIDE * i * LANES..], out);
+                    }
+                }
+                for (y, i, j) in places(rows, vectors) {
+                    let rows: [&Lanes; PATCH] =
+                        from_fn(|row| &across[((SIDE * y + row) * vectors + i) * PATCH + j]);
+                    for (k, down) in down_patches(rows).iter().enumerate() {
+                        let to = (k * PATCH + j) * point + y * wide + i * LANES;
+                        patches[to..][..LANES].copy_from_slice(down);
+                    }
                 }
             }
-            for (y, i, j) in places(task.rows, vectors) {
-                let rows: [&Lanes; PATCH] =
-                    from_fn(|row| &across[((SIDE * y + row) * vectors + i) * PATCH + j]);
-                for (k, down) in down_patches(rows).iter().enumerate() {
-                    let to = (k * PATCH + j) * point + y * wide + i * LANES;
-                    patches[to..][..LANES].copy_from_slice(down);
-                }
-            }
-            for (panel, patches) in patches.chunks_exact(PANEL).enumerate() {
-                let to = (panel * inputs + channel) * PANEL;
-                packed[to..][..PANEL].copy_from_slice(patches);
+            let panels = packed.as_chunks_mut::<PANEL>().0.iter_mut();
+            let panels = panels.skip(term).step_by(self.terms());
+            for (panel, out) in panels.enumerate() {
+                N::Term::across(
+                    out,
+                    #[inline(always)]
+                    |i, out| {
+                        let from = &patches[i * POINTS * point + panel * PANEL..];
+                        out.copy_from_slice(&from[..PANEL]);
+                    },
+                );
             }
         }
     }
 
     /// `A^T m A` of the products, plus the bias, to the pixels of a channel.
     #[inline(always)]
-    fn write(&self, products: [&[f32]; POINTS], bias: f32, out: &mut [f32]) {
+    fn write(&self, products: [&[f32]; POINTS], bias: f32, out: &mut [N]) {
         let (width, wide) = (self.width, self.grid[1]);
         for (y, out) in out.chunks_mut(SIDE * width).enumerate() {
             for x in (0..wide).step_by(LANES) {
@@ -337,7 +338,9 @@ impl Winograd<'_> {
                 for (pixels, out) in pixels.iter().zip(out.chunks_mut(width)) {
                     let out = &mut out[SIDE * x..];
                     let count = out.len().min(SIDE * LANES);
-                    out[..count].copy_from_slice(&pixels[..count]);
+                    for (out, pixel) in out[..count].iter_mut().zip(pixels) {
+                        *out = N::of(*pixel);
+                    }
                 }
             }
         }
