@@ -253,7 +253,7 @@ class Tape:
 
         return [self.record([x], self.view(x, shape), pull) for _ in range(parts)]
 
-    # ops/mod.rs and ops/composed.rs.
+    # ops/mod.rs and ops/composed.
 
     def weight(self, w, size):
         """A weight as products take it: rounded for every use, or once for all."""

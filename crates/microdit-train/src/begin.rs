@@ -215,7 +215,19 @@ impl Stage {
 
     /// Checksums of the files of weights it begins with, by their keys.
     pub(crate) fn origins(&self) -> Result<Files, TrainError> {
-        self.named_weights()
+        self.sums(self.named_weights())
+    }
+
+    /// The same of those that no checkpoint holds: they are read whenever the stage is resumed.
+    pub(crate) fn origins_read_again(&self) -> Result<Files, TrainError> {
+        self.sums(self.clip_networks())
+    }
+
+    fn sums<'b>(
+        &self,
+        named: impl Iterator<Item = (&'static str, &'b Path)>,
+    ) -> Result<Files, TrainError> {
+        named
             .map(|(key, name)| {
                 let sum = self.sum(key, name);
                 let sum = sum.map_err(|error| self.about(key, error))?;

@@ -23,7 +23,23 @@ use std::{
 pub(crate) const MODEL: &str = "distill.clip.model";
 pub(crate) const DECODER: &str = "distill.clip.decoder";
 
+/// What may lie beside CLIP's weights: sizes, activation, and how images are resized and normalized.
+const CLIP_CONFIGS: [&str; 3] = [
+    "config.json",
+    "preprocessor_config.json",
+    "open_clip_config.json",
+];
+
 impl Stage {
+    /// Itself without the networks of its losses, which what draws does not need.
+    pub(crate) fn without_clip(&self) -> Self {
+        let mut stage = self.clone();
+        if let Some(distill) = &mut stage.distill {
+            distill.clip = None;
+        }
+        stage
+    }
+
     /// The networks of its CLIP term, by their keys.
     pub(crate) fn clip_networks(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let clip = self.clip();
@@ -70,11 +86,16 @@ impl Stage {
     }
 }
 
-/// The files of weights of the network that is the value of `key`.
+/// The files of the network that is the value of `key`: weights, and of CLIP what else says how it sees an image.
 pub(crate) fn weight_files(key: &str, name: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let path = locate(name)?;
     Ok(match key {
-        MODEL => ClipImageConfig::weight_files(&path)?,
+        MODEL => {
+            let mut files = ClipImageConfig::weight_files(&path)?;
+            let others = CLIP_CONFIGS.map(|name| path.join(name));
+            files.extend(others.into_iter().filter(|file| file.is_file()));
+            files
+        }
         _ => vae::files(&path)?
             .weights
             .files()

@@ -8,7 +8,7 @@ use crate::{
 use microdit::DitBackend;
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -22,6 +22,9 @@ pub struct Encoders<B: DitBackend> {
     vae_files: Option<Arc<Files>>,
     text_files: Option<Arc<Files>>,
 }
+
+/// Where text encoders lie in pipelines.
+const TEXT_ENCODER: &str = "text_encoder";
 
 /// What an encoder was read from.
 #[derive(Debug)]
@@ -46,8 +49,17 @@ impl Files {
         if let Some(content) = self.content.get() {
             return Ok(content.clone());
         }
-        let identity = EncoderIdentity::of("", &self.path, self.nested)?;
-        let content = format!("sha256:{}", identity.sha256);
+        tracing::info!(
+            "reading {}, to know again what pictures are drawn with",
+            self.path.display()
+        );
+        let sum = |path: &Path, nested| EncoderIdentity::of("", path, nested).map(|of| of.sha256);
+        let mut content = format!("sha256:{}", sum(&self.path, self.nested)?);
+        // In a pipeline it lies beside the text encoder, and says how captions are padded.
+        let tokenizer = self.path.join("tokenizer");
+        if self.nested == TEXT_ENCODER && tokenizer.is_dir() {
+            content = format!("{content}, tokenizer {}", sum(&tokenizer, "")?);
+        }
         Ok(self.content.get_or_init(|| content).clone())
     }
 }
@@ -91,7 +103,7 @@ impl<B: DitBackend> Encoders<B> {
         if let (None, Some(path)) = (&self.text, &config.text) {
             let found = locate(path)?;
             self.text = Some(Arc::new(TextEncoder::open(&found, device)?));
-            self.text_files = Files::of(found, "text_encoder");
+            self.text_files = Files::of(found, TEXT_ENCODER);
             self.names.text = Some(path.clone());
         }
         Ok(self)
@@ -162,7 +174,7 @@ mod tests {
         assert_eq!(write("b", "one").content().unwrap(), one);
         let two = write("a", "two");
         assert_ne!(two.content().unwrap(), one);
-        // Those that were read first are still what they were.
+        // Once asked, the same files need not be read again.
         assert_eq!(first.content().unwrap(), one);
         assert!(one.starts_with("sha256:") && one.len() == 7 + 64, "{one}");
     }

@@ -11,6 +11,7 @@ use crate::{
     signal::{Stopped, stop_on_signal},
     terminal::complain,
 };
+use burn::tensor::DType;
 use microdit::{DitBackend, nn::Precision};
 use microdit_data::{BucketConfig, DatasetIndex, Members, Shards};
 use microdit_encoders::{hub::locate, text::TextEncoder, vae::Vae};
@@ -124,6 +125,12 @@ impl Precompute {
         let [vae_path, text_path] = paths;
         let (vae_path, text_path) = (vae_path?, text_path?);
         let precision = Precision::from(self.precision);
+        if precision == Precision::Bf16 && !B::supports_dtype(&device, DType::BF16) {
+            return Err(miette::miette!(
+                help = "leave out --precision",
+                "this device does not compute in bf16"
+            ));
+        }
         let vae = Vae::<B>::open(&vae_path, &device).or_advise()?;
         let vae = vae.computing_in(precision);
         let text = TextEncoder::<B>::open(&text_path, &device).or_advise()?;

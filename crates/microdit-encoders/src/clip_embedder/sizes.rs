@@ -61,8 +61,8 @@ impl ClipEmbedderSizes {
         decoder + tower.parameters() + own + words.parameters() + table
     }
 
-    /// FLOPs of an image with latents of this height and width, and of its caption. Weights get no gradients, so that the way back costs
-    /// what the way there costs, and captions are on none. Resizing is left out.
+    /// FLOPs of an image with latents of this height and width, and of its caption. Weights need no gradients, so that the way back costs
+    /// what the way there costs (what the operations compute for frozen weights beside it is not counted), and captions are on none. Resizing is left out.
     pub fn flops(&self, latent: [usize; 2]) -> Flops {
         let decoder = self.decoder.as_ref();
         let decoder = decoder.map_or(0.0, |vae| Convolutions::decoder(vae).flops(latent));

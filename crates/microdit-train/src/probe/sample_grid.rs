@@ -21,6 +21,8 @@ pub struct SampleGrid<B: TrainBackend> {
     /// The same in the stage that was entered.
     every: u64,
     encoders: Encoders<B::InnerBackend>,
+    /// The step of the newest grid that was drawn.
+    drawn: Option<u64>,
 }
 
 impl<B: TrainBackend> SampleGrid<B> {
@@ -30,6 +32,7 @@ impl<B: TrainBackend> SampleGrid<B> {
             default: every,
             every,
             encoders: Encoders::default(),
+            drawn: None,
         }
     }
 
@@ -78,16 +81,19 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for SampleGrid<B> {
     }
 
     fn picture(&self, run: &RunDir, step: u64) -> Option<PathBuf> {
-        Some(run.samples_at(step)).filter(|path| path.is_file())
+        // Not that of an attempt before, whose step it is again.
+        let drawn = (self.drawn == Some(step)).then(|| run.samples_at(step));
+        drawn.filter(|path| path.is_file())
     }
 
     /// A picture that cannot be drawn does not end a run: what went wrong is a warning.
     fn run(&mut self, view: &View<'_, B, T>) -> Result<Option<Numbers>, TrainError> {
-        if let Err(error) = self.draw(view) {
-            tracing::warn!(
+        match self.draw(view) {
+            Ok(()) => self.drawn = Some(view.step),
+            Err(error) => tracing::warn!(
                 "the sample grid of step {} was not drawn: {error}",
                 view.step
-            );
+            ),
         }
         Ok(None)
     }

@@ -160,7 +160,8 @@ impl<B: TrainBackend, T: TrainTask<B>> Start<B, T> {
         device: &B::Device,
         steps: u64,
     ) -> Result<Self, TrainError> {
-        let untrained = build(recipe.last_stage(), recipe.run.seed, device)?.valid();
+        let stage = recipe.last_stage().without_clip();
+        let untrained = build(&stage, recipe.run.seed, device)?.valid();
         let weights = StateDict::read(&run.drawable()?)?.into_reference();
         let finished = weights.load_part_into(untrained, device, in_network)?;
         Ok(Self::Finished(Box::new(finished), steps))
@@ -255,6 +256,7 @@ impl<'a, B: TrainBackend, T: TrainTask<B>> Training<'a, B, T> {
             tracing::warn!("the data differ from those before: they start from their beginning");
             state.progress.position = Position::default();
         }
+        let origins = stage.origins_read_again()?;
         let data = inputs.require(next_stage(recipe, progress), recipe)?;
         let start = Start::Ready(Box::new(state));
         let changes = accepted.changes;

@@ -5,7 +5,6 @@ use crate::{
     checkpoint::{Progress, State},
     error::TrainError,
     log::{Evaluated, Log, Metrics},
-    plan,
     probe::{Probe, View},
     recipe::Stage,
     step_log::Settled,
@@ -136,7 +135,7 @@ where
             non_finite: (steps.len() - sound.len()) as u64,
             hours: progress.seconds / 3600.0,
             mfu: self.session.gpu.as_ref().map(|gpu| {
-                plan::flop_per_image(stage) * images_per_second
+                self.flop_per_image * images_per_second
                     / (gpu.tflops * 1e12 * self.device_count() as f64)
             }),
             usd,

@@ -123,7 +123,12 @@ where
         let before = self.newest.as_ref();
         let before = before.filter(|before| before.progress().stage == progress.stage);
         match before {
-            Some(before) => before.beginning().clone(),
+            // What is read at every resume may have been changed, where that was allowed.
+            Some(before) => {
+                let mut beginning = before.beginning().clone();
+                beginning.origins.extend(self.origins.clone());
+                beginning
+            }
             None => Beginning {
                 origins: self.origins.clone(),
                 ..Beginning::default()

@@ -65,6 +65,8 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     pub(super) shares: Shares,
     /// Whether the stage computes activations again in the backward pass.
     recomputes: bool,
+    /// What an image of the stage costs.
+    pub(super) flop_per_image: f64,
     /// Whose part of the state is here, while a stage's is shared.
     pub(super) sharding: Option<Sharding<B::InnerBackend>>,
     /// The step of the newest checkpoint; where the state is not shared, rank 0 alone keeps it up.
@@ -121,6 +123,7 @@ where
             whole_traffic: Traffic::default(),
             shares: Shares::default(),
             recomputes: false,
+            flop_per_image: 0.0,
             sharding: None,
             saved: opened.newest.as_ref().map(|newest| newest.progress().step),
             before: progress.seconds,
@@ -160,6 +163,7 @@ where
         let reader = Reader::<B::InnerBackend>::of(self.recipe, stage, device)?;
         state = self.share(stage, state);
         let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
+        self.flop_per_image = plan::flop_per_image(stage);
         self.recomputes = plan::checkpoints_activations(stage, self.device_count(), gib);
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {

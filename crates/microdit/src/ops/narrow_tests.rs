@@ -301,6 +301,18 @@ fn group_norms() {
         };
         let norm = |x| Flex::group_norm(x, weight.clone(), bias.clone(), options);
         assert_narrow("group norm", norm(x.clone()), &norm(x_wide.clone()));
+        // What other backends run: weights stay f32 there too.
+        let norm = |x| composed::group_norm(x, weight.clone(), bias.clone(), options);
+        assert_narrow("composed", norm(x.clone()), &norm(x_wide.clone()));
+        let back = |x: Tensor<Flex, 4>| {
+            let grad = x.clone();
+            composed::group_norm_backward(x, weight.clone(), bias.clone(), options, grad).x
+        };
+        assert_narrow(
+            "composed, backwards",
+            back(x.clone()),
+            &back(x_wide.clone()),
+        );
     }
 }
 

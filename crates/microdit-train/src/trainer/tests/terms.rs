@@ -142,4 +142,19 @@ fn networks_of_terms_that_have_changed_are_noticed() {
         error.contains(key) && error.contains("no such file or directory"),
         "{error}"
     );
+    // What was accepted is what the run goes on with, and a finished run needs none of it.
+    write_random::<Flex>(folder.path(), 4, 1).unwrap();
+    {
+        let run = RunDir::enter(&path, true).unwrap();
+        let devices = [Default::default()];
+        let opened = Training::open(&recipe, &run, &devices, true, &Stage::task::<Tracked>);
+        let stop = Arc::default();
+        let trained = opened
+            .unwrap()
+            .run(&Session::alone(&stop), &"a test", |_| ());
+        trained.unwrap();
+    }
+    open(false).unwrap();
+    fs::remove_dir_all(&clip).unwrap();
+    open(false).unwrap();
 }

@@ -28,14 +28,15 @@ pub fn group_norm<B: Backend>(
     bias: Tensor<B, 1>,
     options: GroupNormOptions,
 ) -> Tensor<B, 4> {
-    let shape @ [_, channels, _, _] = x.dims();
+    let (shape @ [_, channels, _, _], dtype) = (x.dims(), x.dtype());
     let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
-    let normed = normed_groups(x, options).0.reshape(shape);
+    let normed = normed_groups(wide(x), options).0.reshape(shape);
     let y = normed * of_channel(weight) + of_channel(bias);
-    match options.silu {
+    let y = match options.silu {
         true => silu(y),
         false => y,
-    }
+    };
+    y.cast(dtype)
 }
 
 pub fn group_norm_backward<B: Backend>(
@@ -45,9 +46,10 @@ pub fn group_norm_backward<B: Backend>(
     options: GroupNormOptions,
     grad: Tensor<B, 4>,
 ) -> GroupNormGrads<B> {
-    let shape @ [_, channels, _, _] = x.dims();
+    let (shape @ [_, channels, _, _], dtype) = (x.dims(), x.dtype());
     let of_channel = |x: Tensor<B, 1>| x.reshape([1, channels, 1, 1]);
-    let (normed, inverse) = normed_groups(x, options);
+    let (normed, inverse) = normed_groups(wide(x), options);
+    let grad = wide(grad);
     let pixels = normed.clone().reshape(shape);
     let weight = of_channel(weight);
     let grad = match options.silu {
@@ -61,7 +63,9 @@ pub fn group_norm_backward<B: Backend>(
     let sum = |x: Tensor<B, 4>| x.sum_dims(&[0, 2, 3]).reshape([channels]);
     let through = (grad.clone() * weight).reshape(normed.dims());
     GroupNormGrads {
-        x: through_norm(normed, inverse, through).reshape(shape),
+        x: through_norm(normed, inverse, through)
+            .reshape(shape)
+            .cast(dtype),
         weight: sum(grad.clone() * pixels),
         bias: sum(grad),
     }
