@@ -24,7 +24,7 @@ impl RunsCommand {
     pub(crate) fn run(self) -> miette::Result<()> {
         if !self.folder.exists() {
             return Err(miette!(
-                help = "name the directory of your runs, or begin one: {FIRST}",
+                help = format!("name the directory of your runs, or begin one: {FIRST}"),
                 "there is no directory {}",
                 self.folder.display()
             ));
