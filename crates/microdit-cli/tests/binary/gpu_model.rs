@@ -11,8 +11,13 @@ fn the_model_of_a_step_is_of_the_network_that_is_planned() {
         .args(["--check", "docs/src/notes/gpu-model.md"])
         .args(["--binary", env!("CARGO_BIN_EXE_microdit")])
         .current_dir(root())
-        .output()
-        .expect("Python starts");
+        .output();
+    let Ok(checked) = checked else {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "this test needs python3");
+        eprintln!("skipped: this test needs python3");
+        return;
+    };
     let said = String::from_utf8_lossy(&checked.stderr);
     assert!(checked.status.success(), "{said}");
 }
