@@ -82,9 +82,11 @@ fn cell(value: Option<&Value>) -> Cell {
 fn words(value: &Value) -> String {
     match value {
         Value::String(text) => {
-            let is_checksum = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let digits = text.strip_prefix("sha256:").unwrap_or(text);
+            let is_checksum =
+                digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
             match is_checksum {
-                true => text[..DIGITS].to_owned(),
+                true => digits[..DIGITS].to_owned(),
                 false => text.clone(),
             }
         }
