@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 impl Recipe {
     /// The data its stages are trained on, looked at where they lie: number and bytes of the shards, and a checksum of what
     /// identifies them, for each stage that reads others than the one before it. Shards of the same names and contents are the
-    /// same in any place. Reads a few pieces of every shard.
+    /// same in any place, with an index beside them or without. Reads a few pieces of every shard.
     ///
     /// # Errors
     /// Shards that are not there or cannot be read.
@@ -21,7 +21,7 @@ impl Recipe {
         let mut before: Option<&Stage> = None;
         for stage in &self.stages {
             if !before.is_some_and(|before| before.reads_what(stage)) {
-                found.push(DataIdentity::of(stage)?.to_string());
+                found.push(DataIdentity::of_stage(stage, false)?.to_string());
             }
             before = Some(stage);
         }
@@ -44,7 +44,7 @@ impl Recipe {
         };
         let shards = evaluation.shards.iter();
         let lists: Vec<(&str, f64)> = shards.map(|shards| (shards.as_str(), 1.0)).collect();
-        let found = DataIdentity::of_lists(self.last_stage(), &lists)?;
+        let found = DataIdentity::of_lists(self.last_stage(), &lists, false)?;
         Ok(Some(found.to_string()))
     }
 
@@ -100,6 +100,17 @@ mod tests {
         assert!(!told.contains(';'), "{told}");
         assert_eq!(content(&moved), told);
         assert_ne!(content(&other), told);
+        // A copy may lack the index.
+        let sha256 = "ab".repeat(32);
+        let index = format!(
+            r#"{{"samples":1,"bytes":10240,"rejected":{{}},"contents":{{}},"shards":[{{"file":"a.tar","samples":1,"bytes":10240,"sha256":"{sha256}","rejected":{{}}}}]}}"#
+        );
+        fs::write(place("two/shards.json"), index).unwrap();
+        assert_eq!(content(&moved), told);
+        let stage = trained_on(&moved, &one);
+        let [own, indexed] = [false, true]
+            .map(|indexed| DataIdentity::of_stage(stage.last_stage(), indexed).unwrap());
+        assert_ne!(own, indexed);
         let held_out = |shards: &str| trained_on(&one, shards).held_out_on().unwrap();
         assert_eq!(held_out(&moved), Some(told.clone()));
         assert_ne!(held_out(&other), Some(told));

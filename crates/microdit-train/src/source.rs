@@ -128,6 +128,11 @@ impl Stage {
 impl DataIdentity {
     /// Looks at the data of `stage`.
     pub(crate) fn of(stage: &Stage) -> Result<Self, TrainError> {
+        Self::of_stage(stage, true)
+    }
+
+    /// Likewise; checksums of an index are `indexed` with the rest, or left out: a copy of the same shards may have no index.
+    pub(crate) fn of_stage(stage: &Stage, indexed: bool) -> Result<Self, TrainError> {
         if let Some(path) = stage.prompts() {
             let (bytes, crc32c) = sealed::Sum::of(path)?.parts();
             return Ok(Self {
@@ -136,11 +141,15 @@ impl DataIdentity {
                 crc32c,
             });
         }
-        Self::of_lists(stage, &stage.data.lists())
+        Self::of_lists(stage, &stage.data.lists(), indexed)
     }
 
     /// Looks at lists of shards with their weights, of the kind that `stage` reads; data that are generated have none.
-    pub(crate) fn of_lists(stage: &Stage, lists: &[(&str, f64)]) -> Result<Self, TrainError> {
+    pub(crate) fn of_lists(
+        stage: &Stage,
+        lists: &[(&str, f64)],
+        indexed: bool,
+    ) -> Result<Self, TrainError> {
         let mut text = format!("{}\n", stage.data.kind());
         let (mut count, mut bytes) = (0, 0);
         let Source::Mix(lists) = open(stage, lists, Vec::new(), false)? else {
@@ -160,7 +169,8 @@ impl DataIdentity {
             for (file, probe) in files.into_iter().zip(probes) {
                 let (size, probe) = probe?;
                 let name = file.name();
-                let sum = file.indexed_sha256().unwrap_or_default();
+                let sum = file.indexed_sha256().filter(|_| indexed);
+                let sum = sum.unwrap_or_default();
                 let _ = writeln!(text, "{name}\t{size}\t{probe:08x}\t{sum}");
                 count += 1;
                 bytes += size;

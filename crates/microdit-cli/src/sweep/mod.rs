@@ -96,6 +96,23 @@ impl SweepCommand {
             Err(error) => return Err(error).or_advise(),
         }
         let launcher = self.launcher()?;
+        let compared = sweep.definition().metrics.iter();
+        let compared = compared.map(|metric| metric.name.as_str());
+        // Those with a probe's name are in the log.
+        let compared: Vec<&str> = compared.filter(|name| !name.contains('/')).collect();
+        let eval = self.evaluation(&sweep, &launcher, &compared)?;
+        let check_files = || match &eval {
+            Some(eval) => {
+                let settings = 0..sweep.settings().len();
+                eval.check_files(settings.map(|i| sweep.recipe_of(i)), &compared)
+            }
+            None => Ok(()),
+        };
+        // A sweep that is finished is shown again without what measured it.
+        let has_results = Folder::has_results(&out);
+        if !has_results {
+            check_files()?;
+        }
         let folder = Folder::enter(&out).or_advise()?;
         let stop = stop_on_signal("the runs save their state")?;
         let runner = Runner {
@@ -128,8 +145,8 @@ impl SweepCommand {
             launcher.threads
         );
         say_steps(&sweep, &opened.points);
-        if !opened.waiting.is_empty() {
-            self.check_evaluation(&sweep)?;
+        if has_results && !opened.waiting.is_empty() {
+            check_files()?;
         }
         let waiting = opened.waiting.iter().map(|&i| &opened.points[i]);
         let progress = Progress::new(&sweep, waiting);
@@ -156,23 +173,28 @@ impl SweepCommand {
         }
     }
 
-    /// Checks how every point is to be measured before the first one is trained.
-    fn check_evaluation(&self, sweep: &Sweep) -> miette::Result<()> {
+    /// How every point is to be measured, with the arguments that it is given; nothing if the log has all that is `compared`.
+    fn evaluation(
+        &self,
+        sweep: &Sweep,
+        launcher: &Launcher,
+        compared: &[&str],
+    ) -> miette::Result<Option<Eval>> {
         let words = [&sweep.definition().eval[..], &self.eval].concat();
         if words.is_empty() {
-            let mut metrics = sweep.definition().metrics.iter();
-            return match metrics.find(|metric| !metric.name.contains('/')) {
-                None => Ok(()),
-                Some(Metric { name, .. }) => Err(miette!(
+            return match compared.first() {
+                None => Ok(None),
+                Some(name) => Err(miette!(
                     help = "say how after --, as microdit eval takes it: -- --metrics {name}",
                     "{name} is measured by microdit eval, and nothing says how"
                 )),
             };
         }
-        let own = ["--run", "RUN"].map(str::to_owned);
-        let eval = Eval::of_words(&own, &words)?;
-        let mut settings = 0..sweep.settings().len();
-        settings.try_for_each(|setting| eval.check_before(sweep.recipe_of(setting)))
+        let own = ["--run", "RUN", "--out", "OUT"].map(str::to_owned);
+        let device = launcher.devices.first().cloned().unwrap_or_default();
+        let eval = Eval::of_words(&own, &[words, device].concat())?;
+        eval.check_names(compared)?;
+        Ok(Some(eval))
     }
 
     /// How the points are trained.

@@ -428,8 +428,7 @@ fn mistakes_are_named_before_anything_is_written() {
             "did you mean `held_out/loss`",
         ],
     );
-    assert!(!lab.path("out").exists());
-    // How points are measured is looked at before the first one is trained.
+    // How points are measured is looked at too.
     let metric = ["--metrics", "fd-classifier:lower"];
     let eval = |words: &[&'static str]| lab.run("out", &[&metric[..], words].concat());
     fails(
@@ -441,7 +440,17 @@ fn mistakes_are_named_before_anything_is_written() {
         &["fd-classifier", "--classifier"],
     );
     fails(&eval(&["--", "--sampels", "9"]), &["after --", "--sampels"]);
-    assert!(names(&lab.path("out/points")).is_empty());
+    // A point is given this by the sweep.
+    fails(&eval(&["--", "--out", "x"]), &["after --", "--out"]);
+    fails(
+        &eval(&["--", "--metrics", "prompt-accuracy"]),
+        &["fd-classifier is compared"],
+    );
+    fails(
+        &lab.run("out", &["--", "--prompts", "nowhere.txt"]),
+        &["nowhere.txt"],
+    );
+    assert!(!lab.path("out").exists());
 }
 
 #[test]

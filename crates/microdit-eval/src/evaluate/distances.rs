@@ -185,7 +185,7 @@ fn measured(
     let samples = pictures.pictures() as u64;
     let trials = match metric {
         Metric::Precision => Some(samples),
-        // Of the reference, of which no more can be found than there are pictures to find it.
+        // Of the reference; few pictures say little of it, so they count for no more trials than they are.
         Metric::Recall | Metric::Coverage => {
             let there = reference.and_then(|set| set.samples).unwrap_or(samples);
             Some(there.min(samples))

@@ -109,7 +109,7 @@ pub enum EvaluateError {
     },
     /// Neither a network nor a prompt that can be checked.
     #[error(
-        "nothing can be measured: no network is asked, and no prompt is of the generated dataset"
+        "nothing can be measured: no metric needs a network that was given, and no prompt is of the generated dataset"
     )]
     NothingToMeasure,
     /// A file of features that were kept cannot be used.

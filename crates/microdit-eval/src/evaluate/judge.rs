@@ -9,7 +9,24 @@ use burn::tensor::backend::AutodiffBackend;
 use crc32c::crc32c;
 use image::RgbImage;
 use microdit::DitBackend;
+use microdit_data::files::file_name;
 use std::path::Path;
+
+/// The reference, if a classifier's own accuracy can be measured on it.
+///
+/// # Errors
+/// One that is none, or has no labels by what it is.
+pub fn labelled(reference: Option<&str>) -> Result<&str, EvaluateError> {
+    match reference {
+        Some(shards) if shards != SHAPES && !shards.ends_with(".npz") => Ok(shards),
+        other => Err(EvaluateError::Unlabelled {
+            found: other.map_or_else(
+                || "there is no reference".into(),
+                |name| format!("the reference is {name}"),
+            ),
+        }),
+    }
+}
 
 /// A classifier that was trained on the data at hand.
 pub struct Judge<B: DitBackend> {
@@ -36,19 +53,9 @@ impl<B: DitBackend> Judge<B> {
     where
         AB: DitBackend + AutodiffBackend<InnerBackend = B, Device = B::Device>,
     {
-        let held_out = match held_out {
-            Some(shards) if shards != SHAPES && !shards.ends_with(".npz") => shards,
-            other => {
-                let found = other.map_or_else(
-                    || "there is no reference".into(),
-                    |name| format!("the reference is {name}"),
-                );
-                return Err(EvaluateError::Unlabelled { found });
-            }
-        };
         let data = Data {
             train: train.to_owned(),
-            held_out: held_out.to_owned(),
+            held_out: labelled(held_out)?.to_owned(),
             labels,
         };
         let config = ClassifierConfig {
@@ -61,6 +68,8 @@ impl<B: DitBackend> Judge<B> {
         let (inner, accuracy, sha256) =
             Classifier::in_folder::<AB>(&folder, &data, &config, device, progress)?;
         let mut judge = Self::new(inner, accuracy, sha256);
+        // The same files have other places on another machine.
+        let train = file_name(Path::new(train));
         judge.network.source = Some(format!("trained on {train}"));
         Ok(judge)
     }

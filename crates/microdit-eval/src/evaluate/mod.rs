@@ -25,7 +25,7 @@ pub use distances::{distances, score_of_logits};
 pub use error::EvaluateError;
 pub use extract::{Extraction, extract};
 pub use extractor::{Extractor, PublishedExtractor};
-pub use judge::Judge;
+pub use judge::{Judge, labelled};
 pub use pictures::{Picture, PictureSet, SHAPES};
 pub(crate) use prompt_accuracy::ASPECTS;
 pub use prompt_accuracy::PromptAccuracy;

@@ -1,6 +1,6 @@
 //! Which numbers are asked for, by their names.
 
-use super::error::EvaluateError;
+use super::{error::EvaluateError, prompt_accuracy::ASPECTS};
 use crate::{features::Family, metrics::Metric};
 use std::{fmt, str::FromStr};
 
@@ -20,6 +20,29 @@ const PROMPT_ACCURACY: &str = "prompt-accuracy";
 
 /// The name of [`Wanted::ClassAccuracy`].
 pub(crate) const CLASS_ACCURACY: &str = "class-accuracy";
+
+impl Wanted {
+    /// What is to be asked for, so that a number of this name is measured: labels may follow the name, and the aspects of prompts are
+    /// measured together.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn measuring(number: &str) -> Result<Self, EvaluateError> {
+        let metric = number.split(' ').next().unwrap_or_default();
+        match ASPECTS.contains(&metric) {
+            true => Ok(Self::PromptAccuracy),
+            false => metric.parse(),
+        }
+    }
+
+    /// Whether it is measured, where it can be, unless others are asked for.
+    pub fn is_default(self) -> bool {
+        match self {
+            Self::Features(metric, _) => DEFAULT.contains(&metric),
+            Self::PromptAccuracy | Self::ClassAccuracy => true,
+        }
+    }
+}
 
 impl FromStr for Wanted {
     type Err = EvaluateError;

@@ -4,7 +4,7 @@ use super::{error::ReportError, json_lines::JsonLines, text::legible};
 use crate::{
     statistics::{BySeed, Scatter, size},
     sweep::{
-        Compared, Row, Status,
+        Compared, ROWS, Row, Status,
         compared::{self, Arm},
     },
 };
@@ -13,8 +13,8 @@ use std::{
     path::Path,
 };
 
-/// The name of the file of rows.
-const ROWS: &str = "sweep.jsonl";
+/// The status of a run that ended well.
+const FINISHED: &str = "finished";
 
 /// The results of a sweep.
 #[derive(Debug)]
@@ -148,10 +148,21 @@ impl SweepResults {
         self.compared = found.collect();
     }
 
-    /// The run of the first seed of each point, with the point's name, for the first `most` points.
+    /// A run of each of the first `most` points, with the point's name: of the first seed that all of them finished, or else of the
+    /// first that each has.
     pub fn first_runs(&self, most: usize) -> impl Iterator<Item = (&str, &PointRun)> {
-        let points = self.points.iter().take(most);
-        points.filter_map(|point| Some((point.label.as_str(), point.runs.values().next()?)))
+        let points = &self.points[..self.points.len().min(most)];
+        let finished = |seed: &&u64| {
+            let runs = points.iter().map(|point| point.runs.get(*seed));
+            runs.flatten().filter(|run| run.status == FINISHED).count() == points.len()
+        };
+        let seeds = points.first().map(|point| point.runs.keys());
+        let common = seeds.into_iter().flatten().find(finished);
+        points.iter().filter_map(move |point| {
+            let run = common.and_then(|seed| point.runs.get(seed));
+            let run = run.or_else(|| point.runs.values().next())?;
+            Some((point.label.as_str(), run))
+        })
     }
 
     fn add(&mut self, row: Row, places: &mut BTreeMap<BTreeMap<String, String>, usize>) {
@@ -171,7 +182,7 @@ impl SweepResults {
         });
         let run = self.points[place].runs.entry(row.seed).or_default();
         let status = match row.status {
-            Status::Finished => "finished",
+            Status::Finished => FINISHED,
             Status::Failed => "failed",
         };
         run.status = match row.reason {
@@ -258,7 +269,27 @@ mod tests {
         // 12.706 is Student's t of one degree of freedom in published tables; the standard error is 1.
         assert!((mean.half.unwrap() - 12.706).abs() < 1e-3);
         assert_eq!(sweep.points[0].runs[&1].id, "1b");
+        let first = |most| {
+            let runs = sweep.first_runs(most);
+            runs.map(|(_, run)| run.id.as_str()).collect::<Vec<_>>()
+        };
+        // The second point finished none: the first of each.
+        assert_eq!(first(9), ["1a", "2a", "3"]);
+        assert_eq!(first(1), ["1a"]);
         assert_eq!(sweep.points[0].runs[&1].commit.as_deref(), Some("abc"));
+        // Seed 1 is the first that all of them finished.
+        let mended = row("2b", r#""mask":"none","ratio":"0 %""#, 1, &finished(2.0));
+        fs::write(
+            folder.path().join(ROWS),
+            [&rows[..6], &[mended]].concat().join("\n"),
+        )
+        .unwrap();
+        let sweep = SweepResults::read(folder.path()).unwrap();
+        let common: Vec<&str> = sweep
+            .first_runs(9)
+            .map(|(_, run)| run.id.as_str())
+            .collect();
+        assert_eq!(common, ["1b", "2b", "3"]);
     }
 
     #[test]

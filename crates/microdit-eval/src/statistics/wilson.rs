@@ -1,6 +1,6 @@
 //! Intervals of shares.
 
-use super::SIGNIFICANCE;
+use super::{SIGNIFICANCE, quantile};
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
 /// Wilson's 95 % interval of a share of which `hits` of `trials` were found (Wilson 1927). Unlike the interval around the share
@@ -17,13 +17,18 @@ pub fn wilson(hits: u64, trials: u64) -> [f64; 2] {
     assert!(hits <= trials, "{hits} hits in {trials} trials");
     match trials {
         0 => [0.0, 1.0],
-        _ => wilson_of(hits as f64 / trials as f64, trials as f64),
+        _ => wilson_of(hits as f64 / trials as f64, trials as f64, None),
     }
 }
 
 /// The same of a share in 0..=1 that is worth as much as `count` independent trials, which need not be a whole number above 0.
-pub fn wilson_of(share: f64, count: f64) -> [f64; 2] {
-    let z = Normal::standard().inverse_cdf(1.0 - SIGNIFICANCE / 2.0);
+/// By Student's t, where `count` is an estimate, with its degrees of freedom, which are not 0.
+pub fn wilson_of(share: f64, count: f64, freedom: Option<u64>) -> [f64; 2] {
+    let probability = 1.0 - SIGNIFICANCE / 2.0;
+    let z = match freedom {
+        Some(freedom) => quantile(probability, freedom as f64),
+        None => Normal::standard().inverse_cdf(probability),
+    };
     let shrink = 1.0 + z * z / count;
     let centre = (share + z * z / (2.0 * count)) / shrink;
     let half = z / shrink * (share * (1.0 - share) / count + (z / (2.0 * count)).powi(2)).sqrt();

@@ -13,6 +13,8 @@ pub struct Share {
     /// How many independent votes say as much: at most `all`, and fewer where votes on the same pair agree more than those on
     /// different ones.
     pub effective: f64,
+    /// Degrees of freedom of the scatter between pairs that `effective` was estimated from; none where it was not.
+    pub freedom: Option<u64>,
 }
 
 impl Share {
@@ -26,31 +28,33 @@ impl Share {
         }
         let count = pairs.values().map(|[hits, _]| hits).sum();
         let all = pairs.values().map(|[_, all]| all).sum();
+        let (effective, freedom) = effective(count, all, &pairs);
         Self {
             count,
             all,
-            effective: effective(count, all, &pairs),
+            effective,
+            freedom,
         }
     }
 
-    /// Its 95 % interval: Wilson's, of as many votes as are independent.
+    /// Its 95 % interval: Wilson's, of as many votes as are independent, and by Student's t where that was estimated from pairs.
     pub fn interval(&self) -> [f64; 2] {
         match self.all {
             0 => [0.0, 1.0],
-            all => wilson_of(self.count as f64 / all as f64, self.effective),
+            all => wilson_of(self.count as f64 / all as f64, self.effective, self.freedom),
         }
     }
 }
 
 /// Votes over the design effect (Kish): what the variance of the share is by sums over pairs, over what it would be for independent
-/// votes. Where all votes are the same, every pair is one vote.
-fn effective(count: u64, all: u64, pairs: &BTreeMap<usize, [u64; 2]>) -> f64 {
+/// votes. Where all votes are the same, every pair is one vote. With the degrees of freedom of an estimate.
+fn effective(count: u64, all: u64, pairs: &BTreeMap<usize, [u64; 2]>) -> (f64, Option<u64>) {
     let (votes, units) = (all as f64, pairs.len() as f64);
     if all == 0 || all == pairs.len() as u64 {
-        return votes;
+        return (votes, None);
     }
     if count == 0 || count == all || pairs.len() < 2 {
-        return units;
+        return (units, None);
     }
     let share = count as f64 / votes;
     let squares = pairs.values().map(|&[hits, own]| {
@@ -59,7 +63,8 @@ fn effective(count: u64, all: u64, pairs: &BTreeMap<usize, [u64; 2]>) -> f64 {
     });
     let by_pair = squares.sum::<f64>() * units / (units - 1.0);
     let independent = votes * share * (1.0 - share) * votes / (votes - 1.0);
-    (votes * independent / by_pair).clamp(1.0, votes)
+    let effective = (votes * independent / by_pair).clamp(1.0, votes);
+    (effective, Some(pairs.len() as u64 - 1))
 }
 
 impl fmt::Display for Share {
@@ -102,26 +107,39 @@ mod tests {
 
     #[test]
     fn intervals_hold_the_share_as_often_as_they_say() {
-        // Each pair is liked by nine voters in ten or by one in ten, as often; five vote on each of 40.
+        // Each pair is liked by nine voters in ten or by one in ten, as often; five vote on each.
         let trials = 2000;
-        let mut held = [0; 2];
-        for trial in 0..trials {
-            let mut stream = Stream::new(0, Purpose::Noise, 7, trial);
-            let mut votes = Vec::new();
-            for pair in 0..40 {
-                let likes = if stream.below(2) == 0 { 9 } else { 1 };
-                votes.extend((0..5).map(|_| (pair, stream.below(10) < likes)));
+        for pairs in [5, 40] {
+            let mut held = [0; 2];
+            for trial in 0..trials {
+                let mut stream = Stream::new(0, Purpose::Noise, 7, trial);
+                let mut votes = Vec::new();
+                for pair in 0..pairs {
+                    let likes = if stream.below(2) == 0 { 9 } else { 1 };
+                    votes.extend((0..5).map(|_| (pair, stream.below(10) < likes)));
+                }
+                let share = Share::of(votes);
+                for (held, [low, high]) in held
+                    .iter_mut()
+                    .zip([share.interval(), wilson(share.count, share.all)])
+                {
+                    *held += u32::from((low..=high).contains(&0.5));
+                }
             }
-            let share = Share::of(votes);
-            for (held, [low, high]) in held
-                .iter_mut()
-                .zip([share.interval(), wilson(share.count, share.all)])
-            {
-                *held += u32::from((low..=high).contains(&0.5));
-            }
+            let [own, independent] = held.map(|held| f64::from(held) / trials as f64);
+            assert!((own - 0.95).abs() < 0.03, "{pairs} pairs: {own}");
+            assert!(independent < 0.8, "{pairs} pairs: {independent}");
         }
-        let [own, independent] = held.map(|held| f64::from(held) / trials as f64);
-        assert!((own - 0.95).abs() < 0.02, "{own}");
-        assert!(independent < 0.8, "{independent}");
+    }
+
+    #[test]
+    fn few_pairs_say_little_of_their_own_scatter() {
+        let share = Share::of((0..5).flat_map(|pair| (0..4).map(move |vote| (pair, vote < pair))));
+        assert_eq!(share.freedom, Some(4));
+        let width = |[low, high]: [f64; 2]| high - low;
+        let normal = wilson_of(0.5, share.effective, None);
+        assert!(width(share.interval()) > width(normal));
+        // Pairs of one vote are counted, not estimated.
+        assert_eq!(Share::of((0..5).map(|pair| (pair, pair < 2))).freedom, None);
     }
 }

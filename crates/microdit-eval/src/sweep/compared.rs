@@ -58,7 +58,7 @@ impl Compared {
         let name = &self.metric.name;
         if !self.is_comparable {
             return Some(format!(
-                "{name} is not compared: the points differ in samples, reference, feature network, constants, diffusion family or held-out data (`conditions` in sweep.jsonl, and their recipes and eval.json)"
+                "{name} is not compared: the points differ in samples, reference, feature network, constants, how images were drawn, diffusion family or held-out data (`conditions` in sweep.jsonl, and their recipes and eval.json)"
             ));
         }
         if self.verdicts.is_empty() {
@@ -148,7 +148,7 @@ pub(crate) fn equal(rows: &[Row]) -> String {
     } else if rows.iter().all(close) {
         "equal FLOPs".into()
     } else {
-        "the steps of each".into()
+        "their own numbers of steps".into()
     }
 }
 

@@ -55,6 +55,16 @@ pub enum SweepError {
         /// The name most like it.
         near: String,
     },
+    /// A loss at noise levels of a student, which has none.
+    #[error(
+        "{}: metrics: {metric} is not measured at the end of a stage with `distill`: a student has no loss at a noise level", path.display()
+    )]
+    NoLoss {
+        /// File of the sweep.
+        path: PathBuf,
+        /// The loss.
+        metric: String,
+    },
     /// No number of steps fits the budget.
     #[error("point {label}: {message}")]
     Budget {

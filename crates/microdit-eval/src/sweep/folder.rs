@@ -12,6 +12,9 @@ use std::{
 /// File of the calibration.
 const CALIBRATION: &str = "calibration.json";
 
+/// File of the results.
+pub(crate) const ROWS: &str = "sweep.jsonl";
+
 /// The folder of a sweep, in which no other process can be at work.
 #[derive(Debug)]
 pub struct Folder {
@@ -89,8 +92,13 @@ impl Folder {
         calibration.write(&self.path.join(CALIBRATION))
     }
 
+    /// Whether the folder at `path`, which need not be there, holds a table of results.
+    pub fn has_results(path: &Path) -> bool {
+        path.join(ROWS).exists()
+    }
+
     fn rows_file(&self) -> PathBuf {
-        self.path.join("sweep.jsonl")
+        self.path.join(ROWS)
     }
 
     pub(super) fn recorded_file(&self) -> PathBuf {

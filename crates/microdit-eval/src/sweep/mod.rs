@@ -31,6 +31,7 @@ pub use child::{Launcher, STOP_AT_EOF};
 pub use compared::Compared;
 pub use definition::{Axis, AxisValue, Budget, Definition, Metric, Setting};
 pub use error::SweepError;
+pub(crate) use folder::ROWS;
 pub use folder::{Folder, read_rows};
 pub use points::{Point, Sweep};
 pub use row::{Row, Status};

@@ -16,9 +16,8 @@ use microdit_train::{Recipe, probe::HeldOutLoss, recipe::FeatureNetworkConfig};
 /// The name that is most like it, if it is none.
 pub(super) fn require(name: &str, recipe: &Recipe) -> Result<(), String> {
     let logged = logged(recipe);
-    let is_logged = name.starts_with(HELD_OUT) || name.starts_with(FEATURE_DISTANCE);
     let metric = name.split(' ').next().unwrap_or_default();
-    let known = match is_logged {
+    let known = match is_logged(name) {
         true => logged.iter().any(|known| known == name),
         false => evaluated().any(|known| known == metric),
     };
@@ -30,6 +29,11 @@ pub(super) fn require(name: &str, recipe: &Recipe) -> Result<(), String> {
         .map(|known| (strsim::damerau_levenshtein(&known, name), known))
         .min();
     Err(near.map_or_else(String::new, |(_, known)| known))
+}
+
+/// Whether this is the name of a number of a run's log, and not one of `microdit eval`.
+pub(super) fn is_logged(name: &str) -> bool {
+    name.starts_with(HELD_OUT) || name.starts_with(FEATURE_DISTANCE)
 }
 
 /// The numbers at the end of a run's log.
@@ -68,9 +72,7 @@ pub(super) fn direction(name: &str) -> Option<Direction> {
         return matches!(loss, "loss" | "ema_loss").then_some(Direction::Lower);
     }
     let metric = name.strip_prefix(FEATURE_DISTANCE).unwrap_or(name);
-    // What follows are labels.
-    let metric = metric.split(' ').next()?;
-    Some(match metric.parse().ok()? {
+    Some(match Wanted::measuring(metric).ok()? {
         Wanted::Features(metric, _) => metric.direction(),
         Wanted::PromptAccuracy | Wanted::ClassAccuracy => Direction::Higher,
     })
@@ -91,6 +93,7 @@ mod tests {
             ("fid guidance=3", Some(Direction::Lower)),
             ("coverage-dinov2", Some(Direction::Higher)),
             ("prompt-accuracy", Some(Direction::Higher)),
+            ("prompt-accuracy-color", Some(Direction::Higher)),
             ("beauty", None),
         ] {
             assert_eq!(direction(name), better, "{name}");

@@ -29,6 +29,9 @@ pub(super) struct Outcome {
 /// this sweep.
 pub(super) const EVALUATION: &str = "sweep";
 
+/// The label that identifies pictures, a checksum.
+const PICTURES: &str = "pictures";
+
 impl Outcome {
     /// Reads the directory of a run that is finished after `steps`, and has what is `wanted`; `conditions` tells those of a number of its
     /// log.
@@ -100,9 +103,11 @@ impl Outcome {
             let alike = results.iter().filter(|other| other.metric == result.metric);
             let alike: Vec<&Measured> = alike.collect();
             let differing = result.labels.iter().filter(|(label, value)| {
-                alike
-                    .iter()
-                    .any(|other| other.labels.get(*label) != Some(*value))
+                // The checksum of the pictures is another in every run: the same name must be had from all of them.
+                label.as_str() != PICTURES
+                    && alike
+                        .iter()
+                        .any(|other| other.labels.get(*label) != Some(*value))
             });
             let labels = differing.map(|(label, value)| format!(" {label}={value}"));
             let name = [result.metric.clone()]
@@ -277,12 +282,17 @@ mod tests {
 
     #[test]
     fn results_of_one_metric_are_told_apart_by_their_labels() {
-        let result = |metric: &str, guidance: f64| {
+        let result = |metric: &str, guidance: f64, pictures: &str| {
             format!(
-                "{{\"metric\":\"{metric}\",\"value\":1.0,\"samples\":9,\"labels\":{{\"guidance\":\"{guidance}\",\"steps\":\"30\"}}}}"
+                "{{\"metric\":\"{metric}\",\"value\":1.0,\"samples\":9,\"labels\":{{\"guidance\":\"{guidance}\",\"steps\":\"30\",\"pictures\":\"{pictures}\"}}}}"
             )
         };
-        let results = [result("fid", 1.5), result("fid", 3.0), result("kid", 3.0)].join(",");
+        let results = [
+            result("fid", 1.5, "01"),
+            result("fid", 3.0, "02"),
+            result("kid", 3.0, "02"),
+        ];
+        let results = results.join(",");
         let text = format!("{{\"results\":[{results}]}}");
         let found = read(&[("sweep/eval.json", &text)], &[]).unwrap();
         let names: Vec<&str> = found.metrics.keys().map(String::as_str).collect();

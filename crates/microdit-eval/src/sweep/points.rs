@@ -215,7 +215,8 @@ impl Sweep {
 
     /// Checks that a number has a name, unless it is of a log that is not written, which is said below.
     fn require_known(&self, metric: &str) -> Result<(), SweepError> {
-        let logs = |recipe: &&Recipe| recipe.run.evaluation.is_some();
+        let is_logged = names::is_logged(metric);
+        let logs = |recipe: &&Recipe| !is_logged || recipe.run.evaluation.is_some();
         let near = self
             .recipes
             .iter()
@@ -232,11 +233,21 @@ impl Sweep {
 
     fn require_evaluation(&self) -> Result<(), SweepError> {
         for metric in &self.definition.metrics {
+            let mut distilled = self
+                .recipes
+                .iter()
+                .map(|recipe| &recipe.last_stage().distill);
+            if metric.name.starts_with(HELD_OUT) && distilled.any(Option::is_some) {
+                return Err(SweepError::NoLoss {
+                    path: self.path.clone(),
+                    metric: metric.name.clone(),
+                });
+            }
             self.require_known(&metric.name)?;
-            let compares = metric.name.starts_with(FEATURE_DISTANCE);
-            if !compares && !metric.name.starts_with(HELD_OUT) {
+            if !names::is_logged(&metric.name) {
                 continue;
             }
+            let compares = metric.name.starts_with(FEATURE_DISTANCE);
             let measured = |recipe: &Recipe| {
                 let evaluation = recipe.run.evaluation.as_ref();
                 evaluation.is_some_and(|config| !compares || config.feature_distance.is_some())

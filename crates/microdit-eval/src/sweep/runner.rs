@@ -274,7 +274,11 @@ impl Runner<'_> {
             conditions: None,
             better: None,
             budget: Some(self.sweep.definition().budget.unit().to_owned()),
-            data: point.data.clone(),
+            // What could not be looked at when the sweep was opened may be there now.
+            data: point
+                .data
+                .clone()
+                .or_else(|| point.recipe.trained_on().ok()),
             steps: point.recipe.steps(),
             flops: point.flops(),
             hours: None,

@@ -31,8 +31,12 @@ impl Runner<'_> {
         let mut calibration = self.folder.calibration()?;
         let budget = self.sweep.definition().budget;
         let timed = matches!(budget, Budget::Hours(_) | Budget::Dollars(_));
-        let is_finished = rows.iter().any(|row| row.status == Status::Finished);
-        if timed && calibration.is_empty() && is_finished {
+        // Points of another budget were not timed.
+        let of_budget = |row: &Row| {
+            let unit = row.budget.as_deref();
+            row.status == Status::Finished && unit.is_none_or(|unit| unit == budget.unit())
+        };
+        if timed && calibration.is_empty() && rows.iter().any(of_budget) {
             return Err(SweepError::NoCalibration {
                 folder: self.folder.path().to_owned(),
                 unit: budget.unit(),

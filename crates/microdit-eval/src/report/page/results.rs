@@ -82,9 +82,11 @@ fn cell(value: Option<&Value>) -> Cell {
 fn words(value: &Value) -> String {
     match value {
         Value::String(text) => {
-            let is_checksum = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let digits = text.strip_prefix("sha256:").unwrap_or(text);
+            let is_checksum =
+                digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
             match is_checksum {
-                true => text[..DIGITS].to_owned(),
+                true => digits[..DIGITS].to_owned(),
                 false => text.clone(),
             }
         }
@@ -175,7 +177,7 @@ mod tests {
     fn numbers_are_short_and_sort() {
         let row = json!({
             "metric": "kid", "value": 0.012_345_678_901_234_5, "interval": [0.011_111_111_1, 0.013_333_333_3],
-            "samples": 5000, "labels": {"guidance": "1.5", "solver": "Heun"},
+            "samples": 5000, "labels": {"guidance": "1.5", "solver": "Heun", "weights": format!("sha256:{}", "cd".repeat(32))},
             "network": {"name": "pytorch-fid", "sha256": "ab".repeat(32)},
         });
         let page = section(&[run("one", &[row], "8")]).into_string();
@@ -187,6 +189,7 @@ mod tests {
             ">guidance<",
             ">Heun<",
             "name=pytorch-fid, sha256=abababababab<",
+            ">cdcdcdcdcdcd<",
         ] {
             assert!(page.contains(part), "no {part} in {page}");
         }

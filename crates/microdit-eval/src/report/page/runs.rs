@@ -79,7 +79,8 @@ fn notes(runs: &[Run]) -> Markup {
             note(legible(text));
         }
     }
-    notes.extend(results::incomparable(runs));
+    let incomparable = results::incomparable(runs);
+    notes.extend(incomparable.iter().map(|note| legible(note)));
     html! {
         @if !notes.is_empty() {
             ul class="notes" { @for note in notes { li { (note) } } }

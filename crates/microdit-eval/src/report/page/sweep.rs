@@ -18,7 +18,7 @@ use maud::{Markup, html};
 use std::collections::BTreeSet;
 
 /// A page about a sweep, with curves, grids, recipes and hardware of the runs in `first`, which have been read: one for each point,
-/// of the same seed.
+/// as [`SweepResults::first_runs`] chooses them.
 pub fn sweep_page(sweep: &SweepResults, first: &[Run]) -> String {
     let drawn = sweep_charts::figures(sweep);
     let body = html! {
@@ -74,7 +74,7 @@ fn verdicts(sweep: &SweepResults) -> Markup {
 fn of_first_seed(first: &[Run], points: usize) -> Markup {
     html! {
         @if !first.is_empty() {
-            p class="hint" { "What follows is of one run of each of " (first.len()) " of " (points) " points, of its first seed." }
+            p class="hint" { "What follows shows one run of each of " (first.len()) " of " (points) " points: of the first seed that all of them finished, or else of its own first." }
             @for group in charts::groups(first) {
                 section { h2 { (group.title) } (hint()) (figures(&group.figures)) }
             }
@@ -82,7 +82,7 @@ fn of_first_seed(first: &[Run], points: usize) -> Markup {
             (differences(first))
             (processes(first))
         } @else {
-            p class="hint" { "The run directories are not in this folder: no curves, grids, recipes and hardware." }
+            p class="hint" { "The run directories are not in this folder: no curves, grids, recipes or hardware." }
         }
     }
 }

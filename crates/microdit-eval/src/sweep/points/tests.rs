@@ -187,10 +187,24 @@ fn an_average_that_would_never_begin_is_refused() {
 }
 
 #[test]
-fn a_metric_that_is_not_logged_is_named() {
-    let said = read(MASKS, &["evaluation=None"]).unwrap_err().to_string();
+fn a_metric_that_is_not_measured_is_named() {
+    let said = |metric: &str, sets: &[&str]| {
+        let rest = MASKS.replace("held_out/loss", metric);
+        read(&rest, sets).unwrap_err().to_string()
+    };
+    let lacking = said("held_out/loss", &["evaluation=None"]);
     assert!(
-        said.contains("held_out/loss") && said.contains("`evaluation:"),
-        "{said}"
+        lacking.contains("held_out/loss") && lacking.contains("`evaluation:"),
+        "{lacking}"
     );
+    // Whatever the log has.
+    let misspelt = said("prompt-acuracy", &["evaluation=None"]);
+    assert!(misspelt.contains("`prompt-accuracy`"), "{misspelt}");
+    let student = [
+        "stages.unmasked.distill=Some((guidance: 2.0, critic: (layers: [\"*\"], rank: 2)))",
+        "sampling.steps=1",
+        "sampling.guidance=1.0",
+    ];
+    let distilled = said("held_out/loss", &student);
+    assert!(distilled.contains("a student has no loss"), "{distilled}");
 }
