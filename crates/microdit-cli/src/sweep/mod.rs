@@ -185,7 +185,8 @@ impl SweepCommand {
             return match compared.first() {
                 None => Ok(None),
                 Some(name) => Err(miette!(
-                    help = "say how after --, as microdit eval takes it: -- --metrics {name}",
+                    help =
+                        format!("say how after --, as microdit eval takes it: -- --metrics {name}"),
                     "{name} is measured by microdit eval, and nothing says how"
                 )),
             };
