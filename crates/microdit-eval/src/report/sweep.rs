@@ -281,7 +281,7 @@ mod tests {
         let mended = row("2b", r#""mask":"none","ratio":"0 %""#, 1, &finished(2.0));
         fs::write(
             folder.path().join(ROWS),
-            [&rows[..6], &[mended]].concat().join("\n"),
+            [&rows[..6], &[mended, String::new()]].concat().join("\n"),
         )
         .unwrap();
         let sweep = SweepResults::read(folder.path()).unwrap();
