@@ -154,7 +154,7 @@ fn networks_of_terms_that_have_changed_are_noticed() {
             .run(&Session::alone(&stop), &"a test", |_| ());
         trained.unwrap();
     }
-    open(false).unwrap();
+    assert!(!changed());
     fs::remove_dir_all(&clip).unwrap();
-    open(false).unwrap();
+    open(true).unwrap();
 }
