@@ -25,7 +25,7 @@ pub struct DistillConfig {
     pub caption_drop: f64,
     /// The critic: adapters of the teacher.
     pub critic: LoraConfig,
-    /// Weight of the [distance](regression_loss) between the student's images and the data's of the same captions; nothing if absent.
+    /// Weight of the [distance](super::regression_loss) between the student's images and the data's of the same captions; nothing if absent.
     pub regression: Option<FadingWeight>,
 }
 
