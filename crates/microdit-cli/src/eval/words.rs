@@ -66,8 +66,9 @@ impl Eval {
             };
             if !is_measured {
                 return Err(miette!(
-                    help =
-                        "name {wanted} in --metrics after --, beside what else is to be measured",
+                    help = format!(
+                        "name {wanted} in --metrics after --, beside what else is to be measured"
+                    ),
                     "{number} is compared, and microdit eval is not asked for it"
                 ));
             }

@@ -90,7 +90,7 @@ impl<B: DitBackend> Classifier<B> {
     /// The share of pictures whose class it sees.
     ///
     /// # Errors
-    /// Pictures of another side, or of a class that was not trained.
+    /// Images of another size, or of a class that the classifier was not trained on.
     pub fn accuracy_on(&self, data: &Dataset) -> Result<Accuracy, ClassifierError> {
         let truth = truth(&self.classes, data, &self.config)?;
         let mut accuracy = Accuracy::default();
@@ -144,7 +144,7 @@ fn truth(
     let place = |class: &String| {
         trained.binary_search(class).map_err(|_| {
             let message = format!(
-                "it has pictures of class `{class}`, which the classifier was not trained on"
+                "it has images of class `{class}`, which the classifier was not trained on"
             );
             ClassifierError::shards(&held_out.shards, message)
         })

@@ -205,7 +205,7 @@ mod tests {
         assert!(open(None).unwrap().is_statistics());
         let error = open(Some(7)).unwrap_err().to_string();
         assert!(
-            error.contains("so that it has no first 7 pictures"),
+            error.contains("so that the first 7 cannot be taken"),
             "{error}"
         );
     }

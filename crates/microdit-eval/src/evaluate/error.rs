@@ -88,9 +88,9 @@ pub enum EvaluateError {
         /// The metric.
         metric: String,
     },
-    /// Some of the pictures of a reference of which no picture is known.
+    /// A limit on the number of images of a reference that gives statistics only.
     #[error(
-        "{}: it gives mean and covariance of its pictures only, so that it has no first {limit} pictures; take it without a limit, or \
+        "{}: it gives the mean and covariance of its images only, so that the first {limit} cannot be taken; take it without a limit, or \
          an .npz of features, a directory or shards", path.display()
     )]
     LimitedStatistics {

@@ -71,7 +71,7 @@ impl PromptAccuracy {
     }
 }
 
-/// The mean over pictures of shares, with Wilson's interval where each is all or nothing, or all are the same.
+/// The mean of the shares in `values`, one for each picture; with Wilson's interval where each is 0 or 1, or all are equal.
 pub(super) fn mean(metric: &str, values: &[f64]) -> Measured {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;

@@ -106,7 +106,7 @@ impl Evaluation {
         }
     }
 
-    /// Checks that something can be measured of pictures of these prompts, before any of them is drawn.
+    /// Checks, before anything is drawn, that pictures of these prompts can be measured.
     ///
     /// # Errors
     /// Nothing that can be measured, since no metric goes by a network's features and no prompt is one that a metric reads.

@@ -135,7 +135,7 @@ fn a_share_that_only_rounding_scatters_has_wilsons_interval() {
     };
     let [low, high] = row(Metric::Recall).interval.unwrap();
     assert!(low > 0.0 && low < 0.05 && high > 0.2, "{low} {high}");
-    // There is no such interval of what is no share.
+    // A density is not a share: without scatter it has no interval.
     assert_eq!(row(Metric::Density).interval, None);
 }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Columns that come first.
 const FIRST: [&str; 4] = ["metric", "value", "standard_error", "interval"];
 
-/// What is told of a checksum.
+/// Digits of a checksum that are shown.
 const DIGITS: usize = 12;
 
 /// The rows of `eval.json`, with a column for each label.
