@@ -138,8 +138,11 @@ def compare(arguments):
         print()
         for ours in names[: len(OUR_WAYS)]:
             for key in ("vae", "text", "vae_cpu", "text_cpu"):
-                ratios = [min(line[name][key] for name in names[len(OUR_WAYS) :]) / line[ours][key] for line in rounds]
-                print(f"{ours}, {key}: PyTorch's fastest of each round takes {statistics.median(ratios):.2f} times as long")
+                # Processor time comes in hundredths of a second.
+                counted = [line for line in rounds if line[ours][key] > 0]
+                ratios = [min(line[name][key] for name in names[len(OUR_WAYS) :]) / line[ours][key] for line in counted]
+                if ratios:
+                    print(f"{ours}, {key}: PyTorch's fastest of each round takes {statistics.median(ratios):.2f} times as long")
 
 
 def main():

@@ -68,14 +68,14 @@ fn task(case: &Case<'_>) -> Network {
     let config = DistillConfig {
         diffusion: DiffusionConfig::Vp(*table.config()),
         guidance: case.golden.number("guidance"),
-        critic: settings(&case.golden),
+        critic: Some(settings(&case.golden)),
         ..DistillConfig::default()
     };
     let (student, teacher) = (unet(&case.golden), unet(&case.golden));
     let critic = adapters(&case.golden, &teacher);
     let task = config.init(student, teacher, 0, &Default::default());
     let mut task = task.expect("the file's settings are possible");
-    task.critic = critic;
+    task.critic = Some(critic);
     task.with_start(case.student())
 }
 
@@ -169,10 +169,11 @@ fn compare(case: &mut Case<'_>, task: &Network, after: usize) {
     let prefix = format!("out.student.{after}.");
     let student = StateDict::from_module(&task.denoiser);
     weights_of(&case.golden, &prefix, &student, case.report);
-    let critic = StateDict::from_module(&task.critic);
+    let adapters = task.critic.as_ref().expect("it has a critic");
+    let critic = StateDict::from_module(adapters);
     let named = critic
         .iter()
-        .map(|(path, data)| (peft_name(&task.critic, path), data.clone()));
+        .map(|(path, data)| (peft_name(adapters, path), data.clone()));
     let prefix = format!("out.lora.{after}.");
     let critic = StateDict::from_tensors(named);
     weights_of(&case.golden, &prefix, &critic, case.report);

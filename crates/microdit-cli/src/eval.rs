@@ -82,8 +82,9 @@ pub(crate) struct Eval {
     /// DINOv2: a directory, a file, or a name such as dinov2-base
     #[arg(long, value_name = "PATH")]
     dinov2: Option<PathBuf>,
-    /// Labelled shards to train a small classifier on, which then sees pictures and the class their prompts ask for; its own accuracy
-    /// is measured on the --reference, labelled shards too. It is trained once, and kept with the features
+    /// Labelled shards to train a small classifier on, which then sees pictures and the class their prompts ask for; its own accuracy is
+    /// measured on the --reference, labelled shards too. Or `shapes`, the generated dataset, which needs no other. It is trained once,
+    /// and kept with the features
     #[arg(long, value_name = "SHARDS")]
     classifier: Option<String>,
     /// Where labels are: `-` for what follows the last one in a key, or the name of a member such as cls

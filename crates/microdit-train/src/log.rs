@@ -74,8 +74,11 @@ pub fn last_metrics(run: &Path) -> Result<Option<serde_json::Value>, TrainError>
 /// Bytes that hold the last lines of a log for sure.
 const TAIL: u64 = 1 << 16;
 
-/// What a probe found, by name.
+/// What a probe found, by name. `NAME` followed by [`STANDARD_ERROR`] is the standard error of `NAME`, and no number of its own.
 pub type Numbers = BTreeMap<&'static str, f64>;
+
+/// The end of the name of a standard error.
+pub const STANDARD_ERROR: &str = "_standard_error";
 
 /// One line of `evaluation.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

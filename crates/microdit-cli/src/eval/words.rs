@@ -9,6 +9,7 @@ use microdit_encoders::{
     hub::{HubError, locate},
 };
 use microdit_eval::{
+    classifier::is_generated,
     evaluate::{EvaluateError, Wanted, labelled},
     features::Family,
     metrics::Metric,
@@ -115,7 +116,11 @@ impl Eval {
                 is_there(family, path).or_advise()?;
             }
         }
-        if let Some(shards) = &self.classifier {
+        if let Some(shards) = self
+            .classifier
+            .as_ref()
+            .filter(|train| !is_generated(train))
+        {
             Shards::open(shards, Members::Pictures).or_advise()?;
         }
         // The standard input is read when pictures are drawn.
@@ -134,8 +139,8 @@ impl Eval {
             if known.contains(&reference) {
                 continue;
             }
-            if self.classifier.is_some() {
-                labelled(reference.0.as_deref()).or_advise()?;
+            if let Some(train) = &self.classifier {
+                labelled(train, reference.0.as_deref()).or_advise()?;
             }
             let against = self.against(Some(recipe))?;
             for (metric, wanted) in &asked {
@@ -194,6 +199,9 @@ mod tests {
         let compared = ["prompt-accuracy", "prompt-accuracy-color guidance=3"];
         checked(&compared, accuracy).unwrap();
         checked(&compared, "--samples 8").unwrap();
+        // What is generated is labelled.
+        let generated = "--classifier shapes --metrics fd-classifier,class-accuracy --samples 8";
+        checked(&["fd-classifier"], generated).unwrap();
         let said = checked(&["fid"], accuracy).unwrap_err();
         assert!(said.contains("fid is compared"), "{said}");
         // Whose reference is generated.

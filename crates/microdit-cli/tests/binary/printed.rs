@@ -310,3 +310,27 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+/// `miette!` prints a plain text after `help =` as it stands: what is to be filled in needs `format!`.
+#[test]
+fn no_way_out_is_printed_with_a_placeholder() {
+    let (mut folders, mut found) = (vec![root().join("crates/microdit-cli/src")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for after in text.split("help = \"").skip(1) {
+                // A quotation mark of the text itself stands behind a backslash.
+                let escaped = after.replace("\\\"", "  ");
+                let help = &escaped[..escaped.find('"').unwrap()];
+                assert!(!help.contains('{'), "{}: {help}", path.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 3, "{found}");
+}

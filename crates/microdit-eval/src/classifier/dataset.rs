@@ -1,17 +1,21 @@
-//! Labelled pictures in memory, out of shards.
+//! Labelled pictures in memory, out of shards or generated.
 
 use super::ClassifierError;
+use crate::evaluate::SHAPES;
 use image::RgbImage;
 use microdit::checksum::hexadecimal;
 use microdit_data::{
-    Columns, Image, Members, Names, Sample, Shard, Shards,
+    Columns, Image, Members, Names, Sample, Shapes, Shard, Shards,
     image::{decode, square},
     parallel,
 };
+use microdit_train::recipe::MAX_IMAGES;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::Path,
     thread,
 };
 
@@ -40,6 +44,30 @@ impl Labels {
     }
 }
 
+/// Whether `shards` is the name of the generated dataset, [`SHAPES`], and not of files.
+pub fn is_generated(shards: &str) -> bool {
+    shards == SHAPES && !Path::new(shards).exists()
+}
+
+/// What a classifier is shown a dataset for; of the generated dataset these are different parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// To learn from.
+    Training,
+    /// To be measured by.
+    HeldOut,
+}
+
+impl Part {
+    /// Places in the generated dataset; no run trains on those that are held out.
+    fn places(self) -> Range<u64> {
+        match self {
+            Self::Training => 0..12_000,
+            Self::HeldOut => MAX_IMAGES..MAX_IMAGES + 2_000,
+        }
+    }
+}
+
 /// Pictures of one side with their classes, and the captions of each class.
 #[derive(Clone, Debug)]
 pub struct Dataset {
@@ -58,13 +86,36 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads the shards that `shards` names, as [`Shards::open`] takes it; pictures are resized by their shorter side and
-    /// cut to the square in the middle. Samples that are damaged are left out, and a warning names the first.
-    ///
-    /// # Errors
-    /// Shards that cannot be read, a sample without a label, and more pictures or classes than there is room for.
-    pub fn read(shards: &str, labels: &Labels, side: usize) -> Result<Self, ClassifierError> {
-        let mut data = Self {
+    /// The part of what `shards` names: shards as [`read`](Self::read) takes them, or the [generated](is_generated) dataset, where every
+    /// caption of a single figure is a class of its own. Pairs, of which there are too many kinds, are left out of it.
+    pub(super) fn part(
+        shards: &str,
+        part: Part,
+        labels: &Labels,
+        side: usize,
+    ) -> Result<Self, ClassifierError> {
+        if !is_generated(shards) {
+            return Self::read(shards, labels, side);
+        }
+        let (mut data, mut named) = (Self::empty(shards, side), Vec::new());
+        let single = |place: &u64| Shapes::scene(0, *place).relation.is_none();
+        let places: Vec<u64> = part.places().filter(single).collect();
+        let shapes = Shapes { size: side as u32 };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let painted = parallel::map(&places, threads, |_, &place| {
+            let sample = shapes.sample(0, place);
+            (planes(&sample, side as u32), sample.caption)
+        });
+        for (levels, caption) in painted.into_iter().flatten() {
+            data.pixels.extend(levels.unwrap_or_default());
+            named.push((caption.clone(), Some(caption)));
+        }
+        data.number(named)?;
+        Ok(data)
+    }
+
+    fn empty(shards: &str, side: usize) -> Self {
+        Self {
             shards: shards.to_owned(),
             side,
             pixels: Vec::new(),
@@ -72,8 +123,16 @@ impl Dataset {
             classes: Vec::new(),
             captions: BTreeMap::new(),
             left_out: 0,
-        };
-        let mut named = Vec::new();
+        }
+    }
+
+    /// Reads the shards that `shards` names, as [`Shards::open`] takes it; pictures are resized by their shorter side and
+    /// cut to the square in the middle. Samples that are damaged are left out, and a warning names the first.
+    ///
+    /// # Errors
+    /// Shards that cannot be read, a sample without a label, and more pictures or classes than there is room for.
+    pub fn read(shards: &str, labels: &Labels, side: usize) -> Result<Self, ClassifierError> {
+        let (mut data, mut named) = (Self::empty(shards, side), Vec::new());
         let members = |name: &String| {
             let columns = Columns {
                 caption: Names::from([name.as_str()]),
@@ -234,9 +293,13 @@ fn captions(shards: &Shards, shard: &Shard) -> BTreeMap<String, String> {
     samples.map(|sample| (sample.key, sample.caption)).collect()
 }
 
-/// SHA-256 over the checksums of the files of these shards, in their order.
-pub(super) fn content(shards: &str) -> Result<String, ClassifierError> {
+/// SHA-256 over the checksums of the files of these shards, in their order; of the generated dataset, of what is generated.
+pub(super) fn content(shards: &str, part: Part) -> Result<String, ClassifierError> {
     let mut digest = Sha256::new();
+    if is_generated(shards) {
+        digest.update(format!("{SHAPES} {:?}", part.places()));
+        return Ok(hexadecimal(&digest.finalize()));
+    }
     for shard in Shards::open(shards, Members::Pictures)?.in_turn() {
         let (_, sum) = shard.file().checksum()?;
         digest.update(sum);

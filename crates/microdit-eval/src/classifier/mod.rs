@@ -17,7 +17,7 @@ mod record;
 
 pub use accuracy::Accuracy;
 pub use config::ClassifierConfig;
-pub use dataset::{Dataset, Labels};
+pub use dataset::{Dataset, Labels, is_generated};
 pub use error::ClassifierError;
 pub use fit::Progress;
 pub use record::Data;

@@ -2,7 +2,7 @@
 
 use super::{error::EvaluateError, extractor::Extractor, pictures::SHAPES};
 use crate::{
-    classifier::{Accuracy, Classifier, ClassifierConfig, Data, Labels, Progress},
+    classifier::{Accuracy, Classifier, ClassifierConfig, Data, Labels, Progress, is_generated},
     features::{Family, FeatureNetwork},
 };
 use burn::tensor::backend::AutodiffBackend;
@@ -12,11 +12,15 @@ use microdit::DitBackend;
 use microdit_data::files::file_name;
 use std::path::Path;
 
-/// The reference, if a classifier's own accuracy can be measured on it.
+/// What the accuracy of a classifier that learns from `train` is measured on: the reference, or another part of what is
+/// [generated](SHAPES).
 ///
 /// # Errors
-/// One that is none, or has no labels by what it is.
-pub fn labelled(reference: Option<&str>) -> Result<&str, EvaluateError> {
+/// A reference that is none, or has no labels by what it is.
+pub fn labelled<'a>(train: &str, reference: Option<&'a str>) -> Result<&'a str, EvaluateError> {
+    if is_generated(train) {
+        return Ok(SHAPES);
+    }
     match reference {
         Some(shards) if shards != SHAPES && !shards.ends_with(".npz") => Ok(shards),
         other => Err(EvaluateError::Unlabelled {
@@ -36,7 +40,7 @@ pub struct Judge<B: DitBackend> {
 }
 
 impl<B: DitBackend> Judge<B> {
-    /// The classifier of pictures of `size` pixels that learns from labelled shards, `train`: kept in `cache` from an earlier time, or
+    /// The classifier of pictures of `size` pixels that learns from labelled shards or [`SHAPES`], `train`: kept in `cache` from an earlier time, or
     /// trained now, whatever `held_out` are: other labelled shards, on which its own accuracy is measured.
     ///
     /// # Errors
@@ -55,7 +59,7 @@ impl<B: DitBackend> Judge<B> {
     {
         let data = Data {
             train: train.to_owned(),
-            held_out: labelled(held_out)?.to_owned(),
+            held_out: labelled(train, held_out)?.to_owned(),
             labels,
         };
         let config = ClassifierConfig {

@@ -6,6 +6,7 @@ use super::{
     run::Run,
     series::Series,
 };
+use microdit_train::probe::STANDARD_ERROR;
 use std::collections::BTreeSet;
 
 /// What the names of an average's numbers begin with.
@@ -47,7 +48,10 @@ pub(super) fn groups(runs: &[Run]) -> Vec<Group> {
         runs.iter().flat_map(|run| run.log.found.keys()).collect();
     let mut numbers = BTreeSet::new();
     let mut levels = BTreeSet::new();
-    for (probe, number) in found {
+    for (probe, number) in found
+        .into_iter()
+        .filter(|(_, number)| !number.ends_with(STANDARD_ERROR))
+    {
         let base = number.strip_prefix(AVERAGE).unwrap_or(number);
         match base.split_once(AT) {
             Some((base, level)) if level.parse::<f64>().is_ok() => {

@@ -2,7 +2,7 @@
 
 use super::conditions::checksum;
 use crate::{evaluate::Record, measured::Measured};
-use microdit_train::run::RunDir;
+use microdit_train::{probe::STANDARD_ERROR, run::RunDir};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -78,15 +78,17 @@ impl Outcome {
         else {
             return;
         };
-        let numbers = line
-            .iter()
-            .filter(|(key, _)| !matches!(key.as_str(), "step" | "probe"));
+        let numbers = line.iter().filter(|(key, _)| {
+            !matches!(key.as_str(), "step" | "probe") && !key.ends_with(STANDARD_ERROR)
+        });
         // Those of one probe are the same.
         let conditions = conditions(&format!("{probe}/"));
         for (name, value) in numbers {
             let measurement = Measurement {
                 value: value.as_f64(),
-                standard_error: None,
+                standard_error: line
+                    .get(&format!("{name}{STANDARD_ERROR}"))
+                    .and_then(Value::as_f64),
                 conditions: conditions.clone(),
             };
             self.metrics.insert(format!("{probe}/{name}"), measurement);
@@ -226,7 +228,7 @@ mod tests {
     const LOG: (&str, &str) = (
         "evaluation.jsonl",
         "{\"step\":4,\"probe\":\"held_out\",\"loss\":0.5,\"early\":0.5}\n\
-         {\"step\":8,\"probe\":\"held_out\",\"loss\":0.25,\"ema_loss\":null}\n{\"step\":8,\"pro",
+         {\"step\":8,\"probe\":\"held_out\",\"loss\":0.25,\"loss_standard_error\":0.125,\"ema_loss\":null}\n{\"step\":8,\"pro",
     );
 
     const EVALUATION: (&str, &str) = (
@@ -248,7 +250,7 @@ mod tests {
                 found.metrics[name].standard_error,
             )
         };
-        assert_eq!(value("held_out/loss"), (Some(0.25), None));
+        assert_eq!(value("held_out/loss"), (Some(0.25), Some(0.125)));
         assert_eq!(value("held_out/ema_loss"), (None, None));
         assert_eq!(value("fid"), (Some(12.5), Some(0.5)));
         let loss = &found.metrics["held_out/loss"];

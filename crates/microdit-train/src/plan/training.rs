@@ -17,8 +17,10 @@ pub(super) struct Training<'a> {
     network: usize,
     /// Its adapters.
     lora: Option<LoraSizes>,
-    /// How it is distilled, and the critic's adapters.
-    distill: Option<(&'a Distillation, LoraSizes)>,
+    /// How it is distilled.
+    distill: Option<&'a Distillation>,
+    /// The critic's adapters.
+    critic: Option<LoraSizes>,
     /// The networks of its CLIP term.
     clip: Option<(&'a ClipLoss, ClipEmbedderSizes)>,
 }
@@ -51,7 +53,12 @@ impl<'a> Training<'a> {
             stage,
             network: stage.model.parameters(),
             lora: stage.lora.as_ref().map(sizes),
-            distill: stage.distill.as_ref().map(|own| (own, sizes(&own.critic))),
+            distill: stage.distill.as_ref(),
+            critic: stage
+                .distill
+                .as_ref()
+                .and_then(|own| own.critic.as_ref())
+                .map(sizes),
             clip: stage.clip().map(|clip| (clip, embedder(clip))),
         }
     }
@@ -67,7 +74,7 @@ impl<'a> Training<'a> {
 
     /// Values that are trained.
     fn trained(&self) -> usize {
-        self.result() + self.distill.map_or(0, |(_, critic)| critic.adapters)
+        self.result() + self.critic.map_or(0, |critic| critic.adapters)
     }
 
     /// Bytes of the networks and their adapters, of the copies that adapters make of the weights they are added to, and of the networks of
@@ -77,17 +84,19 @@ impl<'a> Training<'a> {
         let own = BYTES * (self.network + adapters) as f64;
         let clip = self.clip.as_ref();
         let clip = clip.map_or(0.0, |(_, sizes)| BYTES * sizes.parameters());
-        own + clip
-            + self.distill.map_or(0.0, |(distill, critic)| {
-                let kept = distill.teacher_storage.bytes() as f64;
-                kept * self.network as f64 + BYTES * (critic.adapters + critic.adapted) as f64
-            })
+        let teacher = self.distill.map_or(0.0, |distill| {
+            distill.teacher_storage.bytes() as f64 * self.network as f64
+        });
+        let critic = self
+            .critic
+            .map_or(0, |critic| critic.adapters + critic.adapted);
+        own + clip + teacher + BYTES * critic as f64
     }
 
     /// Bytes of the gradients: of what is trained, and of the weights that adapters are added to.
     pub(super) fn gradients(&self) -> f64 {
         let adapted = self.lora.map_or(0, |lora| lora.adapted);
-        let critic = self.distill.map_or(0, |(_, critic)| critic.adapted);
+        let critic = self.critic.map_or(0, |critic| critic.adapted);
         BYTES * (self.trained() + adapted + critic) as f64
     }
 
@@ -106,7 +115,7 @@ impl<'a> Training<'a> {
         let of = |checkpointing| self.stage.model.activations(tokens, checkpointing) as f64;
         let clip = self.clip.as_ref();
         let clip = clip.map_or(0.0, |(_, sizes)| BYTES * sizes.activations(self.latent()));
-        of(checkpointing) + clip + self.distill.map_or(0.0, |_| of(false))
+        of(checkpointing) + clip + self.critic.map_or(0.0, |_| of(false))
     }
 
     /// Height and width of the latents.
@@ -128,15 +137,17 @@ impl<'a> Training<'a> {
         sizes.flops(self.latent()).total() * active as f64 / steps as f64
     }
 
-    /// FLOPs of an image: the student's pass and the critic's, forward and backward; and forward those of teacher and critic, which are
-    /// compared, both with a caption and without where they are guided; and the CLIP term.
+    /// FLOPs of an image: the student's pass and the critic's if there is one, forward and backward; and forward those of teacher and
+    /// critic, which are compared, both with a caption and without where they are guided; and the CLIP term.
     pub(super) fn flop(&self, tokens: &Tokens) -> f64 {
         let flops: Flops = self.stage.model.flops(tokens);
-        let Some((distill, _)) = self.distill else {
+        let Some(distill) = self.distill else {
             return flops.total();
         };
         let passes = if distill.guidance == 1.0 { 1.0 } else { 2.0 };
-        2.0 * flops.total() + 2.0 * passes * flops.forward + self.clip_flop()
+        let each = flops.total() + passes * flops.forward;
+        let networks = if self.critic.is_some() { 2.0 } else { 1.0 };
+        networks * each + self.clip_flop()
     }
 
     /// Networks by name, with their values and those of them that are trained, where there are several.
@@ -154,12 +165,12 @@ impl<'a> Training<'a> {
             let name = format!("{whose}'s adapters");
             (name, lora.adapters, lora.adapters)
         });
-        let distill = self.distill.map(|(_, critic)| {
-            [
-                ("teacher".to_owned(), self.network, 0),
-                ("critic".to_owned(), critic.adapters, critic.adapters),
-            ]
-        });
+        let teacher = self
+            .distill
+            .map(|_| ("teacher".to_owned(), self.network, 0));
+        let critic = self
+            .critic
+            .map(|critic| ("critic".to_owned(), critic.adapters, critic.adapters));
         let clip = self.clip.as_ref();
         let clip = clip.map(|(_, sizes)| {
             let name = match sizes.decoder {
@@ -170,8 +181,7 @@ impl<'a> Training<'a> {
         });
         let first = [(whose.to_owned(), self.network, own)];
         let all = first.into_iter().chain(lora);
-        let all = all.chain(distill.into_iter().flatten());
-        all.chain(clip).collect()
+        all.chain(teacher).chain(critic).chain(clip).collect()
     }
 }
 
@@ -193,6 +203,8 @@ mod tests {
     const LORA: &str = "stages.unmasked.lora=(layers: [\"qkv\", \"fc1\", \"w1\"], rank: 3)";
     const DISTILL: &str = "stages.unmasked.distill=(guidance: 2.0, teacher_storage: Bf16, critic: (layers: [\"qkv\"], rank: 5))";
 
+    const ALONE: &str = "stages.unmasked.distill.critic=None";
+
     /// What is counted is what the task holds.
     #[test]
     fn sizes_are_those_of_the_task() {
@@ -202,6 +214,7 @@ mod tests {
             &[LORA, "stages.unmasked.lora_alone=false"],
             &[DISTILL, "sampling.steps=1", "sampling.guidance=1.0"],
             &[LORA, DISTILL, "sampling.steps=1", "sampling.guidance=1.0"],
+            &[DISTILL, ALONE, "sampling.steps=1", "sampling.guidance=1.0"],
         ] {
             let stage = stage(sets);
             let training = Training::of(&stage);
@@ -255,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_distillation_asks_four_networks() {
+    fn a_step_of_distillation_asks_four_networks_or_two() {
         let once = stage(&[]);
         let flops = |stage: &Stage| stage.model.flops(&crate::plan::tokens(stage));
         let forward = flops(&once).forward;
@@ -265,6 +278,8 @@ mod tests {
         assert_eq!(flop_per_image(&guided), expected);
         let unguided = [&sets[..], &["stages.unmasked.distill.guidance=1.0"]].concat();
         assert_eq!(flop_per_image(&stage(&unguided)), expected - 2.0 * forward);
+        let alone = [&sets[..], &[ALONE]].concat();
+        assert_eq!(flop_per_image(&stage(&alone)), expected / 2.0);
         assert_eq!(flop_per_image(&stage(&[LORA])), flop_per_image(&once));
     }
 }

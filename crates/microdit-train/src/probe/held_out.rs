@@ -22,6 +22,12 @@ const HELD_OUT_STEP: u64 = u64::MAX;
 /// Where the held-out part of a generated dataset begins: no run gets there.
 const HELD_OUT_SAMPLE: u64 = MAX_IMAGES;
 
+/// The mean over the levels: its name and that of its standard error, and those of the first average's.
+const MEANS: [[&str; 2]; 2] = [
+    ["loss", "loss_standard_error"],
+    ["ema_loss", "ema_loss_standard_error"],
+];
+
 /// Names of the losses at [`HELD_OUT_SIGMAS`], and of the first average's.
 const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
     ["loss_at_0.067", "ema_loss_at_0.067"],
@@ -37,7 +43,8 @@ const LEVELS: [[&str; 2]; HELD_OUT_SIGMAS.len()] = [
 /// The loss on held-out samples, without mask and with every caption, each sample at one of the
 /// [fixed noise levels](HELD_OUT_SIGMAS): `loss_at_SIGMA` for each level, and their mean, `loss`, of the weights as trained;
 /// the same with `ema_` before it of their first average. There are at least as many samples as levels. (MLPerf's
-/// text-to-image benchmark validates so.) A student has none.
+/// text-to-image benchmark validates so.) With at least two samples at every level the mean has its standard error beside it, as
+/// another draw of samples and noise would scatter it: `loss_standard_error`. A student has no such loss.
 pub struct HeldOutLoss {
     config: EvaluationConfig,
     /// Steps between evaluations in the stage that was entered.
@@ -56,10 +63,10 @@ impl HeldOutLoss {
         }
     }
 
-    /// The names of its numbers: those of the weights as trained, and if they are `averaged`, of their first average.
+    /// The names of its losses: those of the weights as trained, and if they are `averaged`, of their first average.
     pub fn names(averaged: bool) -> impl Iterator<Item = &'static str> {
         let whiches = if averaged { 2 } else { 1 };
-        let all = std::iter::once(["loss", "ema_loss"]).chain(LEVELS);
+        let all = std::iter::once(MEANS.map(|[name, _]| name)).chain(LEVELS);
         all.flat_map(move |names| names.into_iter().take(whiches))
     }
 }
@@ -111,34 +118,66 @@ impl<B: TrainBackend, T: TrainTask<B>> Probe<B, T> for HeldOutLoss {
         let seed = view.recipe.run.seed;
         let samples = StageBatch::new(view.stage, batch, view.device);
         let mut numbers = Numbers::new();
-        let tasks = [("loss", Some(view.task)), ("ema_loss", view.average)];
-        for (which, (name, task)) in tasks.into_iter().enumerate() {
+        for (which, task) in [Some(view.task), view.average].into_iter().enumerate() {
             let Some(task) = task else {
                 continue;
             };
-            let Some(losses) = losses(task, view.stage, &samples, seed, view.stop) else {
+            let Some(levels) = levels(task, view.stage, &samples, seed, view.stop) else {
                 return Ok(None);
             };
-            numbers.insert(name, losses.iter().sum::<f64>() / losses.len() as f64);
+            let [mean, error] = MEANS[which];
+            let count = levels.len() as f64;
+            numbers.insert(
+                mean,
+                levels.iter().map(|level| level.mean).sum::<f64>() / count,
+            );
+            let variances = levels.iter().map(Level::variance_of_mean);
+            if let Some(variance) = variances.sum::<Option<f64>>() {
+                numbers.insert(error, variance.sqrt() / count);
+            }
+            let means = levels.iter().map(|level| level.mean);
             numbers.extend(
                 LEVELS
                     .iter()
-                    .zip(losses)
-                    .map(|(names, loss)| (names[which], loss)),
+                    .zip(means)
+                    .map(|(names, mean)| (names[which], mean)),
             );
         }
         Ok(Some(numbers))
     }
 }
 
-/// Mean loss of `task` on a batch at each noise level, unless `stop` is set before they are known.
-fn losses<B: DitBackend>(
+/// The losses of the samples at one noise level.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    count: f64,
+    mean: f64,
+    /// Sum of the squared distances from the mean, updated as Welford's method does.
+    squares: f64,
+}
+
+impl Level {
+    fn add(&mut self, loss: f64) {
+        self.count += 1.0;
+        let distance = loss - self.mean;
+        self.mean += distance / self.count;
+        self.squares += distance * (loss - self.mean);
+    }
+
+    /// Estimated from the scatter of at least two losses.
+    fn variance_of_mean(&self) -> Option<f64> {
+        (self.count > 1.0).then(|| self.squares / (self.count - 1.0) / self.count)
+    }
+}
+
+/// The losses of `task` on a batch at each noise level, unless `stop` is set before they are known.
+fn levels<B: DitBackend>(
     task: &impl Task<B>,
     stage: &Stage,
     batch: &StageBatch<'_, B>,
     seed: u64,
     stop: &AtomicBool,
-) -> Option<[f64; LEVELS.len()]> {
+) -> Option<[Level; LEVELS.len()]> {
     // Stages differ in their mask, and a dropped caption says nothing about captions.
     let draws = Draws {
         held_out: true,
@@ -147,8 +186,7 @@ fn losses<B: DitBackend>(
     let count = batch.count();
     let part = stage.micro_batch.unwrap_or(stage.batch);
     let network = task.network();
-    let mut means = [0.0; LEVELS.len()];
-    let mut counts = [0.0; LEVELS.len()];
+    let mut levels = [Level::default(); LEVELS.len()];
     for start in (0..count).step_by(part) {
         if stop.load(Ordering::Relaxed) {
             return None;
@@ -158,12 +196,10 @@ fn losses<B: DitBackend>(
         let output = network.predict(task.inputs(&prepared));
         let losses = task.losses(&prepared, &output).total().into_data();
         for (sample, loss) in samples.zip(losses.iter::<f64>()) {
-            let level = sample % LEVELS.len();
-            counts[level] += 1.0;
-            means[level] += (loss - means[level]) / counts[level];
+            levels[sample % LEVELS.len()].add(loss);
         }
     }
-    Some(means)
+    Some(levels)
 }
 
 #[cfg(test)]
@@ -173,6 +209,7 @@ mod tests {
     use burn_autodiff::Autodiff;
     use burn_flex::Flex;
     use microdit::diffusion::Row;
+    use std::collections::BTreeSet;
 
     type Tracked = Autodiff<Flex>;
     type Trained = StageTask<Tracked>;
@@ -220,7 +257,7 @@ mod tests {
         let output = task.denoiser().predict(task.inputs(&prepared));
         let losses = task.losses(&prepared, &output).total().into_data();
         let losses: Vec<f64> = losses.iter::<f64>().collect();
-        let mut means = Vec::new();
+        let (mut means, mut variances) = (Vec::new(), Vec::new());
         for (sigma, [name, _]) in HELD_OUT_SIGMAS.into_iter().zip(LEVELS) {
             let shown: f64 = name.rsplit('_').next().unwrap().parse().unwrap();
             assert!((shown / sigma - 1.0).abs() < 0.02, "{name} is {sigma}");
@@ -233,12 +270,18 @@ mod tests {
             let mean = of_level.iter().sum::<f64>() / of_level.len() as f64;
             assert!((numbers[name] / mean - 1.0).abs() < 1e-5, "{name}");
             means.push(mean);
+            let squares: f64 = of_level.iter().map(|loss| (loss - mean).powi(2)).sum();
+            let size = of_level.len() as f64;
+            variances.push(squares / (size * (size - 1.0)));
         }
         let mean = means.iter().sum::<f64>() / means.len() as f64;
         assert!((numbers["loss"] / mean - 1.0).abs() < 1e-5);
-        assert_eq!(numbers.len(), 1 + LEVELS.len());
-        let names: std::collections::BTreeSet<&str> = HeldOutLoss::names(false).collect();
-        assert_eq!(names, numbers.keys().copied().collect());
-        assert_eq!(HeldOutLoss::names(true).count(), 2 * numbers.len());
+        let error = variances.iter().sum::<f64>().sqrt() / means.len() as f64;
+        assert!((numbers["loss_standard_error"] / error - 1.0).abs() < 1e-4);
+        let names: BTreeSet<&str> = HeldOutLoss::names(false).collect();
+        let [_, error] = MEANS[0];
+        let losses = numbers.keys().copied().filter(|name| *name != error);
+        assert_eq!(names, losses.collect());
+        assert_eq!(HeldOutLoss::names(true).count(), 2 * names.len());
     }
 }

@@ -3,7 +3,7 @@
 mod held_out;
 mod sample_grid;
 
-pub use crate::log::Numbers;
+pub use crate::log::{Numbers, STANDARD_ERROR};
 pub use held_out::HeldOutLoss;
 pub use sample_grid::SampleGrid;
 

@@ -29,8 +29,9 @@ pub struct Distillation {
     /// Between which timesteps of variance-preserving diffusion teacher and critic are compared; other families draw noise levels as
     /// in training.
     pub timesteps: TimestepRange,
-    /// The critic: adapters with which the teacher learns what the student's images look like.
-    pub critic: LoraConfig,
+    /// The critic: adapters with which the teacher learns what the student's images look like. Without one, `None`, the teacher is compared
+    /// with the noise that was added (score distillation sampling), which needs strong guidance and makes images alike.
+    pub critic: Option<LoraConfig>,
     /// Optimizer of the critic; `optimizer` of the stage is the student's. The schedule is the same for both.
     pub critic_optimizer: OptimizerConfig,
     /// Pulls the student's images towards their captions, as CLIP sees both; nothing if absent.
@@ -119,7 +120,9 @@ impl Stage {
         }
         let ranges = distill.config(self).validate();
         ranges.map_err(inside("distill"))?;
-        adapts(&distill.critic).map_err(inside("distill.critic"))?;
+        if let Some(critic) = &distill.critic {
+            adapts(critic).map_err(inside("distill.critic"))?;
+        }
         let optimizer = distill.critic_optimizer.validate();
         optimizer.map_err(inside("distill.critic_optimizer"))?;
         // What the schedule multiplies the student's rate by is what it multiplies the critic's by.

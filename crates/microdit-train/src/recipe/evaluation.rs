@@ -51,7 +51,7 @@ pub struct FeatureDistanceConfig {
 pub enum FeatureNetworkConfig {
     /// A small classifier, which is trained on labelled shards first, and kept for the next run. The reference is labelled too.
     Classifier {
-        /// Shards it is trained on.
+        /// Shards it is trained on, or `shapes`, the generated dataset, which needs no labelled reference.
         shards: String,
         /// The member of a sample that holds its label, such as cls; what follows the last `-` of its key if absent.
         #[serde(default)]

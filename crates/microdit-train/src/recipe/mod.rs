@@ -182,7 +182,8 @@ fn yes() -> bool {
 impl Stage {
     /// The settings of its optimizers: of all that it trains, and of the parts with one of their own.
     pub(crate) fn optimizers(&self) -> Optimizers {
-        let critic = self.distill.as_ref();
+        let distill = self.distill.as_ref();
+        let critic = distill.filter(|distill| distill.critic.is_some());
         let critic = critic.map(|distill| ("critic", distill.critic_optimizer.clone()));
         Optimizers {
             rest: self.optimizer.clone(),

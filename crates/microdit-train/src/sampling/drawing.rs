@@ -1,6 +1,6 @@
 //! Prompts to files: pictures are written as they are drawn, and an interrupted drawing continues where it stopped.
 
-use super::{Label, Picture, Pipeline, label::short};
+use super::{Label, Pipeline, denoise::Picture, label::short};
 use crate::{error::TrainError, recipe::SamplingConfig};
 use image::RgbImage;
 use microdit::{DitBackend, net::Denoiser, worker_pool};

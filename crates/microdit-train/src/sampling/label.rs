@@ -1,6 +1,6 @@
 //! What a picture says about itself, so that it can be drawn again.
 
-use super::{Init, Picture, Pipeline};
+use super::{Pipeline, denoise::Picture, init::Init};
 use crate::{error::TrainError, recipe::SamplingConfig};
 use microdit::{
     DitBackend,

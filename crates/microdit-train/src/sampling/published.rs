@@ -1,9 +1,10 @@
 //! Pipelines of published files: Stable Diffusion, its successors and DeciDiffusion.
 
 use super::{
-    Parts, Pipeline, fits,
+    Parts, Pipeline,
     label::{self, json},
-    load,
+    open::load,
+    pipeline::fits,
 };
 use crate::{encoders::Encoders, error::TrainError, recipe::SamplingConfig};
 use microdit::{

@@ -32,6 +32,9 @@ use std::ops::Range;
 /// so that the gradients of both are those of training them by turns. Their paths begin with `denoiser` and `critic`, and with `lora`
 /// where the student has adapters that are trained; the teacher is frozen.
 ///
+/// Without a critic the teacher is compared with the noise that is in the images, as in score distillation sampling (DreamFusion,
+/// arXiv 2209.14988), and nothing else is learned.
+///
 /// Two terms may be added to the student's loss: [`clip`](Self::with_clip) and [`regression`](DistillConfig::regression). Both compare the
 /// images that the student made in the same call, and neither counts where a loss is measured, since it is another one at every step.
 ///
@@ -70,8 +73,8 @@ pub struct Distill<B: DitBackend, D: Module<B>, E: Module<B> = OwnValues<B>> {
     frozen: bool,
     /// The teacher, frozen.
     pub teacher: D,
-    /// Adapters with which the teacher learns what the student's images look like.
-    pub critic: Lora<B>,
+    /// Adapters with which the teacher learns what the student's images look like, if it does.
+    pub critic: Option<Lora<B>>,
     /// What its images are compared with captions by; there is a term for it.
     embedder: Option<E>,
     #[module(skip)]
@@ -121,7 +124,7 @@ impl<B: DitBackend, D: Denoiser<B>> Distill<B, D> {
     pub(super) fn new(
         student: D,
         teacher: D,
-        critic: Lora<B>,
+        critic: Option<Lora<B>>,
         family: Family,
         config: DistillConfig,
     ) -> Self {
@@ -200,20 +203,27 @@ impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Distill<B, D, E> {
     /// The direction away from which `images` move, which must not be recorded.
     pub fn gradient(&self, distilled: &Distilled<B>, images: Tensor<B, 4>) -> Tensor<B, 4> {
         let Noising { rows, noise } = &distilled.compared;
-        let (x, time) = self.family.input(images, noise.clone(), rows);
+        let (x, time) = self.family.input(images.clone(), noise.clone(), rows);
         let guidance = Guidance::scale(self.config.guidance);
         let (towards, away) = (&distilled.conditioning, &distilled.null);
         let predict = |network: &D| {
             // Without an interval, guidance acts alike at every level.
             guidance.predict(network, x.clone(), time.clone(), 1.0, towards, away)
         };
-        let critic = self.critic.clone().no_grad();
-        let critic = critic.apply(self.teacher.clone(), 1.0);
-        score_gradient(predict(&self.teacher), predict(&critic), rows)
+        let away = match &self.critic {
+            Some(critic) => predict(&critic.clone().no_grad().apply(self.teacher.clone(), 1.0)),
+            None => self.family.target(images, noise.clone(), rows),
+        };
+        score_gradient(predict(&self.teacher), away, rows)
     }
 
-    /// The critic's loss on `images`, `[batch]`; its pass is recorded as a whole.
-    fn learned(&self, distilled: &Distilled<B>, images: Tensor<B, 4>) -> Tensor<B, 1> {
+    /// The loss on `images` of the `critic`, `[batch]`; its pass is recorded as a whole.
+    fn learned(
+        &self,
+        critic: &Lora<B>,
+        distilled: &Distilled<B>,
+        images: Tensor<B, 4>,
+    ) -> Tensor<B, 1> {
         let Noising { rows, noise } = &distilled.learned;
         let (x, time) = self.family.input(images.clone(), noise.clone(), rows);
         let conditioning = match distilled.without_captions {
@@ -221,8 +231,8 @@ impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Distill<B, D, E> {
             false => &distilled.conditioning,
         };
         let critic = match distilled.dropout {
-            Some(dropout) => dropout.applied(Adapted::Critic, &self.critic, self.teacher.clone()),
-            None => self.critic.apply(self.teacher.clone(), 1.0),
+            Some(dropout) => dropout.applied(Adapted::Critic, critic, self.teacher.clone()),
+            None => critic.apply(self.teacher.clone(), 1.0),
         };
         let patch = self.teacher.patch_size();
         let predicted = critic.image(x, time, conditioning.clone());
@@ -370,8 +380,13 @@ impl<B: DitBackend, D: Denoiser<B>, E: ImageEmbedder<B>> Task<B> for Distill<B, 
         let fixed = images.clone().detach();
         let gradient = self.gradient(distilled, fixed.clone());
         let student = vsd_loss(images.clone(), gradient);
-        let mut losses =
-            Losses::one("vsd", student).and("critic", 1.0, self.learned(distilled, fixed));
+        let mut losses = match &self.critic {
+            Some(critic) => {
+                let learned = self.learned(critic, distilled, fixed);
+                Losses::one("vsd", student).and("critic", 1.0, learned)
+            }
+            None => Losses::one("sds", student),
+        };
         if let (Some(captions), Some(clip), Some(embedder)) =
             (&distilled.captions, &self.clip, &self.embedder)
         {

@@ -23,8 +23,9 @@ pub struct DistillConfig {
     pub timesteps: TimestepRange,
     /// How often the critic learns without captions, 0 to 1; a step drops all of them or none.
     pub caption_drop: f64,
-    /// The critic: adapters of the teacher.
-    pub critic: LoraConfig,
+    /// The critic: adapters of the teacher. Without one the teacher is compared with the noise that was added (score distillation sampling,
+    /// DreamFusion, arXiv 2209.14988), which needs strong guidance and makes images alike.
+    pub critic: Option<LoraConfig>,
     /// Weight of the [distance](super::regression_loss) between the student's images and the data's of the same captions; nothing if absent.
     pub regression: Option<FadingWeight>,
 }
@@ -70,11 +71,11 @@ impl Default for DistillConfig {
             guidance: 4.5,
             timesteps: TimestepRange::default(),
             caption_drop: 0.1,
-            critic: LoraConfig {
+            critic: Some(LoraConfig {
                 rank: 64,
                 alpha: Some(108.0),
                 ..LoraConfig::default()
-            },
+            }),
             regression: None,
         }
     }
@@ -94,7 +95,10 @@ impl DistillConfig {
         if let Some(regression) = &self.regression {
             regression.validate().map_err(inside("regression"))?;
         }
-        self.critic.validate().map_err(inside("critic"))
+        match &self.critic {
+            Some(critic) => critic.validate().map_err(inside("critic")),
+            None => Ok(()),
+        }
     }
 
     /// The task of a student, which may have any weights, and of its teacher, which is not trained any more. The critic's adapters
@@ -111,7 +115,9 @@ impl DistillConfig {
     ) -> Result<Distill<B, D>, LoraConfigError> {
         self.validate()?;
         let family = self.diffusion.init()?;
-        let critic = self.critic.init(&teacher, seed, device)?;
+        let critic = self.critic.as_ref();
+        let critic = critic.map(|critic| critic.init(&teacher, seed, device));
+        let critic = critic.transpose()?;
         Ok(Distill::new(student, teacher, critic, family, self.clone()))
     }
 }

@@ -178,6 +178,32 @@ mod tests {
         tensor.into_data().iter().collect()
     }
 
+    /// Against the ideal output the gradient is that of score distillation sampling: the noise that the teacher sees without the noise that
+    /// is there (DreamFusion, equation 3).
+    #[test]
+    fn against_the_ideal_output_it_is_score_distillation_sampling() {
+        let (clean, noise) = (tensor([0.5, -1.0, 2.0, 0.1]), tensor([1.0, 0.3, -0.4, 0.8]));
+        let seen = values(tensor([0.4, -0.7, 2.2, 0.0]));
+        for family in families() {
+            let rows: Vec<Row> = [0.6, 3.0]
+                .map(|sigma| family.row(family.at_sigma(sigma)))
+                .into();
+            let x = family.noisy(clean.clone(), noise.clone(), &rows);
+            let of = |of: fn(&Row) -> f64| column::<Flex>(&rows, of, &Default::default());
+            let teacher = tensor([0.4, -0.7, 2.2, 0.0]) - x.clone() * of(|row| row.c_skip);
+            let teacher = teacher / of(|row| row.c_out);
+            let ideal = family.target(clean.clone(), noise.clone(), &rows);
+            let found = values(score_gradient(teacher, ideal, &rows));
+            let (x, noise) = (values(x), values(noise.clone()));
+            for (i, found) in found.into_iter().enumerate() {
+                let row = &rows[i / 2];
+                let noise_seen = (x[i] - row.level.signal * seen[i]) / row.level.noise;
+                let expected = vsd_weight(row) * (noise_seen - noise[i]);
+                assert!((found - expected).abs() < 2e-5, "{found}, {expected}");
+            }
+        }
+    }
+
     /// Whatever a network predicts, the same two estimates of an image at the same ratio of noise to signal give the same gradient.
     #[test]
     fn every_family_and_prediction_has_the_same_gradient() {

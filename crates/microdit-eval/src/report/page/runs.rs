@@ -8,6 +8,7 @@ use crate::report::{
     text::{legible, legible_lines},
 };
 use maud::{Markup, html};
+use microdit_train::probe::STANDARD_ERROR;
 use std::collections::BTreeSet;
 
 /// The numbers that stand for a run's quality, best known first: probe and number.
@@ -97,14 +98,22 @@ fn steps(run: &Run) -> String {
     }
 }
 
-/// The newest held-out loss: of the average, where there is one.
-fn held_out(run: &Run) -> Option<f64> {
-    let found = HELD_OUT.iter().find_map(|[probe, number]| {
-        run.log
-            .found
-            .get(&((*probe).to_owned(), (*number).to_owned()))
-    });
-    Some(found?.last()?.1)
+/// The newest held-out loss: of the average, where there is one; and its standard error, where the samples tell it.
+fn held_out(run: &Run) -> Option<(f64, Option<f64>)> {
+    let found =
+        |probe: &str, name: String| Some(run.log.found.get(&(probe.to_owned(), name))?.last()?.1);
+    HELD_OUT.iter().find_map(|[probe, number]| {
+        let error = found(probe, format!("{number}{STANDARD_ERROR}"));
+        Some((found(probe, (*number).to_owned())?, error))
+    })
+}
+
+/// A number and its standard error.
+fn with_error((value, error): (f64, Option<f64>)) -> String {
+    match error {
+        Some(error) => format!("{} (standard error {})", short(value), short(error)),
+        None => short(value),
+    }
 }
 
 /// What one run came to.
@@ -116,7 +125,7 @@ fn card(run: &Run) -> Markup {
             "training loss, mean",
             run.log.mean_loss.last().map(|(_, loss)| short(loss)),
         ),
-        ("held-out loss", held_out(run).map(short)),
+        ("held-out loss", held_out(run).map(with_error)),
         ("images", Some(whole(last.images))),
         ("images per second", last.images_per_second.map(short)),
         ("FLOPs, by the cost model", run.flop().map(short)),
@@ -169,7 +178,7 @@ fn summary(runs: &[Run]) -> Markup {
             }),
             Cell::number(Some(last.step as f64), |_| steps(run)),
             Cell::number(run.log.mean_loss.last().map(|(_, loss)| loss), short),
-            Cell::number(held_out(run), short),
+            Cell::number(held_out(run).map(|(loss, _)| loss), short),
             Cell::number(Some(last.images as f64), |_| whole(last.images)),
             Cell::number(last.images_per_second, short),
             Cell::number(run.flop(), short),

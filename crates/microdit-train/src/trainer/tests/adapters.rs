@@ -43,13 +43,18 @@ fn adapters_are_what_is_trained_and_saved() {
     let _alone = super::alone();
     let distill = Distillation {
         guidance: 2.0,
-        critic: LoraConfig { rank: 3, ..lora() },
+        critic: Some(LoraConfig { rank: 3, ..lora() }),
         teacher_storage: Storage::Bf16,
         ..Distillation::default()
     };
     let alone = |_: &mut Stage| ();
     let beside = |stage: &mut Stage| stage.lora_alone = false;
     let student = |stage: &mut Stage| stage.distill = Some(distill.clone());
+    let without_critic = |stage: &mut Stage| {
+        let critic = None;
+        let distill = distill.clone();
+        stage.distill = Some(Distillation { critic, ..distill });
+    };
     for (name, recipe, saved, frozen) in [
         ("alone", adapted(alone), &["lora"][..], &["denoiser"][..]),
         ("beside", adapted(beside), &["denoiser", "lora"], &[]),
@@ -57,6 +62,12 @@ fn adapters_are_what_is_trained_and_saved() {
             "student",
             adapted(student),
             &["critic", "lora"],
+            &["denoiser", "teacher"],
+        ),
+        (
+            "without critic",
+            adapted(without_critic),
+            &["lora"],
             &["denoiser", "teacher"],
         ),
     ] {
@@ -94,8 +105,9 @@ fn adapters_are_what_is_trained_and_saved() {
         // Without dropout the weights are others; replicas and parts agree.
         let mut plain = recipe.clone();
         plain.stages[1].lora.as_mut().unwrap().dropout = 0.0;
-        if let Some(distill) = &mut plain.stages[1].distill {
-            distill.critic.dropout = 0.0;
+        let distill = plain.stages[1].distill.as_mut();
+        if let Some(critic) = distill.and_then(|distill| distill.critic.as_mut()) {
+            critic.dropout = 0.0;
         }
         let whole = run("whole", &plain, &[], 1);
         assert!(distance(&whole, &once) > 0.0);

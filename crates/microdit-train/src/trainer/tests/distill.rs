@@ -30,11 +30,11 @@ fn build(
     let config = DistillConfig {
         diffusion: stage.diffusion,
         guidance: 2.0,
-        critic: LoraConfig {
+        critic: Some(LoraConfig {
             layers: vec!["qkv".into(), "w1".into()],
             rank: 2,
             ..LoraConfig::default()
-        },
+        }),
         ..DistillConfig::default()
     };
     let task = config.init(teacher.clone(), teacher, seed, device);

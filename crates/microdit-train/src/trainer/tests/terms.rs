@@ -24,11 +24,11 @@ fn recipe_of(clip: Option<PathBuf>, regression: bool) -> Recipe {
         });
         stage.distill = Some(Distillation {
             guidance: 2.0,
-            critic: LoraConfig {
+            critic: Some(LoraConfig {
                 rank: 3,
                 dropout: 0.0,
                 ..lora()
-            },
+            }),
             clip: clip.clone().map(|model| ClipLoss {
                 model,
                 decoder: None,
