@@ -1,5 +1,5 @@
-"""SDXL's VAE and ViT-H/14's text tower, here and in PyTorch, by turns on one machine: what precomputation does to a picture and its
-caption. Seconds of every round, and how far results are from PyTorch's in f32. The weights are random; PyTorch writes them (1.7 GB),
+"""SDXL's VAE and ViT-H/14's text tower, here and in PyTorch, by turns on one machine: what precomputation does to a picture, and to as
+many captions as it takes at once. Seconds of every round, and how far results are from PyTorch's in f32. The weights are random; PyTorch writes them (1.7 GB),
 all sides read them.
 
     cargo build --workspace
@@ -36,7 +36,7 @@ SMALL_VAE = {"block_out_channels": (64, 64), "down_block_types": ("DownEncoderBl
 SMALL_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
 
 
-def write(folder, small, side):
+def write(folder, small, side, captions):
     """Random weights as their libraries draw and save them, and inputs."""
     import safetensors.torch
     import torch
@@ -47,7 +47,7 @@ def write(folder, small, side):
     AutoencoderKL(**{**VAE, **(SMALL_VAE if small else {})}).save_pretrained(folder / "vae")
     text = CLIPTextConfig(hidden_act="quick_gelu", **{**TEXT, **(SMALL_TEXT if small else {})})
     CLIPTextModel(text).save_pretrained(folder / "text")
-    ids = torch.randint(1, 49405, (1, 77))
+    ids = torch.randint(1, 49405, (captions, 77))
     ids[:, 0], ids[:, -1] = 49406, 49407
     inputs = {"images": torch.rand(1, 3, side, side) * 2 - 1, "ids": ids.float()}
     safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
@@ -104,7 +104,8 @@ def compare(arguments):
         # In a process of its own, whose memory is given back.
         script = [sys.executable, __file__]
         small = ["--small"] if arguments.small else []
-        subprocess.run([*script, "--write", folder, "--side", str(arguments.side), *small], check=True)
+        sizes = ["--side", str(arguments.side), "--captions", str(arguments.captions)]
+        subprocess.run([*script, "--write", folder, *sizes, *small], check=True)
         commands = {
             f"microdit, {way}": [arguments.program, folder / "vae", folder / "text", *(["--bf16"] if way == "bf16" else [])]
             for way in OUR_WAYS
@@ -128,7 +129,7 @@ def compare(arguments):
         for side in sides.values():
             side.close()
         print()
-        print("| side | VAE, s: least, median | text, s | VAE, processor s | text | latents off by | states |")
+        print("| side | VAE, s: least, median | captions, s | VAE, processor s | captions | latents off by | states |")
         print("|---|---|---|---|---|---|---|")
         for name in names:
             of = lambda key: [line[name][key] for line in rounds]
@@ -150,6 +151,7 @@ def main():
     parser.add_argument("folder", nargs="?", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
+    parser.add_argument("--captions", type=int, default=16, help="encoded at once")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of PyTorch; -last is channels_last")
     parser.add_argument("--program", default=OURS, help="where microdit-encode is")
     parser.add_argument("--small", action="store_true")
@@ -159,7 +161,7 @@ def main():
         parser.add_argument(flag, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write:
-        write(arguments.folder, arguments.small, arguments.side)
+        write(arguments.folder, arguments.small, arguments.side, arguments.captions)
     elif arguments.theirs:
         theirs(arguments)
     else:

@@ -41,7 +41,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
     let config = NetworkConfig::UNet(UNetConfig::from_diffusers(&config).expect("a U-Net"));
     // As sampling loads it.
     let fresh = config
-        .init::<B>(0, &device)
+        .to_load::<B>(&device)
         .expect("the sizes are possible");
     let weights = arguments.folder.join("diffusion_pytorch_model.safetensors");
     let weights = StateDict::read(&weights).expect("weights");

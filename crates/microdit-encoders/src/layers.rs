@@ -181,45 +181,24 @@ impl<B: DitBackend> LayerNorm<B> {
 
     /// Normalizes over the last dimension.
     pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [batch, tokens, dim] = x.dims();
-        let rows = B::norm(
-            x.reshape([batch * tokens, dim]),
-            self.weight.clone(),
-            self.eps,
-        );
-        (rows + self.bias.clone().unsqueeze::<2>()).reshape([batch, tokens, dim])
+        let [batch, _, dim] = x.dims();
+        let shift = self.bias.clone().unsqueeze::<2>().expand([batch, dim]);
+        let scale = Tensor::zeros([batch, dim], &x.device());
+        B::modulated_norm(x, self.weight.clone(), shift, scale, self.eps)
     }
 }
 
-/// Scores held in memory at a time, in elements per head: those of some queries with all keys.
-const SCORES: usize = 1 << 24;
-
 /// Attention of `q` `[batch, heads, queries, size]` to `k`, `v` `[batch, heads, keys, size]` with `bias`
-/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores, some queries at a time: an image of 1024 pixels
-/// would otherwise need gigabytes of scores.
+/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores.
 pub(crate) fn attention<B: DitBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
     scale: f64,
-    bias: Option<&Tensor<B, 4>>,
+    bias: &Tensor<B, 4>,
 ) -> Tensor<B, 4> {
-    let [_, _, queries, _] = q.dims();
-    let [_, _, keys, _] = k.dims();
-    let stretch = (SCORES / keys).clamp(1, queries);
-    let k = k.swap_dims(2, 3);
-    let parts = q.mul_scalar(scale).split(stretch, 2);
-    let mut begin = 0;
-    let attend = |part: Tensor<B, 4>| {
-        let length = part.dims()[2];
-        let mut scores = part.matmul(k.clone());
-        if let Some(bias) = bias {
-            scores = scores + bias.clone().narrow(2, begin, length);
-        }
-        begin += length;
-        activation::softmax(scores, 3).matmul(v.clone())
-    };
-    Tensor::cat(parts.into_iter().map(attend).collect(), 2)
+    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)) + bias.clone();
+    activation::softmax(scores, 3).matmul(v)
 }
 
 /// `[batch, tokens, heads x size]` to `[batch, heads, tokens, size]`.

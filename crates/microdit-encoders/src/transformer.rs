@@ -1,55 +1,28 @@
 //! The block that CLIP's towers and DINOv2 are stacks of, under the names of the libraries that publish them.
 
 use crate::{
-    layers::{LayerNorm, Linear, attention, merge_heads, split_heads},
+    layers::{LayerNorm, Linear},
     weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::{
     module::Module,
     tensor::{Tensor, activation},
 };
-use microdit::{DitBackend, nn::Precision, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, ops::Activation, weights::WeightsError};
 
-/// The nonlinearity of a feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x Phi(x)` with the exact error function.
-    Gelu,
-    /// The same, approximated by a hyperbolic tangent.
-    GeluTanh,
-    /// `x sigmoid(1.702 x)`: OpenAI's CLIP.
-    QuickGelu,
-    /// `max(x, 0)`.
-    Relu,
-    /// `x sigmoid(x)`.
-    Silu,
-}
-
-impl Activation {
-    /// The one transformers calls `name`.
-    pub(crate) fn named(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Self::GeluTanh,
-            "quick_gelu" => Self::QuickGelu,
-            "relu" => Self::Relu,
-            "silu" | "swish" => Self::Silu,
-            other => {
-                let known = "gelu, gelu_pytorch_tanh, quick_gelu, relu or silu";
-                return Err(format!("hidden_act is `{other}`; expected {known}"));
-            }
-        })
-    }
-
-    fn apply<B: DitBackend>(self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self {
-            Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => activation::gelu_approximate(x),
-            Self::QuickGelu => activation::sigmoid(x.clone() * 1.702) * x,
-            Self::Relu => activation::relu(x),
-            Self::Silu => activation::silu(x),
+/// The nonlinearity that transformers calls `name`.
+pub(crate) fn activation_named(name: &str) -> Result<Activation, String> {
+    Ok(match name {
+        "gelu" | "gelu_python" => Activation::Gelu,
+        "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
+        "relu" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        other => {
+            let known = "gelu, gelu_pytorch_tanh, quick_gelu, relu or silu";
+            return Err(format!("hidden_act is `{other}`; expected {known}"));
         }
-    }
+    })
 }
 
 /// Whose names a network's tensors have.
@@ -193,19 +166,16 @@ impl<B: DitBackend> Block<B> {
         Ok(Linear::new(Tensor::cat(weights, 0), bias))
     }
 
-    /// `[batch, tokens, width]` to the same; `mask` is added to the scores of attention.
-    fn forward(&self, x: Tensor<B, 3>, mask: Option<&Tensor<B, 4>>) -> Tensor<B, 3> {
-        let width = x.dims()[2];
+    /// `[batch, tokens, width]` to the same; where it is `causal`, a token sees itself and those before it.
+    fn forward(&self, x: Tensor<B, 3>, causal: bool) -> Tensor<B, 3> {
         let precision = self.precision;
         let qkv = self.norms[0].forward(x.clone());
         let qkv = self.qkv.forward_in(precision, qkv);
-        let [q, k, v] =
-            [0, 1, 2].map(|i| split_heads(qkv.clone().narrow(2, i * width, width), self.heads));
-        let scale = 1.0 / ((width / self.heads) as f64).sqrt();
-        let attended = merge_heads(attention(q, k, v, scale, mask));
-        let x = x + self.scaled(0, self.out.forward_in(precision, attended));
+        let attended = B::packed_attention(qkv, self.heads, causal);
+        let x = B::residual(x, self.scaled(0, self.out.forward_in(precision, attended)));
         let hidden = self.norms[1].forward(x.clone());
-        x + self.scaled(1, self.feed_forward.forward(precision, hidden))
+        let update = self.feed_forward.forward(precision, hidden);
+        B::residual(x, self.scaled(1, update))
     }
 
     fn scaled(&self, which: usize, x: Tensor<B, 3>) -> Tensor<B, 3> {
@@ -253,12 +223,12 @@ impl<B: DitBackend> Stack<B> {
     pub(crate) fn forward(
         &self,
         mut x: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 4>>,
+        causal: bool,
         mut state: impl FnMut(usize, &Tensor<B, 3>),
     ) -> Tensor<B, 3> {
         state(0, &x);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, mask);
+            x = block.forward(x, causal);
             state(i + 1, &x);
         }
         x
@@ -302,7 +272,7 @@ impl<B: DitBackend> FeedForward<B> {
     fn forward(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = self.inner.forward_in(precision, x);
         let hidden = match self.activation {
-            Some(activation) => activation.apply(x),
+            Some(activation) => B::activate(x, activation),
             None => {
                 let [gate, value]: [Tensor<B, 3>; 2] = x
                     .chunk(2, 2)

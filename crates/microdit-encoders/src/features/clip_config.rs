@@ -4,8 +4,8 @@ use super::{
     clip_image::{ClipImageConfig, ImagePooling},
     preparation::{Corner, Fit, Preparation},
 };
-use crate::transformer::Activation;
-use microdit::picture::Filter;
+use crate::transformer::activation_named;
+use microdit::{ops::Activation, picture::Filter};
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -313,7 +313,7 @@ impl ClipImageConfig {
             layers: vision.num_hidden_layers,
             hidden: vision.intermediate_size,
             projection: projects.then_some(projection),
-            activation: Activation::named(&vision.hidden_act)?,
+            activation: activation_named(&vision.hidden_act)?,
             eps: vision.layer_norm_eps,
             pre_norm: true,
             layer_scale: false,

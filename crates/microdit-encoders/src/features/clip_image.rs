@@ -4,12 +4,12 @@ use super::{patches::Patches, preparation::Preparation};
 use crate::{
     config_file::{OPEN_CLIP, TRANSFORMERS, find, format, parse, text},
     layers::{LayerNorm, Linear},
-    transformer::{Activation, BlockConfig, Names, Stack},
+    transformer::{BlockConfig, Names, Stack},
     weights::{At, MAX_WIDTH, Weights},
 };
 use burn::{module::Module, tensor::Tensor};
 use image::RgbImage;
-use microdit::{DitBackend, weights::WeightsError};
+use microdit::{DitBackend, ops::Activation, weights::WeightsError};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -347,7 +347,7 @@ impl<B: DitBackend> ClipImage<B> {
         if let Some(norm) = &self.pre_norm {
             x = norm.forward(x);
         }
-        self.pool(self.blocks.forward(x, None, state))
+        self.pool(self.blocks.forward(x, false, state))
     }
 
     fn pool(&self, hidden: Tensor<B, 3>) -> ImageStates<B> {

@@ -7,13 +7,14 @@ use super::{
 };
 use crate::{
     layers::LayerNorm,
-    transformer::{Activation, BlockConfig, Names, Stack},
+    transformer::{BlockConfig, Names, Stack, activation_named},
     weights::{At, MAX_LAYERS},
 };
 use burn::tensor::Tensor;
 use image::RgbImage;
 use microdit::{
     DitBackend,
+    ops::Activation,
     picture::{Filter, Resample},
     weights::WeightsError,
 };
@@ -176,7 +177,7 @@ impl DinoV2Config {
                 false => hidden,
             },
             gated: config.use_swiglu_ffn,
-            activation: Activation::named(&config.hidden_act)?,
+            activation: activation_named(&config.hidden_act)?,
             qkv_bias: config.qkv_bias,
             registers,
             eps: config.layer_norm_eps,
@@ -374,7 +375,7 @@ impl<B: DitBackend> DinoV2<B> {
             let rest = x.narrow(1, 1, patches);
             x = Tensor::cat(vec![class, prepend(registers.clone(), rest)], 1);
         }
-        let x = self.norm.forward(self.blocks.forward(x, None, state));
+        let x = self.norm.forward(self.blocks.forward(x, false, state));
         DinoStates {
             class: x.clone().narrow(1, 0, 1).squeeze_dim(1),
             patches: x.narrow(1, 1 + self.config.registers, patches),

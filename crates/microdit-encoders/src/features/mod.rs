@@ -11,10 +11,10 @@ mod patches;
 mod preparation;
 mod resample;
 
-pub use crate::transformer::Activation;
 pub use clip_image::{ClipImage, ClipImageConfig, ImagePooling, ImageStates};
 pub use dino::{DinoStates, DinoV2, DinoV2Config, Positions};
 pub use error::FeatureError;
 pub use inception::{Inception, Resize};
+pub use microdit::ops::Activation;
 pub use network::{FeatureNetwork, Identity, text_tower};
 pub use preparation::{Corner, Fit, Preparation};

@@ -11,7 +11,6 @@ use crate::{
     config_file::{TRANSFORMERS, find, format, parse, text},
     hub::{self, HubError},
     text::TextEncoder,
-    transformer::Activation,
     weights::Weights,
 };
 use burn::tensor::Tensor;
@@ -19,6 +18,7 @@ use image::RgbImage;
 use microdit::{
     DitBackend,
     checksum::{self, hexadecimal},
+    ops::Activation,
     weights::WeightsError,
 };
 use serde_json::Value;

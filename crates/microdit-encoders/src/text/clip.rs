@@ -3,11 +3,11 @@
 use super::states::TextStates;
 use crate::{
     layers::{LayerNorm, Linear},
-    transformer::{Activation, BlockConfig, Names, Stack},
+    transformer::{BlockConfig, Names, Stack},
     weights::{At, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
-use microdit::{DitBackend, nn::Precision, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, ops::Activation, weights::WeightsError};
 
 /// Where the tower lies among tensors named by transformers: of a model of both towers or with a projection, and of a text
 /// model, which has no prefix of its own since transformers 5.
@@ -236,8 +236,7 @@ impl<B: DitBackend> ClipText<B> {
         let device = ids.device();
         let position = self.position.clone().narrow(0, 0, tokens);
         let x = embedding(self.token.clone(), ids.clone()) + position.unsqueeze();
-        let mask = causal(tokens, &device);
-        let x = self.blocks.forward(x, Some(&mask), |i, state| {
+        let x = self.blocks.forward(x, true, |i, state| {
             if let Some(i) = i.checked_sub(1) {
                 block(i, state);
             }
@@ -286,14 +285,4 @@ impl<B: DitBackend> ClipText<B> {
         rows.map(|(i, caption)| (i * tokens + place(caption)) as i64)
             .collect()
     }
-}
-
-/// Zero where a token may attend, `[1, 1, tokens, tokens]`: to itself and what came before.
-fn causal<B: DitBackend>(tokens: usize, device: &B::Device) -> Tensor<B, 4> {
-    let value = |at: usize| match at % tokens > at / tokens {
-        true => f32::NEG_INFINITY,
-        false => 0.0,
-    };
-    let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
-    Tensor::from_data(TensorData::new(mask, [1, 1, tokens, tokens]), device)
 }

@@ -4,8 +4,8 @@ use crate::{
     layers::{Linear, attention, merge_heads, split_heads},
     weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
-use burn::tensor::{Int, Tensor, TensorData, activation, module::embedding};
-use microdit::{DitBackend, weights::WeightsError};
+use burn::tensor::{Int, Tensor, TensorData, module::embedding};
+use microdit::{DitBackend, ops::Activation, weights::WeightsError};
 use serde::Deserialize;
 
 /// Sizes of a [`T5Encoder`], under the names of transformers' `config.json`.
@@ -251,11 +251,9 @@ impl<B: DitBackend> Block<B> {
         let [q, k, v] = [&self.q, &self.k, &self.v]
             .map(|linear| split_heads(linear.forward(h.clone()), self.heads));
         // T5 does not scale its scores: the initial weights did.
-        let x = x + self
-            .out
-            .forward(merge_heads(attention(q, k, v, 1.0, Some(bias))));
+        let x = x + self.out.forward(merge_heads(attention(q, k, v, 1.0, bias)));
         let h = self.norm2.forward(x.clone());
-        let gate = activation::gelu_approximate(self.gate.forward(h.clone()));
+        let gate = B::activate(self.gate.forward(h.clone()), Activation::GeluTanh);
         x + self.down.forward(gate * self.up.forward(h))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::kl_config::AutoencoderKlConfig;
 use crate::{
-    layers::{Conv2d, GroupNorm, Linear, add, attention, double},
+    layers::{Conv2d, GroupNorm, Linear, add, double},
     weights::At,
 };
 use burn::tensor::{DType, Tensor};
@@ -84,11 +84,10 @@ impl<B: DitBackend> PixelAttention<B> {
             .flatten::<3>(2, 3)
             .swap_dims(1, 2);
         let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| linear.forward(tokens.clone()).unsqueeze_dim::<4>(1))
+            .map(|linear| linear.forward(tokens.clone()))
             // Scores and their exponentials want more digits than bf16 has.
             .map(|x| B::cast(x, DType::F32));
-        let scale = 1.0 / (shape[1] as f64).sqrt();
-        let attended = attention(q, k, v, scale, None).squeeze_dim::<3>(1);
+        let attended = B::plain_attention(q, k, v, 1);
         let update = self.out.forward(B::cast(attended, dtype));
         add(x, update.swap_dims(1, 2).reshape(shape))
     }

@@ -72,6 +72,10 @@ impl Compared {
         let tested = tested.filter(|verdict| verdict.corrected_p.is_some());
         Some(match tested.count() {
             0 => format!("{name}, {better} is better (nothing to tell a difference from chance):"),
+            1 => format!(
+                "{name}, {better} is better (± is the {:.0} % interval; the smallest detectable difference is found with 80 % power at that level):",
+                100.0 * (1.0 - SIGNIFICANCE),
+            ),
             count => format!(
                 "{name}, {better} is better (± is the {:.0} % interval of one pair by itself; errors over all {count} pairs kept below {:.0} %, Holm; the smallest detectable difference is found with 80 % power at that level):",
                 100.0 * (1.0 - SIGNIFICANCE),

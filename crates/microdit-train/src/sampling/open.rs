@@ -45,7 +45,7 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
     /// # Errors
     /// Weights that do not fit.
     pub fn guided_by(self, path: &Path) -> Result<Self, TrainError> {
-        let network = self.model.init(0, &self.device)?;
+        let network = self.model.to_load(&self.device)?;
         let guide = StateDict::read(path)?.denoiser();
         let guide = guide.load_into(network, &self.device)?;
         Ok(self.with_guide(guide, label::of_file(path)?))
@@ -114,7 +114,7 @@ impl<B: DitBackend> Pipeline<B, Network<B>> {
         let denoiser = match of_adapters {
             Some(network) => network,
             None => {
-                let denoiser = stage.model.init(recipe.run.seed, &device)?;
+                let denoiser = stage.model.to_load(&device)?;
                 let trained = StateDict::read(&weights)?.denoiser();
                 trained.load_into(denoiser, &device)?
             }
@@ -142,7 +142,7 @@ pub(super) fn load<B: DitBackend>(
             there,
         });
     }
-    let fresh = model.init(0, device)?;
+    let fresh = model.to_load(device)?;
     let weights = StateDict::take(file, &path)?.denoiser();
     Ok(weights.load_into(fresh, device)?)
 }

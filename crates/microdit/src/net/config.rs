@@ -1,6 +1,7 @@
 //! What is known about a network before it is built: its sizes, and what they cost.
 
-use crate::{nn::Precision, range::OutOfRange};
+use crate::{nn::Precision, ops::DitBackend, range::OutOfRange};
+use burn::tensor::DType;
 
 /// A configuration that cannot be built: the field, and the rule it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,20 @@ impl From<ConfigError> for OutOfRange {
     fn from(error: ConfigError) -> Self {
         Self::new(error.field, error.rule)
     }
+}
+
+/// Checks that a device computes in `precision`.
+pub(super) fn computes_in<B: DitBackend>(
+    precision: Precision,
+    device: &B::Device,
+) -> Result<(), ConfigError> {
+    if precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
+        return Err(ConfigError {
+            field: "precision".into(),
+            rule: "must be F32 on this device, which does not compute in bf16".into(),
+        });
+    }
+    Ok(())
 }
 
 /// How many tokens each part of a network sees of one image and its caption. A network that drops none sees all of them

@@ -56,6 +56,17 @@ impl NetworkConfig {
         }
     }
 
+    /// A network of these sizes whose weights are loaded next: none is drawn, and each takes memory only once it is there.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn to_load<B: DitBackend>(&self, device: &B::Device) -> Result<Network<B>, ConfigError> {
+        match self {
+            Self::Dit(config) => Ok(Network::Dit(config.to_load(device)?)),
+            Self::UNet(config) => Ok(Network::UNet(config.to_load(device)?)),
+        }
+    }
+
     /// The linear layers and convolutions of such a network, which is not built for it.
     ///
     /// # Errors

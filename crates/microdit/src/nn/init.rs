@@ -55,8 +55,8 @@ impl<'a, B: DitBackend> Init<'a, B> {
         }
     }
 
-    /// The same scheme for a network of which only the shapes are looked at: nothing is drawn, and nothing allocated. A value that is
-    /// looked at all the same is 0.
+    /// The same scheme for a network of which only the shapes are looked at, or whose weights are loaded: nothing is drawn, and nothing
+    /// allocated before it is needed. A value that is looked at all the same is 0.
     #[must_use]
     pub fn deferred(mut self) -> Self {
         self.deferred = true;

@@ -5,6 +5,7 @@
 //! gradient `grad` of its output; `Autodiff` calls them, so each operation is one node of the graph that keeps its
 //! inputs and nothing in between. Nobody outside this module knows which version runs.
 
+mod activation;
 mod autodiff;
 pub mod collectives;
 // Public for the benchmarks, which compare the fused operations with it.
@@ -23,6 +24,7 @@ pub mod optimizer;
 #[cfg(test)]
 mod tests;
 
+pub use activation::Activation;
 pub use collectives::Collectives;
 pub(crate) use composed::split_last;
 pub use optimizer::{AdamState, AdamStep, OptimizerOps};
@@ -228,6 +230,17 @@ pub trait DitBackend: OptimizerOps + Collectives {
         grad: Tensor<Self, 3>,
     ) -> [Tensor<Self, 3>; 3] {
         composed::plain_attention_backward(q, k, v, heads, grad)
+    }
+
+    /// Attention within `qkv` `[batch, tokens, 3 x width]`, of `heads` heads side by side, without any normalization, to
+    /// `[batch, tokens, width]`. Where it is `causal`, a token attends to itself and to those before it. It is differentiated as it is composed.
+    fn packed_attention(qkv: Tensor<Self, 3>, heads: usize, causal: bool) -> Tensor<Self, 3> {
+        composed::packed_attention(qkv, heads, causal)
+    }
+
+    /// A nonlinearity, element by element. It is differentiated as it is composed.
+    fn activate(x: Tensor<Self, 3>, activation: Activation) -> Tensor<Self, 3> {
+        composed::activate(x, activation)
     }
 
     /// `value * gelu(gate)` with the exact GELU, of the halves `[value, gate]` of every row: `[batch, tokens, 2 x width]` to

@@ -18,26 +18,26 @@ pub use segments::DitCarry;
 pub use width::WidthScale;
 
 use crate::{
-    net::ConfigError,
-    net::dit::{
-        block::{CaptionBlock, DitBlock},
-        decoder::Decoder,
-        embed::{Mlp, PatchEmbed, TimestepEmbed},
-        mixer::PatchMixer,
-        positions::Positions,
+    net::{
+        ConfigError,
+        config::computes_in,
+        dit::{
+            block::{CaptionBlock, DitBlock},
+            decoder::Decoder,
+            embed::{Mlp, PatchEmbed, TimestepEmbed},
+            mixer::PatchMixer,
+            positions::Positions,
+        },
     },
     nn::{
-        Linear, Precision,
+        Linear,
         init::Init,
         norm::{LayerNorm, Modulation},
         params::{Role, Roles},
     },
     ops::{DitBackend, split_last},
 };
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 
 /// What the blocks are conditioned on.
 #[derive(Clone, Debug)]
@@ -143,14 +143,25 @@ impl DitConfig {
         seed: u64,
         device: &B::Device,
     ) -> Result<Dit<B>, ConfigError> {
+        self.init_by(Init::new(seed, device), device)
+    }
+
+    /// A network of these sizes whose weights are loaded next: none is drawn, and each takes memory only once it is there.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn to_load<B: DitBackend>(&self, device: &B::Device) -> Result<Dit<B>, ConfigError> {
+        self.init_by(Init::new(0, device).deferred(), device)
+    }
+
+    fn init_by<B: DitBackend>(
+        &self,
+        init: Init<'_, B>,
+        device: &B::Device,
+    ) -> Result<Dit<B>, ConfigError> {
         self.validate()?;
-        if self.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
-            return Err(ConfigError {
-                field: "precision".into(),
-                rule: "must be F32 on this device, which does not compute in bf16".into(),
-            });
-        }
-        let init = Init::new(seed, device).with_precision(self.precision);
+        computes_in::<B>(self.precision, device)?;
+        let init = init.with_precision(self.precision);
         Ok(self.init_with(&init, device))
     }
 

@@ -18,9 +18,9 @@ pub use config::{LevelConfig, MidConfig, UNetConfig};
 pub use segments::UNetCarry;
 
 use crate::{
-    net::ConfigError,
+    net::{ConfigError, config::computes_in},
     nn::{
-        Conv2d, Linear, Precision,
+        Conv2d, Linear,
         group_norm::GroupNorm,
         init::Init,
         params::{Role, Roles},
@@ -29,7 +29,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{DType, Tensor, TensorData, activation::silu},
+    tensor::{Tensor, TensorData, activation::silu},
 };
 use resnet::{Resample, ResnetBlock};
 use steps::{Layer, Place, Step};
@@ -155,14 +155,25 @@ impl UNetConfig {
         seed: u64,
         device: &B::Device,
     ) -> Result<UNet<B>, ConfigError> {
+        self.init_by(Init::new(seed, device), device)
+    }
+
+    /// A network of these sizes whose weights are loaded next: none is drawn, and each takes memory only once it is there.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn to_load<B: DitBackend>(&self, device: &B::Device) -> Result<UNet<B>, ConfigError> {
+        self.init_by(Init::new(0, device).deferred(), device)
+    }
+
+    fn init_by<B: DitBackend>(
+        &self,
+        init: Init<'_, B>,
+        device: &B::Device,
+    ) -> Result<UNet<B>, ConfigError> {
         self.check()?;
-        if self.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
-            return Err(ConfigError {
-                field: "precision".into(),
-                rule: "must be F32 on this device, which does not compute in bf16".into(),
-            });
-        }
-        let init = Init::new(seed, device).with_precision(self.precision);
+        computes_in::<B>(self.precision, device)?;
+        let init = init.with_precision(self.precision);
         Ok(self.init_with(&init))
     }
 

@@ -7,10 +7,10 @@ mod images;
 pub use experts::*;
 pub use images::*;
 
-use super::ModulatedNormGrads;
+use super::{Activation, ModulatedNormGrads};
 use burn::tensor::{
-    DType, Tensor,
-    activation::{gelu, sigmoid, silu, softmax},
+    Bool, DType, Tensor,
+    activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax},
     backend::Backend,
 };
 
@@ -249,13 +249,57 @@ fn attend_backward<B: Backend>(
     ]
 }
 
+/// Scores that plain attention holds in memory at a time: the VAE of an image of 1024 pixels would otherwise need gigabytes.
+const SCORES: usize = 1 << 26;
+
 pub fn plain_attention<B: Backend>(
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
     v: Tensor<B, 3>,
     heads: usize,
 ) -> Tensor<B, 3> {
-    attend(q, k, v, heads, None)
+    in_stretches(q, k, v, heads, SCORES)
+}
+
+/// Attention of so many queries at a time that there are at most `scores`, or of one.
+fn in_stretches<B: Backend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    heads: usize,
+    scores: usize,
+) -> Tensor<B, 3> {
+    let ([batch, tokens, _], [_, words, _]) = (q.dims(), k.dims());
+    let stretch = (scores / (batch * heads * words)).clamp(1, tokens);
+    let parts = q.split(stretch, 1).into_iter();
+    let parts = parts.map(|q| attend(q, k.clone(), v.clone(), heads, None));
+    Tensor::cat(parts.collect(), 1)
+}
+
+pub fn packed_attention<B: Backend>(qkv: Tensor<B, 3>, heads: usize, causal: bool) -> Tensor<B, 3> {
+    let [q, k, v] = split_last(qkv);
+    if !causal {
+        return plain_attention(q, k, v, heads);
+    }
+    let (scale, dtype) = (head_scale(&q, heads), q.dtype());
+    let [q, k, v] = [q, k, v].map(|x| split_heads(x, heads));
+    let [batch, _, tokens, _] = q.dims();
+    let hidden = Tensor::<B, 4, Bool>::tril_mask([batch, heads, tokens, tokens], 0, &q.device());
+    let logits = (q * scale).matmul(k.swap_dims(2, 3));
+    let scores = in_f32(logits, |logits| {
+        softmax(logits.mask_fill(hidden, f32::NEG_INFINITY), 3)
+    });
+    join_heads(scores.cast(dtype).matmul(v))
+}
+
+pub fn activate<B: Backend>(x: Tensor<B, 3>, activation: Activation) -> Tensor<B, 3> {
+    match activation {
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_approximate(x),
+        Activation::QuickGelu => sigmoid(x.clone() * 1.702) * x,
+        Activation::Relu => relu(x),
+        Activation::Silu => silu(x),
+    }
 }
 
 /// Gradients of `q`, `k` and `v`, with the scores recomputed.
@@ -327,4 +371,25 @@ pub fn cross_attention_backward<B: Backend>(
     let [k, v] = split_last(kv);
     let [q, k, v] = attend_backward(q, k, v, heads, eps, grad);
     (q, Tensor::cat(vec![k, v], 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tests::{Draw, assert_close};
+
+    #[test]
+    fn attention_is_the_same_in_stretches() {
+        let mut draw = Draw::new(0);
+        let [q, k, v] = [[2, 11, 8], [2, 5, 8], [2, 5, 8]].map(|shape| draw.tensor(shape));
+        let of = |scores| in_stretches(q.clone(), k.clone(), v.clone(), 2, scores);
+        // One query, three, and all of them.
+        for scores in [1, 60, 1000] {
+            assert_close(
+                "attention",
+                &of(scores),
+                &plain_attention(q.clone(), k.clone(), v.clone(), 2),
+            );
+        }
+    }
 }

@@ -23,8 +23,8 @@ mod small;
 mod tensors;
 
 use super::{
-    Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads, GroupNormOptions,
-    ModulatedNormGrads, composed,
+    Activation, Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads,
+    GroupNormOptions, ModulatedNormGrads, composed,
 };
 use crate::worker_pool::KeepAwake;
 use attention::Heads;
@@ -353,6 +353,25 @@ impl DitBackend for Flex {
             [q, k, v, grad],
             N => attention::apart_backward::<N>(q, k, v, Heads::plain(heads), grad),
             composed::plain_attention_backward(q, k, v, heads, grad)
+        )
+    }
+
+    fn packed_attention(qkv: Tensor<Flex, 3>, heads: usize, causal: bool) -> Tensor<Flex, 3> {
+        by_number!(
+            [qkv],
+            N => attention::packed::<N>(qkv, Heads::plain(heads).masked(causal)),
+            composed::packed_attention(qkv, heads, causal)
+        )
+    }
+
+    fn activate(x: Tensor<Flex, 3>, activation: Activation) -> Tensor<Flex, 3> {
+        by_number!(
+            [x],
+            N => {
+                let shape = x.dims();
+                tensor(pointwise::activate::<N>(flat(x).storage(), activation), shape)
+            },
+            composed::activate(x, activation)
         )
     }
 

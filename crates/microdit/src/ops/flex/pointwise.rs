@@ -1,6 +1,7 @@
 //! Elementwise operations and sums over rows.
 
 use super::{
+    super::Activation,
     buffer::unwritten,
     number::Number,
     simd::{normal_distribution, sigmoid, simd, sum},
@@ -60,6 +61,27 @@ pub(super) fn gelu<N: Number>(x: &[N]) -> Vec<N> {
         #[inline(always)]
         |x, _| x * sigmoid(gelu_argument(x).0),
     )
+}
+
+/// A nonlinearity.
+pub(super) fn activate<N: Number>(x: &[N], activation: Activation) -> Vec<N> {
+    macro_rules! each {
+        (|$x:ident| $y:expr) => {
+            pairwise(
+                x,
+                x,
+                #[inline(always)]
+                |$x, _| $y,
+            )
+        };
+    }
+    match activation {
+        Activation::Gelu => each!(|x| x * normal_distribution(x).0),
+        Activation::GeluTanh => gelu(x),
+        Activation::QuickGelu => each!(|x| x * sigmoid(1.702 * x)),
+        Activation::Relu => each!(|x| x.max(0.0)),
+        Activation::Silu => each!(|x| x * sigmoid(x)),
+    }
 }
 
 /// Gradient of `x`.

@@ -329,7 +329,9 @@ fn attentions() {
 fn attentions_without_norms() {
     for case in cases(12) {
         let mut draw = Draw::new(case);
-        let (batch, tokens, words) = (draw.size(3), draw.size(130), draw.size(60));
+        let (batch, words) = (draw.size(3), draw.size(60));
+        // More queries than a thread takes at a time, or fewer.
+        let tokens = if case == 0 { 1700 } else { draw.size(130) };
         let (heads, head_dim) = (draw.size(4), draw.size(33));
         let q = draw.tensor([batch, tokens, heads * head_dim]);
         let k = draw.tensor([batch, words, heads * head_dim]);
@@ -349,6 +351,50 @@ fn attentions_without_norms() {
             Tracked::plain_attention(q.clone(), k.clone(), v.clone(), heads),
             composed::plain_attention(q.clone(), k.clone(), v.clone(), heads),
             [by_q, by_k, by_v]
+        );
+    }
+}
+
+/// One head of many tokens, which threads share, among them.
+#[test]
+fn packed_attentions() {
+    for case in cases(12) {
+        let mut draw = Draw::new(case);
+        let tokens = if case < 2 { 1700 } else { draw.size(130) };
+        let (batch, heads, head_dim) = (draw.size(2), draw.size(3), draw.size(33));
+        let qkv = draw.tensor([batch, tokens, 3 * heads * head_dim]);
+        for causal in [false, true] {
+            assert_close(
+                &format!("attention, causal {causal}"),
+                &Flex::packed_attention(qkv.clone(), heads, causal),
+                &composed::packed_attention(qkv.clone(), heads, causal),
+            );
+        }
+        // The first token sees itself alone, and the last all of them.
+        let [_, _, v] = composed::split_last::<_, 3, 3>(qkv.clone());
+        let seen = Flex::packed_attention(qkv.clone(), heads, true);
+        let first = |x: Tensor<Flex, 3>| x.narrow(1, 0, 1);
+        assert_close("the first", &first(seen.clone()), &first(v));
+        let last = |x: Tensor<Flex, 3>| x.narrow(1, tokens - 1, 1);
+        let all = Flex::packed_attention(qkv, heads, false);
+        assert_close("the last", &last(seen), &last(all));
+    }
+}
+
+#[test]
+fn nonlinearities() {
+    use super::Activation::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
+    for (case, activation) in [Gelu, GeluTanh, QuickGelu, Relu, Silu]
+        .into_iter()
+        .enumerate()
+    {
+        let mut draw = Draw::new(case as u64);
+        let shape = [draw.size(3), draw.size(40), draw.size(500)];
+        let x = draw.tensor(shape) * 3.0;
+        assert_close(
+            &format!("{activation:?}"),
+            &Flex::activate(x.clone(), activation),
+            &composed::activate(x, activation),
         );
     }
 }

@@ -14,6 +14,9 @@ use rayon::prelude::*;
 /// Queries whose scores are computed at once: a multiple of the products' 6 and 12 rows, few enough for the cache.
 const QUERIES: usize = 48;
 
+/// Blocks of queries that a thread takes at a time where a head has more.
+const SHARE: usize = 16;
+
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows<'a, N> {
@@ -48,16 +51,29 @@ pub(in super::super) struct Heads {
     count: usize,
     /// What is added to the variances of queries and keys; none where they are not normalized.
     eps: Option<f32>,
+    /// Whether a query does not see the words behind its own place. Forward alone.
+    causal: bool,
 }
 
 impl Heads {
     pub(in super::super) fn normed(count: usize, eps: f64) -> Self {
-        let eps = Some(eps as f32);
-        Self { count, eps }
+        Self {
+            count,
+            eps: Some(eps as f32),
+            causal: false,
+        }
     }
 
     pub(in super::super) fn plain(count: usize) -> Self {
-        Self { count, eps: None }
+        Self {
+            count,
+            eps: None,
+            causal: false,
+        }
+    }
+
+    pub(in super::super) fn masked(self, causal: bool) -> Self {
+        Self { causal, ..self }
     }
 }
 
@@ -201,7 +217,7 @@ impl Sample {
             .par_chunks_mut(count * head_dim)
             .zip(inputs.into_par_iter())
             .for_each_init(Head::<N>::default, |head, (out, (q, k, v))| {
-                head.forward(out, q, k, v, head_dim);
+                head.forward(out, q, k, v, head_dim, heads.causal);
             });
         simd(
             #[inline(always)]
@@ -244,6 +260,56 @@ impl Sample {
     }
 }
 
+/// Buffers of the scores of some queries, used again for the next.
+#[derive(Debug)]
+struct Scores<N: Factors> {
+    /// `[queries, words]`.
+    scores: Lines,
+    /// What each row of `scores` must be multiplied by to sum to 1.
+    factors: Vec<f32>,
+    /// Queries and scores as products take them.
+    queries: Lines<N::Element>,
+    weights: Lines<N::Element>,
+}
+
+impl<N: Factors> Default for Scores<N> {
+    fn default() -> Self {
+        Self {
+            scores: Lines::default(),
+            factors: Vec::new(),
+            queries: Lines::default(),
+            weights: Lines::default(),
+        }
+    }
+}
+
+impl<N: Factors> Scores<N> {
+    /// The output for the queries `q`, a block at a time; `keys` as `[head_dim, words]`, both they and `values` as products take them.
+    /// Where attention is causal, `place` is that of the first query.
+    fn attend(
+        &mut self,
+        out: &mut [f32],
+        q: &[f32],
+        keys: &[N::Element],
+        values: &[N::Element],
+        [head_dim, words]: [usize; 2],
+        place: Option<usize>,
+    ) {
+        let block = QUERIES * head_dim;
+        for (i, (out, q)) in out.chunks_mut(block).zip(q.chunks(block)).enumerate() {
+            let place = place.map(|place| place + i * QUERIES);
+            let scores = self.scores.resized(q.len() / head_dim * words);
+            let queries = N::rows(q, head_dim, &mut self.queries);
+            let sizes = [head_dim, words];
+            score(scores, queries, keys, sizes, place, &mut self.factors);
+            let weights = Left::Rows(N::rows(scores, words, &mut self.weights));
+            multiply_small(out, weights, values, head_dim, 1.0, false);
+            // The output is narrower than the scores: it is cheaper to scale.
+            scale_rows(out, head_dim, &self.factors);
+        }
+    }
+}
+
 /// Buffers of one head's attention, used again for the next.
 #[derive(Debug)]
 struct Head<N: Factors> {
@@ -251,13 +317,10 @@ struct Head<N: Factors> {
     keys: Lines<N::Element>,
     /// `[head_dim, words]`.
     values: Lines<N::Element>,
-    /// `[queries, words]`.
-    scores: Lines,
-    /// What each row of `scores` must be multiplied by to sum to 1.
-    factors: Vec<f32>,
+    scores: Scores<N>,
     score_grad: Lines,
     /// Factors as products take them.
-    taken: [Lines<N::Element>; 5],
+    taken: [Lines<N::Element>; 3],
 }
 
 impl<N: Factors> Default for Head<N> {
@@ -265,8 +328,7 @@ impl<N: Factors> Default for Head<N> {
         Self {
             keys: Lines::default(),
             values: Lines::default(),
-            scores: Lines::default(),
-            factors: Vec::new(),
+            scores: Scores::default(),
             score_grad: Lines::default(),
             taken: Default::default(),
         }
@@ -274,32 +336,36 @@ impl<N: Factors> Default for Head<N> {
 }
 
 impl<N: Factors> Head<N> {
-    fn forward(&mut self, out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], head_dim: usize) {
+    fn forward(
+        &mut self,
+        out: &mut [f32],
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        head_dim: usize,
+        causal: bool,
+    ) {
         let Self {
             keys,
             scores,
-            factors,
-            taken: [queries, values, weights, ..],
+            taken: [along, right, _],
             ..
         } = self;
-        transpose(N::rows(k, head_dim, queries), N::elements(head_dim), keys);
-        let words = k.len() / head_dim;
-        let v = N::columns(v, head_dim, values);
-        let block = QUERIES * head_dim;
-        for (out, q) in out.chunks_mut(block).zip(q.chunks(block)) {
-            let scores = scores.resized(q.len() / head_dim * words);
-            score(
-                scores,
-                N::rows(q, head_dim, queries),
-                keys,
-                [head_dim, words],
-                factors,
-            );
-            let weights = Left::Rows(N::rows(scores, words, weights));
-            multiply_small(out, weights, v, head_dim, 1.0, false);
-            // The output is narrower than the scores: it is cheaper to scale.
-            scale_rows(out, head_dim, factors);
+        transpose(N::rows(k, head_dim, along), N::elements(head_dim), keys);
+        let (keys, v) = (&**keys, N::columns(v, head_dim, right));
+        let sizes = [head_dim, k.len() / head_dim];
+        let share = SHARE * QUERIES * head_dim;
+        let place = |i: usize| causal.then_some(i * SHARE * QUERIES);
+        if out.len() <= share {
+            return scores.attend(out, q, keys, v, sizes, place(0));
         }
+        // There may be a single head in a single image.
+        out.par_chunks_mut(share)
+            .zip(q.par_chunks(share))
+            .enumerate()
+            .for_each_init(Scores::<N>::default, |scores, (i, (out, q))| {
+                scores.attend(out, q, keys, v, sizes, place(i));
+            });
     }
 
     fn backward(
@@ -314,10 +380,15 @@ impl<N: Factors> Head<N> {
         let Self {
             keys,
             values,
-            scores,
-            factors,
+            scores:
+                Scores {
+                    scores,
+                    factors,
+                    queries: left,
+                    weights,
+                },
             score_grad,
-            taken: [along, across, left, weights, right],
+            taken: [along, right, across],
         } = self;
         let elements = N::elements(head_dim);
         transpose(N::rows(k, head_dim, along), elements, keys);
@@ -334,6 +405,7 @@ impl<N: Factors> Head<N> {
                 N::rows(q, head_dim, left),
                 keys,
                 [head_dim, words],
+                None,
                 factors,
             );
             scale_rows(scores, words, factors);
@@ -353,16 +425,23 @@ impl<N: Factors> Head<N> {
     }
 }
 
-/// The exponentials of the scores of some queries, and the factors that make softmaxes of them.
+/// The exponentials of the scores of some queries, and the factors that make softmaxes of them. With a `place`, that of the first
+/// query, no query sees the words behind its own place.
 fn score<E: Element>(
     scores: &mut [f32],
     q: &[E],
     keys: &[E],
     [head_dim, words]: [usize; 2],
+    place: Option<usize>,
     factors: &mut Vec<f32>,
 ) {
     let scale = 1.0 / (head_dim as f32).sqrt();
     multiply_small(scores, Left::Rows(q), keys, words, scale, false);
+    if let Some(place) = place {
+        for (i, row) in scores.chunks_exact_mut(words).enumerate() {
+            row[(place + i + 1).min(words)..].fill(f32::NEG_INFINITY);
+        }
+    }
     exponentials(scores, words, factors);
 }
 
