@@ -93,8 +93,9 @@ def ours_in_diffusers(program, folder, base):
     plain = predict(network(load_file(base)))
     merged = predict(network(load_file(adapted / "weights.safetensors")))
     unet = network(load_file(base))
-    # Checks the names, and reads ranks and alphas from the file's metadata.
-    unet.load_lora_adapter(str(adapted / "lora.safetensors"), prefix="unet")
+    # Checks the names, and reads ranks and alphas from the metadata, which it does only of a file that is named as a safetensors file, as
+    # pipelines do it.
+    unet.load_lora_adapter(str(adapted), weight_name="lora.safetensors", prefix="unet")
     compare("trained here, loaded by diffusers", predict(unet), merged, plain, 1e-4)
 
 
