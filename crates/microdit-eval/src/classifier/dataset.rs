@@ -8,6 +8,7 @@ use microdit_data::{
     Columns, Image, Members, Names, Sample, Shapes, Shard, Shards,
     image::{decode, square},
     parallel,
+    shapes::Scene,
 };
 use microdit_train::recipe::MAX_IMAGES;
 use serde::{Deserialize, Serialize};
@@ -98,16 +99,14 @@ impl Dataset {
             return Self::read(shards, labels, side);
         }
         let (mut data, mut named) = (Self::empty(shards, side), Vec::new());
-        let single = |place: &u64| Shapes::scene(0, *place).relation.is_none();
-        let places: Vec<u64> = part.places().filter(single).collect();
-        let shapes = Shapes { size: side as u32 };
+        let scenes = part.places().map(|place| Shapes::scene(0, place));
+        let scenes: Vec<Scene> = scenes.filter(|scene| scene.relation.is_none()).collect();
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let painted = parallel::map(&places, threads, |_, &place| {
-            let sample = shapes.sample(0, place);
-            (planes(&sample, side as u32), sample.caption)
+        let painted = parallel::map(&scenes, threads, |_, scene| {
+            (levels(&scene.paint(side as u32)), scene.caption())
         });
         for (levels, caption) in painted.into_iter().flatten() {
-            data.pixels.extend(levels.unwrap_or_default());
+            data.pixels.extend(levels);
             named.push((caption.clone(), Some(caption)));
         }
         data.number(named)?;
@@ -281,9 +280,13 @@ fn planes(sample: &Sample, side: u32) -> Result<Vec<u8>, String> {
         Image::Precomputed { .. } => return Err("a latent; expected a picture".into()),
         Image::Absent => return Err("a caption alone; expected a picture".into()),
     };
-    let picture = square(picture, side);
+    Ok(levels(&square(picture, side)))
+}
+
+/// The levels of a picture, plane by plane.
+fn levels(picture: &RgbImage) -> Vec<u8> {
     let plane = |channel: usize| picture.pixels().map(move |pixel| pixel.0[channel]);
-    Ok((0..3).flat_map(plane).collect())
+    (0..3).flat_map(plane).collect()
 }
 
 /// The captions of a shard by the keys of their samples; samples without one have none.
