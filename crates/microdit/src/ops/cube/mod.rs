@@ -2,6 +2,7 @@
 //! for the types of numbers the network has there, f32 or also bf16; others take the composed operations.
 
 mod adam;
+mod attention;
 mod launch;
 mod norm;
 mod pointwise;
@@ -13,6 +14,7 @@ use super::{
     AdamState, AdamStep, Collectives, DitBackend, ModulatedNormGrads, OptimizerOps, collectives,
     composed, optimizer,
 };
+use attention::{Part, Plan};
 use burn::tensor::{
     DType, Int, Tensor, TensorPrimitive,
     activation::gelu_approximate,
@@ -26,6 +28,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 use cubecl::server::ServerCommunication;
+use launch::unwritten_like;
 
 /// The tensor in one piece of memory.
 fn flat<R, F, I, T, const D: usize>(x: Tensor<CubeBackend<R, F, I, T>, D>) -> CubeTensor<R>
@@ -60,6 +63,26 @@ macro_rules! all_alike {
     ($first:expr $(, $x:expr)*) => {
         matches!($first.dtype(), DType::F32 | DType::BF16) $(&& $x.dtype() == $first.dtype())*
     };
+}
+
+/// How the attention kernels would run on these tensors, with heads side by side in `width` columns; nothing where they are not
+/// made for them.
+fn plan<R, F, I, T, const N: usize>(
+    tensors: [&Tensor<CubeBackend<R, F, I, T>, 3>; N],
+    width: usize,
+    heads: usize,
+) -> Option<Plan>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    let alike = tensors.iter().all(|x| all_alike!(tensors[0], x));
+    let empty = tensors.iter().any(|x| x.dims().contains(&0));
+    (alike && !empty)
+        .then(|| Plan::new::<R>(&tensors[0].device(), width, heads))
+        .flatten()
 }
 
 impl<R, F, I, T> DitBackend for CubeBackend<R, F, I, T>
@@ -164,6 +187,90 @@ where
         }
         let (gate, x) = pointwise::swiglu_backward(flat(gate), flat(x), flat(grad));
         (tensor(gate), tensor(x))
+    }
+
+    fn self_attention(qkv: Tensor<Self, 3>, heads: usize, eps: f64) -> Tensor<Self, 3> {
+        match plan([&qkv], qkv.dims()[2] / 3, heads) {
+            Some(plan) => tensor(attention::forward(Part::all(&flat(qkv)), plan, Some(eps))),
+            None => composed::self_attention(qkv, heads, eps),
+        }
+    }
+
+    fn self_attention_backward(
+        qkv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> Tensor<Self, 3> {
+        let Some(plan) = plan([&qkv, &grad], grad.dims()[2], heads) else {
+            return composed::self_attention_backward(qkv, heads, eps, grad);
+        };
+        let qkv = flat(qkv);
+        let qkv_grad = unwritten_like(&qkv);
+        let grads = Part::all(&qkv_grad);
+        attention::backward(Part::all(&qkv), plan, Some(eps), flat(grad), grads);
+        tensor(qkv_grad)
+    }
+
+    fn cross_attention(
+        q: Tensor<Self, 3>,
+        kv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+    ) -> Tensor<Self, 3> {
+        let Some(plan) = plan([&q, &kv], q.dims()[2], heads) else {
+            return composed::cross_attention(q, kv, heads, eps);
+        };
+        let (q, [k, v]) = (Part::whole(&flat(q)), Part::all(&flat(kv)));
+        tensor(attention::forward([q, k, v], plan, Some(eps)))
+    }
+
+    fn cross_attention_backward(
+        q: Tensor<Self, 3>,
+        kv: Tensor<Self, 3>,
+        heads: usize,
+        eps: f64,
+        grad: Tensor<Self, 3>,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        let Some(plan) = plan([&q, &kv, &grad], q.dims()[2], heads) else {
+            return composed::cross_attention_backward(q, kv, heads, eps, grad);
+        };
+        let [q, kv] = [flat(q), flat(kv)];
+        let [q_grad, kv_grad] = [&q, &kv].map(unwritten_like);
+        let (of_q, [of_k, of_v]) = (Part::whole(&q_grad), Part::all(&kv_grad));
+        let (q, [k, v]) = (Part::whole(&q), Part::all(&kv));
+        attention::backward([q, k, v], plan, Some(eps), flat(grad), [of_q, of_k, of_v]);
+        (tensor(q_grad), tensor(kv_grad))
+    }
+
+    fn plain_attention(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+    ) -> Tensor<Self, 3> {
+        let Some(plan) = plan([&q, &k, &v], q.dims()[2], heads) else {
+            return composed::plain_attention(q, k, v, heads);
+        };
+        let inputs = [q, k, v].map(|x| Part::whole(&flat(x)));
+        tensor(attention::forward(inputs, plan, None))
+    }
+
+    fn plain_attention_backward(
+        q: Tensor<Self, 3>,
+        k: Tensor<Self, 3>,
+        v: Tensor<Self, 3>,
+        heads: usize,
+        grad: Tensor<Self, 3>,
+    ) -> [Tensor<Self, 3>; 3] {
+        let Some(plan) = plan([&q, &k, &v, &grad], q.dims()[2], heads) else {
+            return composed::plain_attention_backward(q, k, v, heads, grad);
+        };
+        let inputs = [q, k, v].map(flat);
+        let grads = inputs.each_ref().map(unwritten_like);
+        let whole = |tensors: &[CubeTensor<R>; 3]| tensors.each_ref().map(|x| Part::whole(x));
+        attention::backward(whole(&inputs), plan, None, flat(grad), whole(&grads));
+        grads.map(tensor)
     }
 
     fn top_k(scores: Tensor<Self, 3>, taken: usize) -> Tensor<Self, 3, Int> {

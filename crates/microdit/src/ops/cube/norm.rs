@@ -6,11 +6,11 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 /// Threads that share a row; a power of two.
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 
 /// Sum of every thread's value.
 #[cube]
-fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
+pub(super) fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     let thread = UNIT_POS as usize;
     // Some threads may still be reading the previous sum.
     sync_cube();
@@ -30,8 +30,8 @@ fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
 
 /// Mean and `1 / sqrt(variance + eps)` of the row that starts at `start`.
 #[cube]
-fn statistics(
-    x: &Array<f32>,
+pub(super) fn statistics<F: Float>(
+    x: &Array<F>,
     start: usize,
     dim: usize,
     eps: f32,
@@ -40,14 +40,14 @@ fn statistics(
     let mut sum = 0f32;
     let mut i = UNIT_POS as usize;
     while i < dim {
-        sum += x[start + i];
+        sum += f32::cast_from(x[start + i]);
         i += THREADS;
     }
     let mean = sum_over_cube(sum, shared) / dim as f32;
     let mut squares = 0f32;
     let mut i = UNIT_POS as usize;
     while i < dim {
-        let centred = x[start + i] - mean;
+        let centred = f32::cast_from(x[start + i]) - mean;
         squares += centred * centred;
         i += THREADS;
     }

@@ -136,3 +136,69 @@ fn top_k() {
         assert_eq!(found, expected);
     }
 }
+
+/// Sizes of heads: those of the kernels, and two that take the composed operations.
+const HEAD_SIZES: [usize; 8] = [32, 64, 72, 80, 96, 128, 20, 42];
+
+#[test]
+fn attentions() {
+    for (case, head) in (0..).zip(HEAD_SIZES) {
+        let mut draw = Draw::new(case);
+        // One token, to one word, or no multiple of a tile.
+        let (tokens, words) = match case {
+            0 => (1, 1),
+            1 => (70, 77),
+            _ => (draw.size(140), draw.size(90)),
+        };
+        let (batch, heads) = (draw.size(2), draw.size(8));
+        let width = heads * head;
+        let grad = draw.tensor([batch, tokens, width]);
+        // Off zero, so that norms have a mean to take away.
+        let qkv = draw.tensor([batch, tokens, 3 * width]) * 1.5 + 0.5;
+        compare(
+            "self-attention",
+            Wgpu::self_attention(up(&qkv), heads, 1e-6),
+            composed::self_attention(qkv.clone(), heads, 1e-6),
+        );
+        compare(
+            "self-attention backward",
+            Wgpu::self_attention_backward(up(&qkv), heads, 1e-6, up(&grad)),
+            composed::self_attention_backward(qkv, heads, 1e-6, grad.clone()),
+        );
+        let q = draw.tensor([batch, tokens, width]) * 1.5 + 0.5;
+        let kv = draw.tensor([batch, words, 2 * width]) * 1.5 + 0.5;
+        compare(
+            "cross-attention",
+            Wgpu::cross_attention(up(&q), up(&kv), heads, 1e-6),
+            composed::cross_attention(q.clone(), kv.clone(), heads, 1e-6),
+        );
+        let found = Wgpu::cross_attention_backward(up(&q), up(&kv), heads, 1e-6, up(&grad));
+        let expected = composed::cross_attention_backward(q, kv, heads, 1e-6, grad);
+        compare("q", found.0, expected.0);
+        compare("kv", found.1, expected.1);
+    }
+}
+
+/// Without norms scores are large: a softmax that nearly takes one word, and sums of exponentials that must not overflow.
+#[test]
+fn attentions_without_norms() {
+    for (case, head) in (0..).zip(HEAD_SIZES) {
+        let mut draw = Draw::new(case + 100);
+        let (batch, heads) = (draw.size(2), draw.size(4));
+        let (tokens, words) = (draw.size(100), draw.size(90));
+        let q = draw.tensor([batch, tokens, heads * head]) * 3.0;
+        let k = draw.tensor([batch, words, heads * head]) * 3.0 - 2.0;
+        let v = draw.tensor([batch, words, heads * head]);
+        let grad = draw.tensor([batch, tokens, heads * head]);
+        compare(
+            "attention",
+            Wgpu::plain_attention(up(&q), up(&k), up(&v), heads),
+            composed::plain_attention(q.clone(), k.clone(), v.clone(), heads),
+        );
+        let found = Wgpu::plain_attention_backward(up(&q), up(&k), up(&v), heads, up(&grad));
+        let expected = composed::plain_attention_backward(q, k, v, heads, grad);
+        for ((name, found), expected) in ["q", "k", "v"].iter().zip(found).zip(expected) {
+            compare(name, found, expected);
+        }
+    }
+}
