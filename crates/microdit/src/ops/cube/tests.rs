@@ -2,7 +2,7 @@
 //! software rasterizer. Shapes include single rows, and rows longer than a cube of threads.
 
 use crate::ops::{
-    AdamState, DitBackend, OptimizerOps as _, composed, optimizer,
+    AdamState, DitBackend, ExpertInputs, OptimizerOps as _, composed, optimizer,
     tests::{Draw, assert_close},
 };
 use burn::tensor::{Tensor, TensorData, activation::gelu_approximate};
@@ -44,6 +44,64 @@ fn modulated_norms() {
         compare("weight", found.weight, expected.weight);
         compare("shift", found.shift, expected.shift);
         compare("scale", found.scale, expected.scale);
+    }
+}
+
+#[test]
+fn norms() {
+    for case in 0..6 {
+        let mut draw = Draw::new(case);
+        // One row, and more than a thread sums.
+        let rows = if case == 0 { 1 } else { draw.size(300) };
+        let dim = 1 + draw.size(700);
+        let x = draw.tensor([rows, dim]) * 1.5 + 0.5;
+        let (weight, grad) = (draw.tensor([dim]), draw.tensor([rows, dim]));
+        compare(
+            "norm",
+            Wgpu::norm(up(&x), up(&weight), 1e-6),
+            composed::norm(x.clone(), 1e-6) * weight.clone().unsqueeze(),
+        );
+        let found = Wgpu::norm_backward(up(&x), up(&weight), 1e-6, up(&grad));
+        let expected = composed::norm_backward(x, weight, 1e-6, grad);
+        compare("x", found.0, expected.0);
+        compare("weight", found.1, expected.1);
+    }
+}
+
+#[test]
+fn expert_layers() {
+    for case in 0..4 {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, experts) = (draw.size(3), draw.size(24), draw.size(5));
+        let (dim, hidden) = (draw.size(40), draw.size(600));
+        let taken = draw.size(tokens);
+        let scores = draw.tensor([batch, experts, tokens]);
+        let chosen = composed::top_k(scores, taken);
+        let inputs = ExpertInputs {
+            x: draw.tensor([batch, tokens, dim]),
+            weights: draw.tensor([batch, experts, taken]),
+            w1: draw.tensor([experts, dim, hidden]),
+            w2: draw.tensor([experts, hidden, dim]),
+            chosen,
+        };
+        let here = ExpertInputs {
+            x: up(&inputs.x),
+            weights: up(&inputs.weights),
+            w1: up(&inputs.w1),
+            w2: up(&inputs.w2),
+            chosen: Tensor::from_data(inputs.chosen.to_data(), &Default::default()),
+        };
+        let grad = draw.tensor([batch, tokens, dim]);
+        let found = Wgpu::experts(here.clone());
+        let expected = composed::experts(inputs.clone());
+        compare("experts", found.0, expected.0);
+        compare("hidden layer", found.1.clone(), expected.1.clone());
+        let found = Wgpu::experts_backward(here, found.1, up(&grad));
+        let expected = composed::experts_backward(inputs, expected.1, grad);
+        compare("x", found.x, expected.x);
+        compare("weights", found.weights, expected.weights);
+        compare("first layers", found.w1, expected.w1);
+        compare("second layers", found.w2, expected.w2);
     }
 }
 
