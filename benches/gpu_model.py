@@ -29,6 +29,8 @@ F32, BF16, INT = 4, 2, 4
 TILE = 128
 # Rows and columns of a tile of scores, and sizes of the heads that the kernels are for (ops/cube/attention/plan.rs).
 SCORES = (64, 32)
+# Rows that a thread sums for the gradient of a norm's weight (ops/cube/mod.rs).
+ROWS_OF_A_SUM = 64
 GPUS_OF_A_MACHINE = 8
 
 # crates/microdit/src/net/dit/config.rs, xl_2. `--network` takes another from a JSON file with the same keys.
@@ -52,14 +54,12 @@ TIME_CHANNELS = 512
 STAGES = {"256-masked": (32, 0.75), "256-unmasked": (32, 0.0), "512-masked": (64, 0.75), "512-unmasked": (64, 0.0)}
 
 # Which code runs: the kernels of ops/cube or the composed operations (`own`), those for attention among them (`attention`), as if its
-# products ran on tensor cores (`tensor`), also those kernels that the page proposes (`more`); whether elementwise operations and the
-# sums over rows among them share a kernel (`fuse`); whether attention is one kernel beside these (`flash`); whether the avoidable
-# passes that the page lists are gone (`lean`).
+# products ran on tensor cores (`tensor`); whether elementwise operations and the sums over rows among them share a kernel (`fuse`);
+# whether attention is one kernel beside these (`flash`); whether the avoidable passes that the page lists are gone (`lean`).
 VARIANTS = {
     "`cuda` build, attention composed": {"own"},
     "`cuda` build": {"own", "attention"},
     "`cuda` build, attention on tensor cores": {"own", "attention", "tensor"},
-    "the same, all norms and the experts' GELU in kernels": {"own", "attention", "tensor", "more"},
     "`fusion` build at its best": {"fuse"},
     "`fusion` at its best, attention in a kernel": {"fuse", "flash"},
     "the same without avoidable passes": {"fuse", "flash", "lean"},
@@ -116,7 +116,7 @@ class Tape:
     ops/autodiff.rs makes of them backward."""
 
     def __init__(self, ways):
-        for way in ("own", "attention", "tensor", "more", "fuse", "flash", "lean"):
+        for way in ("own", "attention", "tensor", "fuse", "flash", "lean"):
             setattr(self, way, way in ways)
         self.ops, self.nodes, self.params = [], [], []
         self.part, self.where, self.phase = "other", "ends", "forward"
@@ -309,11 +309,16 @@ class Tape:
 
     def norm(self, x):
         w = self.param(x.shape[-1])
-        y = self.kernel(x, w) if self.more else self.each(self.normed(x)[0], w)
+        y = self.kernel(x, w) if self.own else self.each(self.normed(x)[0], w)
 
         def pull(g):
-            if self.more:
-                return [self.kernel(x, w, g), self.kernel(x, g, shape=w.shape)]
+            if self.own:
+                rows, dim = x.n // x.shape[-1], x.shape[-1]
+                x_grad, statistics = Tensor(x.shape, F32), Tensor((rows, 2), F32)
+                self.op("own", [x, w, g], [x_grad, statistics])
+                sums = [Tensor((math.ceil(rows / ROWS_OF_A_SUM), dim), F32) for _ in range(2)]
+                self.op("own", [x, statistics, g], sums, turns=ROWS_OF_A_SUM / 4)
+                return [x_grad, self.column(sums[1], 0)]
             normed, inverse = self.normed(x)
             flat = self.view(self.each(g, normed), (g.n // g.shape[-1], g.shape[-1]))
             w_grad = self.column(flat, 0)
@@ -359,19 +364,18 @@ class Tape:
         return self.record([x, update], y, lambda g: [g, self.cast(g, update.size)])
 
     def gated_residual(self, x, update, gate):
-        wide = update if self.more else self.cast(update, F32)
         if self.own:
-            y = self.op("own", [x, wide, self.flat(gate)], [Tensor(x.shape, F32)])
+            y = self.op("own", [x, update, self.flat(gate)], [Tensor(x.shape, F32)])
         else:
-            y = self.each(x, self.each(wide, gate))
+            y = self.each(x, self.each(self.cast(update, F32), gate))
 
         def pull(g):
-            wide = update if self.more else self.cast(update, F32)
             if self.own:
-                made = [Tensor(x.shape, wide.size), Tensor(gate.shape, F32)]
+                made = [Tensor(x.shape, update.size), Tensor(gate.shape, F32)]
                 # A thread for every column, which writes between its reads.
-                self.op("own", [wide, self.flat(gate), g], made, turns=x.shape[1])
-                return [g, self.cast(made[0], update.size), made[1]]
+                self.op("own", [update, self.flat(gate), g], made, turns=x.shape[1])
+                return [g, *made]
+            wide = self.cast(update, F32)
             update_grad = self.cast(self.each(g, gate), update.size)
             return [g, update_grad, self.column(self.each(g, wide), 1)]
 
@@ -557,7 +561,7 @@ class Tape:
                 return self.copy(self.gather(x, places, by_sample), by_expert)
 
         def gelu(x):
-            return self.kernel(x) if self.more else self.each(self.each(x, self.times(3, x)))
+            return self.kernel(x) if self.own else self.each(self.each(x, self.times(3, x)))
 
         def gelu_slope(x):
             bell = self.times(3, self.each(x, x))
@@ -585,13 +589,15 @@ class Tape:
             with self.at(pointwise):
                 counts = self.copy(self.view(counts, by_sample[:2] + (1,)), by_expert[:2] + (1,))
             grad = taken_from(g)
-            with self.at(pointwise):
-                active = gelu(inner)
+            if not self.own:
+                with self.at(pointwise):
+                    active = gelu(inner)
             back = product(grad, narrow2, rows, hidden, dim)
             with self.at(pointwise):
-                if self.more:
-                    counts_grad = self.kernel(back, inner, shape=by_expert[:2] + (1,))
-                    inner_grad = self.kernel(back, counts, inner)
+                if self.own:
+                    made = [Tensor(inner.shape, inner.size), Tensor(inner.shape, inner.size), Tensor(by_expert[:2] + (1,), x.size)]
+                    self.op("own", [inner, back, counts], made)
+                    active, inner_grad, counts_grad = made
                 else:
                     counts_grad = self.row(self.each(back, active))
                     inner_grad = self.each(self.each(back, counts), gelu_slope(inner))
