@@ -9,8 +9,8 @@ The step is traced: the functions below repeat those of crates/microdit/src/{net
 backward, on tensors that have a shape and no numbers. Each operation is a kernel with its FLOPs and the bytes it reads and writes.
 Parameters and FLOPs must come out as `microdit plan` has them, or nothing is printed.
 
-NVIDIA H100 Tensor Core GPU, data sheet (SXM): 989 TFLOP/s in bf16 and half of that in TF32, both dense; 3.35 TB/s; PCIe Gen5, 64 GB/s in
-one direction. Its architecture's white paper: 132 SMs. H200: the same with 4.8 TB/s.
+NVIDIA H100 Tensor Core GPU, data sheet (SXM): 989 TFLOP/s in bf16 and half of that in TF32, both dense; 67 TFLOP/s in f32 outside of the
+tensor cores; 3.35 TB/s; PCIe Gen5, 64 GB/s in one direction. Its architecture's white paper: 132 SMs. H200: the same with 4.8 TB/s.
 """
 
 import argparse
@@ -23,10 +23,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 BF16_RATE, SMS, PCIE = 989e12, 132, 64e9
-TF32_RATE = BF16_RATE / 2
+TF32_RATE, F32_RATE = BF16_RATE / 2, 67e12
 F32, BF16, INT = 4, 2, 4
 # A tile of a matrix product's result that an SM computes at a time.
 TILE = 128
+# Rows and columns of a tile of scores, and sizes of the heads that the kernels are for (ops/cube/attention/plan.rs).
+SCORES = (64, 32)
+# Rows that a thread sums for the gradient of a norm's weight (ops/cube/mod.rs).
+ROWS_OF_A_SUM = 64
 GPUS_OF_A_MACHINE = 8
 
 # crates/microdit/src/net/dit/config.rs, xl_2. `--network` takes another from a JSON file with the same keys.
@@ -49,13 +53,13 @@ TIME_CHANNELS = 512
 # Side of the latents and share of the tokens dropped, as recipes/phases.ron has them.
 STAGES = {"256-masked": (32, 0.75), "256-unmasked": (32, 0.0), "512-masked": (64, 0.75), "512-unmasked": (64, 0.0)}
 
-# Which code runs: the kernels of ops/cube or the composed operations (`own`), also those kernels that the page proposes (`more`);
-# whether elementwise operations and the sums over rows among them share a kernel (`fuse`); whether attention is one kernel (`flash`);
-# whether the avoidable passes that the page lists are gone (`lean`).
+# Which code runs: the kernels of ops/cube or the composed operations (`own`), those for attention among them (`attention`), as if its
+# products ran on tensor cores (`tensor`); whether elementwise operations and the sums over rows among them share a kernel (`fuse`);
+# whether attention is one kernel beside these (`flash`); whether the avoidable passes that the page lists are gone (`lean`).
 VARIANTS = {
-    "`cuda` build": {"own"},
-    "`cuda` build, attention in a kernel": {"own", "flash"},
-    "the same, all norms and the experts' GELU in kernels": {"own", "more", "flash"},
+    "`cuda` build, attention composed": {"own"},
+    "`cuda` build": {"own", "attention"},
+    "`cuda` build, attention on tensor cores": {"own", "attention", "tensor"},
     "`fusion` build at its best": {"fuse"},
     "`fusion` at its best, attention in a kernel": {"fuse", "flash"},
     "the same without avoidable passes": {"fuse", "flash", "lean"},
@@ -99,12 +103,12 @@ class Tensor:
 
 
 class Op:
-    __slots__ = ("kind", "part", "where", "ins", "outs", "flops", "model", "tiles", "wide", "moved", "turns", "phase")
+    __slots__ = ("kind", "part", "where", "ins", "outs", "flops", "model", "tiles", "peak", "moved", "turns", "phase")
 
     def __init__(self, kind, part, where, ins, outs, phase):
         self.kind, self.part, self.where, self.ins, self.outs, self.phase = kind, part, where, ins, outs, phase
         self.flops = self.model = 0
-        self.tiles, self.wide, self.moved, self.turns = None, False, None, 0
+        self.tiles, self.peak, self.moved, self.turns = None, BF16_RATE, None, 0
 
 
 class Tape:
@@ -112,7 +116,8 @@ class Tape:
     ops/autodiff.rs makes of them backward."""
 
     def __init__(self, ways):
-        self.own, self.more, self.fuse, self.flash, self.lean = (way in ways for way in ("own", "more", "fuse", "flash", "lean"))
+        for way in ("own", "attention", "tensor", "fuse", "flash", "lean"):
+            setattr(self, way, way in ways)
         self.ops, self.nodes, self.params = [], [], []
         self.part, self.where, self.phase = "other", "ends", "forward"
         self.rounded = {}
@@ -186,8 +191,8 @@ class Tape:
         side = lambda x: min(TILE, 16 * math.ceil(x / 16))
         tiles = (batch * math.ceil(m / side(m)) * math.ceil(n / side(n)), 2 * side(m) * side(n) * k)
         out = [Tensor(shape, size or a.size)]
-        wide = a.size == F32
-        return self.op("matmul", [a, b], out, flops=flops, model=flops, tiles=tiles, wide=wide)
+        peak = TF32_RATE if a.size == F32 else BF16_RATE
+        return self.op("matmul", [a, b], out, flops=flops, model=flops, tiles=tiles, peak=peak)
 
     def gather(self, x, places, shape):
         out = Tensor(shape, x.size)
@@ -304,11 +309,16 @@ class Tape:
 
     def norm(self, x):
         w = self.param(x.shape[-1])
-        y = self.kernel(x, w) if self.more else self.each(self.normed(x)[0], w)
+        y = self.kernel(x, w) if self.own else self.each(self.normed(x)[0], w)
 
         def pull(g):
-            if self.more:
-                return [self.kernel(x, w, g), self.kernel(x, g, shape=w.shape)]
+            if self.own:
+                rows, dim = x.n // x.shape[-1], x.shape[-1]
+                x_grad, statistics = Tensor(x.shape, F32), Tensor((rows, 2), F32)
+                self.op("own", [x, w, g], [x_grad, statistics])
+                sums = [Tensor((math.ceil(rows / ROWS_OF_A_SUM), dim), F32) for _ in range(2)]
+                self.op("own", [x, statistics, g], sums, turns=ROWS_OF_A_SUM / 4)
+                return [x_grad, self.column(sums[1], 0)]
             normed, inverse = self.normed(x)
             flat = self.view(self.each(g, normed), (g.n // g.shape[-1], g.shape[-1]))
             w_grad = self.column(flat, 0)
@@ -354,19 +364,18 @@ class Tape:
         return self.record([x, update], y, lambda g: [g, self.cast(g, update.size)])
 
     def gated_residual(self, x, update, gate):
-        wide = update if self.more else self.cast(update, F32)
         if self.own:
-            y = self.op("own", [x, wide, self.flat(gate)], [Tensor(x.shape, F32)])
+            y = self.op("own", [x, update, self.flat(gate)], [Tensor(x.shape, F32)])
         else:
-            y = self.each(x, self.each(wide, gate))
+            y = self.each(x, self.each(self.cast(update, F32), gate))
 
         def pull(g):
-            wide = update if self.more else self.cast(update, F32)
             if self.own:
-                made = [Tensor(x.shape, wide.size), Tensor(gate.shape, F32)]
+                made = [Tensor(x.shape, update.size), Tensor(gate.shape, F32)]
                 # A thread for every column, which writes between its reads.
-                self.op("own", [wide, self.flat(gate), g], made, turns=x.shape[1])
-                return [g, self.cast(made[0], update.size), made[1]]
+                self.op("own", [update, self.flat(gate), g], made, turns=x.shape[1])
+                return [g, *made]
+            wide = self.cast(update, F32)
             update_grad = self.cast(self.each(g, gate), update.size)
             return [g, update_grad, self.column(self.each(g, wide), 1)]
 
@@ -432,12 +441,12 @@ class Tape:
         batch, tokens, width = q.shape
         words = k.shape[1]
         product = 2 * batch * tokens * words * width
-        core, around = self.part, "norms of queries and keys"
+        around = "norms of queries and keys"
+        if self.attention:
+            return self.attend_in_kernels(q, k, v, heads, parts, around)
 
         def prepared(x):
             with self.at(around):
-                if self.more:
-                    return self.kernel(x), None, None
                 normed, inverse = self.normed(self.cast(x, F32))
                 return self.cast(normed, x.size), normed, inverse
 
@@ -463,13 +472,48 @@ class Tape:
                 made = self.attention_backward(q_narrow, k_narrow, v, heads, g)
             with self.at(around):
                 for i, (x, normed, inverse) in enumerate([(q, q_normed, q_inverse), (k, k_normed, k_inverse)]):
-                    if self.more:
-                        made[i] = self.kernel(x, made[i])
-                    else:
-                        made[i] = self.cast(self.through_norm(normed, inverse, self.cast(made[i], F32)), x.size)
+                    made[i] = self.cast(self.through_norm(normed, inverse, self.cast(made[i], F32)), x.size)
                 if len(parts) == 1:
                     return [self.cat(made, 2)]
                 return [made[0], self.cat(made[1:], 2)]
+
+        return self.record(parts, y, pull)
+
+    def attend_in_kernels(self, q, k, v, heads, parts, around):
+        """ops/cube/attention: rows are normalized as they are loaded, gradients written where they are packed."""
+        batch, tokens, width = q.shape
+        words = k.shape[1]
+        product = 2 * batch * tokens * words * width
+        # Of one buffer, but not the same numbers.
+        q, k, v = (Tensor(x.shape, x.size) for x in (q, k, v))
+
+        def kernel(ins, outs, side, others, products, model):
+            # Cubes of threads, and what one computes; tiles are full, however few rows are left.
+            own, other = SCORES
+            cube = 2 * own * math.ceil(others / other) * other * (width // heads) * products
+            tiles = (batch * heads * math.ceil(side / own), cube)
+            peak = BF16_RATE if self.tensor else F32_RATE
+            self.op("attention", ins, outs, flops=products * product, model=model * product, tiles=tiles, peak=peak)
+
+        def statistics():
+            with self.at(around):
+                return [self.op("own", [x], [Tensor(x.shape[:-1] + (2,), F32)]) for x in (q, k)]
+
+        y = Tensor(q.shape, q.size)
+        kernel([q, k, v, *statistics()], [y], tokens, words, 2, 2)
+
+        def pull(g):
+            known = statistics()
+            made = [Tensor(x.shape, x.size) for x in (q, k, v)]
+            # The sum of a query's exponentials, and of its gradient times its result.
+            kept = Tensor((batch, heads, tokens, 2), F32)
+            kernel([q, k, v, g, *known], [made[0], kept], tokens, words, 5, 2)
+            kernel([q, k, v, g, kept, *known], made[1:], words, tokens, 4, 2)
+            with self.at(around):
+                for i, (x, statistic) in enumerate(zip((q, k), known)):
+                    made[i] = self.kernel(made[i], x, statistic)
+            packed = made[:1] if len(parts) == 1 else made[:2]
+            return [self.view(grad, part.shape) for grad, part in zip(packed, parts)]
 
         return self.record(parts, y, pull)
 
@@ -517,7 +561,7 @@ class Tape:
                 return self.copy(self.gather(x, places, by_sample), by_expert)
 
         def gelu(x):
-            return self.kernel(x) if self.more else self.each(self.each(x, self.times(3, x)))
+            return self.kernel(x) if self.own else self.each(self.each(x, self.times(3, x)))
 
         def gelu_slope(x):
             bell = self.times(3, self.each(x, x))
@@ -545,13 +589,15 @@ class Tape:
             with self.at(pointwise):
                 counts = self.copy(self.view(counts, by_sample[:2] + (1,)), by_expert[:2] + (1,))
             grad = taken_from(g)
-            with self.at(pointwise):
-                active = gelu(inner)
+            if not self.own:
+                with self.at(pointwise):
+                    active = gelu(inner)
             back = product(grad, narrow2, rows, hidden, dim)
             with self.at(pointwise):
-                if self.more:
-                    counts_grad = self.kernel(back, inner, shape=by_expert[:2] + (1,))
-                    inner_grad = self.kernel(back, counts, inner)
+                if self.own:
+                    made = [Tensor(inner.shape, inner.size), Tensor(inner.shape, inner.size), Tensor(by_expert[:2] + (1,), x.size)]
+                    self.op("own", [inner, back, counts], made)
+                    active, inner_grad, counts_grad = made
                 else:
                     counts_grad = self.row(self.each(back, active))
                     inner_grad = self.each(self.each(back, counts), gelu_slope(inner))
@@ -917,7 +963,7 @@ def kernels(ops, fuse, rates):
                 kernel.bytes = item.moved
             else:
                 kernel.bytes = sum({x.buffer: x.bytes for x in item.ins}.values()) + sum(x.bytes for x in item.outs)
-        peak = TF32_RATE if not isinstance(item, Group) and item.wide else BF16_RATE
+        peak = BF16_RATE if isinstance(item, Group) else item.peak
         if kernel.kind == "upload":
             kernel.ideal = kernel.assumed = item.outs[0].bytes / PCIE
             yield kernel
@@ -930,7 +976,8 @@ def kernels(ops, fuse, rates):
             tiles, flops = item.tiles
             busy = math.ceil(tiles / SMS) * SMS * flops
         least = rates.kernel + (0 if isinstance(item, Group) else item.turns * rates.latency)
-        kernel.assumed = max(busy / (peak * rates.matmul), kernel.bytes / (memory * rates.memory), least * 1e-6)
+        share = rates.scalar if peak == F32_RATE else rates.matmul
+        kernel.assumed = max(busy / (peak * share), kernel.bytes / (memory * rates.memory), least * 1e-6)
         yield kernel
 
 
@@ -1106,6 +1153,7 @@ def main():
     parser.add_argument("--images", type=int, help="images of a step on one GPU, in place of an eighth of the recipe's batch")
     parser.add_argument("--bandwidth", type=float, default=3.35, help="TB/s of the memory; an H200 has 4.8")
     parser.add_argument("--matmul", type=float, default=0.6, help="share of the peak a full product is assumed to reach")
+    parser.add_argument("--scalar", type=float, default=0.5, help="share of the peak in f32 that attention is assumed to reach")
     parser.add_argument("--memory", type=float, default=0.8, help="share of the bandwidth other kernels are assumed to reach")
     parser.add_argument("--kernel", type=float, default=3.0, help="microseconds a kernel is assumed to take at least")
     parser.add_argument("--latency", type=float, default=0.6, help="microseconds assumed for a turn of a thread that waits for memory")

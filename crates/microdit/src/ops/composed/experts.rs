@@ -58,6 +58,14 @@ fn by_sample<B: Backend>(x: Tensor<B, 3>, batch: usize) -> Tensor<B, 3> {
 }
 
 pub fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    experts_by(inputs, gelu)
+}
+
+/// [`experts`] with a GELU of the backend's own.
+pub fn experts_by<B: Backend>(
+    inputs: ExpertInputs<B>,
+    gelu: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
+) -> (Tensor<B, 3>, Tensor<B, 3>) {
     let ExpertInputs {
         x,
         chosen,
@@ -80,10 +88,45 @@ pub fn experts<B: Backend>(inputs: ExpertInputs<B>) -> (Tensor<B, 3>, Tensor<B, 
     )
 }
 
+/// What the backward pass needs between its products: [`activated`](Self::activated) is the GELU of `hidden`
+/// `[experts, rows, hidden]`, the others are gradients.
+pub struct BetweenProducts<B: Backend> {
+    /// `[experts, rows, hidden]`.
+    pub activated: Tensor<B, 3>,
+    /// Of `hidden`.
+    pub hidden: Tensor<B, 3>,
+    /// Of the rows' weights `[experts, rows, 1]`.
+    pub weights: Tensor<B, 3>,
+}
+
+/// From `hidden`, the gradient `back` of its GELU for weights of 1, and the rows' weights `[experts, rows, 1]`.
+fn between_products<B: Backend>(
+    hidden: Tensor<B, 3>,
+    back: Tensor<B, 3>,
+    weights: Tensor<B, 3>,
+) -> BetweenProducts<B> {
+    let activated = gelu(hidden.clone());
+    BetweenProducts {
+        weights: (back.clone() * activated.clone()).sum_dim(2),
+        hidden: back * weights * gelu_slope(hidden),
+        activated,
+    }
+}
+
 pub fn experts_backward<B: Backend>(
     inputs: ExpertInputs<B>,
     hidden: Tensor<B, 3>,
     grad: Tensor<B, 3>,
+) -> ExpertGrads<B> {
+    experts_backward_by(inputs, hidden, grad, between_products)
+}
+
+/// [`experts_backward`] with what is between the products computed in the backend's own way.
+pub fn experts_backward_by<B: Backend>(
+    inputs: ExpertInputs<B>,
+    hidden: Tensor<B, 3>,
+    grad: Tensor<B, 3>,
+    between: impl FnOnce(Tensor<B, 3>, Tensor<B, 3>, Tensor<B, 3>) -> BetweenProducts<B>,
 ) -> ExpertGrads<B> {
     let ExpertInputs {
         x,
@@ -99,10 +142,12 @@ pub fn experts_backward<B: Backend>(
     let places = places(chosen, dim);
     let weights = by_expert(weights.reshape([batch, experts * taken, 1]), experts);
     let grad = by_expert(grad.gather(1, places.clone()), experts);
-    let activated = gelu(hidden.clone());
     let back = grad.clone().matmul(w2.swap_dims(1, 2)); // [experts, batch x taken, hidden]
-    let weight_grad = (back.clone() * activated.clone()).sum_dim(2);
-    let hidden_grad = back * weights.clone() * gelu_slope(hidden);
+    let BetweenProducts {
+        activated,
+        hidden: hidden_grad,
+        weights: weight_grad,
+    } = between(hidden, back, weights.clone());
     let w2_grad = activated.swap_dims(1, 2).matmul(grad * weights);
     let input = by_expert(x.clone().gather(1, places.clone()), experts);
     let w1_grad = input.swap_dims(1, 2).matmul(hidden_grad.clone());

@@ -1,4 +1,4 @@
-//! Layer norm with modulation: a cube of threads per row, which stays in the cache between its passes.
+//! Layer norm, with or without modulation: a cube of threads per row, which stays in the cache between its passes.
 
 use super::launch::{cubes, each, unwritten, unwritten_like};
 use burn::tensor::DType;
@@ -6,11 +6,11 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 /// Threads that share a row; a power of two.
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 
 /// Sum of every thread's value.
 #[cube]
-fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
+pub(super) fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     let thread = UNIT_POS as usize;
     // Some threads may still be reading the previous sum.
     sync_cube();
@@ -30,8 +30,8 @@ fn sum_over_cube(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
 
 /// Mean and `1 / sqrt(variance + eps)` of the row that starts at `start`.
 #[cube]
-fn statistics(
-    x: &Array<f32>,
+pub(super) fn statistics<F: Float>(
+    x: &Array<F>,
     start: usize,
     dim: usize,
     eps: f32,
@@ -40,14 +40,14 @@ fn statistics(
     let mut sum = 0f32;
     let mut i = UNIT_POS as usize;
     while i < dim {
-        sum += x[start + i];
+        sum += f32::cast_from(x[start + i]);
         i += THREADS;
     }
     let mean = sum_over_cube(sum, shared) / dim as f32;
     let mut squares = 0f32;
     let mut i = UNIT_POS as usize;
     while i < dim {
-        let centred = x[start + i] - mean;
+        let centred = f32::cast_from(x[start + i]) - mean;
         squares += centred * centred;
         i += THREADS;
     }
@@ -55,12 +55,23 @@ fn statistics(
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
+/// What a normed element is multiplied by, `place` being that of its sample and column.
+#[cube]
+fn gain(weight: f32, scale: &ComptimeOption<Array<f32>>, place: usize) -> f32 {
+    #[comptime]
+    let gain = match scale {
+        ComptimeOption::Some(scale) => (scale[place] + 1.0) * weight,
+        ComptimeOption::None => weight,
+    };
+    gain
+}
+
 #[cube(launch)]
 fn forward_kernel(
     x: &Array<f32>,
     weight: &Array<f32>,
-    shift: &Array<f32>,
-    scale: &Array<f32>,
+    shift: &ComptimeOption<Array<f32>>,
+    scale: &ComptimeOption<Array<f32>>,
     y: &mut Array<f32>,
     tokens: usize,
     eps: f32,
@@ -73,30 +84,44 @@ fn forward_kernel(
         let sample = CUBE_POS / tokens * dim;
         let mut i = UNIT_POS as usize;
         while i < dim {
-            let gain = (scale[sample + i] + 1.0) * weight[i];
-            y[start + i] = (x[start + i] - mean) * inverse * gain + shift[sample + i];
+            let normed = (x[start + i] - mean) * inverse * gain(weight[i], scale, sample + i);
+            #[comptime]
+            let shifted = match shift {
+                ComptimeOption::Some(shift) => normed + shift[sample + i],
+                ComptimeOption::None => normed,
+            };
+            y[start + i] = shifted;
             i += THREADS;
         }
     }
 }
 
-/// `[batch, tokens, dim]` by `[weight, shift, scale]`.
+/// Rows, and how many of them share a row of the modulation: `[rows, dim]` or `[batch, tokens, dim]`.
+fn rows_and_tokens<R: CubeRuntime>(x: &CubeTensor<R>) -> (usize, usize) {
+    let shape = x.meta.shape();
+    let outer = &shape[..shape.len() - 1];
+    (outer.iter().product(), outer[outer.len() - 1])
+}
+
+/// Of `[rows, dim]`, or of `[batch, tokens, dim]` with a modulation `[shift, scale]`.
 pub(super) fn forward<R: CubeRuntime>(
     x: CubeTensor<R>,
-    [weight, shift, scale]: [CubeTensor<R>; 3],
+    weight: CubeTensor<R>,
+    modulation: Option<[CubeTensor<R>; 2]>,
     eps: f64,
 ) -> CubeTensor<R> {
-    let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let (rows, tokens) = rows_and_tokens(&x);
+    let (shift, scale) = modulation.map(|[shift, scale]| (shift, scale)).unzip();
     let y = unwritten_like(&x);
-    let (count, cube) = cubes(batch * tokens, THREADS);
+    let (count, cube) = cubes(rows, THREADS);
     forward_kernel::launch(
         &y.client,
         count,
         cube,
         x.into_array_arg(),
         weight.into_array_arg(),
-        shift.into_array_arg(),
-        scale.into_array_arg(),
+        shift.map(CubeTensor::into_array_arg).into(),
+        scale.map(CubeTensor::into_array_arg).into(),
         y.clone().into_array_arg(),
         tokens,
         eps as f32,
@@ -108,7 +133,7 @@ pub(super) fn forward<R: CubeRuntime>(
 fn backward_kernel(
     x: &Array<f32>,
     weight: &Array<f32>,
-    scale: &Array<f32>,
+    scale: &ComptimeOption<Array<f32>>,
     grad: &Array<f32>,
     x_grad: &mut Array<f32>,
     kept: &mut Array<f32>,
@@ -126,7 +151,7 @@ fn backward_kernel(
         let mut along = 0f32;
         let mut i = UNIT_POS as usize;
         while i < dim {
-            let gained = grad[start + i] * (scale[sample + i] + 1.0) * weight[i];
+            let gained = grad[start + i] * gain(weight[i], scale, sample + i);
             sum += gained;
             along += gained * (x[start + i] - mean) * inverse;
             i += THREADS;
@@ -135,7 +160,7 @@ fn backward_kernel(
         let along = sum_over_cube(along, &mut shared) / dim as f32;
         let mut i = UNIT_POS as usize;
         while i < dim {
-            let gained = grad[start + i] * (scale[sample + i] + 1.0) * weight[i];
+            let gained = grad[start + i] * gain(weight[i], scale, sample + i);
             let normed = (x[start + i] - mean) * inverse;
             x_grad[start + i] = (gained - sum - normed * along) * inverse;
             i += THREADS;
@@ -147,24 +172,25 @@ fn backward_kernel(
     }
 }
 
-/// The gradient of `x`, and every row's statistics for [`sum_tokens`].
+/// The gradient of `x`, and every row's statistics for [`sum_runs`].
 pub(super) fn backward<R: CubeRuntime>(
     x: CubeTensor<R>,
-    [weight, scale]: [CubeTensor<R>; 2],
+    weight: CubeTensor<R>,
+    scale: Option<CubeTensor<R>>,
     grad: CubeTensor<R>,
     eps: f64,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let (batch, tokens) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let (rows, tokens) = rows_and_tokens(&x);
     let x_grad = unwritten_like(&x);
-    let kept = unwritten(&x, [batch * tokens, 2], DType::F32);
-    let (count, cube) = cubes(batch * tokens, THREADS);
+    let kept = unwritten(&x, [rows, 2], DType::F32);
+    let (count, cube) = cubes(rows, THREADS);
     backward_kernel::launch(
         &x_grad.client,
         count,
         cube,
         x.into_array_arg(),
         weight.into_array_arg(),
-        scale.into_array_arg(),
+        scale.map(CubeTensor::into_array_arg).into(),
         grad.into_array_arg(),
         x_grad.clone().into_array_arg(),
         kept.clone().into_array_arg(),
@@ -175,22 +201,22 @@ pub(super) fn backward<R: CubeRuntime>(
 }
 
 #[cube(launch)]
-fn sum_tokens_kernel(
+fn sum_runs_kernel(
     x: &Array<f32>,
     kept: &Array<f32>,
     grad: &Array<f32>,
     plain: &mut Array<f32>,
     along: &mut Array<f32>,
-    tokens: usize,
+    run: usize,
     dim: usize,
 ) {
     let column = ABSOLUTE_POS;
     if column < plain.len() {
-        let first = column / dim * tokens;
+        let first = column / dim * run;
+        let end = (first + run).min(x.len() / dim);
         let mut sum = 0f32;
         let mut along_sum = 0f32;
-        for token in 0..tokens {
-            let row = first + token;
+        for row in first..end {
             let place = row * dim + column % dim;
             sum += grad[place];
             along_sum += grad[place] * (x[place] - kept[2 * row]) * kept[2 * row + 1];
@@ -200,18 +226,21 @@ fn sum_tokens_kernel(
     }
 }
 
-/// Sums over every sample's tokens `[batch, dim]`: of the gradient, and of the gradient times the normed rows.
-pub(super) fn sum_tokens<R: CubeRuntime>(
+/// Sums over every run of so many rows, the last of which may be shorter, `[runs, dim]`: of the gradient, and of the gradient
+/// times the normed rows.
+pub(super) fn sum_runs<R: CubeRuntime>(
     x: CubeTensor<R>,
     kept: CubeTensor<R>,
     grad: CubeTensor<R>,
+    run: usize,
 ) -> [CubeTensor<R>; 2] {
     let shape = x.meta.shape();
-    let (batch, tokens, dim) = (shape[0], shape[1], shape[2]);
-    let sums = [(); 2].map(|()| unwritten(&x, [batch, dim], DType::F32));
+    let dim = shape[shape.len() - 1];
+    let runs = kept.meta.shape()[0].div_ceil(run);
+    let sums = [(); 2].map(|()| unwritten(&x, [runs, dim], DType::F32));
     let [plain, along] = sums.clone();
-    let (count, cube) = each(&x, batch * dim);
-    sum_tokens_kernel::launch(
+    let (count, cube) = each(&x, runs * dim);
+    sum_runs_kernel::launch(
         &plain.client.clone(),
         count,
         cube,
@@ -220,7 +249,7 @@ pub(super) fn sum_tokens<R: CubeRuntime>(
         grad.into_array_arg(),
         plain.into_array_arg(),
         along.into_array_arg(),
-        tokens,
+        run,
         dim,
     );
     sums

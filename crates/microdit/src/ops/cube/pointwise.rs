@@ -146,22 +146,23 @@ pub(super) fn swiglu_backward<R: CubeRuntime>(
 }
 
 #[cube(launch)]
-fn gated_residual_kernel(
+fn gated_residual_kernel<F: Float>(
     x: &Array<f32>,
-    update: &Array<f32>,
+    update: &Array<F>,
     gate: &Array<f32>,
     y: &mut Array<f32>,
     tokens: usize,
     dim: usize,
+    #[define(F)] _stored: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < y.len() {
         let sample = i / (tokens * dim);
-        y[i] = x[i] + update[i] * gate[sample * dim + i % dim];
+        y[i] = x[i] + f32::cast_from(update[i]) * gate[sample * dim + i % dim];
     }
 }
 
-/// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`.
+/// `x + gate * update`: `[batch, tokens, dim]`, `gate` `[batch, dim]`. All but the update are f32.
 pub(super) fn gated_residual<R: CubeRuntime>(
     x: CubeTensor<R>,
     update: CubeTensor<R>,
@@ -169,6 +170,7 @@ pub(super) fn gated_residual<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let (tokens, dim) = (x.meta.shape()[1], x.meta.shape()[2]);
     let y = unwritten_like(&x);
+    let stored = update.dtype;
     let (count, cube) = each(&x, x.meta.num_elements());
     gated_residual_kernel::launch(
         &y.client,
@@ -180,19 +182,21 @@ pub(super) fn gated_residual<R: CubeRuntime>(
         y.clone().into_array_arg(),
         tokens,
         dim,
+        stored.into(),
     );
     y
 }
 
 #[cube(launch)]
-fn gated_residual_backward_kernel(
-    update: &Array<f32>,
+fn gated_residual_backward_kernel<F: Float>(
+    update: &Array<F>,
     gate: &Array<f32>,
     grad: &Array<f32>,
-    update_grad: &mut Array<f32>,
+    update_grad: &mut Array<F>,
     gate_grad: &mut Array<f32>,
     tokens: usize,
     dim: usize,
+    #[define(F)] _stored: StorageType,
 ) {
     let column = ABSOLUTE_POS;
     if column < gate_grad.len() {
@@ -201,8 +205,8 @@ fn gated_residual_backward_kernel(
         let mut sum = 0f32;
         for token in 0..tokens {
             let place = (first + token) * dim + column % dim;
-            sum += grad[place] * update[place];
-            update_grad[place] = grad[place] * gate;
+            sum += grad[place] * f32::cast_from(update[place]);
+            update_grad[place] = F::cast_from(grad[place] * gate);
         }
         gate_grad[column] = sum;
     }
@@ -229,6 +233,7 @@ pub(super) fn gated_residual_backward<R: CubeRuntime>(
         gate_grad.clone().into_array_arg(),
         tokens,
         dim,
+        update_grad.dtype.into(),
     );
     (update_grad, gate_grad)
 }
