@@ -27,7 +27,7 @@ TF32_RATE, F32_RATE = BF16_RATE / 2, 67e12
 F32, BF16, INT = 4, 2, 4
 # A tile of a matrix product's result that an SM computes at a time.
 TILE = 128
-# Rows and columns of a tile of scores, and sizes of the heads that the kernels are for (ops/cube/attention/plan.rs).
+# Rows and columns of a tile of scores (ops/cube/attention/plan.rs).
 SCORES = (64, 32)
 # Rows that a thread sums for the gradient of a norm's weight (ops/cube/mod.rs).
 ROWS_OF_A_SUM = 64

@@ -58,11 +58,11 @@ pub(super) fn statistics<F: Float>(
 /// What a normed element is multiplied by, `place` being that of its sample and column.
 #[cube]
 fn gain(weight: f32, scale: &ComptimeOption<Array<f32>>, place: usize) -> f32 {
+    let mut gain = weight;
     #[comptime]
-    let gain = match scale {
-        ComptimeOption::Some(scale) => (scale[place] + 1.0) * weight,
-        ComptimeOption::None => weight,
-    };
+    if let ComptimeOption::Some(scale) = scale {
+        gain *= scale[place] + 1.0;
+    }
     gain
 }
 

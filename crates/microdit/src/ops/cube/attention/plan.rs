@@ -21,36 +21,36 @@ const CHOICES: [(usize, usize); 5] = [(64, 32), (32, 32), (32, 16), (16, 16), (1
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tiles {
     /// Its rows, those of the tiles that stay.
-    pub rows: usize,
+    pub(super) rows: usize,
     /// Its columns, the rows of the tiles that come and go.
-    pub columns: usize,
+    pub(super) columns: usize,
     /// Size of a head, in fours.
-    pub fours: usize,
+    pub(super) fours: usize,
 }
 
 impl Tiles {
     /// From a row of a tile to the next, in fours. Odd, so that neighbouring rows begin in different banks of the memory.
-    pub fn pitch(self) -> usize {
+    pub(super) fn pitch(self) -> usize {
         self.fours | 1
     }
 
     /// From a row of a product in shared memory to the next.
-    pub fn shown_pitch(self) -> usize {
+    pub(super) fn shown_pitch(self) -> usize {
         self.columns + COLUMN_THREADS
     }
 
     /// Rows of a product that a thread has.
-    pub fn own_rows(self) -> usize {
+    pub(super) fn own_rows(self) -> usize {
         self.rows / ROW_THREADS
     }
 
     /// Columns of a product that a thread has.
-    pub fn own_columns(self) -> usize {
+    pub(super) fn own_columns(self) -> usize {
         self.columns / COLUMN_THREADS
     }
 
     /// Fours of a row that a thread sums.
-    pub fn own_fours(self) -> usize {
+    pub(super) fn own_fours(self) -> usize {
         self.fours.div_ceil(COLUMN_THREADS)
     }
 
@@ -79,7 +79,7 @@ impl Plan {
         heads: usize,
     ) -> Option<Self> {
         let head = width / heads;
-        if width % heads != 0 || head % 4 != 0 || !HEAD_SIZES.contains(&head) {
+        if !width.is_multiple_of(heads) || !head.is_multiple_of(4) || !HEAD_SIZES.contains(&head) {
             return None;
         }
         let hardware = R::client(device).properties().hardware.clone();

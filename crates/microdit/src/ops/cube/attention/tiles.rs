@@ -15,31 +15,31 @@ pub(super) const LEAST: f32 = -1e30;
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Rows<F: Float> {
     /// All of them, in fours.
-    pub data: Array<Vector<F, Four>>,
+    pub(super) data: Array<Vector<F, Four>>,
     /// Mean and `1 / sqrt(variance + eps)` of every row `[batch, rows, 2]`, where it is normalized.
-    pub statistics: ComptimeOption<Array<f32>>,
+    pub(super) statistics: ComptimeOption<Array<f32>>,
     /// From a row to the next, in fours.
-    pub stride: usize,
+    pub(super) stride: usize,
     /// Of the tensor in the row, in fours.
-    pub offset: usize,
+    pub(super) offset: usize,
 }
 
 /// Which rows of a tensor a tile has.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Span {
     /// The first, among those of all samples.
-    pub first: usize,
+    pub(super) first: usize,
     /// So many from there on are the sample's; the tile is zero after them.
-    pub count: usize,
+    pub(super) count: usize,
 }
 
 /// The sample and the head that a cube of threads works on, and the rows of one side that are its own.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Place {
-    pub sample: usize,
-    pub head: usize,
+    pub(super) sample: usize,
+    pub(super) head: usize,
     /// The tile's first row in the sample.
-    pub start: usize,
+    pub(super) start: usize,
 }
 
 /// The place of a cube among those of all samples, heads and tiles of `rows` rows, of which a sample has `count`.
