@@ -82,7 +82,7 @@ pub struct VpTable {
 }
 
 /// The signal's share that replaces 0 where the ratio of noise to signal must be finite (diffusers' convention).
-const LEAST_SHARE: f64 = 1.0 / (1u32 << 24) as f64;
+pub(in crate::diffusion) const LEAST_SHARE: f64 = 1.0 / (1u32 << 24) as f64;
 
 impl Vp {
     /// Computes the tables.
