@@ -74,7 +74,7 @@ pub fn last_metrics(run: &Path) -> Result<Option<serde_json::Value>, TrainError>
 /// Bytes that hold the last lines of a log for sure.
 const TAIL: u64 = 1 << 16;
 
-/// What a probe found, by name. `NAME` followed by [`STANDARD_ERROR`] is the standard error of `NAME`, and no number of its own.
+/// The numbers of a probe, by name. A name that ends with [`STANDARD_ERROR`] is the standard error of the number named before it.
 pub type Numbers = BTreeMap<&'static str, f64>;
 
 /// The end of the name of a standard error.

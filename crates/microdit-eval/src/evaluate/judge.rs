@@ -40,8 +40,8 @@ pub struct Judge<B: DitBackend> {
 }
 
 impl<B: DitBackend> Judge<B> {
-    /// The classifier of pictures of `size` pixels that learns from labelled shards or [`SHAPES`], `train`: kept in `cache` from an earlier time, or
-    /// trained now, whatever `held_out` are: other labelled shards, on which its own accuracy is measured.
+    /// The classifier for images of `size` pixels, trained on `train`, which is labelled shards or [`SHAPES`]. It is read from `cache` if it
+    /// was trained before, and trained now otherwise. `held_out` are other labelled shards, on which its accuracy is measured.
     ///
     /// # Errors
     /// Shards that are not labelled, cannot be read or not be learnt from, a cache that cannot be written.

@@ -106,7 +106,7 @@ impl Evaluation {
         }
     }
 
-    /// Checks, before anything is drawn, that pictures of these prompts can be measured.
+    /// Checks that images drawn from these prompts can be measured, so that nothing is drawn in vain.
     ///
     /// # Errors
     /// Nothing that can be measured, since no metric goes by a network's features and no prompt is one that a metric reads.

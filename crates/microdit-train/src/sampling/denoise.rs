@@ -140,7 +140,7 @@ impl<B: DitBackend, D: Denoiser<B>> Pipeline<B, D> {
         }
     }
 
-    /// The pictures of latents, one by one: a decoder's activations are many times larger than its picture. None for one
+    /// Decodes latents to images one at a time, since a decoder's activations are many times larger than its image. None for an image
     /// that is not finite.
     pub(super) fn look_at(&self, latents: Tensor<B, 4>) -> impl Iterator<Item = Option<RgbImage>> {
         latents.split(1, 0).into_iter().map(|latent| {
