@@ -5,6 +5,7 @@ use fast_image_resize::{
     images::{Image, ImageRef},
 };
 use image::{RgbImage, imageops};
+use std::{array::from_fn, borrow::Cow};
 
 /// The middle of a picture, `size` x `size` pixels, after its shorter side was resized to `size`, bicubically with antialiasing. A
 /// level may differ by one from Pillow's, whose sums are rounded elsewhere ([`microdit::picture`] has the same levels in four times
@@ -25,14 +26,14 @@ pub struct View {
     pub flip: bool,
 }
 
-/// A part of a picture, `width` x `height` pixels, after it was resized as by [`cover`].
+/// A part of a picture, `width` x `height` pixels, after it was resized as by [`cover`]; the picture itself where that is all of it.
 ///
 /// # Panics
 /// If one of the images is empty.
-pub fn viewed(image: &RgbImage, width: u32, height: u32, view: View) -> RgbImage {
-    let resized = covering(image, width, height);
+pub fn viewed(image: &RgbImage, width: u32, height: u32, view: View) -> Cow<'_, RgbImage> {
+    let resized = covering(Cow::Borrowed(image), width, height);
     let mut part = match view.crop {
-        None => center_crop(&resized, (width, height)),
+        None => center_crop(resized, (width, height)),
         Some([across, down]) => {
             // Every offset is as likely as every other.
             let offset = |whole: u32, part: u32, share: f32| {
@@ -43,11 +44,11 @@ pub fn viewed(image: &RgbImage, width: u32, height: u32, view: View) -> RgbImage
                 offset(resized.width(), width, across),
                 offset(resized.height(), height, down),
             );
-            imageops::crop_imm(&resized, x, y, width, height).to_image()
+            crop(resized, [x, y], (width, height))
         }
     };
     if view.flip {
-        imageops::flip_horizontal_in_place(&mut part);
+        imageops::flip_horizontal_in_place(part.to_mut());
     }
     part
 }
@@ -64,11 +65,11 @@ const MAX_ASPECT: u64 = 64;
 /// # Panics
 /// If one of the images is empty.
 pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    viewed(image, width, height, View::default())
+    viewed(image, width, height, View::default()).into_owned()
 }
 
 /// The smallest size of a picture that covers `width` x `height` pixels.
-fn covering(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+fn covering(image: Cow<'_, RgbImage>, width: u32, height: u32) -> Cow<'_, RgbImage> {
     let (from_width, from_height) = image.dimensions();
     // `side * numerator / denominator`, cut, not rounded.
     let scaled = |side: u32, numerator: u32, denominator: u32| {
@@ -83,7 +84,7 @@ fn covering(image: &RgbImage, width: u32, height: u32) -> RgbImage {
         from_height.min(longest(from_width, height, width)),
     );
     if middle != image.dimensions() {
-        return covering(&center_crop(image, middle), width, height);
+        return covering(center_crop(image, middle), width, height);
     }
     let wide =
         u64::from(from_width) * u64::from(height) > u64::from(from_height) * u64::from(width);
@@ -91,7 +92,10 @@ fn covering(image: &RgbImage, width: u32, height: u32) -> RgbImage {
         true => (scaled(from_width, height, from_height) as u32, height),
         false => (width, scaled(from_height, width, from_width) as u32),
     };
-    resize(image, resized.0, resized.1)
+    match resized == image.dimensions() {
+        true => image,
+        false => Cow::Owned(resize(&image, resized.0, resized.1)),
+    }
 }
 
 /// Resizes to `width` x `height` pixels, bicubically with antialiasing, like Pillow: the kernel's a is -0.5.
@@ -121,20 +125,36 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 }
 
 /// The middle of an image that is at least as large; where that lies between two pixels, at the even one.
-fn center_crop(image: &RgbImage, (width, height): (u32, u32)) -> RgbImage {
+fn center_crop(image: Cow<'_, RgbImage>, (width, height): (u32, u32)) -> Cow<'_, RgbImage> {
     let offset = |whole: u32, part: u32| (f64::from(whole - part) / 2.0).round_ties_even() as u32;
-    let (x, y) = (offset(image.width(), width), offset(image.height(), height));
-    imageops::crop_imm(image, x, y, width, height).to_image()
+    let corner = [offset(image.width(), width), offset(image.height(), height)];
+    crop(image, corner, (width, height))
+}
+
+/// The part of an image whose upper left pixel is `[x, y]`.
+fn crop(
+    image: Cow<'_, RgbImage>,
+    [x, y]: [u32; 2],
+    (width, height): (u32, u32),
+) -> Cow<'_, RgbImage> {
+    if image.dimensions() == (width, height) {
+        return image;
+    }
+    let rows = image.as_raw().chunks_exact(3 * image.width() as usize);
+    let part = 3 * x as usize..3 * (x + width) as usize;
+    let rows = rows.skip(y as usize).take(height as usize);
+    let levels = rows.map(|row| &row[part.clone()]).collect::<Vec<_>>().concat();
+    Cow::Owned(RgbImage::from_raw(width, height, levels).expect("a part of the image"))
 }
 
 /// Pixels in -1..1, channel by channel: `[3, height, width]`.
 pub fn pixels(image: &RgbImage) -> Vec<f32> {
-    let plane = (image.width() * image.height()) as usize;
-    let mut pixels = vec![0.0; 3 * plane];
-    for (i, pixel) in image.pixels().enumerate() {
-        for (channel, level) in pixel.0.into_iter().enumerate() {
-            pixels[channel * plane + i] = f32::from(level) / 127.5 - 1.0;
-        }
+    // A division for each level there is, not for each that is seen.
+    let values: [f32; 256] = from_fn(|level| level as f32 / 127.5 - 1.0);
+    let levels = image.as_raw().as_chunks::<3>().0;
+    let mut pixels = Vec::with_capacity(image.as_raw().len());
+    for channel in 0..3 {
+        pixels.extend(levels.iter().map(|pixel| values[usize::from(pixel[channel])]));
     }
     pixels
 }

@@ -235,7 +235,11 @@ pub trait DitBackend: OptimizerOps + Collectives {
     /// Attention within `qkv` `[batch, tokens, 3 x width]`, of `heads` heads side by side, without any normalization, to
     /// `[batch, tokens, width]`. Where it is `causal`, a token attends to itself and to those before it. It is differentiated as it is composed.
     fn packed_attention(qkv: Tensor<Self, 3>, heads: usize, causal: bool) -> Tensor<Self, 3> {
-        composed::packed_attention(qkv, heads, causal)
+        if causal {
+            return composed::packed_attention(qkv, heads, causal);
+        }
+        let [q, k, v] = composed::split_last(qkv);
+        Self::plain_attention(q, k, v, heads)
     }
 
     /// A nonlinearity, element by element. It is differentiated as it is composed.
