@@ -75,6 +75,9 @@ struct Arguments {
     /// Each step draws a batch with guidance 5 and this many of Heun's steps, instead of training.
     #[arg(long)]
     sample: Option<usize>,
+    /// Each step is one product of square matrices with this many rows in f32, instead of training.
+    #[arg(long)]
+    product: Option<usize>,
 }
 
 impl Arguments {
@@ -225,6 +228,49 @@ fn draw<B: DitBackend>(
     }
 }
 
+/// Multiplies square matrices, and reports each time: what all the network's products together can at most reach.
+fn multiply(arguments: &Arguments, size: usize, report: impl Fn(usize, Value)) {
+    let factor: Vec<f32> = (0..size * size).map(|i| (i % 7) as f32).collect();
+    let mut out = vec![0f32; size * size];
+    let stride = size as isize;
+    let tflop = 2.0 * (size as f64).powi(3) / 1e12;
+    for turn in arguments.turns() {
+        let (started, worked) = (Instant::now(), cpu_seconds());
+        // SAFETY: all three are `size` rows of `size` numbers, and the output overlaps no factor.
+        unsafe {
+            gemm::gemm(
+                size,
+                size,
+                size,
+                out.as_mut_ptr(),
+                1,
+                stride,
+                false,
+                factor.as_ptr(),
+                1,
+                stride,
+                factor.as_ptr(),
+                1,
+                stride,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::Rayon(0),
+            );
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        report(
+            turn,
+            json!({
+                "seconds": seconds, "cpu_seconds": cpu_seconds() - worked,
+                "tflop": tflop, "tflop_per_second": tflop / seconds,
+            }),
+        );
+    }
+}
+
 /// Most memory the process has held, where the system tells: the GPU's, which burn's pools do not give back, or the
 /// processor's.
 fn peak_mib_on(device: Device) -> Option<f64> {
@@ -255,9 +301,10 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
         println!("{line}");
     };
     let device = Default::default();
-    match arguments.sample {
-        Some(steps) => draw::<B>(arguments, &config, &device, steps, report),
-        None => train::<Autodiff<B>>(arguments, &config, &device, report),
+    match (arguments.product, arguments.sample) {
+        (Some(size), _) => multiply(arguments, size, report),
+        (None, Some(steps)) => draw::<B>(arguments, &config, &device, steps, report),
+        (None, None) => train::<Autodiff<B>>(arguments, &config, &device, report),
     }
 }
 

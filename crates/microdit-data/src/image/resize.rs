@@ -143,7 +143,10 @@ fn crop(
     let rows = image.as_raw().chunks_exact(3 * image.width() as usize);
     let part = 3 * x as usize..3 * (x + width) as usize;
     let rows = rows.skip(y as usize).take(height as usize);
-    let levels = rows.map(|row| &row[part.clone()]).collect::<Vec<_>>().concat();
+    let levels = rows
+        .map(|row| &row[part.clone()])
+        .collect::<Vec<_>>()
+        .concat();
     Cow::Owned(RgbImage::from_raw(width, height, levels).expect("a part of the image"))
 }
 
@@ -154,7 +157,11 @@ pub fn pixels(image: &RgbImage) -> Vec<f32> {
     let levels = image.as_raw().as_chunks::<3>().0;
     let mut pixels = Vec::with_capacity(image.as_raw().len());
     for channel in 0..3 {
-        pixels.extend(levels.iter().map(|pixel| values[usize::from(pixel[channel])]));
+        pixels.extend(
+            levels
+                .iter()
+                .map(|pixel| values[usize::from(pixel[channel])]),
+        );
     }
     pixels
 }

@@ -1,142 +1,45 @@
 //! The state of a run on disk: a directory that appears complete or not at all, and is verified before it is used.
 
+mod manifest;
+mod progress;
 mod shared;
 mod shelf;
+mod state;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use manifest::Beginning;
+pub use progress::Progress;
 pub(crate) use shelf::{folders, part, place, step_of, sync, tidy};
+pub use state::State;
 pub(crate) use tensors::{is_frozen, save_result, save_task};
 
 use crate::{
     error::TrainError,
     optim::Optimizer,
     recipe::{CheckpointConfig, Stage},
-    sealed::{Files, check_contents, has_sizes, seal, sums, unseal},
+    sealed::{Files, check_contents},
     source::DataIdentity,
 };
+use manifest::{Manifest, STATE};
 use microdit::{
     DitBackend, TrainBackend,
     ema::{Ema, EmaConfig},
     task::{Task, TrainTask},
     weights::{StateDict, WeightsError},
 };
-use microdit_data::Position;
-use serde::{Deserialize, Serialize};
 use shared::index_of;
-use shelf::{file_names, prune};
+use shelf::prune;
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
-use tensors::{check_finite, is_result_of, read_finite, read_slots, save_frozen, save_slots};
-
-/// Version of the layout.
-const FORMAT: u32 = 4;
+use tensors::{is_result_of, read_finite, read_slots};
 
 /// Names of the files.
-const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-
-/// More steps, samples or passes than any run has: a larger number was not written here.
-const MAX_COUNT: u64 = 1 << 53;
-
-/// How far a run has come.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Index of the stage.
-    pub stage: usize,
-    /// Finished steps of the stage.
-    pub stage_step: u64,
-    /// Finished steps of the run.
-    pub step: u64,
-    /// Images seen by the run.
-    pub images: u64,
-    /// Where the next batch begins.
-    pub position: Position,
-    /// Steps the optimizer has taken.
-    pub optimizer_steps: u64,
-    /// Time spent, in seconds.
-    pub seconds: f64,
-}
-
-impl Progress {
-    /// Checks the numbers, and names the first that is impossible.
-    fn check(&self) -> Result<(), String> {
-        let places = self.position.sources.iter();
-        let counts = [
-            ("stage", self.stage as u64),
-            ("stage_step", self.stage_step),
-            ("step", self.step),
-            ("images", self.images),
-            ("optimizer_steps", self.optimizer_steps),
-            ("position.drawn", self.position.drawn),
-        ];
-        let counts = counts.into_iter().chain(places.flat_map(|place| {
-            [
-                ("position.sources.epoch", place.epoch),
-                ("position.sources.shard", place.shard as u64),
-                ("position.sources.sample", place.sample),
-            ]
-        }));
-        for (name, count) in counts {
-            if count > MAX_COUNT {
-                return Err(format!("{STATE}: {name} is {count}, more than a run has"));
-            }
-        }
-        if self.stage_step > self.step {
-            let (stage, run) = (self.stage_step, self.step);
-            return Err(format!(
-                "{STATE}: {stage} steps of the stage, but {run} of the run"
-            ));
-        }
-        if !(self.seconds.is_finite() && self.seconds >= 0.0) {
-            return Err(format!(
-                "{STATE}: {} is not a time in seconds",
-                self.seconds
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Everything a run resumes from.
-pub struct State<B: TrainBackend, T: TrainTask<B>> {
-    /// How far it has come.
-    pub progress: Progress,
-    /// The task with its networks.
-    pub task: T,
-    /// The optimizer with its state.
-    pub optimizer: Optimizer<B::InnerBackend>,
-    /// Averages of the weights.
-    pub emas: Vec<Ema<T::InnerModule>>,
-    /// Averages whose snapshots are kept.
-    pub post_hoc: Vec<Ema<T::InnerModule>>,
-}
-
-/// What `state.json` holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    progress: Progress,
-    /// The data the position belongs to; none where nothing was drawn yet.
-    data: Option<DataIdentity>,
-    files: Files,
-    #[serde(default)]
-    beginning: Beginning,
-}
-
-/// What a stage began with, which stays while it is trained.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Beginning {
-    /// Checksums of the files of weights that its recipe names, by their keys.
-    pub(crate) origins: Files,
-    /// The file beside the checkpoints that holds what no step moves, if anything.
-    pub(crate) frozen: Files,
-}
 
 /// A checkpoint that was verified.
 #[derive(Clone, Debug)]
@@ -146,126 +49,6 @@ pub struct Checkpoint {
     data: Option<DataIdentity>,
     files: Files,
     beginning: Beginning,
-}
-
-impl<B: TrainBackend, T: TrainTask<B>> State<B, T> {
-    /// Writes the state, whose position belongs to `data`, into `checkpoints`, and removes what `config` does not keep. The
-    /// new directory gets its name only when every file in it is on the disk; only then is one of the same step
-    /// replaced.
-    ///
-    /// # Errors
-    /// A value that is not finite, or whatever keeps a file from being written; older checkpoints are then untouched. One
-    /// that cannot be removed is only a warning.
-    pub fn save(
-        &self,
-        checkpoints: &Path,
-        config: &CheckpointConfig,
-        data: Option<&DataIdentity>,
-    ) -> Result<Checkpoint, TrainError> {
-        self.save_of(checkpoints, config, data, &Beginning::default())
-    }
-
-    /// The same of a stage that began with `beginning`; what is frozen is written unless that says where it is.
-    pub(crate) fn save_of(
-        &self,
-        checkpoints: &Path,
-        config: &CheckpointConfig,
-        data: Option<&DataIdentity>,
-        beginning: &Beginning,
-    ) -> Result<Checkpoint, TrainError> {
-        let part = part(checkpoints, self.progress.step)?;
-        let written = self.write(&part, data, beginning).and_then(|manifest| {
-            let folder = place(checkpoints, &part, self.progress.step)?;
-            Ok(Checkpoint::of(folder, manifest))
-        });
-        match written {
-            Ok(checkpoint) => {
-                checkpoint.prune(checkpoints, config)?;
-                Ok(checkpoint)
-            }
-            Err(error) => {
-                // The first error is the one to report.
-                let _ = fs::remove_dir_all(&part);
-                Err(error)
-            }
-        }
-    }
-
-    fn write(
-        &self,
-        part: &Path,
-        data: Option<&DataIdentity>,
-        beginning: &Beginning,
-    ) -> Result<Manifest, TrainError> {
-        let step = self.progress.step;
-        let task = self.task.valid();
-        let checkpoints = part.parent().unwrap_or(Path::new(""));
-        let beginning = self.with_frozen(checkpoints, beginning)?;
-        save_task(&part.join(MODEL), &task, step)?;
-        let averages = self.emas.iter().enumerate();
-        let averages = averages.map(|(i, ema)| (ema_file(i), ema));
-        let post_hoc = self.post_hoc.iter().enumerate();
-        for (name, ema) in averages.chain(post_hoc.map(|(i, ema)| (post_hoc_file(i), ema))) {
-            if let Some(average) = ema.average() {
-                save_task(&part.join(name), average, step)?;
-            }
-        }
-        save_slots(&part.join(OPTIMIZER), self.optimizer.slots(), step)?;
-        let files = sums(part, &file_names(part)?)?;
-        self.seal(part, data, files, beginning)
-    }
-
-    /// `beginning`, with the file of what no step moves, which is written unless it is there.
-    fn with_frozen(
-        &self,
-        checkpoints: &Path,
-        beginning: &Beginning,
-    ) -> Result<Beginning, TrainError> {
-        let mut beginning = beginning.clone();
-        if beginning.frozen.is_empty() {
-            let Progress { stage, step, .. } = self.progress;
-            let name = format!("frozen-{stage}.safetensors");
-            if save_frozen(&checkpoints.join(&name), &self.task.valid(), step)? {
-                beginning.frozen = sums(checkpoints, &[name])?;
-            }
-        }
-        Ok(beginning)
-    }
-
-    /// Writes the manifest of `files`, and flushes the names in `part`.
-    fn seal(
-        &self,
-        part: &Path,
-        data: Option<&DataIdentity>,
-        files: Files,
-        beginning: Beginning,
-    ) -> Result<Manifest, TrainError> {
-        let manifest = Manifest {
-            format: FORMAT,
-            progress: self.progress.clone(),
-            data: data.cloned(),
-            files,
-            beginning,
-        };
-        let path = part.join(STATE);
-        let text = seal(&manifest);
-        microdit::atomic_file::write(&path, |path| fs::write(path, text))
-            .map_err(TrainError::io(&path))?;
-        sync(part)?;
-        Ok(manifest)
-    }
-
-    /// Checks that all weights are finite, which distinguishes a ruined network from bad batches.
-    ///
-    /// # Errors
-    /// [`TrainError::NotFinite`] with the first that are not.
-    pub(crate) fn check_weights(&self) -> Result<(), TrainError> {
-        check_finite(
-            "the network",
-            &StateDict::from_module(&self.task.valid()),
-            self.progress.step,
-        )
-    }
 }
 
 impl Checkpoint {
@@ -474,33 +257,6 @@ impl Checkpoint {
             emas,
             post_hoc,
         })
-    }
-}
-
-impl Manifest {
-    /// The manifest in `folder`, if no bit of it has changed.
-    fn read(folder: &Path) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let told = |error: &dyn std::fmt::Display| format!("{STATE}: {error}");
-        let text = fs::read(folder.join(STATE)).map_err(|error| told(&error))?;
-        // Of another version, the checksum may lie elsewhere.
-        if let Ok(Version { format }) = serde_json::from_slice(&text)
-            && format != FORMAT
-        {
-            let message = format!(
-                "format {format} of another version of microdit, expected {FORMAT}: that version can resume it"
-            );
-            return Err(told(&message));
-        }
-        unseal(&text).map_err(|error| told(&error))
-    }
-
-    /// Whether `folder` holds a manifest and the files it lists, at their sizes.
-    fn is_complete(folder: &Path) -> bool {
-        Self::read(folder).is_ok_and(|manifest| has_sizes(folder, &manifest.files))
     }
 }
 
