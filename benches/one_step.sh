@@ -5,14 +5,15 @@
 #
 #     benches/one_step.sh [OUT] [PROGRAM]
 #
-# OUT defaults to runs/one-step, PROGRAM to target/debug/microdit; SEEDS="0 1 2", SAMPLES=500, STEPS of a student as the recipe has them.
+# OUT defaults to runs/one-step, PROGRAM to target/debug/microdit; SEEDS="0 1 2", SAMPLES=500; STUDENTS="--set batch=16", say,
+# changes the recipe of all students.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/one-step}
 microdit=${2:-target/debug/microdit}
 seeds=(${SEEDS:-0 1 2})
 samples=${SAMPLES:-500}
-steps=${STEPS:+--set stages.distil.steps=$STEPS}
+students=(${STUDENTS:-})
 judged=(--reference shapes --classifier shapes --metrics prompt-accuracy,fd-classifier --samples "$samples" --seed 1000)
 mkdir -p "$out"
 
@@ -43,7 +44,7 @@ for i in "${!seeds[@]}"; do
     student() { # NAME ARGUMENTS...
         local name=$1
         shift
-        train "$out/$name-$seed" swiftbrush/shapes --set "seed=$seed" --set "stages.distil.weights=$teacher" $steps "$@"
+        train "$out/$name-$seed" swiftbrush/shapes --set "seed=$seed" --set "stages.distil.weights=$teacher" "${students[@]}" "$@"
         measure "$name/$seed" "$out/$name-$seed"
     }
     student student

@@ -1,6 +1,6 @@
 //! Only what was saved is loaded, and nothing is lost while saving.
 
-use super::*;
+use super::{shelf::file_names, tensors::save_slots, *};
 use crate::{
     Recipe, StageTask,
     optim::{FIRST, Gradients, MOMENTUM, Method, OptimizerConfig, SECOND, Slots},
@@ -14,7 +14,8 @@ use microdit::{
     rng::{Purpose, Stream},
     task::Task as _,
 };
-use microdit_data::Place;
+use microdit_data::{Place, Position};
+use std::{fs, path::Path};
 
 type Tracked = Autodiff<Flex>;
 type Network = StageTask<Tracked>;

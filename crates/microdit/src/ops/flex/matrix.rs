@@ -77,12 +77,15 @@ const PARALLEL_FROM: usize = 64 * 64 * 64;
 /// Rows below which a share of a product does not pay for packing the right factor, which each thread does by itself.
 const ROWS_PER_SHARE: usize = 128;
 
-/// The most shares: the last, which has what is left, still has more than 64 rows. `gemm` may sum products of fewer rows
+/// The most shares of rows: the last, which has what is left, still has more than 64. `gemm` may sum products of fewer rows
 /// in another order.
 const SHARES: usize = ROWS_PER_SHARE / 2;
 
-/// Columns below which it may do so with any number of rows.
-const COLUMNS_TO_SHARE: usize = 16;
+/// Columns below which it may do so with any number of rows, and rows with any number of columns.
+const TO_SHARE: usize = 16;
+
+/// Columns that `gemm` packs side by side at most: shares of columns are of whole blocks, and the last has what is left.
+const BLOCK: usize = 64;
 
 /// `out = scale a b`, or `out += scale a b`; the rows of `out` begin `stride` apart.
 ///
@@ -106,50 +109,119 @@ pub(super) fn multiply(
         "a factor ends before its last element"
     );
     assert!(stride >= n && spans(m, n, stride, 1) <= out.len());
+    let product = Product {
+        out: Output(out.as_mut_ptr()),
+        stride,
+        a,
+        b,
+        scale,
+        accumulate,
+    };
     let parallel = threads == Threads::All && m * n * k >= PARALLEL_FROM;
-    let shares = rayon::current_num_threads()
-        .min(m / ROWS_PER_SHARE)
-        .min(SHARES);
-    if parallel && shares > 1 && n >= COLUMNS_TO_SHARE {
-        // `gemm`'s own threads would wait for one of them to pack a transposed right factor.
-        let rows = m.div_ceil(shares);
-        return out
-            .par_chunks_mut(rows * stride)
-            .zip((0..m).into_par_iter().step_by(rows))
+    let most = match parallel {
+        true => rayon::current_num_threads(),
+        false => 1,
+    };
+    // `gemm`'s own threads would wait for one of them to pack the right factor, which takes longest where it is transposed, as
+    // weights are: then each packs the columns it computes, and else, all of them for the rows it computes.
+    let columns = most.min(n / BLOCK);
+    let rows = most.min(m / ROWS_PER_SHARE).min(SHARES);
+    if columns > 1 && m >= TO_SHARE && (b.column_stride != 1 || rows < 2) {
+        let blocks = n / BLOCK;
+        return (0..columns)
+            .into_par_iter()
             .with_max_len(1)
-            .for_each(|(out, first)| {
-                let a = a.rows_from(first, rows.min(m - first));
-                multiply(out, stride, a, b, scale, accumulate, Threads::One);
+            .for_each(|share| {
+                let [first, end] = [share, share + 1].map(|i| i * blocks / columns * BLOCK);
+                let end = if share + 1 == columns { n } else { end };
+                product.of_columns(first, end - first).run(1);
             });
     }
-    let parallelism = match parallel {
-        true => gemm::Parallelism::Rayon(0),
-        false => gemm::Parallelism::None,
-    };
-    // SAFETY: the assertions above keep every element of the three matrices inside its slice, `stride >= n` keeps the
-    // rows of `out` apart, and `out` is borrowed mutably, so it overlaps neither factor.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    if rows > 1 && n >= TO_SHARE {
+        let share = m.div_ceil(rows);
+        return (0..m)
+            .into_par_iter()
+            .step_by(share)
+            .with_max_len(1)
+            .for_each(|first| product.of_rows(first, share.min(m - first)).run(1));
+    }
+    product.run(most);
+}
+
+/// Where the output begins.
+#[derive(Clone, Copy, Debug)]
+struct Output(*mut f32);
+
+// SAFETY: threads write different rows or columns of it, while `multiply` holds it mutably.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+/// A product, all of whose elements lie inside the output and its factors.
+#[derive(Clone, Copy, Debug)]
+struct Product<'a> {
+    out: Output,
+    stride: usize,
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    scale: f32,
+    accumulate: bool,
+}
+
+impl Product<'_> {
+    /// `count` rows from `first` on, which it has.
+    fn of_rows(self, first: usize, count: usize) -> Self {
+        let out = self.out.0.wrapping_add(first * self.stride);
+        Self {
+            out: Output(out),
+            a: self.a.rows_from(first, count),
+            ..self
+        }
+    }
+
+    /// `count` columns from `first` on, which it has.
+    fn of_columns(self, first: usize, count: usize) -> Self {
+        Self {
+            out: Output(self.out.0.wrapping_add(first)),
+            b: self.b.t().rows_from(first, count).t(),
+            ..self
+        }
+    }
+
+    /// Computes it, by `threads` of `gemm`'s own.
+    fn run(self, threads: usize) {
+        let Self {
+            out, stride, a, b, ..
+        } = self;
+        let parallelism = match threads {
+            1 => gemm::Parallelism::None,
+            _ => gemm::Parallelism::Rayon(0),
+        };
+        // SAFETY: `multiply` has made sure that every element of the three matrices lies inside its slice and that the rows of
+        // `out` are apart, and holds `out` mutably, so it overlaps neither factor.
+        unsafe {
+            gemm::gemm(
+                a.rows,
+                b.columns,
+                a.columns,
+                out.0,
+                1,
+                stride as isize,
+                self.accumulate,
+                a.data.as_ptr(),
+                a.column_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr(),
+                b.column_stride as isize,
+                b.row_stride as isize,
+                1.0,
+                self.scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 
@@ -169,8 +241,11 @@ mod tests {
     fn products_are_exact_and_the_same_for_any_number_of_threads() {
         for (m, n, k) in [
             (1, 300, 1000),
+            (15, 300, 1000),
             (16, 700, 90),
             (129, 70, 40),
+            (70, 200, 300),
+            (300, 129, 77),
             (257, 16, 600),
             (300, 15, 600),
             (700, 130, 530),
