@@ -123,10 +123,12 @@ pub(super) fn multiply(
         false => 1,
     };
     // `gemm`'s own threads would wait for one of them to pack the right factor, which takes longest where it is transposed, as
-    // weights are: then each packs the columns it computes, and else, all of them for the rows it computes.
+    // weights are. Shares of columns pack their own columns, shares of rows all of them, each for itself.
     let columns = most.min(n / BLOCK);
     let rows = most.min(m / ROWS_PER_SHARE).min(SHARES);
-    if columns > 1 && m >= TO_SHARE && (b.column_stride != 1 || rows < 2) {
+    let transposed = b.column_stride != 1;
+    let by_columns = columns > rows || (columns == rows && transposed);
+    if columns > 1 && m >= TO_SHARE && by_columns {
         let blocks = n / BLOCK;
         return (0..columns)
             .into_par_iter()
@@ -288,7 +290,7 @@ mod tests {
                             "{m} x {n} x {k}: element {i} is off by {error:e}"
                         );
                     }
-                    for threads in [2, 3, 5] {
+                    for threads in [2, 3, 5, 16] {
                         assert_eq!(with(threads), one, "{m} x {n} x {k}, {threads} threads");
                     }
                 }
