@@ -43,7 +43,7 @@ def race(arguments, folder):
     """Seconds of both, by turns."""
     shared = ["--run", arguments.run, "--steps", arguments.steps, "--guidance", arguments.guidance]
     ways = {
-        "microdit": [arguments.program, "sample", *shared, "--prompt", "a red circle", "--out", folder / "ours.png"],
+        "microdit": [arguments.program, "sample", *shared, "--prompt", "a red circle", "--count", "1", "--out", folder / "ours.png"],
         "PyTorch": [sys.executable, __file__, *shared, "--torch", folder / "theirs.png"],
     }
     seconds = {name: [] for name in ways}
