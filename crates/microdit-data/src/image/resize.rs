@@ -140,14 +140,7 @@ fn crop(
     if image.dimensions() == (width, height) {
         return image;
     }
-    let rows = image.as_raw().chunks_exact(3 * image.width() as usize);
-    let part = 3 * x as usize..3 * (x + width) as usize;
-    let rows = rows.skip(y as usize).take(height as usize);
-    let levels = rows
-        .map(|row| &row[part.clone()])
-        .collect::<Vec<_>>()
-        .concat();
-    Cow::Owned(RgbImage::from_raw(width, height, levels).expect("a part of the image"))
+    Cow::Owned(imageops::crop_imm(&*image, x, y, width, height).to_image())
 }
 
 /// Pixels in -1..1, channel by channel: `[3, height, width]`.

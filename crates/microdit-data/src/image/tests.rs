@@ -7,7 +7,7 @@ use super::*;
 use image::{
     DynamicImage, GrayAlphaImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
 };
-use std::{io::Cursor, path::Path};
+use std::{borrow::Cow, io::Cursor, path::Path};
 
 /// JPEG files of every kind: baseline, progressive, subsampled, with restarts, gray, CMYK.
 const JPEGS: [&str; 10] = [
@@ -409,4 +409,17 @@ fn a_picture_covers_any_size_undistorted_and_cut_in_the_middle() {
         (20, 30)
     );
     assert_eq!(cover(&picture, 64, 64), square(&picture, 64));
+}
+
+#[test]
+fn a_picture_that_is_whole_already_is_not_copied() {
+    let picture = RgbImage::from_fn(8, 6, |x, y| Rgb([x as u8, y as u8, 7]));
+    let seen = |width, height, view| viewed(&picture, width, height, view);
+    for crop in [None, Some([0.9, 0.1])] {
+        let whole = seen(8, 6, View { crop, flip: false });
+        assert!(matches!(whole, Cow::Borrowed(_)));
+        let mirrored = seen(8, 6, View { crop, flip: true });
+        assert_eq!(mirrored.get_pixel(0, 2), picture.get_pixel(7, 2));
+    }
+    assert_eq!(picture.get_pixel(0, 2).0, [0, 2, 7]);
 }
