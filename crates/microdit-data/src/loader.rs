@@ -7,6 +7,7 @@ mod skipped;
 
 use crate::{
     error::DataError,
+    parallel,
     sample::Position,
     stream::{Samples, Source},
 };
@@ -167,22 +168,33 @@ fn next_batch(
         }
         tally.within(samples)?;
     }
-    Ok(collate(decoded, config.shape, samples.position()))
+    Ok(collate(
+        decoded,
+        config.shape,
+        config.threads,
+        samples.position(),
+    ))
 }
 
-fn collate(decoded: Vec<Decoded>, shape: [usize; 3], next: Position) -> Batch {
-    let values = decoded.len() * shape.iter().product::<usize>();
-    let (mut keys, mut images) = (Vec::new(), Vec::with_capacity(values));
+fn collate(decoded: Vec<Decoded>, shape: [usize; 3], threads: usize, next: Position) -> Batch {
+    let each = shape.iter().product();
+    let images = gather(&decoded, each, threads, |sample, place| {
+        sample.image.write(place);
+    });
     // A source has captions of one kind only.
-    let (mut texts, mut vectors) = (Vec::new(), None::<Vec<f32>>);
-    for sample in decoded {
-        keys.push(sample.key);
-        images.extend(sample.image);
-        texts.push(sample.text);
-        if let Some(states) = sample.states {
-            vectors.get_or_insert_default().extend(states);
-        }
-    }
+    let states: Vec<&[f32]> = decoded
+        .iter()
+        .filter_map(|sample| sample.states.as_deref())
+        .collect();
+    let vectors = states.first().map(|first| {
+        gather(&states, first.len(), threads, |own, place| {
+            place.copy_from_slice(own)
+        })
+    });
+    let (keys, texts): (_, Vec<String>) = decoded
+        .into_iter()
+        .map(|sample| (sample.key, sample.text))
+        .unzip();
     Batch {
         keys,
         captions: match vectors {
@@ -194,6 +206,24 @@ fn collate(decoded: Vec<Decoded>, shape: [usize; 3], next: Position) -> Batch {
         shape,
         next,
     }
+}
+
+/// What `write` makes of each part, `each` values, one after the other. They are written in parallel: what costs is that their memory
+/// is new.
+fn gather<T: Sync>(
+    parts: &[T],
+    each: usize,
+    threads: usize,
+    write: impl Fn(&T, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let mut values = vec![0.0; parts.len() * each];
+    let places = parts.iter().zip(values.chunks_exact_mut(each));
+    let written = parallel::map(places, threads, |_, (part, place)| write(part, place));
+    assert!(
+        written.len() == parts.len() && written.iter().all(Option::is_some),
+        "decoded samples have the shape of their batch"
+    );
+    values
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ pub struct View {
 ///
 /// # Panics
 /// If one of the images is empty.
-pub fn viewed(image: &RgbImage, width: u32, height: u32, view: View) -> Cow<'_, RgbImage> {
-    let resized = covering(Cow::Borrowed(image), width, height);
+pub fn viewed(image: Cow<'_, RgbImage>, width: u32, height: u32, view: View) -> Cow<'_, RgbImage> {
+    let resized = covering(image, width, height);
     let mut part = match view.crop {
         None => center_crop(resized, (width, height)),
         Some([across, down]) => {
@@ -65,6 +65,7 @@ const MAX_ASPECT: u64 = 64;
 /// # Panics
 /// If one of the images is empty.
 pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let image = Cow::Borrowed(image);
     viewed(image, width, height, View::default()).into_owned()
 }
 
@@ -145,16 +146,20 @@ fn crop(
 
 /// Pixels in -1..1, channel by channel: `[3, height, width]`.
 pub fn pixels(image: &RgbImage) -> Vec<f32> {
+    let mut pixels = vec![0.0; image.as_raw().len()];
+    write_pixels(image, &mut pixels);
+    pixels
+}
+
+/// [`pixels`] into memory that is there: as many as the picture has.
+pub(crate) fn write_pixels(image: &RgbImage, pixels: &mut [f32]) {
     // A division for each level there is, not for each that is seen.
     let values: [f32; 256] = from_fn(|level| level as f32 / 127.5 - 1.0);
     let levels = image.as_raw().as_chunks::<3>().0;
-    let mut pixels = Vec::with_capacity(image.as_raw().len());
-    for channel in 0..3 {
-        pixels.extend(
-            levels
-                .iter()
-                .map(|pixel| values[usize::from(pixel[channel])]),
-        );
+    let planes = pixels.chunks_exact_mut(levels.len().max(1));
+    for (channel, plane) in planes.enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(levels) {
+            *value = values[usize::from(pixel[channel])];
+        }
     }
-    pixels
 }

@@ -414,7 +414,7 @@ fn a_picture_covers_any_size_undistorted_and_cut_in_the_middle() {
 #[test]
 fn a_picture_that_is_whole_already_is_not_copied() {
     let picture = RgbImage::from_fn(8, 6, |x, y| Rgb([x as u8, y as u8, 7]));
-    let seen = |width, height, view| viewed(&picture, width, height, view);
+    let seen = |width, height, view| viewed(Cow::Borrowed(&picture), width, height, view);
     for crop in [None, Some([0.9, 0.1])] {
         let whole = seen(8, 6, View { crop, flip: false });
         assert!(matches!(whole, Cow::Borrowed(_)));

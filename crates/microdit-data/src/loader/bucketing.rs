@@ -154,7 +154,8 @@ impl Bucketing {
         if sound.len() == self.config.batch {
             let decoded = sound.into_iter().filter_map(|waiting| waiting.decoded);
             let decoded: Vec<Decoded> = decoded.collect();
-            return Ok(Some(collate(decoded, shape, self.position())));
+            let (threads, next) = (self.config.threads, self.position());
+            return Ok(Some(collate(decoded, shape, threads, next)));
         }
         for waiting in sound.into_iter().rev() {
             self.queues[bucket].push_front(waiting);

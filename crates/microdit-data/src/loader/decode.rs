@@ -2,21 +2,40 @@
 
 use super::config::LoaderConfig;
 use crate::{
-    image::{self, pixels},
+    image::{self, write_pixels},
     npy,
     parallel::{self, unless_it_panics},
     sample::{Image, Sample, Stored},
 };
 use ::image::RgbImage;
+use std::borrow::Cow;
 
 /// A sample ready for the network.
 pub(super) struct Decoded {
     pub(super) key: String,
-    pub(super) image: Vec<f32>,
+    pub(super) image: Shown,
     /// What its caption says; empty if that is not known of a precomputed one.
     pub(super) text: String,
     /// The states of a precomputed caption.
     pub(super) states: Option<Vec<f32>>,
+}
+
+/// The image of a sample, as small as it can wait for its batch.
+pub(super) enum Shown {
+    /// A picture of the batch's shape.
+    Picture(RgbImage),
+    /// Pixels or a latent as the network takes them.
+    Values(Vec<f32>),
+}
+
+impl Shown {
+    /// Writes what the network takes.
+    pub(super) fn write(&self, values: &mut [f32]) {
+        match self {
+            Self::Picture(picture) => write_pixels(picture, values),
+            Self::Values(own) => values.copy_from_slice(own),
+        }
+    }
 }
 
 /// Decodes in parallel, keeping the order.
@@ -25,8 +44,8 @@ pub(super) fn decode_all(
     config: &LoaderConfig,
     shape: [usize; 3],
 ) -> Vec<Result<Decoded, String>> {
-    let decode = |_, sample: &&Sample| decode(sample, config, shape);
-    let results = parallel::map(samples, config.threads, decode);
+    let decode = |_, sample: &Sample| decode(sample, config, shape);
+    let results = parallel::map(samples.iter().copied(), config.threads, decode);
     results
         .into_iter()
         .map(|result| result.unwrap_or_else(panicked))
@@ -40,16 +59,16 @@ pub(super) fn panicked<T>() -> Result<T, String> {
 
 fn decode(sample: &Sample, config: &LoaderConfig, shape: [usize; 3]) -> Result<Decoded, String> {
     let (image, states) = match &sample.image {
-        Image::Absent => (vec![0.0; shape.iter().product()], None),
-        Image::Decoded(image) => (part(image, sample, shape), None),
-        Image::Encoded(file) => (part(&image::decode(file)?, sample, shape), None),
+        Image::Absent => (Shown::Values(vec![0.0; shape.iter().product()]), None),
+        Image::Decoded(image) => (part(Cow::Borrowed(image), sample, shape), None),
+        Image::Encoded(file) => (part(Cow::Owned(image::decode(file)?), sample, shape), None),
         Image::Precomputed { latent, caption } => {
             let latent = array("latent", latent, &shape)?;
             let states = match config.trimmed {
                 true => padded(caption, config.caption)?,
                 false => array("caption", caption, &config.caption)?,
             };
-            (latent, Some(states))
+            (Shown::Values(latent), Some(states))
         }
     };
     Ok(Decoded {
@@ -143,11 +162,7 @@ fn padded(stored: &Stored, [tokens, channels]: [usize; 2]) -> Result<Vec<f32>, S
 }
 
 /// The part of the image that the sample shows, in as many pixels as the network takes.
-fn part(image: &RgbImage, sample: &Sample, [_, height, width]: [usize; 3]) -> Vec<f32> {
-    pixels(&image::viewed(
-        image,
-        width as u32,
-        height as u32,
-        sample.view,
-    ))
+fn part(image: Cow<'_, RgbImage>, sample: &Sample, [_, height, width]: [usize; 3]) -> Shown {
+    let part = image::viewed(image, width as u32, height as u32, sample.view);
+    Shown::Picture(part.into_owned())
 }

@@ -54,6 +54,32 @@ fn batches_do_not_depend_on_the_threads() {
 }
 
 #[test]
+fn samples_are_the_same_in_any_batch() {
+    let load = |batch, threads| {
+        let source = Source::Shards(pictures(&golden("wds_dirty.tar")).unwrap());
+        let config = LoaderConfig {
+            batch,
+            max_damage: 1.0,
+            ..config(threads)
+        };
+        let mut loader = Loader::new(source, config, &Position::default());
+        (0..12 / batch)
+            .flat_map(|_| {
+                let batch = loader.next_batch().unwrap();
+                let count = batch.shape.iter().product();
+                let images = batch.images.chunks(count).map(<[f32]>::to_vec);
+                let named = batch.keys.into_iter().zip(batch.texts);
+                named.zip(images).collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+    };
+    let alone = load(1, 1);
+    assert_eq!(alone.len(), 12);
+    assert!(alone[0].1 != alone[1].1, "pictures differ");
+    assert_eq!(alone, load(6, 4));
+}
+
+#[test]
 fn a_position_is_found_again() {
     // Two shards with damaged samples among them, over several passes.
     let folder = tempfile::tempdir().unwrap();

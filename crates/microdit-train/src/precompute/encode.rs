@@ -19,6 +19,7 @@ use microdit_data::{
 };
 use microdit_encoders::{text::TextEncoder, vae::Vae};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::Path,
     sync::{
@@ -324,7 +325,7 @@ impl<B: DitBackend> Precompute<'_, B> {
             };
             let [width, height] = self.size(&image, side);
             Pixels {
-                values: pixels(&viewed(&image, width, height, view)),
+                values: pixels(&viewed(Cow::Borrowed(&image), width, height, view)),
                 size: [height as usize, width as usize],
             }
         };
