@@ -55,6 +55,9 @@ impl<B: Backend, const N: usize> Backward<B, N> for Fused {
 }
 
 /// Runs `forward` on the inner tensors and, if any of them is tracked, records its pullback.
+///
+/// The inputs count as used until then: each thread's backward pass frees what nothing seems to use in the graphs of all of them
+/// (burn's issue 5573), and gradients through that would be lost without a word.
 fn record<B, C, P, const N: usize>(
     inputs: [FloatTensor<Autodiff<B, C>>; N],
     forward: impl FnOnce([FloatTensor<B>; N]) -> (FloatTensor<B>, P),
@@ -65,14 +68,17 @@ where
     P: Fn(FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync + 'static,
 {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
+    let used = inputs.each_ref().map(|input| input.rc.clone());
     let (output, pullback) = forward(inputs.map(|input| input.primitive));
-    match Backward::<B, N>::prepare::<C>(Fused, nodes)
+    let output = match Backward::<B, N>::prepare::<C>(Fused, nodes)
         .compute_bound()
         .stateful()
     {
         OpsKind::Tracked(op) => op.finish(Pullback(Arc::new(pullback)), output),
         OpsKind::UnTracked(op) => op.finish(output),
-    }
+    };
+    drop(used);
+    output
 }
 
 /// The tensor's primitive.
@@ -373,5 +379,45 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         });
         let hidden = kept.expect("the forward pass ran");
         (wrap(y), Tensor::from_inner(hidden))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    type Tracked = Autodiff<Flex>;
+
+    #[test]
+    fn no_gradient_is_lost_while_another_thread_computes_its_own() {
+        let done = AtomicBool::new(false);
+        let lost = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let x = Tensor::<Tracked, 1>::ones([1], &Default::default());
+                    x.require_grad().sum().backward();
+                }
+            });
+            let device = Default::default();
+            let x = Tensor::<Tracked, 2>::ones([64, 32], &device);
+            let weight = Tensor::<Tracked, 2>::ones([32, 32], &device).require_grad();
+            // Once it was used, a parameter is no part of the next graph, which begins with operations.
+            let lost = (0..500).filter(|_| {
+                let mut y = Tracked::project(x.clone(), weight.clone(), None);
+                for _ in 0..4 {
+                    y = Tracked::tanh_gelu(y);
+                }
+                weight.grad(&y.sum().backward()).is_none()
+            });
+            let lost = lost.count();
+            done.store(true, Ordering::Relaxed);
+            lost
+        });
+        assert_eq!(lost, 0, "of 500");
     }
 }

@@ -91,7 +91,9 @@ impl<B: DitBackend> Denoiser<B> for UNet<B> {
         let mut x = carry.x;
         if step.joins {
             let skip = carry.skips.pop().expect("a skip for every taker");
-            x = Tensor::cat(vec![x, skip], 1);
+            // burn's `cat` lets go of its inputs before it is recorded: as in the operations' `record`, they are kept so long.
+            let both = vec![x, skip];
+            x = Tensor::cat(both.clone(), 1);
         }
         x = match &step.layer {
             Layer::Resnet(_) => block.resnets[step.index].forward(x, carry.time.clone()),
