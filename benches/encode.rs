@@ -9,6 +9,7 @@ use clap::Parser;
 use microdit::{DitBackend, nn::Precision, weights::StateDict, worker_pool};
 use microdit_benches::{cpu_seconds, peak_mib, turns};
 use microdit_encoders::{text::TextEncoder, vae::Vae};
+use microdit_train::allocator;
 use serde_json::json;
 use std::{path::PathBuf, time::Instant};
 
@@ -83,5 +84,6 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 
 fn main() {
     let arguments = Arguments::parse();
+    allocator::keep_freed();
     worker_pool::enter(|| bench::<Flex>(&arguments));
 }

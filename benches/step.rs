@@ -20,7 +20,10 @@ use microdit::{
     worker_pool,
 };
 use microdit_benches::{cpu_seconds, normal, peak_mib, turns};
-use microdit_train::optim::{Gradients, Optimizer, OptimizerConfig};
+use microdit_train::{
+    allocator,
+    optim::{Gradients, Optimizer, OptimizerConfig},
+};
 use serde_json::{Value, json};
 use std::{process::Command, time::Instant};
 
@@ -72,6 +75,9 @@ struct Arguments {
     /// Matrix products in bf16.
     #[arg(long)]
     bf16: bool,
+    /// Memory that is freed goes back to the system, as without `allocator::keep_freed`.
+    #[arg(long)]
+    give_back: bool,
     /// Each step draws a batch with guidance 5 and this many of Heun's steps, instead of training.
     #[arg(long)]
     sample: Option<usize>,
@@ -310,6 +316,9 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 
 fn main() {
     let arguments = Arguments::parse();
+    if !arguments.give_back {
+        allocator::keep_freed();
+    }
     // The operations share their work on a worker of the pool, as in a training run.
     worker_pool::enter(|| match arguments.device {
         Device::Cpu => bench::<Flex>(&arguments),

@@ -13,6 +13,7 @@ use microdit::{
     worker_pool,
 };
 use microdit_benches::{cpu_seconds, peak_mib, turns};
+use microdit_train::allocator;
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -74,5 +75,6 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 
 fn main() {
     let arguments = Arguments::parse();
+    allocator::keep_freed();
     worker_pool::enter(|| bench::<Flex>(&arguments));
 }

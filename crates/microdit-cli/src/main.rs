@@ -40,6 +40,7 @@ pub(crate) use terminal::say;
 
 use clap::{Parser, Subcommand};
 use microdit::worker_pool;
+use microdit_train::allocator;
 use std::process::ExitCode;
 
 /// Train text-to-image diffusion transformers on a micro-budget, and draw with them.
@@ -76,6 +77,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_freed();
     terminal::set_up();
     let command = match terminal::parse() {
         Ok(cli) => cli.command,

@@ -1,6 +1,7 @@
 //! From recipe to run: the trainer, its optimizer, schedules, weights and logs.
 
 mod activation_checkpointing;
+pub mod allocator;
 mod batch;
 mod begin;
 pub mod checkpoint;
