@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SETS = ["model.moe=None", "stages.masked.steps={steps}", "stages.unmasked.steps=1", "log_every=1", "sampling.prompts=[]"]
 SHARED = ["distributed.shard_optimizer=true"]
 NARROW = ["distributed.gradients=Bf16"]
+# Gradients leave while others are computed.
+RECOMPUTED = ["activation_checkpointing=On"]
 # Name, ranks, replicas in each, what is set.
 CASES = [
     ("one process", 1, 1, []),
@@ -31,10 +33,13 @@ CASES = [
     ("2 ranks, shares", 2, 1, SHARED),
     ("2 ranks, bf16", 2, 1, NARROW),
     ("2 ranks, shares, bf16", 2, 1, SHARED + NARROW),
+    ("2 replicas, recomputed", 1, 2, RECOMPUTED),
+    ("2 ranks, recomputed", 2, 1, RECOMPUTED),
+    ("2 ranks, recomputed, shares", 2, 1, RECOMPUTED + SHARED),
     ("4 ranks", 4, 1, []),
     ("4 ranks, shares", 4, 1, SHARED),
 ]
-SAID = re.compile(r"sent ([\d.]+) MB to others in ([\d.]+) ms, and waited ([\d.]+) ms")
+SAID = re.compile(r"sent ([\d.]+) MB to others in ([\d.]+) ms, and waited ([\d.]+) ms for them(?:; ([\d.]+) MB of gradients left)?")
 
 
 def train(binary, recipe, run, ranks, replicas, more, steps):
@@ -93,8 +98,8 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    print("| | largest difference of a loss | of a weight, mean | same bits as | MB sent in a step | exchange, ms | of a step |")
-    print("|---|---:|---:|---|---:|---:|---:|")
+    print("| | largest difference of a loss | of a weight, mean | same bits as | MB sent in a step | MB of gradients left early | exchange, ms | of a step |")
+    print("|---|---:|---:|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         seen = {}
         for i, (name, ranks, replicas, more) in enumerate(CASES):
@@ -105,13 +110,14 @@ def main():
             loss = max(abs(a / b - 1) for a, b in zip(own[0], first[0], strict=True))
             mean = sum(abs(a - b) for a, b in zip(own[1], first[1], strict=True)) / len(own[1])
             same = [other for other, found in seen.items() if found == own]
-            cells = ["", "", ""]
+            cells = ["", "", "", ""]
             # The last is of all stages.
             if found := SAID.findall(said):
-                sent, took, _ = map(float, found[-1])
-                cells[0] = f"{sent:.3f}"
+                sent, took, _, early = found[-1]
+                cells[:2] = sent, early
+                took = float(took)
                 if ranks <= cores:
-                    cells[1:] = f"{took:.2f}", f"{100 * took / step_ms(run):.1f} %"
+                    cells[2:] = f"{took:.2f}", f"{100 * took / step_ms(run):.1f} %"
             print(f"| {name} | {loss:.1e} | {mean:.1e} | {', '.join(same)} | {' | '.join(cells)} |", flush=True)
             seen[name] = own
 

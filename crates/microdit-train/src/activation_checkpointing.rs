@@ -49,13 +49,14 @@ pub(crate) fn predict<B: TrainBackend, D: TrainDenoiser<B>>(
 
 impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
     /// Gradients of the parameters of `task`, whose network `denoiser` is, from those of the prediction, which are taken out
-    /// of `grads`.
+    /// of `grads`: given to `each` segment by segment, from the last to the first. One parameter can be in several.
     pub(crate) fn backward(
         self,
         task: &impl Module<B>,
         denoiser: &D,
         grads: &mut B::Gradients,
-    ) -> Gradients<B::InnerBackend> {
+        mut each: impl FnMut(Gradients<B::InnerBackend>),
+    ) {
         let Self {
             inputs,
             mut carries,
@@ -63,13 +64,6 @@ impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
         } = self;
         let selection: Selection<B> = inputs.selection.clone();
         let mut back = Back::of(&(output.patches, output.features), grads);
-        let mut sum: Option<Gradients<B::InnerBackend>> = None;
-        let mut add = |more: Gradients<B::InnerBackend>| {
-            sum = Some(match sum.take() {
-                Some(sum) => sum.plus(more),
-                None => more,
-            });
-        };
         // From the last segment to the first: what flowed in is recorded, what flowed out meets its gradient.
         for i in (0..=denoiser.segments()).rev() {
             let carry = D::Carry::record(carries.pop().expect("a carry before each segment"));
@@ -81,12 +75,11 @@ impl<B: TrainBackend, D: TrainDenoiser<B>> Checkpointed<B, D> {
                 false => back.along(&denoiser.segment(i, carry.clone(), &selection)),
             };
             let mut found = through.backward();
-            add(Gradients::collect(task, &mut found));
+            each(Gradients::collect(task, &mut found));
             back = Back::of(&carry, &mut found);
         }
         let mut found = back.along(&denoiser.enter(inputs)).backward();
-        add(Gradients::collect(task, &mut found));
-        sum.expect("a network has a first segment")
+        each(Gradients::collect(task, &mut found));
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::{
     batch::StageBatch,
     clip_term::Embeddings,
+    collective::Outbox,
     optim::Gradients,
     recipe::Stage,
     step::{self, Computed},
@@ -43,12 +44,16 @@ pub(crate) struct Job<'a> {
 }
 
 /// The part of the job's samples in the mean loss of its batch and in its gradients, on the first of `devices`; none if it
-/// was stopped before they were known.
+/// was stopped before they were known. Of one device, the gradients leave by `outbox` if there is one.
 pub(crate) fn gradients<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
     job: &Job<'_>,
     devices: &[B::Device],
+    outbox: Option<&mut Outbox<B::InnerBackend>>,
 ) -> Option<Computed<B::InnerBackend>> {
+    if let [device] = devices {
+        return of_share(task, job, device, outbox);
+    }
     let shares: Vec<_> = devices
         .iter()
         .enumerate()
@@ -69,7 +74,7 @@ pub(crate) fn gradients<B: TrainBackend, T: TrainTask<B>>(
     // One queue of work per device, whichever thread fills it: on a GPU every queue keeps its own memory.
     let queue = StreamId::current();
     let compute = |(task, job, device): (T, Job<'_>, &B::Device)| {
-        queue.executes(|| of_share::<B, T>(&task, &job, device))
+        queue.executes(|| of_share::<B, T>(&task, &job, device, None))
     };
     let computed: Option<Vec<_>> = match B::InnerBackend::BESIDE {
         true => shares.into_par_iter().map(compute).collect(),
@@ -99,6 +104,7 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
     task: &T,
     job: &Job<'_>,
     device: &B::Device,
+    mut outbox: Option<&mut Outbox<B::InnerBackend>>,
 ) -> Option<Computed<B::InnerBackend>> {
     let Job {
         stage,
@@ -117,8 +123,21 @@ fn of_share<B: TrainBackend, T: TrainTask<B>>(
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return None;
         }
+        let is_last = start + part >= samples.end;
         let samples = start..(start + part).min(samples.end);
-        let more = step::gradients(task, &batch, samples, draws, *activation_checkpointing);
+        let more = match outbox.as_deref_mut() {
+            Some(outbox) if is_last => {
+                let before = sum.as_mut().map(|sum| sum.grads.take_all());
+                outbox.begin(&job.batch.keys, before.unwrap_or_else(Gradients::none));
+                let recomputes = *activation_checkpointing;
+                let computed = step::in_parts(task, &batch, samples, draws, recomputes, |more| {
+                    outbox.take(more)
+                });
+                let grads = outbox.rest();
+                Computed { grads, ..computed }
+            }
+            _ => step::gradients(task, &batch, samples, draws, *activation_checkpointing),
+        };
         sum = Some(match sum {
             Some(sum) => sum.plus(more),
             None => more,

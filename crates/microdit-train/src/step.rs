@@ -46,10 +46,41 @@ pub fn gradients<B: TrainBackend, T: TrainTask<B>>(
     draws: &Draws,
     activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
+    let mut grads = Gradients::none();
+    let computed = in_parts(
+        task,
+        batch,
+        samples,
+        draws,
+        activation_checkpointing,
+        |more| {
+            grads.add(more);
+        },
+    );
+    Computed { grads, ..computed }
+}
+
+/// The same; the gradients, of which the result has none, are given to `each` in parts as the backward pass finds them, which are to be added
+/// up.
+pub(crate) fn in_parts<B: TrainBackend, T: TrainTask<B>>(
+    task: &T,
+    batch: &impl Samples<B>,
+    samples: Range<usize>,
+    draws: &Draws,
+    activation_checkpointing: bool,
+    mut each: impl FnMut(Gradients<B::InnerBackend>),
+) -> Computed<B::InnerBackend> {
     let prepared = task.prepare(batch, samples, draws);
-    let mut computed = of_prepared(task, &prepared, batch.count(), activation_checkpointing);
-    computed.grads.retain(|path| task.updates(path, draws.step));
-    computed
+    parts_of_prepared(
+        task,
+        &prepared,
+        batch.count(),
+        activation_checkpointing,
+        |mut more| {
+            more.retain(|path| task.updates(path, draws.step));
+            each(more);
+        },
+    )
 }
 
 /// The same of samples that are prepared already, out of `count`, with the gradients by all parameters.
@@ -59,26 +90,39 @@ pub fn of_prepared<B: TrainBackend, T: TrainTask<B>>(
     count: usize,
     activation_checkpointing: bool,
 ) -> Computed<B::InnerBackend> {
+    let mut grads = Gradients::none();
+    let computed = parts_of_prepared(task, prepared, count, activation_checkpointing, |more| {
+        grads.add(more);
+    });
+    Computed { grads, ..computed }
+}
+
+fn parts_of_prepared<B: TrainBackend, T: TrainTask<B>>(
+    task: &T,
+    prepared: &T::Prepared,
+    count: usize,
+    activation_checkpointing: bool,
+    mut each: impl FnMut(Gradients<B::InnerBackend>),
+) -> Computed<B::InnerBackend> {
     let inputs = task.inputs(prepared);
     let network = task.predictor(prepared);
     if !activation_checkpointing {
         let output = network.predict(inputs);
         let losses = task.losses(prepared, &output);
-        let (mean, mut computed) = reduced::<B>(&losses, count);
-        computed.grads = Gradients::collect(task, &mut mean.backward());
+        let (mean, computed) = reduced::<B>(&losses, count);
+        each(Gradients::collect(task, &mut mean.backward()));
         return computed;
     }
     let kept = checkpointing::predict(&network, inputs);
     let losses = task.losses(prepared, &kept.output);
-    let (mean, mut computed) = reduced::<B>(&losses, count);
+    let (mean, computed) = reduced::<B>(&losses, count);
     let mut found = mean.backward();
-    let of_network = kept.backward(task, &network, &mut found);
-    let of_others = Gradients::collect(task, &mut found);
-    computed.grads = of_network.plus(of_others);
+    kept.backward(task, &network, &mut found, &mut each);
+    each(Gradients::collect(task, &mut found));
     computed
 }
 
-/// The sum of the samples' losses over `count`, recorded, and what is logged of it.
+/// The sum of the samples' losses over `count`, recorded, and what is logged of it; without gradients.
 fn reduced<B: TrainBackend>(
     losses: &Losses<B>,
     count: usize,

@@ -60,9 +60,11 @@ pub struct Traffic {
     pub steps: u64,
     /// Bytes that this rank sent in them.
     pub sent: u64,
+    /// Bytes of its gradients that it handed on while it computed others.
+    pub early: u64,
     /// Until all others were as far.
     pub waited: Duration,
-    /// In the exchange of gradients and weights.
+    /// In the exchange of gradients and weights, once the own gradients were computed.
     pub took: Duration,
 }
 
@@ -73,6 +75,7 @@ impl Traffic {
         Self {
             steps: self.steps + other.steps,
             sent: self.sent + other.sent,
+            early: self.early + other.early,
             waited: self.waited + other.waited,
             took: self.took + other.took,
         }
@@ -90,6 +93,14 @@ impl fmt::Display for Traffic {
             self.sent as f64 / steps / 1e6,
             ms(self.took),
             ms(self.waited)
-        )
+        )?;
+        if self.early > 0 {
+            let early = self.early as f64 / steps / 1e6;
+            write!(
+                f,
+                "; {early:.3} MB of gradients left while it computed others"
+            )?;
+        }
+        Ok(())
     }
 }

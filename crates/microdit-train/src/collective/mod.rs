@@ -13,10 +13,12 @@ mod meter;
 pub mod mpi;
 #[cfg(feature = "nccl")]
 pub mod nccl;
+mod outbox;
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 mod owner;
 mod patience;
 mod step;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -33,7 +35,8 @@ pub use threads::Threads;
 pub(crate) use agreement::{Facts, agree};
 pub(crate) use exchange::{Exchange, Pieces};
 pub(crate) use meter::Meter;
-pub(crate) use step::{Summed, Summing, Trained, sum};
+pub(crate) use outbox::Outbox;
+pub(crate) use step::{Agreed, Summed, Summing, Trained, sum, sum_in_parts};
 
 use half::bf16;
 use std::fmt;

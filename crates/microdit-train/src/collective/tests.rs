@@ -1,11 +1,13 @@
 //! What every engine does, on threads.
 
 use super::*;
-use crate::error::TrainError;
+use crate::{error::TrainError, optim::Gradients, sharding::Shares, step::Computed};
 use agreement::differences;
+use burn::tensor::Tensor;
 use burn_flex::Flex;
 use half::bf16;
 use microdit::Precision;
+use microdit_data::{Batch, Captions};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -176,6 +178,72 @@ fn a_failure_of_one_is_known_to_all() {
     assert!(done.iter().all(|done| matches!(done, Ok(5))));
 }
 
+fn summing<'a>(ranks: &'a Threads, patience: &'a Patience<'_>, shares: &'a Shares) -> Summing<'a> {
+    Summing {
+        exchange: Exchange {
+            ranks,
+            patience,
+            bucket: 1,
+        },
+        shares,
+        precision: Precision::F32,
+        keeps_own: false,
+        own: Agreed {
+            looks: false,
+            in_parts: false,
+        },
+    }
+}
+
+/// Whether all gradients leave at once, or in parts.
+#[test]
+fn ranks_with_other_gradients_are_told() {
+    let numbers = |count: usize| Tensor::from_floats(&vec![1.0; count][..], &Default::default());
+    let grads = |names: &[&str]| {
+        let named = names.iter().map(|name| ((*name).to_owned(), numbers(2)));
+        Gradients::<Flex>::from_tensors(named)
+    };
+    let batch = Batch {
+        keys: Vec::new(),
+        texts: Vec::new(),
+        captions: Captions::Texts(Vec::new()),
+        images: Vec::new(),
+        shape: [0; 3],
+        next: Default::default(),
+    };
+    for in_parts in [false, true] {
+        let ended = on_ranks(2, |ranks, patience| {
+            let shares = Shares::default();
+            let summing = summing(ranks, patience, &shares);
+            let own = grads(&[["a"], ["b"]][ranks.rank()]);
+            let computed = |grads| Computed {
+                losses: numbers(1),
+                terms: Vec::new(),
+                grads,
+            };
+            let traffic = &mut Traffic::default();
+            let sum = match in_parts {
+                false => sum(
+                    &summing,
+                    4,
+                    Ok(Some((batch.clone(), computed(own)))),
+                    traffic,
+                ),
+                true => sum_in_parts(&summing, 4, &mut Outbox::new(), traffic, |outbox| {
+                    outbox.begin(&[], Gradients::none());
+                    outbox.take(own);
+                    Ok(Some((batch.clone(), computed(outbox.rest()))))
+                }),
+            };
+            sum.map(drop).unwrap_err().to_string()
+        });
+        for error in ended {
+            assert!(error.contains("rank 1 differs from rank 0"), "{error}");
+            assert!(error.contains("the batch after step 4"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_step_that_fails_on_one_rank_ends_all_of_them() {
     let ended = on_ranks(3, |ranks, patience| {
@@ -183,17 +251,8 @@ fn a_step_that_fails_on_one_rank_ends_all_of_them() {
             1 => Err(TrainError::TooManyPictures),
             _ => Ok(None),
         };
-        let summing = Summing {
-            exchange: Exchange {
-                ranks,
-                patience,
-                bucket: 1,
-            },
-            shares: &Default::default(),
-            precision: Precision::F32,
-            keeps_own: false,
-            looks: false,
-        };
+        let shares = Shares::default();
+        let summing = summing(ranks, patience, &shares);
         let sum = sum(&summing, 4, own, &mut Traffic::default());
         // What was trained cannot be shown.
         sum.map(drop)

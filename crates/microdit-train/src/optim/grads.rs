@@ -105,14 +105,19 @@ impl<B: DitBackend> Gradients<B> {
     /// The sum, parameter by parameter.
     #[must_use]
     pub fn plus(mut self, other: Self) -> Self {
-        for (name, grad) in other.tensors {
+        self.add(other);
+        self
+    }
+
+    /// Adds others, parameter by parameter.
+    pub(crate) fn add(&mut self, others: Self) {
+        for (name, grad) in others.tensors {
             let sum = match self.tensors.remove(&name) {
                 Some(own) => own + grad,
                 None => grad,
             };
             self.tensors.insert(name, sum);
         }
-        self
     }
 
     /// The sum of the gradients of several devices, on the first of them.
@@ -169,8 +174,13 @@ impl<B: DitBackend> Gradients<B> {
         self.tensors.into_iter()
     }
 
+    /// Takes all out.
+    pub(crate) fn take_all(&mut self) -> Self {
+        std::mem::replace(self, Self::none())
+    }
+
     /// Takes a gradient out.
-    pub(super) fn take(&mut self, name: &str) -> Option<Tensor<B, 1>> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Tensor<B, 1>> {
         self.tensors.remove(name)
     }
 }

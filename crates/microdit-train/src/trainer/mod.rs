@@ -5,6 +5,8 @@
 
 mod observe;
 #[cfg(test)]
+mod part_tests;
+#[cfg(test)]
 mod rank_tests;
 mod saving;
 mod shared;

@@ -174,6 +174,7 @@ impl<'a> Job<'a> {
         Ok(Ended {
             ending: outcome.ending,
             steps: outcome.steps,
+            early: outcome.traffic.map_or(0, |traffic| traffic.early),
             weights: weights
                 .iter()
                 .flat_map(|(_, data)| data.iter::<f32>().map(f32::to_bits))
@@ -186,6 +187,8 @@ impl<'a> Job<'a> {
 pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) steps: u64,
+    /// Bytes of gradients that left while others were computed.
+    pub(super) early: u64,
     /// Bits of the weights.
     pub(super) weights: Vec<u32>,
 }

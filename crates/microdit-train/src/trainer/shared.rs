@@ -3,7 +3,7 @@
 use super::steps::Trainer;
 use crate::{
     checkpoint::{Checkpoint, State},
-    collective::{Collective as _, Exchange, Patience},
+    collective::{Collective as _, Exchange, Outbox, Patience},
     error::TrainError,
     log::Metrics,
     recipe::Stage,
@@ -62,6 +62,13 @@ where
             patience,
             bucket: bytes / size_of::<f32>(),
         }
+    }
+
+    /// Where a rank of one device finds gradients segment by segment, they can leave for the others before all are there.
+    pub(super) fn collect_in_parts(&mut self) {
+        let leave = self.meter.world_size() > 1 && self.devices.len() == 1 && self.recomputes;
+        self.outbox = leave.then(Outbox::new);
+        self.in_parts = false;
     }
 
     /// Whether a probe will look at the averages after `step`, which then have to be whole.

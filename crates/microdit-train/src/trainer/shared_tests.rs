@@ -15,10 +15,10 @@ use std::{
 
 type Tracked = Autodiff<Flex>;
 
-const SHARED: [&str; 1] = ["distributed.shard_optimizer=true"];
+pub(super) const SHARED: [&str; 1] = ["distributed.shard_optimizer=true"];
 
 /// Averages that begin at once, later, and never; what is measured, kept and handed over of them.
-const AVERAGES: [&str; 7] = [
+pub(super) const AVERAGES: [&str; 7] = [
     "stages.unmasked.ema=[(decay: Smoothing(0.9)), (decay: Smoothing(0.5), start: 2), (decay: Smoothing(0.5), start: 99)]",
     "stages.masked.ema=[(decay: Smoothing(0.5), start: 1)]",
     "post_hoc_ema=(every: 2)",
@@ -59,7 +59,7 @@ fn contents(run: &Path) -> BTreeMap<String, Vec<u32>> {
 }
 
 #[track_caller]
-fn assert_same(found: &Path, expected: &Path, context: &str) {
+pub(super) fn assert_same(found: &Path, expected: &Path, context: &str) {
     let (found, expected) = (contents(found), contents(expected));
     let names = |all: &BTreeMap<String, Vec<u32>>| all.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&found), names(&expected), "{context}");
@@ -262,10 +262,14 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_rank_that_dies_at_any_operation_is_no_loss_to_a_shared_state() {
     let _alone = super::tests::alone();
+    die_at_any_operation(&[]);
+}
+
+pub(super) fn die_at_any_operation(more: &[&str]) {
     /// Operations between two points that are tried; it has no divisor in common with those of a step.
     const EVERY: usize = 3;
     let folder = tempfile::tempdir().unwrap();
-    let settings = [&SHARED[..], &AVERAGES].concat();
+    let settings = [&SHARED[..], &AVERAGES, more].concat();
     let whole = folder.path().join("whole");
     let finished = Job::new(&whole, 2).run(|_| recipe(&settings));
     let finished = finished[0].as_ref().unwrap();

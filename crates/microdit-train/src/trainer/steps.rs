@@ -4,7 +4,7 @@ use super::Session;
 use crate::{
     batch::Reader,
     checkpoint::{Checkpoint, Progress, State},
-    collective::{self, Meter, Patience, Summed, Summing, Traffic, Trained},
+    collective::{self, Agreed, Meter, Outbox, Patience, Summed, Summing, Traffic, Trained},
     error::TrainError,
     log::{Log, Metrics},
     parallel::{Job, gradients, share},
@@ -64,7 +64,11 @@ pub(super) struct Trainer<'a, B: TrainBackend, T: TrainTask<B>, R> {
     /// Which rank adds up which gradient.
     pub(super) shares: Shares,
     /// Whether the stage computes activations again in the backward pass.
-    recomputes: bool,
+    pub(super) recomputes: bool,
+    /// Where gradients are collected, if they are found in parts and other ranks wait for them.
+    pub(super) outbox: Option<Outbox<B::InnerBackend>>,
+    /// Whether all ranks have one, which they know after a step of the stage.
+    pub(super) in_parts: bool,
     /// What an image of the stage costs.
     pub(super) flop_per_image: f64,
     /// Whose part of the state is here, while a stage's is shared.
@@ -123,6 +127,8 @@ where
             whole_traffic: Traffic::default(),
             shares: Shares::default(),
             recomputes: false,
+            outbox: None,
+            in_parts: false,
             flop_per_image: 0.0,
             sharding: None,
             saved: opened.newest.as_ref().map(|newest| newest.progress().step),
@@ -165,15 +171,13 @@ where
         let gib = self.session.gpu.as_ref().map(|gpu| gpu.gib);
         self.flop_per_image = plan::flop_per_image(stage);
         self.recomputes = plan::checkpoints_activations(stage, self.device_count(), gib);
+        self.collect_in_parts();
         self.since = Instant::now();
         while state.progress.stage_step < stage.steps {
             let _awake = B::keep_awake();
             let sent = self.meter.sent();
-            let own = match self.must_stop() {
-                true => Ok(None),
-                false => self.gradients(&state, stage, &mut loader, &reader),
-            };
-            let ((batch, computed), looks) = match self.sum(stage, own, state.progress.step) {
+            let summed = self.trained(stage, &state, &mut loader, &reader);
+            let ((batch, computed), Agreed { looks, .. }) = match summed {
                 Ok(Some(summed)) => summed,
                 Ok(None) => break,
                 Err(error) => {
@@ -238,7 +242,11 @@ where
         stage: &Stage,
         loader: &mut Loader,
         reader: &Reader<B::InnerBackend>,
+        outbox: Option<&mut Outbox<B::InnerBackend>>,
     ) -> Result<Option<Trained<B::InnerBackend>>, TrainError> {
+        if self.must_stop() {
+            return Ok(None);
+        }
         let stop = &**self.session.stop;
         let Some(batch) = loader.next_batch_or_stop(stop)? else {
             return Ok(None);
@@ -267,32 +275,48 @@ where
             draws: Draws::of_step(self.recipe.run.seed, step).in_stage(stage_step),
             stop: Some(stop),
         };
-        let computed = gradients(&state.task, &job, self.devices);
+        let computed = gradients(&state.task, &job, self.devices, outbox);
         Ok(computed.map(|computed| (batch, computed)))
     }
 
-    /// The same over all ranks, and whether a probe will look at the averages; none if one of them is asked to stop.
-    fn sum(
+    /// The same over all ranks, and what they agreed on; none if one of them is asked to stop.
+    fn trained(
         &mut self,
         stage: &Stage,
-        own: Result<Option<Trained<B::InnerBackend>>, TrainError>,
-        step: u64,
+        state: &State<B, T>,
+        loader: &mut Loader,
+        reader: &Reader<B::InnerBackend>,
     ) -> Result<Option<Summed<B::InnerBackend>>, TrainError> {
-        let mut traffic = std::mem::take(&mut self.traffic);
+        let (mut traffic, mut outbox) = (self.traffic, self.outbox.take());
+        let step = state.progress.step;
         let patience = self.patience();
         let summing = Summing {
             exchange: self.exchange(stage, &patience),
             shares: &self.shares,
             precision: stage.distributed.gradients,
             keeps_own: self.sharding.is_some(),
-            looks: self.will_look(step + 1),
+            own: Agreed {
+                looks: self.will_look(step + 1),
+                in_parts: outbox.is_some(),
+            },
         };
-        let sum = collective::sum(&summing, step, own, &mut traffic)?;
-        self.traffic = traffic;
+        let summed = match &mut outbox {
+            Some(outbox) if self.in_parts => {
+                collective::sum_in_parts(&summing, step, outbox, &mut traffic, |outbox| {
+                    self.gradients(state, stage, loader, reader, Some(outbox))
+                })
+            }
+            outbox => {
+                let own = self.gradients(state, stage, loader, reader, outbox.as_mut());
+                collective::sum(&summing, step, own, &mut traffic)
+            }
+        }?;
+        (self.traffic, self.outbox) = (traffic, outbox);
+        self.in_parts = matches!(&summed, Some((_, agreed)) if agreed.in_parts);
         let now = Instant::now();
         let before = self.summed.map_or(self.since, |(before, _)| before);
         self.summed = Some((now, now - before));
-        Ok(sum)
+        Ok(summed)
     }
 
     /// How long other ranks are waited for. Once this one is asked to stop, those that are alive need a step, or two, to hear
