@@ -50,7 +50,10 @@ fn no_committed_output_is_an_error() {
     let names = names();
     assert!(names.len() >= 5, "{names:?}");
     for name in names {
-        for Cell { source, outputs } in cells(&name) {
+        let cells = cells(&name);
+        let has_output = cells.iter().any(|cell| !cell.outputs.is_empty());
+        assert!(has_output, "{name} is committed without its outputs");
+        for Cell { source, outputs } in cells {
             for output in outputs {
                 assert_ne!(output["output_type"], "error", "{name}: {source}");
                 // Of a cell of bash, the last command alone decides whether it failed.
@@ -203,6 +206,16 @@ fn the_rust_of_the_notebooks_is_that_of_the_examples() {
             assert!(found, "no example has this any more: {source}");
             copied += 1;
         }
+        // Within a block, the task: indented otherwise.
+        if let Some(start) = source.find("let build = ") {
+            let build = &source[start..source.find("let log").unwrap()];
+            let lines = |text: &str| -> String { text.lines().map(str::trim).collect() };
+            let found = examples
+                .iter()
+                .any(|text| lines(text).contains(&lines(build)));
+            assert!(found, "no example builds this any more: {build}");
+            copied += 1;
+        }
     }
-    assert_eq!(copied, 4);
+    assert_eq!(copied, 6);
 }
