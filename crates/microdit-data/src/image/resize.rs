@@ -1,8 +1,9 @@
 //! Resizing and cropping, equal to Pillow's and torchvision's.
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use image::{RgbImage, imageops};
 use std::{array::from_fn, borrow::Cow};
@@ -107,22 +108,16 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     if image.dimensions() == (width, height) {
         return image.clone();
     }
-    let source = ImageRef::new(
-        image.width(),
-        image.height(),
-        image.as_raw(),
-        PixelType::U8x3,
-    );
-    let mut resized = Image::new(width, height, PixelType::U8x3);
+    // Of one type of pixels: `resize` would compile the code of all, which takes more than a minute.
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw());
+    let mut resized = RgbImage::new(width, height);
+    let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut resized)
+        .expect("three bytes per pixel");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
     Resizer::new()
-        .resize(
-            &source.expect("three bytes per pixel"),
-            &mut resized,
-            &options,
-        )
-        .expect("both images are of one type");
-    RgbImage::from_raw(width, height, resized.into_vec()).expect("three bytes per pixel")
+        .resize_typed(&source.expect("three bytes per pixel"), &mut to, &options)
+        .expect("neither image is empty");
+    resized
 }
 
 /// The middle of an image that is at least as large; where that lies between two pixels, at the even one.
