@@ -78,12 +78,13 @@ enum Command {
 
 fn main() -> ExitCode {
     allocator::keep_freed();
+    worker_pool::join();
     terminal::set_up();
     let command = match terminal::parse() {
         Ok(cli) => cli.command,
         Err(status) => return status,
     };
-    // Training and drawing enter the pool themselves; from here on, so does all other work, and a command stays on one thread.
+    // Training and drawing enter the pool themselves; from here on, so does all other work, and a command stays on this thread.
     let done = worker_pool::enter(|| match command {
         Command::Train(train) => train.run(),
         Command::Sample(sample) => sample.run(),

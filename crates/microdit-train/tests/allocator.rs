@@ -2,11 +2,11 @@
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn main() {
-    use std::{hint::black_box, mem};
+    use microdit::worker_pool;
+    use std::{hint::black_box, mem, thread};
 
-    const BLOCK: usize = 128 << 20;
-    /// Pages this thread had to wait for while it filled a block that is larger than any that glibc keeps by itself.
-    fn faults() -> usize {
+    /// Pages this thread had to wait for while it filled a block.
+    fn faults(size: usize) -> usize {
         let so_far = || {
             // SAFETY: all zeros is a value of it, which the call fills.
             let usage = unsafe {
@@ -17,16 +17,23 @@ fn main() {
             usize::try_from(usage.ru_minflt).expect("a count")
         };
         let before = so_far();
-        drop(black_box(vec![1u8; BLOCK]));
+        drop(black_box(vec![1u8; size]));
         so_far() - before
     }
 
     microdit_train::allocator::keep_freed();
-    let first = faults();
-    let again = [faults(), faults()];
+    worker_pool::join();
+    let main = thread::current().id();
+    // Larger than what glibc keeps by itself, larger and smaller than the heap of a thread that is not the main one.
+    let sizes = [128 << 20, 32 << 20];
+    let (entered, again) = worker_pool::enter(|| {
+        let _first = sizes.map(faults);
+        (thread::current().id(), sizes.map(faults))
+    });
+    assert_eq!(entered, main, "the pool is entered on another thread");
     assert!(
         again.iter().all(|again| *again < 16),
-        "{again:?} new pages after {first}"
+        "{again:?} new pages for blocks of {sizes:?} bytes that were there before"
     );
 }
 

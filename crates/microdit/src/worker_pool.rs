@@ -11,6 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Makes the calling thread one of the pool's workers: for a program's main thread, before the pool is used. Does nothing if
+/// there is a pool already.
+///
+/// [`enter`] then stays on that thread. The memory of glibc's main thread is one heap, that of others is in pieces of 64 MiB, which go back to the
+/// system when they are empty: a step that allocates on the main thread finds its memory again.
+pub fn join() {
+    // The pool that there is serves as well.
+    _ = rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global();
+}
+
 /// Does `work` on a worker of the pool; on the spot, if the caller is one. From there a parallel operation starts without waking
 /// another thread first.
 ///
