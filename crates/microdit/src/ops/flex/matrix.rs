@@ -1,5 +1,24 @@
 //! Products of strided matrices in memory the caller owns.
 
+#[cfg(target_arch = "x86_64")]
+mod panels;
+
+/// On other processors `gemm` computes everything.
+#[cfg(not(target_arch = "x86_64"))]
+mod panels {
+    use super::{Matrix, Product};
+
+    pub(super) const COLUMNS: usize = 1;
+
+    pub(super) fn fit(_: Matrix<'_>, _: Matrix<'_>) -> bool {
+        false
+    }
+
+    pub(super) fn compute(_: Product<'_>) {
+        unreachable!("nothing fits");
+    }
+}
+
 use rayon::prelude::*;
 
 /// A view of a matrix.
@@ -116,6 +135,7 @@ pub(super) fn multiply(
         b,
         scale,
         accumulate,
+        by_panels: panels::fit(a, b),
     };
     let parallel = threads == Threads::All && m * n * k >= PARALLEL_FROM;
     let most = match parallel {
@@ -124,10 +144,15 @@ pub(super) fn multiply(
     };
     // `gemm`'s own threads would wait for one of them to pack the right factor, which takes longest where it is transposed, as
     // weights are. Shares of columns pack their own columns, shares of rows all of them, each for itself.
-    let columns = most.min(n / BLOCK);
+    let wide = match product.by_panels && most > 1 {
+        // More shares than threads: who is ready first takes the next.
+        true => n / panels::COLUMNS / most * most,
+        false => 0,
+    };
+    let columns = wide.max(most.min(n / BLOCK));
     let rows = most.min(m / ROWS_PER_SHARE).min(SHARES);
     let transposed = b.column_stride != 1;
-    let by_columns = columns > rows || (columns == rows && transposed);
+    let by_columns = wide > 0 || columns > rows || (columns == rows && transposed);
     if columns > 1 && m >= TO_SHARE && by_columns {
         let blocks = n / BLOCK;
         return (0..columns)
@@ -168,6 +193,8 @@ struct Product<'a> {
     b: Matrix<'a>,
     scale: f32,
     accumulate: bool,
+    /// Whether it is computed by [`panels`], not by `gemm`.
+    by_panels: bool,
 }
 
 impl Product<'_> {
@@ -190,8 +217,11 @@ impl Product<'_> {
         }
     }
 
-    /// Computes it, by `threads` of `gemm`'s own.
+    /// Computes it, by `threads` of `gemm`'s own if it is `gemm` that does.
     fn run(self, threads: usize) {
+        if self.by_panels {
+            return panels::compute(self);
+        }
         let Self {
             out, stride, a, b, ..
         } = self;
@@ -238,6 +268,31 @@ mod tests {
             .collect()
     }
 
+    /// Which pictures are drawn together changes none of them.
+    #[test]
+    fn rows_are_the_same_whatever_rows_are_computed_with_them() {
+        for (n, k) in [(130, 700), (512, 640), (70, 1100)] {
+            let (a, b) = (numbers(300 * k, 617), numbers(n * k, 389));
+            for b in [Matrix::new(&b, k, n), Matrix::new(&b, n, k).t()] {
+                let rows = |first: usize, count: usize| {
+                    let mut out = vec![0.0; count * n];
+                    let a = Matrix::new(&a[first * k..][..count * k], count, k);
+                    multiply(&mut out, n, a, b, 1.0, false, Threads::All);
+                    out
+                };
+                let all = rows(0, 300);
+                for (first, count) in [(0, 2), (3, 15), (7, 16), (100, 17), (1, 299)] {
+                    // `gemm` sums products of so few elements in another order.
+                    if count * n <= 256 {
+                        continue;
+                    }
+                    let expected = &all[first * n..][..count * n];
+                    assert!(rows(first, count) == expected, "{n} x {k}: {count} rows");
+                }
+            }
+        }
+    }
+
     /// Shared by threads or not, large or small, with either factor transposed.
     #[test]
     fn products_are_exact_and_the_same_for_any_number_of_threads() {
@@ -252,6 +307,9 @@ mod tests {
             (300, 15, 600),
             (700, 130, 530),
             (1000, 1, 300),
+            // More than is packed at a time, in every direction.
+            (210, 530, 900),
+            (60, 128, 16),
         ] {
             let (a, b) = (numbers(m * k, 617), numbers(k * n, 389));
             let transposed = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
@@ -269,6 +327,7 @@ mod tests {
                 (Matrix::new(&a, m, k), Matrix::new(&b, k, n)),
                 (Matrix::new(&a_t, k, m).t(), Matrix::new(&b, k, n)),
                 (Matrix::new(&a, m, k), Matrix::new(&b_t, n, k).t()),
+                (Matrix::new(&a_t, k, m).t(), Matrix::new(&b_t, n, k).t()),
             ] {
                 for accumulate in [false, true] {
                     let with = |threads: usize| {

@@ -21,6 +21,7 @@ mod products;
 mod simd;
 mod small;
 mod tensors;
+mod transpose;
 
 use super::{
     Activation, Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads,

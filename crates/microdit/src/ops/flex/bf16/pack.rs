@@ -1,7 +1,12 @@
 //! Factors in the order the products read them: pairs of neighbors in the inner dimension, rounded to bf16.
 
 use super::{
-    super::{matrix::Matrix, number::Number, simd::simd},
+    super::{
+        matrix::Matrix,
+        number::Number,
+        simd::simd,
+        transpose::{BLOCK, transposed},
+    },
     DEPTH, PANEL, Part, ROWS, TILE, by_columns,
 };
 use burn::tensor::bf16;
@@ -88,9 +93,6 @@ pub(super) fn right<N: Number>(
         });
 }
 
-/// Rows and columns of a block that is transposed in registers.
-const BLOCK: usize = 16;
-
 /// A panel of a matrix whose columns lie in memory: of `count` columns, from pair `pair` on.
 #[inline(always)]
 fn columns_to_panel<N: Number>(
@@ -129,25 +131,6 @@ fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
     for (out, values) in out.iter_mut().zip(values.chunks(2)) {
         *out = pair(values[0], values.get(1).copied().unwrap_or(N::of(0.0)));
     }
-}
-
-/// A perfect shuffle of the rows' elements, four times over, is the transpose.
-#[inline(always)]
-fn transposed(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
-    for _ in 0..BLOCK.ilog2() {
-        let mut shuffled = [[0; BLOCK]; BLOCK];
-        for i in 0..BLOCK / 2 {
-            let (a, b) = (block[i], block[i + BLOCK / 2]);
-            for j in 0..BLOCK / 2 {
-                shuffled[2 * i][2 * j] = a[j];
-                shuffled[2 * i][2 * j + 1] = b[j];
-                shuffled[2 * i + 1][2 * j] = a[j + BLOCK / 2];
-                shuffled[2 * i + 1][2 * j + 1] = b[j + BLOCK / 2];
-            }
-        }
-        block = shuffled;
-    }
-    block
 }
 
 /// Some rows of the left factor, in the inner dimension from pair `first` on: as many pairs as `out` `[tiles, pairs, TILE]`
