@@ -116,7 +116,7 @@ impl<B: DitBackend> Decoder<B> {
             Some(map) => condition.with_captions(map.forward(condition.captions.clone())),
             None => condition,
         };
-        (all + self.positions.of_grid(grid), condition)
+        (self.positions.add_to(all, grid), condition)
     }
 
     /// Positions of the configured grid, `[1, tokens, dim]`.

@@ -219,7 +219,7 @@ impl<B: DitBackend> Dit<B> {
     pub fn embed(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
         let [_, _, height, width] = x.dims();
         let grid = [height, width].map(|side| side / self.config.patch_size);
-        self.patch_embed.forward(x) + self.positions(grid)
+        self.positions.add_to(self.patch_embed.forward(x), grid)
     }
 
     /// Noise level `t` (`c_noise`, `[batch]` or `[1]`) and captions `[batch, caption tokens, channels]` to the condition.

@@ -28,6 +28,15 @@ impl<B: DitBackend> Positions<B> {
         self.axis.dims()[0]
     }
 
+    /// Tokens `[batch, rows x columns, dim]` of a grid of `rows` by `columns` patches at their positions.
+    pub(super) fn add_to(&self, tokens: Tensor<B, 3>, grid: [usize; 2]) -> Tensor<B, 3> {
+        let [batch, count, dim] = tokens.dims();
+        // A sample is one row: burn adds a row to many in one vectorised pass, a matrix to many matrices number by number.
+        let positions = self.of_grid(grid).reshape([1, count * dim]);
+        let rows = tokens.reshape([batch, count * dim]);
+        (rows + positions).reshape([batch, count, dim])
+    }
+
     /// Positions of a grid of `rows` by `columns` patches, `[1, rows x columns, dim]`. A grid of any size lies in the plane of the
     /// configured one, from the same corner.
     pub(super) fn of_grid(&self, [rows, columns]: [usize; 2]) -> Tensor<B, 3> {
