@@ -75,7 +75,7 @@ struct Arguments {
     /// Matrix products in bf16.
     #[arg(long)]
     bf16: bool,
-    /// Memory that is freed goes back to the system, as without `allocator::keep_freed` and `worker_pool::join`.
+    /// Memory that is freed goes back to the system, as without `allocator::keep_freed`.
     #[arg(long)]
     give_back: bool,
     /// Each step draws a batch with guidance 5 and this many of Heun's steps, instead of training.
@@ -318,7 +318,6 @@ fn main() {
     let arguments = Arguments::parse();
     if !arguments.give_back {
         allocator::keep_freed();
-        worker_pool::join();
     }
     // The operations share their work on a worker of the pool, as in a training run.
     worker_pool::enter(|| match arguments.device {

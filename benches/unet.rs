@@ -76,6 +76,5 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 fn main() {
     let arguments = Arguments::parse();
     allocator::keep_freed();
-    worker_pool::join();
     worker_pool::enter(|| bench::<Flex>(&arguments));
 }

@@ -78,7 +78,6 @@ enum Command {
 
 fn main() -> ExitCode {
     allocator::keep_freed();
-    worker_pool::join();
     terminal::set_up();
     let command = match terminal::parse() {
         Ok(cli) => cli.command,

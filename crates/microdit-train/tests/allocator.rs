@@ -22,7 +22,6 @@ fn main() {
     }
 
     microdit_train::allocator::keep_freed();
-    worker_pool::join();
     let main = thread::current().id();
     // Larger than what glibc keeps by itself, larger and smaller than the heap of a thread that is not the main one.
     let sizes = [128 << 20, 32 << 20];

@@ -16,7 +16,7 @@ use std::{
 ///
 /// [`enter`] then stays on that thread. The memory of glibc's main thread is one heap, that of others is in pieces of 64 MiB, which go back to the
 /// system when they are empty: a step that allocates on the main thread finds its memory again.
-pub fn join() {
+pub fn become_worker() {
     // The pool that there is serves as well.
     _ = rayon::ThreadPoolBuilder::new()
         .use_current_thread()
