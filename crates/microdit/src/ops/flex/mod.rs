@@ -39,7 +39,7 @@ impl DitBackend for Flex {
     }
 
     fn bf16_advice() -> Option<&'static str> {
-        (!bf16::has_instruction()).then_some(
+        (!bf16::are_fast()).then_some(
             "this processor has no AVX512-BF16: products in bf16 save memory but take longer than in f32, \
              which model.precision=F32 computes in",
         )

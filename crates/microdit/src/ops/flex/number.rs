@@ -13,6 +13,9 @@ pub(super) trait Number: Element + Pod {
 
     /// The nearest such number; of two as near, the one whose last bit is 0.
     fn of(x: f32) -> Self;
+
+    /// The bits of the nearest bf16.
+    fn narrow(self) -> u16;
 }
 
 impl Number for f32 {
@@ -26,6 +29,11 @@ impl Number for f32 {
     #[inline(always)]
     fn of(x: f32) -> Self {
         x
+    }
+
+    #[inline(always)]
+    fn narrow(self) -> u16 {
+        bf16::of(self).to_bits()
     }
 }
 
@@ -49,6 +57,11 @@ impl Number for bf16 {
             rounded
         };
         Self::from_bits((bits >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn narrow(self) -> u16 {
+        self.to_bits()
     }
 }
 

@@ -14,7 +14,7 @@ pub(in super::super) trait Dot<S: Simd>: Copy {
 }
 
 /// Whether the processor has an instruction for it.
-pub(in super::super) fn has_instruction() -> bool {
+pub(super) fn has_instruction() -> bool {
     #[cfg(target_arch = "x86_64")]
     return Avx512::detect().is_some();
     #[cfg(not(target_arch = "x86_64"))]

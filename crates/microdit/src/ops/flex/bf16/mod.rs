@@ -1,15 +1,20 @@
 //! Products of matrices whose elements are rounded to bf16, summed in f32.
 //!
-//! Every element is the sum of its products in one order, pair after pair: the same whoever computes it, however the work is
-//! shared, and, but for subnormal numbers, whether the processor has an instruction for it or not.
+//! Every element is the sum of its products in one order, the same whoever computes it and however the work is shared. The order is
+//! the processor's: that of the tiles of AMX where there are any, else pair after pair, by an instruction or, but for subnormal
+//! numbers with the same bits, without.
 
 mod dot;
 mod pack;
+mod product;
+mod tiles;
+mod vectors;
 
 #[cfg(test)]
 pub(super) use dot::dispatch_portably;
-pub(super) use dot::{Dot, WithDot, dispatch, has_instruction};
+pub(super) use dot::{Dot, WithDot, dispatch};
 pub(super) use pack::{pair, pair_rows};
+pub(super) use product::are_fast;
 
 use super::{
     matrix::{Matrix, Threads},
@@ -17,18 +22,13 @@ use super::{
     simd::simd,
 };
 use burn::tensor::bf16;
-use pulp::{Simd, bytemuck::try_cast_slice};
+use product::{Left, PAIRS, PANEL, Product, Unit};
+use pulp::bytemuck::try_cast_slice;
 use rayon::prelude::*;
-use std::{any::TypeId, array::from_fn, cell::Cell};
+use std::{any::TypeId, cell::Cell};
 
-/// Columns packed side by side: whole vectors on every processor.
-const PANEL: usize = 64;
-
-/// Rows of a tile: with [`PANEL`] columns, as many sums as 32 registers of 512 bits hold.
-const TILE: usize = 6;
-
-/// The most rows a thread takes at a time.
-const ROWS: usize = 16 * TILE;
+/// The most rows a thread takes at a time: whole tiles of every [`Unit`].
+const ROWS: usize = 96;
 
 /// Panels whose sums it keeps: with [`ROWS`], 192 KiB of the second cache.
 const PANELS: usize = 8;
@@ -59,7 +59,8 @@ fn is_dense<N: Copy>(matrix: Matrix<'_, N>) -> bool {
 /// `count` rows from `first` on as pairs, if they lie in memory like that.
 fn pairs<N: Number>(matrix: Matrix<'_, N>, first: usize, count: usize) -> Option<&[u32]> {
     let columns = matrix.columns;
-    if by_columns(matrix) || TypeId::of::<N>() != TypeId::of::<bf16>() || columns % 2 == 1 {
+    let whole = columns.is_multiple_of(2 * PAIRS);
+    if by_columns(matrix) || TypeId::of::<N>() != TypeId::of::<bf16>() || !whole {
         return None;
     }
     try_cast_slice(&matrix.data[first * columns..][..count * columns]).ok()
@@ -81,7 +82,20 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
     bias: Option<&[f32]>,
     threads: Threads,
 ) {
-    let (rows, columns, pairs) = (a.rows, b.columns, a.columns.div_ceil(2));
+    multiply_by(Unit::fastest(), out, a, b, bias, threads);
+}
+
+/// The same by a unit, which the processor has.
+fn multiply_by<O: Number, A: Number, B: Number>(
+    unit: Unit,
+    out: &mut [O],
+    a: Matrix<'_, A>,
+    b: Matrix<'_, B>,
+    bias: Option<&[f32]>,
+    threads: Threads,
+) {
+    let (rows, columns) = (a.rows, b.columns);
+    let pairs = a.columns.div_ceil(2).next_multiple_of(PAIRS);
     assert_eq!(a.columns, b.rows, "inner sizes of a product");
     assert_eq!(out.len(), rows * columns, "elements of the output");
     assert!(is_dense(a) && is_dense(b), "rows or columns lie together");
@@ -102,7 +116,7 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
         1
     };
     let tasks = rows.div_ceil(ROWS).next_multiple_of(threads);
-    let share = rows.div_ceil(tasks).next_multiple_of(TILE);
+    let share = rows.div_ceil(tasks).next_multiple_of(unit.rows());
     // Taken out: while this thread waits for the others, it may be given another product.
     let mut packed = RIGHT.take();
     let group = (PACKED / pairs / PANEL).max(1) * PANEL;
@@ -121,6 +135,7 @@ pub(super) fn multiply<O: Number, A: Number, B: Number>(
             .with_min_len(if parallel { 1 } else { usize::MAX })
             .for_each_init(Buffers::default, |buffers, (i, out)| {
                 let part = Part {
+                    unit,
                     first_row: i * share,
                     rows: out.len() / columns,
                     pairs,
@@ -156,6 +171,7 @@ struct Buffers {
 /// Some rows of the output.
 #[derive(Clone, Copy, Debug)]
 struct Part {
+    unit: Unit,
     first_row: usize,
     rows: usize,
     /// Of the inner dimension.
@@ -163,9 +179,14 @@ struct Part {
 }
 
 impl Part {
+    /// Rows of whole tiles.
+    fn tiled_rows(self) -> usize {
+        self.rows.next_multiple_of(self.unit.rows())
+    }
+
     /// Sums of one panel.
     fn of_panel(self) -> usize {
-        self.rows.next_multiple_of(TILE) * PANEL
+        self.tiled_rows() * PANEL
     }
 
     /// The product with `count` columns of the packed right factor, from panel `panel` on: `[panels, rows, PANEL]`.
@@ -180,27 +201,32 @@ impl Part {
         let pairs = self.pairs;
         let sums = count.div_ceil(PANEL) * self.of_panel();
         buffers.sums.resize(sums, 0.0);
-        let in_place = self::pairs(a, self.first_row, self.rows);
+        let all_there = self.rows == self.tiled_rows() || !self.unit.reads_whole_tiles();
+        let in_place = self::pairs(a, self.first_row, self.rows).filter(|_| all_there);
         let panels = right.len() / (pairs * PANEL);
         for (i, block) in right.chunks(DEPTH * panels * PANEL).enumerate() {
             let (first, depth) = (i * DEPTH, block.len() / (panels * PANEL));
             let block = &block[panel * depth * PANEL..];
             let left = match in_place {
-                Some(data) => Left::InPlace {
+                Some(data) => Left {
                     data: &data[first..],
                     stride: pairs,
                     rows: self.rows,
                 },
                 None => {
-                    let rows = self.rows.next_multiple_of(TILE);
-                    buffers.left.resize(depth * rows, 0);
-                    pack::left(a, self, first, &mut buffers.left);
-                    Left::Packed(&buffers.left)
+                    let rows = self.tiled_rows();
+                    buffers.left.resize(rows * depth, 0);
+                    pack::left(a, self, first, depth, &mut buffers.left);
+                    Left {
+                        data: &buffers.left,
+                        stride: depth,
+                        rows,
+                    }
                 }
             };
             let sums = buffers.sums.chunks_exact_mut(self.of_panel());
             for ((i, panel), sums) in block.chunks_exact(depth * PANEL).enumerate().zip(sums) {
-                dispatch(Product {
+                self.unit.compute(Product {
                     left,
                     panel,
                     count: PANEL.min(count - i * PANEL),
@@ -221,121 +247,6 @@ impl Part {
         for (i, (out, sums)) in panels.enumerate() {
             let bias = bias.map(|bias| &bias[i * PANEL..][..out.len()]);
             finish(out, &sums[row * PANEL..][..PANEL], bias);
-        }
-    }
-}
-
-/// Some pairs of some rows of the left factor.
-#[derive(Clone, Copy, Debug)]
-enum Left<'a> {
-    /// Rows of pairs, `stride` apart.
-    InPlace {
-        data: &'a [u32],
-        stride: usize,
-        rows: usize,
-    },
-    /// `[tiles, pairs, TILE]`.
-    Packed(&'a [u32]),
-}
-
-/// The product of some rows and a panel, in a part of the inner dimension.
-#[derive(Debug)]
-struct Product<'a> {
-    left: Left<'a>,
-    /// `[pairs, PANEL]`.
-    panel: &'a [u32],
-    /// Columns of the panel that are wanted.
-    count: usize,
-    /// `[rows, PANEL]`, of whole tiles of rows.
-    sums: &'a mut [f32],
-    /// Whether the sums begin here, or have been begun.
-    begins: bool,
-}
-
-impl WithDot for Product<'_> {
-    #[inline(always)]
-    fn with_dot<S: Simd, D: Dot<S>>(mut self, simd: S, dot: D) {
-        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        for tile in 0..self.sums.len() / (TILE * PANEL) {
-            let mut column = 0;
-            while column < self.count {
-                let vectors = (self.count - column).div_ceil(S::F32_LANES);
-                column += S::F32_LANES
-                    * match vectors {
-                        3.. if most == 4 => self.tile::<S, D, 4>(simd, dot, tile, column),
-                        1 => self.tile::<S, D, 1>(simd, dot, tile, column),
-                        _ => self.tile::<S, D, 2>(simd, dot, tile, column),
-                    };
-            }
-        }
-    }
-}
-
-impl Product<'_> {
-    /// A tile of as many columns as `N` vectors have; returns `N`.
-    #[inline(always)]
-    fn tile<S: Simd, D: Dot<S>, const N: usize>(
-        &mut self,
-        simd: S,
-        dot: D,
-        tile: usize,
-        column: usize,
-    ) -> usize {
-        let width = N * S::F32_LANES;
-        let all = &mut self.sums[tile * TILE * PANEL..][..TILE * PANEL];
-        let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
-        if !self.begins {
-            for (sums, row) in sums.iter_mut().zip(all.chunks_exact(PANEL)) {
-                let (row, _) = S::as_simd_f32s(&row[column..][..width]);
-                *sums = from_fn(|i| row[i]);
-            }
-        }
-        let pairs = self.panel.len() / PANEL;
-        let panel = self.panel.chunks_exact(PANEL);
-        match self.left {
-            Left::InPlace { data, stride, rows } => {
-                // Behind the last row it stands again, for sums that nobody reads.
-                let row = |r: usize| (tile * TILE + r).min(rows - 1);
-                let left: [&[u32]; TILE] = from_fn(|r| &data[row(r) * stride..][..pairs]);
-                for (i, right) in panel.take(pairs).enumerate() {
-                    let left = from_fn(|r| left[r][i]);
-                    add_products(simd, dot, &mut sums, left, &right[column..][..width]);
-                }
-            }
-            Left::Packed(data) => {
-                let left = data[tile * TILE * pairs..][..TILE * pairs]
-                    .as_chunks::<TILE>()
-                    .0;
-                for (left, right) in left.iter().zip(panel) {
-                    add_products(simd, dot, &mut sums, *left, &right[column..][..width]);
-                }
-            }
-        }
-        for (sums, row) in sums.into_iter().zip(all.chunks_exact_mut(PANEL)) {
-            let (row, _) = S::as_mut_simd_f32s(&mut row[column..][..width]);
-            for (row, sum) in row.iter_mut().zip(sums) {
-                *row = sum;
-            }
-        }
-        N
-    }
-}
-
-/// Adds the products of one pair per row and one per column.
-#[inline(always)]
-fn add_products<S: Simd, D: Dot<S>, const N: usize>(
-    simd: S,
-    dot: D,
-    sums: &mut [[S::f32s; N]; TILE],
-    left: [u32; TILE],
-    right: &[u32],
-) {
-    let (right, _) = S::as_simd_u32s(right);
-    let right: [S::u32s; N] = from_fn(|i| right[i]);
-    for (sums, left) in sums.iter_mut().zip(left) {
-        let left = simd.splat_u32s(left);
-        for (sum, right) in sums.iter_mut().zip(right) {
-            *sum = dot.dot(simd, *sum, left, right);
         }
     }
 }

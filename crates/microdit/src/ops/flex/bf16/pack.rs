@@ -7,16 +7,14 @@ use super::{
         simd::simd,
         transpose::{BLOCK, transposed},
     },
-    DEPTH, PANEL, Part, ROWS, TILE, by_columns,
+    DEPTH, PANEL, Part, by_columns,
 };
-use burn::tensor::bf16;
 use rayon::prelude::*;
 
 /// Two bf16 as 32 bits, the first in the lower ones.
 #[inline(always)]
 pub(in super::super) fn pair<N: Number>(first: N, second: N) -> u32 {
-    let bits = |x: N| u32::from(bf16::of(x.wide()).to_bits());
-    bits(first) | bits(second) << 16
+    u32::from(first.narrow()) | u32::from(second.narrow()) << 16
 }
 
 /// A row of pairs from two rows, or from one and zeros.
@@ -36,21 +34,25 @@ pub(in super::super) fn pair_rows<N: Number>(first: &[N], second: Option<&[N]>, 
     }
 }
 
-/// Rows `2 i` and `2 i + 1` of what lies in memory, from `first` on, `count` columns of them.
+/// Columns from `column` on of rows `2 i` and `2 i + 1` of what lies in memory, in place of a row that is not there zeros.
 #[inline(always)]
-fn two_rows<N>(
+fn two_rows<N: Number>(
     data: &[N],
     [rows, columns]: [usize; 2],
     i: usize,
-    first: usize,
-    count: usize,
-) -> (&[N], Option<&[N]>) {
-    let row = |row: usize| &data[row * columns + first..][..count];
-    (row(2 * i), (2 * i + 1 < rows).then(|| row(2 * i + 1)))
+    column: usize,
+    out: &mut [u32],
+) {
+    let row = |row: usize| &data[row * columns + column..][..out.len()];
+    match rows.saturating_sub(2 * i) {
+        0 => out.fill(0),
+        1 => pair_rows(row(2 * i), None, out),
+        _ => pair_rows(row(2 * i), Some(row(2 * i + 1)), out),
+    }
 }
 
 /// Columns `first..first + count` of the right factor: `[blocks, panels, pairs, PANEL]`, the blocks of [`DEPTH`] pairs but for
-/// the last, with zeros behind the last column.
+/// the last, with zeros behind the last column and row.
 pub(super) fn right<N: Number>(
     matrix: Matrix<'_, N>,
     first: usize,
@@ -59,38 +61,49 @@ pub(super) fn right<N: Number>(
     parallel: bool,
 ) {
     let panels = count.div_ceil(PANEL);
+    let at_once = if parallel { 1 } else { usize::MAX };
     out.par_chunks_mut(DEPTH * panels * PANEL)
         .enumerate()
-        .with_min_len(if parallel { 1 } else { usize::MAX })
+        .with_min_len(at_once)
         .for_each(|(block, out)| {
             let pairs = out.len() / (panels * PANEL);
-            simd(
-                #[inline(always)]
-                || match by_columns(matrix) {
-                    false => {
-                        let shape = [matrix.rows, matrix.columns];
-                        for i in 0..pairs {
-                            let pair = block * DEPTH + i;
-                            let (one, other) = two_rows(matrix.data, shape, pair, first, count);
-                            for (panel, out) in out.chunks_exact_mut(pairs * PANEL).enumerate() {
-                                let part = panel * PANEL..count.min((panel + 1) * PANEL);
-                                let out = &mut out[i * PANEL..][..PANEL];
-                                let other = other.map(|other| &other[part.clone()]);
-                                pair_rows(&one[part.clone()], other, out);
-                                out[part.len()..].fill(0);
-                            }
-                        }
-                    }
-                    true => {
-                        for (panel, out) in out.chunks_exact_mut(pairs * PANEL).enumerate() {
-                            let begin = panel * PANEL;
-                            let count = PANEL.min(count - begin);
-                            columns_to_panel(matrix, first + begin, count, block * DEPTH, out);
-                        }
-                    }
-                },
-            );
+            out.par_chunks_mut(pairs * PANEL)
+                .enumerate()
+                .with_min_len(at_once)
+                .for_each(|(panel, out)| {
+                    let begin = panel * PANEL;
+                    let (first, count) = (first + begin, PANEL.min(count - begin));
+                    simd(
+                        #[inline(always)]
+                        || match by_columns(matrix) {
+                            true => columns_to_panel(matrix, first, count, block * DEPTH, out),
+                            false => rows_to_panel(matrix, first, count, block * DEPTH, out),
+                        },
+                    );
+                });
         });
+}
+
+/// A panel of a matrix whose rows lie in memory: of `count` columns, from pair `pair` on.
+#[inline(always)]
+fn rows_to_panel<N: Number>(
+    matrix: Matrix<'_, N>,
+    first: usize,
+    count: usize,
+    pair: usize,
+    out: &mut [u32],
+) {
+    let shape = [matrix.rows, matrix.columns];
+    for (i, out) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        match count {
+            // Of a length that the compiler knows.
+            PANEL => two_rows(matrix.data, shape, pair + i, first, out),
+            _ => {
+                two_rows(matrix.data, shape, pair + i, first, &mut out[..count]);
+                out[count..].fill(0);
+            }
+        }
+    }
 }
 
 /// A panel of a matrix whose columns lie in memory: of `count` columns, from pair `pair` on.
@@ -109,8 +122,8 @@ fn columns_to_panel<N: Number>(
             let mut block = [[0; BLOCK]; BLOCK];
             let rows = block.iter_mut().zip(column..count);
             for (row, column) in rows {
-                let values = &matrix.data[(first + column) * inner..][..inner][begin..];
-                pair_neighbors(values, row);
+                let values = &matrix.data[(first + column) * inner..][..inner];
+                pair_neighbors(values.get(begin..).unwrap_or_default(), row);
             }
             for (out, row) in out.chunks_exact_mut(PANEL).zip(transposed(block)) {
                 out[column..][..BLOCK].copy_from_slice(&row);
@@ -119,7 +132,7 @@ fn columns_to_panel<N: Number>(
     }
 }
 
-/// Pairs of neighbors, as many as there are, the last perhaps with zero.
+/// Pairs of neighbors, with zeros behind the last.
 #[inline(always)]
 fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
     if let Some(values) = values.first_chunk::<{ 2 * BLOCK }>() {
@@ -128,41 +141,55 @@ fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
         }
         return;
     }
+    out.fill(0);
     for (out, values) in out.iter_mut().zip(values.chunks(2)) {
         *out = pair(values[0], values.get(1).copied().unwrap_or(N::of(0.0)));
     }
 }
 
-/// Some rows of the left factor, in the inner dimension from pair `first` on: as many pairs as `out` `[tiles, pairs, TILE]`
-/// has room for.
-pub(super) fn left<N: Number>(matrix: Matrix<'_, N>, part: Part, first: usize, out: &mut [u32]) {
+/// Some rows of the left factor, `pairs` of each from pair `first` on: `[rows, pairs]`, with zeros behind the last column.
+pub(super) fn left<N: Number>(
+    matrix: Matrix<'_, N>,
+    part: Part,
+    first: usize,
+    pairs: usize,
+    out: &mut [u32],
+) {
     let inner = matrix.columns;
     let Part {
         first_row, rows, ..
     } = part;
-    let pairs = out.len() / rows.next_multiple_of(TILE);
     simd(
         #[inline(always)]
         || match by_columns(matrix) {
             true => {
                 let shape = [inner, matrix.rows];
-                let mut line = [0; ROWS];
-                for i in 0..pairs {
-                    let (one, other) = two_rows(matrix.data, shape, first + i, first_row, rows);
-                    pair_rows(one, other, &mut line);
-                    for (out, line) in out.chunks_exact_mut(pairs * TILE).zip(line.as_chunks().0) {
-                        out.as_chunks_mut::<TILE>().0[i] = *line;
+                for row in (0..rows).step_by(BLOCK) {
+                    let count = BLOCK.min(rows - row);
+                    for i in (0..pairs).step_by(BLOCK) {
+                        let mut block = [[0; BLOCK]; BLOCK];
+                        for (j, line) in block.iter_mut().enumerate() {
+                            let (pair, row) = (first + i + j, first_row + row);
+                            match count {
+                                // Of a length that the compiler knows.
+                                BLOCK => two_rows(matrix.data, shape, pair, row, line),
+                                _ => two_rows(matrix.data, shape, pair, row, &mut line[..count]),
+                            }
+                        }
+                        let lines = out[row * pairs..].chunks_exact_mut(pairs);
+                        for (out, line) in lines.zip(transposed(block)).take(count) {
+                            out[i..][..BLOCK].copy_from_slice(&line);
+                        }
                     }
                 }
             }
             false => {
                 let values = matrix.data[first_row * inner..].chunks_exact(inner);
-                for (row, values) in values.take(rows).enumerate() {
-                    let out = &mut out[row / TILE * pairs * TILE..][..pairs * TILE];
-                    let values = values[2 * first..].chunks(2);
-                    for (out, values) in out.as_chunks_mut::<TILE>().0.iter_mut().zip(values) {
-                        let second = values.get(1).copied().unwrap_or(N::of(0.0));
-                        out[row % TILE] = pair(values[0], second);
+                for (out, values) in out.chunks_exact_mut(pairs).zip(values.take(rows)) {
+                    let values = values.get(2 * first..).unwrap_or_default();
+                    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                        let values = values.get(2 * BLOCK * i..).unwrap_or_default();
+                        pair_neighbors(values, out);
                     }
                 }
             }

@@ -38,8 +38,18 @@ fn bound(products: impl Iterator<Item = f64>) -> f64 {
     size * count * f64::from(f32::EPSILON) / 2.0 + 1e-30
 }
 
+/// The units that there are here.
+fn units() -> impl Iterator<Item = Unit> {
+    let tiles = tiles::are_there().then_some(Unit::Tiles);
+    if tiles.is_none() {
+        println!("AMX: skipped, the processor has none");
+    }
+    [Unit::Vectors, Unit::ModelOfTiles].into_iter().chain(tiles)
+}
+
 /// The product, by this many threads.
 fn product<A: Number, B: Number>(
+    unit: Unit,
     left: Matrix<'_, A>,
     right: Matrix<'_, B>,
     bias: Option<&[f32]>,
@@ -48,7 +58,7 @@ fn product<A: Number, B: Number>(
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
     pool.unwrap().install(|| {
         let mut out = vec![f32::NAN; left.rows * right.columns];
-        multiply(&mut out, left, right, bias, Threads::All);
+        multiply_by(unit, &mut out, left, right, bias, Threads::All);
         out
     })
 }
@@ -56,7 +66,7 @@ fn product<A: Number, B: Number>(
 /// With either factor transposed, rounded before or on the way, with bias and without, for any number of threads.
 #[test]
 fn products_are_within_their_rounding_and_always_the_same() {
-    for [m, n, k] in sizes() {
+    for ([m, n, k], unit) in sizes().flat_map(|size| units().map(move |unit| (size, unit))) {
         let (a, b) = (numbers::<bf16>(m * k, 617), numbers::<f32>(k * n, 389));
         let (a_t, b_t) = (in_columns(&a, m, k), in_columns(&b, k, n));
         let rounded: Vec<bf16> = b.iter().map(|&x| bf16::of(x)).collect();
@@ -68,27 +78,32 @@ fn products_are_within_their_rounding_and_always_the_same() {
             Matrix::new(&rounded, k, n),
             Matrix::new(&rounded_t, n, k).t(),
         ];
-        let plain = product(lefts[0], narrow[0], None, 1);
-        let biased = product(lefts[0], narrow[0], Some(&bias), 1);
+        let plain = product(unit, lefts[0], narrow[0], None, 1);
+        let biased = product(unit, lefts[0], narrow[0], Some(&bias), 1);
         for left in lefts {
             for (wide, narrow) in wide.into_iter().zip(narrow) {
                 for threads in [1, 2, 5] {
-                    let name = format!("{m} x {n} x {k}, {threads} threads");
-                    assert_eq!(product(left, narrow, None, threads), plain, "{name}");
-                    assert_eq!(product(left, wide, None, threads), plain, "{name}");
-                    assert_eq!(product(left, wide, Some(&bias), threads), biased, "{name}");
+                    let name = format!("{unit:?}, {m} x {n} x {k}, {threads} threads");
+                    assert_eq!(product(unit, left, narrow, None, threads), plain, "{name}");
+                    assert_eq!(product(unit, left, wide, None, threads), plain, "{name}");
+                    assert_eq!(
+                        product(unit, left, wide, Some(&bias), threads),
+                        biased,
+                        "{name}"
+                    );
                 }
             }
         }
         let mut rounded_sums = vec![bf16::ZERO; m * n];
-        multiply(&mut rounded_sums, lefts[0], wide[0], None, Threads::One);
+        let (left, right) = (lefts[0], wide[0]);
+        multiply_by(unit, &mut rounded_sums, left, right, None, Threads::One);
         for i in 0..m * n {
             let (row, column) = (i / n, i % n);
             let products = (0..k).map(|i| {
                 f64::from(a[row * k + i].wide()) * f64::from(rounded[i * n + column].wide())
             });
             let exact: f64 = products.clone().sum();
-            let name = format!("{m} x {n} x {k}: element {i}");
+            let name = format!("{unit:?}, {m} x {n} x {k}: element {i}");
             let error = (f64::from(plain[i]) - exact).abs();
             assert!(
                 error <= bound(products.clone()),
@@ -156,51 +171,53 @@ fn pairs(count: usize, mut state: u64) -> Vec<u32> {
 
 /// What the processor computes is bit for bit what its model does.
 #[test]
-fn the_instruction_and_its_model_agree() {
-    let rows = if cfg!(miri) { TILE } else { 4 * TILE };
-    for (count, depth) in [(PANEL, 7), (17, 5), (40, DEPTH)] {
-        let depth = if cfg!(miri) { 3 } else { depth };
-        let data = pairs(rows * depth, 88_172_645_463_325_252);
+fn the_instructions_and_their_models_agree() {
+    let rows = if cfg!(miri) { 32 } else { 96 };
+    for (count, depth) in [(PANEL, 48), (17, 16), (40, DEPTH)] {
+        let depth = if cfg!(miri) { PAIRS } else { depth };
+        let data = pairs(rows * (depth + 5), 88_172_645_463_325_252);
         let panel = pairs(depth * PANEL, 3_141_592_653_589_793);
-        let in_place = Left::InPlace {
-            data: &data,
-            stride: depth,
-            rows,
-        };
-        for (left, begins) in [
-            (in_place, true),
-            (in_place, false),
-            (Left::Packed(&data), true),
-        ] {
-            let [mut found, mut model] = [0, 1].map(|_| vec![1.5; rows * PANEL]);
-            let product = |sums| Product {
-                left,
-                panel: &panel,
-                count,
-                sums,
-                begins,
+        for begins in [true, false] {
+            let by = |compute: &dyn Fn(Product<'_>)| {
+                let mut sums = vec![1.5; rows * PANEL];
+                compute(Product {
+                    left: Left {
+                        data: &data,
+                        stride: depth + 5,
+                        rows,
+                    },
+                    panel: &panel,
+                    count,
+                    sums: &mut sums,
+                    begins,
+                });
+                let wanted = |row: &[f32]| row[..count].iter().map(|x| x.to_bits()).collect();
+                sums.chunks_exact(PANEL)
+                    .map(wanted)
+                    .collect::<Vec<Vec<u32>>>()
             };
-            dispatch(product(&mut found));
-            dot::dispatch_portably(product(&mut model));
-            for row in 0..rows {
-                for column in 0..count {
+            let model = by(&|product| dot::dispatch_portably(product));
+            assert_eq!(by(&|product| Unit::Vectors.compute(product)), model);
+            for (row, model) in model.iter().enumerate() {
+                for (column, &model) in model.iter().enumerate() {
                     // One after the other, as its definition has it.
                     let mut expected = if begins { 0f32 } else { 1.5 };
                     for pair in 0..depth {
-                        let left = data[match left {
-                            Left::Packed(_) => (row / TILE * depth + pair) * TILE + row % TILE,
-                            Left::InPlace { .. } => row * depth + pair,
-                        }];
+                        let left = data[row * (depth + 5) + pair];
                         let right = panel[pair * PANEL + column];
                         let second = |x: u32| f32::from_bits(x & 0xffff_0000);
                         let first = |x: u32| f32::from_bits(x << 16);
                         expected = second(left).mul_add(second(right), expected);
                         expected = first(left).mul_add(first(right), expected);
                     }
-                    let place = row * PANEL + column;
-                    assert_eq!(model[place].to_bits(), expected.to_bits());
-                    assert_eq!(found[place].to_bits(), expected.to_bits());
+                    assert_eq!(model, expected.to_bits());
                 }
+            }
+            if tiles::are_there() {
+                let model = by(&|product| Unit::ModelOfTiles.compute(product));
+                assert_eq!(by(&|product| Unit::Tiles.compute(product)), model);
+            } else {
+                println!("AMX: skipped, the processor has none");
             }
         }
     }
@@ -208,16 +225,38 @@ fn the_instruction_and_its_model_agree() {
 
 #[test]
 fn what_is_no_number_stays_none() {
-    for (a, b) in [(f32::NAN, 1.0), (f32::INFINITY, 0.0)] {
+    for (unit, (a, b)) in
+        units().flat_map(|unit| [(f32::NAN, 1.0), (f32::INFINITY, 0.0)].map(|pair| (unit, pair)))
+    {
         let (a, b) = ([bf16::of(a), bf16::of(1.0)], [bf16::of(b), bf16::of(1.0)]);
+        let (a, b) = (Matrix::new(&a, 1, 2), Matrix::new(&b, 2, 1));
         let mut out = [bf16::ZERO];
-        multiply(
-            &mut out,
-            Matrix::new(&a, 1, 2),
-            Matrix::new(&b, 2, 1),
-            None,
-            Threads::One,
-        );
-        assert!(out[0].is_nan());
+        multiply_by(unit, &mut out, a, b, None, Threads::One);
+        assert!(out[0].is_nan(), "{unit:?}");
+    }
+}
+
+/// Which rows are computed together changes none of them, and what stands behind them is not read.
+#[test]
+fn rows_are_the_same_whatever_rows_are_computed_with_them() {
+    let (n, k) = if cfg!(miri) { (3, 64) } else { (70, 640) };
+    let (mut a, b) = (numbers::<bf16>(100 * k, 617), numbers::<f32>(n * k, 389));
+    a.extend(vec![bf16::NAN; k]);
+    for unit in units() {
+        let rows = |first: usize, count: usize| {
+            let mut out = vec![0f32; count * n];
+            let a = Matrix::new(&a[first * k..][..count * k], count, k);
+            let b = Matrix::new(&b, n, k).t();
+            multiply_by(unit, &mut out, a, b, None, Threads::One);
+            out
+        };
+        let all = rows(0, 100);
+        for (first, count) in [(0, 1), (99, 1), (68, 32), (7, 33), (4, 96)] {
+            assert_eq!(
+                rows(first, count),
+                all[first * n..][..count * n],
+                "{unit:?}"
+            );
+        }
     }
 }
