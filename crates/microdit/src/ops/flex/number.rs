@@ -1,7 +1,7 @@
 //! The numbers kernels read and write: whatever tensors keep, computations are in f32.
 
 use burn::tensor::{Element, bf16};
-use pulp::bytemuck::Pod;
+use pulp::bytemuck::{Pod, cast};
 
 /// A number of a tensor.
 pub(super) trait Number: Element + Pod {
@@ -16,6 +16,9 @@ pub(super) trait Number: Element + Pod {
 
     /// The bits of the nearest bf16.
     fn narrow(self) -> u16;
+
+    /// Neighbors as pairs of the nearest bf16, the first in the lower bits.
+    fn pairs(numbers: &[Self; 32]) -> [u32; 16];
 }
 
 impl Number for f32 {
@@ -34,6 +37,11 @@ impl Number for f32 {
     #[inline(always)]
     fn narrow(self) -> u16 {
         bf16::of(self).to_bits()
+    }
+
+    #[inline(always)]
+    fn pairs(numbers: &[Self; 32]) -> [u32; 16] {
+        bf16::pairs(&numbers.map(bf16::of))
     }
 }
 
@@ -62,6 +70,11 @@ impl Number for bf16 {
     #[inline(always)]
     fn narrow(self) -> u16 {
         self.to_bits()
+    }
+
+    #[inline(always)]
+    fn pairs(numbers: &[Self; 32]) -> [u32; 16] {
+        cast::<_, [u32; 16]>(*numbers).map(u32::from_le)
     }
 }
 

@@ -3,7 +3,9 @@
 //! Attention's products are many and small: packing their factors, as a product of large matrices must, would cost a good
 //! part of what it saves.
 
-use super::bf16::{self, Dot, WithDot};
+mod tiles;
+
+use super::bf16::{self, Amx, Dot, Unit, WithDot};
 use pulp::{Arch, Simd, WithSimd, bytemuck::Pod};
 use std::array::from_fn;
 
@@ -16,7 +18,8 @@ pub(super) enum Left<'a, E> {
     Columns(&'a [E]),
 }
 
-/// What factors are made of: f32, or pairs of bf16 that are neighbors in the inner dimension.
+/// What factors are made of: f32, or pairs of bf16 that are neighbors in the inner dimension, as many as
+/// [`bf16::pairs_of`] says.
 pub(super) trait Element: Pod + Default + Send + Sync {
     /// Computes the product.
     fn compute(product: Product<'_, Self>);
@@ -30,7 +33,10 @@ impl Element for f32 {
 
 impl Element for u32 {
     fn compute(product: Product<'_, Self>) {
-        bf16::dispatch(product);
+        match Unit::fastest() {
+            Unit::Vectors => bf16::dispatch(product),
+            _ => tiles::compute::<Amx>(product),
+        }
     }
 }
 
@@ -325,41 +331,80 @@ mod tests {
             .collect()
     }
 
+    /// The product of pairs, by every unit that computes such here.
+    fn of_pairs(product: Product<'_, u32>) -> Vec<(&'static str, Vec<f32>)> {
+        let mut found = Vec::new();
+        let mut compute = |name, compute: &dyn Fn(Product<'_, u32>)| {
+            let mut out = product.out.to_vec();
+            let out_of_unit = &mut out[..];
+            compute(Product {
+                out: out_of_unit,
+                ..product
+            });
+            found.push((name, out));
+        };
+        compute("vectors", &|product| bf16::dispatch(product));
+        compute("model of tiles", &|product| {
+            tiles::compute::<bf16::Model>(product)
+        });
+        if Unit::fastest() == Unit::Tiles {
+            compute("tiles", &|product| tiles::compute::<Amx>(product));
+        }
+        found
+    }
+
     #[test]
     fn products_of_every_size_are_exact() {
-        for rows in 1..=14 {
-            for columns in (1..=20).chain([31, 32, 33, 48, 64, 77, 96, 130]) {
-                for inner in [0, 1, 2, 7] {
-                    let (a, b) = (numbers(rows * inner, 5), numbers(inner * columns, 3));
-                    let element = |i: usize, j: usize| -> f32 {
-                        (0..inner)
-                            .map(|k| a[i * inner + k] * b[k * columns + j])
-                            .sum()
-                    };
-                    let a_columns = transposed(&a, rows, inner);
-                    let (a_pairs, b_pairs) = (paired(&a_columns, rows), paired(&b, columns));
-                    let a_rows = transposed(&a_pairs, inner.div_ceil(2), rows);
-                    let before = numbers(rows * columns, 7);
-                    let check = |multiply: &dyn Fn(&mut [f32], bool)| {
-                        for accumulate in [false, true] {
-                            let mut out = before.clone();
-                            multiply(&mut out, accumulate);
-                            for (i, (&out, &before)) in out.iter().zip(&before).enumerate() {
-                                let start = if accumulate { before } else { 0.0 };
-                                let expected = start + 0.5 * element(i / columns, i % columns);
-                                assert_eq!(out, expected, "{rows} x {columns} x {inner}: {i}");
-                            }
-                        }
-                    };
+        let columns = || (1..=20).chain([31, 32, 33, 48, 64, 77, 96, 130]);
+        let few = (1..=14).flat_map(|rows| columns().map(move |columns| (rows, columns)));
+        let many = [16, 17, 31, 32, 33, 48, 64, 77];
+        let many = many.map(|rows| [1, 16, 17, 32, 77].map(|columns| (rows, columns)));
+        for (rows, columns) in few.chain(many.into_iter().flatten()) {
+            for inner in [0, 1, 2, 7, 70] {
+                if cfg!(miri) && rows * columns * inner > 100 {
+                    continue;
+                }
+                let (a, b) = (numbers(rows * inner, 5), numbers(inner * columns, 3));
+                let element = |i: usize, j: usize| -> f32 {
+                    (0..inner)
+                        .map(|k| a[i * inner + k] * b[k * columns + j])
+                        .sum()
+                };
+                let before = numbers(rows * columns, 7);
+                let check = |out: &[f32], accumulate: bool, unit: &str| {
+                    for (i, (&out, &before)) in out.iter().zip(&before).enumerate() {
+                        let start = if accumulate { before } else { 0.0 };
+                        let expected = start + 0.5 * element(i / columns, i % columns);
+                        assert_eq!(out, expected, "{unit}: {rows} x {columns} x {inner}: {i}");
+                    }
+                };
+                let a_columns = transposed(&a, rows, inner);
+                let (mut a_pairs, mut b_pairs) = (paired(&a_columns, rows), paired(&b, columns));
+                let pairs = inner.div_ceil(2).next_multiple_of(bf16::TILE);
+                a_pairs.resize(pairs * rows, 0);
+                b_pairs.resize(pairs * columns, 0);
+                let a_rows = transposed(&a_pairs, pairs, rows);
+                for accumulate in [false, true] {
                     for left in [Left::Rows(&a[..]), Left::Columns(&a_columns)] {
-                        check(&|out, accumulate| {
-                            multiply_small(out, left, &b, columns, 0.5, accumulate);
-                        });
+                        let mut out = before.clone();
+                        multiply_small(&mut out, left, &b, columns, 0.5, accumulate);
+                        check(&out, accumulate, "f32");
                     }
                     for left in [Left::Rows(&a_rows[..]), Left::Columns(&a_pairs)] {
-                        check(&|out, accumulate| {
-                            multiply_small(out, left, &b_pairs, columns, 0.5, accumulate);
-                        });
+                        let mut out = before.clone();
+                        let product = Product {
+                            out: &mut out,
+                            left,
+                            right: &b_pairs,
+                            rows,
+                            inner: pairs,
+                            columns,
+                            scale: 0.5,
+                            accumulate,
+                        };
+                        for (unit, out) in of_pairs(product) {
+                            check(&out, accumulate, unit);
+                        }
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! What the numbers of tensors are in attention's products: f32 as they are, bf16 as pairs.
 
 use super::super::{
-    bf16::{pair, pair_rows},
+    bf16::{pair, pair_rows, pairs_of},
     buffer::Lines,
     number::Number,
     simd::simd,
@@ -13,6 +13,9 @@ use burn::tensor::bf16;
 pub(in super::super) trait Factors: Number {
     /// What it takes.
     type Element: Element;
+
+    /// Queries whose scores are computed at once: whole tiles of products, few enough for the cache.
+    const QUERIES: usize;
 
     /// How many of them `count` numbers are along the inner dimension.
     fn elements(count: usize) -> usize;
@@ -35,6 +38,8 @@ pub(in super::super) trait Factors: Number {
 impl Factors for f32 {
     type Element = Self;
 
+    const QUERIES: usize = 48;
+
     fn elements(count: usize) -> usize {
         count
     }
@@ -51,23 +56,27 @@ impl Factors for f32 {
 impl Factors for bf16 {
     type Element = u32;
 
+    const QUERIES: usize = 64;
+
     fn elements(count: usize) -> usize {
-        count.div_ceil(2)
+        pairs_of(count)
     }
 
     fn rows<'a>(x: &'a [f32], width: usize, buffer: &'a mut Lines<u32>) -> &'a [u32] {
-        let pairs = width.div_ceil(2);
+        let pairs = pairs_of(width);
         let out = buffer.resized(x.len() / width * pairs);
         simd(
             #[inline(always)]
             || {
                 for (out, row) in out.chunks_exact_mut(pairs).zip(x.chunks_exact(width)) {
                     let (whole, last) = row.as_chunks::<2>();
-                    for (out, &[first, second]) in out.iter_mut().zip(whole) {
+                    let (pairs, rest) = out.split_at_mut(whole.len());
+                    for (out, &[first, second]) in pairs.iter_mut().zip(whole) {
                         *out = pair(first, second);
                     }
+                    rest.fill(0);
                     if let [last] = last {
-                        out[pairs - 1] = pair(*last, 0.0);
+                        rest[0] = pair(*last, 0.0);
                     }
                 }
             },
@@ -77,7 +86,7 @@ impl Factors for bf16 {
 
     fn columns<'a>(x: &'a [f32], width: usize, buffer: &'a mut Lines<u32>) -> &'a [u32] {
         let rows = x.len() / width;
-        let out = buffer.resized(rows.div_ceil(2) * width);
+        let out = buffer.resized(pairs_of(rows) * width);
         simd(
             #[inline(always)]
             || {
@@ -85,6 +94,7 @@ impl Factors for bf16 {
                     let (first, second) = rows.split_at(width);
                     pair_rows(first, (!second.is_empty()).then_some(second), out);
                 }
+                out[rows.div_ceil(2) * width..].fill(0);
             },
         );
         out

@@ -11,9 +11,6 @@ use super::super::{
 use super::factors::Factors;
 use rayon::prelude::*;
 
-/// Queries whose scores are computed at once: a multiple of the products' 6 and 12 rows, few enough for the cache.
-const QUERIES: usize = 48;
-
 /// Blocks of queries that a thread takes at a time where a head has more.
 const SHARE: usize = 16;
 
@@ -295,9 +292,9 @@ impl<N: Factors> Scores<N> {
         [head_dim, words]: [usize; 2],
         place: Option<usize>,
     ) {
-        let block = QUERIES * head_dim;
+        let block = N::QUERIES * head_dim;
         for (i, (out, q)) in out.chunks_mut(block).zip(q.chunks(block)).enumerate() {
-            let place = place.map(|place| place + i * QUERIES);
+            let place = place.map(|place| place + i * N::QUERIES);
             let scores = self.scores.resized(q.len() / head_dim * words);
             let queries = N::rows(q, head_dim, &mut self.queries);
             let sizes = [head_dim, words];
@@ -354,8 +351,8 @@ impl<N: Factors> Head<N> {
         transpose(N::rows(k, head_dim, along), N::elements(head_dim), keys);
         let (keys, v) = (&**keys, N::columns(v, head_dim, right));
         let sizes = [head_dim, k.len() / head_dim];
-        let share = SHARE * QUERIES * head_dim;
-        let place = |i: usize| causal.then_some(i * SHARE * QUERIES);
+        let share = SHARE * N::QUERIES * head_dim;
+        let place = |i: usize| causal.then_some(i * SHARE * N::QUERIES);
         if out.len() <= share {
             return scores.attend(out, q, keys, v, sizes, place(0));
         }
@@ -396,7 +393,7 @@ impl<N: Factors> Head<N> {
         let words = k.len() / head_dim;
         let k = N::columns(k, head_dim, right);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let block = QUERIES * head_dim;
+        let block = N::QUERIES * head_dim;
         let blocks = q.chunks(block).zip(grad.chunks(block));
         for (i, (q_grad, (q, grad))) in q_grad.chunks_mut(block).zip(blocks).enumerate() {
             let scores = scores.resized(q.len() / head_dim * words);

@@ -14,7 +14,10 @@ mod vectors;
 pub(super) use dot::dispatch_portably;
 pub(super) use dot::{Dot, WithDot, dispatch};
 pub(super) use pack::{pair, pair_rows};
-pub(super) use product::are_fast;
+pub(super) use product::{Unit, are_fast, pairs_of};
+#[cfg(test)]
+pub(super) use tiles::Model;
+pub(super) use tiles::{Amx, Block, TILE, TOGETHER, Tiles};
 
 use super::{
     matrix::{Matrix, Threads},
@@ -22,7 +25,7 @@ use super::{
     simd::simd,
 };
 use burn::tensor::bf16;
-use product::{Left, PAIRS, PANEL, Product, Unit};
+use product::{Left, PANEL, Product};
 use pulp::bytemuck::try_cast_slice;
 use rayon::prelude::*;
 use std::{any::TypeId, cell::Cell};
@@ -59,7 +62,7 @@ fn is_dense<N: Copy>(matrix: Matrix<'_, N>) -> bool {
 /// `count` rows from `first` on as pairs, if they lie in memory like that.
 fn pairs<N: Number>(matrix: Matrix<'_, N>, first: usize, count: usize) -> Option<&[u32]> {
     let columns = matrix.columns;
-    let whole = columns.is_multiple_of(2 * PAIRS);
+    let whole = columns.is_multiple_of(2 * TILE);
     if by_columns(matrix) || TypeId::of::<N>() != TypeId::of::<bf16>() || !whole {
         return None;
     }
@@ -95,7 +98,7 @@ fn multiply_by<O: Number, A: Number, B: Number>(
     threads: Threads,
 ) {
     let (rows, columns) = (a.rows, b.columns);
-    let pairs = a.columns.div_ceil(2).next_multiple_of(PAIRS);
+    let pairs = a.columns.div_ceil(2).next_multiple_of(TILE);
     assert_eq!(a.columns, b.rows, "inner sizes of a product");
     assert_eq!(out.len(), rows * columns, "elements of the output");
     assert!(is_dense(a) && is_dense(b), "rows or columns lie together");
@@ -201,27 +204,20 @@ impl Part {
         let pairs = self.pairs;
         let sums = count.div_ceil(PANEL) * self.of_panel();
         buffers.sums.resize(sums, 0.0);
-        let all_there = self.rows == self.tiled_rows() || !self.unit.reads_whole_tiles();
-        let in_place = self::pairs(a, self.first_row, self.rows).filter(|_| all_there);
+        let in_place =
+            self::pairs(a, self.first_row, self.rows).filter(|_| !self.unit.packs_left());
         let panels = right.len() / (pairs * PANEL);
         for (i, block) in right.chunks(DEPTH * panels * PANEL).enumerate() {
             let (first, depth) = (i * DEPTH, block.len() / (panels * PANEL));
             let block = &block[panel * depth * PANEL..];
             let left = match in_place {
-                Some(data) => Left {
-                    data: &data[first..],
-                    stride: pairs,
-                    rows: self.rows,
-                },
+                Some(data) => Left::in_place(&data[first..], self.rows, pairs),
                 None => {
                     let rows = self.tiled_rows();
-                    buffers.left.resize(rows * depth, 0);
+                    let len = rows.next_multiple_of(TILE) * depth;
+                    buffers.left.resize(len, 0);
                     pack::left(a, self, first, depth, &mut buffers.left);
-                    Left {
-                        data: &buffers.left,
-                        stride: depth,
-                        rows,
-                    }
+                    Left::packed(&buffers.left, rows, depth)
                 }
             };
             let sums = buffers.sums.chunks_exact_mut(self.of_panel());

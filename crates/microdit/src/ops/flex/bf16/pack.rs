@@ -8,6 +8,7 @@ use super::{
         transpose::{BLOCK, transposed},
     },
     DEPTH, PANEL, Part, by_columns,
+    tiles::TILE,
 };
 use rayon::prelude::*;
 
@@ -136,9 +137,7 @@ fn columns_to_panel<N: Number>(
 #[inline(always)]
 fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
     if let Some(values) = values.first_chunk::<{ 2 * BLOCK }>() {
-        for (out, values) in out.iter_mut().zip(values.as_chunks::<2>().0) {
-            *out = pair(values[0], values[1]);
-        }
+        *out = N::pairs(values);
         return;
     }
     out.fill(0);
@@ -147,7 +146,8 @@ fn pair_neighbors<N: Number>(values: &[N], out: &mut [u32; BLOCK]) {
     }
 }
 
-/// Some rows of the left factor, `pairs` of each from pair `first` on: `[rows, pairs]`, with zeros behind the last column.
+/// Some rows of the left factor, `pairs` of each from pair `first` on: `[groups of rows, groups of pairs, TILE, TILE]`, with zeros
+/// behind the last column.
 pub(super) fn left<N: Number>(
     matrix: Matrix<'_, N>,
     part: Part,
@@ -155,41 +155,39 @@ pub(super) fn left<N: Number>(
     pairs: usize,
     out: &mut [u32],
 ) {
-    let inner = matrix.columns;
     let Part {
         first_row, rows, ..
     } = part;
+    let groups = out.as_chunks_mut::<TILE>().0.as_chunks_mut::<TILE>().0;
     simd(
         #[inline(always)]
-        || match by_columns(matrix) {
-            true => {
-                let shape = [inner, matrix.rows];
-                for row in (0..rows).step_by(BLOCK) {
-                    let count = BLOCK.min(rows - row);
-                    for i in (0..pairs).step_by(BLOCK) {
-                        let mut block = [[0; BLOCK]; BLOCK];
-                        for (j, line) in block.iter_mut().enumerate() {
-                            let (pair, row) = (first + i + j, first_row + row);
+        || {
+            let along = pairs / TILE;
+            let groups = groups.iter_mut().take(rows.div_ceil(TILE) * along);
+            for (i, group) in groups.enumerate() {
+                let (row, pair) = (i / along * TILE, i % along * TILE);
+                let count = TILE.min(rows - row);
+                let (row, pair) = (first_row + row, first + pair);
+                match by_columns(matrix) {
+                    true => {
+                        let shape = [matrix.columns, matrix.rows];
+                        for (j, line) in group.iter_mut().enumerate() {
                             match count {
                                 // Of a length that the compiler knows.
-                                BLOCK => two_rows(matrix.data, shape, pair, row, line),
-                                _ => two_rows(matrix.data, shape, pair, row, &mut line[..count]),
+                                TILE => two_rows(matrix.data, shape, pair + j, row, line),
+                                _ => {
+                                    two_rows(matrix.data, shape, pair + j, row, &mut line[..count])
+                                }
                             }
                         }
-                        let lines = out[row * pairs..].chunks_exact_mut(pairs);
-                        for (out, line) in lines.zip(transposed(block)).take(count) {
-                            out[i..][..BLOCK].copy_from_slice(&line);
-                        }
+                        *group = transposed(*group);
                     }
-                }
-            }
-            false => {
-                let values = matrix.data[first_row * inner..].chunks_exact(inner);
-                for (out, values) in out.chunks_exact_mut(pairs).zip(values.take(rows)) {
-                    let values = values.get(2 * first..).unwrap_or_default();
-                    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-                        let values = values.get(2 * BLOCK * i..).unwrap_or_default();
-                        pair_neighbors(values, out);
+                    false => {
+                        let inner = matrix.columns;
+                        for (j, line) in group.iter_mut().take(count).enumerate() {
+                            let values = &matrix.data[(row + j) * inner..][..inner];
+                            pair_neighbors(values.get(2 * pair..).unwrap_or_default(), line);
+                        }
                     }
                 }
             }

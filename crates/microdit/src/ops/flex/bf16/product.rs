@@ -2,29 +2,61 @@
 
 use super::{
     dot::{self, has_instruction},
-    tiles, vectors,
+    tiles::{self, Amx, TILE},
+    vectors,
 };
 
 /// Columns packed side by side: whole vectors and tiles on every processor.
 pub(super) const PANEL: usize = 64;
 
-/// Pairs of the inner dimension that are there always, with zeros behind the last: a tile of AMX takes so many at a time.
-pub(super) const PAIRS: usize = 16;
-
-/// Some pairs of some rows of the left factor.
+/// Some pairs of some rows of the left factor, in groups of [`TILE`] of either.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left<'a> {
-    /// Rows of pairs, `stride` apart.
     pub(super) data: &'a [u32],
-    pub(super) stride: usize,
     pub(super) rows: usize,
+    /// How far rows of a group are apart, ...
+    pub(super) stride: usize,
+    /// ... groups of pairs, ...
+    pub(super) step: usize,
+    /// ... and groups of rows.
+    pub(super) tile: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows of pairs that begin `stride` apart.
+    pub(super) fn in_place(data: &'a [u32], rows: usize, stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            stride,
+            step: TILE,
+            tile: TILE * stride,
+        }
+    }
+
+    /// `[groups of rows, groups of pairs, TILE, TILE]`, for `pairs` of each row.
+    pub(super) fn packed(data: &'a [u32], rows: usize, pairs: usize) -> Self {
+        Self {
+            data,
+            rows,
+            stride: TILE,
+            step: TILE * TILE,
+            tile: TILE * pairs,
+        }
+    }
+
+    /// A row's pairs, from its first group of them on; those of the next begin `step` behind.
+    #[inline(always)]
+    pub(super) fn row(self, row: usize) -> &'a [u32] {
+        &self.data[row / TILE * self.tile + row % TILE * self.stride..]
+    }
 }
 
 /// The product of some rows and a panel, in a part of the inner dimension.
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub(super) left: Left<'a>,
-    /// `[pairs, PANEL]`: as many pairs as [`PAIRS`] divides.
+    /// `[pairs, PANEL]`, of whole groups of pairs.
     pub(super) panel: &'a [u32],
     /// Columns of the panel that are wanted.
     pub(super) count: usize,
@@ -36,10 +68,10 @@ pub(super) struct Product<'a> {
 
 /// What multiplies pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(in super::super) enum Unit {
     /// Vectors, a pair of each element's products at a time.
     Vectors,
-    /// The tiles of AMX, [`PAIRS`] of them at a time.
+    /// The tiles of AMX, [`TILE`] of them at a time.
     Tiles,
     /// What tiles compute, on every processor.
     #[cfg(test)]
@@ -48,7 +80,7 @@ pub(super) enum Unit {
 
 impl Unit {
     /// The fastest that the processor has.
-    pub(super) fn fastest() -> Self {
+    pub(in super::super) fn fastest() -> Self {
         match tiles::are_there() {
             true => Self::Tiles,
             false => Self::Vectors,
@@ -59,12 +91,12 @@ impl Unit {
     pub(super) fn rows(self) -> usize {
         match self {
             Self::Vectors => vectors::ROWS,
-            _ => tiles::ROWS,
+            _ => tiles::TOGETHER,
         }
     }
 
-    /// Whether it reads rows of the left factor behind the last, which must be there then.
-    pub(super) fn reads_whole_tiles(self) -> bool {
+    /// Whether it is faster where the left factor is packed, wherever it lies.
+    pub(super) fn packs_left(self) -> bool {
         self != Self::Vectors
     }
 
@@ -72,9 +104,9 @@ impl Unit {
     pub(super) fn compute(self, product: Product<'_>) {
         match self {
             Self::Vectors => dot::dispatch(product),
-            Self::Tiles => tiles::compute(product),
+            Self::Tiles => tiles::compute::<Amx>(product),
             #[cfg(test)]
-            Self::ModelOfTiles => tiles::model(product),
+            Self::ModelOfTiles => tiles::compute::<tiles::Model>(product),
         }
     }
 }
@@ -82,4 +114,15 @@ impl Unit {
 /// Whether the processor has an instruction for products of bf16.
 pub(in super::super) fn are_fast() -> bool {
     Unit::fastest() == Unit::Tiles || has_instruction()
+}
+
+/// Pairs that numbers take along the inner dimension of a product whose factors [`multiply_small`] is given.
+///
+/// [`multiply_small`]: super::super::small::multiply_small
+pub(in super::super) fn pairs_of(numbers: usize) -> usize {
+    let pairs = numbers.div_ceil(2);
+    match Unit::fastest() {
+        Unit::Vectors => pairs,
+        _ => pairs.next_multiple_of(TILE),
+    }
 }

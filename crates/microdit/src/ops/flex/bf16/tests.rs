@@ -174,18 +174,14 @@ fn pairs(count: usize, mut state: u64) -> Vec<u32> {
 fn the_instructions_and_their_models_agree() {
     let rows = if cfg!(miri) { 32 } else { 96 };
     for (count, depth) in [(PANEL, 48), (17, 16), (40, DEPTH)] {
-        let depth = if cfg!(miri) { PAIRS } else { depth };
+        let depth = if cfg!(miri) { TILE } else { depth };
         let data = pairs(rows * (depth + 5), 88_172_645_463_325_252);
         let panel = pairs(depth * PANEL, 3_141_592_653_589_793);
         for begins in [true, false] {
             let by = |compute: &dyn Fn(Product<'_>)| {
                 let mut sums = vec![1.5; rows * PANEL];
                 compute(Product {
-                    left: Left {
-                        data: &data,
-                        stride: depth + 5,
-                        rows,
-                    },
+                    left: Left::in_place(&data, rows, depth + 5),
                     panel: &panel,
                     count,
                     sums: &mut sums,

@@ -3,6 +3,7 @@
 use super::{
     dot::{Dot, WithDot},
     product::{PANEL, Product},
+    tiles::TILE,
 };
 use pulp::Simd;
 use std::array::from_fn;
@@ -48,18 +49,19 @@ impl Product<'_> {
                 *sums = from_fn(|i| row[i]);
             }
         }
-        let pairs = self.panel.len() / PANEL;
         let left = self.left;
         // Behind the last row it stands again, for sums that nobody reads.
-        let row = |r: usize| (first + r).min(left.rows - 1);
-        let rows: [&[u32]; ROWS] = from_fn(|r| &left.data[row(r) * left.stride..][..pairs]);
-        for (i, right) in self.panel.chunks_exact(PANEL).take(pairs).enumerate() {
-            let (right, _) = S::as_simd_u32s(&right[column..][..width]);
-            let right: [S::u32s; N] = from_fn(|i| right[i]);
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let left = simd.splat_u32s(row[i]);
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = dot.dot(simd, *sum, left, right);
+        let rows: [&[u32]; ROWS] = from_fn(|r| left.row((first + r).min(left.rows - 1)));
+        for (step, right) in self.panel.chunks_exact(TILE * PANEL).enumerate() {
+            let rows: [&[u32]; ROWS] = rows.map(|row| &row[step * left.step..][..TILE]);
+            for (i, right) in right.chunks_exact(PANEL).take(TILE).enumerate() {
+                let (right, _) = S::as_simd_u32s(&right[column..][..width]);
+                let right: [S::u32s; N] = from_fn(|i| right[i]);
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let left = simd.splat_u32s(row[i]);
+                    for (sum, right) in sums.iter_mut().zip(right) {
+                        *sum = dot.dot(simd, *sum, left, right);
+                    }
                 }
             }
         }

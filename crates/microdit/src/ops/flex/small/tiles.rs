@@ -1,0 +1,144 @@
+//! Products by the tiles of AMX, of whatever size.
+
+use super::{Left, Product};
+use crate::ops::flex::{
+    bf16::{Block, TILE, TOGETHER, Tiles},
+    simd::simd,
+    transpose::transposed,
+};
+use std::{cell::Cell, ops::Range};
+
+thread_local! {
+    /// Memory of a transposed left factor, used again for the next product.
+    static TURNED: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Sums of a block, which are not scaled yet.
+type Sums = [[f32; TOGETHER]; TOGETHER];
+
+/// Computes a product, whose pairs come in whole groups of [`TILE`].
+pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
+    assert!(product.inner.is_multiple_of(TILE), "whole groups of pairs");
+    let mut turned = TURNED.take();
+    simd(
+        #[inline(always)]
+        || {
+            let mut tiles = T::take();
+            let mut sums = [[0.0; TOGETHER]; TOGETHER];
+            for rows in ranges(product.rows) {
+                let left = product.left_rows(&rows, &mut turned);
+                for columns in ranges(product.columns) {
+                    if product.inner > 0 {
+                        product.add::<T>(&mut tiles, &mut sums, left, &rows, &columns);
+                    }
+                    product.write(&sums, &rows, columns);
+                }
+            }
+        },
+    );
+    TURNED.set(turned);
+}
+
+fn ranges(count: usize) -> impl Iterator<Item = Range<usize>> {
+    let range = move |first: usize| first..count.min(first + TOGETHER);
+    (0..count).step_by(TOGETHER).map(range)
+}
+
+/// Where the second of two tiles begins, and their sizes. If one holds all, the other is the first of its rows or columns once more,
+/// for sums that nobody reads.
+fn halves(count: usize) -> (usize, [usize; 2]) {
+    match count.checked_sub(TILE) {
+        None | Some(0) => (0, [count, 1]),
+        Some(rest) => (TILE, [TILE, rest]),
+    }
+}
+
+/// Two tiles of rows of the left factor, how far their rows are apart, and their steps.
+type Rows<'a> = ([&'a [u32]; 2], usize, usize);
+
+impl<'p> Product<'p, u32> {
+    #[inline(always)]
+    fn left_rows<'a>(&self, rows: &Range<usize>, turned: &'a mut Vec<u32>) -> Rows<'a>
+    where
+        'p: 'a,
+    {
+        let (inner, (second, _)) = (self.inner, halves(rows.len()));
+        match self.left {
+            Left::Rows(values) => {
+                let row = |row: usize| &values[(rows.start + row) * inner..];
+                ([row(0), row(second)], inner, TILE)
+            }
+            Left::Columns(values) => {
+                turned.resize(TOGETHER * inner, 0);
+                let blocks = turned.as_chunks_mut::<TILE>().0.as_chunks_mut::<TILE>().0;
+                let groups = inner / TILE;
+                for (i, block) in blocks.iter_mut().enumerate() {
+                    let (first, group) = (rows.start + i / groups * TILE, i % groups);
+                    let count = TILE.min(rows.end.saturating_sub(first));
+                    for (j, line) in block.iter_mut().enumerate().take(TILE * count.min(1)) {
+                        let column = &values[(group * TILE + j) * self.rows + first..];
+                        match column.first_chunk() {
+                            Some(column) if count == TILE => *line = *column,
+                            _ => line[..count].copy_from_slice(&column[..count]),
+                        }
+                    }
+                    *block = transposed(*block);
+                }
+                let tile = |row: usize| &turned[row * inner..];
+                ([tile(0), tile(second)], TILE, TILE * TILE)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add<T: Tiles>(
+        &self,
+        tiles: &mut T,
+        sums: &mut Sums,
+        (left, left_stride, left_step): Rows<'_>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) {
+        let (beside, widths) = halves(columns.len());
+        tiles.shape(halves(rows.len()).1, widths);
+        tiles.add(Block {
+            sums: sums.as_flattened_mut(),
+            sums_stride: TOGETHER,
+            begins: true,
+            left,
+            left_stride,
+            left_step,
+            right: [0, beside].map(|column| &self.right[columns.start + column..]),
+            right_stride: self.columns,
+            steps: self.inner / TILE,
+        });
+    }
+
+    #[inline(always)]
+    fn write(&mut self, sums: &Sums, rows: &Range<usize>, columns: Range<usize>) {
+        for (sums, row) in sums.iter().zip(rows.clone()) {
+            let out = &mut self.out[row * self.columns..][..self.columns][columns.clone()];
+            match out.first_chunk_mut::<TOGETHER>() {
+                // Of a length that the compiler knows.
+                Some(out) => write_scaled(out, sums, self.scale, self.accumulate),
+                None => write_scaled(out, sums, self.scale, self.accumulate),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn write_scaled(out: &mut [f32], sums: &[f32], scale: f32, accumulate: bool) {
+    match accumulate {
+        true => {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum.mul_add(scale, *out);
+            }
+        }
+        false => {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum * scale;
+            }
+        }
+    }
+}
