@@ -31,7 +31,7 @@ fn buffer<N: Number>(len: usize, poison: bool) -> Vec<N> {
 
 /// A buffer that begins on a cache line and is used again and again. Vectors of 512 bits that straddle two lines, as
 /// all do in memory that merely suits an f32, made products of small matrices take 1.25 times as long.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines<N = f32> {
     storage: Vec<N>,
     len: usize,
@@ -39,6 +39,15 @@ pub(super) struct Lines<N = f32> {
 
 /// Numbers of 32 bits in a cache line.
 const LINE: usize = 16;
+
+impl<N> Lines<N> {
+    pub(super) const fn new() -> Self {
+        Self {
+            storage: Vec::new(),
+            len: 0,
+        }
+    }
+}
 
 impl<N: Copy + Default> Lines<N> {
     /// Room for `len` numbers, whatever they are.
@@ -49,6 +58,12 @@ impl<N: Copy + Default> Lines<N> {
         }
         let start = self.start();
         &mut self.storage[start..][..len]
+    }
+}
+
+impl<N> Default for Lines<N> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) use tiles::Model;
 pub(super) use tiles::{Amx, Block, TILE, TOGETHER, Tiles};
 
 use super::{
+    buffer::Lines,
     matrix::{Matrix, Threads},
     number::Number,
     simd::simd,
@@ -30,13 +31,10 @@ use pulp::bytemuck::try_cast_slice;
 use rayon::prelude::*;
 use std::{any::TypeId, cell::Cell};
 
-/// The most rows a thread takes at a time: whole tiles of every [`Unit`].
-const ROWS: usize = 96;
-
-/// Panels whose sums it keeps: with [`ROWS`], 192 KiB of the second cache.
+/// Panels whose sums a thread keeps.
 const PANELS: usize = 8;
 
-/// Pairs of the inner dimension that it takes at a time: a panel of them is 64 KiB, the rows as much again and a half.
+/// Pairs of the inner dimension that it takes at a time: a panel of them is 64 KiB.
 const DEPTH: usize = 256;
 
 /// The most pairs of the right factor that are packed at a time: 8 MiB, so that packing takes no memory worth mentioning.
@@ -71,7 +69,7 @@ fn pairs<N: Number>(matrix: Matrix<'_, N>, first: usize, count: usize) -> Option
 
 thread_local! {
     /// Memory of the packed right factor, used again for the next product.
-    static RIGHT: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static RIGHT: Cell<Lines<u32>> = const { Cell::new(Lines::new()) };
 }
 
 /// `out = a b`, or `a b + bias` with a number per column; `out` lies row after row.
@@ -118,7 +116,7 @@ fn multiply_by<O: Number, A: Number, B: Number>(
     } else {
         1
     };
-    let tasks = rows.div_ceil(ROWS).next_multiple_of(threads);
+    let tasks = rows.div_ceil(unit.most_rows()).next_multiple_of(threads);
     let share = rows.div_ceil(tasks).next_multiple_of(unit.rows());
     // Taken out: while this thread waits for the others, it may be given another product.
     let mut packed = RIGHT.take();
@@ -126,12 +124,9 @@ fn multiply_by<O: Number, A: Number, B: Number>(
     for first in (0..columns).step_by(group) {
         let count = group.min(columns - first);
         let panels = count.div_ceil(PANEL);
-        let len = panels * pairs * PANEL;
-        if packed.len() < len {
-            packed.resize(len, 0);
-        }
-        pack::right(b, first, count, &mut packed[..len], parallel);
-        let (packed, end) = (&packed[..len], first + count);
+        let right = packed.resized(panels * pairs * PANEL);
+        pack::right(b, first, count, right, parallel);
+        let (right, end) = (&*right, first + count);
         out.par_chunks_mut(share * columns)
             .enumerate()
             .with_max_len(1)
@@ -146,7 +141,7 @@ fn multiply_by<O: Number, A: Number, B: Number>(
                 for panel in (0..panels).step_by(PANELS) {
                     let first = first + panel * PANEL;
                     let count = (PANELS * PANEL).min(end - first);
-                    let sums = part.sum(a, packed, panel, count, buffers);
+                    let sums = part.sum(a, right, panel, count, buffers);
                     let bias = bias.map(|bias| &bias[first..][..count]);
                     simd(
                         #[inline(always)]
@@ -166,9 +161,9 @@ fn multiply_by<O: Number, A: Number, B: Number>(
 /// Memory of a thread, used again for the next rows.
 #[derive(Debug, Default)]
 struct Buffers {
-    left: Vec<u32>,
+    left: Lines<u32>,
     /// `[panels, rows, PANEL]`, of whole tiles of rows.
-    sums: Vec<f32>,
+    sums: Lines,
 }
 
 /// Some rows of the output.
@@ -202,8 +197,8 @@ impl Part {
         buffers: &'a mut Buffers,
     ) -> &'a [f32] {
         let pairs = self.pairs;
-        let sums = count.div_ceil(PANEL) * self.of_panel();
-        buffers.sums.resize(sums, 0.0);
+        let Buffers { left: packed, sums } = buffers;
+        let sums = sums.resized(count.div_ceil(PANEL) * self.of_panel());
         let in_place =
             self::pairs(a, self.first_row, self.rows).filter(|_| !self.unit.packs_left());
         let panels = right.len() / (pairs * PANEL);
@@ -214,24 +209,22 @@ impl Part {
                 Some(data) => Left::in_place(&data[first..], self.rows, pairs),
                 None => {
                     let rows = self.tiled_rows();
-                    let len = rows.next_multiple_of(TILE) * depth;
-                    buffers.left.resize(len, 0);
-                    pack::left(a, self, first, depth, &mut buffers.left);
-                    Left::packed(&buffers.left, rows, depth)
+                    let packed = packed.resized(rows.next_multiple_of(TILE) * depth);
+                    pack::left(a, self, first, depth, packed);
+                    Left::packed(packed, rows, depth)
                 }
             };
-            let sums = buffers.sums.chunks_exact_mut(self.of_panel());
-            for ((i, panel), sums) in block.chunks_exact(depth * PANEL).enumerate().zip(sums) {
-                self.unit.compute(Product {
-                    left,
-                    panel,
-                    count: PANEL.min(count - i * PANEL),
-                    sums,
-                    begins: first == 0,
-                });
-            }
+            let sums = sums.chunks_exact_mut(self.of_panel());
+            let panels = block.chunks_exact(depth * PANEL).enumerate().zip(sums);
+            self.unit.compute(panels.map(|((i, panel), sums)| Product {
+                left,
+                panel,
+                count: PANEL.min(count - i * PANEL),
+                sums,
+                begins: first == 0,
+            }));
         }
-        &buffers.sums
+        sums
     }
 
     /// Writes the sums of a row, with the bias added.

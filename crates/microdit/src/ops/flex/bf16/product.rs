@@ -95,18 +95,27 @@ impl Unit {
         }
     }
 
+    /// The most rows a thread takes at a time, of whole tiles: their sums in [`PANELS`](super::PANELS) panels, 192 or 384 KiB, stay in
+    /// the second cache.
+    pub(super) fn most_rows(self) -> usize {
+        match self {
+            Self::Vectors => 96,
+            _ => 192,
+        }
+    }
+
     /// Whether it is faster where the left factor is packed, wherever it lies.
     pub(super) fn packs_left(self) -> bool {
         self != Self::Vectors
     }
 
-    /// Computes a product.
-    pub(super) fn compute(self, product: Product<'_>) {
+    /// Computes products.
+    pub(super) fn compute<'a>(self, products: impl Iterator<Item = Product<'a>>) {
         match self {
-            Self::Vectors => dot::dispatch(product),
-            Self::Tiles => tiles::compute::<Amx>(product),
+            Self::Vectors => products.for_each(dot::dispatch),
+            Self::Tiles => tiles::compute::<Amx>(products),
             #[cfg(test)]
-            Self::ModelOfTiles => tiles::compute::<tiles::Model>(product),
+            Self::ModelOfTiles => tiles::compute::<tiles::Model>(products),
         }
     }
 }

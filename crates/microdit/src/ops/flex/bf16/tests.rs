@@ -1,5 +1,6 @@
 use super::*;
 use rayon::ThreadPoolBuilder;
+use std::iter;
 
 fn numbers<N: Number>(count: usize, step: usize) -> Vec<N> {
     let number = |i: usize| N::of((i * step % 1009) as f32 * 1e-3 - 0.5);
@@ -112,7 +113,7 @@ fn products_are_within_their_rounding_and_always_the_same() {
             let bias = f64::from(bias[column]);
             let error = (f64::from(biased[i]) - exact - bias).abs();
             assert!(
-                error <= bound(products.chain(std::iter::once(bias))),
+                error <= bound(products.chain(iter::once(bias))),
                 "{name} is off by {error:e}"
             );
             assert_eq!(rounded_sums[i], bf16::of(plain[i]), "{name}");
@@ -193,7 +194,10 @@ fn the_instructions_and_their_models_agree() {
                     .collect::<Vec<Vec<u32>>>()
             };
             let model = by(&|product| dot::dispatch_portably(product));
-            assert_eq!(by(&|product| Unit::Vectors.compute(product)), model);
+            assert_eq!(
+                by(&|product| Unit::Vectors.compute(iter::once(product))),
+                model
+            );
             for (row, model) in model.iter().enumerate() {
                 for (column, &model) in model.iter().enumerate() {
                     // One after the other, as its definition has it.
@@ -210,8 +214,11 @@ fn the_instructions_and_their_models_agree() {
                 }
             }
             if tiles::are_there() {
-                let model = by(&|product| Unit::ModelOfTiles.compute(product));
-                assert_eq!(by(&|product| Unit::Tiles.compute(product)), model);
+                let model = by(&|product| Unit::ModelOfTiles.compute(iter::once(product)));
+                assert_eq!(
+                    by(&|product| Unit::Tiles.compute(iter::once(product))),
+                    model
+                );
             } else {
                 println!("AMX: skipped, the processor has none");
             }

@@ -3,6 +3,7 @@
 use super::{Left, Product};
 use crate::ops::flex::{
     bf16::{Block, TILE, TOGETHER, Tiles},
+    buffer::Lines,
     simd::simd,
     transpose::transposed,
 };
@@ -10,11 +11,12 @@ use std::{cell::Cell, ops::Range};
 
 thread_local! {
     /// Memory of a transposed left factor, used again for the next product.
-    static TURNED: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static TURNED: Cell<Lines<u32>> = const { Cell::new(Lines::new()) };
 }
 
-/// Sums of a block, which are not scaled yet.
-type Sums = [[f32; TOGETHER]; TOGETHER];
+/// Sums of a block, which are not scaled yet, on cache lines.
+#[repr(align(64))]
+struct Sums([[f32; TOGETHER]; TOGETHER]);
 
 /// Computes a product, whose pairs come in whole groups of [`TILE`].
 pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
@@ -24,7 +26,7 @@ pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
         #[inline(always)]
         || {
             let mut tiles = T::take();
-            let mut sums = [[0.0; TOGETHER]; TOGETHER];
+            let mut sums = Sums([[0.0; TOGETHER]; TOGETHER]);
             for rows in ranges(product.rows) {
                 let left = product.left_rows(&rows, &mut turned);
                 for columns in ranges(product.columns) {
@@ -58,7 +60,7 @@ type Rows<'a> = ([&'a [u32]; 2], usize, usize);
 
 impl<'p> Product<'p, u32> {
     #[inline(always)]
-    fn left_rows<'a>(&self, rows: &Range<usize>, turned: &'a mut Vec<u32>) -> Rows<'a>
+    fn left_rows<'a>(&self, rows: &Range<usize>, turned: &'a mut Lines<u32>) -> Rows<'a>
     where
         'p: 'a,
     {
@@ -69,7 +71,7 @@ impl<'p> Product<'p, u32> {
                 ([row(0), row(second)], inner, TILE)
             }
             Left::Columns(values) => {
-                turned.resize(TOGETHER * inner, 0);
+                let turned = turned.resized(TOGETHER * inner);
                 let blocks = turned.as_chunks_mut::<TILE>().0.as_chunks_mut::<TILE>().0;
                 let groups = inner / TILE;
                 for (i, block) in blocks.iter_mut().enumerate() {
@@ -102,7 +104,7 @@ impl<'p> Product<'p, u32> {
         let (beside, widths) = halves(columns.len());
         tiles.shape(halves(rows.len()).1, widths);
         tiles.add(Block {
-            sums: sums.as_flattened_mut(),
+            sums: sums.0.as_flattened_mut(),
             sums_stride: TOGETHER,
             begins: true,
             left,
@@ -116,7 +118,7 @@ impl<'p> Product<'p, u32> {
 
     #[inline(always)]
     fn write(&mut self, sums: &Sums, rows: &Range<usize>, columns: Range<usize>) {
-        for (sums, row) in sums.iter().zip(rows.clone()) {
+        for (sums, row) in sums.0.iter().zip(rows.clone()) {
             let out = &mut self.out[row * self.columns..][..self.columns][columns.clone()];
             match out.first_chunk_mut::<TOGETHER>() {
                 // Of a length that the compiler knows.

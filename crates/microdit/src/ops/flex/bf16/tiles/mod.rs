@@ -71,25 +71,26 @@ impl Block<'_> {
     }
 }
 
-/// Computes a product.
-pub(super) fn compute<T: Tiles>(product: Product<'_>) {
-    let Product { left, panel, .. } = product;
-    let pairs = panel.len() / PANEL;
+/// Computes products.
+pub(super) fn compute<'a, T: Tiles>(products: impl Iterator<Item = Product<'a>>) {
     let mut tiles = T::take();
     tiles.shape([TILE; 2], [TILE; 2]);
-    for column in (0..product.count).step_by(TOGETHER) {
-        for row in (0..left.rows).step_by(TOGETHER) {
-            tiles.add(Block {
-                sums: &mut product.sums[row * PANEL + column..],
-                sums_stride: PANEL,
-                begins: product.begins,
-                left: [row, row + TILE].map(|row| &left.data[row / TILE * left.tile..]),
-                left_stride: left.stride,
-                left_step: left.step,
-                right: [column, column + TILE].map(|column| &panel[column..]),
-                right_stride: PANEL,
-                steps: pairs / TILE,
-            });
+    for product in products {
+        let Product { left, panel, .. } = product;
+        for column in (0..product.count).step_by(TOGETHER) {
+            for row in (0..left.rows).step_by(TOGETHER) {
+                tiles.add(Block {
+                    sums: &mut product.sums[row * PANEL + column..],
+                    sums_stride: PANEL,
+                    begins: product.begins,
+                    left: [row, row + TILE].map(|row| &left.data[row / TILE * left.tile..]),
+                    left_stride: left.stride,
+                    left_step: left.step,
+                    right: [column, column + TILE].map(|column| &panel[column..]),
+                    right_stride: PANEL,
+                    steps: panel.len() / PANEL / TILE,
+                });
+            }
         }
     }
 }
