@@ -109,6 +109,7 @@ fn vectors() -> String {
         ("FMA", std::is_x86_feature_detected!("fma")),
         ("AVX-512", std::is_x86_feature_detected!("avx512f")),
         ("AVX512-BF16", std::is_x86_feature_detected!("avx512bf16")),
+        ("AMX-BF16", microdit::ops::has_amx()),
     ];
     #[cfg(target_arch = "aarch64")]
     let there = [("NEON", true)];

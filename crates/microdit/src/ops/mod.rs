@@ -42,6 +42,12 @@ pub trait TrainBackend: DitBackend + AutodiffBackend<InnerBackend: DitBackend> {
 
 impl<B: DitBackend + AutodiffBackend<InnerBackend: DitBackend>> TrainBackend for B {}
 
+/// Whether this processor has the tiles of AMX for products of bf16, and the system lets this process use them. Then products in bf16
+/// take a fraction of the time that they take in f32.
+pub fn has_amx() -> bool {
+    flex::has_amx()
+}
+
 /// A burn backend that runs microdit's networks.
 pub trait DitBackend: OptimizerOps + Collectives {
     /// Keeps the workers awake during a step of many short operations, where that helps.

@@ -33,6 +33,11 @@ use burn::tensor::{DType, Int, Tensor, activation::gelu_approximate, ops::Padded
 use burn_flex::{Flex, FlexTensor};
 use tensors::{by_number, flat, is_f32, is_narrow, slices, tensor};
 
+/// Whether products of bf16 are computed by the tiles of AMX.
+pub(super) fn has_amx() -> bool {
+    bf16::Unit::fastest() == bf16::Unit::Tiles
+}
+
 impl DitBackend for Flex {
     fn keep_awake() -> Option<KeepAwake> {
         Some(KeepAwake::new())

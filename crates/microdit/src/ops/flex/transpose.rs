@@ -3,20 +3,23 @@
 /// Rows and columns of a block: the numbers of 32 bits in a vector of 512.
 pub(super) const BLOCK: usize = 16;
 
-/// The transpose of a block. The portable way is to be inlined into what [`simd`](super::simd::simd) runs.
+/// A block of a matrix.
+pub(super) type Block = [[u32; BLOCK]; BLOCK];
+
+/// Transposes a block. The portable way is to be inlined into what [`simd`](super::simd::simd) runs.
 #[inline(always)]
-pub(super) fn transposed(block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
+pub(super) fn transpose_block(block: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     if avx512::found() {
         // SAFETY: the processor has AVX-512.
-        return unsafe { avx512::transposed(block) };
+        return unsafe { avx512::transpose_block(block) };
     }
-    shuffled(block)
+    shuffle(block);
 }
 
 /// A perfect shuffle of the rows' elements, four times over, is the transpose.
 #[inline(always)]
-fn shuffled(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
+fn shuffle(block: &mut Block) {
     for _ in 0..BLOCK.ilog2() {
         let mut shuffled = [[0; BLOCK]; BLOCK];
         for i in 0..BLOCK / 2 {
@@ -28,15 +31,14 @@ fn shuffled(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
                 shuffled[2 * i + 1][2 * j + 1] = b[j + BLOCK / 2];
             }
         }
-        block = shuffled;
+        *block = shuffled;
     }
-    block
 }
 
 /// By the instructions that shuffle lanes: four times as fast as what the compiler makes of the loops above.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::BLOCK;
+    use super::{BLOCK, Block};
     use std::{
         arch::x86_64::{
             __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_shuffle_f32x4,
@@ -91,14 +93,13 @@ pub(super) mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn transposed(mut block: [[u32; BLOCK]; BLOCK]) -> [[u32; BLOCK]; BLOCK] {
+    pub(super) fn transpose_block(block: &mut Block) {
         // SAFETY: each line of the block is a vector.
         let rows = from_fn(|i| unsafe { _mm512_loadu_ps(block[i].as_ptr().cast()) });
         for (line, column) in block.iter_mut().zip(turned(rows)) {
             // SAFETY: as above.
             unsafe { _mm512_storeu_ps(line.as_mut_ptr().cast(), column) };
         }
-        block
     }
 
     /// Writes the transpose of `[rows, columns]`; rows of it and of `out` begin `stride` and `out_stride` apart.
@@ -152,9 +153,12 @@ mod tests {
     #[test]
     fn every_element_of_a_block_finds_its_place() {
         let block = from_fn(|i| from_fn(|j| (i * BLOCK + j) as u32));
-        let expected = from_fn(|i| from_fn(|j| (j * BLOCK + i) as u32));
-        assert_eq!(shuffled(block), expected);
-        assert_eq!(transposed(block), expected);
+        let expected: Block = from_fn(|i| from_fn(|j| (j * BLOCK + i) as u32));
+        for transpose in [shuffle, transpose_block] {
+            let mut found = block;
+            transpose(&mut found);
+            assert_eq!(found, expected);
+        }
     }
 
     #[cfg(target_arch = "x86_64")]

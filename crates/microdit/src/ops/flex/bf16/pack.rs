@@ -5,7 +5,7 @@ use super::{
         matrix::Matrix,
         number::Number,
         simd::simd,
-        transpose::{BLOCK, transposed},
+        transpose::{BLOCK, transpose_block},
     },
     DEPTH, PANEL, Part, by_columns,
     tiles::TILE,
@@ -121,13 +121,13 @@ fn columns_to_panel<N: Number>(
         let begin = 2 * (pair + BLOCK * i);
         for column in (0..PANEL).step_by(BLOCK) {
             let mut block = [[0; BLOCK]; BLOCK];
-            let rows = block.iter_mut().zip(column..count);
-            for (row, column) in rows {
+            for (row, column) in block.iter_mut().zip(column..count) {
                 let values = &matrix.data[(first + column) * inner..][..inner];
                 pair_neighbors(values.get(begin..).unwrap_or_default(), row);
             }
-            for (out, row) in out.chunks_exact_mut(PANEL).zip(transposed(block)) {
-                out[column..][..BLOCK].copy_from_slice(&row);
+            transpose_block(&mut block);
+            for (out, row) in out.chunks_exact_mut(PANEL).zip(&block) {
+                out[column..][..BLOCK].copy_from_slice(row);
             }
         }
     }
@@ -180,7 +180,7 @@ pub(super) fn left<N: Number>(
                                 }
                             }
                         }
-                        *group = transposed(*group);
+                        transpose_block(group);
                     }
                     false => {
                         let inner = matrix.columns;

@@ -5,7 +5,7 @@ use crate::ops::flex::{
     bf16::{Block, TILE, TOGETHER, Tiles},
     buffer::Lines,
     simd::simd,
-    transpose::transposed,
+    transpose::transpose_block,
 };
 use std::{cell::Cell, ops::Range};
 
@@ -84,7 +84,7 @@ impl<'p> Product<'p, u32> {
                             _ => line[..count].copy_from_slice(&column[..count]),
                         }
                     }
-                    *block = transposed(*block);
+                    transpose_block(block);
                 }
                 let tile = |row: usize| &turned[row * inner..];
                 ([tile(0), tile(second)], TILE, TILE * TILE)
