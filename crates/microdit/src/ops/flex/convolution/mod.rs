@@ -12,6 +12,7 @@ mod packed;
 mod patches;
 mod strips;
 mod terms;
+mod tiles;
 mod winograd;
 
 use super::buffer::unwritten;

@@ -1,6 +1,6 @@
 use super::{
     super::{bf16::dispatch_portably, number::Number as _, pointwise::convert},
-    packed::{Before, Left, PANEL, add_product},
+    packed::{Before, Left, PANEL},
     terms::{Paired, Products, Work},
     *,
 };
@@ -185,14 +185,7 @@ impl Work<u32> for Sums<'_> {
         };
         let mut rows: Vec<&mut [f32]> = self.out.chunks_exact_mut(PANEL).collect();
         let pieces = std::iter::once(rows.as_mut_slice());
-        add_product(
-            simd,
-            products,
-            left,
-            pieces,
-            self.panel,
-            Before::Start(None),
-        );
+        products.add_product(simd, left, pieces, self.panel, Before::Start(None));
     }
 }
 

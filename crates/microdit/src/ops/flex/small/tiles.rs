@@ -2,7 +2,7 @@
 
 use super::{Left, Product};
 use crate::ops::flex::{
-    bf16::{Block, TILE, TOGETHER, Tiles},
+    bf16::{Block, Sums, TILE, TOGETHER, Tiles, halves},
     buffer::Lines,
     simd::simd,
     transpose::transpose_block,
@@ -14,10 +14,6 @@ thread_local! {
     static TURNED: Cell<Lines<u32>> = const { Cell::new(Lines::new()) };
 }
 
-/// Sums of a block, which are not scaled yet, on cache lines.
-#[repr(align(64))]
-struct Sums([[f32; TOGETHER]; TOGETHER]);
-
 /// Computes a product, whose pairs come in whole groups of [`TILE`].
 pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
     assert!(product.inner.is_multiple_of(TILE), "whole groups of pairs");
@@ -26,7 +22,7 @@ pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
         #[inline(always)]
         || {
             let mut tiles = T::take();
-            let mut sums = Sums([[0.0; TOGETHER]; TOGETHER]);
+            let mut sums = Sums::ZERO;
             for rows in ranges(product.rows) {
                 let left = product.left_rows(&rows, &mut turned);
                 for columns in ranges(product.columns) {
@@ -44,15 +40,6 @@ pub(super) fn compute<T: Tiles>(mut product: Product<'_, u32>) {
 fn ranges(count: usize) -> impl Iterator<Item = Range<usize>> {
     let range = move |first: usize| first..count.min(first + TOGETHER);
     (0..count).step_by(TOGETHER).map(range)
-}
-
-/// Where the second of two tiles begins, and their sizes. If one holds all, the other is the first of its rows or columns once more,
-/// for sums that nobody reads.
-fn halves(count: usize) -> (usize, [usize; 2]) {
-    match count.checked_sub(TILE) {
-        None | Some(0) => (0, [count, 1]),
-        Some(rest) => (TILE, [TILE, rest]),
-    }
 }
 
 /// Two tiles of rows of the left factor, how far their rows are apart, and their steps.

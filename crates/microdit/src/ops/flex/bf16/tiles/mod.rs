@@ -24,6 +24,24 @@ pub(in super::super) const TILE: usize = 16;
 /// Rows and columns that are computed together: two tiles of either share what they load.
 pub(in super::super) const TOGETHER: usize = 2 * TILE;
 
+/// Sums of two tiles of rows and two of columns, on cache lines.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(in super::super) struct Sums(pub(in super::super) [[f32; TOGETHER]; TOGETHER]);
+
+impl Sums {
+    pub(in super::super) const ZERO: Self = Self([[0.0; TOGETHER]; TOGETHER]);
+}
+
+/// Where the second of two tiles of up to 32 rows or columns begins, and how many each has. If the first has all, the second has one of
+/// them once more, for sums that nobody reads.
+pub(in super::super) fn halves(count: usize) -> (usize, [usize; 2]) {
+    match count.checked_sub(TILE) {
+        None | Some(0) => (0, [count, 1]),
+        Some(rest) => (TILE, [TILE, rest]),
+    }
+}
+
 /// What multiplies tiles.
 pub(in super::super) trait Tiles {
     /// Takes this thread's tiles, until it is dropped.
