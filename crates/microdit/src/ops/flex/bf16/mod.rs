@@ -17,7 +17,7 @@ pub(super) use pack::{pair, pair_rows};
 pub(super) use product::{Unit, are_fast, pairs_of};
 #[cfg(test)]
 pub(super) use tiles::Model;
-pub(super) use tiles::{Amx, Block, Sums, TILE, TOGETHER, Tiles, halves};
+pub(super) use tiles::{Amx, Factors, Sums, TILE, TOGETHER, Tiles, halves};
 
 use super::{
     buffer::Lines,

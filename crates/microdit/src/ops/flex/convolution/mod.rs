@@ -5,6 +5,7 @@
 //! strides above 1 once for every pixel within a step; the weights' gradient is the output's gradient times the input. A kernel of one pixel at stride 1 has both factors in memory, and at most four
 //! channels on a side are summed by shifts of the image, without products.
 
+mod direct;
 mod factors;
 mod few;
 mod one_by_one;
@@ -15,7 +16,7 @@ mod terms;
 mod tiles;
 mod winograd;
 
-use super::buffer::unwritten;
+use super::{bf16::Amx, buffer::unwritten};
 use burn::tensor::ops::PaddedConvOptions;
 use factors::{Forward, WeightGradient};
 use one_by_one::OneByOne;
@@ -253,6 +254,9 @@ fn convolve<N: Pixel>(
     bias: Option<&[f32]>,
     patches: &Patches,
 ) -> Vec<N> {
+    if direct::pays::<N>(patches) {
+        return direct::convolve::<Amx, N>(batch, channels, x, weight, bias, patches);
+    }
     if few::pays(outputs, patches) {
         return few::convolve(batch, channels, x, weight, bias, patches);
     }

@@ -1,7 +1,7 @@
 //! Products of packed pairs by the tiles of AMX.
 
 use super::{
-    super::bf16::{Block, Sums, TILE, TOGETHER, Tiles, halves},
+    super::bf16::{Factors, Sums, TILE, TOGETHER, Tiles, halves},
     packed::{Before, Left, PANEL},
 };
 
@@ -23,10 +23,8 @@ pub(super) fn add_by_tiles<'a: 'b, 'b, T: Tiles>(
                 let row = i * TOGETHER;
                 let (below, heights) = halves(out.len());
                 tiles.shape(heights, widths);
-                tiles.add(Block {
-                    sums: sums.0.as_flattened_mut(),
-                    sums_stride: TOGETHER,
-                    begins: true,
+                tiles.begin();
+                tiles.add(Factors {
                     left: [row, row + below].map(|row| &left.data[row * left.stride..]),
                     left_stride: left.stride,
                     left_step: TILE,
@@ -34,6 +32,7 @@ pub(super) fn add_by_tiles<'a: 'b, 'b, T: Tiles>(
                     right_stride: PANEL,
                     steps: left.inner / TILE,
                 });
+                tiles.store(sums.0.as_flattened_mut(), TOGETHER);
                 for (j, (out, sums)) in out.iter_mut().zip(&sums.0).enumerate() {
                     let out = &mut out[column..];
                     match before {

@@ -2,7 +2,7 @@
 
 use super::{Left, Product};
 use crate::ops::flex::{
-    bf16::{Block, Sums, TILE, TOGETHER, Tiles, halves},
+    bf16::{Factors, Sums, TILE, TOGETHER, Tiles, halves},
     buffer::Lines,
     simd::simd,
     transpose::transpose_block,
@@ -90,10 +90,8 @@ impl<'p> Product<'p, u32> {
     ) {
         let (beside, widths) = halves(columns.len());
         tiles.shape(halves(rows.len()).1, widths);
-        tiles.add(Block {
-            sums: sums.0.as_flattened_mut(),
-            sums_stride: TOGETHER,
-            begins: true,
+        tiles.begin();
+        tiles.add(Factors {
             left,
             left_stride,
             left_step,
@@ -101,6 +99,7 @@ impl<'p> Product<'p, u32> {
             right_stride: self.columns,
             steps: self.inner / TILE,
         });
+        tiles.store(sums.0.as_flattened_mut(), TOGETHER);
     }
 
     #[inline(always)]

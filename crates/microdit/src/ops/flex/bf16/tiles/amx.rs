@@ -1,6 +1,6 @@
 //! The instructions. Rust has no names for them yet, but an assembler.
 
-use super::{Block, TILE, Tiles};
+use super::{Factors, Shape, TILE, Tiles};
 use std::{
     arch::{asm, x86_64::__cpuid_count},
     marker::PhantomData,
@@ -38,35 +38,14 @@ struct Shapes {
 /// This thread's tiles: four of sums, two of rows, two of columns.
 #[derive(Debug)]
 pub(in super::super::super) struct Amx {
-    rows: [usize; 2],
-    columns: [usize; 2],
+    shape: Shape,
     /// Another thread's are others.
     here: PhantomData<*const ()>,
 }
 
-impl Tiles for Amx {
-    fn take() -> Self {
-        assert!(are_there());
-        let mut tiles = Self {
-            rows: [0; 2],
-            columns: [0; 2],
-            here: PhantomData,
-        };
-        tiles.shape([TILE; 2], [TILE; 2]);
-        tiles
-    }
-
-    fn shape(&mut self, rows: [usize; 2], columns: [usize; 2]) {
-        if (self.rows, self.columns) == (rows, columns) {
-            return;
-        }
-        assert!(
-            [rows, columns]
-                .as_flattened()
-                .iter()
-                .all(|n| (1..=TILE).contains(n))
-        );
-        (self.rows, self.columns) = (rows, columns);
+impl Amx {
+    fn configure(&self) {
+        let Shape { rows, columns } = self.shape;
         let mut shapes = Shapes {
             palette: 1,
             start_row: 0,
@@ -74,86 +53,140 @@ impl Tiles for Amx {
             row_bytes: [0; 16],
             rows: [0; 16],
         };
-        let [[m, n], [p, q]] = [rows, columns];
-        let all = [
-            [m, p],
-            [m, q],
-            [n, p],
-            [n, q],
-            [m, TILE],
-            [n, TILE],
-            [TILE, p],
-            [TILE, q],
+        let sums = [[0, 0], [0, 1], [1, 0], [1, 1]].map(|[i, j]| [rows[i], columns[j]]);
+        let factors = [
+            [rows[0], TILE],
+            [rows[1], TILE],
+            [TILE, columns[0]],
+            [TILE, columns[1]],
         ];
-        for (i, [rows, columns]) in all.into_iter().enumerate() {
+        for (i, &[rows, columns]) in sums.iter().chain(&factors).enumerate() {
             shapes.rows[i] = rows as u8;
             shapes.row_bytes[i] = (columns * size_of::<u32>()) as u16;
         }
-        // SAFETY: the processor has tiles (`take`), and these shapes. No code but that of `Amx` uses them.
+        // SAFETY: the processor has tiles (`take`), and these shapes (`shape`). No code but that of `Amx` uses them.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, preserves_flags)) };
     }
+}
 
-    fn add(&mut self, block: Block<'_>) {
-        block.assert_fits(self.rows, self.columns);
-        let [sums_stride, left_stride, left_step, right_stride] = [
-            block.sums_stride,
-            block.left_stride,
-            block.left_step,
-            block.right_stride,
-        ]
-        .map(|count| count * size_of::<u32>());
-        let sums = block.sums.as_mut_ptr();
-        let [left, left_below] = block.left.map(<[u32]>::as_ptr);
-        let [right, right_beside] = block.right.map(<[u32]>::as_ptr);
-        // SAFETY: the tiles have shapes, and all that is read and written lies inside of the slices, as asserted.
+impl Tiles for Amx {
+    fn take() -> Self {
+        assert!(are_there());
+        let tiles = Self {
+            shape: Shape {
+                rows: [TILE; 2],
+                columns: [TILE; 2],
+            },
+            here: PhantomData,
+        };
+        tiles.configure();
+        tiles
+    }
+
+    #[inline]
+    fn shape(&mut self, rows: [usize; 2], columns: [usize; 2]) {
+        let shape = Shape { rows, columns };
+        if self.shape != shape {
+            let mut sizes = rows.iter().chain(&columns);
+            assert!(sizes.all(|size| (1..=TILE).contains(size)));
+            self.shape = shape;
+            self.configure();
+        }
+    }
+
+    #[inline]
+    fn begin(&mut self) {
+        // SAFETY: the tiles have shapes.
         unsafe {
             asm!(
-                "test {begins:e}, {begins:e}",
-                "jnz 2f",
-                "tileloadd tmm0, [{sums} + {sums_stride}]",
-                "tileloadd tmm1, [{sums} + {sums_stride} + {ROW}]",
-                "tileloadd tmm2, [{sums_below} + {sums_stride}]",
-                "tileloadd tmm3, [{sums_below} + {sums_stride} + {ROW}]",
-                "jmp 3f",
-                "2:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "3:",
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
+    #[inline]
+    fn load(&mut self, sums: &[f32], stride: usize) {
+        self.shape.assert_fits(sums, stride);
+        let stride = stride * size_of::<f32>();
+        // SAFETY: the tiles have shapes, and all that is read lies inside of the sums, as asserted.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {stride}]",
+                "tileloadd tmm1, [{sums} + {stride} + {ROW}]",
+                "tileloadd tmm2, [{below} + {stride}]",
+                "tileloadd tmm3, [{below} + {stride} + {ROW}]",
+                ROW = const TILE * size_of::<f32>(),
+                sums = in(reg) sums.as_ptr(),
+                below = in(reg) sums.as_ptr().wrapping_byte_add(TILE * stride),
+                stride = in(reg) stride,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, factors: Factors<'_>) {
+        self.shape.assert_has(&factors);
+        let Factors {
+            left_stride,
+            left_step,
+            right_stride,
+            ..
+        } = factors;
+        let [left_stride, left_step, right_stride] =
+            [left_stride, left_step, right_stride].map(|count| count * size_of::<u32>());
+        // SAFETY: the tiles have shapes, and all that is read lies inside of the factors, as asserted.
+        unsafe {
+            asm!(
+                "2:",
                 "tileloadd tmm4, [{left} + {left_stride}]",
                 "tileloadd tmm6, [{right} + {right_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{right_beside} + {right_stride}]",
+                "tileloadd tmm7, [{beside} + {right_stride}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{left_below} + {left_stride}]",
+                "tileloadd tmm5, [{below} + {left_stride}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {left}, {left_step}",
-                "add {left_below}, {left_step}",
+                "add {below}, {left_step}",
                 "add {right}, {right_step}",
-                "add {right_beside}, {right_step}",
+                "add {beside}, {right_step}",
                 "dec {steps}",
-                "jnz 3b",
-                "tilestored [{sums} + {sums_stride}], tmm0",
-                "tilestored [{sums} + {sums_stride} + {ROW}], tmm1",
-                "tilestored [{sums_below} + {sums_stride}], tmm2",
-                "tilestored [{sums_below} + {sums_stride} + {ROW}], tmm3",
-                ROW = const TILE * size_of::<f32>(),
-                begins = in(reg) u32::from(block.begins),
-                sums = in(reg) sums,
-                sums_below = in(reg) sums.wrapping_byte_add(TILE * sums_stride),
-                sums_stride = in(reg) sums_stride,
-                left = inout(reg) left => _,
-                left_below = inout(reg) left_below => _,
+                "jnz 2b",
+                left = inout(reg) factors.left[0].as_ptr() => _,
+                below = inout(reg) factors.left[1].as_ptr() => _,
                 left_stride = in(reg) left_stride,
                 left_step = in(reg) left_step,
-                right = inout(reg) right => _,
-                right_beside = inout(reg) right_beside => _,
+                right = inout(reg) factors.right[0].as_ptr() => _,
+                beside = inout(reg) factors.right[1].as_ptr() => _,
                 right_stride = in(reg) right_stride,
                 right_step = in(reg) TILE * right_stride,
-                steps = inout(reg) block.steps => _,
-                options(nostack),
+                steps = inout(reg) factors.steps => _,
+                options(readonly, nostack),
+            );
+        }
+    }
+
+    #[inline]
+    fn store(&self, sums: &mut [f32], stride: usize) {
+        self.shape.assert_fits(sums, stride);
+        let stride = stride * size_of::<f32>();
+        // SAFETY: the tiles have shapes, and all that is written lies inside of the sums, as asserted.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {stride}], tmm0",
+                "tilestored [{sums} + {stride} + {ROW}], tmm1",
+                "tilestored [{below} + {stride}], tmm2",
+                "tilestored [{below} + {stride} + {ROW}], tmm3",
+                ROW = const TILE * size_of::<f32>(),
+                sums = in(reg) sums.as_mut_ptr(),
+                below = in(reg) sums.as_mut_ptr().wrapping_byte_add(TILE * stride),
+                stride = in(reg) stride,
+                options(nostack, preserves_flags),
             );
         }
     }

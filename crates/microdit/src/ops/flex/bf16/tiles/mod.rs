@@ -42,28 +42,39 @@ pub(in super::super) fn halves(count: usize) -> (usize, [usize; 2]) {
     }
 }
 
-/// What multiplies tiles.
+/// What multiplies tiles: two of rows times two of columns, into four of sums.
 pub(in super::super) trait Tiles {
     /// Takes this thread's tiles, until it is dropped.
     fn take() -> Self;
 
-    /// From now on two tiles of rows have so many, and two of columns: 1 to 16 each.
+    /// From now on two tiles of rows have so many, and two of columns: 1 to 16 each. What they held is lost.
     fn shape(&mut self, rows: [usize; 2], columns: [usize; 2]);
 
-    /// Adds products to sums, or begins with them.
+    /// Begins sums with zeros.
+    fn begin(&mut self);
+
+    /// Goes on with sums that [`store`](Self::store) wrote.
     ///
     /// # Panics
-    /// If a slice ends too early for the shapes of the tiles.
-    fn add(&mut self, block: Block<'_>);
+    /// If they end too early for the shapes of the tiles.
+    fn load(&mut self, sums: &[f32], stride: usize);
+
+    /// Adds products to the sums.
+    ///
+    /// # Panics
+    /// If a factor ends too early for the shapes of the tiles.
+    fn add(&mut self, factors: Factors<'_>);
+
+    /// Writes the sums of up to 32 rows and columns, those of the second tiles from 16 on; rows are `stride` apart.
+    ///
+    /// # Panics
+    /// If they have no room.
+    fn store(&self, sums: &mut [f32], stride: usize);
 }
 
-/// Two tiles of rows times two of columns.
-#[derive(Debug)]
-pub(in super::super) struct Block<'a> {
-    /// Sums of 32 rows and columns, of which the tiles have those from 0 and from 16 on; rows are `sums_stride` apart.
-    pub(in super::super) sums: &'a mut [f32],
-    pub(in super::super) sums_stride: usize,
-    pub(in super::super) begins: bool,
+/// Two tiles of rows and two of columns, 16 pairs at a time.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Factors<'a> {
     /// Rows of 16 pairs, `left_stride` apart; those of the next step begin `left_step` behind.
     pub(in super::super) left: [&'a [u32]; 2],
     pub(in super::super) left_stride: usize,
@@ -75,17 +86,31 @@ pub(in super::super) struct Block<'a> {
     pub(in super::super) steps: usize,
 }
 
-impl Block<'_> {
-    fn assert_fits(&self, rows: [usize; 2], columns: [usize; 2]) {
-        let last = self.steps - 1;
-        for (left, rows) in self.left.iter().zip(rows) {
-            assert!((rows - 1) * self.left_stride + last * self.left_step + TILE <= left.len());
+/// How many rows and columns tiles have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    rows: [usize; 2],
+    columns: [usize; 2],
+}
+
+impl Shape {
+    /// Panics if factors end too early.
+    fn assert_has(self, factors: &Factors<'_>) {
+        let Factors { steps, .. } = *factors;
+        assert!(steps > 0);
+        for (left, rows) in factors.left.iter().zip(self.rows) {
+            let steps = (steps - 1) * factors.left_step;
+            assert!((rows - 1) * factors.left_stride + steps + TILE <= left.len());
         }
-        for (right, columns) in self.right.iter().zip(columns) {
-            assert!((self.steps * TILE - 1) * self.right_stride + columns <= right.len());
+        for (right, columns) in factors.right.iter().zip(self.columns) {
+            assert!((steps * TILE - 1) * factors.right_stride + columns <= right.len());
         }
-        let [rows, columns] = [rows, columns].map(|[first, second]| first.max(TILE + second));
-        assert!((rows - 1) * self.sums_stride + columns <= self.sums.len());
+    }
+
+    /// Panics if sums end too early.
+    fn assert_fits(self, sums: &[f32], stride: usize) {
+        let ends = [self.rows, self.columns].map(|[first, second]| first.max(TILE + second));
+        assert!((ends[0] - 1) * stride + ends[1] <= sums.len());
     }
 }
 
@@ -97,10 +122,12 @@ pub(super) fn compute<'a, T: Tiles>(products: impl Iterator<Item = Product<'a>>)
         let Product { left, panel, .. } = product;
         for column in (0..product.count).step_by(TOGETHER) {
             for row in (0..left.rows).step_by(TOGETHER) {
-                tiles.add(Block {
-                    sums: &mut product.sums[row * PANEL + column..],
-                    sums_stride: PANEL,
-                    begins: product.begins,
+                let sums = &mut product.sums[row * PANEL + column..];
+                match product.begins {
+                    true => tiles.begin(),
+                    false => tiles.load(sums, PANEL),
+                }
+                tiles.add(Factors {
                     left: [row, row + TILE].map(|row| &left.data[row / TILE * left.tile..]),
                     left_stride: left.stride,
                     left_step: left.step,
@@ -108,6 +135,7 @@ pub(super) fn compute<'a, T: Tiles>(products: impl Iterator<Item = Product<'a>>)
                     right_stride: PANEL,
                     steps: panel.len() / PANEL / TILE,
                 });
+                tiles.store(sums, PANEL);
             }
         }
     }
