@@ -31,7 +31,7 @@ use pulp::bytemuck::try_cast_slice;
 use rayon::prelude::*;
 use std::{any::TypeId, cell::Cell};
 
-/// Panels whose sums a thread keeps.
+/// Panels whose sums a thread keeps: with [`Unit::most_rows`], they stay in the second cache.
 const PANELS: usize = 8;
 
 /// Pairs of the inner dimension that it takes at a time: a panel of them is 64 KiB.
