@@ -13,7 +13,7 @@ mod vectors;
 #[cfg(test)]
 pub(super) use dot::dispatch_portably;
 pub(super) use dot::{Dot, WithDot, dispatch};
-pub(super) use pack::{pair, pair_rows};
+pub(super) use pack::{pair, pair_rows, two_rows};
 pub(super) use product::{Unit, are_fast, pairs_of};
 #[cfg(test)]
 pub(super) use tiles::Model;

@@ -37,7 +37,7 @@ pub(in super::super) fn pair_rows<N: Number>(first: &[N], second: Option<&[N]>, 
 
 /// Columns from `column` on of rows `2 i` and `2 i + 1` of what lies in memory, in place of a row that is not there zeros.
 #[inline(always)]
-fn two_rows<N: Number>(
+pub(in super::super) fn two_rows<N: Number>(
     data: &[N],
     [rows, columns]: [usize; 2],
     i: usize,

@@ -13,7 +13,6 @@ mod packed;
 mod patches;
 mod strips;
 mod terms;
-mod tiles;
 mod winograd;
 
 use super::{bf16::Amx, buffer::unwritten};
@@ -248,15 +247,27 @@ impl Convolution {
 /// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`.
 fn convolve<N: Pixel>(
     batch: usize,
+    channels: [usize; 2],
+    x: &[N],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    patches: &Patches,
+) -> Vec<N> {
+    if direct::is_possible::<N>() {
+        return direct::convolve::<Amx, N>(batch, channels, x, weight, bias, patches);
+    }
+    by_vectors(batch, channels, x, weight, bias, patches)
+}
+
+/// The same without tiles.
+fn by_vectors<N: Pixel>(
+    batch: usize,
     channels @ [inputs, outputs]: [usize; 2],
     x: &[N],
     weight: &[f32],
     bias: Option<&[f32]>,
     patches: &Patches,
 ) -> Vec<N> {
-    if direct::pays::<N>(patches) {
-        return direct::convolve::<Amx, N>(batch, channels, x, weight, bias, patches);
-    }
     if few::pays(outputs, patches) {
         return few::convolve(batch, channels, x, weight, bias, patches);
     }

@@ -184,14 +184,14 @@ impl<T: Term> Work<T> for Product<'_, T> {
                 _ => Before::Sum,
             };
             let pieces = pieces.iter_mut().map(|piece| piece.rows.as_mut_slice());
-            products.add_product(simd, left, pieces, packed, before);
+            add_product(simd, products, left, pieces, packed, before);
         }
     }
 }
 
 /// Rows of the left factor, `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Left<'a, T> {
+pub(super) struct Left<'a, T> {
     pub(super) data: &'a [T],
     pub(super) stride: usize,
     pub(super) inner: usize,
@@ -199,7 +199,7 @@ pub(in super::super) struct Left<'a, T> {
 
 /// What products are added to.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) enum Before<'a> {
+pub(super) enum Before<'a> {
     /// A number per row, or nothing.
     Start(Option<&'a [f32]>),
     /// What the output holds.
@@ -209,7 +209,7 @@ pub(in super::super) enum Before<'a> {
 /// Adds the product of `left` and packed panels `[panels, inner, PANEL]` to `pieces`, the rows of the output in each panel's
 /// columns.
 #[inline(always)]
-pub(super) fn add_by_vectors<'a: 'b, 'b, S: Simd, T: Term, P: Products<S, T>>(
+pub(super) fn add_product<'a: 'b, 'b, S: Simd, T: Term, P: Products<S, T>>(
     simd: S,
     products: P,
     left: Left<'_, T>,

@@ -1,14 +1,10 @@
 //! What the factors of a product are made of: numbers of f32, or pairs of bf16, which are multiplied two at a time.
 
-use super::{
-    super::{
-        bf16::{self, Amx, Dot, TILE, Unit, WithDot, pair, pair_rows},
-        number::Number,
-        pointwise::convert,
-        simd::simd,
-    },
-    packed::{Before, Left, add_by_vectors},
-    tiles::add_by_tiles,
+use super::super::{
+    bf16::{self, Dot, WithDot, pair, pair_rows},
+    number::Number,
+    pointwise::convert,
+    simd::simd,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -74,22 +70,8 @@ pub(in super::super) trait Work<T: Term> {
 }
 
 /// Multiplies vectors of terms.
-pub(in super::super) trait Products<S: Simd, T: Term>: Copy {
+pub(in super::super) trait Products<S: Simd, T>: Copy {
     type Vector: Copy;
-
-    /// Adds the product of `left` and packed panels `[panels, inner, PANEL]` to `pieces`, the rows of the output in each panel's
-    /// columns.
-    #[inline(always)]
-    fn add_product<'a: 'b, 'b>(
-        self,
-        simd: S,
-        left: Left<'_, T>,
-        pieces: impl Iterator<Item = &'b mut [&'a mut [f32]]>,
-        packed: &[T],
-        before: Before<'_>,
-    ) {
-        add_by_vectors(simd, self, left, pieces, packed, before);
-    }
 
     fn splat(self, simd: S, term: T) -> Self::Vector;
 
@@ -212,23 +194,6 @@ struct Pairs<D>(D);
 
 impl<S: Simd, D: Dot<S>> Products<S, u32> for Pairs<D> {
     type Vector = S::u32s;
-
-    #[inline(always)]
-    fn add_product<'a: 'b, 'b>(
-        self,
-        simd: S,
-        left: Left<'_, u32>,
-        pieces: impl Iterator<Item = &'b mut [&'a mut [f32]]>,
-        packed: &[u32],
-        before: Before<'_>,
-    ) {
-        match Unit::fastest() {
-            Unit::Tiles if left.inner.is_multiple_of(TILE) => {
-                add_by_tiles::<Amx>(left, pieces, packed, before);
-            }
-            _ => add_by_vectors(simd, self, left, pieces, packed, before),
-        }
-    }
 
     #[inline(always)]
     fn splat(self, simd: S, term: u32) -> S::u32s {

@@ -1,6 +1,6 @@
 use super::{
     super::{bf16::dispatch_portably, number::Number as _, pointwise::convert},
-    packed::{Before, Left, PANEL},
+    packed::{Before, Left, PANEL, add_product},
     terms::{Paired, Products, Work},
     *,
 };
@@ -127,10 +127,13 @@ fn convolutions_in_bf16_are_rounded_like_it_and_the_same_for_any_number_of_threa
         let wide = |x: &[bf16]| -> Vec<f32> { convert(x) };
         let [x_wide, weight, grad_wide] = [wide(&x), wide(&weight), wide(&grad)];
         let bias = numbers(sizes.channels[1], 71);
+        let (channels, patches) = (sizes.channels, sizes.patches());
         let with = |threads: usize| {
             by(threads, || {
                 [
                     sizes.forward(&x, &weight, Some(&bias)),
+                    // As it is computed where there are no tiles.
+                    by_vectors(sizes.batch, channels, &x, &weight, Some(&bias), &patches),
                     sizes.input_gradient(&weight, &grad),
                 ]
             })
@@ -141,11 +144,11 @@ fn convolutions_in_bf16_are_rounded_like_it_and_the_same_for_any_number_of_threa
         for (i, sum) in output.iter_mut().enumerate() {
             *sum += f64::from(bias[i / pixels % bias.len()]);
         }
-        let turned = [sizes.channels[1], sizes.channels[0]];
+        let turned = [channels[1], channels[0]];
         for ((found, exact), channels) in one
             .iter()
-            .zip([output, input])
-            .zip([sizes.channels, turned])
+            .zip([output.clone(), output, input])
+            .zip([channels, channels, turned])
         {
             let winograd = channels.into_iter().all(|channels| channels >= 64);
             let deviation = match winograd {
@@ -185,7 +188,14 @@ impl Work<u32> for Sums<'_> {
         };
         let mut rows: Vec<&mut [f32]> = self.out.chunks_exact_mut(PANEL).collect();
         let pieces = std::iter::once(rows.as_mut_slice());
-        products.add_product(simd, left, pieces, self.panel, Before::Start(None));
+        add_product(
+            simd,
+            products,
+            left,
+            pieces,
+            self.panel,
+            Before::Start(None),
+        );
     }
 }
 

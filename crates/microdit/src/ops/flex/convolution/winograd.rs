@@ -9,7 +9,7 @@ use super::{
         buffer::{Lines, unwritten},
         simd::simd,
     },
-    packed::{Before, Left, PANEL},
+    packed::{Before, Left, PANEL, add_product},
     patches::Patches,
     strips::{Strip, strips},
     terms::{Pixel, Products, Term, Work},
@@ -240,7 +240,7 @@ impl<N: Pixel> Work<N::Term> for Product<'_, N> {
                 };
                 let pieces = pieces.iter_mut().map(Vec::as_mut_slice);
                 let before = Before::Start(None);
-                products.add_product(simd, kernels, pieces, packed, before);
+                add_product(simd, products, kernels, pieces, packed, before);
             }
             for (row, out) in strip.channels[first..][..rows].iter_mut().enumerate() {
                 let bias = winograd.bias.map_or(0.0, |bias| bias[first + row]);
