@@ -31,11 +31,8 @@ use pulp::bytemuck::try_cast_slice;
 use rayon::prelude::*;
 use std::{any::TypeId, cell::Cell};
 
-/// Panels whose sums a thread keeps: with [`Unit::most_rows`], they stay in the second cache.
-const PANELS: usize = 8;
-
-/// Pairs of the inner dimension that it takes at a time: a panel of them is 64 KiB.
-const DEPTH: usize = 256;
+/// Pairs of the left factor that a thread takes at a time, unless its fewest rows have more: 1 MiB, which stays in the second cache.
+const ROOM: usize = 1 << 18;
 
 /// The most pairs of the right factor that are packed at a time: 8 MiB, so that packing takes no memory worth mentioning.
 const PACKED: usize = 1 << 21;
@@ -70,6 +67,8 @@ fn pairs<N: Number>(matrix: Matrix<'_, N>, first: usize, count: usize) -> Option
 thread_local! {
     /// Memory of the packed right factor, used again for the next product.
     static RIGHT: Cell<Lines<u32>> = const { Cell::new(Lines::new()) };
+    /// Of some rows.
+    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers::new()) };
 }
 
 /// `out = a b`, or `a b + bias` with a number per column; `out` lies row after row.
@@ -95,75 +94,97 @@ fn multiply_by<O: Number, A: Number, B: Number>(
     bias: Option<&[f32]>,
     threads: Threads,
 ) {
-    let (rows, columns) = (a.rows, b.columns);
+    let (rows, width) = (a.rows, b.columns);
     let pairs = a.columns.div_ceil(2).next_multiple_of(TILE);
     assert_eq!(a.columns, b.rows, "inner sizes of a product");
-    assert_eq!(out.len(), rows * columns, "elements of the output");
+    assert_eq!(out.len(), rows * width, "elements of the output");
     assert!(is_dense(a) && is_dense(b), "rows or columns lie together");
-    assert!(bias.is_none_or(|bias| bias.len() == columns));
+    assert!(bias.is_none_or(|bias| bias.len() == width));
     if out.is_empty() {
         return;
     }
     if pairs == 0 {
-        for row in out.chunks_exact_mut(columns) {
-            finish(row, &vec![0.0; columns], bias);
+        for row in out.chunks_exact_mut(width) {
+            finish(row, &vec![0.0; width], bias);
         }
         return;
     }
-    let parallel = threads == Threads::All && rows * columns * a.columns >= PARALLEL_FROM;
+    let parallel = threads == Threads::All && rows * width * a.columns >= PARALLEL_FROM;
     let threads = if parallel {
         rayon::current_num_threads()
     } else {
         1
     };
-    let tasks = rows.div_ceil(unit.most_rows()).next_multiple_of(threads);
+    let tasks = rows
+        .div_ceil(unit.most_rows(pairs))
+        .next_multiple_of(threads);
     let share = rows.div_ceil(tasks).next_multiple_of(unit.rows());
     // Taken out: while this thread waits for the others, it may be given another product.
     let mut packed = RIGHT.take();
     let group = (PACKED / pairs / PANEL).max(1) * PANEL;
-    for first in (0..columns).step_by(group) {
-        let count = group.min(columns - first);
+    for first in (0..width).step_by(group) {
+        let count = group.min(width - first);
         let panels = count.div_ceil(PANEL);
         let right = packed.resized(panels * pairs * PANEL);
-        pack::right(b, first, count, right, parallel);
-        let (right, end) = (&*right, first + count);
-        out.par_chunks_mut(share * columns)
+        let end = first + count;
+        pack::right(unit, b, first..end, pairs, right, parallel);
+        let right = &*right;
+        out.par_chunks_mut(share * width)
             .enumerate()
             .with_max_len(1)
             .with_min_len(if parallel { 1 } else { usize::MAX })
-            .for_each_init(Buffers::default, |buffers, (i, out)| {
+            .for_each(|(i, out)| {
+                let mut buffers = BUFFERS.take();
                 let part = Part {
                     unit,
                     first_row: i * share,
-                    rows: out.len() / columns,
+                    rows: out.len() / width,
                     pairs,
                 };
-                for panel in (0..panels).step_by(PANELS) {
-                    let first = first + panel * PANEL;
-                    let count = (PANELS * PANEL).min(end - first);
-                    let sums = part.sum(a, right, panel, count, buffers);
-                    let bias = bias.map(|bias| &bias[first..][..count]);
+                let Buffers { left, sums } = &mut buffers;
+                let left = part.left(a, left);
+                let sums = sums.resized(part.tiled_rows() * PANEL);
+                for (i, panel) in right.chunks_exact(pairs * PANEL).enumerate() {
+                    let first = first + i * PANEL;
+                    let columns = first..end.min(first + PANEL);
+                    unit.compute(Product {
+                        left,
+                        panel,
+                        count: columns.len(),
+                        sums,
+                    });
+                    let bias = bias.map(|bias| &bias[columns.clone()]);
                     simd(
                         #[inline(always)]
                         || {
-                            for (i, out) in out.chunks_exact_mut(columns).enumerate() {
-                                let out = &mut out[first..][..count];
-                                part.finish(i, out, sums, bias);
+                            let rows = out.chunks_exact_mut(width).zip(sums.chunks_exact(PANEL));
+                            for (out, sums) in rows {
+                                finish(&mut out[columns.clone()], sums, bias);
                             }
                         },
                     );
                 }
+                BUFFERS.set(buffers);
             });
     }
     RIGHT.set(packed);
 }
 
-/// Memory of a thread, used again for the next rows.
+/// What a thread computes rows in.
 #[derive(Debug, Default)]
 struct Buffers {
     left: Lines<u32>,
-    /// `[panels, rows, PANEL]`, of whole tiles of rows.
+    /// `[rows, PANEL]`, of whole tiles of rows.
     sums: Lines,
+}
+
+impl Buffers {
+    const fn new() -> Self {
+        Self {
+            left: Lines::new(),
+            sums: Lines::new(),
+        }
+    }
 }
 
 /// Some rows of the output.
@@ -182,61 +203,17 @@ impl Part {
         self.rows.next_multiple_of(self.unit.rows())
     }
 
-    /// Sums of one panel.
-    fn of_panel(self) -> usize {
-        self.tiled_rows() * PANEL
-    }
-
-    /// The product with `count` columns of the packed right factor, from panel `panel` on: `[panels, rows, PANEL]`.
-    fn sum<'a, N: Number>(
-        self,
-        a: Matrix<'_, N>,
-        right: &[u32],
-        panel: usize,
-        count: usize,
-        buffers: &'a mut Buffers,
-    ) -> &'a [f32] {
-        let pairs = self.pairs;
-        let Buffers { left: packed, sums } = buffers;
-        let sums = sums.resized(count.div_ceil(PANEL) * self.of_panel());
-        let in_place =
-            self::pairs(a, self.first_row, self.rows).filter(|_| !self.unit.packs_left());
-        let panels = right.len() / (pairs * PANEL);
-        for (i, block) in right.chunks(DEPTH * panels * PANEL).enumerate() {
-            let (first, depth) = (i * DEPTH, block.len() / (panels * PANEL));
-            let block = &block[panel * depth * PANEL..];
-            let left = match in_place {
-                Some(data) => Left::in_place(&data[first..], self.rows, pairs),
-                None => {
-                    let rows = self.tiled_rows();
-                    let packed = packed.resized(rows.next_multiple_of(TILE) * depth);
-                    pack::left(a, self, first, depth, packed);
-                    Left::packed(packed, rows, depth)
-                }
-            };
-            let sums = sums.chunks_exact_mut(self.of_panel());
-            let panels = block.chunks_exact(depth * PANEL).enumerate().zip(sums);
-            self.unit.compute(panels.map(|((i, panel), sums)| Product {
-                left,
-                panel,
-                count: PANEL.min(count - i * PANEL),
-                sums,
-                begins: first == 0,
-            }));
+    /// The rows of the left factor, packed unless they are read where they lie.
+    fn left<'a, N: Number>(self, a: Matrix<'a, N>, packed: &'a mut Lines<u32>) -> Left<'a> {
+        if let Some(data) = pairs(a, self.first_row, self.rows)
+            && !self.unit.packs_left()
+        {
+            return Left::in_place(data, self.rows, self.pairs);
         }
-        sums
-    }
-
-    /// Writes the sums of a row, with the bias added.
-    #[inline(always)]
-    fn finish<O: Number>(self, row: usize, out: &mut [O], sums: &[f32], bias: Option<&[f32]>) {
-        let panels = out
-            .chunks_mut(PANEL)
-            .zip(sums.chunks_exact(self.of_panel()));
-        for (i, (out, sums)) in panels.enumerate() {
-            let bias = bias.map(|bias| &bias[i * PANEL..][..out.len()]);
-            finish(out, &sums[row * PANEL..][..PANEL], bias);
-        }
+        let rows = self.tiled_rows();
+        let packed = packed.resized(rows.next_multiple_of(TILE) * self.pairs);
+        pack::left(a, self, packed);
+        Left::packed(packed, rows, self.pairs)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The product of some rows and a panel of columns, the piece of work that a unit of the processor does.
 
 use super::{
-    dot::{self, has_instruction},
+    ROOM,
+    dot::has_instruction,
     tiles::{self, Amx, TILE},
     vectors,
 };
@@ -45,6 +46,14 @@ impl<'a> Left<'a> {
         }
     }
 
+    /// What stands behind the first pairs, whole groups of them.
+    pub(super) fn behind(self, pairs: usize) -> Self {
+        Self {
+            data: &self.data[pairs / TILE * self.step..],
+            ..self
+        }
+    }
+
     /// A row's pairs, from its first group of them on; those of the next begin `step` behind.
     #[inline(always)]
     pub(super) fn row(self, row: usize) -> &'a [u32] {
@@ -52,18 +61,16 @@ impl<'a> Left<'a> {
     }
 }
 
-/// The product of some rows and a panel, in a part of the inner dimension.
+/// The product of some rows and a panel.
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub(super) left: Left<'a>,
-    /// `[pairs, PANEL]`, of whole groups of pairs.
+    /// `[groups of columns, pairs, columns]`, the pairs in whole groups; tiles have two groups of 32 columns, vectors one.
     pub(super) panel: &'a [u32],
     /// Columns of the panel that are wanted.
     pub(super) count: usize,
     /// `[rows, PANEL]`, of whole tiles of rows.
     pub(super) sums: &'a mut [f32],
-    /// Whether the sums begin here, or have been begun.
-    pub(super) begins: bool,
 }
 
 /// What multiplies pairs.
@@ -95,13 +102,13 @@ impl Unit {
         }
     }
 
-    /// The most rows a thread takes at a time, of whole tiles: their sums in [`PANELS`](super::PANELS) panels, 192 or 384 KiB, stay in
-    /// the second cache.
-    pub(super) fn most_rows(self) -> usize {
-        match self {
-            Self::Vectors => 96,
-            _ => 192,
-        }
+    /// The most rows a thread takes at a time, of whole tiles, if they have so many pairs.
+    pub(super) fn most_rows(self, pairs: usize) -> usize {
+        let [least, most] = match self {
+            Self::Vectors => [48, 96],
+            _ => [64, 192],
+        };
+        (ROOM / pairs).clamp(least, most) / self.rows() * self.rows()
     }
 
     /// Whether it is faster where the left factor is packed, wherever it lies.
@@ -109,13 +116,13 @@ impl Unit {
         self != Self::Vectors
     }
 
-    /// Computes products.
-    pub(super) fn compute<'a>(self, products: impl Iterator<Item = Product<'a>>) {
+    /// Computes a product.
+    pub(super) fn compute(self, product: Product<'_>) {
         match self {
-            Self::Vectors => products.for_each(dot::dispatch),
-            Self::Tiles => tiles::compute::<Amx>(products),
+            Self::Vectors => vectors::compute(product),
+            Self::Tiles => tiles::compute::<Amx>(product),
             #[cfg(test)]
-            Self::ModelOfTiles => tiles::compute::<tiles::Model>(products),
+            Self::ModelOfTiles => tiles::compute::<tiles::Model>(product),
         }
     }
 }

@@ -174,54 +174,46 @@ fn pairs(count: usize, mut state: u64) -> Vec<u32> {
 #[test]
 fn the_instructions_and_their_models_agree() {
     let rows = if cfg!(miri) { 32 } else { 96 };
-    for (count, depth) in [(PANEL, 48), (17, 16), (40, DEPTH)] {
+    // One block of pairs and several, which go on with the sums of those before.
+    for (count, depth) in [(PANEL, 48), (17, 16), (40, 528)] {
         let depth = if cfg!(miri) { TILE } else { depth };
         let data = pairs(rows * (depth + 5), 88_172_645_463_325_252);
         let panel = pairs(depth * PANEL, 3_141_592_653_589_793);
-        for begins in [true, false] {
-            let by = |compute: &dyn Fn(Product<'_>)| {
-                let mut sums = vec![1.5; rows * PANEL];
-                compute(Product {
-                    left: Left::in_place(&data, rows, depth + 5),
-                    panel: &panel,
-                    count,
-                    sums: &mut sums,
-                    begins,
-                });
-                let wanted = |row: &[f32]| row[..count].iter().map(|x| x.to_bits()).collect();
-                sums.chunks_exact(PANEL)
-                    .map(wanted)
-                    .collect::<Vec<Vec<u32>>>()
-            };
-            let model = by(&|product| dot::dispatch_portably(product));
-            assert_eq!(
-                by(&|product| Unit::Vectors.compute(iter::once(product))),
-                model
-            );
-            for (row, model) in model.iter().enumerate() {
-                for (column, &model) in model.iter().enumerate() {
-                    // One after the other, as its definition has it.
-                    let mut expected = if begins { 0f32 } else { 1.5 };
-                    for pair in 0..depth {
-                        let left = data[row * (depth + 5) + pair];
-                        let right = panel[pair * PANEL + column];
-                        let second = |x: u32| f32::from_bits(x & 0xffff_0000);
-                        let first = |x: u32| f32::from_bits(x << 16);
-                        expected = second(left).mul_add(second(right), expected);
-                        expected = first(left).mul_add(first(right), expected);
-                    }
-                    assert_eq!(model, expected.to_bits());
+        let by = |compute: &dyn Fn(Product<'_>)| {
+            let mut sums = vec![1.5; rows * PANEL];
+            compute(Product {
+                left: Left::in_place(&data, rows, depth + 5),
+                panel: &panel,
+                count,
+                sums: &mut sums,
+            });
+            let wanted = |row: &[f32]| row[..count].iter().map(|x| x.to_bits()).collect();
+            sums.chunks_exact(PANEL)
+                .map(wanted)
+                .collect::<Vec<Vec<u32>>>()
+        };
+        let model = by(&|product| vectors::blocks(product, |block| dot::dispatch_portably(block)));
+        assert_eq!(by(&|product| Unit::Vectors.compute(product)), model);
+        for (row, model) in model.iter().enumerate() {
+            for (column, &model) in model.iter().enumerate() {
+                // One after the other, as its definition has it.
+                let mut expected = 0f32;
+                for pair in 0..depth {
+                    let left = data[row * (depth + 5) + pair];
+                    let right = panel[pair * PANEL + column];
+                    let second = |x: u32| f32::from_bits(x & 0xffff_0000);
+                    let first = |x: u32| f32::from_bits(x << 16);
+                    expected = second(left).mul_add(second(right), expected);
+                    expected = first(left).mul_add(first(right), expected);
                 }
+                assert_eq!(model, expected.to_bits());
             }
-            if tiles::are_there() {
-                let model = by(&|product| Unit::ModelOfTiles.compute(iter::once(product)));
-                assert_eq!(
-                    by(&|product| Unit::Tiles.compute(iter::once(product))),
-                    model
-                );
-            } else {
-                println!("AMX: skipped, the processor has none");
-            }
+        }
+        if tiles::are_there() {
+            let model = by(&|product| Unit::ModelOfTiles.compute(product));
+            assert_eq!(by(&|product| Unit::Tiles.compute(product)), model);
+        } else {
+            println!("AMX: skipped, the processor has none");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Products by vectors: a pair of a row, in every lane, times the pairs of as many columns.
 
 use super::{
-    dot::{Dot, WithDot},
-    product::{PANEL, Product},
+    dot::{self, Dot, WithDot},
+    product::{Left, PANEL, Product},
     tiles::TILE,
 };
 use pulp::Simd;
@@ -11,7 +11,39 @@ use std::array::from_fn;
 /// Rows of a tile: with [`PANEL`] columns, as many sums as 32 registers of 512 bits hold.
 pub(super) const ROWS: usize = 6;
 
-impl WithDot for Product<'_> {
+/// Pairs of the inner dimension that are taken at a time: a panel of them, 64 KiB, stays in the second cache.
+const DEPTH: usize = 256;
+
+/// Computes a product.
+pub(super) fn compute(product: Product<'_>) {
+    blocks(product, |block| dot::dispatch(block));
+}
+
+/// A product's blocks of [`DEPTH`] pairs, one after the other.
+pub(super) fn blocks(product: Product<'_>, compute: impl Fn(Block<'_>)) {
+    for (i, panel) in product.panel.chunks(DEPTH * PANEL).enumerate() {
+        compute(Block {
+            left: product.left.behind(i * DEPTH),
+            panel,
+            count: product.count,
+            sums: &mut *product.sums,
+            begins: i == 0,
+        });
+    }
+}
+
+/// A product in a part of the inner dimension.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    left: Left<'a>,
+    panel: &'a [u32],
+    count: usize,
+    sums: &'a mut [f32],
+    /// Whether the sums begin here, or have been begun.
+    begins: bool,
+}
+
+impl WithDot for Block<'_> {
     #[inline(always)]
     fn with_dot<S: Simd, D: Dot<S>>(mut self, simd: S, dot: D) {
         let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
@@ -30,7 +62,7 @@ impl WithDot for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl Block<'_> {
     /// A tile of as many columns as `N` vectors have; returns `N`.
     #[inline(always)]
     fn tile<S: Simd, D: Dot<S>, const N: usize>(

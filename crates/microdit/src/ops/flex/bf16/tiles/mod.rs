@@ -114,26 +114,31 @@ impl Shape {
     }
 }
 
-/// Computes products.
-pub(super) fn compute<'a, T: Tiles>(products: impl Iterator<Item = Product<'a>>) {
+/// Pairs of the inner dimension that are taken at a time: 32 columns of them, 16 KiB, stay in the first cache.
+const DEPTH: usize = 128;
+
+/// Computes a product.
+pub(super) fn compute<T: Tiles>(product: Product<'_>) {
+    let pairs = product.panel.len() / PANEL;
+    let groups = product.panel.chunks_exact(pairs * TOGETHER);
     let mut tiles = T::take();
     tiles.shape([TILE; 2], [TILE; 2]);
-    for product in products {
-        let Product { left, panel, .. } = product;
-        for column in (0..product.count).step_by(TOGETHER) {
+    for (i, columns) in groups.take(product.count.div_ceil(TOGETHER)).enumerate() {
+        for (block, right) in columns.chunks(DEPTH * TOGETHER).enumerate() {
+            let left = product.left.behind(block * DEPTH);
             for row in (0..left.rows).step_by(TOGETHER) {
-                let sums = &mut product.sums[row * PANEL + column..];
-                match product.begins {
-                    true => tiles.begin(),
-                    false => tiles.load(sums, PANEL),
+                let sums = &mut product.sums[row * PANEL + i * TOGETHER..];
+                match block {
+                    0 => tiles.begin(),
+                    _ => tiles.load(sums, PANEL),
                 }
                 tiles.add(Factors {
                     left: [row, row + TILE].map(|row| &left.data[row / TILE * left.tile..]),
                     left_stride: left.stride,
                     left_step: left.step,
-                    right: [column, column + TILE].map(|column| &panel[column..]),
-                    right_stride: PANEL,
-                    steps: panel.len() / PANEL / TILE,
+                    right: [0, TILE].map(|column| &right[column..]),
+                    right_stride: TOGETHER,
+                    steps: right.len() / TOGETHER / TILE,
                 });
                 tiles.store(sums, PANEL);
             }
