@@ -10,7 +10,7 @@ use burn::{
         ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
     },
 };
-use microdit::{DitBackend, nn::Precision, ops::GroupNormOptions, weights::WeightsError};
+use microdit::{DitBackend, ops::GroupNormOptions, weights::WeightsError};
 
 /// A convolution.
 #[derive(Module, Debug)]
@@ -138,11 +138,6 @@ impl<B: DitBackend> Linear<B> {
     /// Of `weight` `[output, input]` and `bias` `[output]`.
     pub(crate) fn new(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Self {
         Self { weight, bias }
-    }
-
-    /// What [`forward`](Self::forward) makes of f32, in f32 again, with the product in `precision`.
-    pub(crate) fn forward_in(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        precision.leave(self.forward(precision.enter(x)))
     }
 
     /// `[batch, tokens, input]` to `[batch, tokens, output]`.

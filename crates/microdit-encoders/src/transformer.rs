@@ -169,18 +169,19 @@ impl<B: DitBackend> Block<B> {
     /// `[batch, tokens, width]` to the same; where it is `causal`, a token sees itself and those before it.
     fn forward(&self, x: Tensor<B, 3>, causal: bool) -> Tensor<B, 3> {
         let precision = self.precision;
-        let qkv = self.norms[0].forward(x.clone());
-        let qkv = self.qkv.forward_in(precision, qkv);
+        let qkv = self
+            .qkv
+            .forward(precision.enter(self.norms[0].forward(x.clone())));
         let attended = B::packed_attention(qkv, self.heads, causal);
-        let x = B::residual(x, self.scaled(0, self.out.forward_in(precision, attended)));
-        let hidden = self.norms[1].forward(x.clone());
+        let x = B::residual(x, self.scaled(0, self.out.forward(attended)));
+        let hidden = precision.enter(self.norms[1].forward(x.clone()));
         let update = self.feed_forward.forward(precision, hidden);
         B::residual(x, self.scaled(1, update))
     }
 
     fn scaled(&self, which: usize, x: Tensor<B, 3>) -> Tensor<B, 3> {
         match &self.scales {
-            Some(scales) => x * scales[which].clone().unsqueeze::<3>(),
+            Some(scales) => self.precision.leave(x) * scales[which].clone().unsqueeze::<3>(),
             None => x,
         }
     }
@@ -210,7 +211,7 @@ impl<B: DitBackend> Stack<B> {
         Ok(Self { blocks })
     }
 
-    /// The same whose linear layers multiply in `precision`.
+    /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
     pub(crate) fn computing_in(mut self, precision: Precision) -> Self {
         for block in &mut self.blocks {
             block.precision = precision;
@@ -269,18 +270,20 @@ impl<B: DitBackend> FeedForward<B> {
         })
     }
 
+    /// Of what the precision has entered, and to the same.
     fn forward(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = self.inner.forward_in(precision, x);
+        let x = self.inner.forward(x);
         let hidden = match self.activation {
             Some(activation) => B::activate(x, activation),
             None => {
-                let [gate, value]: [Tensor<B, 3>; 2] = x
+                let [gate, value]: [Tensor<B, 3>; 2] = precision
+                    .leave(x)
                     .chunk(2, 2)
                     .try_into()
                     .expect("an even number of channels");
-                activation::silu(gate) * value
+                precision.enter(activation::silu(gate) * value)
             }
         };
-        self.outer.forward_in(precision, hidden)
+        self.outer.forward(hidden)
     }
 }

@@ -203,7 +203,7 @@ pub struct ClipText<B: DitBackend> {
 }
 
 impl<B: DitBackend> ClipText<B> {
-    /// The same whose linear layers multiply in `precision`; all else is f32.
+    /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
     #[must_use]
     pub fn computing_in(mut self, precision: Precision) -> Self {
         self.blocks = self.blocks.computing_in(precision);
