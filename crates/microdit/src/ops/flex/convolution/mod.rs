@@ -2,8 +2,9 @@
 //!
 //! Most are products in which one factor lies in memory and the other is packed from an image as it is needed: the output is
 //! the weights times the patches that the kernel sees; the input's gradient the same with the kernel turned around, for
-//! strides above 1 once for every pixel within a step; the weights' gradient is the output's gradient times the input. A kernel of one pixel at stride 1 has both factors in memory, and at most four
-//! channels on a side are summed by shifts of the image, without products.
+//! strides above 1 once for every pixel within a step; the weights' gradient is the output's gradient times the input. A kernel of
+//! one pixel at stride 1 has both factors in memory, and at most four channels on a side are summed by shifts of the image, without
+//! products. Where the processor has tiles for bf16, they compute every output and input's gradient of bf16 (`direct`).
 
 mod direct;
 mod factors;
