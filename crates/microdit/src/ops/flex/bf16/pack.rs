@@ -67,7 +67,7 @@ pub(in super::super) fn two_rows<N: Number>(
 }
 
 /// Columns of the right factor, in panels as the unit reads them: `[panels, groups of columns, pairs, columns]`, with zeros behind the
-/// last column and row of a group. A group without columns is left as it is.
+/// last row. What stands behind the last column makes sums that nobody reads.
 pub(super) fn right<N: Number>(
     unit: Unit,
     matrix: Matrix<'_, N>,
@@ -142,9 +142,8 @@ fn rows_to_panel<N: Number, const WIDTH: usize>(
                 // Of a length that the compiler knows.
                 two_rows(matrix.data, shape, pair, columns.start, out);
             } else {
-                let (out, behind) = out.split_at_mut(columns.len());
+                let out = &mut out[..columns.len()];
                 two_rows(matrix.data, shape, pair, columns.start, out);
-                behind.fill(0);
             }
         }
     }
