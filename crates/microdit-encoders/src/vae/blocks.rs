@@ -5,7 +5,7 @@ use crate::{
     layers::{Conv2d, GroupNorm, Linear, add, double},
     weights::At,
 };
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use microdit::{DitBackend, weights::WeightsError};
 
 /// Two convolutions beside a residual path.
@@ -77,18 +77,14 @@ impl<B: DitBackend> PixelAttention<B> {
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let (shape, dtype) = (x.dims(), x.dtype());
+        let shape = x.dims();
         let tokens = self
             .norm
             .forward(x.clone())
             .flatten::<3>(2, 3)
             .swap_dims(1, 2);
-        let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| linear.forward(tokens.clone()))
-            // Scores and their exponentials want more digits than bf16 has.
-            .map(|x| B::cast(x, DType::F32));
-        let attended = B::plain_attention(q, k, v, 1);
-        let update = self.out.forward(B::cast(attended, dtype));
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|linear| linear.forward(tokens.clone()));
+        let update = self.out.forward(B::plain_attention(q, k, v, 1));
         add(x, update.swap_dims(1, 2).reshape(shape))
     }
 }

@@ -51,9 +51,17 @@ pub(super) fn forward<N: Number>(x: &[N], weight: &[f32], bias: &[f32], runs: Ru
                     let out = out.chunks_exact_mut(runs.pixels);
                     for ((out, x), (weight, bias)) in out.zip(x).zip(channels) {
                         let gain = weight * inverse;
-                        for (out, x) in out.iter_mut().zip(x) {
-                            let y = (x.wide() - mean) * gain + bias;
-                            *out = N::of(if runs.silu { y * sigmoid(y) } else { y });
+                        let pixels = out.iter_mut().zip(x);
+                        // Two loops: of one, the compiler computes both.
+                        if runs.silu {
+                            for (out, x) in pixels {
+                                let y = (x.wide() - mean) * gain + bias;
+                                *out = N::of(y * sigmoid(y));
+                            }
+                        } else {
+                            for (out, x) in pixels {
+                                *out = N::of((x.wide() - mean) * gain + bias);
+                            }
                         }
                     }
                 },

@@ -125,7 +125,9 @@ pub(super) fn exp(x: f32) -> f32 {
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    let small = exp_negative(-x.abs());
+    let top = if x < 0.0 { small } else { 1.0 };
+    top / (1.0 + small)
 }
 
 /// Cumulative distribution `Phi` and density `phi` of the standard normal, the former within 3e-7 (Abramowitz and
@@ -133,7 +135,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn normal_distribution(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let bell = exp(-z * z);
+    let bell = exp_negative(-z * z);
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let p = 1.061_405_4f32;
     let p = p.mul_add(t, -1.453_152);

@@ -1,5 +1,7 @@
 //! Blocks of matrices, transposed in registers.
 
+use super::simd::simd;
+
 /// Rows and columns of a block: the numbers of 32 bits in a vector of 512.
 pub(super) const BLOCK: usize = 16;
 
@@ -15,6 +17,53 @@ pub(super) fn transpose_block(block: &mut Block) {
         return unsafe { avx512::transpose_block(block) };
     }
     shuffle(block);
+}
+
+/// Makes a block the transpose of up to [`BLOCK`] rows of as many numbers. What is not there stays what it is.
+#[inline(always)]
+pub(super) fn transpose_rows<'a>(rows: impl Iterator<Item = &'a [u32]>, block: &mut Block) {
+    for (line, row) in block.iter_mut().zip(rows) {
+        match row.first_chunk() {
+            // Of a length that the compiler knows.
+            Some(row) => *line = *row,
+            None => line[..row.len()].copy_from_slice(row),
+        }
+    }
+    transpose_block(block);
+}
+
+/// Writes a line of a block, or as much of it as there is room for.
+#[inline(always)]
+pub(super) fn write_line(line: &[u32; BLOCK], out: &mut [u32]) {
+    match out.first_chunk_mut() {
+        // Of a length that the compiler knows.
+        Some(out) => *out = *line,
+        None => {
+            let count = out.len();
+            out.copy_from_slice(&line[..count]);
+        }
+    }
+}
+
+/// Writes the transpose of `[rows, columns]`.
+pub(super) fn transpose(matrix: &[u32], columns: usize, out: &mut [u32]) {
+    let rows = matrix.len() / columns;
+    simd(
+        #[inline(always)]
+        || {
+            let mut block = [[0; BLOCK]; BLOCK];
+            for row in (0..rows).step_by(BLOCK) {
+                for column in (0..columns).step_by(BLOCK) {
+                    let lines = matrix[row * columns..].chunks_exact(columns);
+                    transpose_rows(lines.map(|line| &line[column..]), &mut block);
+                    let lines = out[column * rows..].chunks_exact_mut(rows);
+                    for (out, line) in lines.zip(&block) {
+                        write_line(line, &mut out[row..]);
+                    }
+                }
+            }
+        },
+    );
 }
 
 /// A perfect shuffle of the rows' elements, four times over, is the transpose.
@@ -158,6 +207,19 @@ mod tests {
             let mut found = block;
             transpose(&mut found);
             assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn every_element_finds_its_place_in_a_matrix_of_any_size() {
+        for [rows, columns] in [[1, 1], [16, 16], [15, 17], [16, 40], [33, 16], [50, 70]] {
+            let matrix: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
+            let mut out = vec![0; matrix.len()];
+            transpose(&matrix, columns, &mut out);
+            for (i, &found) in out.iter().enumerate() {
+                let (column, row) = (i / rows, i % rows);
+                assert_eq!(found, (row * columns + column) as u32, "{rows} x {columns}");
+            }
         }
     }
 

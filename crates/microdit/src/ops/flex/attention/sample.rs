@@ -7,12 +7,14 @@ use super::super::{
     number::Number,
     simd::{dot, exp_negative, max, simd, sum},
     small::{Element, Left, multiply_small},
+    transpose,
 };
 use super::factors::Factors;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
 /// Blocks of queries that a thread takes at a time where a head has more.
-const SHARE: usize = 16;
+const SHARE: usize = 4;
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
 #[derive(Clone, Copy, Debug)]
@@ -444,13 +446,8 @@ fn score<E: Element>(
 
 /// `[rows, columns]` to `[columns, rows]`.
 fn transpose<E: Element>(rows: &[E], columns: usize, out: &mut Lines<E>) {
-    let count = rows.len() / columns;
     let out = out.resized(rows.len());
-    for (i, row) in rows.chunks_exact(columns).enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            out[j * count + i] = *x;
-        }
-    }
+    transpose::transpose(cast_slice(rows), columns, cast_slice_mut(out));
 }
 
 /// Exponentials of every row, in place, and in `factors` what turns each row into its softmax.

@@ -5,7 +5,7 @@ use crate::ops::flex::{
     bf16::{Factors, Sums, TILE, TOGETHER, Tiles, halves},
     buffer::Lines,
     simd::simd,
-    transpose::transpose_block,
+    transpose::transpose_rows,
 };
 use std::{cell::Cell, ops::Range};
 
@@ -64,14 +64,9 @@ impl<'p> Product<'p, u32> {
                 for (i, block) in blocks.iter_mut().enumerate() {
                     let (first, group) = (rows.start + i / groups * TILE, i % groups);
                     let count = TILE.min(rows.end.saturating_sub(first));
-                    for (j, line) in block.iter_mut().enumerate().take(TILE * count.min(1)) {
-                        let column = &values[(group * TILE + j) * self.rows + first..];
-                        match column.first_chunk() {
-                            Some(column) if count == TILE => *line = *column,
-                            _ => line[..count].copy_from_slice(&column[..count]),
-                        }
-                    }
-                    transpose_block(block);
+                    let columns = values[group * TILE * self.rows..].chunks_exact(self.rows);
+                    let columns = columns.map(|column| column.get(first..first + count));
+                    transpose_rows(columns.map(Option::unwrap_or_default), block);
                 }
                 let tile = |row: usize| &turned[row * inner..];
                 ([tile(0), tile(second)], TILE, TILE * TILE)

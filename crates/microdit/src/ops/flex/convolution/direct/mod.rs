@@ -12,13 +12,13 @@ use super::{
         bf16::{Factors, Sums, TILE, TOGETHER, Tiles, Unit, halves},
         buffer::{Lines, unwritten},
         simd::simd,
-        transpose::transpose_block,
+        transpose::{transpose_rows, write_line},
     },
     patches::Patches,
     strips::{Strip, strips},
     terms::{Pixel, Term},
 };
-use pulp::bytemuck::cast;
+use pulp::bytemuck::cast_slice;
 use rayon::prelude::*;
 use seen::Seen;
 use std::cell::Cell;
@@ -232,17 +232,10 @@ fn turn(
 ) {
     for (half, channels) in band.chunks_exact_mut(TILE * pixels).enumerate() {
         let mut block = [[0; TILE]; TILE];
-        for (line, sums) in block.iter_mut().zip(sums) {
-            *line = cast(sums.as_chunks::<TILE>().0[half]);
-        }
-        transpose_block(&mut block);
+        let halves = sums.iter().map(|sums| &sums.as_chunks::<TILE>().0[half]);
+        transpose_rows(halves.map(|sums| cast_slice(sums)), &mut block);
         for (out, line) in channels.chunks_exact_mut(pixels).zip(&block) {
-            let out = &mut out[first..][..count];
-            match out.first_chunk_mut() {
-                // Of a length that the compiler knows.
-                Some(out) => *out = *line,
-                None => out.copy_from_slice(&line[..count]),
-            }
+            write_line(line, &mut out[first..][..count]);
         }
     }
 }

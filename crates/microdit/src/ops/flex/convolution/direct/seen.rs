@@ -6,7 +6,7 @@ use super::{
             bf16::{TILE, two_rows},
             buffer::Lines,
             number::Number,
-            transpose::transpose_block,
+            transpose::transpose_rows,
         },
         patches::Patches,
     },
@@ -113,25 +113,26 @@ impl<'a> Seen<'a> {
         let first = left.max(0) as usize;
         let count = width.saturating_sub(first).min(columns - before);
         let paired = paired.resized(TILE * count);
-        laid.resized(((rows - 1) * stride + self.reach[0] + 1) * groups * columns * TILE)
-            .chunks_exact_mut(columns * TILE)
-            .enumerate()
-            .for_each(|(i, out)| {
-                let (row, group) = (top + (i / groups) as isize, i % groups);
-                if count == 0 || !(0..height as isize).contains(&row) {
-                    return out.fill(0);
-                }
-                let (before, out) = out.split_at_mut(before * TILE);
-                let (out, behind) = out.split_at_mut(count * TILE);
-                before.fill(0);
-                behind.fill(0);
-                let first = row as usize * width + first;
-                for (j, out) in paired.chunks_exact_mut(count).enumerate() {
-                    let shape = [self.inputs, height * width];
-                    two_rows(image, shape, group * TILE + j, first, out);
-                }
-                turn(paired, count, out);
-            });
+        let laid =
+            laid.resized(((rows - 1) * stride + self.reach[0] + 1) * groups * columns * TILE);
+        // A closure would not be compiled for wide vectors.
+        for (i, out) in laid.chunks_exact_mut(columns * TILE).enumerate() {
+            let (row, group) = (top + (i / groups) as isize, i % groups);
+            if count == 0 || !(0..height as isize).contains(&row) {
+                out.fill(0);
+                continue;
+            }
+            let (before, out) = out.split_at_mut(before * TILE);
+            let (out, behind) = out.split_at_mut(count * TILE);
+            before.fill(0);
+            behind.fill(0);
+            let first = row as usize * width + first;
+            for (j, out) in paired.chunks_exact_mut(count).enumerate() {
+                let shape = [self.inputs, height * width];
+                two_rows(image, shape, group * TILE + j, first, out);
+            }
+            turn(paired, count, out);
+        }
     }
 }
 
@@ -141,15 +142,8 @@ fn turn(paired: &[u32], columns: usize, out: &mut [u32]) {
     let out = out.as_chunks_mut::<TILE>().0;
     for (i, out) in out.chunks_mut(TILE).enumerate() {
         let mut block = [[0; TILE]; TILE];
-        for (line, pairs) in block.iter_mut().zip(paired.chunks_exact(columns)) {
-            let pairs = &pairs[i * TILE..];
-            match pairs.first_chunk() {
-                // Of a length that the compiler knows.
-                Some(pairs) => *line = *pairs,
-                None => line[..pairs.len()].copy_from_slice(pairs),
-            }
-        }
-        transpose_block(&mut block);
+        let rows = paired.chunks_exact(columns);
+        transpose_rows(rows.map(|pairs| &pairs[i * TILE..]), &mut block);
         out.copy_from_slice(&block[..out.len()]);
     }
 }

@@ -5,7 +5,7 @@ use super::{
         bf16::{TILE, pair_rows},
         buffer::Lines,
         simd::simd,
-        transpose::transpose_block,
+        transpose::transpose_rows,
     },
     CHANNELS,
 };
@@ -55,15 +55,9 @@ fn turn(rows: &[f32], length: usize, first: usize, out: &mut [f32]) {
     let blocks = out.as_chunks_mut::<{ TILE * TILE }>().0;
     for (i, out) in blocks.iter_mut().enumerate() {
         let mut block = [[0; TILE]; TILE];
-        for (line, row) in block.iter_mut().zip(rows.chunks_exact(length)) {
-            let row = row.get(first + i * TILE..).unwrap_or_default();
-            match row.first_chunk::<TILE>() {
-                // Of a length that the compiler knows.
-                Some(row) => *line = cast(*row),
-                None => line[..row.len()].copy_from_slice(cast_slice(row)),
-            }
-        }
-        transpose_block(&mut block);
+        let rows = rows.chunks_exact(length);
+        let rows = rows.map(|row| row.get(first + i * TILE..).unwrap_or_default());
+        transpose_rows(rows.map(cast_slice), &mut block);
         *out = cast(block);
     }
 }
