@@ -10,7 +10,7 @@ use burn::{
         ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
     },
 };
-use microdit::{DitBackend, ops::GroupNormOptions, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, ops::GroupNormOptions, weights::WeightsError};
 
 /// A convolution.
 #[derive(Module, Debug)]
@@ -138,6 +138,12 @@ impl<B: DitBackend> Linear<B> {
     /// Of `weight` `[output, input]` and `bias` `[output]`.
     pub(crate) fn new(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Self {
         Self { weight, bias }
+    }
+
+    /// The same for products in `precision`, which round the weight in any case: once is enough, and half of it is left to be read.
+    pub(crate) fn computing_in(mut self, precision: Precision) -> Self {
+        self.weight = precision.enter(self.weight);
+        self
     }
 
     /// `[batch, tokens, input]` to `[batch, tokens, output]`.

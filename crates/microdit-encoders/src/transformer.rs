@@ -166,6 +166,16 @@ impl<B: DitBackend> Block<B> {
         Ok(Linear::new(Tensor::cat(weights, 0), bias))
     }
 
+    fn computing_in(self, precision: Precision) -> Self {
+        Self {
+            qkv: self.qkv.computing_in(precision),
+            out: self.out.computing_in(precision),
+            feed_forward: self.feed_forward.computing_in(precision),
+            precision,
+            ..self
+        }
+    }
+
     /// `[batch, tokens, width]` to the same; where it is `causal`, a token sees itself and those before it.
     fn forward(&self, x: Tensor<B, 3>, causal: bool) -> Tensor<B, 3> {
         let precision = self.precision;
@@ -212,11 +222,13 @@ impl<B: DitBackend> Stack<B> {
     }
 
     /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
-    pub(crate) fn computing_in(mut self, precision: Precision) -> Self {
-        for block in &mut self.blocks {
-            block.precision = precision;
+    /// Where these are bf16, weights are rounded for good.
+    pub(crate) fn computing_in(self, precision: Precision) -> Self {
+        let blocks = self.blocks.into_iter();
+        let blocks = blocks.map(|block| block.computing_in(precision));
+        Self {
+            blocks: blocks.collect(),
         }
-        self
     }
 
     /// `[batch, tokens, width]` to the same; `state` sees what goes into the first block as 0, and as `i` what comes out of block
@@ -268,6 +280,14 @@ impl<B: DitBackend> FeedForward<B> {
             activation: (!config.gated).then_some(config.activation),
             outer,
         })
+    }
+
+    fn computing_in(self, precision: Precision) -> Self {
+        Self {
+            inner: self.inner.computing_in(precision),
+            outer: self.outer.computing_in(precision),
+            ..self
+        }
     }
 
     /// Of what the precision has entered, and to the same.

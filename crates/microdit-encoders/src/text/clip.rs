@@ -204,6 +204,7 @@ pub struct ClipText<B: DitBackend> {
 
 impl<B: DitBackend> ClipText<B> {
     /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
+    /// For bf16, weights are rounded for good.
     #[must_use]
     pub fn computing_in(mut self, precision: Precision) -> Self {
         self.blocks = self.blocks.computing_in(precision);

@@ -132,7 +132,8 @@ const OVERLAP: usize = 16;
 
 impl<B: DitBackend> AutoencoderKl<B> {
     /// The same that computes in `precision`: in bf16, what its layers hand on is bf16 and weights are rounded like it for each
-    /// product, as under PyTorch's autocast, but where at most four channels come out; norms, scores of attention and sums of products are f32.
+    /// product, as under PyTorch's autocast, but where at most four channels come out; norms, scores of attention and sums of
+    /// products are f32.
     #[must_use]
     pub fn computing_in(mut self, precision: Precision) -> Self {
         self.precision = precision;

@@ -93,7 +93,11 @@ fn projections() {
         let [grad, grad_wide] = pair(&mut draw, [rows, output]);
         for bias in [Some(bias), None] {
             let expected = composed::project(x_wide.clone(), rounded.clone(), bias.clone());
-            let found = Flex::project(x.clone(), weight.clone(), bias);
+            let of = |weight| Flex::project(x.clone(), weight, bias.clone());
+            let found = of(weight.clone());
+            // Weights that were rounded before are the same.
+            let rounded_before = of(narrow(weight.clone()));
+            assert_eq!(found.to_data(), rounded_before.to_data());
             assert_narrow("project", found, &expected);
         }
         let (by_x, by_weight) = composed::project_backward(x_wide, rounded, grad_wide.clone());

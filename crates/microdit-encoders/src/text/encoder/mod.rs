@@ -118,7 +118,8 @@ impl<B: DitBackend> TextEncoder<B> {
         ))
     }
 
-    /// The same that computes in `precision`; T5, whose activations are the largest there are, computes in f32 always.
+    /// The same that computes in `precision`, for which its weights are rounded for good; T5, whose activations are the largest there
+    /// are, computes in f32 always.
     #[must_use]
     pub fn computing_in(self, precision: Precision) -> Self {
         match self {

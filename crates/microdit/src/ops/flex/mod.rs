@@ -70,18 +70,28 @@ impl DitBackend for Flex {
         weight: Tensor<Flex, 2>,
         bias: Option<Tensor<Flex, 1>>,
     ) -> Tensor<Flex, 2> {
-        if !is_f32(&weight) {
+        let rounded = is_narrow(&x) && is_narrow(&weight);
+        if !rounded && !is_f32(&weight) || bias.as_ref().is_some_and(|bias| !is_f32(bias)) {
             return composed::project(x, weight, bias);
         }
+        let ([rows, input], [output, _]) = (x.dims(), weight.dims());
+        let sizes = [rows, input, output];
         by_number!(
             [x],
             N => {
-                let ([rows, input], [output, _]) = (x.dims(), weight.dims());
                 let (x, weight, bias) = (flat(x), flat(weight), bias.map(flat));
                 let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-                let sizes = [rows, input, output];
-                let y = products::project::<N>(x.storage(), weight.storage(), bias, sizes);
-                tensor(y, [rows, output])
+                let shape = [rows, output];
+                match rounded {
+                    true => tensor(
+                        products::project_rounded(x.storage(), weight.storage(), bias, sizes),
+                        shape,
+                    ),
+                    false => tensor(
+                        products::project::<N>(x.storage(), weight.storage(), bias, sizes),
+                        shape,
+                    ),
+                }
             },
             composed::project(x, weight, bias)
         )

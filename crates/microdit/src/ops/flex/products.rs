@@ -83,6 +83,20 @@ pub(super) fn project<N: Products>(
     y
 }
 
+/// The same with weights that are rounded already.
+pub(super) fn project_rounded(
+    x: &[burn::tensor::bf16],
+    weight: &[burn::tensor::bf16],
+    bias: Option<&[f32]>,
+    [rows, input, output]: [usize; 3],
+) -> Vec<burn::tensor::bf16> {
+    let mut y = unwritten(rows * output);
+    let weight = Matrix::new(weight, output, input).t();
+    let x = Matrix::new(x, rows, input);
+    bf16::multiply(&mut y, x, weight, bias, Threads::All);
+    y
+}
+
 /// Gradients of `x` and `weight`.
 pub(super) fn project_backward<N: Products>(
     x: &[N],
