@@ -115,23 +115,27 @@ impl<'a> Seen<'a> {
         let paired = paired.resized(TILE * count);
         let laid =
             laid.resized(((rows - 1) * stride + self.reach[0] + 1) * groups * columns * TILE);
-        // A closure would not be compiled for wide vectors.
-        for (i, out) in laid.chunks_exact_mut(columns * TILE).enumerate() {
-            let (row, group) = (top + (i / groups) as isize, i % groups);
-            if count == 0 || !(0..height as isize).contains(&row) {
-                out.fill(0);
-                continue;
+        // All rows of some channels before the next ones, so that the processor knows what is read next. And no closures, which would
+        // not be compiled for wide vectors.
+        for group in 0..groups {
+            let rows = laid.chunks_exact_mut(columns * TILE);
+            for (i, out) in rows.skip(group).step_by(groups).enumerate() {
+                let row = top + i as isize;
+                if count == 0 || !(0..height as isize).contains(&row) {
+                    out.fill(0);
+                    continue;
+                }
+                let (before, out) = out.split_at_mut(before * TILE);
+                let (out, behind) = out.split_at_mut(count * TILE);
+                before.fill(0);
+                behind.fill(0);
+                let first = row as usize * width + first;
+                for (j, out) in paired.chunks_exact_mut(count).enumerate() {
+                    let shape = [self.inputs, height * width];
+                    two_rows(image, shape, group * TILE + j, first, out);
+                }
+                turn(paired, count, out);
             }
-            let (before, out) = out.split_at_mut(before * TILE);
-            let (out, behind) = out.split_at_mut(count * TILE);
-            before.fill(0);
-            behind.fill(0);
-            let first = row as usize * width + first;
-            for (j, out) in paired.chunks_exact_mut(count).enumerate() {
-                let shape = [self.inputs, height * width];
-                two_rows(image, shape, group * TILE + j, first, out);
-            }
-            turn(paired, count, out);
         }
     }
 }
@@ -139,11 +143,18 @@ impl<'a> Seen<'a> {
 /// Pairs `[TILE, columns]` to `[columns, TILE]`.
 #[inline(always)]
 fn turn(paired: &[u32], columns: usize, out: &mut [u32]) {
-    let out = out.as_chunks_mut::<TILE>().0;
-    for (i, out) in out.chunks_mut(TILE).enumerate() {
-        let mut block = [[0; TILE]; TILE];
+    let (blocks, rest) = out.as_chunks_mut::<TILE>().0.as_chunks_mut::<TILE>();
+    let rows = |block: usize| {
         let rows = paired.chunks_exact(columns);
-        transpose_rows(rows.map(|pairs| &pairs[i * TILE..]), &mut block);
-        out.copy_from_slice(&block[..out.len()]);
+        rows.map(move |pairs| &pairs[block * TILE..])
+    };
+    let last = rows(blocks.len());
+    for (i, block) in blocks.iter_mut().enumerate() {
+        transpose_rows(rows(i), block);
+    }
+    if !rest.is_empty() {
+        let mut block = [[0; TILE]; TILE];
+        transpose_rows(last, &mut block);
+        rest.copy_from_slice(&block[..rest.len()]);
     }
 }
