@@ -6,6 +6,7 @@ use super::{
         buffer::{Lines, unwritten},
         number::Number,
     },
+    Operands,
     patches::Patches,
     strips::{Strip, strips},
 };
@@ -95,16 +96,16 @@ impl Sheet {
     }
 }
 
-/// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`, where it
-/// [`pays`].
-pub(super) fn convolve<N: Number>(
-    batch: usize,
-    [inputs, outputs]: [usize; 2],
-    x: &[N],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    patches: &Patches,
-) -> Vec<N> {
+/// The output `[batch, output, ..]`, where it [`pays`].
+pub(super) fn convolve<N: Number>(operands: Operands<'_, N>) -> Vec<N> {
+    let Operands {
+        batch,
+        channels: [inputs, outputs],
+        x,
+        weight,
+        bias,
+        patches,
+    } = operands;
     let sheet = Sheet::new(patches);
     let [height, width] = patches.output;
     let mut out = unwritten(batch * outputs * height * width);

@@ -119,7 +119,14 @@ impl Convolution {
         if let (Some(sizes), Some(x)) = (self.one_by_one(), N::in_f32(x)) {
             return N::of_f32(sizes.forward(x, weight, bias));
         }
-        convolve(self.batch, self.channels, x, weight, bias, &self.patches())
+        convolve(Operands {
+            batch: self.batch,
+            channels: self.channels,
+            x,
+            weight,
+            bias,
+            patches: &self.patches(),
+        })
     }
 
     /// Gradient of the input, from the output's.
@@ -136,7 +143,14 @@ impl Convolution {
                 return vec![N::of(0.0); self.batch * image];
             }
             let weight = self.turned(weight, &taps);
-            convolve(self.batch, [outputs, inputs], grad, &weight, None, &patches)
+            convolve(Operands {
+                batch: self.batch,
+                channels: [outputs, inputs],
+                x: grad,
+                weight: &weight,
+                bias: None,
+                patches: &patches,
+            })
         };
         if phases == 1 {
             return phase(0);
@@ -245,35 +259,44 @@ impl Convolution {
     }
 }
 
-/// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`.
-fn convolve<N: Pixel>(
+/// What is convolved.
+#[derive(Clone, Copy, Debug)]
+struct Operands<'a, N> {
     batch: usize,
+    /// Of the input and of the output.
     channels: [usize; 2],
-    x: &[N],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    patches: &Patches,
-) -> Vec<N> {
+    /// `[batch, input, ..]`.
+    x: &'a [N],
+    /// `[output, input, taps]`.
+    weight: &'a [f32],
+    /// `[output]`.
+    bias: Option<&'a [f32]>,
+    patches: &'a Patches,
+}
+
+/// The output `[batch, output, ..]`.
+fn convolve<N: Pixel>(operands: Operands<'_, N>) -> Vec<N> {
     if direct::is_possible::<N>() {
-        return direct::convolve::<Amx, N>(batch, channels, x, weight, bias, patches);
+        return direct::convolve::<Amx, N>(operands);
     }
-    by_vectors(batch, channels, x, weight, bias, patches)
+    by_vectors(operands)
 }
 
 /// The same without tiles.
-fn by_vectors<N: Pixel>(
-    batch: usize,
-    channels @ [inputs, outputs]: [usize; 2],
-    x: &[N],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    patches: &Patches,
-) -> Vec<N> {
+fn by_vectors<N: Pixel>(operands: Operands<'_, N>) -> Vec<N> {
+    let Operands {
+        batch,
+        channels: [inputs, outputs],
+        x,
+        weight,
+        bias,
+        patches,
+    } = operands;
     if few::pays(outputs, patches) {
-        return few::convolve(batch, channels, x, weight, bias, patches);
+        return few::convolve(operands);
     }
-    if winograd::pays(channels, patches) {
-        return winograd::convolve(batch, channels, x, weight, bias, patches);
+    if winograd::pays(operands.channels, patches) {
+        return winograd::convolve(operands);
     }
     let mut out = unwritten(batch * outputs * patches.pixels());
     let layout = Layout {

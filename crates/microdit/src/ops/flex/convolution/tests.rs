@@ -127,13 +127,20 @@ fn convolutions_in_bf16_are_rounded_like_it_and_the_same_for_any_number_of_threa
         let wide = |x: &[bf16]| -> Vec<f32> { convert(x) };
         let [x_wide, weight, grad_wide] = [wide(&x), wide(&weight), wide(&grad)];
         let bias = numbers(sizes.channels[1], 71);
-        let (channels, patches) = (sizes.channels, sizes.patches());
+        let operands = Operands {
+            batch: sizes.batch,
+            channels: sizes.channels,
+            x: &x[..],
+            weight: &weight,
+            bias: Some(&bias),
+            patches: &sizes.patches(),
+        };
         let with = |threads: usize| {
             by(threads, || {
                 [
                     sizes.forward(&x, &weight, Some(&bias)),
                     // As it is computed where there are no tiles.
-                    by_vectors(sizes.batch, channels, &x, &weight, Some(&bias), &patches),
+                    by_vectors(operands),
                     sizes.input_gradient(&weight, &grad),
                 ]
             })
@@ -144,6 +151,7 @@ fn convolutions_in_bf16_are_rounded_like_it_and_the_same_for_any_number_of_threa
         for (i, sum) in output.iter_mut().enumerate() {
             *sum += f64::from(bias[i / pixels % bias.len()]);
         }
+        let channels = sizes.channels;
         let turned = [channels[1], channels[0]];
         for ((found, exact), channels) in one
             .iter()

@@ -9,6 +9,7 @@ use super::{
         buffer::{Lines, unwritten},
         simd::simd,
     },
+    Operands,
     packed::{Before, Left, PANEL, add_product},
     patches::Patches,
     strips::{Strip, strips},
@@ -63,16 +64,16 @@ fn is_turned(patches: &Patches) -> bool {
     patches.taps.first() > patches.taps.last()
 }
 
-/// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`, where it
-/// [`pays`].
-pub(super) fn convolve<N: Pixel>(
-    batch: usize,
-    channels: [usize; 2],
-    x: &[N],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    patches: &Patches,
-) -> Vec<N> {
+/// The output `[batch, output, ..]`, where it [`pays`].
+pub(super) fn convolve<N: Pixel>(operands: Operands<'_, N>) -> Vec<N> {
+    let Operands {
+        batch,
+        channels,
+        x,
+        weight,
+        bias,
+        patches,
+    } = operands;
     let [height, width] = patches.output;
     let grid @ [high, wide] = patches.output.map(|size| size.div_ceil(SIDE));
     let winograd = Winograd {

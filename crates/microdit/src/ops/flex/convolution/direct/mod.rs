@@ -14,7 +14,7 @@ use super::{
         simd::simd,
         transpose::{transpose_rows, write_line},
     },
-    patches::Patches,
+    Operands,
     strips::{Strip, strips},
     terms::{Pixel, Term},
 };
@@ -44,15 +44,16 @@ pub(super) fn is_possible<N: Pixel>() -> bool {
     N::Term::NUMBERS == 2 && Unit::fastest() == Unit::Tiles
 }
 
-/// `[batch, output, ..]` of `x` `[batch, input, ..]`, `weight` `[output, input, taps]` and `bias` `[output]`.
-pub(super) fn convolve<T: Tiles, N: Pixel>(
-    batch: usize,
-    channels @ [inputs, outputs]: [usize; 2],
-    x: &[N],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    patches: &Patches,
-) -> Vec<N> {
+/// The output `[batch, output, ..]`.
+pub(super) fn convolve<T: Tiles, N: Pixel>(operands: Operands<'_, N>) -> Vec<N> {
+    let Operands {
+        batch,
+        channels: channels @ [inputs, outputs],
+        x,
+        weight,
+        bias,
+        patches,
+    } = operands;
     let seen = Seen::by(inputs, patches);
     // Taken out: while this thread waits for the others, it may be given another convolution.
     let mut packed = WEIGHT.take();

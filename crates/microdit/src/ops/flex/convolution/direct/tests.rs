@@ -1,4 +1,7 @@
-use super::{super::Convolution, *};
+use super::{
+    super::{Convolution, patches::Patches},
+    *,
+};
 use crate::ops::flex::bf16::{Amx, Model};
 use burn::tensor::{bf16, ops::ConvOptions};
 
@@ -36,7 +39,7 @@ const CASES: [Case; 10] = [
 
 #[test]
 fn convolutions_of_every_size_are_exact() {
-    type Convolve = fn(usize, [usize; 2], &[bf16], &[f32], Option<&[f32]>, &Patches) -> Vec<bf16>;
+    type Convolve = fn(Operands<'_, bf16>) -> Vec<bf16>;
     let tiles: Option<Convolve> = (Unit::fastest() == Unit::Tiles).then_some(convolve::<Amx, bf16>);
     if tiles.is_none() {
         println!("AMX: skipped, the processor has none");
@@ -60,11 +63,25 @@ fn convolutions_of_every_size_are_exact() {
             let weight: Vec<f32> = numbers(outputs * inputs * patches.taps.len(), 3);
             let bias: Vec<f32> = numbers(outputs, 2);
             let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
-            let expected =
-                super::super::convolve(batch, channels, &wide, &weight, Some(&bias), &patches);
+            let operands = Operands {
+                batch,
+                channels,
+                x: &x[..],
+                weight: &weight,
+                bias: Some(&bias),
+                patches: &patches,
+            };
+            let expected = super::super::convolve(Operands {
+                batch,
+                channels,
+                x: &wide[..],
+                weight: &weight,
+                bias: Some(&bias),
+                patches: &patches,
+            });
             let expected: Vec<bf16> = expected.into_iter().map(bf16::from_f32).collect();
             for (way, convolve) in ways.iter().enumerate() {
-                let found = convolve(batch, channels, &x, &weight, Some(&bias), &patches);
+                let found = convolve(operands);
                 assert!(found == expected, "{way}: {case:?}, {patches:?}");
             }
         }
