@@ -5,7 +5,7 @@ use crate::weights::At;
 use burn::{
     module::Module,
     tensor::{
-        Tensor, activation,
+        Tensor,
         module::interpolate,
         ops::{InterpolateMode, InterpolateOptions, PaddedConvOptions},
     },
@@ -187,32 +187,6 @@ impl<B: DitBackend> LayerNorm<B> {
         let scale = Tensor::zeros([batch, dim], &x.device());
         B::modulated_norm(x, self.weight.clone(), shift, scale, self.eps)
     }
-}
-
-/// Attention of `q` `[batch, heads, queries, size]` to `k`, `v` `[batch, heads, keys, size]` with `bias`
-/// `[1 or batch, 1 or heads, queries, keys]` added to the scaled scores.
-pub(crate) fn attention<B: DitBackend>(
-    q: Tensor<B, 4>,
-    k: Tensor<B, 4>,
-    v: Tensor<B, 4>,
-    scale: f64,
-    bias: &Tensor<B, 4>,
-) -> Tensor<B, 4> {
-    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)) + bias.clone();
-    activation::softmax(scores, 3).matmul(v)
-}
-
-/// `[batch, tokens, heads x size]` to `[batch, heads, tokens, size]`.
-pub(crate) fn split_heads<B: DitBackend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
-    let [batch, tokens, width] = x.dims();
-    x.reshape([batch, tokens, heads, width / heads])
-        .swap_dims(1, 2)
-}
-
-/// `[batch, heads, tokens, size]` to `[batch, tokens, heads x size]`.
-pub(crate) fn merge_heads<B: DitBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
-    let [batch, heads, tokens, size] = x.dims();
-    x.swap_dims(1, 2).reshape([batch, tokens, heads * size])
 }
 
 /// The sum of two images `[batch, channels, height, width]`.

@@ -1,11 +1,11 @@
 //! The encoder of T5 v1.1 (arXiv 1910.10683, arXiv 2002.05202), under the names of transformers.
 
 use crate::{
-    layers::{Linear, attention, merge_heads, split_heads},
+    layers::Linear,
     weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
-use microdit::{DitBackend, ops::Activation, weights::WeightsError};
+use microdit::{DitBackend, nn::Precision, ops::Activation, weights::WeightsError};
 use serde::Deserialize;
 
 /// Sizes of a [`T5Encoder`], under the names of transformers' `config.json`.
@@ -111,6 +111,7 @@ impl T5Config {
             )?,
             blocks: (0..self.num_layers).map(block).collect::<Result<_, _>>()?,
             norm: RmsNorm::load(self, &at.at("encoder.final_layer_norm"), device)?,
+            precision: Precision::F32,
             config: self.clone(),
         };
         blocks.all_read()?;
@@ -142,28 +143,39 @@ pub struct T5Encoder<B: DitBackend> {
     distance: Tensor<B, 2>,
     blocks: Vec<Block<B>>,
     norm: RmsNorm<B>,
+    /// Of the blocks' products.
+    precision: Precision,
     config: T5Config,
 }
 
 impl<B: DitBackend> T5Encoder<B> {
+    /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
+    /// For bf16, weights are rounded for good.
+    #[must_use]
+    pub fn computing_in(self, precision: Precision) -> Self {
+        let blocks = self.blocks.into_iter();
+        let blocks = blocks.map(|block| block.computing_in(precision));
+        Self {
+            blocks: blocks.collect(),
+            precision,
+            ..self
+        }
+    }
+
     /// Token ids `[batch, tokens]` to states `[batch, tokens, width]`; where `mask` `[batch, tokens]` is 0, a token is
     /// padding that no token attends to.
     ///
     /// # Panics
     /// If an id is beyond the vocabulary.
     pub fn forward(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> Tensor<B, 3> {
-        let [batch, tokens] = ids.dims();
-        let mut bias = self.position_bias(tokens, &ids.device());
-        if let Some(mask) = mask {
-            let hidden = (mask.float().neg() + 1.0) * -1e9;
-            bias = bias + hidden.reshape([batch, 1, 1, tokens]);
-        }
-        let x = embedding(self.token.clone(), ids);
-        let x = self
-            .blocks
-            .iter()
-            .fold(x, |x, block| block.forward(x, &bias));
-        self.norm.forward(x)
+        let [_, tokens] = ids.dims();
+        let bias = self.position_bias(tokens, &ids.device());
+        let padding = mask.map(|mask| (mask.float().neg() + 1.0) * -1e9);
+        let blocks = self.blocks.iter();
+        let x = blocks.fold(embedding(self.token.clone(), ids), |x, block| {
+            block.forward(x, bias.clone(), padding.clone(), self.precision)
+        });
+        self.norm.forward(x, Precision::F32)
     }
 
     /// Its sizes.
@@ -171,17 +183,15 @@ impl<B: DitBackend> T5Encoder<B> {
         &self.config
     }
 
-    /// `[1, heads, tokens, tokens]`.
-    fn position_bias(&self, tokens: usize, device: &B::Device) -> Tensor<B, 4> {
+    /// `[heads, tokens, tokens]`.
+    fn position_bias(&self, tokens: usize, device: &B::Device) -> Tensor<B, 3> {
         let bucket = |at: usize| {
             let (query, key) = ((at / tokens) as isize, (at % tokens) as isize);
             self.config.bucket(key - query) as i64
         };
         let buckets: Vec<i64> = (0..tokens * tokens).map(bucket).collect();
         let buckets = Tensor::from_data(TensorData::new(buckets, [tokens, tokens]), device);
-        embedding(self.distance.clone(), buckets)
-            .permute([2, 0, 1])
-            .unsqueeze()
+        embedding(self.distance.clone(), buckets).permute([2, 0, 1])
     }
 }
 
@@ -200,9 +210,8 @@ impl<B: DitBackend> RmsNorm<B> {
         })
     }
 
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let square = x.clone().square().mean_dim(2);
-        x * (square + self.eps).sqrt().recip() * self.weight.clone().unsqueeze()
+    fn forward(&self, x: Tensor<B, 3>, precision: Precision) -> Tensor<B, 3> {
+        B::rms_norm(x, self.weight.clone(), self.eps, precision)
     }
 }
 
@@ -210,15 +219,13 @@ impl<B: DitBackend> RmsNorm<B> {
 #[derive(Clone, Debug)]
 struct Block<B: DitBackend> {
     norm1: RmsNorm<B>,
-    q: Linear<B>,
-    k: Linear<B>,
-    v: Linear<B>,
+    /// Queries, keys and values stacked.
+    qkv: Linear<B>,
     out: Linear<B>,
     norm2: RmsNorm<B>,
     gate: Linear<B>,
     up: Linear<B>,
     down: Linear<B>,
-    heads: usize,
 }
 
 impl<B: DitBackend> Block<B> {
@@ -226,35 +233,51 @@ impl<B: DitBackend> Block<B> {
         let (dim, hidden) = (config.d_model, config.d_ff);
         let inner = config.num_heads * config.d_kv;
         let (first, second) = (at.at("layer.0"), at.at("layer.1"));
-        let attention = |name: &str, shape| {
-            Linear::load(&first.at("SelfAttention").at(name), shape, false, device)
-        };
+        let attention = first.at("SelfAttention");
+        let part = |name: &str| attention.at(name).tensor("weight", [inner, dim], device);
+        let qkv = Tensor::cat(vec![part("q")?, part("k")?, part("v")?], 0);
         let feed = |name: &str, shape| {
             Linear::load(&second.at("DenseReluDense").at(name), shape, false, device)
         };
         Ok(Self {
             norm1: RmsNorm::load(config, &first.at("layer_norm"), device)?,
-            q: attention("q", [dim, inner])?,
-            k: attention("k", [dim, inner])?,
-            v: attention("v", [dim, inner])?,
-            out: attention("o", [inner, dim])?,
+            qkv: Linear::new(qkv, None),
+            out: Linear::load(&attention.at("o"), [inner, dim], false, device)?,
             norm2: RmsNorm::load(config, &second.at("layer_norm"), device)?,
             gate: feed("wi_0", [dim, hidden])?,
             up: feed("wi_1", [dim, hidden])?,
             down: feed("wo", [hidden, dim])?,
-            heads: config.num_heads,
         })
     }
 
-    fn forward(&self, x: Tensor<B, 3>, bias: &Tensor<B, 4>) -> Tensor<B, 3> {
-        let h = self.norm1.forward(x.clone());
-        let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| split_heads(linear.forward(h.clone()), self.heads));
+    fn computing_in(self, precision: Precision) -> Self {
+        let [qkv, out, gate, up, down] = [self.qkv, self.out, self.gate, self.up, self.down]
+            .map(|linear| linear.computing_in(precision));
+        Self {
+            qkv,
+            out,
+            gate,
+            up,
+            down,
+            ..self
+        }
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        bias: Tensor<B, 3>,
+        padding: Option<Tensor<B, 2>>,
+        precision: Precision,
+    ) -> Tensor<B, 3> {
+        let qkv = self.qkv.forward(self.norm1.forward(x.clone(), precision));
         // T5 does not scale its scores: the initial weights did.
-        let x = x + self.out.forward(merge_heads(attention(q, k, v, 1.0, bias)));
-        let h = self.norm2.forward(x.clone());
-        let gate = B::activate(self.gate.forward(h.clone()), Activation::GeluTanh);
-        x + self.down.forward(gate * self.up.forward(h))
+        let attended = B::biased_attention(qkv, bias, padding);
+        let x = B::residual(x, self.out.forward(attended));
+        let h = self.norm2.forward(x.clone(), precision);
+        let gate = self.gate.forward(h.clone());
+        let hidden = B::gated(gate, self.up.forward(h), Activation::GeluTanh);
+        B::residual(x, self.down.forward(hidden))
     }
 }
 

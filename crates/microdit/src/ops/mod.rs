@@ -29,7 +29,7 @@ pub use collectives::Collectives;
 pub(crate) use composed::split_last;
 pub use optimizer::{AdamState, AdamStep, OptimizerOps};
 
-use crate::worker_pool::KeepAwake;
+use crate::{nn::Precision, worker_pool::KeepAwake};
 use burn::tensor::{
     DType, Int, Tensor,
     activation::gelu_approximate,
@@ -102,6 +102,17 @@ pub trait DitBackend: OptimizerOps + Collectives {
         grad: Tensor<Self, 2>,
     ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
         composed::norm_backward(x, weight, eps, grad)
+    }
+
+    /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467), as `precision` has it: `x` `[batch, tokens, dim]`,
+    /// f32, and `weight` `[dim]`. It is differentiated as it is composed.
+    fn rms_norm(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        eps: f64,
+        precision: Precision,
+    ) -> Tensor<Self, 3> {
+        composed::rms_norm(x, weight, eps, precision)
     }
 
     /// `norm(x) * (1 + scale) + shift`: `x` `[batch, tokens, dim]`, `shift` and `scale` `[batch, dim]`.
@@ -246,6 +257,21 @@ pub trait DitBackend: OptimizerOps + Collectives {
         }
         let [q, k, v] = composed::split_last(qkv);
         Self::plain_attention(q, k, v, heads)
+    }
+
+    /// The same with scores as they are, not divided by the root of a head's width: `bias` `[heads, tokens, tokens]` is added to them, and
+    /// `padding` `[batch, tokens]` to those of every head and query (T5, arXiv 1910.10683). Both are f32.
+    fn biased_attention(
+        qkv: Tensor<Self, 3>,
+        bias: Tensor<Self, 3>,
+        padding: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 3> {
+        composed::biased_attention(qkv, bias, padding)
+    }
+
+    /// A nonlinearity of `gate`, times `x`, of one shape. It is differentiated as it is composed.
+    fn gated(gate: Tensor<Self, 3>, x: Tensor<Self, 3>, activation: Activation) -> Tensor<Self, 3> {
+        composed::gated(gate, x, activation)
     }
 
     /// A nonlinearity, element by element. It is differentiated as it is composed.

@@ -118,15 +118,17 @@ impl<B: DitBackend> TextEncoder<B> {
         ))
     }
 
-    /// The same that computes in `precision`, for which its weights are rounded for good; T5, whose activations are the largest there
-    /// are, computes in f32 always.
+    /// The same that computes in `precision`; for bf16, its weights are rounded for good.
     #[must_use]
     pub fn computing_in(self, precision: Precision) -> Self {
         match self {
             Self::Clip(tower, tokenizer, padding) => {
                 Self::Clip(Box::new(tower.computing_in(precision)), tokenizer, padding)
             }
-            Self::T5(..) => self,
+            Self::T5(encoder, tokenizer, tokens) => {
+                let encoder = Arc::unwrap_or_clone(encoder).computing_in(precision);
+                Self::T5(Arc::new(encoder), tokenizer, tokens)
+            }
         }
     }
 

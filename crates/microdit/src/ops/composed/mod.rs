@@ -7,7 +7,8 @@ mod images;
 pub use experts::*;
 pub use images::*;
 
-use super::{Activation, ModulatedNormGrads};
+use super::{Activation, DitBackend, ModulatedNormGrads};
+use crate::nn::Precision;
 use burn::tensor::{
     Bool, DType, Tensor,
     activation::{gelu, gelu_approximate, relu, sigmoid, silu, softmax},
@@ -83,6 +84,16 @@ pub fn norm_backward<B: Backend>(
     let weight_grad = (grad.clone() * normed.clone()).sum_dim(0).squeeze_dim(0);
     let x_grad = through_norm(normed, inverse, grad * weight.unsqueeze());
     (x_grad, weight_grad)
+}
+
+pub fn rms_norm<B: DitBackend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    eps: f64,
+    precision: Precision,
+) -> Tensor<B, 3> {
+    let square = x.clone().square().mean_dim(2);
+    precision.enter(x * (square + eps).sqrt().recip() * weight.unsqueeze())
 }
 
 pub fn modulated_norm<B: Backend>(
@@ -290,6 +301,31 @@ pub fn packed_attention<B: Backend>(qkv: Tensor<B, 3>, heads: usize, causal: boo
         softmax(logits.mask_fill(hidden, f32::NEG_INFINITY), 3)
     });
     join_heads(scores.cast(dtype).matmul(v))
+}
+
+pub fn biased_attention<B: Backend>(
+    qkv: Tensor<B, 3>,
+    bias: Tensor<B, 3>,
+    padding: Option<Tensor<B, 2>>,
+) -> Tensor<B, 3> {
+    let ([heads, ..], dtype) = (bias.dims(), qkv.dtype());
+    let [q, k, v] = split_last(qkv).map(|x| split_heads(x, heads));
+    let mut bias = bias.unsqueeze::<4>();
+    if let Some(padding) = padding {
+        let [batch, tokens] = padding.dims();
+        bias = bias + padding.reshape([batch, 1, 1, tokens]);
+    }
+    let logits = q.matmul(k.swap_dims(2, 3));
+    let scores = in_f32(logits, |logits| softmax(logits + bias, 3));
+    join_heads(scores.cast(dtype).matmul(v))
+}
+
+pub fn gated<B: Backend>(
+    gate: Tensor<B, 3>,
+    x: Tensor<B, 3>,
+    activation: Activation,
+) -> Tensor<B, 3> {
+    activate(gate, activation) * x
 }
 
 pub fn activate<B: Backend>(x: Tensor<B, 3>, activation: Activation) -> Tensor<B, 3> {

@@ -27,7 +27,7 @@ use super::{
     Activation, Collectives, DitBackend, ExpertGrads, ExpertInputs, GroupNormGrads,
     GroupNormOptions, ModulatedNormGrads, composed,
 };
-use crate::worker_pool::KeepAwake;
+use crate::{nn::Precision, worker_pool::KeepAwake};
 use attention::Heads;
 use burn::tensor::{DType, Int, Tensor, activation::gelu_approximate, ops::PaddedConvOptions};
 use burn_flex::{Flex, FlexTensor};
@@ -149,6 +149,15 @@ impl DitBackend for Flex {
         norms::norm_backward(x, weight, eps, grad)
     }
 
+    fn rms_norm(
+        x: Tensor<Flex, 3>,
+        weight: Tensor<Flex, 1>,
+        eps: f64,
+        precision: Precision,
+    ) -> Tensor<Flex, 3> {
+        norms::rms_norm(x, weight, eps, precision)
+    }
+
     fn modulated_norm(
         x: Tensor<Flex, 3>,
         weight: Tensor<Flex, 1>,
@@ -247,7 +256,7 @@ impl DitBackend for Flex {
             [x],
             N => {
                 let shape = x.dims();
-                tensor(pointwise::gelu::<N>(flat(x).storage()), shape)
+                tensor(pointwise::activate::<N>(flat(x).storage(), Activation::GeluTanh), shape)
             },
             gelu_approximate(x)
         )
@@ -273,7 +282,7 @@ impl DitBackend for Flex {
                 let shape = x.dims();
                 let tensors = [flat(gate), flat(x)];
                 let [gate, x] = slices::<N, _>(&tensors);
-                tensor(pointwise::swiglu(gate, x), shape)
+                tensor(pointwise::gated(gate, x, Activation::Silu), shape)
             },
             composed::swiglu(gate, x)
         )
@@ -375,8 +384,31 @@ impl DitBackend for Flex {
     fn packed_attention(qkv: Tensor<Flex, 3>, heads: usize, causal: bool) -> Tensor<Flex, 3> {
         by_number!(
             [qkv],
-            N => attention::packed::<N>(qkv, Heads::plain(heads).masked(causal)),
+            N => {
+                let heads = if causal { Heads::causal(heads) } else { Heads::plain(heads) };
+                attention::packed::<N>(qkv, heads)
+            },
             composed::packed_attention(qkv, heads, causal)
+        )
+    }
+
+    fn biased_attention(
+        qkv: Tensor<Flex, 3>,
+        bias: Tensor<Flex, 3>,
+        padding: Option<Tensor<Flex, 2>>,
+    ) -> Tensor<Flex, 3> {
+        if !is_f32(&bias) || padding.as_ref().is_some_and(|padding| !is_f32(padding)) {
+            return composed::biased_attention(qkv, bias, padding);
+        }
+        by_number!(
+            [qkv],
+            N => {
+                let heads = bias.dims()[0];
+                let (bias, padding) = (flat(bias), padding.map(flat));
+                let padding = padding.as_ref().map(FlexTensor::storage);
+                attention::packed::<N>(qkv, Heads::biased(heads, bias.storage(), padding))
+            },
+            composed::biased_attention(qkv, bias, padding)
         )
     }
 
@@ -388,6 +420,19 @@ impl DitBackend for Flex {
                 tensor(pointwise::activate::<N>(flat(x).storage(), activation), shape)
             },
             composed::activate(x, activation)
+        )
+    }
+
+    fn gated(gate: Tensor<Flex, 3>, x: Tensor<Flex, 3>, activation: Activation) -> Tensor<Flex, 3> {
+        by_number!(
+            [gate, x],
+            N => {
+                let shape = x.dims();
+                let tensors = [flat(gate), flat(x)];
+                let [gate, x] = slices::<N, _>(&tensors);
+                tensor(pointwise::gated(gate, x, activation), shape)
+            },
+            composed::gated(gate, x, activation)
         )
     }
 

@@ -87,6 +87,30 @@ pub(super) fn forward(
     out
 }
 
+/// Rows of as many elements as there are weights, over the roots of their mean squares, times the weights.
+pub(super) fn root_mean_square<O: Number>(x: &[f32], weight: &[f32], eps: f32) -> Vec<O> {
+    /// Rows that a task takes.
+    const ROWS: usize = 16;
+    let dim = weight.len();
+    let mut out = unwritten(x.len());
+    out.par_chunks_mut(ROWS * dim)
+        .zip(x.par_chunks(ROWS * dim))
+        .for_each(|(out, x)| {
+            simd(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+                        let inverse = 1.0 / (dot(x, x) / dim as f32 + eps).sqrt();
+                        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                            *out = O::of(x * inverse * weight);
+                        }
+                    }
+                },
+            );
+        });
+    out
+}
+
 /// What the gradients of a norm are made of.
 pub(super) struct NormGrads {
     /// Gradient of the rows.

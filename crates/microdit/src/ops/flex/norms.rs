@@ -5,8 +5,11 @@ use super::{
     pointwise,
     tensors::{flat, is_f32, slices, tensor},
 };
-use crate::ops::{ModulatedNormGrads, composed};
-use burn::tensor::Tensor;
+use crate::{
+    nn::Precision,
+    ops::{ModulatedNormGrads, composed},
+};
+use burn::tensor::{Tensor, bf16};
 use burn_flex::Flex;
 
 /// Rows that share one partial sum in the gradient of a norm's weight.
@@ -47,6 +50,24 @@ pub(super) fn norm_backward(
         tensor(grads.x, shape),
         tensor(pointwise::sum_rows(&grads.along, dim), [dim]),
     )
+}
+
+pub(super) fn rms_norm(
+    x: Tensor<Flex, 3>,
+    weight: Tensor<Flex, 1>,
+    eps: f64,
+    precision: Precision,
+) -> Tensor<Flex, 3> {
+    if !is_f32(&x) || !is_f32(&weight) {
+        return composed::rms_norm(x, weight, eps, precision);
+    }
+    let shape = x.dims();
+    let tensors = [flat(x), flat(weight)];
+    let [x, weight] = slices(&tensors);
+    match precision {
+        Precision::F32 => tensor(norm::root_mean_square::<f32>(x, weight, eps as f32), shape),
+        Precision::Bf16 => tensor(norm::root_mean_square::<bf16>(x, weight, eps as f32), shape),
+    }
 }
 
 pub(super) fn modulated_norm(

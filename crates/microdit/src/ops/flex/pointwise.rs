@@ -53,34 +53,51 @@ fn gelu_argument(x: f32) -> (f32, f32) {
     (ROOT * x * (1.0 + square), ROOT * (1.0 + 3.0 * square))
 }
 
-/// GELU in its tanh approximation.
-pub(super) fn gelu<N: Number>(x: &[N]) -> Vec<N> {
-    pairwise(
+/// A nonlinearity.
+pub(super) fn activate<N: Number>(x: &[N], activation: Activation) -> Vec<N> {
+    activated(
         x,
         x,
+        activation,
         #[inline(always)]
-        |x, _| x * sigmoid(gelu_argument(x).0),
+        |y, _| y,
     )
 }
 
-/// A nonlinearity.
-pub(super) fn activate<N: Number>(x: &[N], activation: Activation) -> Vec<N> {
+/// A nonlinearity of `gate`, times `x`.
+pub(super) fn gated<N: Number>(gate: &[N], x: &[N], activation: Activation) -> Vec<N> {
+    activated(
+        gate,
+        x,
+        activation,
+        #[inline(always)]
+        |y, x| y * x,
+    )
+}
+
+/// `f` of a nonlinearity of `a`, and of `b`.
+fn activated<N: Number>(
+    a: &[N],
+    b: &[N],
+    activation: Activation,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Vec<N> {
     macro_rules! each {
-        (|$x:ident| $y:expr) => {
+        (|$a:ident| $y:expr) => {
             pairwise(
-                x,
-                x,
+                a,
+                b,
                 #[inline(always)]
-                |$x, _| $y,
+                |$a, b| f($y, b),
             )
         };
     }
     match activation {
-        Activation::Gelu => each!(|x| x * normal_distribution(x).0),
-        Activation::GeluTanh => gelu(x),
-        Activation::QuickGelu => each!(|x| x * sigmoid(1.702 * x)),
-        Activation::Relu => each!(|x| x.max(0.0)),
-        Activation::Silu => each!(|x| x * sigmoid(x)),
+        Activation::Gelu => each!(|a| a * normal_distribution(a).0),
+        Activation::GeluTanh => each!(|a| a * sigmoid(gelu_argument(a).0)),
+        Activation::QuickGelu => each!(|a| a * sigmoid(1.702 * a)),
+        Activation::Relu => each!(|a| a.max(0.0)),
+        Activation::Silu => each!(|a| a * sigmoid(a)),
     }
 }
 
@@ -95,16 +112,6 @@ pub(super) fn gelu_backward<N: Number>(x: &[N], grad: &[N]) -> Vec<N> {
             let s = sigmoid(argument);
             grad * (s + x * s * (1.0 - s) * slope)
         },
-    )
-}
-
-/// `silu(gate) * x`.
-pub(super) fn swiglu<N: Number>(gate: &[N], x: &[N]) -> Vec<N> {
-    pairwise(
-        gate,
-        x,
-        #[inline(always)]
-        |gate, x| gate * sigmoid(gate) * x,
     )
 }
 

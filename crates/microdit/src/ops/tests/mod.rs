@@ -2,7 +2,10 @@
 //! the composed forward pass, on shapes that include one token, one head and one sample.
 
 use super::{AdamState, AdamStep, DitBackend, ExpertInputs, GroupNormOptions, composed};
-use crate::rng::{Purpose, Stream};
+use crate::{
+    nn::Precision,
+    rng::{Purpose, Stream},
+};
 use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate, ops::PaddedConvOptions};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
@@ -381,6 +384,42 @@ fn packed_attentions() {
     }
 }
 
+/// One head of many tokens, which threads share, among them.
+#[test]
+fn biased_attentions() {
+    for case in cases(12) {
+        let mut draw = Draw::new(case);
+        let tokens = if case < 2 { 700 } else { draw.size(130) };
+        let (batch, heads, head_dim) = (draw.size(3), draw.size(3), draw.size(33));
+        let qkv = draw.tensor([batch, tokens, 3 * heads * head_dim]);
+        let bias = draw.tensor([heads, tokens, tokens]);
+        // A bias like the first, and words that nobody sees.
+        let padding = draw.tensor([batch, tokens]);
+        let padding = padding.clone().greater_elem(1.0).float() * -1e9 + padding;
+        for padding in [None, Some(padding)] {
+            assert_close(
+                &format!("attention, padded {}", padding.is_some()),
+                &Flex::biased_attention(qkv.clone(), bias.clone(), padding.clone()),
+                &composed::biased_attention(qkv.clone(), bias.clone(), padding),
+            );
+        }
+    }
+}
+
+#[test]
+fn norms_by_root_mean_square() {
+    for case in cases(8) {
+        let mut draw = Draw::new(case);
+        let shape @ [.., dim] = [draw.size(3), draw.size(40), draw.size(200)];
+        let (x, weight) = (draw.tensor(shape) * 3.0 + 1.0, draw.tensor([dim]));
+        assert_close(
+            "root mean square",
+            &Flex::rms_norm(x.clone(), weight.clone(), 1e-2, Precision::F32),
+            &composed::rms_norm(x, weight, 1e-2, Precision::F32),
+        );
+    }
+}
+
 #[test]
 fn nonlinearities() {
     use super::Activation::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
@@ -390,11 +429,16 @@ fn nonlinearities() {
     {
         let mut draw = Draw::new(case as u64);
         let shape = [draw.size(3), draw.size(40), draw.size(500)];
-        let x = draw.tensor(shape) * 3.0;
+        let (x, gate) = (draw.tensor(shape), draw.tensor(shape) * 3.0);
         assert_close(
             &format!("{activation:?}"),
-            &Flex::activate(x.clone(), activation),
-            &composed::activate(x, activation),
+            &Flex::activate(gate.clone(), activation),
+            &composed::activate(gate.clone(), activation),
+        );
+        assert_close(
+            &format!("gated by {activation:?}"),
+            &Flex::gated(gate.clone(), x.clone(), activation),
+            &composed::gated(gate, x, activation),
         );
     }
 }

@@ -2,6 +2,7 @@
 //! products take numbers rounded like them.
 
 mod factors;
+mod heads;
 mod sample;
 
 use super::{buffer::unwritten, flat, slices, tensor};
@@ -11,19 +12,20 @@ use factors::Factors;
 use rayon::prelude::*;
 use sample::{Rows, Sample};
 
-pub(super) use sample::Heads;
+pub(super) use heads::Heads;
 
 /// Queries, keys and values packed side by side: `qkv` `[batch, tokens, 3 x width]` to `[batch, tokens, width]`.
-pub(super) fn packed<N: Factors>(qkv: Tensor<Flex, 3>, heads: Heads) -> Tensor<Flex, 3> {
+pub(super) fn packed<N: Factors>(qkv: Tensor<Flex, 3>, heads: Heads<'_>) -> Tensor<Flex, 3> {
     let [batch, tokens, packed] = qkv.dims();
     let width = packed / 3;
     let qkv = flat(qkv);
     let mut out = unwritten::<N>(batch * tokens * width);
     out.par_chunks_mut(tokens * width)
         .zip(qkv.storage::<N>().par_chunks(tokens * packed))
-        .for_each_init(Sample::default, |sample, (out, qkv)| {
+        .enumerate()
+        .for_each_init(Sample::default, |sample, (i, (out, qkv))| {
             let qkv = [0, 1, 2].map(|i| Rows::packed(qkv, width, 3, i));
-            sample.forward(out, qkv, heads);
+            sample.forward(out, qkv, heads.of_sample(i, tokens));
         });
     tensor(out, [batch, tokens, width])
 }
@@ -31,7 +33,7 @@ pub(super) fn packed<N: Factors>(qkv: Tensor<Flex, 3>, heads: Heads) -> Tensor<F
 /// Gradient of `qkv`.
 pub(super) fn packed_backward<N: Factors>(
     qkv: Tensor<Flex, 3>,
-    heads: Heads,
+    heads: Heads<'_>,
     grad: Tensor<Flex, 3>,
 ) -> Tensor<Flex, 3> {
     let shape @ [_, tokens, packed] = qkv.dims();
@@ -59,7 +61,7 @@ pub(super) fn packed_backward<N: Factors>(
 pub(super) fn half_packed<N: Factors>(
     q: Tensor<Flex, 3>,
     kv: Tensor<Flex, 3>,
-    heads: Heads,
+    heads: Heads<'_>,
 ) -> Tensor<Flex, 3> {
     let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), kv.dims());
     let tensors = [flat(q), flat(kv)];
@@ -83,7 +85,7 @@ pub(super) fn half_packed<N: Factors>(
 pub(super) fn half_packed_backward<N: Factors>(
     q: Tensor<Flex, 3>,
     kv: Tensor<Flex, 3>,
-    heads: Heads,
+    heads: Heads<'_>,
     grad: Tensor<Flex, 3>,
 ) -> (Tensor<Flex, 3>, Tensor<Flex, 3>) {
     let (q_shape @ [_, tokens, width], kv_shape @ [_, words, _]) = (q.dims(), kv.dims());
@@ -121,7 +123,7 @@ pub(super) fn apart<N: Factors>(
     q: Tensor<Flex, 3>,
     k: Tensor<Flex, 3>,
     v: Tensor<Flex, 3>,
-    heads: Heads,
+    heads: Heads<'_>,
 ) -> Tensor<Flex, 3> {
     let (shape @ [_, tokens, width], [_, words, _]) = (q.dims(), k.dims());
     let tensors = [flat(q), flat(k), flat(v)];
@@ -146,7 +148,7 @@ pub(super) fn apart_backward<N: Factors>(
     q: Tensor<Flex, 3>,
     k: Tensor<Flex, 3>,
     v: Tensor<Flex, 3>,
-    heads: Heads,
+    heads: Heads<'_>,
     grad: Tensor<Flex, 3>,
 ) -> [Tensor<Flex, 3>; 3] {
     let (q_shape @ [_, tokens, width], shape @ [_, words, _]) = (q.dims(), k.dims());

@@ -9,7 +9,10 @@ use super::super::{
     small::{Element, Left, multiply_small},
     transpose,
 };
-use super::factors::Factors;
+use super::{
+    factors::Factors,
+    heads::{Heads, Seen},
+};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
@@ -41,38 +44,6 @@ impl<'a, N> Rows<'a, N> {
     #[inline(always)]
     fn row(&self, i: usize) -> &'a [N] {
         &self.data[i * self.stride + self.offset..][..self.width]
-    }
-}
-
-/// How the width splits into heads.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Heads {
-    count: usize,
-    /// What is added to the variances of queries and keys; none where they are not normalized.
-    eps: Option<f32>,
-    /// Whether a query does not see the words behind its own place. Forward alone.
-    causal: bool,
-}
-
-impl Heads {
-    pub(in super::super) fn normed(count: usize, eps: f64) -> Self {
-        Self {
-            count,
-            eps: Some(eps as f32),
-            causal: false,
-        }
-    }
-
-    pub(in super::super) fn plain(count: usize) -> Self {
-        Self {
-            count,
-            eps: None,
-            causal: false,
-        }
-    }
-
-    pub(in super::super) fn masked(self, causal: bool) -> Self {
-        Self { causal, ..self }
     }
 }
 
@@ -132,7 +103,7 @@ impl Part {
         split(rows, heads, &mut self.values, |_| (0.0, 1.0));
     }
 
-    fn fill_normed<N: Number>(&mut self, rows: Rows<'_, N>, heads: Heads) {
+    fn fill_normed<N: Number>(&mut self, rows: Rows<'_, N>, heads: Heads<'_>) {
         let Some(eps) = heads.eps else {
             return self.fill(rows, heads.count);
         };
@@ -156,7 +127,7 @@ impl Part {
         &self,
         out: &mut [N],
         width: usize,
-        heads: Heads,
+        heads: Heads<'_>,
         blocks: usize,
         index: usize,
     ) {
@@ -190,7 +161,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    fn fill<N: Number>(&mut self, [q, k, v]: [Rows<'_, N>; 3], heads: Heads) {
+    fn fill<N: Number>(&mut self, [q, k, v]: [Rows<'_, N>; 3], heads: Heads<'_>) {
         self.q.fill_normed(q, heads);
         self.k.fill_normed(k, heads);
         self.v.fill(v, heads.count);
@@ -201,7 +172,7 @@ impl Sample {
         &mut self,
         out: &mut [N],
         qkv: [Rows<'_, N>; 3],
-        heads: Heads,
+        heads: Heads<'_>,
     ) {
         self.fill(qkv, heads);
         let [Rows { width, count, .. }, k, _] = qkv;
@@ -215,8 +186,9 @@ impl Sample {
         outputs
             .par_chunks_mut(count * head_dim)
             .zip(inputs.into_par_iter())
-            .for_each_init(Head::<N>::default, |head, (out, (q, k, v))| {
-                head.forward(out, q, k, v, head_dim, heads.causal);
+            .enumerate()
+            .for_each_init(Head::<N>::default, |head, (i, (out, (q, k, v)))| {
+                head.forward(out, q, k, v, head_dim, heads.of_head(i));
             });
         simd(
             #[inline(always)]
@@ -229,7 +201,12 @@ impl Sample {
     }
 
     /// Leaves the gradients in `q`, `k` and `v`, given that of the output `[tokens, width]`.
-    pub(super) fn backward<N: Factors>(&mut self, grad: &[N], qkv: [Rows<'_, N>; 3], heads: Heads) {
+    pub(super) fn backward<N: Factors>(
+        &mut self,
+        grad: &[N],
+        qkv: [Rows<'_, N>; 3],
+        heads: Heads<'_>,
+    ) {
         self.fill(qkv, heads);
         let [Rows { width, count, .. }, k, _] = qkv;
         let head_dim = width / heads.count;
@@ -284,7 +261,6 @@ impl<N: Factors> Default for Scores<N> {
 
 impl<N: Factors> Scores<N> {
     /// The output for the queries `q`, a block at a time; `keys` as `[head_dim, words]`, both they and `values` as products take them.
-    /// Where attention is causal, `place` is that of the first query.
     fn attend(
         &mut self,
         out: &mut [f32],
@@ -292,15 +268,15 @@ impl<N: Factors> Scores<N> {
         keys: &[N::Element],
         values: &[N::Element],
         [head_dim, words]: [usize; 2],
-        place: Option<usize>,
+        seen: Seen<'_>,
     ) {
         let block = N::QUERIES * head_dim;
         for (i, (out, q)) in out.chunks_mut(block).zip(q.chunks(block)).enumerate() {
-            let place = place.map(|place| place + i * N::QUERIES);
+            let seen = seen.behind(i * N::QUERIES, words);
             let scores = self.scores.resized(q.len() / head_dim * words);
             let queries = N::rows(q, head_dim, &mut self.queries);
             let sizes = [head_dim, words];
-            score(scores, queries, keys, sizes, place, &mut self.factors);
+            score(scores, queries, keys, sizes, seen, &mut self.factors);
             let weights = Left::Rows(N::rows(scores, words, &mut self.weights));
             multiply_small(out, weights, values, head_dim, 1.0, false);
             // The output is narrower than the scores: it is cheaper to scale.
@@ -342,7 +318,7 @@ impl<N: Factors> Head<N> {
         k: &[f32],
         v: &[f32],
         head_dim: usize,
-        causal: bool,
+        seen: Seen<'_>,
     ) {
         let Self {
             keys,
@@ -352,18 +328,19 @@ impl<N: Factors> Head<N> {
         } = self;
         transpose(N::rows(k, head_dim, along), N::elements(head_dim), keys);
         let (keys, v) = (&**keys, N::columns(v, head_dim, right));
-        let sizes = [head_dim, k.len() / head_dim];
+        let words = k.len() / head_dim;
+        let sizes = [head_dim, words];
         let share = SHARE * N::QUERIES * head_dim;
-        let place = |i: usize| causal.then_some(i * SHARE * N::QUERIES);
         if out.len() <= share {
-            return scores.attend(out, q, keys, v, sizes, place(0));
+            return scores.attend(out, q, keys, v, sizes, seen);
         }
         // There may be a single head in a single image.
         out.par_chunks_mut(share)
             .zip(q.par_chunks(share))
             .enumerate()
             .for_each_init(Scores::<N>::default, |scores, (i, (out, q))| {
-                scores.attend(out, q, keys, v, sizes, place(i));
+                let seen = seen.behind(i * SHARE * N::QUERIES, words);
+                scores.attend(out, q, keys, v, sizes, seen);
             });
     }
 
@@ -404,7 +381,7 @@ impl<N: Factors> Head<N> {
                 N::rows(q, head_dim, left),
                 keys,
                 [head_dim, words],
-                None,
+                Seen::ALL,
                 factors,
             );
             scale_rows(scores, words, factors);
@@ -424,21 +401,34 @@ impl<N: Factors> Head<N> {
     }
 }
 
-/// The exponentials of the scores of some queries, and the factors that make softmaxes of them. With a `place`, that of the first
-/// query, no query sees the words behind its own place.
+/// The exponentials of the scores of some queries, and the factors that make softmaxes of them.
 fn score<E: Element>(
     scores: &mut [f32],
     q: &[E],
     keys: &[E],
     [head_dim, words]: [usize; 2],
-    place: Option<usize>,
+    seen: Seen<'_>,
     factors: &mut Vec<f32>,
 ) {
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    multiply_small(scores, Left::Rows(q), keys, words, scale, false);
-    if let Some(place) = place {
+    let scale = match seen.is_scaled {
+        true => 1.0 / (head_dim as f32).sqrt(),
+        false => 1.0,
+    };
+    if let Some(bias) = seen.bias {
+        scores.copy_from_slice(&bias[..scores.len()]);
+    }
+    let is_begun = seen.bias.is_some();
+    multiply_small(scores, Left::Rows(q), keys, words, scale, is_begun);
+    if let Some(place) = seen.place {
         for (i, row) in scores.chunks_exact_mut(words).enumerate() {
             row[(place + i + 1).min(words)..].fill(f32::NEG_INFINITY);
+        }
+    }
+    if let Some(padding) = seen.padding {
+        for row in scores.chunks_exact_mut(words) {
+            for (score, padding) in row.iter_mut().zip(padding) {
+                *score += padding;
+            }
         }
     }
     exponentials(scores, words, factors);
