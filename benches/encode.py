@@ -1,6 +1,6 @@
 """SDXL's VAE and ViT-H/14's text tower, here and in PyTorch, by turns on one machine: what precomputation does to a picture, and to as
 many captions as it takes at once. Seconds of every round, and how far results are from PyTorch's in f32. The weights are random; PyTorch writes them (1.7 GB),
-all sides read them.
+all sides read them. With `--text t5`, captions are encoded by an encoder of the size of T5 v1.1 large instead.
 
     cargo build --workspace
     python3 -m venv venv && venv/bin/pip install torch diffusers transformers safetensors
@@ -32,23 +32,35 @@ VAE = {
     "scaling_factor": 0.13025,
 }
 TEXT = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24, "projection_dim": 1024, "eos_token_id": 2}
+# T5 v1.1 large.
+T5 = {"d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16}
 SMALL_VAE = {"block_out_channels": (64, 64), "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 SMALL_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+SMALL_T5 = {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2}
+# Encoders are opened with a tokenizer, which nothing here asks for words.
+TOKENIZER = {"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["</s>", 0.0]]}}
 
 
-def write(folder, small, side, captions):
+def write(arguments):
     """Random weights as their libraries draw and save them, and inputs."""
     import safetensors.torch
     import torch
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+    folder, small, side = arguments.folder, arguments.small, arguments.side
     torch.manual_seed(0)
     AutoencoderKL(**{**VAE, **(SMALL_VAE if small else {})}).save_pretrained(folder / "vae")
-    text = CLIPTextConfig(hidden_act="quick_gelu", **{**TEXT, **(SMALL_TEXT if small else {})})
-    CLIPTextModel(text).save_pretrained(folder / "text")
-    ids = torch.randint(1, 49405, (captions, 77))
-    ids[:, 0], ids[:, -1] = 49406, 49407
+    if arguments.text == "t5":
+        text = T5Config(feed_forward_proj="gated-gelu", **(SMALL_T5 if small else T5))
+        T5EncoderModel(text).save_pretrained(folder / "text")
+        (folder / "text" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        ids = torch.randint(1, text.vocab_size, (arguments.captions, arguments.tokens))
+    else:
+        text = CLIPTextConfig(hidden_act="quick_gelu", **{**TEXT, **(SMALL_TEXT if small else {})})
+        CLIPTextModel(text).save_pretrained(folder / "text")
+        ids = torch.randint(1, 49405, (arguments.captions, arguments.tokens))
+        ids[:, 0], ids[:, -1] = 49406, 49407
     inputs = {"images": torch.rand(1, 3, side, side) * 2 - 1, "ids": ids.float()}
     safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
 
@@ -58,12 +70,13 @@ def theirs(arguments):
     import safetensors.torch
     import torch
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, T5EncoderModel
 
     dtype = torch.bfloat16 if "bf16" in arguments.way else torch.float32
     layout = torch.channels_last if "last" in arguments.way else torch.contiguous_format
     vae = AutoencoderKL.from_pretrained(arguments.folder / "vae").eval().to(dtype).to(memory_format=layout)
-    text = CLIPTextModel.from_pretrained(arguments.folder / "text").eval().to(dtype)
+    tower = {"clip": CLIPTextModel, "t5": T5EncoderModel}[arguments.text]
+    text = tower.from_pretrained(arguments.folder / "text").eval().to(dtype)
     inputs = safetensors.torch.load_file(arguments.inputs)
     images = inputs["images"].to(dtype).to(memory_format=layout)
     ids = inputs["ids"].long()
@@ -103,9 +116,9 @@ def compare(arguments):
         folder = pathlib.Path(name)
         # In a process of its own, whose memory is given back.
         script = [sys.executable, __file__]
-        small = ["--small"] if arguments.small else []
-        sizes = ["--side", str(arguments.side), "--captions", str(arguments.captions)]
-        subprocess.run([*script, "--write", folder, *sizes, *small], check=True)
+        script += ["--text", arguments.text, *(["--small"] if arguments.small else [])]
+        sizes = [f"--{name}={getattr(arguments, name)}" for name in ("side", "captions", "tokens")]
+        subprocess.run([*script, "--write", folder, *sizes], check=True)
         commands = {
             f"microdit, {way}": [arguments.program, folder / "vae", folder / "text", *(["--bf16"] if way == "bf16" else [])]
             for way in OUR_WAYS
@@ -152,6 +165,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--captions", type=int, default=16, help="encoded at once")
+    parser.add_argument("--text", choices=("clip", "t5"), default="clip", help="what encodes captions")
+    parser.add_argument("--tokens", type=int, default=77, help="of a caption; CLIP has no more")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of PyTorch; -last is channels_last")
     parser.add_argument("--program", default=OURS, help="where microdit-encode is")
     parser.add_argument("--small", action="store_true")
@@ -161,7 +176,7 @@ def main():
         parser.add_argument(flag, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.write:
-        write(arguments.folder, arguments.small, arguments.side, arguments.captions)
+        write(arguments)
     elif arguments.theirs:
         theirs(arguments)
     else:

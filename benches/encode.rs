@@ -1,5 +1,5 @@
-//! Times the VAE and the text tower of CLIP in two folders, on inputs in a file, and prints a JSON line for each turn: one of the
-//! sides of `encode.py`.
+//! Times a VAE and the text tower of CLIP or the encoder of T5 in two folders, on inputs in a file, and prints a JSON line for each
+//! turn: one of the sides of `encode.py`.
 //!
 //!     cargo run --bin microdit-encode -- vae text --inputs inputs.safetensors --output output.safetensors
 
@@ -17,7 +17,7 @@ use std::{path::PathBuf, time::Instant};
 struct Arguments {
     /// Folder of the VAE
     vae: PathBuf,
-    /// Folder of the text tower
+    /// Folder of the text encoder
     text: PathBuf,
     /// Pictures `images` in -1..1, and `ids` of captions' tokens as f32
     #[arg(long)]
@@ -46,10 +46,8 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
     let Vae::Kl(vae) = vae.computing_in(precision) else {
         panic!("a VAE with a posterior is measured");
     };
-    let text = TextEncoder::<B>::open(&arguments.text, &device).expect("a text tower");
-    let TextEncoder::Clip(text, ..) = text.computing_in(precision) else {
-        panic!("the text tower of CLIP is measured");
-    };
+    let text = TextEncoder::<B>::open(&arguments.text, &device).expect("a text encoder");
+    let text = text.computing_in(precision);
     let inputs = StateDict::read(&arguments.inputs).expect("inputs");
     let input = |name: &str| inputs.get(name).expect("an input").clone();
     let images = Tensor::<B, 4>::from_data(input("images"), &device);
@@ -62,7 +60,11 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
         let (started, worked) = (Instant::now(), cpu_seconds());
         let latents = vae.encode(images.clone()).mean.into_data();
         let (encoded, encoding) = (started.elapsed().as_secs_f64(), cpu_seconds() - worked);
-        let states = text.forward(ids.clone()).hidden.into_data();
+        let states = match &text {
+            TextEncoder::Clip(tower, ..) => tower.forward(ids.clone()).hidden,
+            TextEncoder::T5(encoder, ..) => encoder.forward(ids.clone(), None),
+        };
+        let states = states.into_data();
         let line = json!({
             "vae": encoded, "vae_cpu": encoding, "text": started.elapsed().as_secs_f64() - encoded,
             "text_cpu": cpu_seconds() - worked - encoding, "peak_mib": peak_mib(),

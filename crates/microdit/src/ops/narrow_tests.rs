@@ -1,9 +1,10 @@
 //! Operations whose products take and give bf16, against the composed ones in f32 of the same rounded numbers.
 
 use super::{
-    DitBackend, ExpertInputs, GroupNormOptions, composed,
+    Activation, DitBackend, ExpertInputs, GroupNormOptions, composed,
     tests::{Draw, cases},
 };
+use crate::nn::Precision;
 use burn::tensor::{DType, Tensor, activation::gelu_approximate, bf16, ops::PaddedConvOptions};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
@@ -131,6 +132,15 @@ fn pointwise_operations() {
         let [x, x_wide] = pair(&mut draw, shape);
         let [gate, gate_wide] = pair(&mut draw, shape);
         let [grad, grad_wide] = pair(&mut draw, shape);
+        let (stream, weight) = (draw.tensor(shape), draw.tensor([shape[2]]));
+        let expected = composed::rms_norm(stream.clone(), weight.clone(), 1e-2, Precision::F32);
+        let found = Flex::rms_norm(stream, weight, 1e-2, Precision::Bf16);
+        assert_narrow("norm by the root mean square", found, &expected);
+        for activation in [Activation::GeluTanh, Activation::Relu] {
+            let expected = composed::gated(gate_wide.clone(), x_wide.clone(), activation);
+            let found = Flex::gated(gate.clone(), x.clone(), activation);
+            assert_narrow("gated", found, &expected);
+        }
         let expected = composed::swiglu(gate_wide.clone(), x_wide.clone());
         assert_narrow("swiglu", Flex::swiglu(gate.clone(), x.clone()), &expected);
         let (by_gate, by_x) =
@@ -210,6 +220,11 @@ fn attentions() {
             Flex::self_attention(qkv.clone(), heads, eps),
             &expected,
         );
+        let bias = draw.tensor([heads, tokens, tokens]);
+        let padding = Some(draw.tensor([batch, tokens]));
+        let expected = composed::biased_attention(qkv_wide.clone(), bias.clone(), padding.clone());
+        let found = Flex::biased_attention(qkv.clone(), bias, padding);
+        assert_close("attention with a bias", found, &expected);
         let expected = composed::self_attention_backward(qkv_wide, heads, eps, grad_wide.clone());
         let found = Flex::self_attention_backward(qkv, heads, eps, grad.clone());
         assert_close("self-attention backward", found, &expected);
