@@ -182,10 +182,18 @@ impl<B: DitBackend> LayerNorm<B> {
 
     /// Normalizes over the last dimension.
     pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [batch, _, dim] = x.dims();
-        let shift = self.bias.clone().unsqueeze::<2>().expand([batch, dim]);
-        let scale = Tensor::zeros([batch, dim], &x.device());
-        B::modulated_norm(x, self.weight.clone(), shift, scale, self.eps)
+        self.forward_in(Precision::F32, x)
+    }
+
+    /// The same as `precision` has it.
+    pub(crate) fn forward_in(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        B::affine_norm(
+            x,
+            self.weight.clone(),
+            self.bias.clone(),
+            self.eps,
+            precision,
+        )
     }
 }
 

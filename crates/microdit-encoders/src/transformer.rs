@@ -179,12 +179,11 @@ impl<B: DitBackend> Block<B> {
     /// `[batch, tokens, width]` to the same; where it is `causal`, a token sees itself and those before it.
     fn forward(&self, x: Tensor<B, 3>, causal: bool) -> Tensor<B, 3> {
         let precision = self.precision;
-        let qkv = self
-            .qkv
-            .forward(precision.enter(self.norms[0].forward(x.clone())));
+        let normed = self.norms[0].forward_in(precision, x.clone());
+        let qkv = self.qkv.forward(normed);
         let attended = B::packed_attention(qkv, self.heads, causal);
         let x = B::residual(x, self.scaled(0, self.out.forward(attended)));
-        let hidden = precision.enter(self.norms[1].forward(x.clone()));
+        let hidden = self.norms[1].forward_in(precision, x.clone());
         let update = self.feed_forward.forward(precision, hidden);
         B::residual(x, self.scaled(1, update))
     }

@@ -104,6 +104,18 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::norm_backward(x, weight, eps, grad)
     }
 
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension, as `precision` has it: `x` `[batch, tokens, dim]`,
+    /// f32, `weight` and `bias` `[dim]`. It is differentiated as it is composed.
+    fn affine_norm(
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        eps: f64,
+        precision: Precision,
+    ) -> Tensor<Self, 3> {
+        composed::affine_norm(x, weight, bias, eps, precision)
+    }
+
     /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467), as `precision` has it: `x` `[batch, tokens, dim]`,
     /// f32, and `weight` `[dim]`. It is differentiated as it is composed.
     fn rms_norm(

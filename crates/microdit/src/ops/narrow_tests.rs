@@ -132,7 +132,23 @@ fn pointwise_operations() {
         let [x, x_wide] = pair(&mut draw, shape);
         let [gate, gate_wide] = pair(&mut draw, shape);
         let [grad, grad_wide] = pair(&mut draw, shape);
-        let (stream, weight) = (draw.tensor(shape), draw.tensor([shape[2]]));
+        let [weight, bias] = [0, 1].map(|_| draw.tensor([shape[2]]));
+        let stream: Tensor<Flex, 3> = draw.tensor(shape);
+        let of = |precision, norm: fn(_, _, _, _, _) -> Tensor<Flex, 3>| {
+            norm(
+                stream.clone(),
+                weight.clone(),
+                bias.clone(),
+                1e-2,
+                precision,
+            )
+        };
+        let expected = of(Precision::F32, composed::affine_norm);
+        assert_narrow(
+            "affine norm",
+            of(Precision::Bf16, Flex::affine_norm),
+            &expected,
+        );
         let expected = composed::rms_norm(stream.clone(), weight.clone(), 1e-2, Precision::F32);
         let found = Flex::rms_norm(stream, weight, 1e-2, Precision::Bf16);
         assert_narrow("norm by the root mean square", found, &expected);

@@ -86,6 +86,20 @@ pub fn norm_backward<B: Backend>(
     (x_grad, weight_grad)
 }
 
+pub fn affine_norm<B: DitBackend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    eps: f64,
+    precision: Precision,
+) -> Tensor<B, 3> {
+    // By the norm that other backends have a kernel for.
+    let [batch, _, dim] = x.dims();
+    let shift = bias.unsqueeze::<2>().expand([batch, dim]);
+    let scale = Tensor::zeros([batch, dim], &x.device());
+    precision.enter(B::modulated_norm(x, weight, shift, scale, eps))
+}
+
 pub fn rms_norm<B: DitBackend>(
     x: Tensor<B, 3>,
     weight: Tensor<B, 1>,

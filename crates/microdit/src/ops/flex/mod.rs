@@ -149,6 +149,16 @@ impl DitBackend for Flex {
         norms::norm_backward(x, weight, eps, grad)
     }
 
+    fn affine_norm(
+        x: Tensor<Flex, 3>,
+        weight: Tensor<Flex, 1>,
+        bias: Tensor<Flex, 1>,
+        eps: f64,
+        precision: Precision,
+    ) -> Tensor<Flex, 3> {
+        norms::affine_norm(x, weight, bias, eps, precision)
+    }
+
     fn rms_norm(
         x: Tensor<Flex, 3>,
         weight: Tensor<Flex, 1>,

@@ -45,14 +45,14 @@ fn of_group(values: &[f32], group: usize, dim: usize) -> &[f32] {
     }
 }
 
-/// `normed * gain + shift`, with one gain for all or one per group, and a shift per group if any.
-pub(super) fn forward(
+/// `normed * gain + shift`, with gains and shifts for all or per group, the latter if any.
+pub(super) fn forward<O: Number>(
     x: &[f32],
     gain: &[f32],
     shift: Option<&[f32]>,
     groups: Groups,
     eps: f32,
-) -> Vec<f32> {
+) -> Vec<O> {
     let Groups { dim, rows } = groups;
     let mut out = unwritten(x.len());
     out.par_chunks_mut(rows * dim)
@@ -71,12 +71,12 @@ pub(super) fn forward(
                                 for (((out, x), gain), shift) in
                                     out.iter_mut().zip(x).zip(gain).zip(shift)
                                 {
-                                    *out = (x - mean) * inverse * gain + shift;
+                                    *out = O::of((x - mean) * inverse * gain + shift);
                                 }
                             }
                             None => {
                                 for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
-                                    *out = (x - mean) * inverse * gain;
+                                    *out = O::of((x - mean) * inverse * gain);
                                 }
                             }
                         }

@@ -26,7 +26,8 @@ pub(super) fn norm(x: Tensor<Flex, 2>, weight: Tensor<Flex, 1>, eps: f64) -> Ten
         dim,
         rows: NORM_ROWS,
     };
-    tensor(norm::forward(x, weight, None, groups, eps as f32), shape)
+    let normed = norm::forward::<f32>(x, weight, None, groups, eps as f32);
+    tensor(normed, shape)
 }
 
 pub(super) fn norm_backward(
@@ -50,6 +51,35 @@ pub(super) fn norm_backward(
         tensor(grads.x, shape),
         tensor(pointwise::sum_rows(&grads.along, dim), [dim]),
     )
+}
+
+pub(super) fn affine_norm(
+    x: Tensor<Flex, 3>,
+    weight: Tensor<Flex, 1>,
+    bias: Tensor<Flex, 1>,
+    eps: f64,
+    precision: Precision,
+) -> Tensor<Flex, 3> {
+    if !is_f32(&x) || !is_f32(&weight) || !is_f32(&bias) {
+        return composed::affine_norm(x, weight, bias, eps, precision);
+    }
+    let shape @ [.., dim] = x.dims();
+    let tensors = [flat(x), flat(weight), flat(bias)];
+    let [x, weight, bias] = slices(&tensors);
+    let groups = Groups {
+        dim,
+        rows: NORM_ROWS,
+    };
+    match precision {
+        Precision::F32 => tensor(
+            norm::forward::<f32>(x, weight, Some(bias), groups, eps as f32),
+            shape,
+        ),
+        Precision::Bf16 => tensor(
+            norm::forward::<bf16>(x, weight, Some(bias), groups, eps as f32),
+            shape,
+        ),
+    }
 }
 
 pub(super) fn rms_norm(
@@ -85,10 +115,8 @@ pub(super) fn modulated_norm(
     let tensors = [flat(x), flat(gain), flat(shift)];
     let [x, gain, shift] = slices(&tensors);
     let groups = Groups { dim, rows };
-    tensor(
-        norm::forward(x, gain, Some(shift), groups, eps as f32),
-        shape,
-    )
+    let normed = norm::forward::<f32>(x, gain, Some(shift), groups, eps as f32);
+    tensor(normed, shape)
 }
 
 pub(super) fn modulated_norm_backward(

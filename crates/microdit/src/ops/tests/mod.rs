@@ -407,11 +407,24 @@ fn biased_attentions() {
 }
 
 #[test]
-fn norms_by_root_mean_square() {
+fn norms_of_frozen_networks() {
     for case in cases(8) {
         let mut draw = Draw::new(case);
         let shape @ [.., dim] = [draw.size(3), draw.size(40), draw.size(200)];
         let (x, weight) = (draw.tensor(shape) * 3.0 + 1.0, draw.tensor([dim]));
+        let bias = draw.tensor([dim]);
+        let normed = composed::norm(x.clone(), 1e-2);
+        let expected = normed * weight.clone().unsqueeze() + bias.clone().unsqueeze();
+        for norm in [Flex::affine_norm, composed::affine_norm] {
+            let found = norm(
+                x.clone(),
+                weight.clone(),
+                bias.clone(),
+                1e-2,
+                Precision::F32,
+            );
+            assert_close("affine norm", &found, &expected);
+        }
         assert_close(
             "root mean square",
             &Flex::rms_norm(x.clone(), weight.clone(), 1e-2, Precision::F32),
