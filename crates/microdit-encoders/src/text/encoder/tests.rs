@@ -72,7 +72,8 @@ fn a_directory_of_transformers_is_opened() {
 }
 
 /// An update of a block goes through some ten roundings, of weights and of what layers hand on, by 2^-9 each as a rule: together about
-/// `2^-9 10^0.5` of its size, 0.6 %. T5's are all there is of its states: what it begins with is small beside them.
+/// `2^-9 10^0.5` of its size, 0.6 %. T5 does not scale its scores: of 24 products each they are about 5, so that half a dozen roundings of
+/// queries and keys move them by `5 2^-9 6^0.5`, and what is attended to by as much, 2.4 %.
 #[test]
 fn bf16_follows_f32_at_its_precision() {
     let device = Default::default();
@@ -119,13 +120,17 @@ fn bf16_follows_f32_at_its_precision() {
             .forward(ids.clone(), mask())
     };
     let size = |x: Tensor<Flex, 3>| x.powi_scalar(2).mean().sqrt().into_scalar();
-    for (name, found, expected) in [
-        ("CLIP", clip_in(Precision::Bf16), clip_in(Precision::F32)),
-        ("T5", t5_in(Precision::Bf16), t5_in(Precision::F32)),
+    for (name, most, [found, expected]) in [
+        (
+            "CLIP",
+            0.012,
+            [Precision::Bf16, Precision::F32].map(clip_in),
+        ),
+        ("T5", 0.05, [Precision::Bf16, Precision::F32].map(t5_in)),
     ] {
         assert_eq!(found.dtype(), DType::F32);
         let error = size(found - expected.clone()) / size(expected);
-        assert!((1e-4..0.012).contains(&error), "{name} is off by {error}");
+        assert!((1e-4..most).contains(&error), "{name} is off by {error}");
     }
 }
 
