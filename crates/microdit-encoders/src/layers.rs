@@ -140,9 +140,9 @@ impl<B: DitBackend> Linear<B> {
         Self { weight, bias }
     }
 
-    /// The same for products in `precision`, which round the weight in any case: once is enough, and half of it is left to be read.
+    /// The same for products in `precision`. For bf16 the weight is rounded here, once and for good, and half of it is left to be read.
     pub(crate) fn computing_in(mut self, precision: Precision) -> Self {
-        self.weight = precision.enter(self.weight);
+        self.weight = B::cast(self.weight, precision.dtype());
         self
     }
 

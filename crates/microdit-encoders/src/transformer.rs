@@ -4,10 +4,7 @@ use crate::{
     layers::{LayerNorm, Linear},
     weights::{At, MAX_LAYERS, MAX_WIDTH},
 };
-use burn::{
-    module::Module,
-    tensor::{Tensor, activation},
-};
+use burn::{module::Module, tensor::Tensor};
 use microdit::{DitBackend, nn::Precision, ops::Activation, weights::WeightsError};
 
 /// The nonlinearity that transformers calls `name`.
@@ -184,7 +181,7 @@ impl<B: DitBackend> Block<B> {
         let attended = B::packed_attention(qkv, self.heads, causal);
         let x = B::residual(x, self.scaled(0, self.out.forward(attended)));
         let hidden = self.norms[1].forward_in(precision, x.clone());
-        let update = self.feed_forward.forward(precision, hidden);
+        let update = self.feed_forward.forward(hidden);
         B::residual(x, self.scaled(1, update))
     }
 
@@ -221,7 +218,7 @@ impl<B: DitBackend> Stack<B> {
     }
 
     /// The same whose linear layers and attention compute in `precision`; norms and what one block hands to the next stay f32.
-    /// Where these are bf16, weights are rounded for good.
+    /// For bf16, weights are rounded for good.
     pub(crate) fn computing_in(self, precision: Precision) -> Self {
         let blocks = self.blocks.into_iter();
         let blocks = blocks.map(|block| block.computing_in(precision));
@@ -290,17 +287,16 @@ impl<B: DitBackend> FeedForward<B> {
     }
 
     /// Of what the precision has entered, and to the same.
-    fn forward(&self, precision: Precision, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = self.inner.forward(x);
         let hidden = match self.activation {
             Some(activation) => B::activate(x, activation),
             None => {
-                let [gate, value]: [Tensor<B, 3>; 2] = precision
-                    .leave(x)
+                let [gate, value] = x
                     .chunk(2, 2)
                     .try_into()
                     .expect("an even number of channels");
-                precision.enter(activation::silu(gate) * value)
+                B::gated(gate, value, Activation::Silu)
             }
         };
         self.outer.forward(hidden)

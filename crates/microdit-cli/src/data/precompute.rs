@@ -81,8 +81,8 @@ pub(crate) struct Precompute {
     seed: u64,
     #[command(flatten)]
     ranks: RanksArgs,
-    /// What the encoders compute in, but a tiny VAE, which computes in f32. bf16 takes half the memory; whether it takes less time depends
-    /// on the processor, so measure a few pictures first
+    /// What the encoders compute in; a tiny VAE computes in f32 either way. bf16 takes less memory; whether it takes less time depends on
+    /// the processor, so measure a few pictures first
     #[arg(long, value_enum, default_value_t)]
     precision: EncoderPrecision,
     /// Accept that shards were added, replaced or removed since the directory was begun

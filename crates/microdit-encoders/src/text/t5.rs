@@ -190,8 +190,11 @@ impl<B: DitBackend> T5Encoder<B> {
             self.config.bucket(key - query) as i64
         };
         let buckets: Vec<i64> = (0..tokens * tokens).map(bucket).collect();
-        let buckets = Tensor::from_data(TensorData::new(buckets, [tokens, tokens]), device);
-        embedding(self.distance.clone(), buckets).permute([2, 0, 1])
+        let buckets = Tensor::from_data(TensorData::new(buckets, [tokens * tokens]), device);
+        // Head after head, so that no layer has to lay it out again.
+        let heads = self.distance.dims()[1];
+        let rows = self.distance.clone().transpose().select(1, buckets);
+        rows.reshape([heads, tokens, tokens])
     }
 }
 

@@ -21,7 +21,15 @@ impl Precision {
         if bf16 { Self::Bf16 } else { Self::F32 }
     }
 
-    /// A tensor as products take it. Their weights stay f32: whoever computes a product rounds them for it.
+    /// The type of what products take and give.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// A tensor as products take it. The weights of what is trained stay f32: whoever computes a product rounds them for it.
     pub fn enter<B: DitBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
             Self::F32 => x,

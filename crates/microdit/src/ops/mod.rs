@@ -66,7 +66,8 @@ pub trait DitBackend: OptimizerOps + Collectives {
     }
 
     /// `x W^T + b`: `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` to `[rows, output]` in the type of `x`.
-    /// Weight and bias may be f32 where `x` is bf16: then they are rounded like it for the product, and their gradients are f32.
+    /// Weight and bias may be f32 where `x` is bf16: then they are rounded like it for the product, and their gradients are f32. A weight
+    /// that is not trained may be rounded before.
     fn project(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
@@ -271,8 +272,12 @@ pub trait DitBackend: OptimizerOps + Collectives {
         Self::plain_attention(q, k, v, heads)
     }
 
-    /// The same with scores as they are, not divided by the root of a head's width: `bias` `[heads, tokens, tokens]` is added to them, and
-    /// `padding` `[batch, tokens]` to those of every head and query (T5, arXiv 1910.10683). Both are f32.
+    /// Attention within `qkv` `[batch, tokens, 3 x width]`, of heads side by side, to `[batch, tokens, width]`, whose scores are not divided
+    /// by the root of a head's width: `bias` `[heads, tokens, tokens]` is added to them, and `padding` `[batch, tokens]` to those of every
+    /// head and query (T5, arXiv 1910.10683). Both are f32. It is differentiated as it is composed.
+    ///
+    /// # Panics
+    /// If bias or padding has another shape.
     fn biased_attention(
         qkv: Tensor<Self, 3>,
         bias: Tensor<Self, 3>,

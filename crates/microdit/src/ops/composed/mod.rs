@@ -234,7 +234,12 @@ fn attend<B: Backend>(
     };
     let (q, k) = (prepared(q) * scale, prepared(k));
     // [batch, heads, tokens, words]
-    let scores = in_f32(q.matmul(k.swap_dims(2, 3)), |logits| softmax(logits, 3));
+    let logits = match eps {
+        Some(_) => q.matmul(k.swap_dims(2, 3)),
+        // Of queries and keys as they come, scores may be large.
+        None => wide(q).matmul(wide(k).swap_dims(2, 3)),
+    };
+    let scores = softmax(wide(logits), 3);
     join_heads(scores.cast(dtype).matmul(split_heads(v, heads)))
 }
 
@@ -329,8 +334,8 @@ pub fn biased_attention<B: Backend>(
         let [batch, tokens] = padding.dims();
         bias = bias + padding.reshape([batch, 1, 1, tokens]);
     }
-    let logits = q.matmul(k.swap_dims(2, 3));
-    let scores = in_f32(logits, |logits| softmax(logits + bias, 3));
+    // Scores that are not scaled are large: 8 bits are too few.
+    let scores = softmax(wide(q).matmul(wide(k).swap_dims(2, 3)) + bias, 3);
     join_heads(scores.cast(dtype).matmul(v))
 }
 

@@ -70,28 +70,27 @@ impl DitBackend for Flex {
         weight: Tensor<Flex, 2>,
         bias: Option<Tensor<Flex, 1>>,
     ) -> Tensor<Flex, 2> {
-        let rounded = is_narrow(&x) && is_narrow(&weight);
-        if !rounded && !is_f32(&weight) || bias.as_ref().is_some_and(|bias| !is_f32(bias)) {
+        if bias.as_ref().is_some_and(|bias| !is_f32(bias)) {
             return composed::project(x, weight, bias);
         }
         let ([rows, input], [output, _]) = (x.dims(), weight.dims());
         let sizes = [rows, input, output];
+        if is_narrow(&x) && is_narrow(&weight) {
+            let (x, weight, bias) = (flat(x), flat(weight), bias.map(flat));
+            let bias = bias.as_ref().map(FlexTensor::storage);
+            let y = products::project_rounded(x.storage(), weight.storage(), bias, sizes);
+            return tensor(y, [rows, output]);
+        }
+        if !is_f32(&weight) {
+            return composed::project(x, weight, bias);
+        }
         by_number!(
             [x],
             N => {
                 let (x, weight, bias) = (flat(x), flat(weight), bias.map(flat));
-                let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-                let shape = [rows, output];
-                match rounded {
-                    true => tensor(
-                        products::project_rounded(x.storage(), weight.storage(), bias, sizes),
-                        shape,
-                    ),
-                    false => tensor(
-                        products::project::<N>(x.storage(), weight.storage(), bias, sizes),
-                        shape,
-                    ),
-                }
+                let bias = bias.as_ref().map(FlexTensor::storage);
+                let y = products::project::<N>(x.storage(), weight.storage(), bias, sizes);
+                tensor(y, [rows, output])
             },
             composed::project(x, weight, bias)
         )
@@ -413,7 +412,11 @@ impl DitBackend for Flex {
         by_number!(
             [qkv],
             N => {
-                let heads = bias.dims()[0];
+                let ([batch, tokens, _], [heads, ..]) = (qkv.dims(), bias.dims());
+                assert_eq!(bias.dims(), [heads, tokens, tokens], "the bias");
+                if let Some(padding) = &padding {
+                    assert_eq!(padding.dims(), [batch, tokens], "the padding");
+                }
                 let (bias, padding) = (flat(bias), padding.map(flat));
                 let padding = padding.as_ref().map(FlexTensor::storage);
                 attention::packed::<N>(qkv, Heads::biased(heads, bias.storage(), padding))

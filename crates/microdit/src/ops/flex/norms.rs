@@ -64,6 +64,7 @@ pub(super) fn affine_norm(
         return composed::affine_norm(x, weight, bias, eps, precision);
     }
     let shape @ [.., dim] = x.dims();
+    assert_eq!([weight.dims(), bias.dims()], [[dim]; 2], "weight and bias");
     let tensors = [flat(x), flat(weight), flat(bias)];
     let [x, weight, bias] = slices(&tensors);
     let groups = Groups {
@@ -91,7 +92,8 @@ pub(super) fn rms_norm(
     if !is_f32(&x) || !is_f32(&weight) {
         return composed::rms_norm(x, weight, eps, precision);
     }
-    let shape = x.dims();
+    let shape @ [.., dim] = x.dims();
+    assert_eq!(weight.dims(), [dim], "the weight");
     let tensors = [flat(x), flat(weight)];
     let [x, weight] = slices(&tensors);
     match precision {

@@ -18,6 +18,7 @@ fn pairwise<A: Number, B: Number, O: Number>(
     b: &[B],
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Vec<O> {
+    assert_eq!(a.len(), b.len(), "elements of two tensors");
     let mut out = unwritten::<O>(a.len());
     let inputs = (a.par_chunks(TASK), b.par_chunks(TASK)).into_par_iter();
     out.par_chunks_mut(TASK)

@@ -1,4 +1,5 @@
-//! Products of activations, f32 or bf16, with weights, which are f32: what layers are made of, and their gradients.
+//! Products of activations, f32 or bf16, with weights, which are f32, or rounded before where nothing is trained: what layers are made
+//! of, and their gradients.
 
 use super::{
     bf16,

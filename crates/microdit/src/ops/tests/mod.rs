@@ -389,8 +389,11 @@ fn packed_attentions() {
 fn biased_attentions() {
     for case in cases(12) {
         let mut draw = Draw::new(case);
-        let tokens = if case < 2 { 700 } else { draw.size(130) };
-        let (batch, heads, head_dim) = (draw.size(3), draw.size(3), draw.size(33));
+        let (tokens, heads) = match case {
+            0 => (700, 1),
+            _ => (draw.size(130), draw.size(3)),
+        };
+        let (batch, head_dim) = (draw.size(3), draw.size(33));
         let qkv = draw.tensor([batch, tokens, 3 * heads * head_dim]);
         let bias = draw.tensor([heads, tokens, tokens]);
         // A bias like the first, and words that nobody sees.

@@ -6,7 +6,7 @@ pub(in super::super) struct Heads<'a> {
     pub(super) count: usize,
     /// What is added to the variances of queries and keys; none where they are not normalized.
     pub(super) eps: Option<f32>,
-    scores: Scores,
+    scaling: Scaling,
     /// What is added to scores, `[heads, queries, words]`.
     bias: Option<&'a [f32]>,
     /// The same of words, for every head and query: `[samples, words]`.
@@ -15,7 +15,7 @@ pub(in super::super) struct Heads<'a> {
 
 /// What becomes of products of queries and keys. All but the first is for the forward pass alone.
 #[derive(Clone, Copy, Debug)]
-enum Scores {
+enum Scaling {
     /// They are divided by the root of a head's width.
     Scaled,
     /// And a query does not see the words behind its own place.
@@ -36,7 +36,7 @@ impl<'a> Heads<'a> {
         Self {
             count,
             eps: None,
-            scores: Scores::Scaled,
+            scaling: Scaling::Scaled,
             bias: None,
             padding: None,
         }
@@ -44,7 +44,7 @@ impl<'a> Heads<'a> {
 
     pub(in super::super) fn causal(count: usize) -> Self {
         Self {
-            scores: Scores::Causal,
+            scaling: Scaling::Causal,
             ..Self::plain(count)
         }
     }
@@ -56,7 +56,7 @@ impl<'a> Heads<'a> {
         padding: Option<&'a [f32]>,
     ) -> Self {
         Self {
-            scores: Scores::Plain,
+            scaling: Scaling::Plain,
             bias: Some(bias),
             padding,
             ..Self::plain(count)
@@ -73,23 +73,23 @@ impl<'a> Heads<'a> {
     }
 
     /// What is done to the scores of a head of a sample.
-    pub(super) fn of_head(self, head: usize) -> Seen<'a> {
+    pub(super) fn of_head(self, head: usize) -> Rule<'a> {
         let of_head = |bias: &'a [f32]| {
             let len = bias.len() / self.count;
             &bias[head * len..][..len]
         };
-        Seen {
-            is_scaled: !matches!(self.scores, Scores::Plain),
-            place: matches!(self.scores, Scores::Causal).then_some(0),
+        Rule {
+            is_scaled: !matches!(self.scaling, Scaling::Plain),
+            place: matches!(self.scaling, Scaling::Causal).then_some(0),
             bias: self.bias.map(of_head),
             padding: self.padding,
         }
     }
 }
 
-/// What some queries of a head see.
+/// What is done to the scores of some queries of a head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct Rule<'a> {
     pub(super) is_scaled: bool,
     /// Of the first query, where none sees the words behind its own place.
     pub(super) place: Option<usize>,
@@ -99,17 +99,17 @@ pub(super) struct Seen<'a> {
     pub(super) padding: Option<&'a [f32]>,
 }
 
-impl Seen<'_> {
-    /// All words alike.
-    pub(super) const ALL: Self = Self {
+impl Rule<'_> {
+    /// They are scaled, and nothing else.
+    pub(super) const SCALED: Self = Self {
         is_scaled: true,
         place: None,
         bias: None,
         padding: None,
     };
 
-    /// The same from query `first` on.
-    pub(super) fn behind(self, first: usize, words: usize) -> Self {
+    /// That of the queries from `first` on.
+    pub(super) fn at_query(self, first: usize, words: usize) -> Self {
         Self {
             place: self.place.map(|place| place + first),
             bias: self.bias.map(|bias| &bias[first * words..]),

@@ -11,13 +11,13 @@ use super::super::{
 };
 use super::{
     factors::Factors,
-    heads::{Heads, Seen},
+    heads::{Heads, Rule},
 };
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
 /// Blocks of queries that a thread takes at a time where a head has more.
-const SHARE: usize = 4;
+const SHARE: usize = 8;
 
 /// `count` rows of `width` elements, packed beside others: row `i` begins at `i * stride + offset`.
 #[derive(Clone, Copy, Debug)]
@@ -268,15 +268,15 @@ impl<N: Factors> Scores<N> {
         keys: &[N::Element],
         values: &[N::Element],
         [head_dim, words]: [usize; 2],
-        seen: Seen<'_>,
+        rule: Rule<'_>,
     ) {
         let block = N::QUERIES * head_dim;
         for (i, (out, q)) in out.chunks_mut(block).zip(q.chunks(block)).enumerate() {
-            let seen = seen.behind(i * N::QUERIES, words);
+            let rule = rule.at_query(i * N::QUERIES, words);
             let scores = self.scores.resized(q.len() / head_dim * words);
             let queries = N::rows(q, head_dim, &mut self.queries);
             let sizes = [head_dim, words];
-            score(scores, queries, keys, sizes, seen, &mut self.factors);
+            score(scores, queries, keys, sizes, rule, &mut self.factors);
             let weights = Left::Rows(N::rows(scores, words, &mut self.weights));
             multiply_small(out, weights, values, head_dim, 1.0, false);
             // The output is narrower than the scores: it is cheaper to scale.
@@ -318,7 +318,7 @@ impl<N: Factors> Head<N> {
         k: &[f32],
         v: &[f32],
         head_dim: usize,
-        seen: Seen<'_>,
+        rule: Rule<'_>,
     ) {
         let Self {
             keys,
@@ -326,21 +326,21 @@ impl<N: Factors> Head<N> {
             taken: [along, right, _],
             ..
         } = self;
-        transpose(N::rows(k, head_dim, along), N::elements(head_dim), keys);
+        to_columns(N::rows(k, head_dim, along), N::elements(head_dim), keys);
         let (keys, v) = (&**keys, N::columns(v, head_dim, right));
         let words = k.len() / head_dim;
         let sizes = [head_dim, words];
         let share = SHARE * N::QUERIES * head_dim;
         if out.len() <= share {
-            return scores.attend(out, q, keys, v, sizes, seen);
+            return scores.attend(out, q, keys, v, sizes, rule);
         }
         // There may be a single head in a single image.
         out.par_chunks_mut(share)
             .zip(q.par_chunks(share))
             .enumerate()
             .for_each_init(Scores::<N>::default, |scores, (i, (out, q))| {
-                let seen = seen.behind(i * SHARE * N::QUERIES, words);
-                scores.attend(out, q, keys, v, sizes, seen);
+                let rule = rule.at_query(i * SHARE * N::QUERIES, words);
+                scores.attend(out, q, keys, v, sizes, rule);
             });
     }
 
@@ -367,8 +367,8 @@ impl<N: Factors> Head<N> {
             taken: [along, right, across],
         } = self;
         let elements = N::elements(head_dim);
-        transpose(N::rows(k, head_dim, along), elements, keys);
-        transpose(N::rows(v, head_dim, along), elements, values);
+        to_columns(N::rows(k, head_dim, along), elements, keys);
+        to_columns(N::rows(v, head_dim, along), elements, values);
         let words = k.len() / head_dim;
         let k = N::columns(k, head_dim, right);
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -381,7 +381,7 @@ impl<N: Factors> Head<N> {
                 N::rows(q, head_dim, left),
                 keys,
                 [head_dim, words],
-                Seen::ALL,
+                Rule::SCALED,
                 factors,
             );
             scale_rows(scores, words, factors);
@@ -407,35 +407,40 @@ fn score<E: Element>(
     q: &[E],
     keys: &[E],
     [head_dim, words]: [usize; 2],
-    seen: Seen<'_>,
+    rule: Rule<'_>,
     factors: &mut Vec<f32>,
 ) {
-    let scale = match seen.is_scaled {
+    let scale = match rule.is_scaled {
         true => 1.0 / (head_dim as f32).sqrt(),
         false => 1.0,
     };
-    if let Some(bias) = seen.bias {
+    if let Some(bias) = rule.bias {
         scores.copy_from_slice(&bias[..scores.len()]);
     }
-    let is_begun = seen.bias.is_some();
+    let is_begun = rule.bias.is_some();
     multiply_small(scores, Left::Rows(q), keys, words, scale, is_begun);
-    if let Some(place) = seen.place {
+    if let Some(place) = rule.place {
         for (i, row) in scores.chunks_exact_mut(words).enumerate() {
             row[(place + i + 1).min(words)..].fill(f32::NEG_INFINITY);
         }
     }
-    if let Some(padding) = seen.padding {
-        for row in scores.chunks_exact_mut(words) {
-            for (score, padding) in row.iter_mut().zip(padding) {
-                *score += padding;
-            }
-        }
+    if let Some(padding) = rule.padding {
+        simd(
+            #[inline(always)]
+            || {
+                for row in scores.chunks_exact_mut(words) {
+                    for (score, padding) in row.iter_mut().zip(padding) {
+                        *score += padding;
+                    }
+                }
+            },
+        );
     }
     exponentials(scores, words, factors);
 }
 
 /// `[rows, columns]` to `[columns, rows]`.
-fn transpose<E: Element>(rows: &[E], columns: usize, out: &mut Lines<E>) {
+fn to_columns<E: Element>(rows: &[E], columns: usize, out: &mut Lines<E>) {
     let out = out.resized(rows.len());
     transpose::transpose(cast_slice(rows), columns, cast_slice_mut(out));
 }

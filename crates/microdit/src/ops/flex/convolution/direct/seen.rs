@@ -115,8 +115,8 @@ impl<'a> Seen<'a> {
         let paired = paired.resized(TILE * count);
         let laid =
             laid.resized(((rows - 1) * stride + self.reach[0] + 1) * groups * columns * TILE);
-        // All rows of some channels before the next ones, so that the processor knows what is read next. And no closures, which would
-        // not be compiled for wide vectors.
+        // All rows of some channels before the next ones, so that the processor knows what is read next. In loops: `for_each` would not
+        // be compiled for wide vectors.
         for group in 0..groups {
             let rows = laid.chunks_exact_mut(columns * TILE);
             for (i, out) in rows.skip(group).step_by(groups).enumerate() {
@@ -148,13 +148,13 @@ fn turn(paired: &[u32], columns: usize, out: &mut [u32]) {
         let rows = paired.chunks_exact(columns);
         rows.map(move |pairs| &pairs[block * TILE..])
     };
-    let last = rows(blocks.len());
+    let whole = blocks.len();
     for (i, block) in blocks.iter_mut().enumerate() {
         transpose_rows(rows(i), block);
     }
     if !rest.is_empty() {
         let mut block = [[0; TILE]; TILE];
-        transpose_rows(last, &mut block);
+        transpose_rows(rows(whole), &mut block);
         rest.copy_from_slice(&block[..rest.len()]);
     }
 }
