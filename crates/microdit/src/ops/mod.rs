@@ -105,8 +105,11 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::norm_backward(x, weight, eps, grad)
     }
 
-    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension, as `precision` has it: `x` `[batch, tokens, dim]`,
-    /// f32, `weight` and `bias` `[dim]`. It is differentiated as it is composed.
+    /// Layer norm with weight and bias (arXiv 1607.06450): `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension,
+    /// as `precision` has it: `x` `[batch, tokens, dim]`, f32, `weight` and `bias` `[dim]`. It is differentiated as it is composed.
+    ///
+    /// # Panics
+    /// If weight or bias has another length.
     fn affine_norm(
         x: Tensor<Self, 3>,
         weight: Tensor<Self, 1>,
@@ -119,6 +122,9 @@ pub trait DitBackend: OptimizerOps + Collectives {
 
     /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467), as `precision` has it: `x` `[batch, tokens, dim]`,
     /// f32, and `weight` `[dim]`. It is differentiated as it is composed.
+    ///
+    /// # Panics
+    /// If the weight has another length.
     fn rms_norm(
         x: Tensor<Self, 3>,
         weight: Tensor<Self, 1>,
@@ -188,7 +194,7 @@ pub trait DitBackend: OptimizerOps + Collectives {
         composed::gelu_backward(x, grad)
     }
 
-    /// `silu(gate) * x`, of one shape.
+    /// `silu(gate) * x`, of one shape: [`gated`](Self::gated) by the SiLU, with a backward pass of its own.
     fn swiglu(gate: Tensor<Self, 3>, x: Tensor<Self, 3>) -> Tensor<Self, 3> {
         composed::swiglu(gate, x)
     }
