@@ -278,7 +278,8 @@ class Tape:
             return self.view(grad, grad.shape)
         return self.cast(grad, F32, "weights rounded, their gradients widened")
 
-    def project(self, x, w, bias=None):
+    def project(self, x, w, bias=None, again=None):
+        """`again` computes the input once more for the gradient of the weight, where it is not kept."""
         (rows, width), (out, _) = (x.n // x.shape[-1], x.shape[-1]), w.shape
         shape = x.shape[:-1] + (out,)
         y = self.matmul(x, self.weight(w, x.size), 1, rows, out, width, shape)
@@ -290,8 +291,9 @@ class Tape:
             if bias:
                 flat = self.view(g, (rows, out))
                 found = [self.column(self.cast(flat, F32), 0)]
+            kept = again() if again else x
             x_grad = self.matmul(g, self.weight(w, x.size), 1, rows, width, out, x.shape)
-            w_grad = self.matmul(g, x, 1, out, width, rows, w.shape, F32 if self.lean else None)
+            w_grad = self.matmul(g, kept, 1, out, width, rows, w.shape, F32 if self.lean else None)
             return [x_grad, self.widen(w_grad), *found]
 
         return self.record([x, w] + ([bias] if bias else []), y, pull)
@@ -398,20 +400,25 @@ class Tape:
 
         return self.record([x], y, pull)
 
-    def swiglu(self, gate, x):
-        # burn's sigmoid: to f32, minus, exp, plus 1, log, minus, exp, and back.
-        sigmoid = lambda x: self.cast(self.times(6, self.cast(x, F32)), x.size)
+    def sigmoid(self, x):
+        # burn's: to f32, minus, exp, plus 1, log, minus, exp, and back.
+        return self.cast(self.times(6, self.cast(x, F32)), x.size)
+
+    def gated(self, gate, x):
+        """`silu(gate) * x`."""
         if self.own:
-            y = self.op("own", [gate, x], [Tensor(x.shape, x.size)])
-        else:
-            y = self.each(self.each(gate, sigmoid(gate)), x)
+            return self.op("own", [gate, x], [Tensor(x.shape, x.size)])
+        return self.each(self.each(gate, self.sigmoid(gate)), x)
+
+    def swiglu(self, gate, x):
+        y = self.gated(gate, x)
 
         def pull(g):
             if self.own:
                 made = [Tensor(x.shape, x.size) for _ in range(2)]
                 self.op("own", [gate, x, g], made)
                 return made
-            s = sigmoid(gate)
+            s = self.sigmoid(gate)
             value = self.each(gate, s)
             slope = self.each(s, self.each(value, self.times(2, s)))
             return [self.each(self.each(g, x), slope), self.each(g, value)]
@@ -546,7 +553,7 @@ class Tape:
         rank = self.op("row", [self.each(before, size=INT)], [Tensor(scores.shape, INT)])
         return self.view(self.scatter(scores.shape, rank, scores, 2), chosen.shape)
 
-    def experts(self, x, weights, chosen, w1, w2):
+    def experts(self, x, weights, chosen, w1, w2, again):
         batch, tokens, dim = x.shape
         experts, _, hidden = w1.shape
         taken = chosen.shape[2]
@@ -604,7 +611,7 @@ class Tape:
                 weighed = self.each(grad, counts)
             size = F32 if self.lean else None
             w2_grad = product(active, weighed, hidden, dim, rows, size)
-            w1_grad = product(taken_from(x), inner_grad, dim, hidden, rows, size)
+            w1_grad = product(taken_from(again()), inner_grad, dim, hidden, rows, size)
             x_grad = product(inner_grad, narrow1, rows, dim, hidden)
             with self.at(moves):
                 x_grad = self.scatter(x.shape, places, self.copy(x_grad, by_sample))
@@ -658,10 +665,10 @@ def blocks_of(config):
     return mixed, backbone
 
 
-def linear(t, x, out, bias=False, size=BF16):
+def linear(t, x, out, bias=False, size=BF16, again=None):
     """`Linear::compute`."""
     w = t.param(out, x.shape[-1])
-    return t.project(t.enter(x, size), w, t.param(out) if bias else None)
+    return t.project(t.enter(x, size), w, t.param(out) if bias else None, again)
 
 
 def forward(t, x, out, bias=False, size=BF16):
@@ -681,7 +688,8 @@ def self_attention(t, x, block):
 
 def cross_attention(t, x, captions, block):
     with t.at("cross-attention: projections"):
-        q, kv = linear(t, x, block.dim), linear(t, captions, 2 * block.dim)
+        # `Linear::compute_shared`.
+        q, kv = linear(t, x, block.dim), linear(t, captions, 2 * block.dim, again=lambda: t.cast(captions, BF16))
     with t.at("cross-attention: scores and values"):
         k, v = (t.view(kv, kv.shape[:2] + (block.dim,)) for _ in range(2))
         y = t.attend(q, k, v, block.cross_heads, [q, kv])
@@ -695,8 +703,13 @@ def swiglu(t, x, block):
         gate, value = linear(t, x, block.hidden), linear(t, x, block.hidden)
     with t.at("feed-forward: SwiGLU"):
         y = t.swiglu(gate, value)
+
+    def again():
+        with t.at("feed-forward: SwiGLU"):
+            return t.gated(gate, value)
+
     with t.at("feed-forward: products"):
-        return linear(t, y, block.dim)
+        return linear(t, y, block.dim, again=again)
 
 
 def expert_choice(t, x, block):
@@ -724,7 +737,7 @@ def expert_choice(t, x, block):
         weights = t.gather(swapped, chosen, chosen.shape)
         t.record([swapped], weights, lambda g: [t.scatter(swapped.shape, chosen, g, 2)])
     with t.at("experts: products"):
-        return t.experts(t.enter(x, BF16), weights, chosen, w1, w2)
+        return t.experts(t.enter(x, BF16), weights, chosen, w1, w2, lambda: t.cast(x, BF16))
 
 
 ADAPTIVE = "norms, gates, residuals"
@@ -743,8 +756,7 @@ def dit_block(t, x, captions, vector, block):
     with t.at(ADAPTIVE):
         x = t.gated_residual(x, attended, gate)
         normed = t.enter(t.norm(x), BF16)
-        words = t.enter(captions, BF16)
-    updated = cross_attention(t, normed, words, block)
+    updated = cross_attention(t, normed, captions, block)
     with t.at(ADAPTIVE):
         x = t.residual(x, updated)
         modulated = t.modulated_norm(x, t.param(block.dim), mlp_shift, mlp_scale)

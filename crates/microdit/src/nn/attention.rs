@@ -91,7 +91,9 @@ impl<B: DitBackend> CrossAttention<B> {
 
     /// `x` `[batch, tokens, dim]` attends to `captions` `[batch, caption tokens, dim]`, in the type it computes in.
     pub fn forward(&self, x: Tensor<B, 3>, captions: Tensor<B, 3>) -> Tensor<B, 3> {
-        let (q, kv) = (self.q_linear.compute(x), self.kv_linear.compute(captions));
+        let q = self.q_linear.compute(x);
+        // All blocks attend to the same captions.
+        let kv = self.kv_linear.compute_shared(captions);
         self.proj
             .compute(B::cross_attention(q, kv, self.heads, self.eps))
     }

@@ -47,7 +47,8 @@ impl<B: DitBackend> SwiGlu<B> {
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = self.w1.enter(x);
         let gate = self.w1.compute(x.clone());
-        self.w3.compute(B::swiglu(gate, self.w2.compute(x)))
+        let (weight, bias) = self.w3.values();
+        B::project_swiglu(gate, self.w2.compute(x), weight, bias)
     }
 }
 
@@ -83,8 +84,8 @@ impl<B: DitBackend> Gelu<B> {
 
     /// `[batch, tokens, dim]` to the same, in the type it computes in.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.fc2
-            .compute(over_rows(self.fc1.compute(x), B::tanh_gelu))
+        let (weight, bias) = self.fc2.values();
+        over_rows(self.fc1.compute(x), |x| B::project_gelu(x, weight, bias))
     }
 }
 

@@ -38,8 +38,20 @@ impl<B: DitBackend> Linear<B> {
 
     /// The same, left in the type it was computed in: for operations that continue in it.
     pub(crate) fn compute<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let (weight, bias) = (whole(self.weight.val()), self.bias.as_ref().map(Param::val));
+        let (weight, bias) = self.values();
         over_rows(self.enter(x), |x| B::project(x, weight, bias))
+    }
+
+    /// The same of a tensor that many layers take, each of which would keep a copy in the type it computes in.
+    pub(crate) fn compute_shared<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let (weight, bias) = self.values();
+        let dtype = Precision::of(self.bf16).dtype();
+        over_rows(x, |x| B::project_as(x, weight, bias, dtype))
+    }
+
+    /// Weight and bias, for operations that end in this layer's.
+    pub(crate) fn values(&self) -> (Tensor<B, 2>, Option<Tensor<B, 1>>) {
+        (whole(self.weight.val()), self.bias.as_ref().map(Param::val))
     }
 
     /// A tensor in the type it computes in, for several layers that take the same.

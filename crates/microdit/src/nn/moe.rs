@@ -129,14 +129,18 @@ impl<B: DitBackend> ExpertChoice<B> {
         if routing.tokens.dims()[2] == 0 {
             return precision.enter(x.zeros_like());
         }
-        let (output, _) = B::experts(ExpertInputs {
-            x: precision.enter(x),
+        let inputs = ExpertInputs {
+            // A router that sees the same tokens keeps them in f32.
+            x: match self.is_decoupled() {
+                true => precision.enter(x),
+                false => x,
+            },
             chosen: routing.tokens,
             weights: routing.weights,
             w1: self.w1.val(),
             w2: self.w2.val(),
-        });
-        output
+        };
+        B::experts_as(inputs, precision.dtype())
     }
 }
 

@@ -1,100 +1,16 @@
 //! The operations under automatic differentiation: each is one node of burn's graph, whose backward step calls the
 //! inner backend's gradients.
 
+mod record;
+
 use super::{Collectives, DitBackend, ExpertInputs, GroupNormOptions, OptimizerOps};
 use crate::worker_pool::KeepAwake;
 use burn::tensor::{
-    DType, Int, Tensor, TensorPrimitive,
-    backend::Backend,
+    DType, Int, Tensor,
     ops::{FloatTensor, PaddedConvOptions},
 };
-use burn_autodiff::{
-    Autodiff,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
-};
-use std::{fmt, sync::Arc};
-
-/// From the gradient of an operation's output to those of its `N` inputs.
-struct Pullback<B: Backend, const N: usize>(
-    Arc<dyn Fn(FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync>,
-);
-
-impl<B: Backend, const N: usize> Clone for Pullback<B, N> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<B: Backend, const N: usize> fmt::Debug for Pullback<B, N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pullback")
-    }
-}
-
-#[derive(Debug)]
-struct Fused;
-
-impl<B: Backend, const N: usize> Backward<B, N> for Fused {
-    type State = Pullback<B, N>;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, N>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let input_grads = (ops.state.0)(grads.consume::<B>(&ops.node));
-        for (parent, grad) in ops.parents.into_iter().zip(input_grads) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
-    }
-}
-
-/// Runs `forward` on the inner tensors and, if any of them is tracked, records its pullback.
-///
-/// The inputs count as used until then: each thread's backward pass frees what nothing seems to use in the graphs of all of them
-/// (burn's issue 5573), and gradients through that would be lost without a word.
-fn record<B, C, P, const N: usize>(
-    inputs: [FloatTensor<Autodiff<B, C>>; N],
-    forward: impl FnOnce([FloatTensor<B>; N]) -> (FloatTensor<B>, P),
-) -> FloatTensor<Autodiff<B, C>>
-where
-    B: Backend,
-    C: CheckpointStrategy,
-    P: Fn(FloatTensor<B>) -> [FloatTensor<B>; N] + Send + Sync + 'static,
-{
-    let nodes = inputs.each_ref().map(|input| input.node.clone());
-    let used = inputs.each_ref().map(|input| input.rc.clone());
-    let (output, pullback) = forward(inputs.map(|input| input.primitive));
-    let output = match Backward::<B, N>::prepare::<C>(Fused, nodes)
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(op) => op.finish(Pullback(Arc::new(pullback)), output),
-        OpsKind::UnTracked(op) => op.finish(output),
-    };
-    drop(used);
-    output
-}
-
-/// The tensor's primitive.
-fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
-}
-
-/// The tensor of a primitive.
-fn tensor<B: Backend, const D: usize>(primitive: &FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive.clone()))
-}
-
-/// The tensor that owns a primitive.
-fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
+use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use record::{raw, record, record_experts, record_projection, tensor, wrap};
 
 /// Gradients are not differentiated again.
 impl<B: DitBackend, C: CheckpointStrategy> OptimizerOps for Autodiff<B, C> {}
@@ -126,24 +42,58 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
+        Self::project_as(x.clone(), weight, bias, x.dtype())
+    }
+
+    fn project_as(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        dtype: DType,
+    ) -> Tensor<Self, 2> {
+        let before = x.dtype();
+        let make = move |[x]: [&FloatTensor<B>; 1]| B::cast::<2>(tensor(x), dtype);
+        let pull = move |_: [&FloatTensor<B>; 1], grad| [raw(B::cast::<2>(grad, before))];
         wrap(match bias {
-            Some(bias) => record::<B, C, _, 3>([raw(x), raw(weight), raw(bias)], |[x, w, b]| {
-                let y = B::project(tensor(&x), tensor(&w), Some(wrap(b)));
-                let pullback = move |grad| {
-                    let bias = B::sum_rows(tensor(&grad));
-                    let (x, w) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
-                    [raw(x), raw(w), raw(bias)]
-                };
-                (raw(y), pullback)
-            }),
-            None => record::<B, C, _, 2>([raw(x), raw(weight)], |[x, w]| {
-                let y = B::project(tensor(&x), tensor(&w), None);
-                let pullback = move |grad| {
-                    let (x, w) = B::project_backward(tensor(&x), tensor(&w), wrap(grad));
-                    [raw(x), raw(w)]
-                };
-                (raw(y), pullback)
-            }),
+            Some(bias) => {
+                record_projection::<B, C, _, _, _>([raw(x), raw(weight), raw(bias)], make, pull)
+            }
+            None => record_projection::<B, C, _, _, _>([raw(x), raw(weight)], make, pull),
+        })
+    }
+
+    fn project_gelu(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        let make = |[x]: [&FloatTensor<B>; 1]| B::tanh_gelu(tensor(x));
+        let pull = |[x]: [&FloatTensor<B>; 1], grad| [raw(B::tanh_gelu_backward(tensor(x), grad))];
+        wrap(match bias {
+            Some(bias) => {
+                record_projection::<B, C, _, _, _>([raw(x), raw(weight), raw(bias)], make, pull)
+            }
+            None => record_projection::<B, C, _, _, _>([raw(x), raw(weight)], make, pull),
+        })
+    }
+
+    fn project_swiglu(
+        gate: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 3> {
+        let make = |[gate, x]: [&FloatTensor<B>; 2]| B::swiglu(tensor(gate), tensor(x));
+        let pull = |[gate, x]: [&FloatTensor<B>; 2], grad| {
+            let (gate, x) = B::swiglu_backward(tensor(gate), tensor(x), grad);
+            [raw(gate), raw(x)]
+        };
+        let (gate, x, weight) = (raw(gate), raw(x), raw(weight));
+        wrap(match bias {
+            Some(bias) => {
+                record_projection::<B, C, _, _, _>([gate, x, weight, raw(bias)], make, pull)
+            }
+            None => record_projection::<B, C, _, _, _>([gate, x, weight], make, pull),
         })
     }
 
@@ -346,39 +296,13 @@ impl<B: DitBackend, C: CheckpointStrategy> DitBackend for Autodiff<B, C> {
 
     /// The hidden layer it returns is not tracked.
     fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
-        let ExpertInputs {
-            x,
-            chosen,
-            weights,
-            w1,
-            w2,
-        } = inputs;
-        let chosen = Tensor::<B, 3, Int>::from_primitive(chosen.into_primitive());
-        let mut kept = None;
-        let inputs = [raw(x), raw(weights), raw(w1), raw(w2)];
-        let y = record::<B, C, _, 4>(inputs, |[x, weights, w1, w2]| {
-            let inputs = move || ExpertInputs {
-                x: tensor(&x),
-                chosen: chosen.clone(),
-                weights: tensor(&weights),
-                w1: tensor(&w1),
-                w2: tensor(&w2),
-            };
-            let (y, hidden) = B::experts(inputs());
-            kept = Some(hidden.clone());
-            let pullback = move |grad| {
-                let grads = B::experts_backward(inputs(), hidden.clone(), wrap(grad));
-                [
-                    raw(grads.x),
-                    raw(grads.weights),
-                    raw(grads.w1),
-                    raw(grads.w2),
-                ]
-            };
-            (raw(y), pullback)
-        });
-        let hidden = kept.expect("the forward pass ran");
-        (wrap(y), Tensor::from_inner(hidden))
+        let dtype = inputs.x.dtype();
+        record_experts(inputs, dtype).into()
+    }
+
+    fn experts_as(inputs: ExpertInputs<Self>, dtype: DType) -> Tensor<Self, 3> {
+        let [output, _] = record_experts(inputs, dtype);
+        output
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every method has a body composed from burn tensors, so supporting another backend is an empty `impl` of each trait; a
 //! backend overrides what it can do faster. The `_backward` methods give the gradients of an operation's inputs from the
 //! gradient `grad` of its output; `Autodiff` calls them, so each operation is one node of the graph that keeps its
-//! inputs and nothing in between. Nobody outside this module knows which version runs.
+//! inputs and nothing in between: projections of what is cheap to compute keep what it is computed from. Nobody outside this module knows which version runs.
 
 mod activation;
 mod autodiff;
@@ -74,6 +74,37 @@ pub trait DitBackend: OptimizerOps + Collectives {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
         composed::project(x, weight, bias)
+    }
+
+    /// [`project`](Self::project) of `x` as `dtype` has it, f32 or bf16. For an `x` that several layers take: automatic differentiation
+    /// keeps it as it is, once for all of them, and rounds it again.
+    fn project_as(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        dtype: DType,
+    ) -> Tensor<Self, 2> {
+        Self::project(Self::cast(x, dtype), weight, bias)
+    }
+
+    /// [`project`](Self::project) of [`tanh_gelu`](Self::tanh_gelu). Automatic differentiation keeps `x`, and computes the GELU again.
+    fn project_gelu(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        Self::project(Self::tanh_gelu(x), weight, bias)
+    }
+
+    /// [`project`](Self::project) of every token of [`swiglu`](Self::swiglu). Automatic differentiation keeps `gate` and `x`, and
+    /// computes the SwiGLU again.
+    fn project_swiglu(
+        gate: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 3> {
+        over_rows(Self::swiglu(gate, x), |x| Self::project(x, weight, bias))
     }
 
     /// Gradients of `x` and `weight` of [`project`](Self::project); [`sum_rows`](Self::sum_rows) of `grad` is `bias`'s.
@@ -374,6 +405,13 @@ pub trait DitBackend: OptimizerOps + Collectives {
     /// the backward pass needs again, the hidden layer before its GELU `[experts, batch x taken, hidden]`.
     fn experts(inputs: ExpertInputs<Self>) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
         composed::experts(inputs)
+    }
+
+    /// The output of [`experts`](Self::experts) of tokens as `dtype` has them, f32 or bf16. For tokens that a router takes in f32: automatic
+    /// differentiation keeps them as they are, once for both, and rounds them again.
+    fn experts_as(mut inputs: ExpertInputs<Self>, dtype: DType) -> Tensor<Self, 3> {
+        inputs.x = Self::cast(inputs.x, dtype);
+        Self::experts(inputs).0
     }
 
     /// Gradients of the float inputs of [`experts`](Self::experts).

@@ -30,14 +30,17 @@ pub(super) fn activations(config: &DitConfig, tokens: &Tokens) -> usize {
     let caption = config.caption_block();
     let narrow = narrow(config.precision);
     let both = WIDE + narrow;
-    // Norms and projections keep their input, the attention its queries, keys and values, the gate both its factors.
-    let inner = config.caption_channels + 4 * caption.attention_dim + 3 * caption.hidden_dim;
+    // Norms and projections keep their input, the attention its queries, keys and values, the gate both its factors; and all blocks what they
+    // attend to.
+    let inner = config.caption_channels + 4 * caption.attention_dim + 2 * caption.hidden_dim;
     let captions =
-        caption_tokens * (narrow * inner as u128 + (3 * both + WIDE) * caption.dim as u128);
+        caption_tokens * (narrow * inner as u128 + (3 * both + 2 * WIDE) * caption.dim as u128);
     let dim = config.dim as u128;
     let maps = match &config.mixer {
         Some(mixer) if mixer.dim != config.dim => {
-            both * (dim * (mixer_tokens + caption_tokens) + mixer.dim as u128 * backbone_tokens)
+            let width = mixer.dim as u128;
+            both * (dim * (mixer_tokens + caption_tokens) + width * backbone_tokens)
+                + WIDE * width * caption_tokens
         }
         _ => 0,
     };
@@ -50,7 +53,8 @@ pub(super) fn activations(config: &DitConfig, tokens: &Tokens) -> usize {
                 true => 0,
                 false => caption_tokens,
             };
-            let maps = both * dim * (backbone_tokens + captions);
+            let maps =
+                both * dim * (backbone_tokens + captions) + WIDE * decoder.dim as u128 * captions;
             (maps + run(&config.decoder_blocks(), all_tokens), all_tokens)
         }
         None => (0, backbone_tokens),
@@ -88,35 +92,29 @@ pub(super) fn recomputed(config: &DitConfig, tokens: &Tokens) -> usize {
 
 /// Of one block: ten times the tokens (inputs of three norms in f32; inputs of four projections, the queries of the
 /// cross-attention and both gates' updates as products take and give them), packed queries, keys and values and what they attend to, the
-/// captions' keys and values, six vectors of modulation, and the hidden layer. Where products use another type than the
-/// residual stream has, the router keeps the tokens and the cross-attention the captions once more; a decoupled router keeps
-/// tokens of its own.
+/// captions' keys and values, six vectors of modulation, and the hidden layer. Experts and their router keep one
+/// copy of their tokens, in f32; a decoupled router keeps tokens of its own.
 fn block_activations(block: &BlockConfig, tokens: u128, words: u128) -> u128 {
     let narrow = narrow(block.precision);
     let dim = block.dim as u128;
-    let rounded = narrow != WIDE;
     let hidden = match &block.moe {
         Some(moe) => moe.experts as u128 * moe.tokens_per_expert(saturated(tokens)) as u128,
-        // A SwiGLU keeps both its branches and their product, a GELU its argument and its value.
+        // A SwiGLU keeps both its branches, a GELU its argument.
         None => match block.dense {
-            Dense::SwiGlu => 3 * tokens,
-            Dense::Gelu => 2 * tokens,
+            Dense::SwiGlu => 2 * tokens,
+            Dense::Gelu => tokens,
         },
     };
-    let decoupled = block.router == Router::Decoupled;
-    let routed = match block.moe.is_some() && (rounded || decoupled) {
-        true => WIDE * tokens * dim,
-        false => 0,
-    };
-    let copied = match rounded {
-        true => narrow * words * dim,
-        false => 0,
+    let routed = match (&block.moe, block.router) {
+        (None, _) => 0,
+        (Some(_), Router::Decoupled) => WIDE,
+        // Experts and router share what they take.
+        (Some(_), _) => WIDE - narrow,
     };
     tokens * (3 * WIDE + 7 * narrow) * dim
         + narrow * (tokens * 4 * block.attention_dim as u128 + hidden * block.hidden_dim as u128)
         + (2 * narrow * words + 6 * WIDE) * dim
-        + routed
-        + copied
+        + routed * tokens * dim
 }
 
 #[cfg(test)]

@@ -98,3 +98,37 @@ fn expert_layers() {
         );
     }
 }
+
+/// Keeping tokens as they come changes nothing: neither values nor gradients.
+#[test]
+fn experts_that_round_their_tokens_again() {
+    for case in cases(4) {
+        let mut draw = Draw::new(case);
+        let (batch, tokens, experts) = (draw.size(3), draw.size(24), draw.size(5));
+        let (dim, hidden, taken) = (draw.size(40), draw.size(60), draw.size(tokens));
+        let x = track(&draw.tensor([batch, tokens, dim]));
+        let weights = track(&draw.tensor([batch, experts, taken]));
+        let w1 = track(&draw.tensor([experts, dim, hidden]));
+        let w2 = track(&draw.tensor([experts, hidden, dim]));
+        let slopes = draw.tensor([batch, tokens, dim]);
+        let chosen = Flex::top_k(draw.tensor([batch, experts, tokens]), taken);
+        let inputs = |x: Tensor<Tracked, 3>| ExpertInputs {
+            x,
+            chosen: Tensor::from_inner(chosen.clone()),
+            weights: weights.clone(),
+            w1: w1.clone(),
+            w2: w2.clone(),
+        };
+        let all = |y: Tensor<Tracked, 3>| {
+            let slopes = Tensor::from_inner(slopes.clone().cast(y.dtype()));
+            let grads = (y.clone() * slopes).sum().backward();
+            let of = |x: &Tensor<Tracked, 3>| x.grad(&grads).expect("a gradient").into_data();
+            (y.into_data(), [&x, &weights, &w1, &w2].map(of))
+        };
+        for to in [DType::F32, DType::BF16] {
+            let expected = all(Tracked::experts(inputs(Tracked::cast(x.clone(), to))).0);
+            let found = all(Tracked::experts_as(inputs(x.clone()), to));
+            assert_eq!(found, expected, "{to:?}");
+        }
+    }
+}

@@ -6,7 +6,9 @@ use crate::{
     nn::Precision,
     rng::{Purpose, Stream},
 };
-use burn::tensor::{Int, Tensor, TensorData, activation::gelu_approximate, ops::PaddedConvOptions};
+use burn::tensor::{
+    DType, Int, Tensor, TensorData, activation::gelu_approximate, ops::PaddedConvOptions,
+};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use std::ops::Range;
@@ -292,6 +294,64 @@ fn swiglus() {
             composed::swiglu(gate.clone(), x.clone()),
             [by_hand.0, by_hand.1]
         );
+    }
+}
+
+/// Keeping less changes nothing: neither values nor gradients, in either type.
+#[test]
+fn projections_that_compute_their_input_again() {
+    for case in cases(8) {
+        let mut draw = Draw::new(case);
+        let (batch, tokens) = (draw.size(3), draw.size(40));
+        let (width, output) = (draw.size(70), draw.size(50));
+        let rows = batch * tokens;
+        for dtype in [DType::F32, DType::BF16] {
+            let [gate, x] = [(); 2].map(|()| {
+                let x = draw.tensor([batch, tokens, width]).cast(dtype);
+                Tensor::<Tracked, 3>::from_inner(x).require_grad()
+            });
+            let weight = track(&draw.tensor([output, width]));
+            let bias = track(&draw.tensor([output]));
+            let grad = draw.tensor([rows, output]);
+            let flat = || x.clone().reshape([rows, width]);
+            for biased in [true, false] {
+                let layer = || (weight.clone(), biased.then(|| bias.clone()));
+                // The output, and the gradients of whatever it depends on.
+                let all = |y: Tensor<Tracked, 2>| {
+                    let slopes = Tensor::from_inner(grad.clone().cast(y.dtype()));
+                    let grads = (y.clone() * slopes).sum().backward();
+                    let inputs = [&gate, &x].map(|x| x.grad(&grads).map(Tensor::into_data));
+                    let weight = weight.grad(&grads).map(Tensor::into_data);
+                    let bias = bias.grad(&grads).map(Tensor::into_data);
+                    assert!(weight.is_some() && bias.is_some() == biased);
+                    (y.into_data(), inputs, weight, bias)
+                };
+                let plain = |x| {
+                    let (weight, bias) = layer();
+                    Tracked::project(x, weight, bias)
+                };
+
+                let gated = Tracked::swiglu(gate.clone(), x.clone());
+                let expected = all(plain(gated.reshape([rows, width])));
+                let (w, b) = layer();
+                let found = Tracked::project_swiglu(gate.clone(), x.clone(), w, b);
+                let found = all(found.reshape([rows, output]));
+                assert!(found.1.iter().all(Option::is_some));
+                assert_eq!(found, expected, "SwiGLU, {dtype:?}");
+
+                let expected = all(plain(Tracked::tanh_gelu(flat())));
+                let (w, b) = layer();
+                let found = all(Tracked::project_gelu(flat(), w, b));
+                assert_eq!(found, expected, "GELU, {dtype:?}");
+
+                for to in [DType::F32, DType::BF16] {
+                    let expected = all(plain(Tracked::cast(flat(), to)));
+                    let (w, b) = layer();
+                    let found = all(Tracked::project_as(flat(), w, b, to));
+                    assert_eq!(found, expected, "{dtype:?} as {to:?}");
+                }
+            }
+        }
     }
 }
 
