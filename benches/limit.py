@@ -4,8 +4,8 @@
     python3 benches/limit.py
     python3 benches/limit.py --profile
 
-A step's FLOPs a second, as the network counts them, are set beside those of one large matrix product, measured by turns in a process of its
-own: no step can reach more than that. With `--profile`, `perf` samples a step, and its time is shared among the operations that asked for it.
+A step's FLOPs a second, as the network counts them, are set beside those of one large matrix product of the same type, measured by turns in a
+process of its own: no step can reach more than that. With `--profile`, `perf` samples a step, and its time is shared among the operations that asked for it.
 """
 
 import argparse
@@ -96,8 +96,9 @@ def main():
     print("| case | rounds | a product, TFLOP/s | a step | share of it: median (least to most) |\n|---|---:|---:|---:|---:|", flush=True)
     for case in arguments.cases:
         pairs = []
+        precision = [option for option in CASES[case] if option == "--bf16"]
         for _ in range(arguments.rounds):
-            product = max(steps(arguments.program, ["--product", str(arguments.size)], 20))
+            product = max(steps(arguments.program, ["--product", str(arguments.size), *precision], 20))
             pairs.append((product, max(steps(arguments.program, CASES[case], 2))))
         shares = [step / product for product, step in pairs]
         product, step = (statistics.median(column) for column in zip(*pairs))

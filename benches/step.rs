@@ -75,13 +75,10 @@ struct Arguments {
     /// Matrix products in bf16.
     #[arg(long)]
     bf16: bool,
-    /// Memory that is freed goes back to the system, as without `allocator::keep_freed`.
-    #[arg(long)]
-    give_back: bool,
     /// Each step draws a batch with guidance 5 and this many of Heun's steps, instead of training.
     #[arg(long)]
     sample: Option<usize>,
-    /// Each step is one product of square matrices with this many rows in f32, instead of training.
+    /// Each step is one product of square matrices with this many rows, instead of training.
     #[arg(long)]
     product: Option<usize>,
 }
@@ -107,16 +104,19 @@ impl Arguments {
                 mixer.dim = width;
             }
         }
-        let precision = match self.bf16 {
-            true => Precision::Bf16,
-            false => Precision::F32,
-        };
         // Positions are those of 256 px, stretched.
         let stretch = self.side as f64 / 32.0;
         config
-            .with_precision(precision)
+            .with_precision(self.precision())
             .with_input_size(self.side)
             .with_pos_interp_scale(stretch)
+    }
+
+    fn precision(&self) -> Precision {
+        match self.bf16 {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        }
     }
 
     /// The steps, as they are due.
@@ -235,45 +235,20 @@ fn draw<B: DitBackend>(
 }
 
 /// Multiplies square matrices, and reports each time: what all the network's products together can at most reach.
-fn multiply(arguments: &Arguments, size: usize, report: impl Fn(usize, Value)) {
-    let factor: Vec<f32> = (0..size * size).map(|i| (i % 7) as f32).collect();
-    let mut out = vec![0f32; size * size];
-    let stride = size as isize;
+fn multiply<B: DitBackend>(arguments: &Arguments, size: usize, report: impl Fn(usize, Value)) {
+    let dtype = arguments.precision().dtype();
+    let [x, weight] = [0, 1].map(|stream| normal::<B, 2>(stream, [size, size]).cast(dtype));
     let tflop = 2.0 * (size as f64).powi(3) / 1e12;
     for turn in arguments.turns() {
         let (started, worked) = (Instant::now(), cpu_seconds());
-        // SAFETY: all three are `size` rows of `size` numbers, and the output overlaps no factor.
-        unsafe {
-            gemm::gemm(
-                size,
-                size,
-                size,
-                out.as_mut_ptr(),
-                1,
-                stride,
-                false,
-                factor.as_ptr(),
-                1,
-                stride,
-                factor.as_ptr(),
-                1,
-                stride,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::Rayon(0),
-            );
-        }
+        let product = B::project(x.clone(), weight.clone(), None);
+        B::sync(&product.device()).expect("the device works");
         let seconds = started.elapsed().as_secs_f64();
-        report(
-            turn,
-            json!({
-                "seconds": seconds, "cpu_seconds": cpu_seconds() - worked,
-                "tflop": tflop, "tflop_per_second": tflop / seconds,
-            }),
-        );
+        let line = json!({
+            "seconds": seconds, "cpu_seconds": cpu_seconds() - worked,
+            "tflop": tflop, "tflop_per_second": tflop / seconds,
+        });
+        report(turn, line);
     }
 }
 
@@ -308,7 +283,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
     };
     let device = Default::default();
     match (arguments.product, arguments.sample) {
-        (Some(size), _) => multiply(arguments, size, report),
+        (Some(size), _) => multiply::<B>(arguments, size, report),
         (None, Some(steps)) => draw::<B>(arguments, &config, &device, steps, report),
         (None, None) => train::<Autodiff<B>>(arguments, &config, &device, report),
     }
@@ -316,9 +291,7 @@ fn bench<B: DitBackend>(arguments: &Arguments) {
 
 fn main() {
     let arguments = Arguments::parse();
-    if !arguments.give_back {
-        allocator::keep_freed();
-    }
+    allocator::keep_freed();
     // The operations share their work on a worker of the pool, as in a training run.
     worker_pool::enter(|| match arguments.device {
         Device::Cpu => bench::<Flex>(&arguments),
