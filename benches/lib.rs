@@ -5,6 +5,11 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use microdit::rng::{Purpose, Stream};
 use std::{fs, io::stdin, iter};
 
+/// That of the command.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: microdit_train::allocator::PagePool = microdit_train::allocator::PagePool::new();
+
 /// Standard normal numbers, different in every `stream`.
 pub fn normal<B: Backend, const D: usize>(stream: u64, shape: [usize; D]) -> Tensor<B, D> {
     let values = Stream::new(0, Purpose::Noise, 0, stream).normal(shape.iter().product());

@@ -76,6 +76,11 @@ enum Command {
     Man(manual::Manual),
 }
 
+/// Of tensors, mostly.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: allocator::PagePool = allocator::PagePool::new();
+
 fn main() -> ExitCode {
     allocator::keep_freed();
     terminal::set_up();
